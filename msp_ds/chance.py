@@ -1,0 +1,56 @@
+"""Chance without state: every random decision is a pure function of who asks, when and what for.
+
+A mask depends on (seed, epoch, example key, purpose, position) and on nothing else: not on the worker, the rank, the
+neighbours in the batch or the other tasks that are switched on. Ablations therefore see the same masks, a resumed run
+needs no generator state, and the same numbers come out on every device.
+
+The generator is SplitMix64 (Steele, Lea, Flood 2014) in int64 arithmetic, which wraps alike on CPU and GPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical (zero-filling) right shift of int64; torch's own shift keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def splitmix64(x: Tensor) -> Tensor:
+    """The SplitMix64 finaliser of int64 `x`, any shape: a bijection whose output bits look independent."""
+    x = x + _GOLDEN
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return x ^ _shift_right(x, 31)
+
+
+def key_of(text: str) -> int:
+    """A stable signed 64-bit key of a string (BLAKE2b), the same on every machine and Python."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def hash64(*, seed: int, epoch: int, keys: Tensor, purpose: str) -> Tensor:
+    """An int64 hash for each of int64 `keys`, any shape, chained over seed, epoch and purpose."""
+    state = torch.tensor(key_of(purpose), dtype=torch.int64, device=keys.device)
+    for part in (seed, epoch):
+        state = splitmix64(state ^ part)
+    return splitmix64(state ^ splitmix64(keys))
+
+
+def uniform(*, seed: int, epoch: int, keys: Tensor, purpose: str, n: int) -> Tensor:
+    """Numbers in [0, 1) of 24 bits: float32 [len(keys), n], row i a function of keys[i] alone.
+
+    keys: int64 [B].
+    """
+    base = hash64(seed=seed, epoch=epoch, keys=keys, purpose=purpose)
+    positions = torch.arange(n, dtype=torch.int64, device=keys.device)
+    bits = splitmix64(base[:, None] + positions * _GOLDEN)
+    return _shift_right(bits, 40).to(torch.float32) * 2.0**-24

@@ -1,0 +1,278 @@
+"""What can be set, typed and checked: the model, the optimiser, the tasks, a run; and the presets.
+
+A number has one home: the paper's are here, with their source; what the data decide (vocabulary, feature width, label
+counts) is filled in from the shards' index.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from msp_ds.errors import InputError
+
+T = TypeVar("T")
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The shape of LXMERT-S (paper section 3, FACTS 1.1-1.2)."""
+
+    hidden_size: int = 768
+    num_layers: int = 5
+    """Cross-modality layers."""
+    num_heads: int = 12
+    intermediate_size: int = 3072
+    dropout: float = 0.1
+    """On embeddings, attention shares and sub-layer outputs."""
+    layer_norm_eps: float = 1e-12
+    max_positions: int = 512
+    init_std: float = 0.02
+    topic_head: Literal["gelu-layernorm", "plain"] = "gelu-layernorm"
+    """LayerNorm(GELU(Linear)) as in the released code, or the paper's plain FC layer."""
+    vocab_size: int = 30522
+    feature_width: int = 2048
+    num_objects: int = 1600
+    num_attributes: int = 400
+
+    def __post_init__(self) -> None:
+        _check(self.hidden_size % self.num_heads == 0, f"hidden_size {self.hidden_size} is no multiple of num_heads")
+        _check(0 <= self.dropout < 1, f"dropout {self.dropout} is not in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Adam as the paper uses it (section 4.4), with the schedule that LXMERT's code inherits from BERT."""
+
+    lr: float = 1e-5
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    """Decoupled; not on biases and LayerNorms."""
+    warmup_share: float = 0.05
+    """Share of a stage's steps in which the rate rises linearly; then it falls linearly to zero."""
+    clip_norm: float = 1.0
+    """Largest global gradient norm; 0 switches clipping off."""
+
+    def __post_init__(self) -> None:
+        _check(self.lr > 0, f"lr {self.lr} is not positive")
+        _check(0 <= self.warmup_share < 1, f"warmup_share {self.warmup_share} is not in [0, 1)")
+        _check(self.clip_norm >= 0, f"clip_norm {self.clip_norm} is negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions:
+    """Where the paper leaves a choice: the defended reading first, its alternatives beside it (FACTS section 6)."""
+
+    token_share: float = 0.15
+    """MLM: share of the pieces that is masked (section 4.4)."""
+    mlm_unit: Literal["piece", "word"] = "piece"
+    """MLM: draw each piece or each whole word."""
+    region_share: float = 0.15
+    """MRFR and MOC: share of the regions that is masked (section 4.4)."""
+    mrfr_loss: Literal["smooth_l1", "mse"] = "smooth_l1"
+    region_normaliser: Literal["expected", "asked"] = "expected"
+    """MRFR and MOC: divide by the expected number of masked regions (the code's 1/0.15) or by the actual one."""
+    moc_target: Literal["masked", "all"] = "masked"
+    """MOC: ask about masked regions, or about all as LXMERT does."""
+    moc_weight: Literal["confidence", "none"] = "confidence"
+    """MOC: weigh a region by the detector's confidence in its label, or all alike."""
+    ifrs_share: float = 0.05
+    """IFRS: chance of a shuffle at each start of a triplet (section 3.1)."""
+    ifrs_choice: Literal["scan", "stride3"] = "scan"
+    """IFRS: triplets start anywhere (left to right, no overlap) or at every third region."""
+    ifrs_loss: Literal["mse", "smooth_l1"] = "mse"
+    """IFRS: the paper's L2 (eq. 1) or the code's habit."""
+    ifrs_boxes: Literal["stay", "move"] = "stay"
+    """IFRS: only the feature moves, or its box too (which leaves nothing to learn, FACTS section 6)."""
+    topic_words: Literal["raw", "content"] = "raw"
+    """TITP, TITS: all word pieces can be topics, or all but punctuation, single characters and stop words."""
+    topic_synonyms: Literal["first", "all"] = "first"
+    """TITP, TITS: pieces of a label's first name or of all its names."""
+    topic_attributes: bool = False
+    """TITP: attribute labels count as topics too."""
+    topic_min_score: float = 0.0
+    """TITP, TITS: labels that the detector trusts less are no topics."""
+    itm_share: float = 0.5
+    """ITM_HS: share of the pairs whose image is replaced (section 3.3)."""
+    itm_negatives: Literal["hard", "random"] = "hard"
+    """ITM_HS: the replacement comes from the look-alikes (Table 4's ITM_HS) or from all images (its ITM)."""
+    itm_skip_nearest: int = 0
+    """ITM_HS: leave out this many nearest look-alikes, which may fit the caption."""
+    mismatch_losses: Literal["keep", "drop"] = "keep"
+    """Whether pairs with a replaced image keep the other tasks' losses."""
+
+    def __post_init__(self) -> None:
+        for name in ("token_share", "region_share", "ifrs_share", "itm_share"):
+            share = getattr(self, name)
+            _check(0 <= share <= 1, f"{name} {share} is not a share between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSchedule:
+    """How long a stage trains."""
+
+    epochs: int
+    batch_size: int
+    """Pairs in one optimiser step, over all ranks and accumulation steps."""
+
+    def __post_init__(self) -> None:
+        _check(self.epochs > 0 and self.batch_size > 0, f"epochs and batch size must be positive, got {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A model with the optimiser and the schedule that suit it."""
+
+    model: ModelConfig
+    optim: OptimConfig
+    schedule: dict[str, StageSchedule]
+    """By the name of the stage: token, phrase, sentence."""
+
+
+def _schedule(token: tuple[int, int], phrase: tuple[int, int], sentence: tuple[int, int]) -> dict[str, StageSchedule]:
+    rows = {"token": token, "phrase": phrase, "sentence": sentence}
+    return {name: StageSchedule(epochs=epochs, batch_size=batch) for name, (epochs, batch) in rows.items()}
+
+
+PRESETS: dict[str, Preset] = {
+    "paper": Preset(
+        model=ModelConfig(),
+        optim=OptimConfig(),
+        schedule=_schedule((10, 64), (20, 128), (20, 128)),
+    ),
+    "small": Preset(
+        model=ModelConfig(hidden_size=384, num_heads=6, intermediate_size=1536),
+        optim=OptimConfig(lr=1e-4),
+        schedule=_schedule((10, 64), (20, 128), (20, 128)),
+    ),
+    "tiny": Preset(
+        model=ModelConfig(hidden_size=128, num_layers=2, num_heads=4, intermediate_size=512),
+        optim=OptimConfig(lr=1e-3, warmup_share=0.1),
+        schedule=_schedule((4, 64), (4, 64), (4, 64)),
+    ),
+}
+"""paper: LXMERT-S as published. small: a quarter of it. tiny: trains on two CPU cores in minutes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a run computes; written to run.json and read back by --resume."""
+
+    curriculum: str
+    """Stages by initial in order, `tps`, or joined by + to train them together, `t+p+s`."""
+    preset: str
+    model: ModelConfig
+    optim: OptimConfig
+    schedule: dict[str, StageSchedule]
+    tasks: TaskOptions = field(default_factory=TaskOptions)
+    drop: tuple[str, ...] = ()
+    """Tasks taken out of every stage, for ablations."""
+    seed: int = 9595
+    shards: str
+    """Folder that holds one shard set a stage."""
+    init: str | None = None
+    """Run or checkpoint whose trunk the first stage starts from."""
+
+
+def to_json(value: Any) -> Any:
+    """Dataclasses, tuples and paths as plain JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: to_json(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: to_json(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_json(kind: type[T], value: Any, *, where: str) -> T:
+    """A value of type `kind` from plain JSON; unknown, missing and ill-typed keys are errors that name `where`."""
+    return typing.cast(T, _from_json(kind, value, where))
+
+
+def _from_json(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _dataclass_from_json(kind, value, where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        _check(value in arguments, f"{where}: {value!r} is none of {', '.join(map(str, arguments))}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        inner = next(part for part in arguments if part is not type(None))
+        return None if value is None else _from_json(inner, value, where)
+    if origin is tuple:
+        _check(isinstance(value, list), f"{where}: expected a list, got {value!r}")
+        return tuple(_from_json(arguments[0], part, where) for part in value)
+    if origin is dict:
+        _check(isinstance(value, dict), f"{where}: expected a table, got {value!r}")
+        return {key: _from_json(arguments[1], part, f"{where}.{key}") for key, part in value.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    _check(type(value) is kind, f"{where}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
+    _check(isinstance(value, dict), f"{where}: expected a table, got {value!r}")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(value) - set(hints))
+    _check(not unknown, f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(hints)}")
+    needed = {
+        item.name
+        for item in dataclasses.fields(kind)
+        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+    }
+    missing = sorted(needed - set(value))
+    _check(not missing, f"{where}: missing key {', '.join(missing)}")
+    return kind(**{key: _from_json(hints[key], part, f"{where}.{key}") for key, part in value.items()})
+
+
+def with_settings(options: TaskOptions, settings: typing.Sequence[str]) -> TaskOptions:
+    """`options` changed by settings written `name=value`, as --set gives them."""
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        _check(bool(equals), f"--set {setting}: write it name=value, for example --set moc_target=all")
+        try:
+            changes[name] = json.loads(text)
+        except json.JSONDecodeError:
+            changes[name] = text
+    return from_json(TaskOptions, {**to_json(options), **changes}, where="--set")
+
+
+def read_json(path: Path, *, what: str) -> Any:
+    """The JSON value in a file; a missing or broken file is an InputError that says what the file should be."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; it should be {what}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise InputError(f"{path} should be {what}, but is no readable JSON: {error}") from None
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that, whatever happens, either the old content or the whole new content is there."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain JSON atomically, indented and with a final newline."""
+    write_atomically(path, (json.dumps(to_json(value), indent=2, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,196 @@
+"""The nouns that all rooms share.
+
+B batch, T text tokens, R regions of an image, D stray regions, F feature width, H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IGNORE = -1
+"""The label of a region that has no label: object_ids and attribute_ids hold it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionRecord:
+    """One image as a detector saw it: R regions with features, boxes and labels."""
+
+    image_id: str
+    """Canonical id `corpus-number`, for example `coco-391895` (ASCII, no dots: it is also the tar key)."""
+    source: str
+    """The file and row that it was read from, for error messages."""
+    height: int
+    """Pixels."""
+    width: int
+    """Pixels."""
+    features: np.ndarray
+    """float16 [R, F], pooled region features."""
+    boxes: np.ndarray
+    """float32 [R, 4], x0 y0 x1 y1 in pixels."""
+    object_ids: np.ndarray
+    """int16 [R], line number in the objects vocabulary, IGNORE where the region has no label."""
+    object_scores: np.ndarray
+    """float32 [R], the detector's confidence in object_ids, 0 to 1."""
+    attribute_ids: np.ndarray
+    """int16 [R], as object_ids."""
+    attribute_scores: np.ndarray
+    """float32 [R], as object_scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption:
+    """One text about one image."""
+
+    image_id: str
+    """Canonical id, as RegionRecord.image_id."""
+    text: str
+    """As written, white space squeezed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lexicon:
+    """What the tasks know of the words: special pieces, the pieces of each label, pieces that are no topic."""
+
+    vocab_size: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+    object_pieces: Tensor
+    """int64 [C, P]: word pieces of each object name (first synonym), -1 beyond its end."""
+    object_pieces_all: Tensor
+    """int64 [C, P']: the same with all synonyms."""
+    attribute_pieces: Tensor
+    """int64 [A, P]."""
+    is_function_piece: Tensor
+    """bool [V]: punctuation, single characters and stop words, which `topic_words=content` leaves out."""
+
+    def to(self, device: torch.device | str) -> Lexicon:
+        """The same lexicon with its tensors on `device`."""
+        return cast(Lexicon, _move(self, device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marks:
+    """What was done to a batch. A clean batch has neutral marks, never None."""
+
+    masked_tokens: Tensor
+    """bool [B, T]: the piece was chosen for masking (hidden, replaced or kept)."""
+    masked_regions: Tensor
+    """bool [B, R]: the region's feature was chosen for masking; its box stays."""
+    region_order: Tensor
+    """int64 [B, R]: slot i holds the feature that belongs to slot region_order[b, i]."""
+    matched: Tensor
+    """bool [B]: the image is the text's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B pairs of a text and an image, as the model reads them."""
+
+    keys: Tensor
+    """int64 [B]: the pair's own key, the argument of chance."""
+    token_ids: Tensor
+    """int64 [B, T]: [CLS] pieces [SEP], then padding (0)."""
+    word_positions: Tensor
+    """int64 [B, T]: [CLS] and [SEP] 1, pieces of the k-th word k + 2, padding 0."""
+    token_mask: Tensor
+    """bool [B, T]: False on padding."""
+    features: Tensor
+    """float16 [B, R, F]."""
+    boxes: Tensor
+    """float32 [B, R, 4]: x0 y0 x1 y1 as shares of width and height, 0 to 1."""
+    region_mask: Tensor
+    """bool [B, R]: False on slots beyond an image's last region."""
+    object_ids: Tensor
+    """int64 [B, R], IGNORE without a label."""
+    object_scores: Tensor
+    """float32 [B, R]."""
+    attribute_ids: Tensor
+    """int64 [B, R], IGNORE without a label."""
+    attribute_scores: Tensor
+    """float32 [B, R]."""
+    stray_features: Tensor
+    """float16 [B, D, F]: single regions of D random other images, for tasks that replace a region."""
+    marks: Marks
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`, copied without blocking where the memory is pinned."""
+        return cast(Batch, _move(self, device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """What the encoder makes of a batch."""
+
+    text: Tensor
+    """[B, T, H]."""
+    regions: Tensor
+    """[B, R, H], without the visual [CLS]."""
+    pair: Tensor
+    """[B, H]: product of the two pooled [CLS] states."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """A sum and a count, additive over batches and ranks; the mean is taken once, at the end."""
+
+    total: Tensor
+    """float64 scalar."""
+    count: Tensor
+    """float64 scalar."""
+
+    @classmethod
+    def of(cls, values: Tensor, weights: Tensor | None = None) -> Tally:
+        """The tally of a tensor of any shape; with `weights` of its shape, a weighted one."""
+        values = values.detach().to(torch.float64)
+        if weights is None:
+            return cls(values.sum(), torch.tensor(float(values.numel()), dtype=torch.float64, device=values.device))
+        weights = weights.detach().to(torch.float64)
+        return cls((values * weights).sum(), weights.sum())
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.total + other.total, self.count + other.count)
+
+    def mean(self) -> float:
+        """total / count; nan when nothing was counted."""
+        return float(self.total / self.count) if float(self.count) else float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """What the tasks of a stage say of one batch."""
+
+    total: Tensor
+    """float32 scalar: the weighted sum that is minimised."""
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    """`loss/mlm`, `accuracy/mlm`, ..."""
+
+
+def neutral_marks(token_ids: Tensor, region_mask: Tensor) -> Marks:
+    """The marks of an untouched batch. token_ids: [B, T]; region_mask: [B, R]."""
+    batch_size, num_regions = region_mask.shape
+    device = token_ids.device
+    return Marks(
+        masked_tokens=torch.zeros_like(token_ids, dtype=torch.bool),
+        masked_regions=torch.zeros_like(region_mask),
+        region_order=torch.arange(num_regions, device=device).expand(batch_size, num_regions),
+        matched=torch.ones(batch_size, dtype=torch.bool, device=device),
+    )
+
+
+def _move(value: Any, device: torch.device | str) -> Any:
+    """A copy of a dataclass of tensors (and of dataclasses of tensors) on `device`."""
+    moved = {}
+    for item in dataclasses.fields(value):
+        part = getattr(value, item.name)
+        if isinstance(part, Tensor):
+            moved[item.name] = part.to(device, non_blocking=True)
+        elif dataclasses.is_dataclass(part):
+            moved[item.name] = _move(part, device)
+    return dataclasses.replace(value, **moved)
