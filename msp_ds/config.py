@@ -167,6 +167,12 @@ PRESETS: dict[str, Preset] = {
 """paper: LXMERT-S as published. small: a quarter of it. tiny: trains on two CPU cores in minutes."""
 
 
+def get_preset(name: str) -> Preset:
+    """The preset called `name`; InputError lists them if there is none."""
+    _check(name in PRESETS, f"no preset is called {name!r}; presets are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that decides what a run computes; written to run.json and read back by --resume."""
@@ -183,8 +189,12 @@ class RunConfig:
     seed: int = 9595
     shards: str
     """Folder that holds one shard set a stage."""
+    vocabulary_sha256: str
+    """Of the shards' vocab.txt: weights and word pieces belong together."""
     init: str | None = None
     """Run or checkpoint whose trunk the first stage starts from."""
+    max_steps: int | None = None
+    """End every stage after this many optimiser steps, for a quick look; the schedule is stretched to them."""
 
 
 def to_json(value: Any) -> Any:
@@ -207,22 +217,25 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _dataclass_from_json(kind, value, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        _check(value in arguments, f"{where}: {value!r} is none of {', '.join(map(str, arguments))}")
-        return value
     if origin in (typing.Union, types.UnionType):
         inner = next(part for part in arguments if part is not type(None))
         return None if value is None else _from_json(inner, value, where)
+    if origin in (tuple, dict):
+        return _container_from_json(origin, arguments, value, where)
+    if origin is Literal:
+        _check(value in arguments, f"{where}: {value!r} is none of {', '.join(map(str, arguments))}")
+        return value
+    value = float(value) if kind is float and type(value) is int else value
+    _check(type(value) is kind, f"{where}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _container_from_json(origin: Any, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
     if origin is tuple:
         _check(isinstance(value, list), f"{where}: expected a list, got {value!r}")
         return tuple(_from_json(arguments[0], part, where) for part in value)
-    if origin is dict:
-        _check(isinstance(value, dict), f"{where}: expected a table, got {value!r}")
-        return {key: _from_json(arguments[1], part, f"{where}.{key}") for key, part in value.items()}
-    if kind is float and type(value) is int:
-        return float(value)
-    _check(type(value) is kind, f"{where}: expected {kind.__name__}, got {value!r}")
-    return value
+    _check(isinstance(value, dict), f"{where}: expected a table, got {value!r}")
+    return {key: _from_json(arguments[1], part, f"{where}.{key}") for key, part in value.items()}
 
 
 def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:

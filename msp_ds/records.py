@@ -6,6 +6,7 @@ B batch, T text tokens, R regions of an image, D stray regions, F feature width,
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -72,7 +73,7 @@ class Lexicon:
 
     def to(self, device: torch.device | str) -> Lexicon:
         """The same lexicon with its tensors on `device`."""
-        return cast(Lexicon, _move(self, device))
+        return cast(Lexicon, _map_tensors(self, lambda tensor: tensor.to(device)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,8 @@ class Marks:
     """bool [B, R]: the region's feature was chosen for masking; its box stays."""
     region_order: Tensor
     """int64 [B, R]: slot i holds the feature that belongs to slot region_order[b, i]."""
+    shuffled_regions: Tensor
+    """bool [B, R]: the slot is part of a shuffled triplet (its own feature may lie there all the same)."""
     matched: Tensor
     """bool [B]: the image is the text's own."""
 
@@ -121,7 +124,11 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`, copied without blocking where the memory is pinned."""
-        return cast(Batch, _move(self, device))
+        return cast(Batch, _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=True)))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, from which a GPU copies without blocking."""
+        return cast(Batch, _map_tensors(self, lambda tensor: tensor.pin_memory()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,17 +187,18 @@ def neutral_marks(token_ids: Tensor, region_mask: Tensor) -> Marks:
         masked_tokens=torch.zeros_like(token_ids, dtype=torch.bool),
         masked_regions=torch.zeros_like(region_mask),
         region_order=torch.arange(num_regions, device=device).expand(batch_size, num_regions),
+        shuffled_regions=torch.zeros_like(region_mask),
         matched=torch.ones(batch_size, dtype=torch.bool, device=device),
     )
 
 
-def _move(value: Any, device: torch.device | str) -> Any:
-    """A copy of a dataclass of tensors (and of dataclasses of tensors) on `device`."""
-    moved = {}
+def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A copy of a dataclass of tensors (and of dataclasses of tensors) with each tensor changed."""
+    changed = {}
     for item in dataclasses.fields(value):
         part = getattr(value, item.name)
         if isinstance(part, Tensor):
-            moved[item.name] = part.to(device, non_blocking=True)
+            changed[item.name] = change(part)
         elif dataclasses.is_dataclass(part):
-            moved[item.name] = _move(part, device)
-    return dataclasses.replace(value, **moved)
+            changed[item.name] = _map_tensors(part, change)
+    return dataclasses.replace(value, **changed)

@@ -1,0 +1,61 @@
+"""One name for an image whatever corpus file it comes from: `coco-391895`, `vg-2375429`, `nlvr2-train-10171-0-img0`.
+
+Canonical ids are ASCII without dots, so that they serve as the keys of tar members too (FACTS 2.8).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, get_args
+
+from msp_ds.errors import InputError
+
+Corpus = Literal["coco", "vg", "f30k", "nlvr2"]
+"""Whose images a file speaks of; decides what a plain number means."""
+
+CORPORA: tuple[Corpus, ...] = get_args(Corpus)
+
+_NLVR2 = r"(?:train|dev|test1|test2)-\d+-\d+-img[01]"
+_CANONICAL = re.compile(rf"(?:coco|f30k)-\d+|vg-n?\d+|nlvr2-{_NLVR2}", re.ASCII)
+_COCO_FILE = re.compile(r"COCO_(?:train2014|val2014|test2015)_(\d{12})(?:\.jpg)?", re.ASCII)
+_NLVR2_FILE = re.compile(rf"({_NLVR2})(?:\.\w+)?", re.ASCII)
+# GQA's test images are COCO images under new numbers that start with n.
+_NUMBER = re.compile(r"(n?)(\d+)(?:\.jpg)?", re.ASCII)
+
+
+def canonical_image_id(raw: str | int, *, corpus: Corpus, where: str) -> str:
+    """The canonical id of an image that a file of `corpus` calls `raw`.
+
+    Numbers take the corpus' name; the self-telling forms `COCO_val2014_000000391895`, `train-10171-0-img0` and ids
+    that are canonical already mean the same in every corpus.
+
+    Raises: InputError for any other form, naming `where` (file and row).
+    """
+    text = raw.strip() if isinstance(raw, str) else str(raw)
+    if _CANONICAL.fullmatch(text):
+        return text
+    if match := _COCO_FILE.fullmatch(text):
+        return f"coco-{int(match[1])}"
+    if match := _NLVR2_FILE.fullmatch(text):
+        return f"nlvr2-{match[1]}"
+    match = _NUMBER.fullmatch(text)
+    if match is None or isinstance(raw, bool) or corpus == "nlvr2" or (match[1] and corpus != "vg"):
+        raise InputError(f"{where}: {raw!r} is no image id of {corpus}; known forms are {_FORMS[corpus]}")
+    return f"{corpus}-{match[1]}{int(match[2])}"
+
+
+_FORMS: dict[Corpus, str] = {
+    "coco": "391895, COCO_val2014_000000391895, coco-391895",
+    "vg": "2375429, n161313, vg-2375429",
+    "f30k": "1007129816, 1007129816.jpg, f30k-1007129816",
+    "nlvr2": "train-10171-0-img0, nlvr2-train-10171-0-img0",
+}
+
+
+def split_corpus(path: str) -> tuple[Corpus, str]:
+    """The corpus and the plain path of `vg:features.tsv`; a path without such a prefix is COCO's."""
+    prefix, colon, rest = path.partition(":")
+    for corpus in CORPORA:
+        if colon and prefix == corpus:
+            return corpus, rest
+    return "coco", path

@@ -1,0 +1,109 @@
+"""Phrases without verbs: the text of the phrase stage (paper section 3.2, which does not name its tagger).
+
+Tags are the Penn Treebank's, given by the pattern tagger, which needs no download. It knows words better than phrases
+and calls a `bear` and a `stop` sign verbs, so that a tag counts as a verb only where a verb can stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from textblob.en.taggers import PatternTagger
+
+Token = tuple[str, str]
+"""A word and its tag."""
+
+VERB_TAGS = frozenset({"VB", "VBD", "VBG", "VBN", "VBP", "VBZ"})
+"""What marks a phrase as one with a verb. Modals (MD) are not among them: in phrases without another verb they are
+nouns, `a can of soda`."""
+NOMINAL_TAGS = frozenset({"NN", "NNS", "NNP", "NNPS"})
+_MODIFIER_TAGS = frozenset({"DT", "PDT", "PRP$", "CD", "JJ", "JJR", "JJS"})
+_ARTICLES = frozenset({"a", "an", "the", "no", "his", "her", "its", "their"})
+# A base form is a verb only after these; elsewhere English would inflect it: `teddy bear` and `stop sign` are nouns.
+_BEFORE_BASE_FORM = frozenset({"NNS", "NNPS", "PRP", "TO", "MD", "WDT", "WP"}) | VERB_TAGS
+
+
+def normalise(phrase: str) -> str:
+    """Lower case, white space squeezed, no period at the end."""
+    return " ".join(phrase.lower().split()).rstrip(". ")
+
+
+class VerbFilter:
+    """Tells phrases with a verb from those without; what it has seen it remembers, for phrases recur."""
+
+    def __init__(self, tags: frozenset[str] = VERB_TAGS) -> None:
+        self._tags = tags
+        self._tagger = PatternTagger()
+        self._seen: dict[str, bool] = {}
+
+    def has_verb(self, phrase: str) -> bool:
+        """Whether a normalised phrase holds a verb."""
+        if phrase not in self._seen:
+            self._seen[phrase] = any(tag in self._tags for _, tag in self.tag(phrase))
+        return self._seen[phrase]
+
+    def tag(self, phrase: str) -> list[Token]:
+        """The words of a phrase with their tags; those that cannot be verbs where they stand are JJ or NN."""
+        tokens: list[Token] = self._tagger.tag(phrase)
+        mended: list[Token] = []
+        for place, token in enumerate(tokens):
+            before = mended[-1] if mended else ("", "")
+            after = tokens[place + 1] if place + 1 < len(tokens) else ("", "")
+            mended.append(_mended(token, before, after))
+        return mended
+
+
+def _mended(token: Token, before: Token, after: Token) -> Token:
+    """A token with its tag set right by its neighbours."""
+    word, tag = token
+    if tag == "VB" and before[1] not in _BEFORE_BASE_FORM:
+        return word, "NN"
+    if tag in {"VBZ", "VBP"} and before[0] in _ARTICLES:
+        return word, "NNS"
+    if tag in {"VBN", "VBG", "VBD"} and _is_attributive(tag, before, after):
+        return word, "JJ"
+    return token
+
+
+def _is_attributive(tag: str, before: Token, after: Token) -> bool:
+    """Whether a participle describes the noun after it: `a parked car`, but `man wearing hat` and `man wore hat`.
+
+    Past participles describe it even after a noun (`snow covered hill`).
+    """
+    if after[1] not in NOMINAL_TAGS | {"JJ", "VB"} or before[1] in VERB_TAGS:
+        return False
+    return tag == "VBN" or before[1] not in NOMINAL_TAGS
+
+
+def noun_phrases(caption: str, verbs: VerbFilter) -> list[str]:
+    """The longest runs of determiners, adjectives and nouns in a caption that hold a noun: `a small red ball`."""
+    runs: list[list[Token]] = [[]]
+    for token in verbs.tag(normalise(caption)):
+        if token[1] in NOMINAL_TAGS | _MODIFIER_TAGS:
+            runs[-1].append(token)
+        else:
+            runs.append([])
+    return [" ".join(word for word, _ in run) for run in runs if any(tag in NOMINAL_TAGS for _, tag in run)]
+
+
+def without_verbs(phrases: Iterable[str], verbs: VerbFilter) -> list[str]:
+    """The phrases that hold no verb, normalised, each once, in order."""
+    distinct = dict.fromkeys(normalise(phrase) for phrase in phrases)
+    return [phrase for phrase in distinct if phrase and not verbs.has_verb(phrase)]
+
+
+def group_phrases(phrases: Sequence[str], *, max_tokens: int, count_pieces: Callable[[str], int]) -> list[str]:
+    """The phrases of an image joined by commas into texts of at most `max_tokens` pieces, [CLS] and [SEP] included.
+
+    No phrase is torn apart; one that is longer than a text stands alone, to be cut when it is encoded.
+    """
+    texts: list[list[str]] = []
+    room = 0
+    for phrase in phrases:
+        needed = count_pieces(phrase) + 1  # the comma
+        if needed > room:
+            texts.append([])
+            room = max_tokens - 2 + 1  # the first phrase of a text has no comma before it
+        texts[-1].append(phrase)
+        room -= needed
+    return [", ".join(text) for text in texts]

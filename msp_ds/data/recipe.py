@@ -1,0 +1,119 @@
+"""Recipes: which raw files become shards, and how. A TOML file or flags; paths are seen from the working directory."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from msp_ds.config import PRESETS, from_json, read_json
+from msp_ds.data.set_layout import STAGE_NAMES, StageName
+from msp_ds.data.vocabulary import BERT_BASE_UNCASED
+from msp_ds.data.world import make_world
+from msp_ds.errors import InputError
+
+FROM_CAPTIONS = "from-captions"
+"""Among `phrases`: cut noun phrases from the captions instead of reading a file."""
+
+MAX_TOKENS: dict[StageName, int] = {"token": 64, "phrase": 32, "sentence": 20}
+"""Pieces of a text, [CLS] and [SEP] included: 36 labels take 45 to 55, captions are cut at 20 as LXMERT's."""
+_MOST_TOKENS = 512
+"""Positions of the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldRecipe:
+    """A made-up world to learn from, where no real data are at hand."""
+
+    out: str
+    """Its folder; made when it holds no world.json."""
+    images: int
+    seed: int = 0
+    feature_width: int = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What the shards of all stages are made from."""
+
+    regions: tuple[str, ...] = ()
+    """Region features: .tsv files of LXMERT, .npz files or folders; `vg:` in front for Visual Genome's numbers."""
+    objects_vocab: str = ""
+    """Object labels, one a line."""
+    attributes_vocab: str = ""
+    """Attribute labels, one a line."""
+    captions: tuple[str, ...] = ()
+    """Files in COCO's layout."""
+    phrases: tuple[str, ...] = ()
+    """Visual Genome's region descriptions, or the word from-captions."""
+    image_data: str | None = None
+    """Visual Genome's image_data.json, which knows the COCO twins of its images."""
+    hard_negatives: str | None = None
+    """Look-alike images for ITM_HS: .npz with image_ids and neighbours."""
+    vocab: str = BERT_BASE_UNCASED
+    """A vocab.txt, bert-base-uncased from this machine, or trained on the recipe's texts."""
+    holdout: int = 0
+    """Images set apart for validation, the same in all stages."""
+    allow_missing: bool = False
+    """Leave out texts whose image has no regions, instead of stopping."""
+    extractor: str = ""
+    """What computed the features, in your words; kept with the shards."""
+    preset: str | None = None
+    """The preset that suits these data."""
+    max_tokens: dict[str, int] = field(default_factory=dict)
+    """Stage -> pieces of a text, where it differs from MAX_TOKENS."""
+    world: WorldRecipe | None = None
+
+    def __post_init__(self) -> None:
+        if self.holdout < 0:
+            raise InputError(f"holdout {self.holdout} is negative")
+        if self.preset is not None and self.preset not in PRESETS:
+            raise InputError(f"preset {self.preset!r} is none of {', '.join(PRESETS)}")
+        for stage, count in self.max_tokens.items():
+            if stage not in STAGE_NAMES or not 3 <= count <= _MOST_TOKENS:
+                raise InputError(
+                    f"max_tokens {stage} = {count}: stages are {', '.join(STAGE_NAMES)}, tokens 3 to {_MOST_TOKENS}"
+                )
+
+    def max_tokens_of(self, stage: StageName) -> int:
+        """Pieces of a text of a stage."""
+        return self.max_tokens.get(stage, MAX_TOKENS[stage])
+
+
+def load_recipe(path: Path) -> Recipe:
+    """The recipe in a TOML file. Raises: InputError for a missing or broken file and for unknown keys."""
+    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        value: dict[str, Any] = toml.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); recipes are TOML files, see shards/") from None
+    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no TOML: {error}") from None
+    try:
+        return from_json(Recipe, value, where=str(path))
+    except InputError as error:
+        message = str(error)
+        raise InputError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+
+
+def ensure_world(world: WorldRecipe, *, advance: Callable[[int], None]) -> None:
+    """Make the world that a recipe asks for, unless it is there; `advance` hears of the images made.
+
+    Raises: InputError when another world lies in its folder.
+    """
+    folder = Path(world.out)
+    wanted = {"seed": world.seed, "images": world.images, "feature_width": world.feature_width}
+    if not (folder / "world.json").is_file():
+        make_world(folder, **wanted, advance=advance)
+        return
+    card = read_json(folder / "world.json", what="the card of a world")
+    found = {name: card.get(name) for name in wanted} if isinstance(card, dict) else None
+    if found != wanted:
+        raise InputError(
+            f"{folder} holds another world ({json.dumps(found)}) than the recipe asks for ({json.dumps(wanted)}); "
+            "remove the folder or name a new one"
+        )

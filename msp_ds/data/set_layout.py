@@ -1,0 +1,169 @@
+"""The names and fields of a shard set: a folder `<shards>/<stage>/<split>/` that stands alone.
+
+One image's record is one msgpack map, one member `<image_id>.mp` of an uncompressed tar. Numbers are little-endian, in
+C order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import msgpack
+import numpy as np
+
+from msp_ds.data.sources.region_checks import has_only_finite
+from msp_ds.errors import ShardError
+from msp_ds.records import RegionRecord
+
+FORMAT = "msp-ds shards"
+VERSION = 1
+
+StageName = Literal["token", "phrase", "sentence"]
+Split = Literal["train", "val"]
+STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
+
+INDEX_NAME = "index.json"
+PAIRS_NAME = "pairs.npz"
+LOOK_ALIKES_NAME = "look_alikes.npz"
+FEATURE_MEAN_NAME = "feature_mean.npy"
+VOCAB_NAME = "vocab.txt"
+OBJECTS_NAME = "objects_vocab.txt"
+ATTRIBUTES_NAME = "attributes_vocab.txt"
+NEEDED_FILES = (PAIRS_NAME, FEATURE_MEAN_NAME, VOCAB_NAME, OBJECTS_NAME, ATTRIBUTES_NAME)
+MEMBER_ENDING = "mp"
+
+# In the record's order; features come last, so that their raw bytes end the payload and can be read alone.
+ARRAYS = {
+    "boxes": "<f4",
+    "object_ids": "<i2",
+    "object_scores": "<f4",
+    "attribute_ids": "<i2",
+    "attribute_scores": "<f4",
+    "features": "<f2",
+}
+"""Field of RegionRecord -> its type on disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """A small file of the set, as the index knows it."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """A tar of the set, as the index knows it; the lists run over its images."""
+
+    name: str
+    bytes: int
+    sha256: str
+    keys: tuple[str, ...]
+    offsets: tuple[int, ...]
+    """Of the msgpack payload within the tar, bytes."""
+    lengths: tuple[int, ...]
+    """Of the payload, bytes."""
+    crc32: tuple[int, ...]
+    """Of the payload."""
+    region_counts: tuple[int, ...]
+    """Regions of the image: its features are the payload's last region_counts * feature_width * 2 bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetIndex:
+    """index.json."""
+
+    format: str
+    version: int
+    stage: StageName
+    split: Split
+    num_images: int
+    num_pairs: int
+    num_regions: int
+    """Of the image that has most."""
+    feature_width: int
+    max_tokens: int
+    num_objects: int
+    num_attributes: int
+    vocab_size: int
+    vocabulary_sha256: str
+    extractor: str
+    """What computed the features, in the recipe's words."""
+    preset: str | None
+    """The preset that the recipe suggests."""
+    texts: dict[str, int]
+    """Counts of what was kept, dropped and cut."""
+    files: dict[str, FileEntry]
+    shards: tuple[ShardEntry, ...]
+
+
+def mending(stage: str) -> str:
+    """How to get a good set of a stage."""
+    return f"write it again with: msp-ds shard --stage {stage}"
+
+
+def pack_record(record: RegionRecord, texts: list[str]) -> bytes:
+    """The msgpack payload of one image and its texts of the stage."""
+    num_regions, feature_width = record.features.shape
+    head: dict[str, Any] = {
+        "image_id": record.image_id,
+        "source": record.source,
+        "height": record.height,
+        "width": record.width,
+        "num_regions": num_regions,
+        "feature_width": feature_width,
+        "texts": texts,
+    }
+    arrays = {
+        name: np.ascontiguousarray(getattr(record, name), dtype=dtype).tobytes() for name, dtype in ARRAYS.items()
+    }
+    payload: bytes = msgpack.packb(head | arrays)
+    return payload
+
+
+_HEAD_TYPES = {
+    "image_id": str,
+    "source": str,
+    "height": int,
+    "width": int,
+    "num_regions": int,
+    "feature_width": int,
+    "texts": list,
+}
+
+
+def unpack_record(payload: bytes, *, where: str) -> tuple[RegionRecord, list[str]]:
+    """The image and the texts in a payload.
+
+    Raises: ShardError, starting with `where`, for broken msgpack, a missing or ill-typed field, an array of another
+    length than num_regions and feature_width ask for, and features that are not finite.
+    """
+    try:
+        value = msgpack.unpackb(payload)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise ShardError(f"{where}: is no msgpack ({error or type(error).__name__})") from None
+    if not isinstance(value, dict) or list(value) != [*_HEAD_TYPES, *ARRAYS]:
+        raise ShardError(f"{where}: does not hold the fields {', '.join([*_HEAD_TYPES, *ARRAYS])}")
+    for name, kind in _HEAD_TYPES.items():
+        if type(value[name]) is not kind:
+            raise ShardError(f"{where}: {name} should be {kind.__name__}, but is {value[name]!r}")
+    num_regions, width = value["num_regions"], value["feature_width"]
+    shapes = {"boxes": (num_regions, 4), "features": (num_regions, width)}
+    arrays: dict[str, Any] = {
+        name: _unpack_array(value[name], dtype, shapes.get(name, (num_regions,)), where=f"{where}: {name}")
+        for name, dtype in ARRAYS.items()
+    }
+    if not has_only_finite(arrays["features"]):
+        raise ShardError(f"{where}: a feature is not finite")
+    scalars = {name: value[name] for name in ("image_id", "source", "height", "width")}
+    return RegionRecord(**scalars, **arrays), value["texts"]
+
+
+def _unpack_array(data: Any, dtype: str, shape: tuple[int, ...], *, where: str) -> np.ndarray:
+    wanted = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if not isinstance(data, bytes) or len(data) != wanted:
+        found = f"{len(data)} bytes" if isinstance(data, bytes) else type(data).__name__
+        raise ShardError(f"{where} holds {found} instead of {wanted} bytes")
+    return np.frombuffer(data, dtype=dtype).reshape(shape)

@@ -1,0 +1,224 @@
+"""From a recipe to the shard sets of one stage: texts into memory, then one pass over the region features."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from msp_ds import chance
+from msp_ds.data.look_alikes import read_look_alikes
+from msp_ds.data.recipe import Recipe, ensure_world
+from msp_ds.data.set_layout import Split, StageName
+from msp_ds.data.shard_writer import SetPlan, SetReport, SetWriter
+from msp_ds.data.sources.region_checks import LabelCounts
+from msp_ds.data.sources.region_files import RegionFile, list_region_files
+from msp_ds.data.stage_texts import StageTexts, TextFiles, TextSettings, texts_of_stage
+from msp_ds.data.text import Label, WordPieces, parse_labels, read_label_bytes
+from msp_ds.data.vocabulary import (
+    BERT_BASE_UNCASED,
+    TRAINED,
+    Vocabulary,
+    default_hf_home,
+    find_bert_vocabulary,
+    read_vocabulary,
+    train_vocabulary,
+)
+from msp_ds.errors import InputError
+
+
+class Progress(Protocol):
+    """Who shows how far the work is."""
+
+    def start(self, label: str, total: int | None) -> None:
+        """A new piece of work begins, of `total` bytes or images; None when that is not known."""
+
+    def advance(self, amount: int) -> None:
+        """So much more of it is done."""
+
+
+class NoProgress:
+    """Shows nothing."""
+
+    def start(self, label: str, total: int | None) -> None:
+        """Nothing."""
+
+    def advance(self, amount: int) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Labels:
+    """The two label vocabularies."""
+
+    objects_data: bytes
+    attributes_data: bytes
+    objects: tuple[Label, ...]
+    attributes: tuple[Label, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What is to be written, once all small files are read and found in order."""
+
+    files: list[RegionFile]
+    labels: _Labels
+    texts: StageTexts
+    split_of: dict[str, Split]
+    """The images to write, by id, among those of `files`."""
+    counts: Counter[str]
+
+
+def build_shards(
+    recipe: Recipe, *, stage: StageName, out: Path, progress: Progress | None = None, hf_home: Path | None = None
+) -> dict[Split, SetReport]:
+    """Write the sets `out/stage/train` and, with a holdout, `out/stage/val`; all or, when anything fails, nothing.
+
+    Sets that were there are replaced at the end; without a holdout an old `val`, whose images are now trained on, goes.
+
+    Raises: InputError for every fault of the recipe and its files.
+    """
+    progress = progress or NoProgress()
+    if recipe.world is not None:
+        progress.start("making the world (images)", recipe.world.images)
+        ensure_world(recipe.world, advance=progress.advance)
+    files = list_region_files(_needed(recipe.regions, "regions"))
+    labels = _read_labels(recipe)
+    image_ids = _scan(files, progress)
+    text_files = TextFiles(recipe, image_ids=image_ids)
+    pieces = WordPieces(_find_vocabulary(recipe, labels, text_files, hf_home or default_hf_home(os.environ)))
+    max_tokens = recipe.max_tokens_of(stage)
+    settings = TextSettings(recipe=recipe, objects=labels.objects, pieces=pieces, max_tokens=max_tokens)
+    texts = texts_of_stage(stage, files=text_files, settings=settings)
+    split_of, counts = _choose(recipe, image_ids, texts, text_files)
+    work = _Work(files=files, labels=labels, texts=texts, split_of=split_of, counts=counts)
+    plans = {split: _plan(recipe, stage, split, pieces, labels) for split in sorted(set(split_of.values()))}
+    reports = _write(work, plans=plans, out=out / stage, progress=progress)
+    if "val" not in reports:
+        shutil.rmtree(out / stage / "val", ignore_errors=True)
+    return reports
+
+
+def held_out(image_ids: frozenset[str], count: int) -> frozenset[str]:
+    """The `count` images that are set apart: those with the smallest keys, whatever the stage and the order of files.
+
+    Raises: InputError when none would be left to train on.
+    """
+    if count >= len(image_ids):
+        raise InputError(f"a holdout of {count} leaves nothing of {len(image_ids)} images; make it smaller")
+    return frozenset(sorted(image_ids, key=lambda image_id: (chance.key_of(f"holdout\n{image_id}"), image_id))[:count])
+
+
+def _needed(value: tuple[str, ...], name: str) -> tuple[str, ...]:
+    if not all(value) or not value:
+        raise InputError(f"the recipe names no {name}; give them with --{name.replace('_', '-')} FILE")
+    return value
+
+
+def _read_labels(recipe: Recipe) -> _Labels:
+    objects_path, attributes_path = (
+        Path(_needed((value,), name)[0])
+        for name, value in (("objects_vocab", recipe.objects_vocab), ("attributes_vocab", recipe.attributes_vocab))
+    )
+    objects_data, attributes_data = read_label_bytes(objects_path), read_label_bytes(attributes_path)
+    return _Labels(
+        objects_data=objects_data,
+        attributes_data=attributes_data,
+        objects=parse_labels(objects_data, name=str(objects_path)),
+        attributes=parse_labels(attributes_data, name=str(attributes_path)),
+    )
+
+
+def _scan(files: list[RegionFile], progress: Progress) -> frozenset[str]:
+    """The ids of all images, so that what does not fit together is found before hours of writing.
+
+    Raises: InputError for an image that comes twice.
+    """
+    progress.start("reading image ids (bytes)", sum(file.num_bytes for file in files))
+    first_seen: dict[str, Path] = {}
+    for file in files:
+        for image_id, num_bytes in file.read_ids():
+            if image_id in first_seen:
+                raise InputError(f"{file.path}: image {image_id} comes twice, first in {first_seen[image_id]}")
+            first_seen[image_id] = file.path
+            progress.advance(num_bytes)
+    return frozenset(first_seen)
+
+
+def _find_vocabulary(recipe: Recipe, labels: _Labels, texts: TextFiles, hf_home: Path) -> Vocabulary:
+    if recipe.vocab == BERT_BASE_UNCASED:
+        return find_bert_vocabulary(hf_home=hf_home)
+    if recipe.vocab == TRAINED:
+        # Of all texts, whatever the stage: the stages of a run share one vocabulary.
+        names = [name for label in (*labels.objects, *labels.attributes) for name in label]
+        return train_vocabulary([*names, *texts.all_texts()])
+    return read_vocabulary(Path(recipe.vocab))
+
+
+def _choose(
+    recipe: Recipe, image_ids: frozenset[str], texts: StageTexts, text_files: TextFiles
+) -> tuple[dict[str, Split], Counter[str]]:
+    """The split of each image that may be written, and counts of what is left out so far.
+
+    Raises: InputError for texts without regions, unless the recipe allows them.
+    """
+    # A Visual Genome image that is there under its COCO id too would smuggle held-out images into training.
+    twins = image_ids & text_files.twins.keys()
+    without_regions = texts.image_ids - image_ids
+    if without_regions and not recipe.allow_missing:
+        raise InputError(
+            f"{len(without_regions)} of {len(texts.image_ids)} images with texts have no regions, the first is "
+            f"{min(without_regions)}; add their region features, or leave their texts out with --allow-missing"
+        )
+    apart = held_out(image_ids - twins, recipe.holdout)
+    counts = Counter(text_files.counts)
+    counts.update(images_without_regions=len(without_regions), twins_left_out=len(twins))
+    return {image_id: "val" if image_id in apart else "train" for image_id in image_ids - twins}, counts
+
+
+def _plan(recipe: Recipe, stage: StageName, split: Split, pieces: WordPieces, labels: _Labels) -> SetPlan:
+    # Only ITM_HS, a task of sentences, swaps images.
+    look_alikes = recipe.hard_negatives if stage == "sentence" else None
+    return SetPlan(
+        stage=stage,
+        split=split,
+        pieces=pieces,
+        objects_data=labels.objects_data,
+        attributes_data=labels.attributes_data,
+        max_tokens=recipe.max_tokens_of(stage),
+        extractor=recipe.extractor,
+        preset=recipe.preset,
+        look_alikes=read_look_alikes(Path(look_alikes)) if look_alikes else None,
+    )
+
+
+def _write(work: _Work, *, plans: dict[Split, SetPlan], out: Path, progress: Progress) -> dict[Split, SetReport]:
+    with ExitStack() as stack:
+        writers = {split: stack.enter_context(SetWriter(out / split, plan=plan)) for split, plan in plans.items()}
+        counts = _stream(work, writers, progress)
+        # Joined as dicts: a union of Counters would drop the zeros, which say that nothing was left out.
+        reports = {split: writer.finish({**work.counts, **counts[split]}) for split, writer in writers.items()}
+        for writer in writers.values():
+            writer.commit()
+    return reports
+
+
+def _stream(work: _Work, writers: dict[Split, SetWriter], progress: Progress) -> dict[Split, Counter[str]]:
+    """Pass all regions on to the writers; what each split leaves out."""
+    progress.start("writing shards (bytes read)", sum(file.num_bytes for file in work.files))
+    counts = {split: Counter[str]() for split in writers}
+    label_counts = LabelCounts(objects=len(work.labels.objects), attributes=len(work.labels.attributes))
+    for file in work.files:
+        for record, num_bytes, num_clipped in file.read_records(label_counts):
+            split = work.split_of.get(record.image_id)
+            if split is not None:
+                texts = work.texts.texts_of(record)
+                counts[split].update(clipped_boxes=num_clipped, images_without_text=int(not texts))
+                if texts:
+                    writers[split].add(record, texts)
+            progress.advance(num_bytes)
+    return counts

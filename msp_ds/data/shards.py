@@ -1,0 +1,320 @@
+"""Shard sets as they lie on disk: opened with a quick check of all but the tars' contents, read by row, verified.
+
+N images, P pairs, K look-alikes of an image, F feature width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from msp_ds.config import from_json
+from msp_ds.data import set_layout as layout
+from msp_ds.data.set_layout import SetIndex, ShardEntry
+from msp_ds.data.text import WordPieces, build_lexicon, load_labels
+from msp_ds.data.vocabulary import read_vocabulary
+from msp_ds.errors import InputError, ShardError
+from msp_ds.records import Lexicon, RegionRecord
+
+HASH_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """The texts of a set, each with its image."""
+
+    keys: np.ndarray
+    """int64 [P]: the pair's own key, for chance and order."""
+    image_rows: np.ndarray
+    """int32 [P]: row of the pair's image."""
+    offsets: np.ndarray
+    """int64 [P + 1]: pair p has token_ids[offsets[p] : offsets[p + 1]]."""
+    token_ids: np.ndarray
+    """int32 [offsets[-1]]: [CLS] pieces [SEP]."""
+    word_positions: np.ndarray
+    """int16 [offsets[-1]]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSet:
+    """A set whose index, sizes and small files were found in order."""
+
+    path: Path
+    index: SetIndex
+    index_sha256: str
+    """Of index.json: names the data in a run's state."""
+    keys: tuple[str, ...]
+    """Canonical image ids, row by row."""
+    shard_of: np.ndarray
+    """int32 [N]: which of shard_paths holds the image."""
+    offsets: np.ndarray
+    """int64 [N]: where the image's payload starts in its tar, bytes."""
+    lengths: np.ndarray
+    """int64 [N]: bytes of the payload."""
+    crc32: np.ndarray
+    """uint32 [N]: of the payload."""
+    region_counts: np.ndarray
+    """int32 [N]: regions of the image."""
+    pairs: Pairs
+    look_alikes: np.ndarray | None
+    """int32 [N, K]: rows of similar images, nearest first, -1 beyond the last; None where no list was given."""
+    feature_mean: np.ndarray
+    """float32 [F]: mean region feature of the set."""
+
+    @property
+    def shard_paths(self) -> tuple[Path, ...]:
+        """The tars, in the order that shard_of counts."""
+        return tuple(self.path / shard.name for shard in self.index.shards)
+
+    @property
+    def vocab_path(self) -> Path:
+        """The word pieces."""
+        return self.path / layout.VOCAB_NAME
+
+    @property
+    def objects_path(self) -> Path:
+        """The object labels."""
+        return self.path / layout.OBJECTS_NAME
+
+    @property
+    def attributes_path(self) -> Path:
+        """The attribute labels."""
+        return self.path / layout.ATTRIBUTES_NAME
+
+    def word_pieces(self) -> WordPieces:
+        """What split the texts of the set."""
+        return WordPieces(read_vocabulary(self.vocab_path))
+
+    def lexicon(self) -> Lexicon:
+        """What the tasks know of the words of the set."""
+        return build_lexicon(self.word_pieces(), load_labels(self.objects_path), load_labels(self.attributes_path))
+
+    def where(self, row: int) -> str:
+        """The place of an image, for messages: tar, key and offset."""
+        return f"{self.shard_paths[self.shard_of[row]]}, {self.keys[row]} at byte {self.offsets[row]}"
+
+
+def open_set(path: Path) -> ShardSet:
+    """The set in folder `path` = `<shards>/<stage>/<split>`.
+
+    Checked are format and version, the size of every file, the sha256 of all but the tars, and that the tables agree
+    with each other. The payloads are not read: `read_record` checks one, `verify_set` all.
+
+    Raises: ShardError that names the file and the command that mends it.
+    """
+    data = _read_index_bytes(path)
+    index = _parse_index(data, path=path)
+    try:
+        _check_files(index, path)
+        return _assembled(index, path=path, index_sha256=hashlib.sha256(data).hexdigest())
+    except (InputError, OSError, ValueError) as error:
+        raise ShardError(f"{error}; {layout.mending(index.stage)}") from None
+
+
+def require_look_alikes(shards: ShardSet, *, task: str) -> np.ndarray:
+    """int32 [N, K], the set's look-alikes, for a task that cannot do without.
+
+    Raises: ShardError that says how to write them.
+    """
+    if shards.look_alikes is None:
+        raise ShardError(
+            f"{shards.path} has no look-alikes, which task {task} needs; "
+            f"write them with: msp-ds shard --stage {shards.index.stage} --hard-negatives FILE"
+        )
+    return shards.look_alikes
+
+
+def require_same_words(shards: ShardSet, other: ShardSet) -> None:
+    """Demand that two sets speak of the same word pieces and labels, as the stages of one run must.
+
+    Raises: ShardError naming both.
+    """
+    for name in (layout.VOCAB_NAME, layout.OBJECTS_NAME, layout.ATTRIBUTES_NAME):
+        if shards.index.files[name].sha256 != other.index.files[name].sha256:
+            raise ShardError(
+                f"{shards.path} and {other.path} were written with different {name}; "
+                f"write both from one recipe with: msp-ds shard --stage {other.index.stage} --recipe FILE"
+            )
+
+
+def read_record(shards: ShardSet, row: int) -> tuple[RegionRecord, list[str]]:
+    """The image in a row of the set, and its texts.
+
+    Raises: ShardError naming tar, key and offset when the bytes differ from those that were written.
+    """
+    with shards.shard_paths[shards.shard_of[row]].open("rb") as file:
+        payload = os.pread(file.fileno(), int(shards.lengths[row]), int(shards.offsets[row]))
+    where, mend = shards.where(row), layout.mending(shards.index.stage)
+    if zlib.crc32(payload) != shards.crc32[row]:
+        raise ShardError(f"{where}: the bytes do not match their checksum; {mend}")
+    record, texts = layout.unpack_record(payload, where=where)
+    if record.image_id != shards.keys[row]:
+        raise ShardError(f"{where}: holds image {record.image_id}; {mend}")
+    return record, texts
+
+
+def verify_set(shards: ShardSet, *, advance: Callable[[int], None] = lambda num_bytes: None) -> None:
+    """Read every byte of the tars and compare their sha256; `advance` hears of each chunk's bytes.
+
+    Raises: ShardError naming the first tar that differs.
+    """
+    for path, shard in zip(shards.shard_paths, shards.index.shards, strict=True):
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(HASH_CHUNK):
+                digest.update(chunk)
+                advance(len(chunk))
+        if digest.hexdigest() != shard.sha256:
+            raise ShardError(f"{path} differs from what was written; {layout.mending(shards.index.stage)}")
+
+
+def _read_index_bytes(path: Path) -> bytes:
+    stage = path.parent.name
+    try:
+        return (path / layout.INDEX_NAME).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_dir():
+            raise ShardError(f"{path} has no {layout.INDEX_NAME}; {layout.mending(stage)}") from None
+        raise ShardError(
+            f"no shards for stage {stage} in {path}; write them with: msp-ds shard --stage {stage}"
+        ) from None
+
+
+def _parse_index(data: bytes, *, path: Path) -> SetIndex:
+    where, mend = str(path / layout.INDEX_NAME), layout.mending(path.parent.name)
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise ShardError(f"{where} is no readable JSON ({error}); {mend}") from None
+    found = (value.get("format"), value.get("version")) if isinstance(value, dict) else None
+    if found != (layout.FORMAT, layout.VERSION):
+        raise ShardError(f"{where} is not of format {layout.FORMAT!r} version {layout.VERSION}; {mend}")
+    try:
+        return from_json(SetIndex, value, where=where)
+    except InputError as error:
+        raise ShardError(f"{error}; {mend}") from None
+
+
+def _fault(path: Path, what: str) -> ShardError:
+    return ShardError(f"{path} {what}")
+
+
+def _check_files(index: SetIndex, path: Path) -> None:
+    """Sizes of all files, sha256 of all but the tars."""
+    missing = [name for name in layout.NEEDED_FILES if name not in index.files]
+    if missing:
+        raise _fault(path / layout.INDEX_NAME, f"does not list {missing[0]}")
+    for shard in index.shards:
+        _check_size(path, shard.name, shard.bytes)
+    for name, entry in index.files.items():
+        _check_size(path, name, entry.bytes)
+        if hashlib.sha256((path / name).read_bytes()).hexdigest() != entry.sha256:
+            raise _fault(path / name, "differs from what was written")
+    if index.files[layout.VOCAB_NAME].sha256 != index.vocabulary_sha256:
+        raise _fault(path / layout.INDEX_NAME, "names another vocabulary than it lists")
+
+
+def _check_size(path: Path, name: str, size: int) -> None:
+    if Path(name).name != name:
+        raise _fault(path / layout.INDEX_NAME, f"lists {name!r}, which is no plain file name")
+    if not (path / name).is_file():
+        raise _fault(path / name, "is missing")
+    found = (path / name).stat().st_size
+    if found != size:
+        raise _fault(path / name, f"has {found} bytes instead of {size}")
+
+
+def _assembled(index: SetIndex, *, path: Path, index_sha256: str) -> ShardSet:
+    for shard in index.shards:
+        _check_shard(shard, path)
+    keys = tuple(chain.from_iterable(shard.keys for shard in index.shards))
+    if not len(keys) == len(set(keys)) == index.num_images:
+        raise _fault(path / layout.INDEX_NAME, f"does not list {index.num_images} different images")
+    counts = [len(shard.keys) for shard in index.shards]
+    return ShardSet(
+        path=path,
+        index=index,
+        index_sha256=index_sha256,
+        keys=keys,
+        shard_of=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
+        offsets=_column(index, "offsets", np.int64),
+        lengths=_column(index, "lengths", np.int64),
+        crc32=_column(index, "crc32", np.uint32),
+        region_counts=_column(index, "region_counts", np.int32),
+        pairs=_load_pairs(index, path / layout.PAIRS_NAME),
+        look_alikes=_load_look_alikes(index, path / layout.LOOK_ALIKES_NAME),
+        feature_mean=_load_feature_mean(index, path / layout.FEATURE_MEAN_NAME),
+    )
+
+
+def _check_shard(shard: ShardEntry, path: Path) -> None:
+    """The payloads of a tar follow each other within it."""
+    columns = (shard.keys, shard.offsets, shard.lengths, shard.crc32, shard.region_counts)
+    counts = {len(column) for column in columns}
+    offsets, lengths = np.array(shard.offsets, dtype=np.int64), np.array(shard.lengths, dtype=np.int64)
+    if len(counts) != 1 or not len(shard.keys):
+        raise _fault(path / layout.INDEX_NAME, f"has lists of different or no length for {shard.name}")
+    starts, ends = offsets, offsets + lengths
+    if starts[0] < 0 or (lengths <= 0).any() or (starts[1:] < ends[:-1]).any() or ends[-1] > shard.bytes:
+        raise _fault(path / layout.INDEX_NAME, f"places images of {shard.name} outside it or over each other")
+
+
+def _column(index: SetIndex, name: str, dtype: type[np.generic]) -> np.ndarray:
+    return np.fromiter(chain.from_iterable(getattr(shard, name) for shard in index.shards), dtype=dtype)
+
+
+_PAIR_TYPES = {
+    "keys": "int64",
+    "image_rows": "int32",
+    "offsets": "int64",
+    "token_ids": "int32",
+    "word_positions": "int16",
+}
+
+
+def _load_pairs(index: SetIndex, path: Path) -> Pairs:
+    with np.load(path, allow_pickle=False) as arrays:
+        found = {name: str(arrays[name].dtype) for name in arrays.files}
+        if found != _PAIR_TYPES:
+            raise _fault(path, f"holds {found} instead of {_PAIR_TYPES}")
+        pairs = Pairs(**{name: arrays[name] for name in _PAIR_TYPES})
+    count = index.num_pairs
+    ends = pairs.offsets
+    if not len(pairs.keys) == len(pairs.image_rows) == len(ends) - 1 == count or count == 0:
+        raise _fault(path, f"does not hold {count} pairs")
+    if ends[0] != 0 or (np.diff(ends) < 2).any() or (np.diff(ends) > index.max_tokens).any():
+        raise _fault(path, "has a text of no or too many pieces")
+    if not ends[-1] == len(pairs.token_ids) == len(pairs.word_positions):
+        raise _fault(path, "has offsets that do not fit its pieces")
+    if not (_within(pairs.image_rows, 0, index.num_images) and _within(pairs.token_ids, 0, index.vocab_size)):
+        raise _fault(path, "names an image or a word piece that does not exist")
+    return pairs
+
+
+def _within(values: np.ndarray, lowest: int, end: int) -> bool:
+    return values.size == 0 or bool(values.min() >= lowest and values.max() < end)
+
+
+def _load_look_alikes(index: SetIndex, path: Path) -> np.ndarray | None:
+    if path.name not in index.files:
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        rows: np.ndarray = arrays["rows"] if "rows" in arrays.files else np.empty(0)
+    if rows.dtype != np.int32 or rows.ndim != 2 or len(rows) != index.num_images or not _within(rows, -1, len(rows)):
+        raise _fault(path, f"does not hold rows of the {index.num_images} images")
+    return rows
+
+
+def _load_feature_mean(index: SetIndex, path: Path) -> np.ndarray:
+    mean: np.ndarray = np.load(path, allow_pickle=False)
+    if mean.dtype != np.float32 or mean.shape != (index.feature_width,):
+        raise _fault(path, f"does not hold {index.feature_width} float32 numbers")
+    return mean

@@ -1,0 +1,137 @@
+"""What every reader of region features demands of an image before anything is computed from it.
+
+N regions of the image, F feature width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from msp_ds.errors import InputError
+from msp_ds.records import IGNORE, RegionRecord
+
+_HALF_INFINITY = 0x7C00
+"""float16 bit patterns from here on, sign left out, are infinite or not a number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelCounts:
+    """How many labels the vocabularies hold: ids lie below."""
+
+    objects: int
+    attributes: int
+
+
+class Reading(NamedTuple):
+    """One image as a reader found it."""
+
+    record: RegionRecord
+    num_bytes: int
+    """Of the file, about, that this image takes: for progress."""
+    num_clipped: int
+    """Boxes that reached over the image's edge and were clipped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawRegions:
+    """One image as it stands in a file, not yet checked."""
+
+    where: str
+    """File, row and image, for messages."""
+    source: str
+    """File name and row, kept with the record: without folders, so that moved files give the same bytes."""
+    image_id: str
+    height: int
+    width: int
+    boxes: np.ndarray
+    """[N, 4], x0 y0 x1 y1 in pixels."""
+    object_ids: np.ndarray
+    object_scores: np.ndarray
+    attribute_ids: np.ndarray
+    attribute_scores: np.ndarray
+    features: np.ndarray
+    """[N, F]."""
+
+
+def checked(raw: RawRegions, *, labels: LabelCounts, num_bytes: int) -> Reading:
+    """The record of one image, features as float16.
+
+    Raises: InputError when the size is not positive, a number is not finite or out of its range, or a label id lies
+    outside its vocabulary.
+    """
+    if raw.height <= 0 or raw.width <= 0:
+        raise InputError(f"{raw.where}: height {raw.height} and width {raw.width} should be positive pixels")
+    boxes, num_clipped = _clipped(raw)
+    record = RegionRecord(
+        image_id=raw.image_id,
+        source=raw.source,
+        height=raw.height,
+        width=raw.width,
+        features=_half(raw),
+        boxes=boxes,
+        object_ids=_label_ids(raw.where, "object", raw.object_ids, labels.objects),
+        object_scores=_scores(raw.where, "object", raw.object_scores),
+        attribute_ids=_label_ids(raw.where, "attribute", raw.attribute_ids, labels.attributes),
+        attribute_scores=_scores(raw.where, "attribute", raw.attribute_scores),
+    )
+    return Reading(record, num_bytes, num_clipped)
+
+
+def has_only_finite(features: np.ndarray) -> bool:
+    """Whether float16 `features`, any shape, hold neither infinities nor NaN; five times as fast as np.isfinite."""
+    bits = np.ascontiguousarray(features).view(np.uint16)
+    return bits.size == 0 or int((bits & 0x7FFF).max()) < _HALF_INFINITY
+
+
+def _half(raw: RawRegions) -> np.ndarray:
+    """The features as float16 [N, F], rounded to nearest even."""
+    # torch casts ten times as fast as numpy; the copy makes the array contiguous, writable and of native byte order.
+    features = torch.from_numpy(np.array(raw.features, order="C")).to(torch.float16).numpy()
+    if not has_only_finite(features):
+        region, column = np.argwhere(~np.isfinite(features))[0]
+        value = raw.features[region, column]
+        raise InputError(
+            f"{raw.where}: feature {column} of region {region} is {value}; features must be finite and within float16"
+        )
+    return features
+
+
+def _clipped(raw: RawRegions) -> tuple[np.ndarray, int]:
+    """The boxes as float32 [N, 4] inside the image, and how many had to be clipped.
+
+    Extractors round, so that a box may end a hair outside; LXMERT's own data do.
+    """
+    boxes = np.array(raw.boxes, dtype=np.float32)
+    if not np.isfinite(boxes).all():
+        raise InputError(f"{raw.where}: a box is not finite")
+    reversed_boxes = np.flatnonzero((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))
+    if reversed_boxes.size:
+        first = reversed_boxes[0]
+        raise InputError(f"{raw.where}: box {first} is {boxes[first].tolist()}; boxes should be x0 y0 x1 y1 in pixels")
+    if 0 < boxes.max(initial=0) <= 1 and min(raw.height, raw.width) > 2:
+        raise InputError(f"{raw.where}: all boxes lie in the first pixel; they should be pixels, not shares")
+    inside = np.clip(boxes, 0, np.array([raw.width, raw.height] * 2, dtype=np.float32))
+    return inside, int((inside != boxes).any(axis=1).sum())
+
+
+def _label_ids(where: str, kind: str, ids: np.ndarray, count: int) -> np.ndarray:
+    """Label ids as int16 [N], each below `count`, or IGNORE."""
+    wrong = np.flatnonzero((ids < IGNORE) | (ids >= count))
+    if wrong.size:
+        first = wrong[0]
+        raise InputError(
+            f"{where}: {kind} id {ids[first]} of region {first} is outside the {kind} vocabulary of {count} labels"
+        )
+    return ids.astype(np.int16)
+
+
+def _scores(where: str, kind: str, scores: np.ndarray) -> np.ndarray:
+    """Detector confidences as float32 [N], between 0 and 1."""
+    scores = scores.astype(np.float32)
+    if not ((scores >= 0) & (scores <= 1.001)).all():
+        raise InputError(f"{where}: an {kind} confidence is not between 0 and 1")
+    return scores

@@ -1,0 +1,167 @@
+"""The texts of each stage: what is said about an image in labels, in phrases, in sentences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from msp_ds.data.phrases import VerbFilter, group_phrases, normalise, noun_phrases, without_verbs
+from msp_ds.data.recipe import FROM_CAPTIONS, Recipe
+from msp_ds.data.set_layout import StageName
+from msp_ds.data.sources.coco import read_captions
+from msp_ds.data.sources.visual_genome import read_phrases, read_twins
+from msp_ds.data.text import Label, WordPieces
+from msp_ds.errors import InputError
+from msp_ds.records import RegionRecord
+
+TextsByImage = dict[str, list[str]]
+"""Canonical image id -> its texts."""
+
+
+class TextFiles:
+    """The texts that a recipe names, each file read when it is first asked for."""
+
+    def __init__(self, recipe: Recipe, *, image_ids: frozenset[str]) -> None:
+        """image_ids: the images whose regions are at hand."""
+        self._recipe = recipe
+        self._image_ids = image_ids
+        self.counts: Counter[str] = Counter()
+        """What the files read so far held and what was left out."""
+
+    @cached_property
+    def twins(self) -> dict[str, str]:
+        """`vg-N` -> `coco-M` of the images in both corpora whose regions stand under the COCO id."""
+        path = self._recipe.image_data
+        twins = read_twins(Path(path)) if path else {}
+        return {genome: coco for genome, coco in twins.items() if coco in self._image_ids}
+
+    @cached_property
+    def captions(self) -> TextsByImage:
+        """All captions. Raises: InputError for a broken file or one named twice."""
+        by_image: TextsByImage = {}
+        for path in _distinct(self._recipe.captions, "captions"):
+            file = read_captions(Path(path))
+            for image_id, captions in file.by_image.items():
+                by_image.setdefault(image_id, []).extend(caption.text for caption in captions)
+            self.counts["captions_empty"] += file.num_empty
+        return by_image
+
+    @cached_property
+    def phrases(self) -> TextsByImage:
+        """All phrases as written. Raises: InputError for a broken file or one named twice."""
+        by_image: TextsByImage = {}
+        for path in _distinct(self._recipe.phrases, "phrases"):
+            if path != FROM_CAPTIONS:
+                file = read_phrases(Path(path), twins=self.twins)
+                for image_id, phrases in file.by_image.items():
+                    by_image.setdefault(image_id, []).extend(phrases)
+                self.counts["phrases_empty"] += file.num_empty
+        return by_image
+
+    def all_texts(self) -> Iterator[str]:
+        """Every caption and phrase, for a vocabulary that serves all stages."""
+        for by_image in (self.captions, self.phrases):
+            for texts in by_image.values():
+                yield from texts
+
+
+def _distinct(paths: Iterable[str], what: str) -> list[str]:
+    paths = list(paths)
+    if len(set(paths)) < len(paths):
+        raise InputError(f"the recipe names {Counter(paths).most_common(1)[0][0]} twice among its {what}")
+    return paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTexts:
+    """What a stage says about images."""
+
+    texts_of: Callable[[RegionRecord], list[str]]
+    """The texts of an image, none where there is nothing to say."""
+    image_ids: frozenset[str] = frozenset()
+    """Images that the text files speak of; empty where texts come from the regions themselves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """What shapes the texts of a stage."""
+
+    recipe: Recipe
+    objects: tuple[Label, ...]
+    pieces: WordPieces
+    max_tokens: int
+
+
+def texts_of_stage(stage: StageName, *, files: TextFiles, settings: TextSettings) -> StageTexts:
+    """The texts of a stage; `files.counts` tell afterwards what was left out.
+
+    Raises: InputError when the recipe names none, or a file is broken.
+    """
+    return _MAKERS[stage](files, settings)
+
+
+def label_text(record: RegionRecord, objects: tuple[Label, ...]) -> str:
+    """The first names of the regions' labels in region order; regions without a label say nothing."""
+    return " ".join(objects[number][0] for number in record.object_ids.tolist() if number >= 0)
+
+
+def _token_texts(files: TextFiles, settings: TextSettings) -> StageTexts:
+    def texts_of(record: RegionRecord) -> list[str]:
+        text = label_text(record, settings.objects)
+        return [text] if text else []
+
+    return StageTexts(texts_of=texts_of)
+
+
+def _phrase_texts(files: TextFiles, settings: TextSettings) -> StageTexts:
+    if not settings.recipe.phrases:
+        raise InputError("stage phrase needs phrases; name a file with --phrases FILE, or --phrases from-captions")
+    by_image: TextsByImage = {}
+    for image_id, phrases in _phrases_without_verbs(files, settings.recipe).items():
+        by_image[image_id] = group_phrases(
+            phrases, max_tokens=settings.max_tokens, count_pieces=lambda phrase: len(settings.pieces.ids_of(phrase))
+        )
+    return _from_table(by_image)
+
+
+def _phrases_without_verbs(files: TextFiles, recipe: Recipe) -> TextsByImage:
+    """Each image's phrases of all origins, each once; images left without one are absent."""
+    verbs, by_image = VerbFilter(), {}
+    for image_id, phrases in files.phrases.items():
+        kept = without_verbs(phrases, verbs)
+        distinct = len({normalise(phrase) for phrase in phrases})
+        files.counts.update(
+            phrases_read=len(phrases),
+            phrases_repeated=len(phrases) - distinct,
+            phrases_with_verbs=distinct - len(kept),
+        )
+        by_image[image_id] = kept
+    if FROM_CAPTIONS in recipe.phrases:
+        for image_id, captions in files.captions.items():
+            cut = [phrase for caption in captions for phrase in noun_phrases(caption, verbs)]
+            files.counts["phrases_cut_from_captions"] += len(cut)
+            by_image[image_id] = list(dict.fromkeys([*by_image.get(image_id, []), *cut]))
+    return {image_id: phrases for image_id, phrases in by_image.items() if phrases}
+
+
+def _sentence_texts(files: TextFiles, settings: TextSettings) -> StageTexts:
+    if not settings.recipe.captions:
+        raise InputError("stage sentence needs captions; name a file in COCO's layout with --captions FILE")
+    return _from_table(files.captions)
+
+
+def _from_table(by_image: TextsByImage) -> StageTexts:
+    return StageTexts(
+        texts_of=lambda record: by_image.get(record.image_id, []),
+        image_ids=frozenset(by_image),
+    )
+
+
+_MAKERS: dict[StageName, Callable[[TextFiles, TextSettings], StageTexts]] = {
+    "token": _token_texts,
+    "phrase": _phrase_texts,
+    "sentence": _sentence_texts,
+}

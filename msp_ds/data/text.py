@@ -1,0 +1,150 @@
+"""Texts as word pieces with whole-word positions, and label names as word pieces.
+
+V vocabulary size, C object labels, A attribute labels, P pieces of the longest label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tokenizers import models
+from torch import Tensor
+
+from msp_ds.data.vocabulary import SPECIAL_PIECES, Vocabulary, bert_tokenizer
+from msp_ds.errors import InputError
+from msp_ds.records import IGNORE, Lexicon
+
+Label = tuple[str, ...]
+"""A label's names, the usual one first: ("stop sign", "stopsign")."""
+
+SPECIAL_POSITION = 1
+"""Word position of [CLS] and [SEP]; padding has 0."""
+FIRST_WORD_POSITION = 2
+
+# What topic_words=content leaves out beside punctuation and single characters: English words without a picture.
+FUNCTION_WORDS = """
+    a about above after again against all along also am an and another any are as at away back be been before behind
+    being below beneath beside between both but by can could did do does doing down during each either else every few
+    for from further had has have having he her here hers him his how i if in into is it its itself just like many me
+    more most much my near nearby next no nor not of off on one only onto or other our out outside over own per same
+    several she should so some such than that the their them themselves then there these they this those through to
+    together too toward towards under underneath until up upon us very was we were what when where which while who
+    whose why will with within without would you your
+    """
+
+
+class EncodedText(NamedTuple):
+    """A text as the model reads it."""
+
+    token_ids: list[int]
+    """[CLS] pieces [SEP]."""
+    word_positions: list[int]
+    """[CLS] and [SEP] 1; all pieces of the k-th white-space word, from 0, have k + 2."""
+    truncated: bool
+
+
+class WordPieces:
+    """Splits texts into the pieces of a vocabulary, as bert-base-uncased does: cleaned, lower-cased, accents gone."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self._ids = {piece: number for number, piece in enumerate(vocabulary.pieces)}
+        self._tokenizer = bert_tokenizer(models.WordPiece(vocab=self._ids, unk_token="[UNK]"))
+        self.cls_id, self.sep_id, self.mask_id = (self._ids[piece] for piece in ("[CLS]", "[SEP]", "[MASK]"))
+
+    @property
+    def size(self) -> int:
+        """V."""
+        return len(self._ids)
+
+    def ids_of(self, text: str) -> list[int]:
+        """The piece ids of a text, without [CLS] and [SEP]."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode(self, text: str, *, max_tokens: int) -> EncodedText:
+        """A text as at most `max_tokens` pieces, [CLS] and [SEP] included, with the position of each piece's word."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        kept = max_tokens - 2
+        positions = _word_positions(text, encoding.offsets[:kept])
+        return EncodedText(
+            token_ids=[self.cls_id, *encoding.ids[:kept], self.sep_id],
+            word_positions=[SPECIAL_POSITION, *positions, SPECIAL_POSITION],
+            truncated=len(encoding.ids) > kept,
+        )
+
+
+def _word_positions(text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
+    """The position of each piece's white-space word, told by the gaps between the pieces' spans in the text."""
+    positions: list[int] = []
+    position, end = FIRST_WORD_POSITION, spans[0][0] if spans else 0
+    for start, next_end in spans:
+        if any(character.isspace() for character in text[end:start]):
+            position += 1
+        positions.append(position)
+        end = next_end
+    return positions
+
+
+def parse_labels(data: bytes, *, name: str) -> tuple[Label, ...]:
+    """The labels in a vocabulary of one label a line, line number = id, synonyms behind commas (FACTS 2.1).
+
+    Raises: InputError for an empty file or line.
+    """
+    try:
+        lines = data.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
+    except UnicodeDecodeError:
+        raise InputError(f"{name} is no UTF-8 text; it should hold one label a line") from None
+    labels = tuple(tuple(part.strip() for part in line.split(",") if part.strip()) for line in lines)
+    if not all(labels):
+        raise InputError(f"{name} line {labels.index(()) + 1} is empty; the line number is the label's id")
+    return labels
+
+
+def load_labels(path: Path) -> tuple[Label, ...]:
+    """The labels in a file. Raises: InputError when it is missing, empty or has an empty line."""
+    return parse_labels(read_label_bytes(path), name=str(path))
+
+
+def read_label_bytes(path: Path) -> bytes:
+    """A label vocabulary byte for byte. Raises: InputError when it is missing."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); it should hold one label a line") from None
+
+
+def build_lexicon(pieces: WordPieces, objects: Sequence[Label], attributes: Sequence[Label]) -> Lexicon:
+    """What the tasks know of the words of a vocabulary."""
+    return Lexicon(
+        vocab_size=pieces.size,
+        cls_id=pieces.cls_id,
+        sep_id=pieces.sep_id,
+        mask_id=pieces.mask_id,
+        object_pieces=_piece_table(pieces.ids_of(label[0]) for label in objects),
+        object_pieces_all=_piece_table(_pieces_of_all_names(pieces, label) for label in objects),
+        attribute_pieces=_piece_table(pieces.ids_of(label[0]) for label in attributes),
+        is_function_piece=torch.tensor([_is_function_piece(piece) for piece in pieces.vocabulary.pieces]),
+    )
+
+
+def _pieces_of_all_names(pieces: WordPieces, label: Label) -> list[int]:
+    """Each piece once, in the order of the names."""
+    return list(dict.fromkeys(number for name in label for number in pieces.ids_of(name)))
+
+
+def _piece_table(rows: Iterable[list[int]]) -> Tensor:
+    """int64 [labels, P], IGNORE beyond a row's end."""
+    rows = list(rows)
+    width = max((len(row) for row in rows), default=1)
+    return torch.tensor([row + [IGNORE] * (width - len(row)) for row in rows], dtype=torch.int64).reshape(-1, width)
+
+
+def _is_function_piece(piece: str) -> bool:
+    bare = piece.removeprefix("##")
+    if piece in SPECIAL_PIECES or len(bare) <= 1 or piece in FUNCTION_WORDS.split():
+        return True
+    return not any(character.isalnum() for character in bare)

@@ -1,0 +1,101 @@
+"""What two boxes say of each other. A box is x0, y0, x1, y1 in pixels; y grows downwards."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    @property
+    def width(self) -> float:
+        """Pixels."""
+        return self.x1 - self.x0
+
+    @property
+    def height(self) -> float:
+        """Pixels."""
+        return self.y1 - self.y0
+
+    @property
+    def area(self) -> float:
+        """Square pixels."""
+        return self.width * self.height
+
+    @property
+    def cx(self) -> float:
+        """Centre across."""
+        return (self.x0 + self.x1) / 2
+
+    @property
+    def cy(self) -> float:
+        """Centre down."""
+        return (self.y0 + self.y1) / 2
+
+
+class Relation(NamedTuple):
+    """`subject` stands in relation `name` to `target`; both are rows of Scene.things, target GROUND is the ground."""
+
+    subject: int
+    name: str
+    target: int
+
+
+GROUND = -1
+
+SIDEWAYS = ("left of", "right of")
+"""True of most pairs, so the least telling."""
+
+
+def overlap_across(a: Box, b: Box) -> float:
+    """Common width as a share of the narrower box, 0 to 1; negative where they are apart."""
+    return (min(a.x1, b.x1) - max(a.x0, b.x0)) / min(a.width, b.width)
+
+
+def overlap_down(a: Box, b: Box) -> float:
+    """Common height as a share of the lower box, 0 to 1; negative where they are apart."""
+    return (min(a.y1, b.y1) - max(a.y0, b.y0)) / min(a.height, b.height)
+
+
+def spatial_relations(a: Box, b: Box, *, size: tuple[int, int], grounded: bool) -> tuple[str, ...]:
+    """The names of the relations in which a stands to b, by their boxes; most telling first.
+
+    size: height and width of the image in pixels. grounded: both stand on the ground, so that what is higher in the
+    image is not above but farther away.
+    """
+    height, width = size
+    across, down = overlap_across(a, b), overlap_down(a, b)
+    if across < 0.2:
+        return _beside(a, b, close=down > 0.4, reach=0.08 * width)
+    if across > 0.4:
+        return _in_depth(a, b, step=0.04 * height) if grounded or down > 0.2 else _over(a, b)
+    return ()
+
+
+def _beside(a: Box, b: Box, *, close: bool, reach: float) -> tuple[str, ...]:
+    """For boxes that hardly share a column; reach: the widest gap between neighbours, in pixels."""
+    gap = max(a.x0, b.x0) - min(a.x1, b.x1)
+    facts = {
+        "next to": close and gap < reach,
+        "left of": a.x1 < b.cx and a.cx < b.x0,
+        "right of": b.x1 < a.cx and b.cx < a.x0,
+    }
+    return tuple(name for name, true in facts.items() if true)
+
+
+def _over(a: Box, b: Box) -> tuple[str, ...]:
+    """For boxes that share columns but hardly a row."""
+    facts = {"above": a.y1 < b.cy and a.cy < b.y0, "below": b.y1 < a.cy and b.cy < a.y0}
+    return tuple(name for name, true in facts.items() if true)
+
+
+def _in_depth(a: Box, b: Box, *, step: float) -> tuple[str, ...]:
+    """For boxes that share columns; step: how much lower in the image, in pixels, the foot of the nearer one is."""
+    facts = {"in front of": a.y1 > b.y1 + step, "behind": b.y1 > a.y1 + step}
+    return tuple(name for name, true in facts.items() if true)

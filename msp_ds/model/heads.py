@@ -1,0 +1,124 @@
+"""The heads that read the trunk's states; each runs on the N asked positions only (FACTS 1.2).
+
+N asked rows, H hidden size, V vocabulary, C object classes, A attribute classes, F feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from msp_ds.config import ModelConfig
+from msp_ds.errors import InputError
+from msp_ds.model.encoder import Trunk, initialise
+
+
+class Transform(nn.Module):
+    """Linear, GELU, LayerNorm: the step before BERT's decoders."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[N, H] from [N, H]."""
+        return self.norm(F.gelu(self.dense(states)))  # type: ignore[no-any-return]
+
+
+class TokenHead(nn.Module):
+    """Scores every word piece for a hidden one; the decoder is tied to the word embeddings."""
+
+    def __init__(self, config: ModelConfig, trunk: Trunk) -> None:
+        super().__init__()
+        self.transform = Transform(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        initialise(self, config.init_std)
+        self.decoder.weight = trunk.text.word.weight
+
+    def forward(self, text: Tensor) -> Tensor:
+        """Logits [N, V] from text states [N, H]."""
+        return self.decoder(self.transform(text))  # type: ignore[no-any-return]
+
+
+class RegionHead(nn.Module):
+    """Reads regions: the transformed state gated by the pair, then one decoder each for object, attribute, feature.
+
+    MRFR and IFRS share the feature decoder, as one head serves both in the released checkpoints' format.
+    """
+
+    def __init__(self, config: ModelConfig, trunk: Trunk) -> None:
+        super().__init__()
+        self.transform = Transform(config)
+        self.object_decoder = nn.Linear(config.hidden_size, config.num_objects)
+        self.attribute_decoder = nn.Linear(config.hidden_size, config.num_attributes)
+        self.feature_decoder = nn.Linear(config.hidden_size, config.feature_width)
+        initialise(self, config.init_std)
+
+    def forward(self, regions: Tensor, pair: Tensor) -> Tensor:
+        """Gated states [N, H] from region states [N, H] and the state of each region's pair [N, H]."""
+        return cast(Tensor, self.transform(regions) * pair)
+
+    def objects(self, gated: Tensor) -> Tensor:
+        """Logits [N, C]."""
+        return cast(Tensor, self.object_decoder(gated))
+
+    def attributes(self, gated: Tensor) -> Tensor:
+        """Logits [N, A]."""
+        return cast(Tensor, self.attribute_decoder(gated))
+
+    def features(self, gated: Tensor) -> Tensor:
+        """Features [N, F]."""
+        return cast(Tensor, self.feature_decoder(gated))
+
+
+class TopicHead(nn.Module):
+    """Scores every word piece as a topic of the pair: LayerNorm(GELU(Linear)) as released, or a plain Linear."""
+
+    def __init__(self, config: ModelConfig, trunk: Trunk) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.vocab_size)
+        self.norm = nn.LayerNorm(config.vocab_size, eps=config.layer_norm_eps)
+        self.plain = config.topic_head == "plain"
+        if self.plain:
+            self.norm = nn.Identity()  # type: ignore[assignment]
+        initialise(self, config.init_std)
+
+    def forward(self, pair: Tensor) -> Tensor:
+        """Logits [B, V] from [B, H]."""
+        scores = self.dense(pair)
+        return cast(Tensor, scores if self.plain else self.norm(F.gelu(scores)))
+
+
+class MatchHead(nn.Module):
+    """Two logits a pair; index 1 says that text and image match."""
+
+    def __init__(self, config: ModelConfig, trunk: Trunk) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, 2)
+        initialise(self, config.init_std)
+
+    def forward(self, pair: Tensor) -> Tensor:
+        """Logits [B, 2] from [B, H]."""
+        return cast(Tensor, self.dense(pair))
+
+
+HEADS: dict[str, type[TokenHead] | type[RegionHead] | type[TopicHead] | type[MatchHead]] = {
+    "token": TokenHead,
+    "region": RegionHead,
+    "topic": TopicHead,
+    "match": MatchHead,
+}
+"""Every head by the name under which tasks ask for it."""
+
+
+def build_heads(names: Iterable[str], config: ModelConfig, trunk: Trunk) -> nn.ModuleDict:
+    """Fresh heads, in alphabetical order so that a seed gives the same start whatever the order of the tasks."""
+    wanted = sorted(set(names))
+    unknown = [name for name in wanted if name not in HEADS]
+    if unknown:
+        raise InputError(f"no head is called {unknown[0]!r}; heads are {', '.join(HEADS)}")
+    return nn.ModuleDict({name: HEADS[name](config, trunk) for name in wanted})

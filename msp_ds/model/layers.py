@@ -1,0 +1,85 @@
+"""One cross-modality layer of LXMERT (Tan and Bansal 2019; FACTS 1.1): look across, look inside, think.
+
+B batch, S queries, M memory slots, H hidden size.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from msp_ds.config import ModelConfig
+
+
+class Attention(nn.Module):
+    """Multi-head attention with output projection, residual and LayerNorm (post-LN)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.dropout_share = config.dropout
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, states: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
+        """[B, S, H]: `states` [B, S, H] after looking at `memory` [B, M, H] where bool [B, M] `memory_mask` holds."""
+        query, key, value = (
+            layer(source).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for layer, source in ((self.query, states), (self.key, memory), (self.value, memory))
+        )
+        seen = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=memory_mask[:, None, None, :],
+            dropout_p=self.dropout_share if self.training else 0.0,
+        )
+        merged = self.dropout(self.output(seen.transpose(1, 2).flatten(2)))
+        return self.norm(states + merged)  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with the exact (erf) GELU, residual and LayerNorm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.widen = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.narrow = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[..., H] from [..., H]."""
+        return self.norm(states + self.dropout(self.narrow(F.gelu(self.widen(states)))))  # type: ignore[no-any-return]
+
+
+class CrossModalityLayer(nn.Module):
+    """Text and regions exchange what they know: cross-attention, self-attention and feed-forward for each stream."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        # One set of weights for both directions, as in LXMERT: text to regions and regions to text.
+        self.cross = Attention(config)
+        self.text_self = Attention(config)
+        self.region_self = Attention(config)
+        self.text_feed_forward = FeedForward(config)
+        self.region_feed_forward = FeedForward(config)
+
+    def forward(
+        self, text: Tensor, regions: Tensor, text_mask: Tensor, region_mask: Tensor, *, cls_only: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """New [B, T, H] text and [B, 1 + R, H] region states; masks are bool, False on padding.
+
+        With `cls_only`, [B, 1, H] each: the first row of what would be returned otherwise.
+        """
+        # Both directions look at the old states of the other stream.
+        looked_text = self.cross(text, regions, region_mask)
+        looked_regions = self.cross(regions, text, text_mask)
+        rows = slice(0, 1) if cls_only else slice(None)
+        text = self.text_self(looked_text[:, rows], looked_text, text_mask)
+        regions = self.region_self(looked_regions[:, rows], looked_regions, region_mask)
+        return self.text_feed_forward(text), self.region_feed_forward(regions)

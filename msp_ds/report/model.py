@@ -1,0 +1,28 @@
+"""A table of a model's parameters."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from msp_ds.config import ModelConfig
+from msp_ds.model.encoder import Trunk, count_parameters, paper_count
+from msp_ds.model.heads import HEADS, build_heads
+
+
+def parameter_table(name: str, config: ModelConfig) -> Table:
+    """Parameters by part of the trunk and by head, with the paper's way of counting (its footnote 2)."""
+    trunk = Trunk(config)
+    heads = build_heads(HEADS, config, trunk)
+    table = Table("part", title=f"Parameters of preset {name}", title_justify="left")
+    table.add_column("parameters", justify="right")
+    parts = count_parameters(trunk)
+    for part, count in parts.items():
+        table.add_row(part, f"{count:,}")
+    table.add_row("trunk, all together", f"{sum(parts.values()):,}", style="bold", end_section=True)
+    for head_name, head in heads.items():
+        tied = trunk.text.word.weight
+        count = sum(parameter.numel() for parameter in head.parameters() if parameter is not tied)
+        table.add_row(f"{head_name} head", f"{count:,}")
+    table.add_section()
+    table.add_row("the paper's way: layers and region embeddings", f"{paper_count(trunk):,}", style="bold")
+    return table

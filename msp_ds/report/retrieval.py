@@ -1,0 +1,79 @@
+"""Zero-shot retrieval as a command: score, keep the scores, grade, show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from msp_ds.config import to_json, write_json
+from msp_ds.data.reader import Reader
+from msp_ds.data.shards import ShardSet
+from msp_ds.downstream.retrieval import PairScorer, choose_pool
+from msp_ds.downstream.retrieval_grades import DirectionGrades, RetrievalGrades, grade_retrieval
+from msp_ds.model.heads import MatchHead
+from msp_ds.terminal import bars
+from msp_ds.training.inference import TrainedModel
+
+
+def evaluate_retrieval(
+    model: TrainedModel, shards: ShardSet, *, num_images: int | None, captions_per_image: int | None, out: Path
+) -> RetrievalGrades:
+    """Grades zero-shot retrieval on a held-out set; writes `retrieval.json` and the score matrix into `out`."""
+    reader = Reader(shards)
+    pool = choose_pool(reader, num_images=num_images, captions_per_image=captions_per_image)
+    head = model.heads["match"]
+    if not isinstance(head, MatchHead):
+        raise TypeError(f"the head called 'match' is a {type(head).__name__}")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    scorer = PairScorer(model.trunk.to(device), head.to(device))
+    with bars() as progress:
+        progress.start("retrieval", len(pool.first_pairs) * len(pool.captions))
+        scores = scorer.scores(reader, pool, advance=progress.advance)
+    grades = grade_retrieval(scores, pool.image_of_caption)
+    out.mkdir(parents=True, exist_ok=True)
+    images = np.array(shards.keys)[reader.images[pool.first_pairs].numpy()]
+    np.savez(
+        out / "retrieval_scores.npz",
+        scores=scores.numpy(),
+        image_ids=images,
+        caption_keys=reader.keys[pool.captions].numpy(),
+        image_of_caption=pool.image_of_caption.numpy(),
+    )
+    protocol = f"{captions_per_image or 'all'} captions an image, ties against us"
+    write_json(
+        out / "retrieval.json",
+        {
+            "task": "zero-shot retrieval",
+            "protocol": protocol,
+            "checkpoint": str(model.checkpoint),
+            "shards": str(shards.path),
+            "grades": to_json(grades),
+        },
+    )
+    return grades
+
+
+def retrieval_table(grades: RetrievalGrades) -> Table:
+    """Recall both ways with chance beside it, in percent."""
+    table = Table(
+        title=f"Zero-shot retrieval: {grades.num_images} held-out images, {grades.num_captions} captions",
+        title_justify="left",
+    )
+    table.add_column()
+    for column in ("R@1", "R@5", "R@10", "median rank"):
+        table.add_column(column, justify="right")
+    table.add_row("image for a caption", *_recalls(grades.image_retrieval), str(grades.image_retrieval.median_rank))
+    table.add_row("caption for an image", *_recalls(grades.text_retrieval), str(grades.text_retrieval.median_rank))
+    return table
+
+
+def _recalls(grade: DirectionGrades) -> list[str]:
+    pairs = (
+        (grade.recall_1, grade.chance_1),
+        (grade.recall_5, grade.chance_5),
+        (grade.recall_10, grade.chance_10),
+    )
+    return [f"{recall:.1f} [dim](chance {chance:.1f})[/]" for recall, chance in pairs]

@@ -1,0 +1,127 @@
+"""What is done to the input, as tensor operations on the whole batch, on its device (FACTS section 6).
+
+B batch, T text tokens, R regions, D stray regions. The chance of every decision comes from Context.draw, one purpose
+for each, so that it depends on the example and the epoch and on nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from msp_ds.records import Batch
+from msp_ds.tasks.task import Context, Corruption, ImageChoice
+
+HIDDEN_SHARE = 0.8
+"""Of the chosen tokens and regions, hidden; half of the rest is replaced, half kept (BERT's 80/10/10)."""
+REPLACED_SHARE = 0.1
+NUM_STRAYS = 4
+"""Stray regions a pair: 0.54 are used on average; beyond four they repeat."""
+PERMUTATIONS = torch.tensor([[0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]])
+"""The five orders of a triplet that change something: place k gets the feature of place PERMUTATIONS[choice, k]."""
+
+
+def mask_tokens(batch: Batch, context: Context) -> Batch:
+    """Chooses 15 % of the pieces; 80 % of them become [MASK], 10 % a random piece, 10 % stay. Never [CLS] or [SEP]."""
+    lexicon, num_tokens = context.lexicon, batch.token_ids.shape[1]
+    is_special = (batch.token_ids == lexicon.cls_id) | (batch.token_ids == lexicon.sep_id)
+    chances = context.draw(batch.keys, "token chosen", num_tokens + 2)
+    # By word, all pieces of a word share its number; positions start at 2 and never exceed the number of tokens + 1.
+    by_word = context.options.mlm_unit == "word"
+    chances = chances.gather(1, batch.word_positions) if by_word else chances[:, :num_tokens]
+    chosen = batch.token_mask & ~is_special & (chances < context.options.token_share)
+    how = context.draw(batch.keys, "token fate", num_tokens)
+    other = (context.draw(batch.keys, "token replacement", num_tokens) * lexicon.vocab_size).long()
+    hidden = chosen & (how < HIDDEN_SHARE)
+    replaced = chosen & (how >= HIDDEN_SHARE) & (how < HIDDEN_SHARE + REPLACED_SHARE)
+    token_ids = torch.where(hidden, lexicon.mask_id, torch.where(replaced, other, batch.token_ids))
+    return dataclasses.replace(batch, token_ids=token_ids, marks=dataclasses.replace(batch.marks, masked_tokens=chosen))
+
+
+def choose_regions(batch: Batch, context: Context) -> Tensor:
+    """bool [B, R]: the regions that are masked in this epoch, 15 % of each image's."""
+    chances = context.draw(batch.keys, "region chosen", batch.region_mask.shape[1])
+    return batch.region_mask & (chances < context.options.region_share)
+
+
+def mask_regions(batch: Batch, context: Context) -> Batch:
+    """Of the chosen regions 80 % lose their feature, 10 % get a stray one, 10 % stay. The box is never masked."""
+    chosen = choose_regions(batch, context)
+    how = context.draw(batch.keys, "region fate", chosen.shape[1])
+    hidden = chosen & (how < HIDDEN_SHARE)
+    replaced = chosen & (how >= HIDDEN_SHARE) & (how < HIDDEN_SHARE + REPLACED_SHARE)
+    # The k-th replaced region of an image takes its k-th stray.
+    which = (replaced.cumsum(1) - 1).clamp(min=0) % batch.stray_features.shape[1]
+    strays = batch.stray_features.gather(1, which[..., None].expand_as(batch.features))
+    features = batch.features.masked_fill(hidden[..., None], 0.0)
+    features = torch.where(replaced[..., None], strays, features)
+    return dataclasses.replace(batch, features=features, marks=dataclasses.replace(batch.marks, masked_regions=chosen))
+
+
+def _triplet_starts(allowed: Tensor, chances: Tensor, stride: int, share: float) -> Tensor:
+    """bool [B, R]: where a triplet is shuffled, left to right without overlap. `allowed`: bool [B, R] starts."""
+    starts = torch.zeros_like(allowed)
+    free_from = torch.zeros(len(allowed), dtype=torch.int64, device=allowed.device)
+    for start in range(0, allowed.shape[1] - 2, stride):
+        hit = allowed[:, start] & (chances[:, start] < share) & (free_from <= start)
+        starts[:, start] = hit
+        free_from = torch.where(hit, start + 3, free_from)
+    return starts
+
+
+def shuffle_regions(batch: Batch, context: Context) -> Batch:
+    """Shuffles triplets of consecutive unmasked features, each start with a chance of 5 %; boxes and text stay.
+
+    Paper section 3.1. Without masked regions in them, MRFR and IFRS never ask about the same place; the masks are the
+    same whether or not MRFR and MOC are trained, so that ablations shuffle alike.
+    """
+    options, num_regions = context.options, batch.region_mask.shape[1]
+    usable = batch.region_mask & ~choose_regions(batch, context)
+    allowed = torch.zeros_like(usable)
+    allowed[:, : num_regions - 2] = usable[:, :-2] & usable[:, 1:-1] & usable[:, 2:]
+    chances = context.draw(batch.keys, "triplet chosen", num_regions)
+    stride = 3 if options.ifrs_choice == "stride3" else 1
+    starts = _triplet_starts(allowed, chances, stride, options.ifrs_share)
+    choice = (context.draw(batch.keys, "triplet order", num_regions) * len(PERMUTATIONS)).long()
+    moves = (PERMUTATIONS.to(choice.device)[choice] - torch.arange(3, device=choice.device)) * starts[..., None]
+    order = batch.marks.region_order + sum(moves[..., place].roll(place, dims=1) for place in range(3))
+    features = batch.features.gather(1, order[..., None].expand_as(batch.features))
+    boxes = batch.boxes
+    if options.ifrs_boxes == "move":
+        boxes = boxes.gather(1, order[..., None].expand_as(boxes))
+    shuffled = starts | starts.roll(1, dims=1) | starts.roll(2, dims=1)
+    marks = dataclasses.replace(batch.marks, region_order=order, shuffled_regions=shuffled)
+    return dataclasses.replace(batch, features=features, boxes=boxes, marks=marks)
+
+
+def replace_images(
+    keys: Tensor, own: Tensor, look_alikes: Tensor | None, num_images: int, context: Context
+) -> tuple[Tensor, Tensor]:
+    """Gives half of the texts another image: a look-alike, or a random one where there is none (paper section 3.3).
+
+    keys, own: int64 [B]; look_alikes: int [N, K], -1 beyond an image's last. Returns image rows int64 [B] and bool [B],
+    True where the image is still the text's own.
+    """
+    options = context.options
+    fate, which_hard, which_random = context.draw(keys, "image", 3).unbind(1)
+    # A random image of the other N - 1: skipping one's own keeps the choice even.
+    random_rows = (which_random * max(num_images - 1, 1)).long()
+    random_rows = random_rows + (random_rows >= own).long()
+    rows = random_rows
+    if options.itm_negatives == "hard" and look_alikes is not None:
+        candidates = look_alikes[own, options.itm_skip_nearest :].long()
+        counts = (candidates >= 0).sum(1)
+        if candidates.shape[1]:
+            place = (which_hard * counts).long().clamp(max=candidates.shape[1] - 1)
+            hard_rows = candidates.gather(1, place[:, None]).squeeze(1)
+            rows = torch.where(counts > 0, hard_rows, random_rows)
+    matched = (fate >= options.itm_share) | (num_images < 2)
+    return torch.where(matched, own, rows), matched
+
+
+MASK_TOKENS = Corruption(name="mask tokens", order=2, apply=mask_tokens)
+MASK_REGIONS = Corruption(name="mask regions", order=2, apply=mask_regions, num_strays=NUM_STRAYS)
+SHUFFLE_REGIONS = Corruption(name="shuffle regions", order=1, apply=shuffle_regions)
+REPLACE_IMAGES = ImageChoice(choose=replace_images)

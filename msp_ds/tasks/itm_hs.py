@@ -1,0 +1,23 @@
+"""ITM_HS, image-text matching with hard samples: is this the text's image? (Sentence stage; section 3.3, eq. 3.)"""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn import functional as F
+
+from msp_ds.records import Batch, Encoded, Tally
+from msp_ds.tasks.corruptions import REPLACE_IMAGES
+from msp_ds.tasks.task import Context, Score, Task
+
+
+def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context) -> Score:
+    """Two-way cross-entropy, index 1 = matched, mean over all pairs."""
+    logits = heads["match"](encoded.pair).float()
+    matched = posed.marks.matched.long()
+    return Score(
+        loss=F.cross_entropy(logits, matched),
+        tallies={"accuracy/itm_hs": Tally.of(logits.argmax(-1) == matched)},
+    )
+
+
+ITM_HS = Task(name="itm_hs", heads=("match",), image_choice=REPLACE_IMAGES, score=score)

@@ -1,0 +1,103 @@
+"""What the scores of several tasks share: averages over the asked positions, in fp32, and topic targets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from msp_ds.model.heads import RegionHead
+from msp_ds.records import IGNORE, Batch, Encoded, Tally
+from msp_ds.tasks.task import Context, Score
+
+
+def mean_or_zero(values: Tensor) -> Tensor:
+    """The mean of `values`, or a zero that still has a gradient where there are none."""
+    return values.sum() / max(values.numel(), 1)
+
+
+def region_mean(values: Tensor, batch: Batch, context: Context) -> Tensor:
+    """The average of the N asked regions' losses [N]; by default over their expected number.
+
+    The expected number, 15 % of all regions, is what the released code divides by (its 1 / 0.15): additive over ranks
+    and equal to the plain mean on average.
+    """
+    if context.options.region_normaliser == "asked":
+        return mean_or_zero(values)
+    return values.sum() / (batch.region_mask.sum() * context.options.region_share).clamp(min=1.0)
+
+
+def counted(batch: Batch, context: Context) -> Tensor:
+    """bool [B, 1]: the pairs that tasks other than matching may ask about."""
+    if context.options.mismatch_losses == "keep":
+        return torch.ones_like(batch.marks.matched)[:, None]
+    return batch.marks.matched[:, None]
+
+
+def gated_regions(heads: nn.ModuleDict, encoded: Encoded, asked: Tensor) -> tuple[RegionHead, Tensor]:
+    """The region head and its gated states [N, H] of the N regions where bool [B, R] `asked` holds."""
+    head = heads["region"]
+    if not isinstance(head, RegionHead):
+        raise TypeError(f"the head called 'region' is a {type(head).__name__}")
+    pair_of_row = asked.nonzero()[:, 0]
+    return head, head(encoded.regions[asked], encoded.pair[pair_of_row])
+
+
+def relative_error(predicted: Tensor, target: Tensor, yardstick: Tensor) -> Tally:
+    """Squared error as a share of the error that answering `yardstick` would make; all float32 [N, F] or [F]."""
+    error = (predicted - target).detach().double().square().sum()
+    return Tally(error, (yardstick - target).double().square().sum())
+
+
+def _pieces_present(ids: Tensor, table: Tensor, usable: Tensor, vocab_size: int) -> Tensor:
+    """bool [B, V]: the pieces of the labels `ids` [B, R] where bool [B, R] `usable`; table: int64 [C, P], -1 unused."""
+    pieces = table[ids.clamp(min=0)].masked_fill(~usable[..., None], -1).flatten(1)
+    present = torch.zeros(len(ids), vocab_size + 1, dtype=torch.bool, device=ids.device)
+    # Unused entries land in an extra column, which is cut off.
+    return present.scatter_(1, torch.where(pieces < 0, vocab_size, pieces), True)[:, :vocab_size]
+
+
+def topic_targets(batch: Batch, context: Context, *, attributes: bool) -> Tensor:
+    """float32 [B, V]: 1 for the word pieces that stand both in the text and in the regions' labels (paper eq. 2, 4).
+
+    The text is the original one, before masking; the labels are those of the image actually fed.
+    """
+    lexicon, options = context.lexicon, context.options
+    is_word = batch.token_mask & (batch.token_ids != lexicon.cls_id) & (batch.token_ids != lexicon.sep_id)
+    in_text = _pieces_present(
+        batch.token_ids, torch.arange(lexicon.vocab_size, device=is_word.device)[:, None], is_word, lexicon.vocab_size
+    )
+    table = lexicon.object_pieces if options.topic_synonyms == "first" else lexicon.object_pieces_all
+    usable = (batch.object_ids != IGNORE) & (batch.object_scores >= options.topic_min_score)
+    in_labels = _pieces_present(batch.object_ids, table, usable, lexicon.vocab_size)
+    if attributes:
+        usable = (batch.attribute_ids != IGNORE) & (batch.attribute_scores >= options.topic_min_score)
+        in_labels |= _pieces_present(batch.attribute_ids, lexicon.attribute_pieces, usable, lexicon.vocab_size)
+    topics = in_text & in_labels
+    if options.topic_words == "content":
+        topics &= ~lexicon.is_function_piece
+    return topics.float()
+
+
+def detection_tallies(name: str, found: Tensor, wanted: Tensor) -> dict[str, Tally]:
+    """Precision, recall and F1 of bool `found` against bool `wanted`, any equal shape; each additive."""
+    hits = (found & wanted).sum().double()
+    num_found, num_wanted = found.sum().double(), wanted.sum().double()
+    return {
+        f"precision/{name}": Tally(hits, num_found),
+        f"recall/{name}": Tally(hits, num_wanted),
+        f"f1/{name}": Tally(2 * hits, num_found + num_wanted),
+    }
+
+
+def score_topics(name: str, logits: Tensor, topics: Tensor, asked: Tensor) -> Score:
+    """Binary cross-entropy, mean over the asked pairs and the vocabulary; precision, recall and F1 at one half.
+
+    logits, topics: float32 [B, V]; asked: bool [B]. Elementwise accuracy would be 99.9 % for a head that never names
+    a topic, so it is not reported.
+    """
+    logits, topics = logits[asked], topics[asked]
+    return Score(
+        loss=mean_or_zero(F.binary_cross_entropy_with_logits(logits, topics, reduction="none")),
+        tallies=detection_tallies(name, logits > 0, topics > 0),
+    )

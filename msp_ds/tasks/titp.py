@@ -1,0 +1,18 @@
+"""TITP, topic of image and text for phrases: which words are both said and seen? (Phrase stage; section 3.2, eq. 2.)"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from msp_ds.records import Batch, Encoded
+from msp_ds.tasks.scoring import counted, score_topics, topic_targets
+from msp_ds.tasks.task import Context, Score, Task
+
+
+def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context) -> Score:
+    """Binary cross-entropy over the vocabulary, with the attributes' words as topics if the options say so."""
+    topics = topic_targets(clean, context, attributes=context.options.topic_attributes)
+    return score_topics("titp", heads["topic"](encoded.pair).float(), topics, counted(clean, context).squeeze(1))
+
+
+TITP = Task(name="titp", heads=("topic",), score=score)

@@ -1,0 +1,18 @@
+"""TITS, topic of image and text for sentences: which words are both said and seen? (Sentence stage; eq. 4.)"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from msp_ds.records import Batch, Encoded
+from msp_ds.tasks.scoring import counted, score_topics, topic_targets
+from msp_ds.tasks.task import Context, Score, Task
+
+
+def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context) -> Score:
+    """Binary cross-entropy over the vocabulary; the topics are those of the pair actually fed, few if mismatched."""
+    topics = topic_targets(clean, context, attributes=False)
+    return score_topics("tits", heads["topic"](encoded.pair).float(), topics, counted(clean, context).squeeze(1))
+
+
+TITS = Task(name="tits", heads=("topic",), score=score)

@@ -1,0 +1,199 @@
+"""Pre-trains in stages, on whatever is there: one process, or as many as a launcher starts.
+
+    deepspeed msp_ds/train.py --curriculum tps     (the same as `msp-ds train --curriculum tps` on one device)
+
+On the demo world and two CPU cores this takes about four minutes and ends with a checkpoint in runs/tps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from msp_ds.config import RunConfig, StageSchedule, TaskOptions, get_preset, with_settings
+from msp_ds.curriculum import STAGES, curriculum
+from msp_ds.data.shards import open_set
+from msp_ds.errors import InputError
+from msp_ds.terminal import one_line_errors, speak
+from msp_ds.training.execution import choose_execution, read_execution
+from msp_ds.training.run_folder import RUN_FILE, model_for, read_run_config
+
+log = logging.getLogger(__name__)
+
+RUNS = Path("runs")
+"""Where runs lie by default; `tensorboard --logdir runs` shows them."""
+
+Curriculum = Annotated[str | None, typer.Option(help="Stages by initial: tps, s, ts, pts ...; t+p+s mixes them. [tps]")]
+Shards = Annotated[Path | None, typer.Option(help="Folder with one shard set a stage. [shards]")]
+RunDir = Annotated[Path | None, typer.Option(help="Folder of the run. [runs/CURRICULUM, numbered if taken]")]
+PresetName = Annotated[str | None, typer.Option(help="paper, small or tiny. [what the shards' recipe suggests]")]
+DsConfig = Annotated[Path | None, typer.Option(help="How to execute, a file as in ds_configs/. [by the hardware]")]
+Init = Annotated[Path | None, typer.Option(help="Run or checkpoint whose trunk the first stage starts from.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run (the newest one without --run-dir).")]
+Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and masks. [9595]")]
+Drop = Annotated[list[str] | None, typer.Option(help="Leave a task out of every stage; may be repeated.")]
+Setting = Annotated[list[str] | None, typer.Option("--set", help="A task option, name=value; may be repeated.")]
+Epochs = Annotated[str | None, typer.Option(help="Epochs a stage: 6 for all, or t=4,p=4,s=12. [the preset's]")]
+BatchSize = Annotated[int | None, typer.Option(help="Pairs an optimiser step, over all ranks. [the preset's]")]
+Rate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate. [the preset's]")]
+SaveEvery = Annotated[int, typer.Option(help="Optimiser steps between checkpoints, beside one an epoch.")]
+MaxSteps = Annotated[int | None, typer.Option(help="End each stage after this many optimiser steps.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def train(
+    curriculum: Curriculum = None,
+    shards: Shards = None,
+    run_dir: RunDir = None,
+    preset: PresetName = None,
+    ds_config: DsConfig = None,
+    init: Init = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    drop: Drop = None,
+    setting: Setting = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    save_every: SaveEvery = 500,
+    max_steps: MaxSteps = None,
+    debug: Debug = False,
+    local_rank: Annotated[int, typer.Option("--local_rank", hidden=True)] = 0,
+) -> None:
+    """Pre-train the stages of a curriculum, each from the checkpoint of the one before."""
+    flags = {
+        "curriculum": curriculum,
+        "preset": preset,
+        "shards": None if shards is None else str(shards),
+        "init": None if init is None else str(init),
+        "seed": seed,
+        "max_steps": max_steps,
+        "drop": tuple(drop) if drop else None,
+        "setting": tuple(setting) if setting else None,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
+    with one_line_errors(debug=debug):
+        start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, save_every=save_every)
+
+
+def start(
+    given: dict[str, Any], *, run_dir: Path | None, ds_config: Path | None, resume: bool, save_every: int
+) -> Path:
+    """Runs what the flags `given` describe; returns the run's folder. Raises InputError before anything is written."""
+    speak(quiet=os.environ.get("RANK", "0") != "0")
+    folder = (run_dir or newest_run(RUNS)) if resume else run_dir
+    if folder is not None and not resume and (folder / RUN_FILE).exists():
+        raise InputError(f"{folder} already holds a run; continue it with --resume, or choose another --run-dir")
+    config = resumed_config(folder, given) if resume and folder is not None else new_config(given)
+    execution_name, execution = (str(ds_config), read_execution(ds_config)) if ds_config else choose_execution()
+    # DeepSpeed takes seconds to import, so it comes after everything that a user can get wrong.
+    from msp_ds.training.interrupt import Interrupted, StopRequest
+    from msp_ds.training.run import train as train_run
+    from msp_ds.training.runtime import start_runtime
+    from msp_ds.training.stage import Job
+
+    runtime = start_runtime(os.environ)
+    folder = Path(runtime.first_says(str(folder or fresh_folder(RUNS / config.curriculum))))
+    log.info(
+        "run %s: curriculum %s, preset %s, %s on %s",
+        *(folder, config.curriculum, config.preset, execution_name, runtime.describe()),
+    )
+    stop = StopRequest()
+    stop.listen()
+    job = Job(config=config, execution=execution, folder=folder, runtime=runtime, stop=stop, save_every=save_every)
+    try:
+        train_run(job)
+    except Interrupted as interruption:
+        log.warning("%s", interruption)
+        raise SystemExit(interruption.exit_code) from None
+    return folder
+
+
+def new_config(given: dict[str, Any]) -> RunConfig:
+    """The configuration that the flags describe; what they leave open comes from the preset and the shards."""
+    spelling, shards = given.get("curriculum", "tps"), Path(given.get("shards", "shards"))
+    stages = curriculum(spelling, drop=given.get("drop", ()))
+    sets = [open_set(shards / part.name / "train") for stage in stages for part in stage.parts]
+    name = given.get("preset") or sets[0].index.preset or "paper"
+    preset = get_preset(name)
+    return RunConfig(
+        curriculum=spelling,
+        preset=name,
+        model=model_for(preset.model, sets[0]),
+        optim=dataclasses.replace(preset.optim, lr=given.get("lr", preset.optim.lr)),
+        schedule=changed_schedule(preset.schedule, epochs=given.get("epochs"), batch_size=given.get("batch_size")),
+        tasks=with_settings(TaskOptions(), given.get("setting", ())),
+        drop=given.get("drop", ()),
+        seed=given.get("seed", RunConfig.seed),
+        shards=str(shards),
+        vocabulary_sha256=sets[0].index.vocabulary_sha256,
+        init=given.get("init"),
+        max_steps=given.get("max_steps"),
+    )
+
+
+def resumed_config(folder: Path, given: dict[str, Any]) -> RunConfig:
+    """The configuration in a run's folder; a flag that says otherwise is an error, not a change."""
+    config = read_run_config(folder)
+    for name, value in given.items():
+        saved = getattr(config, name, value)
+        if saved != value:
+            raise InputError(
+                f"{folder} was started with {name} {saved}, not {value}; leave the flag out to continue it, "
+                "or start a new run without --resume"
+            )
+    return config
+
+
+def changed_schedule(
+    rows: dict[str, StageSchedule], *, epochs: str | None, batch_size: int | None
+) -> dict[str, StageSchedule]:
+    """The preset's schedule with other epochs (`6`, or `t=4,p=4,s=12`) and another batch size."""
+    counts = dict.fromkeys(rows, epochs) if epochs and epochs.isdigit() else {}
+    if epochs and not counts:
+        names = {part.initial: part.name for part in STAGES}
+        for item in epochs.split(","):
+            initial, _, count = item.partition("=")
+            if initial not in names or not count.isdigit():
+                raise InputError(f"--epochs {epochs} is not understood; write it 6 for all stages, or t=4,p=4,s=12")
+            counts[names[initial]] = count
+    changed = {name: dataclasses.replace(row, epochs=int(counts.get(name) or row.epochs)) for name, row in rows.items()}
+    if batch_size is None:
+        return changed
+    return {name: dataclasses.replace(row, batch_size=batch_size) for name, row in changed.items()}
+
+
+def newest_run(runs: Path) -> Path:
+    """The run that was started last."""
+    found = sorted(runs.glob(f"*/{RUN_FILE}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise InputError(f"there is no run in {runs} to resume; start one with: msp-ds train --curriculum tps")
+    return found[-1].parent
+
+
+def fresh_folder(wanted: Path) -> Path:
+    """`wanted`, or `wanted-2`, `wanted-3` ... where a run lies there already."""
+    folder, number = wanted, 1
+    while (folder / RUN_FILE).exists():
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
+
+
+def main() -> None:
+    """The entry point of `deepspeed msp_ds/train.py`."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(train)
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""How a run executes: precision, ZeRO stage, accumulation; from a file in ds_configs/ to DeepSpeed's dict.
+
+What is computed (optimiser, schedule, batch size) is the run's own affair; this says how. The schema is ours and
+strict, because DeepSpeed ignores keys that it does not know, and it never says "auto".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from msp_ds.config import from_json, read_json
+from msp_ds.errors import InputError
+
+SHIPPED = Path(__file__).resolve().parents[2] / "ds_configs"
+"""The folder of the files that come with the project."""
+
+Precision = Literal["fp32", "fp16", "bf16"]
+
+_NATIVE_BF16 = (8, 0)  # first CUDA compute capability (Ampere) that multiplies bf16 in hardware
+_NEVER = 2**31 - 1  # steps between DeepSpeed's own progress lines: the loop prints better ones
+_AUTOCAST_TYPES = {"fp16": "float16", "bf16": "bfloat16"}
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossScale:
+    """The dynamic loss scale of fp16: the loss is multiplied so that small gradients do not underflow."""
+
+    initial_scale_power: int = 16
+    """The scale starts at 2 to this power."""
+    loss_scale_window: int = 1000
+    """Steps without an overflow after which the scale doubles."""
+    hysteresis: int = 1
+    """Overflows in a row that the scale endures before it halves; above 1 only with ZeRO."""
+    min_loss_scale: int = 1
+    """A scale that would have to fall below this ends the run."""
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.initial_scale_power <= 32, f"initial_scale_power {self.initial_scale_power} is not in 0 to 32")
+        for name in ("loss_scale_window", "hysteresis", "min_loss_scale"):
+            _check(getattr(self, name) >= 1, f"{name} {getattr(self, name)} is not positive")
+        _check(
+            self.min_loss_scale <= 2**self.initial_scale_power,
+            f"min_loss_scale {self.min_loss_scale} is above the initial scale 2^{self.initial_scale_power}; lower it",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How to execute, whatever is executed."""
+
+    precision: Precision
+    """Of the multiplications; weights, moments and losses stay or have a master copy in fp32."""
+    zero_stage: int = 0
+    """What ZeRO splits over the ranks: 0 nothing, 1 optimiser state, 2 and gradients, 3 and weights."""
+    micro_batch: int | None = None
+    """Largest number of pairs a rank takes through one forward pass; null: all of its share of the batch."""
+    bucket_elements: int = 50_000_000
+    """Gradients that ZeRO 1-3 gather into one message, in elements: a buffer of that size is held on the device."""
+    loss_scale: LossScale | None = None
+    """With fp16 alone; null: the defaults."""
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.zero_stage <= 3, f"zero_stage {self.zero_stage} is none of 0, 1, 2, 3")
+        _check(self.micro_batch is None or self.micro_batch > 0, f"micro_batch {self.micro_batch} is not positive")
+        _check(self.bucket_elements > 0, f"bucket_elements {self.bucket_elements} is not positive")
+        _check(
+            self.loss_scale is None or self.precision == "fp16",
+            f"loss_scale has no effect with precision {self.precision}; take it out, or set precision to fp16",
+        )
+        _check(
+            self.zero_stage > 0 or self.fp16_scale.hysteresis == 1,
+            "hysteresis above 1 has no effect with zero_stage 0; set it to 1, or zero_stage to 1",
+        )
+
+    @property
+    def fp16_scale(self) -> LossScale:
+        """The loss scale that holds if precision is fp16."""
+        return self.loss_scale or LossScale()
+
+
+def read_execution(path: Path) -> Execution:
+    """The execution that a JSON file describes.
+
+    Raises InputError, with the file's name, for a missing file, unknown or missing keys, ill-typed values and values
+    that exclude each other.
+    """
+    shipped = ", ".join(sorted(file.name for file in SHIPPED.glob("*.json"))) or "none"
+    value = read_json(path, what=f"a way to execute for --ds-config (ds_configs/ holds: {shipped})")
+    try:
+        return from_json(Execution, value, where=str(path))
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+
+
+def choose_execution() -> tuple[str, Execution]:
+    """The name and content of the shipped file that suits this machine.
+
+    bf16 where every visible GPU multiplies it natively, fp16 on other GPUs, fp32 without a GPU. cpu_bf16 has to be
+    asked for: few processors multiply bf16, and on a CPU exactness is usually the point.
+    """
+    name = _suitable_name()
+    return name, read_execution(SHIPPED / f"{name}.json")
+
+
+def _suitable_name() -> str:
+    if not torch.cuda.is_available():
+        return "cpu_fp32"
+    # the weakest GPU decides, so that the ranks of one machine agree
+    weakest = min(torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count()))
+    return "gpu_bf16" if weakest >= _NATIVE_BF16 else "titanx_fp16"
+
+
+def accumulation(execution: Execution, *, batch_size: int, world_size: int) -> tuple[int, int]:
+    """(pairs per rank and forward pass, forward passes per optimiser step), so that they multiply to the batch.
+
+    batch_size: pairs in one optimiser step over all ranks. world_size: ranks.
+
+    Raises InputError if the batch does not split evenly over the ranks, or a rank's share over its forward passes.
+    """
+    share, rest = divmod(batch_size, world_size)
+    _check(
+        share > 0 and rest == 0,
+        f"a batch of {batch_size} pairs does not split evenly over {world_size} ranks; "
+        f"use a number of ranks that divides {batch_size}, or a batch size that is a multiple of {world_size}",
+    )
+    micro = min(execution.micro_batch or share, share)
+    _check(
+        share % micro == 0,
+        f"micro_batch {micro} does not divide the {share} pairs that each of {world_size} ranks takes of a batch of "
+        f"{batch_size}; set it to {_largest_divisor(share, at_most=micro)}",
+    )
+    return micro, share // micro
+
+
+def _largest_divisor(number: int, *, at_most: int) -> int:
+    return next(divisor for divisor in range(at_most, 0, -1) if number % divisor == 0)
+
+
+def deepspeed_config(execution: Execution, *, batch_size: int, world_size: int, clip_norm: float) -> dict[str, Any]:
+    """The dict for deepspeed.initialize, with nothing left to its defaults that would change the result.
+
+    batch_size: pairs in one optimiser step over all ranks. clip_norm: largest global gradient norm, 0 for no clipping
+    (left out, DeepSpeed would clip at 1).
+    """
+    micro, steps = accumulation(execution, batch_size=batch_size, world_size=world_size)
+    return {
+        "train_batch_size": batch_size,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": steps,
+        "gradient_clipping": float(clip_norm),
+        "steps_per_print": _NEVER,
+        "zero_optimization": _zero_block(execution),
+        **_precision_block(execution),
+    }
+
+
+def _zero_block(execution: Execution) -> dict[str, int]:
+    if execution.zero_stage == 0:
+        return {"stage": 0}
+    size = execution.bucket_elements  # the default of 5e8 holds a gigabyte of a 12 GB card
+    return {"stage": execution.zero_stage, "reduce_bucket_size": size, "allgather_bucket_size": size}
+
+
+def _precision_block(execution: Execution) -> dict[str, Any]:
+    """torch_autocast with ZeRO off, DeepSpeed's own fp16 or bf16 block with ZeRO on, never both.
+
+    With ZeRO off, the fp16 block divides the gradients by a loss scale that it never multiplied the loss by; with ZeRO
+    on, torch_autocast clips gradients that are still scaled.
+    """
+    if execution.precision == "fp32":
+        return {}
+    if execution.zero_stage == 0:
+        return {"torch_autocast": {"enabled": True, "dtype": _AUTOCAST_TYPES[execution.precision]}}
+    if execution.precision == "bf16":
+        return {"bf16": {"enabled": True}}
+    return {"fp16": {"enabled": True, "loss_scale": 0, **dataclasses.asdict(execution.fp16_scale)}}
+
+
+def grad_scaler_settings(execution: Execution) -> dict[str, float]:
+    """Arguments for the torch.amp.GradScaler of fp16 with ZeRO off, whose scale DeepSpeed's dict cannot set."""
+    scale = execution.fp16_scale
+    return {"init_scale": 2.0**scale.initial_scale_power, "growth_interval": scale.loss_scale_window}

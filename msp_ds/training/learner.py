@@ -1,0 +1,47 @@
+"""The module that DeepSpeed drives: a trunk, the heads of a stage, and the tasks that ask them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from msp_ds.model.encoder import Trunk
+from msp_ds.model.heads import build_heads
+from msp_ds.records import Batch, Losses, Tally
+from msp_ds.tasks.task import Context, Task, pose
+
+
+class Learner(nn.Module):
+    """From a clean batch to the losses of the tasks: pose, encode, score."""
+
+    def __init__(self, trunk: Trunk, tasks: Sequence[Task], context: Context) -> None:
+        """`tasks`: all tasks of the stage, whose heads are built fresh."""
+        super().__init__()
+        self.trunk = trunk
+        self.heads = build_heads((head for task in tasks for head in task.heads), trunk.config, trunk)
+        self.context = context
+
+    def forward(self, clean: Batch, tasks: Sequence[Task], epoch: int) -> Losses:
+        """The weighted sum of the tasks' losses (all weights 1, as in the paper) and their tallies."""
+        context = dataclasses.replace(self.context, epoch=epoch)
+        posed = pose(clean, tasks, context)
+        encoded = self.trunk(posed)
+        total = clean.boxes.new_zeros(())
+        tallies: dict[str, Tally] = {}
+        for task in tasks:
+            score = task.score(self.heads, encoded, clean, posed, context)
+            total = total + score.loss
+            tallies[f"loss/{task.name}"] = Tally.of(score.loss)
+            tallies |= score.tallies
+        tallies["loss/total"] = Tally.of(total)
+        return Losses(total=total + self._touch_every_head(encoded.pair), tallies=tallies)
+
+    def _touch_every_head(self, like: Tensor) -> Tensor:
+        """A zero that depends on every head: ZeRO-3 re-applies the stale gradient of one that a step leaves out."""
+        zero = like.new_zeros((), dtype=torch.float32)
+        for parameter in self.heads.parameters():
+            zero = zero + 0.0 * parameter.reshape(-1)[0].float()
+        return zero

@@ -1,0 +1,151 @@
+"""How a stage trains: its batches in order, validation after each epoch, a checkpoint at its end."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from msp_ds.chance import key_of
+from msp_ds.data.order import Order
+from msp_ds.records import Tally
+from msp_ds.training.board import Board
+from msp_ds.training.checkpoint import save_checkpoint
+from msp_ds.training.engine import Engine, learning_rate
+from msp_ds.training.feed import Feed, Portion
+from msp_ds.training.interrupt import Interrupted, StopRequest
+from msp_ds.training.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+REPORT_EVERY = 10
+"""Optimiser steps between two reports: the only times at which the host waits for the device."""
+VALIDATION_EPOCH = -1
+"""The epoch whose chance poses validation: the same questions every time."""
+
+
+@dataclass
+class Meter:
+    """Tallies since the last report, on the device; `read` adds them up over the ranks."""
+
+    tallies: dict[str, Tally] = field(default_factory=dict)
+
+    def add(self, tallies: Mapping[str, Tally]) -> None:
+        """Adds one batch's tallies."""
+        for name, tally in tallies.items():
+            self.tallies[name] = self.tallies[name] + tally if name in self.tallies else tally
+
+    def read(self, runtime: Runtime) -> dict[str, float]:
+        """The mean of each tally over all ranks (every rank must call it), then starts anew."""
+        names = sorted(self.tallies)
+        if not names:
+            return {}
+        columns = [torch.stack((self.tallies[name].total, self.tallies[name].count)) for name in names]
+        sums = runtime.sum(torch.stack(columns)).tolist()
+        self.tallies = {}
+        return {name: total / count if count else math.nan for name, (total, count) in zip(names, sums, strict=True)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageLoop:
+    """A stage ready to train: everything is built, loaded and checked."""
+
+    engine: Engine
+    feed: Feed
+    order: Order
+    validation: Feed | None
+    board: Board
+    runtime: Runtime
+    stop: StopRequest
+    checkpoints: Path
+    state: Mapping[str, object]
+    """What a checkpoint says beside its step: seed, batch size, index hashes."""
+    seed: int
+    num_steps: int
+    save_every: int
+    """Optimiser steps between two checkpoints; one is saved after each epoch too."""
+
+    def run(self, start: int) -> tuple[Path, dict[str, float]]:
+        """Trains steps `start` to num_steps - 1; returns the last checkpoint and the last validation.
+
+        Raises Interrupted, after saving, when somebody asked to stop; FloatingPointError when a loss is not finite.
+        """
+        meter, began, pairs = Meter(), time.monotonic(), 0
+        results: dict[str, float] = {}
+        micro_batch = self.engine.engine.train_micro_batch_size_per_gpu()
+        for portion in self.feed.portions(self.order, start=start, end=self.num_steps, micro_batch=micro_batch):
+            self._step(portion, meter)
+            done, pairs = portion.step + 1, pairs + self.order.batch_size
+            epoch_ends = done % self.order.batches_per_epoch == 0 or done == self.num_steps
+            if done % REPORT_EVERY == 0 or epoch_ends:
+                self._report(done, meter, pairs / (time.monotonic() - began))
+                began, pairs = time.monotonic(), 0
+                self._stop_if_asked(done)
+            if epoch_ends:
+                results = self.validate(done)
+            if epoch_ends or done % self.save_every == 0:
+                self._save(done)
+            if epoch_ends:
+                began = time.monotonic()
+        return self.checkpoints / f"step-{self.num_steps:08d}", results
+
+    def _step(self, portion: Portion, meter: Meter) -> None:
+        """One optimiser step. Dropout is seeded by the step, so that a resumed run needs no generator state."""
+        self.engine.set_rate(learning_rate(self.engine.optim, step=portion.step, num_steps=self.num_steps))
+        torch.manual_seed(key_of(f"dropout {self.seed} {portion.part.name} {portion.step} {self.runtime.rank}"))
+        for batch in portion.micro_batches:
+            losses = self.engine.engine(batch, portion.part.tasks, portion.epoch)
+            self.engine.backward(losses.total)
+            self.engine.step()
+            meter.add(losses.tallies)
+
+    def _report(self, done: int, meter: Meter, speed: float) -> None:
+        values = meter.read(self.runtime)
+        bad = sorted(name for name, value in values.items() if name.startswith("loss/") and not math.isfinite(value))
+        if bad:
+            raise FloatingPointError(
+                f"{', '.join(bad)} is not finite by step {done} of stage {self.board.name}; the last checkpoint is "
+                "whole: continue from it with --resume, or start again with a smaller --lr"
+            )
+        values |= {
+            "rate/lr": learning_rate(self.engine.optim, step=done - 1, num_steps=self.num_steps),
+            "norm/grad": float(self.engine.grad_norm),
+            "scale/loss": self.engine.loss_scale,
+            "speed/pairs_per_s": speed,
+        }
+        self.board.scalars(done, values)
+        self.board.advance(done, values)
+
+    def _stop_if_asked(self, done: int) -> None:
+        """All ranks stop at the same step, whichever of them was asked."""
+        asked = self.runtime.largest(torch.tensor(self.stop.signal, device=self.runtime.device))
+        if int(asked):
+            path = self._save(done)
+            raise Interrupted(int(asked), f"stopped after step {done}; {path} is saved, --resume continues")
+
+    def _save(self, done: int) -> Path:
+        epoch, consumed = divmod(done, self.order.batches_per_epoch)
+        state = {"step": done, "epoch": epoch, "consumed": consumed, **self.state}
+        return save_checkpoint(self.checkpoints, self.engine, step=done, state=state, runtime=self.runtime)
+
+    @torch.no_grad()
+    def validate(self, done: int) -> dict[str, float]:
+        """Every metric on the held-out pairs, posed alike each time; each rank takes its share of them."""
+        if self.validation is None:
+            return {}
+        meter, feed, rank = Meter(), self.validation, self.runtime.rank
+        self.engine.engine.eval()
+        for number, part in enumerate(feed.parts):
+            pairs = torch.arange(len(feed.readers[number].keys))[rank :: self.runtime.world_size]
+            for rows in torch.split(pairs, self.order.batch_size):
+                batch = feed.read(number, rows, epoch=VALIDATION_EPOCH)
+                meter.add(self.engine.engine(batch, part.tasks, VALIDATION_EPOCH).tallies)
+        self.engine.engine.train()
+        values = meter.read(self.runtime)
+        self.board.scalars(done, {f"validation/{name}": value for name, value in values.items()})
+        return values

@@ -1,0 +1,77 @@
+"""A run: the stages of a curriculum one after the other, each from the DeepSpeed checkpoint of the one before."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import subprocess
+from pathlib import Path
+
+import deepspeed
+import torch
+
+from msp_ds.config import to_json, write_json
+from msp_ds.curriculum import curriculum
+from msp_ds.errors import InputError
+from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, find_checkpoint, stage_checkpoint, stage_folders
+from msp_ds.training.stage import Job, StageData, check_agreement, open_stage_data, train_stage
+
+log = logging.getLogger(__name__)
+
+
+def train(job: Job) -> Path:
+    """Trains what is left of the run; returns the last stage's checkpoint."""
+    stages = curriculum(job.config.curriculum, drop=job.config.drop)
+    data = [open_stage_data(Path(job.config.shards), stage) for stage in stages]
+    check_agreement([one for sets in data for one in (*sets.train, *sets.validation)], job.config)
+    checkpoint = find_checkpoint(Path(job.config.init)) if job.config.init else None
+    if job.runtime.is_first:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        write_run_file(job, data)
+    for folder, stage, sets in zip(stage_folders(job.folder, stages), stages, data, strict=True):
+        if (folder / STAGE_FILE).is_file():
+            log.info("%s: finished before", stage.name)
+        else:
+            train_stage(job, stage, sets, folder=folder, start_from=checkpoint)
+        checkpoint = stage_checkpoint(folder)
+    if checkpoint is None:
+        raise InputError("the curriculum has no stage")
+    return checkpoint
+
+
+def write_run_file(job: Job, data: list[StageData]) -> None:
+    """Writes run.json before the first step."""
+    sets = {
+        f"{one.index.stage}/{one.index.split}": one.index_sha256
+        for stage in data
+        for one in (*stage.train, *stage.validation)
+    }
+    write_json(
+        job.folder / RUN_FILE,
+        {
+            "config": to_json(job.config),
+            "execution": to_json(job.execution),
+            "world_size": job.runtime.world_size,
+            "device": str(job.runtime.device.type),
+            "index_sha256": sets,
+            "git_commit": git_commit(),
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "deepspeed": deepspeed.__version__,
+            },
+        },
+    )
+
+
+def git_commit() -> str:
+    """The commit of this code, `unknown` outside a checkout; `+` marks uncommitted changes."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,186 @@
+"""One stage: what is built for it, what it starts from, what it leaves behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from msp_ds.chance import key_of
+from msp_ds.config import RunConfig, StageSchedule, write_json
+from msp_ds.curriculum import Stage
+from msp_ds.data.order import Order
+from msp_ds.data.reader import Reader
+from msp_ds.data.shards import ShardSet, open_set
+from msp_ds.errors import CheckpointError, ShardError
+from msp_ds.model.encoder import Trunk
+from msp_ds.tasks.task import Context
+from msp_ds.training.board import Board
+from msp_ds.training.checkpoint import checkpoints, load_checkpoint, load_trunk
+from msp_ds.training.engine import Engine
+from msp_ds.training.execution import Execution
+from msp_ds.training.feed import Feed
+from msp_ds.training.interrupt import StopRequest
+from msp_ds.training.learner import Learner
+from msp_ds.training.loop import StageLoop
+from msp_ds.training.run_folder import STAGE_FILE
+from msp_ds.training.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run and how it is executed."""
+
+    config: RunConfig
+    execution: Execution
+    folder: Path
+    runtime: Runtime
+    stop: StopRequest
+    save_every: int = 500
+    """Optimiser steps between checkpoints, beside one an epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageData:
+    """The shard sets of a stage, one a part."""
+
+    train: tuple[ShardSet, ...]
+    validation: tuple[ShardSet, ...]
+    """Empty when the shards hold nothing out."""
+
+
+def open_stage_data(shards: Path, stage: Stage) -> StageData:
+    """Opens the sets of every part of a stage."""
+    train = tuple(open_set(shards / part.name / "train") for part in stage.parts)
+    held_out = [shards / part.name / "val" for part in stage.parts]
+    validation = tuple(open_set(path) for path in held_out) if all(path.is_dir() for path in held_out) else ()
+    return StageData(train=train, validation=validation)
+
+
+def check_agreement(sets: list[ShardSet], config: RunConfig) -> None:
+    """Raises ShardError unless all sets fit the model: the same vocabulary, feature width and label lists."""
+    for one in sets:
+        if one.index.vocabulary_sha256 != sets[0].index.vocabulary_sha256:
+            raise ShardError(
+                f"{one.path} has another vocabulary than {sets[0].path}; write both with the same recipe: "
+                f"msp-ds shard --stage {one.index.stage}"
+            )
+        for name in ("vocab_size", "feature_width", "num_objects", "num_attributes"):
+            theirs, ours = getattr(one.index, name), getattr(config.model, name)
+            if theirs != ours:
+                raise ShardError(
+                    f"{one.path} has {name} {theirs}, the model {ours}; write all stages with the same recipe: "
+                    f"msp-ds shard --stage {one.index.stage}"
+                )
+
+
+def build_context(config: RunConfig, data: StageData) -> Context:
+    """What the tasks may know, on the CPU, where the feed chooses images."""
+    first = data.train[0]
+    return Context(
+        seed=config.seed,
+        epoch=0,
+        options=config.tasks,
+        lexicon=first.lexicon(),
+        feature_mean=torch.from_numpy(first.feature_mean),
+    )
+
+
+def build_learner(config: RunConfig, stage: Stage, context: Context, start_from: Path | None) -> Learner:
+    """A trunk, from a checkpoint or from chance, under fresh heads; both depend on the seed and nothing else."""
+    torch.manual_seed(key_of(f"trunk {config.seed}"))
+    trunk = Trunk(config.model)
+    if start_from is not None:
+        log.info("%s: %s", stage.name, load_trunk(trunk, start_from))
+    torch.manual_seed(key_of(f"heads {config.seed} {stage.name}"))
+    learner = Learner(trunk, stage.tasks, context)
+    log.info("%s: fresh heads: %s", stage.name, ", ".join(learner.heads))
+    return learner
+
+
+def resume(checkpoint: Path, engine: Engine, state: dict[str, Any]) -> int:
+    """Loads a checkpoint of the same stage and returns the steps done. Raises CheckpointError if the data changed."""
+    saved = load_checkpoint(checkpoint, engine)
+    for name, value in state.items():
+        if saved.get(name) != value:
+            raise CheckpointError(
+                f"{checkpoint} was saved with {name} {saved.get(name)}, now it is {value}; bring back what changed, "
+                "or start anew with another --run-dir"
+            )
+    return int(saved["step"])
+
+
+def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_from: Path | None) -> None:
+    """Trains one stage, from its own last checkpoint if it has one, else from `start_from` with fresh heads."""
+    config, runtime = job.config, job.runtime
+    schedule = stage.schedule(config.schedule)
+    readers = [Reader(one) for one in data.train]
+    order = Order([reader.keys for reader in readers], seed=config.seed, batch_size=schedule.batch_size)
+    num_steps = schedule.epochs * order.batches_per_epoch
+    num_steps = min(num_steps, config.max_steps or num_steps)
+    context = build_context(config, data)
+    saved = checkpoints(folder / "checkpoints")
+    learner = build_learner(config, stage, on_device(context, runtime), start_from=None if saved else start_from)
+    engine = Engine(
+        learner, optim=config.optim, execution=job.execution, batch_size=schedule.batch_size, runtime=runtime
+    )
+    state = {
+        "seed": config.seed,
+        "batch_size": schedule.batch_size,
+        "num_steps": num_steps,
+        "indexes": [one.index_sha256 for one in data.train],
+    }
+    start = resume(saved[-1], engine, state) if saved else 0
+    _announce(stage, schedule, readers, num_steps=num_steps, start=start)
+    held_out = Feed(stage.parts, [Reader(one) for one in data.validation], context, runtime)
+    loop = StageLoop(
+        engine=engine,
+        feed=Feed(stage.parts, readers, context, runtime),
+        validation=held_out if data.validation else None,
+        order=order,
+        board=Board(folder, name=stage.name, num_steps=num_steps, start=start, speaks=runtime.is_first),
+        runtime=runtime,
+        stop=job.stop,
+        checkpoints=folder / "checkpoints",
+        state=state,
+        seed=config.seed,
+        num_steps=num_steps,
+        save_every=job.save_every,
+    )
+    try:
+        checkpoint, results = loop.run(start)
+    finally:
+        loop.board.close()
+    if runtime.is_first:
+        finished = {"stage": stage.name, "steps": num_steps, "checkpoint": checkpoint.name, "validation": results}
+        write_json(folder / STAGE_FILE, finished)
+    runtime.wait_for_all()
+    engine.close()
+
+
+def _announce(stage: Stage, schedule: StageSchedule, readers: list[Reader], *, num_steps: int, start: int) -> None:
+    log.info(
+        "%s: %s on %d pairs, %d epochs in batches of %d, %d steps%s",
+        stage.name,
+        ", ".join(task.name for task in stage.tasks),
+        sum(len(reader.keys) for reader in readers),
+        schedule.epochs,
+        schedule.batch_size,
+        num_steps,
+        f", continued after step {start}" if start else "",
+    )
+
+
+def on_device(context: Context, runtime: Runtime) -> Context:
+    """The context with its tensors where the model is."""
+    return dataclasses.replace(
+        context,
+        lexicon=context.lexicon.to(runtime.device),
+        feature_mean=context.feature_mean.to(runtime.device),
+    )

@@ -1,0 +1,145 @@
+"""LXMERT's TSV."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from raw_files import Row, write_tsv
+
+from msp_ds.data.sources.obj36_tsv import COLUMNS, read_ids, read_records
+from msp_ds.data.sources.region_checks import LabelCounts, Reading
+from msp_ds.errors import InputError
+
+LABELS = LabelCounts(objects=3, attributes=2)
+
+
+def read(path: Path) -> list[Reading]:
+    return list(read_records(path, corpus="coco", labels=LABELS))
+
+
+def test_a_row_becomes_a_record(tmp_path: Path) -> None:
+    [_, reading] = read(write_tsv(tmp_path / "a.tsv", [Row(1), Row(2)]))
+    record = reading.record
+    assert (record.image_id, record.source, record.height, record.width) == ("coco-2", "a.tsv row 2", 48, 64)
+    assert record.object_ids.tolist() == [0, 2, -1]
+    assert record.attribute_ids.tolist() == [1, -1, 0]
+    assert record.boxes.tolist() == [[0, 0, 32, 24], [8, 8, 64, 48], [1.5, 2.5, 3.5, 4.5]]
+    np.testing.assert_array_equal(record.object_scores, np.float32([0.9, 0.5, 0]))
+    np.testing.assert_array_equal(record.attribute_scores, np.float32([0.8, 0, 0.3]))
+
+
+def test_features_are_the_nearest_halves(tmp_path: Path) -> None:
+    # 1 + 2^-11 and 1 + 3 * 2^-11 lie between two halves: ties go to the even one.
+    values = np.array(
+        [[1 + 2**-11, 1 + 3 * 2**-11, 1e-8, 65504.0], *np.random.default_rng(0).normal(size=(2, 4))], "<f4"
+    )
+    [reading] = read(write_tsv(tmp_path / "a.tsv", [Row(1, features=values)]))
+    assert reading.record.features.dtype == np.float16
+    np.testing.assert_array_equal(reading.record.features, values.astype(np.float16))
+
+
+def test_boxes_over_the_edge_are_clipped_and_counted(tmp_path: Path) -> None:
+    boxes = np.array([[-0.5, 0, 10, 10], [0, 0, 64.00001, 48], [3, 3, 9, 9]], "<f4")
+    [reading] = read(write_tsv(tmp_path / "a.tsv", [Row(1, boxes=boxes)]))
+    assert reading.num_clipped == 2
+    assert reading.record.boxes.tolist() == [[0, 0, 10, 10], [0, 0, 64, 48], [3, 3, 9, 9]]
+
+
+def test_a_python_wrapper_around_base64_is_taken_off(tmp_path: Path) -> None:
+    columns = Row(1).columns()
+    columns[9] = b"b'" + columns[9] + b"'"
+    (tmp_path / "a.tsv").write_bytes(b"\t".join(columns))
+    [reading] = read(tmp_path / "a.tsv")
+    np.testing.assert_array_equal(reading.record.features, Row(1).features.astype(np.float16))
+
+
+def test_the_bytes_of_the_readings_sum_to_the_file(tmp_path: Path) -> None:
+    path = write_tsv(tmp_path / "a.tsv", [Row(1), Row(20)])
+    assert sum(reading.num_bytes for reading in read(path)) == path.stat().st_size
+    assert [image_id for image_id, _ in read_ids(path, corpus="vg")] == ["coco-1", "coco-20"]
+
+
+NAN = np.full((3, 4), 1, "<f4")
+NAN[1, 2] = np.nan
+BAD_ROWS = {
+    "NaN feature": (Row(2, features=NAN), "feature 2 of region 1 is nan"),
+    "infinite feature": (Row(2, features=np.full((3, 4), np.inf, "<f4")), "feature 0 of region 0 is inf"),
+    "feature beyond float16": (Row(2, features=np.full((3, 4), 1e5, "<f4")), "is 100000.0; features must be"),
+    "object id beyond": (Row(2, object_ids=np.array([0, 3, 1], "<i8")), "object id 3 of region 1 is outside"),
+    "object id below": (Row(2, object_ids=np.array([-2, 0, 1], "<i8")), "object id -2 of region 0 is outside"),
+    "attribute id beyond": (Row(2, attribute_ids=np.array([0, 1, 70000], "<i8")), "attribute id 70000 of region 2"),
+    "score beyond": (Row(2, object_scores=np.array([0, 2, 1], "<f4")), "object confidence is not between"),
+    "NaN score": (Row(2, attribute_scores=np.array([0, np.nan, 1], "<f4")), "attribute confidence is not between"),
+    "zero height": (Row(2, height=0), "height 0 and width 64 should be positive"),
+    "word for a width": (Row(2, width="wide"), "img_w should be a whole number"),
+    "no boxes": (Row(2, num_boxes=0), "num_boxes is 0"),
+    "wrong count": (Row(2, num_boxes=4), "column boxes holds 48 bytes instead of 64 bytes for 4 boxes"),
+    "ids of half the size": (Row(2, object_ids=np.array([0, 1, 2], "<i4")), "objects_id holds 12 bytes instead of 24"),
+    "torn features": (Row(2, features=np.ones(13, "<f4")), "column features holds 52 bytes"),
+    "NaN box": (Row(2, boxes=np.full((3, 4), np.nan, "<f4")), "a box is not finite"),
+    "x y w h": (Row(2, boxes=np.array([[30, 20, 5, 5]] * 3, "<f4")), "boxes should be x0 y0 x1 y1"),
+    "shares": (Row(2, boxes=np.array([[0, 0, 1, 0.5]] * 3, "<f4")), "should be pixels, not shares"),
+}
+
+
+@pytest.mark.parametrize(("row", "fault"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_a_bad_row_is_refused_with_file_row_offset_and_image(tmp_path: Path, row: Row, fault: str) -> None:
+    path = write_tsv(tmp_path / "a.tsv", [Row(1), row])
+    offset = len(b"\t".join(Row(1).columns())) + 1
+    with pytest.raises(InputError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path} row 2 (byte {offset}), image coco-2: ")
+    assert fault in message
+    assert "\n" not in message
+
+
+def test_a_foreign_id_is_refused_with_its_row(tmp_path: Path) -> None:
+    path = write_tsv(tmp_path / "a.tsv", [Row(1, image_id="cat")])
+    with pytest.raises(InputError, match=r"a.tsv row 1 \(byte 0\): 'cat' is no image id"):
+        read(path)
+    with pytest.raises(InputError, match=r"a.tsv row 1 \(byte 0\): 'cat' is no image id"):
+        list(read_ids(path, corpus="coco"))
+
+
+@pytest.mark.parametrize("kept", range(0, 410, 7))
+def test_a_row_cut_anywhere_is_refused(tmp_path: Path, kept: int) -> None:
+    whole = b"\t".join(Row(1).columns())
+    (tmp_path / "a.tsv").write_bytes(whole + b"\n" + whole[: min(kept + 1, len(whole) - 1)])
+    with pytest.raises(InputError, match="row 2"):
+        read(tmp_path / "a.tsv")
+
+
+@pytest.mark.parametrize("extra", [-4, 3])
+def test_another_number_of_columns_is_refused(tmp_path: Path, extra: int) -> None:
+    columns = (Row(1).columns() + [b"x"] * 3)[: len(COLUMNS) + extra]
+    (tmp_path / "a.tsv").write_bytes(b"\t".join(columns))
+    with pytest.raises(InputError, match=f"has {10 + extra} columns instead of 10"):
+        read(tmp_path / "a.tsv")
+
+
+def test_an_empty_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").touch()
+    with pytest.raises(InputError, match=r"a.tsv is empty"):
+        read(tmp_path / "a.tsv")
+    with pytest.raises(InputError, match=r"b.tsv cannot be read \(No such file"):
+        read(tmp_path / "b.tsv")
+
+
+def test_the_real_sample_reads_as_the_csv_module_reads_it(real_data: Path) -> None:
+    import base64
+    import csv
+
+    path = real_data / "regions_obj36" / "train2014_obj36_sample.tsv"
+    csv.field_size_limit(1 << 24)
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file, delimiter="\t"))
+    readings = list(read_records(path, corpus="coco", labels=LabelCounts(objects=1600, attributes=400)))
+    assert [reading.record.image_id for reading in readings] == [f"coco-{int(row[0][-12:])}" for row in rows]
+    for row, reading in zip(rows, readings, strict=True):
+        expected = np.frombuffer(base64.b64decode(row[9]), "<f4").reshape(36, 2048).astype(np.float16)
+        np.testing.assert_array_equal(reading.record.features, expected)
+        assert dataclasses.asdict(reading.record)["height"] == int(row[1])

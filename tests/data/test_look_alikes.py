@@ -1,0 +1,60 @@
+"""Lists of look-alike images."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from msp_ds.data.look_alikes import LookAlikeList, read_look_alikes, rows_within
+from msp_ds.errors import InputError
+
+
+def write(path: Path, **arrays: Any) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def test_a_list_is_read_with_canonical_ids(tmp_path: Path) -> None:
+    neighbours = np.array([[1, -1], [0, 1]])
+    numbers = read_look_alikes(write(tmp_path / "a.npz", image_ids=np.array([7, 9]), neighbours=neighbours))
+    texts = read_look_alikes(write(tmp_path / "b.npz", image_ids=np.array(["coco-7", "vg-9"]), neighbours=neighbours))
+    assert (numbers.image_ids, texts.image_ids) == (("coco-7", "coco-9"), ("coco-7", "vg-9"))
+    assert numbers.neighbours.tolist() == [[1, -1], [0, 1]]
+
+
+def test_rows_are_mapped_and_what_is_not_in_the_set_is_dropped_in_order() -> None:
+    whole = LookAlikeList(
+        image_ids=("coco-1", "coco-2", "coco-3", "coco-4"),
+        neighbours=np.array([[0, 3, 1, 2], [3, 2, 0, -1], [0, 1, 2, 3], [0, 1, 2, 3]], np.int32),
+    )
+    rows = rows_within(whole, keys=["coco-3", "coco-9", "coco-2", "coco-1"])
+    # Rows of the set: coco-3 is 0, coco-2 is 2, coco-1 is 3; coco-4 is not in the set, coco-9 not in the list.
+    assert rows.tolist() == [[3, 2, -1, -1], [-1, -1, -1, -1], [0, 3, -1, -1], [2, 0, -1, -1]]
+    assert rows.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("arrays", "fault"),
+    [
+        ({"image_ids": [7, 9]}, "lacks the array neighbours"),
+        ({"image_ids": [7, 9], "neighbours": [[0]]}, "do not fit each other"),
+        ({"image_ids": [7, 9], "neighbours": [[0.0], [1.0]]}, "do not fit each other"),
+        ({"image_ids": [7, 9], "neighbours": [[0], [2]]}, "rows beyond the 2 images"),
+        ({"image_ids": [7, 9], "neighbours": [[0], [-2]]}, "rows beyond the 2 images"),
+        ({"image_ids": [7, 7], "neighbours": [[0], [1]]}, "names an image twice"),
+        ({"image_ids": ["x", "y"], "neighbours": [[0], [1]]}, r"image_ids\[0\]: 'x' is no image id"),
+    ],
+)
+def test_a_list_of_another_layout_is_refused(tmp_path: Path, arrays: dict[str, Any], fault: str) -> None:
+    with pytest.raises(InputError, match=f"a.npz.* {fault}|a.npz {fault}"):
+        read_look_alikes(write(tmp_path / "a.npz", **{name: np.array(value) for name, value in arrays.items()}))
+
+
+def test_a_pickle_is_refused_unread(tmp_path: Path) -> None:
+    (tmp_path / "hard_negative.pkl").write_bytes(pickle.dumps({"train_hard_pool": [[0.0]], "train_image_list": [7]}))
+    with pytest.raises(InputError, match=r"hard_negative.pkl holds pickles"):
+        read_look_alikes(tmp_path / "hard_negative.pkl")

@@ -1,0 +1,84 @@
+"""Recipes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from msp_ds.data import recipe as room
+from msp_ds.data.recipe import Recipe, WorldRecipe, ensure_world, load_recipe
+from msp_ds.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_recipe_is_what_its_file_says(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(
+        'regions = ["a.tsv", "vg:b.tsv"]\nholdout = 3\nallow_missing = true\n[max_tokens]\nphrase = 40\n'
+        '[world]\nout = "w"\nimages = 9\n'
+    )
+    expected = Recipe(
+        regions=("a.tsv", "vg:b.tsv"),
+        holdout=3,
+        allow_missing=True,
+        max_tokens={"phrase": 40},
+        world=WorldRecipe(out="w", images=9),
+    )
+    recipe = load_recipe(tmp_path / "a.toml")
+    assert recipe == expected
+    assert [recipe.max_tokens_of(stage) for stage in ("token", "phrase", "sentence")] == [64, 40, 20]
+
+
+@pytest.mark.parametrize("name", ["demo.toml", "coco_vg.toml"])
+def test_the_recipes_of_the_project_load(name: str) -> None:
+    assert load_recipe(ROOT / "shards" / name).regions
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("region = []", "unknown key region; known are regions,"),
+        ('regions = "a.tsv"', r"regions: expected a list, got 'a.tsv'"),
+        ('holdout = "many"', "holdout: expected int, got 'many'"),
+        ("holdout = -1", "holdout -1 is negative"),
+        ('preset = "huge"', "preset 'huge' is none of paper, small, tiny"),
+        ("[max_tokens]\nword = 20", "max_tokens word = 20: stages are token, phrase, sentence"),
+        ("[max_tokens]\ntoken = 2", "max_tokens token = 2"),
+        ("[world]\nout = 'w'", "world: missing key images"),
+        ("regions = [", "is no TOML"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_its_file(tmp_path: Path, text: str, fault: str) -> None:
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(InputError, match=f"a.toml.* {fault}|a.toml.*{fault}"):
+        load_recipe(tmp_path / "a.toml")
+
+
+def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a.toml cannot be read .* see shards/"):
+        load_recipe(tmp_path / "a.toml")
+
+
+def test_a_world_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+
+    def make_world(out: Path, **numbers: int) -> None:
+        made.append(out)
+        out.mkdir()
+        numbers.pop("advance")
+        (out / "world.json").write_text(json.dumps({"format": "msp-ds world", **numbers}))
+
+    monkeypatch.setattr(room, "make_world", make_world)
+    world = WorldRecipe(out=str(tmp_path / "w"), images=9)
+    for _ in range(2):
+        ensure_world(world, advance=lambda images: None)
+    assert made == [tmp_path / "w"]
+
+
+def test_another_world_in_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "world.json").write_text('{"seed": 1, "images": 9, "feature_width": 64}')
+    world = WorldRecipe(out=str(tmp_path), images=9, feature_width=64)
+    with pytest.raises(InputError, match=r"holds another world .*\"seed\": 1.* than the recipe asks for"):
+        ensure_world(world, advance=lambda images: None)

@@ -1,0 +1,172 @@
+"""Configuration survives JSON unchanged, and everything that is not exactly right is refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from msp_ds.config import (
+    PRESETS,
+    ModelConfig,
+    OptimConfig,
+    Preset,
+    RunConfig,
+    StageSchedule,
+    TaskOptions,
+    from_json,
+    read_json,
+    to_json,
+    with_settings,
+    write_atomically,
+    write_json,
+)
+from msp_ds.errors import InputError
+
+
+def a_run(**changes: Any) -> RunConfig:
+    preset = PRESETS["tiny"]
+    run = RunConfig(
+        curriculum="tps",
+        preset="tiny",
+        model=preset.model,
+        optim=preset.optim,
+        schedule=preset.schedule,
+        shards="shards/demo",
+    )
+    return dataclasses.replace(run, **changes)
+
+
+def refusal(kind: type, value: Any, *, where: str = "run.json") -> str:
+    with pytest.raises(InputError) as caught:
+        from_json(kind, value, where=where)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_survives_json(name: str) -> None:
+    text = json.dumps(to_json(PRESETS[name]))
+    assert from_json(Preset, json.loads(text), where=name) == PRESETS[name]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"drop": ("mlm", "ifrs"), "init": "runs/t"},
+        {"tasks": TaskOptions(moc_target="all", itm_share=0.25), "seed": 0},
+    ],
+    ids=["defaults", "with a tuple and an optional", "with task options"],
+)
+def test_a_run_survives_the_file(tmp_path: Path, changes: dict[str, Any]) -> None:
+    run = a_run(**changes)
+    write_json(tmp_path / "run.json", run)
+    assert from_json(RunConfig, read_json(tmp_path / "run.json", what="a run"), where="run.json") == run
+
+
+def test_the_paper_preset_has_the_papers_numbers() -> None:
+    paper = PRESETS["paper"]
+    assert (paper.model.hidden_size, paper.model.num_layers, paper.model.num_heads) == (768, 5, 12)
+    assert paper.optim.lr == 1e-5
+    rows = {name: (row.epochs, row.batch_size) for name, row in paper.schedule.items()}
+    assert rows == {"token": (10, 64), "phrase": (20, 128), "sentence": (20, 128)}
+
+
+def test_whole_numbers_serve_as_floats() -> None:
+    assert from_json(OptimConfig, {"lr": 1, "betas": [0, 0.5]}, where="").betas == (0.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "part"),
+    [
+        (ModelConfig, {"hiden_size": 768}, "run.json: unknown key hiden_size; known are hidden_size, num_layers"),
+        (StageSchedule, {"epochs": 1}, "run.json: missing key batch_size"),
+        (StageSchedule, [1, 2], "run.json: expected a table, got [1, 2]"),
+        (ModelConfig, {"num_layers": "5"}, "run.json.num_layers: expected int, got '5'"),
+        (ModelConfig, {"num_layers": 5.0}, "run.json.num_layers: expected int, got 5.0"),
+        (ModelConfig, {"num_layers": True}, "run.json.num_layers: expected int, got True"),
+        (ModelConfig, {"num_layers": None}, "run.json.num_layers: expected int, got None"),
+        (TaskOptions, {"topic_attributes": 1}, "run.json.topic_attributes: expected bool, got 1"),
+        (TaskOptions, {"mlm_unit": "words"}, "run.json.mlm_unit: 'words' is none of piece, word"),
+        (TaskOptions, {"mlm_unit": ["word"]}, "run.json.mlm_unit: ['word'] is none of piece, word"),
+        (OptimConfig, {"lr": "auto"}, "run.json.lr: expected float, got 'auto'"),
+        (OptimConfig, {"betas": 0.9}, "run.json.betas: expected a list, got 0.9"),
+        (OptimConfig, {"betas": ["a", 0.9]}, "run.json.betas: expected float, got 'a'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(kind: type, value: Any, part: str) -> None:
+    assert part in refusal(kind, value)
+
+
+def test_a_fault_deep_inside_says_where_it_is() -> None:
+    plain = to_json(a_run())
+    plain["schedule"]["phrase"]["epochs"] = "many"
+    assert refusal(RunConfig, plain) == "run.json.schedule.phrase.epochs: expected int, got 'many'"
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (ModelConfig, {"hidden_size": 100, "num_heads": 12}),
+        (ModelConfig, {"dropout": 1.0}),
+        (OptimConfig, {"lr": 0.0}),
+        (OptimConfig, {"lr": float("nan")}),
+        (OptimConfig, {"warmup_share": 1.0}),
+        (OptimConfig, {"clip_norm": -1.0}),
+        (TaskOptions, {"itm_share": 1.5}),
+        (StageSchedule, {"epochs": 0, "batch_size": 64}),
+    ],
+)
+def test_numbers_out_of_range_are_refused(kind: type, values: dict[str, float]) -> None:
+    with pytest.raises(InputError):
+        kind(**values)
+
+
+def test_settings_change_only_what_they_name() -> None:
+    changed = with_settings(
+        TaskOptions(), ["moc_target=all", "token_share=0.3", "itm_skip_nearest=2", "topic_attributes=true"]
+    )
+    expected = TaskOptions(moc_target="all", token_share=0.3, itm_skip_nearest=2, topic_attributes=True)
+    assert changed == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "part"),
+    [
+        ("moc_target", "--set moc_target: write it name=value"),
+        ("moc_targets=all", "--set: unknown key moc_targets"),
+        ("moc_target=some", "--set.moc_target: 'some' is none of masked, all"),
+        ("token_share=2", "token_share 2.0 is not a share between 0 and 1"),
+        ("itm_skip_nearest=two", "--set.itm_skip_nearest: expected int, got 'two'"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(setting: str, part: str) -> None:
+    with pytest.raises(InputError) as caught:
+        with_settings(TaskOptions(), [setting])
+    assert part in str(caught.value)
+
+
+def test_a_missing_file_and_a_broken_one_say_what_they_should_be(tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    for name, part in (("missing.json", "is missing"), ("broken.json", "is no readable JSON")):
+        with pytest.raises(InputError, match=part) as caught:
+            read_json(tmp_path / name, what="a run's settings")
+        assert "a run's settings" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_interrupted_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.json"
+    write_atomically(path, b"old")
+
+    def power_cut(_descriptor: int) -> None:
+        raise OSError("power cut")
+
+    monkeypatch.setattr(os, "fsync", power_cut)
+    with pytest.raises(OSError, match="power cut"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
