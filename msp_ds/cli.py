@@ -22,23 +22,30 @@ app.command()(train)
 
 StageName = Literal["token", "phrase", "sentence"]
 Out = Annotated[Path, typer.Option(help="Folder to write into.")]
-Files = Annotated[list[str] | None, typer.Option(help="May be repeated.")]
-File = Annotated[Path | None, typer.Option()]
+SetFolder = Annotated[Path, typer.Argument(help="A shard set, as shards/sentence/val.")]
+
+DEMO_RECIPE = Path("shards/demo.toml")
+
+
+def _find_recipe(path: Path) -> Path:
+    """`path` as seen from here, or the one of that name that comes with the project."""
+    shipped = Path(__file__).parents[1] / path
+    return shipped if not path.exists() and shipped.exists() else path
 
 
 @app.command()
 def demo(
-    out: Out = Path("."),
-    images: Annotated[int, typer.Option(help="Images in the world, the held-out 300 included.")] = 2100,
-    seed: Annotated[int, typer.Option(help="Seed of the world and the run.")] = 0,
+    recipe: Annotated[Path, typer.Option(help="What world to make, and how.")] = DEMO_RECIPE,
+    shards: Annotated[Path, typer.Option(help="Folder to write the shards into.")] = Path("shards"),
     debug: Debug = False,
 ) -> None:
     """Watch the whole method work: make a world, write its shards, train t, p and s, retrieve zero-shot."""
     from msp_ds.report.demo import run_demo
+    from msp_ds.train import start
 
     with one_line_errors(debug=debug):
         speak()
-        run_demo(out, images=images, seed=seed, show=Console())
+        run_demo(_find_recipe(recipe), shards=shards, train=start, show=Console())
 
 
 @app.command()
@@ -56,6 +63,82 @@ def world(
         progress.start("world", images)
         report = make_world(out, images=images, seed=seed, feature_width=feature_width, advance=progress.advance)
     Console().print(f"{report.images} images, {report.captions} captions, {report.phrases} phrases in {report.folder}")
+
+
+@app.command()
+def shard(
+    stage: Annotated[StageName, typer.Option(help="Which granularity of text.")],
+    recipe: Annotated[Path | None, typer.Option(help="A TOML file as in shards/. [shards/demo.toml]")] = None,
+    out: Out = Path("shards"),
+    regions: Annotated[
+        list[str] | None, typer.Option(help="Region features: .tsv or .npz, or a folder of .npz; may be repeated.")
+    ] = None,
+    captions: Annotated[list[str] | None, typer.Option(help="COCO captions JSON; may be repeated.")] = None,
+    phrases: Annotated[
+        list[str] | None, typer.Option(help="Visual Genome region descriptions, or from-captions; may be repeated.")
+    ] = None,
+    image_data: Annotated[str | None, typer.Option(help="Visual Genome image_data.json.")] = None,
+    objects_vocab: Annotated[str | None, typer.Option(help="Object labels, one a line.")] = None,
+    attributes_vocab: Annotated[str | None, typer.Option(help="Attribute labels, one a line.")] = None,
+    vocab: Annotated[str | None, typer.Option(help="vocab.txt, bert-base-uncased or trained.")] = None,
+    hard_negatives: Annotated[str | None, typer.Option(help="Look-alike images, .npz.")] = None,
+    holdout: Annotated[int | None, typer.Option(help="Images set apart for validation.")] = None,
+    allow_missing: Annotated[
+        bool | None, typer.Option("--allow-missing", help="Leave out texts whose image has no regions.")
+    ] = None,
+    extractor: Annotated[str | None, typer.Option(help="What computed the features, in your words.")] = None,
+    preset: PresetName = None,
+    debug: Debug = False,
+) -> None:
+    """Write a stage's shards from raw files: the demo recipe's, another recipe's, or those that the flags name."""
+    from msp_ds.data.recipe import load_recipe, recipe_with
+    from msp_ds.data.shard_building import build_shards
+
+    flags = {
+        "regions": regions,
+        "captions": captions,
+        "phrases": phrases,
+        "image_data": image_data,
+        "objects_vocab": objects_vocab,
+        "attributes_vocab": attributes_vocab,
+        "vocab": vocab,
+        "hard_negatives": hard_negatives,
+        "holdout": holdout,
+        "allow_missing": allow_missing,
+        "extractor": extractor,
+        "preset": preset,
+    }
+    with one_line_errors(debug=debug):
+        given = {name: value for name, value in flags.items() if value is not None}
+        base = None if given and recipe is None else load_recipe(_find_recipe(recipe or DEMO_RECIPE))
+        with bars() as progress:
+            reports = build_shards(recipe_with(base, given), stage=stage, out=out, progress=progress)
+    for report in reports.values():
+        Console(soft_wrap=True).print(report.describe(), highlight=False)
+
+
+@app.command()
+def inspect(path: SetFolder, debug: Debug = False) -> None:
+    """Describe a shard set: counts, lengths, labels, features and three samples."""
+    from msp_ds.data.inspection import inspect_set
+    from msp_ds.data.shards import open_set
+    from msp_ds.report.shard_set import set_tables
+
+    with one_line_errors(debug=debug):
+        facts = inspect_set(open_set(path))
+    Console().print(*set_tables(facts))
+
+
+@app.command()
+def verify(path: SetFolder, debug: Debug = False) -> None:
+    """Read every byte of a shard set and compare it with what was written."""
+    from msp_ds.data.shards import open_set, verify_set
+
+    with one_line_errors(debug=debug), bars() as progress:
+        shards = open_set(path)
+        progress.start("verify (bytes)", sum(shard.bytes for shard in shards.index.shards))
+        verify_set(shards, advance=progress.advance)
+    Console().print(f"{path}: {shards.index.num_images} images, every byte as written")
 
 
 @app.command()

@@ -113,8 +113,11 @@ class TaskOptions:
     """ITM_HS: leave out this many nearest look-alikes, which may fit the caption."""
     mismatch_losses: Literal["keep", "drop"] = "keep"
     """Whether pairs with a replaced image keep the other tasks' losses."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Task -> weight of its loss in the sum; 1 for those not named, as in the paper."""
 
     def __post_init__(self) -> None:
+        _check(all(weight >= 0 for weight in self.weights.values()), f"a weight is negative in {self.weights}")
         for name in ("token_share", "region_share", "ifrs_share", "itm_share"):
             share = getattr(self, name)
             _check(0 <= share <= 1, f"{name} {share} is not a share between 0 and 1")
@@ -140,6 +143,7 @@ class Preset:
     optim: OptimConfig
     schedule: dict[str, StageSchedule]
     """By the name of the stage: token, phrase, sentence."""
+    tasks: TaskOptions = field(default_factory=TaskOptions)
 
 
 def _schedule(token: tuple[int, int], phrase: tuple[int, int], sentence: tuple[int, int]) -> dict[str, StageSchedule]:

@@ -28,8 +28,12 @@ def console() -> Console:
 
 def speak(*, quiet: bool = False) -> None:
     """Sends log lines to the terminal: all of ours from INFO on, or only warnings when `quiet`."""
-    handler = RichHandler(console=console(), show_path=False, show_level=False, log_time_format="%H:%M:%S")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    terminal = console()
+    handler: logging.Handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    if terminal.is_terminal:  # a log line must not tear the bar below it
+        handler = RichHandler(console=terminal, show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("msp_ds").setLevel(logging.WARNING if quiet else logging.INFO)
 
 

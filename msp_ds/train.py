@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from msp_ds.config import RunConfig, StageSchedule, TaskOptions, get_preset, with_settings
+from msp_ds.config import RunConfig, StageSchedule, get_preset, with_settings
 from msp_ds.curriculum import STAGES, curriculum
 from msp_ds.data.shards import open_set
 from msp_ds.errors import InputError
@@ -130,7 +130,7 @@ def new_config(given: dict[str, Any]) -> RunConfig:
         model=model_for(preset.model, sets[0]),
         optim=dataclasses.replace(preset.optim, lr=given.get("lr", preset.optim.lr)),
         schedule=changed_schedule(preset.schedule, epochs=given.get("epochs"), batch_size=given.get("batch_size")),
-        tasks=with_settings(TaskOptions(), given.get("setting", ())),
+        tasks=with_settings(preset.tasks, given.get("setting", ())),
         drop=given.get("drop", ()),
         seed=given.get("seed", RunConfig.seed),
         shards=str(shards),

@@ -37,6 +37,7 @@ def a_run(**changes: Any) -> RunConfig:
         optim=preset.optim,
         schedule=preset.schedule,
         shards="shards/demo",
+        vocabulary_sha256="0" * 64,
     )
     return dataclasses.replace(run, **changes)
 

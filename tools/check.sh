@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The gate: formatting, lint, types and the quick tests. Under two minutes on two cores; prints "check: all green" and exits with 0,
-# or stops at the first failure with its exit code.
+# The gate: formatting, lint, types and the quick tests. Under two minutes on two cores; prints "check: all green" and
+# exits with 0, or stops at the first failure with its exit code.
 #
 #   tools/check.sh              everything
 #   tools/check.sh --no-tests   without the tests, for when they have just run

@@ -1,6 +1,6 @@
 """One name for an image whatever corpus file it comes from: `coco-391895`, `vg-2375429`, `nlvr2-train-10171-0-img0`.
 
-Canonical ids are ASCII without dots, so that they serve as the keys of tar members too (FACTS 2.8).
+Canonical ids are ASCII without dots, so that they serve as the keys of tar members too.
 """
 
 from __future__ import annotations

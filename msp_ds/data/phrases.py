@@ -7,6 +7,7 @@ and calls a `bear` and a `stop` sign verbs, so that a tag counts as a verb only 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
 from textblob.en.taggers import PatternTagger
 
@@ -22,6 +23,9 @@ _ARTICLES = frozenset({"a", "an", "the", "no", "his", "her", "its", "their"})
 # A base form is a verb only after these; elsewhere English would inflect it: `teddy bear` and `stop sign` are nouns.
 _BEFORE_BASE_FORM = frozenset({"NNS", "NNPS", "PRP", "TO", "MD", "WDT", "WP"}) | VERB_TAGS
 
+_REMEMBERED = 1 << 18
+"""Phrases, about 50 MB."""
+
 
 def normalise(phrase: str) -> str:
     """Lower case, white space squeezed, no period at the end."""
@@ -29,18 +33,19 @@ def normalise(phrase: str) -> str:
 
 
 class VerbFilter:
-    """Tells phrases with a verb from those without; what it has seen it remembers, for phrases recur."""
+    """Tells phrases with a verb from those without; what it has seen lately it remembers, for phrases recur."""
 
     def __init__(self, tags: frozenset[str] = VERB_TAGS) -> None:
         self._tags = tags
         self._tagger = PatternTagger()
-        self._seen: dict[str, bool] = {}
+        self._has_verb = lru_cache(maxsize=_REMEMBERED)(self._look)
 
     def has_verb(self, phrase: str) -> bool:
         """Whether a normalised phrase holds a verb."""
-        if phrase not in self._seen:
-            self._seen[phrase] = any(tag in self._tags for _, tag in self.tag(phrase))
-        return self._seen[phrase]
+        return self._has_verb(phrase)
+
+    def _look(self, phrase: str) -> bool:
+        return any(tag in self._tags for _, tag in self.tag(phrase))
 
     def tag(self, phrase: str) -> list[Token]:
         """The words of a phrase with their tags; those that cannot be verbs where they stand are JJ or NN."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,17 @@ def load_recipe(path: Path) -> Recipe:
     except InputError as error:
         message = str(error)
         raise InputError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+
+
+def recipe_with(recipe: Recipe | None, flags: Mapping[str, Any]) -> Recipe:
+    """A recipe, or the empty one, with the fields that command-line flags name; lists as they come from there.
+
+    Raises: InputError for values that no recipe may have.
+    """
+    changes: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()
+    }
+    return dataclasses.replace(recipe or Recipe(), **changes)
 
 
 def ensure_world(world: WorldRecipe, *, advance: Callable[[int], None]) -> None:

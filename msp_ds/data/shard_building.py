@@ -97,7 +97,10 @@ def build_shards(
     split_of, counts = _choose(recipe, image_ids, texts, text_files)
     work = _Work(files=files, labels=labels, texts=texts, split_of=split_of, counts=counts)
     plans = {split: _plan(recipe, stage, split, pieces, labels) for split in sorted(set(split_of.values()))}
-    reports = _write(work, plans=plans, out=out / stage, progress=progress)
+    try:
+        reports = _write(work, plans=plans, out=out / stage, progress=progress)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}); free its disk or name another --out") from None
     if "val" not in reports:
         shutil.rmtree(out / stage / "val", ignore_errors=True)
     return reports

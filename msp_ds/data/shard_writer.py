@@ -64,6 +64,14 @@ class SetReport:
     texts: dict[str, int]
     """Counts of what was kept, dropped and cut."""
 
+    def describe(self) -> str:
+        """One line: `shards/token/train: 1800 images, 1800 texts, 2 tars, 269 MB; truncated 12, ...`."""
+        size = (
+            f"{self.num_images} images, {self.num_pairs} texts, {self.num_shards} tars, {self.num_bytes / 1e6:.0f} MB"
+        )
+        counts = [f"{name.replace('_', ' ')} {count}" for name, count in self.texts.items() if count and name != "kept"]
+        return f"{self.path}: {size}" + ("; " + ", ".join(counts) if counts else "")
+
 
 class SetWriter:
     """Writes one set as a context: `add` for each image, `finish`, `commit`. Left without commit, nothing remains."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from msp_ds.config import from_json
 from msp_ds.data import set_layout as layout
+from msp_ds.data.array_files import load_arrays
 from msp_ds.data.set_layout import SetIndex, ShardEntry
 from msp_ds.data.text import WordPieces, build_lexicon, load_labels
 from msp_ds.data.vocabulary import read_vocabulary
@@ -115,7 +116,7 @@ def open_set(path: Path) -> ShardSet:
     try:
         _check_files(index, path)
         return _assembled(index, path=path, index_sha256=hashlib.sha256(data).hexdigest())
-    except (InputError, OSError, ValueError) as error:
+    except (InputError, OSError, EOFError, ValueError) as error:
         raise ShardError(f"{error}; {layout.mending(index.stage)}") from None
 
 
@@ -281,11 +282,11 @@ _PAIR_TYPES = {
 
 
 def _load_pairs(index: SetIndex, path: Path) -> Pairs:
-    with np.load(path, allow_pickle=False) as arrays:
-        found = {name: str(arrays[name].dtype) for name in arrays.files}
-        if found != _PAIR_TYPES:
-            raise _fault(path, f"holds {found} instead of {_PAIR_TYPES}")
-        pairs = Pairs(**{name: arrays[name] for name in _PAIR_TYPES})
+    arrays = load_arrays(path, list(_PAIR_TYPES), what="the pair table")
+    found = {name: str(array.dtype) for name, array in arrays.items()}
+    if found != _PAIR_TYPES:
+        raise _fault(path, f"holds {found} instead of {_PAIR_TYPES}")
+    pairs = Pairs(**arrays)
     count = index.num_pairs
     ends = pairs.offsets
     if not len(pairs.keys) == len(pairs.image_rows) == len(ends) - 1 == count or count == 0:
@@ -306,8 +307,7 @@ def _within(values: np.ndarray, lowest: int, end: int) -> bool:
 def _load_look_alikes(index: SetIndex, path: Path) -> np.ndarray | None:
     if path.name not in index.files:
         return None
-    with np.load(path, allow_pickle=False) as arrays:
-        rows: np.ndarray = arrays["rows"] if "rows" in arrays.files else np.empty(0)
+    rows = load_arrays(path, ["rows"], what="the table of look-alikes")["rows"]
     if rows.dtype != np.int32 or rows.ndim != 2 or len(rows) != index.num_images or not _within(rows, -1, len(rows)):
         raise _fault(path, f"does not hold rows of the {index.num_images} images")
     return rows

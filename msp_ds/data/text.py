@@ -90,7 +90,7 @@ def _word_positions(text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def parse_labels(data: bytes, *, name: str) -> tuple[Label, ...]:
-    """The labels in a vocabulary of one label a line, line number = id, synonyms behind commas (FACTS 2.1).
+    """The labels in a vocabulary of one label a line, line number = id, synonyms behind commas.
 
     Raises: InputError for an empty file or line.
     """

@@ -25,7 +25,7 @@ class Learner(nn.Module):
         self.context = context
 
     def forward(self, clean: Batch, tasks: Sequence[Task], epoch: int) -> Losses:
-        """The weighted sum of the tasks' losses (all weights 1, as in the paper) and their tallies."""
+        """The weighted sum of the tasks' losses (unless the options say otherwise, all weights 1) and their tallies."""
         context = dataclasses.replace(self.context, epoch=epoch)
         posed = pose(clean, tasks, context)
         encoded = self.trunk(posed)
@@ -33,7 +33,7 @@ class Learner(nn.Module):
         tallies: dict[str, Tally] = {}
         for task in tasks:
             score = task.score(self.heads, encoded, clean, posed, context)
-            total = total + score.loss
+            total = total + context.options.weights.get(task.name, 1.0) * score.loss
             tallies[f"loss/{task.name}"] = Tally.of(score.loss)
             tallies |= score.tallies
         tallies["loss/total"] = Tally.of(total)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from msp_ds.data import recipe as room
-from msp_ds.data.recipe import Recipe, WorldRecipe, ensure_world, load_recipe
+from msp_ds.data.recipe import Recipe, WorldRecipe, ensure_world, load_recipe, recipe_with
 from msp_ds.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +59,14 @@ def test_a_wrong_recipe_is_refused_with_its_file(tmp_path: Path, text: str, faul
 def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a.toml cannot be read .* see shards/"):
         load_recipe(tmp_path / "a.toml")
+
+
+def test_flags_change_a_recipe_or_make_one() -> None:
+    base = Recipe(regions=("a.tsv",), holdout=3)
+    assert recipe_with(base, {"captions": ["b.json"]}) == Recipe(regions=("a.tsv",), captions=("b.json",), holdout=3)
+    assert recipe_with(None, {"holdout": 5}) == Recipe(holdout=5)
+    with pytest.raises(InputError, match="holdout -1 is negative"):
+        recipe_with(base, {"holdout": -1})
 
 
 def test_a_world_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

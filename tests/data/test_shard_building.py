@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -274,6 +275,24 @@ def test_bad_files_stop_the_build_and_leave_no_trace(raw: RawFolder, name: str, 
 )
 def test_what_a_recipe_lacks_is_told(raw: RawFolder, changes: dict[str, Any], stage: StageName, fault: str) -> None:
     refused(raw, dataclasses.replace(raw.recipe, **changes), stage, fault)
+
+
+def test_a_full_disk_leaves_the_old_set(raw: RawFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(raw, "token", holdout=2)
+    with monkeypatch.context() as patch:
+
+        def full(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr("os.fsync", full)
+        refused(raw, raw.recipe, "token", "shards cannot be written (No space left on device)")
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(raw: RawFolder) -> None:
+    (raw.path / "shards").write_text("mine")
+    with pytest.raises(InputError, match=r"shards cannot be written .* name another --out"):
+        build(raw, "token")
+    assert (raw.path / "shards").read_text() == "mine"
 
 
 def test_a_caption_of_an_unknown_image_names_its_annotation(raw: RawFolder) -> None:

@@ -18,7 +18,7 @@ from raw_files import RawFolder, vocabulary
 
 from msp_ds.data.set_layout import unpack_record
 from msp_ds.data.shard_building import build_shards
-from msp_ds.data.shard_writer import SetPlan, write_set
+from msp_ds.data.shard_writer import SetPlan, SetReport, write_set
 from msp_ds.data.shards import open_set, read_record, require_look_alikes, require_same_words, verify_set
 from msp_ds.data.text import WordPieces
 from msp_ds.errors import InputError, ShardError
@@ -125,6 +125,19 @@ def test_a_writer_refuses_an_image_twice_and_leaves_nothing(folder: Path, tmp_pa
         with pytest.raises(InputError, match=fault):
             write_set(tmp_path / "new" / "train", plan=plan, examples=examples, counts={})
         assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_report_tells_what_was_left_out_in_one_line() -> None:
+    report = SetReport(
+        path=Path("shards/token/train"),
+        num_images=3,
+        num_pairs=4,
+        num_shards=1,
+        num_bytes=2_600_000,
+        texts={"kept": 4, "truncated": 2, "captions_empty": 0, "images_without_text": 1},
+    )
+    told = "shards/token/train: 3 images, 4 texts, 1 tars, 3 MB; truncated 2, images without text 1"
+    assert report.describe() == told
 
 
 def test_a_missing_set_says_how_to_write_it(tmp_path: Path) -> None:

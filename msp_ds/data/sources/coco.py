@@ -1,4 +1,4 @@
-"""COCO's captions: the JSON of captions_{train,val}2014.json and of every data set in its layout (FACTS 2.3)."""
+"""COCO's captions: the JSON of captions_{train,val}2014.json and of every data set in its layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LXMERT's region features: ten tab-separated columns without a header, one image a row (FACTS 2.1a).
+"""LXMERT's region features: ten tab-separated columns without a header, one image a row.
 
 `img_id img_h img_w objects_id objects_conf attrs_id attrs_conf num_boxes boxes features`, the arrays in base64:
 ids int64 [N], confidences float32 [N], boxes float32 [N, 4] in pixels, features float32 [N, F]; little-endian.

@@ -1,4 +1,4 @@
-"""Visual Genome's region phrases and its twins in COCO (FACTS 2.4).
+"""Visual Genome's region phrases and its twins in COCO.
 
 The phrases of all 108,077 images make a JSON list of 700 MB; it is read image by image.
 """
