@@ -142,9 +142,7 @@ def verify(path: SetFolder, debug: Debug = False) -> None:
 
 
 @app.command()
-def stages(
-    curriculum: Curriculum = None, preset: PresetName = None, drop: Drop = None, debug: Debug = False
-) -> None:
+def stages(curriculum: Curriculum = None, preset: PresetName = None, drop: Drop = None, debug: Debug = False) -> None:
     """Show what a command line would train, without training."""
     from msp_ds.config import get_preset
     from msp_ds.curriculum import curriculum as read_curriculum

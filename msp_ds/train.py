@@ -85,7 +85,12 @@ def train(
 
 
 def start(
-    given: dict[str, Any], *, run_dir: Path | None, ds_config: Path | None, resume: bool, save_every: int
+    given: dict[str, Any],
+    *,
+    run_dir: Path | None = None,
+    ds_config: Path | None = None,
+    resume: bool = False,
+    save_every: int = 500,
 ) -> Path:
     """Runs what the flags `given` describe; returns the run's folder. Raises InputError before anything is written."""
     speak(quiet=os.environ.get("RANK", "0") != "0")

@@ -24,6 +24,9 @@ class Trunk(nn.Module):
         self.text_pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.region_pooler = nn.Linear(config.hidden_size, config.hidden_size)
         initialise(self, config.init_std)
+        # A masked region has the zero feature. With a zero bias LayerNorm would see the zero vector, whose gradient is
+        # 1 / sqrt(eps) = 1e6 times too large: clipping would shrink every other gradient to nothing.
+        nn.init.normal_(self.regions.feature.bias, std=config.init_std)
 
     def forward(self, batch: Batch) -> Encoded:
         """The states of a batch; the pair is tanh(pooled text [CLS]) x tanh(pooled visual [CLS])."""

@@ -5,6 +5,7 @@ N asked rows, H hidden size, V vocabulary, C object classes, A attribute classes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import cast
 
@@ -53,6 +54,7 @@ class RegionHead(nn.Module):
     def __init__(self, config: ModelConfig, trunk: Trunk) -> None:
         super().__init__()
         self.transform = Transform(config)
+        self.gated = config.region_gate == "pair"
         self.object_decoder = nn.Linear(config.hidden_size, config.num_objects)
         self.attribute_decoder = nn.Linear(config.hidden_size, config.num_attributes)
         self.feature_decoder = nn.Linear(config.hidden_size, config.feature_width)
@@ -60,7 +62,8 @@ class RegionHead(nn.Module):
 
     def forward(self, regions: Tensor, pair: Tensor) -> Tensor:
         """Gated states [N, H] from region states [N, H] and the state of each region's pair [N, H]."""
-        return cast(Tensor, self.transform(regions) * pair)
+        states = self.transform(regions)
+        return cast(Tensor, states * pair if self.gated else states)
 
     def objects(self, gated: Tensor) -> Tensor:
         """Logits [N, C]."""
@@ -86,6 +89,8 @@ class TopicHead(nn.Module):
         if self.plain:
             self.norm = nn.Identity()  # type: ignore[assignment]
         initialise(self, config.init_std)
+        last = self.dense if self.plain else self.norm
+        nn.init.constant_(last.bias, math.log(config.topic_prior / (1 - config.topic_prior)))
 
     def forward(self, pair: Tensor) -> Tensor:
         """Logits [B, V] from [B, H]."""

@@ -37,9 +37,7 @@ def run_demo(recipe_path: Path, *, shards: Path, train: Callable[[dict[str, Any]
     run = train({"curriculum": "tps", "shards": str(shards)})
     held_out = open_set(shards / "sentence" / "val")
     model = load_trained(run, shards=held_out, needed_heads=("match",), preset=None)
-    grades = evaluate_retrieval(
-        model, held_out, num_images=None, captions_per_image=CAPTIONS_PER_IMAGE, out=run
-    )
+    grades = evaluate_retrieval(model, held_out, num_images=None, captions_per_image=CAPTIONS_PER_IMAGE, out=run)
     show.print(results_table(run))
     show.print(retrieval_table(grades))
     minutes, seconds = divmod(round(time.monotonic() - began), 60)

@@ -19,12 +19,14 @@ def mean_or_zero(values: Tensor) -> Tensor:
 def region_mean(values: Tensor, batch: Batch, context: Context) -> Tensor:
     """The average of the N asked regions' losses [N]; by default over their expected number.
 
-    The expected number, 15 % of all regions, is what the released code divides by (its 1 / 0.15): additive over ranks
-    and equal to the plain mean on average.
+    The expected number, 15 % of all regions that may be asked about, is what the released code divides by (its
+    1 / 0.15): additive over ranks and equal to the plain mean on average.
     """
     if context.options.region_normaliser == "asked":
         return mean_or_zero(values)
-    return values.sum() / (batch.region_mask.sum() * context.options.region_share).clamp(min=1.0)
+    # Regions of dropped pairs are never asked about: counting them would shrink the loss by the share that is dropped.
+    num_regions = (batch.region_mask & counted(batch, context)).sum()
+    return values.sum() / (num_regions * context.options.region_share).clamp(min=1.0)
 
 
 def counted(batch: Batch, context: Context) -> Tensor:

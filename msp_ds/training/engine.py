@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed import distributed_c10d
 
 from msp_ds.config import OptimConfig
-from msp_ds.training.execution import Execution, deepspeed_config
+from msp_ds.training.execution import Execution, deepspeed_config, grad_scaler_settings
 from msp_ds.training.runtime import COLLECTIVE_TIMEOUT, Runtime
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,10 @@ class Engine:
         self.engine: Any = deepspeed.initialize(
             model=module, optimizer=build_optimizer(module, optim), config=config, dist_init_required=False
         )[0]
+        if self.scaler is not None:  # DeepSpeed makes one with torch's settings, whatever the configuration says
+            self.engine.torch_autocast_z0_gradscaler = torch.amp.GradScaler(
+                runtime.device.type, **grad_scaler_settings(execution)
+            )
         self.execution = execution
         self.optim = optim
         self.grad_norm = torch.zeros((), device=runtime.device)
@@ -66,7 +70,7 @@ class Engine:
             self.engine.enable_backward_allreduce = runtime.world_size > 1
 
     def _clip(self) -> None:
-        """Clips as DeepSpeed does, and keeps the norm, which stage 0 otherwise throws away."""
+        """Clips as DeepSpeed does, and keeps the norm, which stage 0 otherwise throws away; not called at norm 0."""
         self.grad_norm = nn.utils.clip_grad_norm_(self.engine.module.parameters(), self.engine.gradient_clipping())
 
     @property
@@ -80,6 +84,11 @@ class Engine:
         if self.scaler is not None:
             return float(self.scaler.get_scale())
         return float(getattr(self.engine.optimizer, "loss_scale", 1.0)) if self.execution.precision == "fp16" else 1.0
+
+    @property
+    def lowest_loss_scale(self) -> float:
+        """Below this a run has no use: every step overflows."""
+        return float(self.execution.fp16_scale.min_loss_scale)
 
     def set_rate(self, rate: float) -> None:
         """The learning rate of the next step, for every parameter group."""

@@ -112,6 +112,11 @@ class StageLoop:
                 f"{', '.join(bad)} is not finite by step {done} of stage {self.board.name}; the last checkpoint is "
                 "whole: continue from it with --resume, or start again with a smaller --lr"
             )
+        if self.engine.loss_scale < self.engine.lowest_loss_scale:
+            raise FloatingPointError(
+                f"the loss scale fell below {self.engine.lowest_loss_scale} by step {done}: gradients overflow whatever "
+                "it is; continue from the last checkpoint with --resume on bf16 or fp32, or with a smaller --lr"
+            )
         values |= {
             "rate/lr": learning_rate(self.engine.optim, step=done - 1, num_steps=self.num_steps),
             "norm/grad": float(self.engine.grad_norm),

@@ -1,0 +1,201 @@
+"""The trunk has the paper's size, looks at nothing that is masked, and does not care where a region stands."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from tiny import CONFIG, a_batch, dice
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from msp_ds.config import ModelConfig
+from msp_ds.model.encoder import Trunk, count_parameters, initialise, paper_count
+from msp_ds.model.heads import HEADS, build_heads
+from msp_ds.records import Batch, Encoded
+
+REGION_FIELDS = ("features", "boxes", "region_mask")
+
+
+@pytest.fixture(scope="module")
+def trunk() -> Trunk:
+    torch.manual_seed(3)
+    return Trunk(CONFIG).eval()
+
+
+@pytest.fixture(scope="module")
+def paper_trunk() -> Trunk:
+    """The model of the paper without its numbers."""
+    with torch.device("meta"):
+        return Trunk(ModelConfig())
+
+
+def count(part: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in part.parameters())
+
+
+@torch.no_grad()
+def encode(trunk: Trunk, batch: Batch, **changes: Any) -> Encoded:
+    return trunk(dataclasses.replace(batch, **changes))
+
+
+def test_a_layer_has_three_attention_and_two_feed_forward_blocks(paper_trunk: Trunk) -> None:
+    layer = paper_trunk.layers[0]
+    assert count(layer.cross) == count(layer.text_self) == count(layer.region_self) == 2_363_904
+    assert count(layer.text_feed_forward) == count(layer.region_feed_forward) == 4_723_968
+    assert count(layer) == 16_539_648
+
+
+def test_the_parts_have_the_papers_sizes(paper_trunk: Trunk) -> None:
+    assert count_parameters(paper_trunk) == {
+        "text embeddings": 23_837_184 - 2 * 768,  # BERT's, less the table of the two token types
+        "region embeddings": 1_580_544,
+        "cross-modality layers": 82_698_240,
+        "text pooler": 590_592,
+        "region pooler": 590_592,
+        "visual [CLS] feature": 2048,
+    }
+
+
+def test_the_paper_counts_84_278_784(paper_trunk: Trunk) -> None:
+    assert paper_count(paper_trunk) == 84_278_784
+
+
+def test_no_parameter_is_counted_twice_or_forgotten(paper_trunk: Trunk) -> None:
+    assert sum(count_parameters(paper_trunk).values()) == count(paper_trunk)
+
+
+def test_with_all_heads_the_model_is_the_released_one_less_its_dead_table(paper_trunk: Trunk) -> None:
+    with torch.device("meta"):
+        heads = build_heads(HEADS, ModelConfig(), paper_trunk)
+    dead_rows, type_table = 30_521 * 2048, 2 * 768
+    assert count(nn.ModuleList([paper_trunk, heads])) == 199_667_898 - dead_rows - type_table
+
+
+@pytest.mark.parametrize("part", ["text", "regions", "pair"])
+def test_padding_influences_nothing(trunk: Trunk, part: str) -> None:
+    batch = a_batch(num_tokens=9, num_regions=7)
+    noise = a_batch([9] * 3, [7] * 3, seed=5)
+    token_pad, region_pad = ~batch.token_mask, ~batch.region_mask
+    other = {
+        "token_ids": torch.where(token_pad, noise.token_ids, batch.token_ids),
+        "word_positions": torch.where(token_pad, 17, batch.word_positions),
+        "features": torch.where(region_pad[..., None], noise.features, batch.features),
+        "boxes": torch.where(region_pad[..., None], noise.boxes, batch.boxes),
+    }
+    seen = {"text": batch.token_mask, "regions": batch.region_mask, "pair": torch.ones(3).bool()}[part]
+    clean, dirty = (getattr(states, part)[seen] for states in (encode(trunk, batch), encode(trunk, batch, **other)))
+    assert torch.equal(clean, dirty)
+
+
+def test_more_padding_changes_no_state(trunk: Trunk) -> None:
+    tight, wide = a_batch((8, 5, 7), (6, 4, 5)), a_batch((8, 5, 7), (6, 4, 5), num_tokens=12, num_regions=9)
+    room = (0, 0, 0, 3)
+    wide = dataclasses.replace(
+        wide,
+        token_ids=F.pad(tight.token_ids, (0, 4)),
+        features=F.pad(tight.features, room),
+        boxes=F.pad(tight.boxes, room),
+    )
+    torch.testing.assert_close(encode(trunk, wide).pair, encode(trunk, tight).pair, atol=1e-6, rtol=1e-5)
+
+
+def test_a_pair_does_not_hear_its_neighbours_in_the_batch(trunk: Trunk) -> None:
+    batch, other = a_batch(), a_batch(seed=6)
+    features = torch.cat((batch.features[:1], other.features[1:]))
+    token_ids = torch.cat((batch.token_ids[:1], other.token_ids[1:]))
+    mixed = encode(trunk, batch, features=features, token_ids=token_ids)
+    torch.testing.assert_close(mixed.pair[0], encode(trunk, batch).pair[0], atol=1e-6, rtol=0)
+
+
+def test_moving_regions_with_their_boxes_only_moves_their_states(trunk: Trunk) -> None:
+    batch = a_batch()
+    order = torch.randperm(6, generator=dice(1))
+    moved = encode(trunk, batch, **{name: getattr(batch, name)[:, order] for name in REGION_FIELDS})
+    still = encode(trunk, batch)
+    torch.testing.assert_close(moved.pair, still.pair, atol=1e-6, rtol=0)
+    torch.testing.assert_close(moved.text, still.text, atol=5e-6, rtol=0)
+    here = batch.region_mask[:, order]
+    torch.testing.assert_close(moved.regions[here], still.regions[:, order][here], atol=5e-6, rtol=0)
+
+
+def test_moving_features_without_their_boxes_shows(trunk: Trunk) -> None:
+    batch = a_batch(counts=(6, 6, 6))
+    moved = encode(trunk, batch, features=batch.features[:, [1, 2, 0, 3, 4, 5]])
+    assert (moved.pair - encode(trunk, batch).pair).abs().max() > 1e-3
+
+
+def test_text_and_image_both_reach_the_pair_and_each_other(trunk: Trunk) -> None:
+    batch, other = a_batch(), a_batch(seed=4)
+    still = encode(trunk, batch)
+    by_image = encode(trunk, batch, features=other.features)
+    by_text = encode(trunk, batch, token_ids=other.token_ids)
+    assert min((changed.pair - still.pair).abs().max() for changed in (by_image, by_text)) > 1e-3
+    assert (by_image.text - still.text).abs().max() > 1e-3
+    assert (by_text.regions - still.regions).abs().max() > 1e-3
+
+
+def test_regions_come_back_without_the_visual_cls(trunk: Trunk) -> None:
+    batch = a_batch()
+    assert encode(trunk, batch).regions.shape == (3, 6, CONFIG.hidden_size)
+
+
+def test_the_pair_is_the_product_of_two_tanh_poolers(trunk: Trunk) -> None:
+    def pooled(layer: nn.Linear, state: Tensor) -> Tensor:
+        return torch.tanh(layer.weight @ state + layer.bias)
+
+    text_cls, region_cls = torch.randn(2, CONFIG.hidden_size, generator=dice(2))
+    wanted = pooled(trunk.text_pooler, text_cls) * pooled(trunk.region_pooler, region_cls)
+    torch.testing.assert_close(trunk.pool(text_cls[None], region_cls[None])[0], wanted)
+
+
+@torch.no_grad()
+def test_forward_runs_every_layer_and_pools_the_two_cls_states(trunk: Trunk) -> None:
+    batch = a_batch()
+    text, regions = trunk.text(batch.token_ids, batch.word_positions), trunk.regions(batch.features, batch.boxes)
+    everywhere = torch.cat((torch.ones(3, 1).bool(), batch.region_mask), dim=1)
+    for layer in trunk.layers:
+        text, regions = layer(text, regions, batch.token_mask, everywhere)
+    states = trunk(batch)
+    assert torch.equal(states.text, text)
+    assert torch.equal(states.regions, regions[:, 1:])
+    assert torch.equal(states.pair, trunk.pool(text[:, 0], regions[:, 0]))
+
+
+@torch.no_grad()
+def test_encode_pairs_gives_the_pair_of_forward(trunk: Trunk) -> None:
+    batch = a_batch(num_tokens=9, num_regions=8)
+    pair = trunk.encode_pairs(
+        trunk.text(batch.token_ids, batch.word_positions),
+        trunk.regions(batch.features, batch.boxes),
+        batch.token_mask,
+        F.pad(batch.region_mask, (1, 0), value=True),
+    )
+    torch.testing.assert_close(pair, trunk(batch).pair, atol=1e-6, rtol=0)
+
+
+def test_one_layer_is_enough_for_encode_pairs() -> None:
+    trunk, batch = Trunk(dataclasses.replace(CONFIG, num_layers=1)).eval(), a_batch([6] * 2, [5] * 2)
+    text, regions = trunk.text(batch.token_ids, batch.word_positions), trunk.regions(batch.features, batch.boxes)
+    pair = trunk.encode_pairs(text, regions, batch.token_mask, torch.ones(2, 6).bool())
+    torch.testing.assert_close(pair, trunk(batch).pair, atol=1e-6, rtol=0)
+
+
+def test_weights_start_as_bert_starts_them() -> None:
+    part = nn.ModuleList([nn.Linear(200, 100), nn.Embedding(100, 200, padding_idx=0), nn.LayerNorm(7)])
+    initialise(part, 0.02)
+    for weight in (part[0].weight, part[1].weight):  # 20 000 numbers: four standard errors of the deviation are 0.0004
+        assert weight.std().item() == pytest.approx(0.02, abs=0.0004)
+        assert abs(weight.mean().item()) < 4 * 0.02 / 20_000**0.5
+    assert not part[0].bias.any()
+    assert part[1].weight[0].any()  # BERT's start fills the padding row too
+    assert torch.equal(part[2].weight, torch.ones(7))
+
+
+def test_a_hidden_feature_sends_back_no_exploding_gradient() -> None:
+    embedding, nothing = Trunk(ModelConfig(num_layers=1, vocab_size=9)).regions.eval(), torch.zeros(1, 1, 2048)
+    embedding(nothing, torch.zeros(1, 1, 4))[0, 1, :384].sum().backward()
+    assert embedding.feature.bias.grad is not None
+    assert embedding.feature.bias.grad.norm() < 1e4  # LayerNorm of the zero vector would send back a million

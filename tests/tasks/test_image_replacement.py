@@ -1,0 +1,129 @@
+"""Half of the texts get another image, a look-alike if there is one, and never their own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import context
+from torch import Tensor
+
+from msp_ds.tasks import TASKS
+from msp_ds.tasks.corruptions import replace_images
+from msp_ds.tasks.task import image_choice
+
+NUM_IMAGES, NUM_PAIRS = 25, 20_000
+KEYS = torch.arange(NUM_PAIRS)
+OWN = KEYS % NUM_IMAGES
+# Image i looks like i+1, i+2, i+3 and i+4; nobody looks like image 0, and only image 2 like image 1.
+LOOK_ALIKES = (torch.arange(NUM_IMAGES)[:, None] + torch.arange(1, 5)).remainder(NUM_IMAGES).int()
+LOOK_ALIKES[0] = -1
+LOOK_ALIKES[1, 1:] = -1
+
+
+def choose(
+    look_alikes: Tensor | None = LOOK_ALIKES, *, seed: int = 1, epoch: int = 0, **options: object
+) -> tuple[Tensor, Tensor]:
+    return replace_images(KEYS, OWN, look_alikes, NUM_IMAGES, context(seed=seed, epoch=epoch, **options))
+
+
+def is_even(counts: Tensor, *, limit: float) -> bool:
+    """Whether a chi-square test lets these counts pass as draws from an even law."""
+    expected = counts.double().mean()
+    return bool(((counts - expected) ** 2 / expected).sum() < limit)
+
+
+def distances(rows: Tensor, matched: Tensor, *, first: int) -> Tensor:
+    """How far behind their own image the replacements of images `first` and up lie, modulo the number of images."""
+    replaced = ~matched & (first <= OWN)
+    return (rows - OWN).remainder(NUM_IMAGES)[replaced]
+
+
+def test_half_of_the_images_are_replaced() -> None:
+    _, matched = choose()
+    assert matched.double().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / NUM_PAIRS**0.5)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_share_is_an_option(share: float) -> None:
+    rows, matched = choose(itm_share=share)
+    assert matched.double().mean().item() == 1 - share
+    assert torch.equal(rows == OWN, matched)
+
+
+@pytest.mark.parametrize("options", [{}, {"itm_negatives": "random"}, {"itm_skip_nearest": 2}])
+def test_a_text_keeps_its_own_image_exactly_when_it_matches(options: dict[str, object]) -> None:
+    rows, matched = choose(**options)
+    assert torch.equal(rows == OWN, matched)
+    assert 0 <= int(rows.min()) <= int(rows.max()) < NUM_IMAGES
+
+
+def test_hard_images_come_evenly_from_the_look_alikes() -> None:
+    counts = torch.bincount(distances(*choose(), first=2), minlength=NUM_IMAGES)
+    assert counts.nonzero().flatten().tolist() == [1, 2, 3, 4]
+    assert is_even(counts[1:5], limit=16.27)  # 99.9 % point, 3 degrees of freedom
+
+
+def test_a_short_row_gives_its_only_look_alike() -> None:
+    rows, matched = choose()
+    assert set(rows[~matched & (OWN == 1)].tolist()) == {2}
+
+
+def test_an_image_without_look_alikes_gets_any_other() -> None:
+    rows, matched = choose()
+    counts = torch.bincount(rows[~matched & (OWN == 0)], minlength=NUM_IMAGES)
+    assert counts[0] == 0
+    assert is_even(counts[1:], limit=49.73)  # 23 degrees
+
+
+@pytest.mark.parametrize(("look_alikes", "negatives"), [(LOOK_ALIKES, "random"), (None, "random"), (None, "hard")])
+def test_random_images_are_even_over_all_others(look_alikes: Tensor | None, negatives: str) -> None:
+    counts = torch.bincount(distances(*choose(look_alikes, itm_negatives=negatives), first=0), minlength=NUM_IMAGES)
+    assert counts[0] == 0
+    assert is_even(counts[1:], limit=49.73)
+
+
+def test_the_nearest_can_be_skipped() -> None:
+    found = distances(*choose(itm_skip_nearest=2), first=2)
+    assert set(found.tolist()) == {3, 4}
+
+
+@pytest.mark.parametrize("skipped", [4, 9])
+def test_skipping_all_look_alikes_falls_back_to_random_images(skipped: int) -> None:
+    counts = torch.bincount(distances(*choose(itm_skip_nearest=skipped), first=0), minlength=NUM_IMAGES)
+    assert is_even(counts[1:], limit=49.73)
+
+
+def test_skipping_past_a_short_row_falls_back_for_that_image_alone() -> None:
+    rows, matched = choose(itm_skip_nearest=1)
+    assert len(set(rows[~matched & (OWN == 1)].tolist())) == NUM_IMAGES - 1
+    assert set(distances(rows, matched, first=2).tolist()) == {2, 3, 4}
+
+
+def test_a_single_image_is_never_replaced() -> None:
+    keys, own = torch.arange(50), torch.zeros(50, dtype=torch.int64)
+    rows, matched = replace_images(keys, own, None, 1, context(itm_share=1.0))
+    assert matched.all()
+    assert not rows.any()
+
+
+def test_the_choice_depends_on_the_key_alone() -> None:
+    rows, matched = choose()
+    order = torch.arange(NUM_PAIRS - 1, -1, -7)
+    some = replace_images(KEYS[order], OWN[order], LOOK_ALIKES, NUM_IMAGES, context())
+    assert torch.equal(some[0], rows[order])
+    assert torch.equal(some[1], matched[order])
+
+
+def test_hard_and_random_negatives_replace_the_same_pairs() -> None:
+    assert torch.equal(choose()[1], choose(itm_negatives="random")[1])
+
+
+@pytest.mark.parametrize("change", [{"epoch": 1}, {"seed": 2}])
+def test_another_epoch_or_seed_chooses_anew(change: dict[str, int]) -> None:
+    agree = (choose()[1] == choose(**change)[1]).double().mean().item()
+    assert agree == pytest.approx(0.5, abs=4 * 0.5 / NUM_PAIRS**0.5)
+
+
+def test_only_itm_hs_chooses_images() -> None:
+    assert image_choice(list(TASKS.values())) is TASKS["itm_hs"].image_choice
+    assert image_choice([task for name, task in TASKS.items() if name != "itm_hs"]) is None

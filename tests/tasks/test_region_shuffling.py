@@ -1,0 +1,186 @@
+"""IFRS shuffles whole triplets of neighbours, never a masked or absent region, and moves features, not boxes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from tiny import a_batch, context, images, many_pairs, rows
+from torch import Tensor
+
+from msp_ds.records import Batch
+from msp_ds.tasks import TASKS
+from msp_ds.tasks.corruptions import choose_regions, mask_regions, shuffle_regions
+from msp_ds.tasks.task import pose
+
+NO_MASKS = {"region_share": 0.0}
+OFTEN = {"ifrs_share": 0.5}
+
+
+def triplets(batch: Batch) -> list[tuple[int, tuple[int, int, int]]]:
+    """(first slot, order within the triplet) of every shuffled triplet; fails unless slots move in threes."""
+    found = []
+    for marked, order in zip(batch.marks.shuffled_regions.tolist(), batch.marks.region_order.tolist(), strict=True):
+        slot = 0
+        while slot < len(marked):
+            if not marked[slot]:
+                assert order[slot] == slot
+                slot += 1
+                continue
+            assert marked[slot : slot + 3] == [True] * 3
+            inner = tuple(source - slot for source in order[slot : slot + 3])
+            assert sorted(inner) == [0, 1, 2]
+            found.append((slot, inner))
+            slot += 3
+    return found
+
+
+def expected_triplets(num_regions: int, share: float) -> float:
+    """Mean number of hits of a left-to-right scan that skips three slots after a hit."""
+    means = [0.0, 0.0, 0.0]
+    for _ in range(3, num_regions + 1):
+        means.append(share * (1 + means[-3]) + (1 - share) * means[-1])
+    return means[num_regions]
+
+
+def brute_force(batch: Batch, share: float, stride: int, *, chances: Tensor, allowed: Tensor) -> list[set[int]]:
+    """Starts of every image by a walk along its slots."""
+    starts = []
+    for row, free in zip(chances.tolist(), allowed.tolist(), strict=True):
+        mine, slot = set(), 0
+        while slot + 3 <= len(row):
+            if slot % stride == 0 and all(free[slot : slot + 3]) and row[slot] < share:
+                mine.add(slot)
+                slot += 3
+            else:
+                slot += 1
+        starts.append(mine)
+    return starts
+
+
+@pytest.mark.parametrize("choice", ["scan", "stride3"])
+def test_regions_are_shuffled_in_threes_that_follow_each_other_and_never_overlap(choice: str) -> None:
+    posed = shuffle_regions(many_pairs(500), context(ifrs_choice=choice, **OFTEN))
+    assert len(triplets(posed)) > 500
+
+
+def test_the_identity_is_never_drawn_and_the_other_five_orders_evenly() -> None:
+    found = triplets(shuffle_regions(many_pairs(1000), context(**NO_MASKS, **OFTEN)))
+    counts = {order: sum(inner == order for _, inner in found) for order in {inner for _, inner in found}}
+    assert set(counts) == {(0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)}
+    even = len(found) / 5
+    assert sum((count - even) ** 2 / even for count in counts.values()) < 18.47  # 99.9 % of chi-square, 4 degrees
+
+
+@pytest.mark.parametrize("choice", ["scan", "stride3"])
+def test_the_starts_are_those_of_a_walk_from_left_to_right(choice: str) -> None:
+    batch, asked = many_pairs(300), context(ifrs_choice=choice, **OFTEN)
+    posed = shuffle_regions(batch, asked)
+    chances = asked.draw(batch.keys, "triplet chosen", 36)
+    stride = {"scan": 1, "stride3": 3}[choice]
+    wanted = brute_force(batch, 0.5, stride, chances=chances, allowed=~choose_regions(batch, asked))
+    found = [{slot for slot, _ in triplets(rows(posed, [place]))} for place in range(300)]
+    assert found == wanted
+
+
+def test_a_scan_shuffles_one_triplet_and_a_half_an_image() -> None:
+    found = triplets(shuffle_regions(many_pairs(4000), context(**NO_MASKS)))
+    assert expected_triplets(36, 0.05) == pytest.approx(1.55, abs=0.005)  # as simulated
+    assert len(found) / 4000 == pytest.approx(expected_triplets(36, 0.05), abs=0.08)
+
+
+def test_a_scan_leaves_seventeen_and_a_half_percent_of_the_images_alone() -> None:
+    posed = shuffle_regions(many_pairs(4000), context(**NO_MASKS))
+    untouched = (~posed.marks.shuffled_regions.any(1)).double().mean().item()
+    assert untouched == pytest.approx(0.95**34, abs=0.024)  # 0.175; four standard errors
+
+
+def test_strides_of_three_shuffle_six_tenths_of_a_triplet_an_image() -> None:
+    found = triplets(shuffle_regions(many_pairs(4000), context(ifrs_choice="stride3", **NO_MASKS)))
+    assert all(slot % 3 == 0 for slot, _ in found)
+    assert len(found) / 4000 == pytest.approx(12 * 0.05, abs=0.048)  # four standard errors
+
+
+@pytest.mark.parametrize("choice", ["scan", "stride3"])
+def test_masked_and_absent_regions_are_in_no_triplet(choice: str) -> None:
+    counts = [1 + place % 36 for place in range(360)]
+    batch = a_batch([5] * 360, counts, **images(counts, num_regions=36))
+    posed = pose(batch, [TASKS["ifrs"], TASKS["moc"]], context(ifrs_choice=choice, **OFTEN))
+    assert triplets(posed)
+    assert not (posed.marks.shuffled_regions & (posed.marks.masked_regions | ~batch.region_mask)).any()
+
+
+@pytest.mark.parametrize("num_regions", [1, 2])
+def test_images_of_fewer_than_three_regions_are_left_alone(num_regions: int) -> None:
+    batch = a_batch((5, 5), (num_regions, num_regions))
+    posed = shuffle_regions(batch, context(ifrs_share=1.0, **NO_MASKS))
+    assert torch.equal(posed.features, batch.features)
+
+
+def test_three_regions_make_one_triplet() -> None:
+    posed = shuffle_regions(many_pairs(20, num_regions=3), context(ifrs_share=1.0, **NO_MASKS))
+    assert [slot for slot, _ in triplets(posed)] == [0] * 20
+
+
+def test_a_slot_holds_the_feature_that_region_order_names() -> None:
+    batch = many_pairs(100)  # slot i holds the feature i + 1
+    posed = shuffle_regions(batch, context(**OFTEN))
+    assert torch.equal(posed.features[..., 0].long(), posed.marks.region_order + 1)
+
+
+def test_boxes_text_and_labels_stay() -> None:
+    batch = many_pairs(20)
+    posed = shuffle_regions(batch, context(**OFTEN))
+    for name in ("boxes", "token_ids", "word_positions", "object_ids", "attribute_ids", "region_mask"):
+        assert getattr(posed, name) is getattr(batch, name)
+
+
+def test_boxes_move_with_their_features_if_asked_to() -> None:
+    batch = many_pairs(20)
+    posed = shuffle_regions(batch, context(ifrs_boxes="move", **OFTEN))
+    for place, order in enumerate(posed.marks.region_order):
+        assert torch.equal(posed.boxes[place], batch.boxes[place][order])
+    assert not torch.equal(posed.boxes, batch.boxes)
+
+
+@pytest.mark.parametrize("tasks", [["ifrs"], ["mlm", "ifrs"], ["mlm", "mrfr", "moc", "ifrs"]])
+def test_the_shuffle_does_not_depend_on_the_other_tasks(tasks: list[str]) -> None:
+    batch = many_pairs(100)
+    alone = shuffle_regions(batch, context()).marks
+    among = pose(batch, [TASKS[name] for name in tasks], context()).marks
+    assert torch.equal(among.region_order, alone.region_order)
+    assert torch.equal(among.shuffled_regions, alone.shuffled_regions)
+
+
+def test_the_shuffle_does_not_depend_on_place_or_slots() -> None:
+    batch, asked = many_pairs(60), context(**OFTEN)
+    order = [59 - place for place in range(60)]
+    whole = shuffle_regions(batch, asked).marks.region_order
+    assert torch.equal(shuffle_regions(rows(batch, order), asked).marks.region_order, whole[order])
+    some = a_batch([12] * 60, [10] * 60, num_regions=36)
+    few = a_batch([12] * 60, [10] * 60)
+    shuffled = [shuffle_regions(one, asked).marks.region_order[:, :10] for one in (some, few)]
+    assert torch.equal(*shuffled)
+
+
+@pytest.mark.parametrize("change", [{"epoch": 1}, {"seed": 2}])
+def test_another_epoch_or_seed_shuffles_anew(change: dict[str, int]) -> None:
+    one, other = (shuffle_regions(many_pairs(50), context(**OFTEN, **more)) for more in ({}, change))
+    assert not torch.equal(one.marks.region_order, other.marks.region_order)
+
+
+def test_features_are_shuffled_before_regions_are_masked() -> None:
+    batch, asked = many_pairs(50), context(**OFTEN)
+    by_hand = mask_regions(shuffle_regions(batch, asked), asked)
+    for names in (["moc", "ifrs"], ["ifrs", "moc"]):
+        posed = pose(batch, [TASKS[name] for name in names], asked)
+        assert torch.equal(posed.features, by_hand.features)
+
+
+def test_the_clean_batch_stays_as_it_was() -> None:
+    batch = many_pairs(5)
+    before = dataclasses.replace(batch, features=batch.features.clone())
+    shuffle_regions(batch, context(ifrs_share=1.0))
+    assert torch.equal(batch.features, before.features)
+    assert not batch.marks.shuffled_regions.any()

@@ -1,0 +1,144 @@
+"""Tokens are masked by key and epoch alone, 15 % of them, 80/10/10, and never [CLS], [SEP] or padding."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from tiny import CLS, LEXICON, MASK, SEP, a_batch, context, many_pairs, rows
+from torch import Tensor
+
+from msp_ds.records import Batch
+from msp_ds.tasks import TASKS
+from msp_ds.tasks.corruptions import mask_tokens
+from msp_ds.tasks.task import pose
+
+WIDE = dataclasses.replace(LEXICON, vocab_size=1000)
+"""So many pieces that a random one is hardly ever the old one."""
+
+
+def masks(batch: Batch, **options: object) -> Tensor:
+    return mask_tokens(batch, context(**options)).marks.masked_tokens
+
+
+def half_masked(**sizes: int) -> Batch:
+    """Three pairs on which a share of one half shows a difference for sure."""
+    return a_batch((12, 9, 10), (6, 4, 5), **sizes)
+
+
+def test_the_mask_does_not_depend_on_the_place_in_the_batch() -> None:
+    batch = half_masked()
+    together = mask_tokens(batch, context(token_share=0.5))
+    turned = mask_tokens(rows(batch, [2, 0, 1]), context(token_share=0.5))
+    assert torch.equal(turned.marks.masked_tokens, together.marks.masked_tokens[[2, 0, 1]])
+    assert torch.equal(turned.token_ids, together.token_ids[[2, 0, 1]])
+
+
+@pytest.mark.parametrize("unit", ["piece", "word"])
+def test_the_mask_does_not_depend_on_the_padding(unit: str) -> None:
+    tight = mask_tokens(half_masked(), context(token_share=0.5, mlm_unit=unit))
+    padded = a_batch(
+        (12, 9, 10),
+        token_ids=torch.nn.functional.pad(half_masked().token_ids, (0, 8)),
+        word_positions=torch.nn.functional.pad(half_masked().word_positions, (0, 8)),
+        token_mask=torch.nn.functional.pad(half_masked().token_mask, (0, 8)),
+    )
+    wide = mask_tokens(padded, context(token_share=0.5, mlm_unit=unit))
+    assert torch.equal(wide.token_ids[:, :12], tight.token_ids)
+    assert torch.equal(wide.marks.masked_tokens[:, :12], tight.marks.masked_tokens)
+
+
+@pytest.mark.parametrize("tasks", [["mlm"], ["ifrs", "mlm"], ["mlm", "mrfr", "moc", "titp"], list(TASKS)])
+def test_the_mask_does_not_depend_on_the_other_tasks(tasks: list[str]) -> None:
+    alone = mask_tokens(half_masked(), context(token_share=0.5))
+    among = pose(half_masked(), [TASKS[name] for name in tasks], context(token_share=0.5))
+    assert torch.equal(among.token_ids, alone.token_ids)
+
+
+def test_the_mask_does_not_depend_on_the_words_or_the_image() -> None:
+    one, other = a_batch((8, 8, 8)), a_batch((8, 8, 8), seed=9, keys=a_batch().keys)
+    assert not torch.equal(one.token_ids, other.token_ids)
+    assert torch.equal(masks(one, token_share=0.5), masks(other, token_share=0.5))
+
+
+@pytest.mark.parametrize("change", [{"epoch": 1}, {"seed": 2}])
+def test_another_epoch_or_seed_masks_anew(change: dict[str, int]) -> None:
+    batch = many_pairs(50)
+    assert not torch.equal(masks(batch), masks(batch, **change))
+
+
+def test_equal_keys_get_equal_masks_and_unequal_keys_do_not() -> None:
+    batch = dataclasses.replace(many_pairs(3, num_tokens=40), keys=torch.tensor([7, 7, 8]))
+    first, twin, other = masks(batch)
+    assert torch.equal(first, twin)
+    assert not torch.equal(first, other)
+
+
+def test_the_clean_batch_stays_as_it_was() -> None:
+    batch = half_masked()
+    before = batch.token_ids.clone()
+    mask_tokens(batch, context(token_share=1.0))
+    assert torch.equal(batch.token_ids, before)
+    assert not batch.marks.masked_tokens.any()
+
+
+@pytest.mark.parametrize("unit", ["piece", "word"])
+def test_with_a_share_of_one_all_but_specials_and_padding_is_masked(unit: str) -> None:
+    batch = half_masked(num_tokens=14)
+    special = (batch.token_ids == CLS) | (batch.token_ids == SEP)
+    assert torch.equal(masks(batch, token_share=1.0, mlm_unit=unit), batch.token_mask & ~special)
+
+
+def test_with_a_share_of_zero_nothing_is_masked() -> None:
+    assert not masks(half_masked(), token_share=0.0).any()
+
+
+@pytest.mark.parametrize("unit", ["piece", "word"])
+def test_fifteen_percent_are_masked(unit: str) -> None:
+    batch = many_pairs(6000, num_regions=1)  # ten words each: four standard errors are 0.0058
+    share = masks(batch, mlm_unit=unit)[:, 1:-1].double().mean().item()
+    assert share == pytest.approx(0.15, abs=0.0058)
+
+
+def test_every_place_is_masked_alike() -> None:
+    share = masks(many_pairs(6000, num_regions=1))[:, 1:-1].double().mean(0)
+    assert (share - 0.15).abs().max() < 4.5 * (0.15 * 0.85 / 6000) ** 0.5
+
+
+def test_of_the_masked_eighty_percent_are_hidden_ten_replaced_and_ten_kept() -> None:
+    batch = many_pairs(6000, num_regions=1)
+    posed = mask_tokens(batch, context(lexicon=WIDE))
+    chosen = posed.marks.masked_tokens
+    old, new = batch.token_ids[chosen], posed.token_ids[chosen]
+    hidden, kept = (new == MASK).double().mean().item(), (new == old).double().mean().item()
+    assert hidden == pytest.approx(0.8, abs=0.018)  # about 9 000 tokens: four standard errors are 0.017
+    assert kept == pytest.approx(0.1, abs=0.013)
+    assert torch.equal(posed.token_ids[~chosen], batch.token_ids[~chosen])
+
+
+def test_replacements_come_evenly_from_the_whole_vocabulary() -> None:
+    batch = many_pairs(6000, num_regions=1)
+    posed = mask_tokens(batch, context(lexicon=WIDE, token_share=1.0))
+    strange = posed.token_ids[(posed.token_ids != batch.token_ids) & (posed.token_ids != MASK)]
+    counts = torch.bincount(strange // 100, minlength=10).double()
+    assert len(counts) == 10
+    assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 27.88  # 99.9 % point of chi-square, 9 degrees
+
+
+def test_whole_words_are_masked_or_left() -> None:
+    batch = many_pairs(400, num_tokens=12, num_regions=1)
+    words = torch.tensor([1, 2, 2, 2, 3, 4, 4, 5, 6, 6, 6, 1])
+    batch = dataclasses.replace(batch, word_positions=words.expand(400, -1))
+    chosen = masks(batch, mlm_unit="word", token_share=0.5)
+    for word in range(2, 7):
+        pieces = chosen[:, words == word]
+        assert torch.equal(pieces.any(1), pieces.all(1))
+        assert 0 < pieces[:, 0].sum() < 400
+
+
+def test_pieces_of_a_word_are_masked_apart_by_default() -> None:
+    batch = many_pairs(400, num_regions=1)
+    batch = dataclasses.replace(batch, word_positions=torch.tensor([1] + [2] * 10 + [1]).expand(400, -1))
+    chosen = masks(batch, token_share=0.5)[:, 1:-1]
+    assert not torch.equal(chosen.any(1), chosen.all(1))
