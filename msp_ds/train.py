@@ -119,6 +119,9 @@ def start(
     except Interrupted as interruption:
         log.warning("%s", interruption)
         raise SystemExit(interruption.exit_code) from None
+    except FloatingPointError as error:
+        log.error("%s", error)
+        raise SystemExit(1) from None
     return folder
 
 

@@ -50,9 +50,8 @@ class Engine:
             model=module, optimizer=build_optimizer(module, optim), config=config, dist_init_required=False
         )[0]
         if self.scaler is not None:  # DeepSpeed makes one with torch's settings, whatever the configuration says
-            self.engine.torch_autocast_z0_gradscaler = torch.amp.GradScaler(
-                runtime.device.type, **grad_scaler_settings(execution)
-            )
+            settings: Any = grad_scaler_settings(execution)
+            self.engine.torch_autocast_z0_gradscaler = torch.amp.GradScaler(runtime.device.type, **settings)
         self.execution = execution
         self.optim = optim
         self.grad_norm = torch.zeros((), device=runtime.device)

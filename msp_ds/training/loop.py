@@ -114,8 +114,8 @@ class StageLoop:
             )
         if self.engine.loss_scale < self.engine.lowest_loss_scale:
             raise FloatingPointError(
-                f"the loss scale fell below {self.engine.lowest_loss_scale} by step {done}: gradients overflow whatever "
-                "it is; continue from the last checkpoint with --resume on bf16 or fp32, or with a smaller --lr"
+                f"the loss scale fell below {self.engine.lowest_loss_scale} by step {done}: gradients overflow at any "
+                "scale; continue with --resume and a bf16 or fp32 --ds-config, or start again with a smaller --lr"
             )
         values |= {
             "rate/lr": learning_rate(self.engine.optim, step=done - 1, num_steps=self.num_steps),
