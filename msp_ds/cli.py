@@ -183,10 +183,10 @@ def evaluate(
         held_out = open_set(shards)
         model = load_trained(checkpoint, shards=held_out, needed_heads=("match",), preset=preset)
         folder = out or model.checkpoint.parents[2]
-        grades = evaluate_retrieval(
+        report = evaluate_retrieval(
             model, held_out, num_images=images, captions_per_image=captions_per_image, out=folder
         )
-    Console().print(retrieval_table(grades))
+    Console().print(retrieval_table(report))
 
 
 def main() -> None:

@@ -49,6 +49,18 @@ def choose_pool(reader: Reader, *, num_images: int | None = None, captions_per_i
     return Pool(first_pairs=order[first_of_image[:wanted]], captions=captions, image_of_caption=places[captions])
 
 
+def match_accuracy(scores: Tensor, image_of_caption: Tensor) -> float:
+    """Share of right answers to "do they match?", half of the pairs matched, half mismatched at random.
+
+    scores: float32 [N, M] margins, matched above 0; image_of_caption: int64 [M]. The expectation over all mismatched
+    pairs is taken, not a sample of them.
+    """
+    own = torch.zeros_like(scores, dtype=torch.bool)
+    own[image_of_caption, torch.arange(scores.shape[1])] = True
+    right_own, right_other = scores[own] > 0, scores[~own] <= 0
+    return float(right_own.float().mean() + right_other.float().mean()) / 2
+
+
 class PairScorer:
     """Scores pairs by the margin of the match head; each image and caption is embedded once."""
 

@@ -32,13 +32,13 @@ def run_demo(recipe_path: Path, *, shards: Path, train: Callable[[dict[str, Any]
     show.print(stage_table(curriculum("tps"), preset.schedule))
     with bars() as progress:
         for stage in STAGE_NAMES:
-            for report in build_shards(recipe, stage=stage, out=shards, progress=progress).values():
-                show.print(report.describe(), highlight=False)
+            for written in build_shards(recipe, stage=stage, out=shards, progress=progress).values():
+                show.print(written.describe(), highlight=False)
     run = train({"curriculum": "tps", "shards": str(shards)})
     held_out = open_set(shards / "sentence" / "val")
     model = load_trained(run, shards=held_out, needed_heads=("match",), preset=None)
-    grades = evaluate_retrieval(model, held_out, num_images=None, captions_per_image=CAPTIONS_PER_IMAGE, out=run)
+    report = evaluate_retrieval(model, held_out, num_images=None, captions_per_image=CAPTIONS_PER_IMAGE, out=run)
     show.print(results_table(run))
-    show.print(retrieval_table(grades))
+    show.print(retrieval_table(report))
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
     show.print(f"Done in {minutes}:{seconds:02d}. The curves: tensorboard --logdir {run.parent}", highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,25 @@ from rich.table import Table
 from msp_ds.config import to_json, write_json
 from msp_ds.data.reader import Reader
 from msp_ds.data.shards import ShardSet
-from msp_ds.downstream.retrieval import PairScorer, choose_pool
+from msp_ds.downstream.retrieval import PairScorer, choose_pool, match_accuracy
 from msp_ds.downstream.retrieval_grades import DirectionGrades, RetrievalGrades, grade_retrieval
 from msp_ds.model.heads import MatchHead
 from msp_ds.terminal import bars
 from msp_ds.training.inference import TrainedModel
 
 
+@dataclass(frozen=True, kw_only=True)
+class RetrievalReport:
+    """What came of a retrieval evaluation."""
+
+    grades: RetrievalGrades
+    match_accuracy: float
+    """Of the match head, half of the pairs mismatched at random."""
+
+
 def evaluate_retrieval(
     model: TrainedModel, shards: ShardSet, *, num_images: int | None, captions_per_image: int | None, out: Path
-) -> RetrievalGrades:
+) -> RetrievalReport:
     """Grades zero-shot retrieval on a held-out set; writes `retrieval.json` and the score matrix into `out`."""
     reader = Reader(shards)
     pool = choose_pool(reader, num_images=num_images, captions_per_image=captions_per_image)
@@ -33,6 +43,7 @@ def evaluate_retrieval(
         progress.start("retrieval", len(pool.first_pairs) * len(pool.captions))
         scores = scorer.scores(reader, pool, advance=progress.advance)
     grades = grade_retrieval(scores, pool.image_of_caption)
+    accuracy = match_accuracy(scores, pool.image_of_caption)
     out.mkdir(parents=True, exist_ok=True)
     images = np.array(shards.keys)[reader.images[pool.first_pairs].numpy()]
     np.savez(
@@ -51,16 +62,20 @@ def evaluate_retrieval(
             "checkpoint": str(model.checkpoint),
             "shards": str(shards.path),
             "grades": to_json(grades),
+            "match_accuracy": accuracy,
         },
     )
-    return grades
+    return RetrievalReport(grades=grades, match_accuracy=accuracy)
 
 
-def retrieval_table(grades: RetrievalGrades) -> Table:
+def retrieval_table(report: RetrievalReport) -> Table:
     """Recall both ways with chance beside it, in percent."""
+    grades = report.grades
     table = Table(
         title=f"Zero-shot retrieval: {grades.num_images} held-out images, {grades.num_captions} captions",
         title_justify="left",
+        caption=f"Does a caption match an image? {report.match_accuracy:.1%} right, half of them mismatched at random",
+        caption_justify="left",
     )
     table.add_column()
     for column in ("R@1", "R@5", "R@10", "median rank"):

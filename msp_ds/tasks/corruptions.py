@@ -105,7 +105,7 @@ def replace_images(
     True where the image is still the text's own.
     """
     options = context.options
-    fate, which_hard, which_random = context.draw(keys, "image", 3).unbind(1)
+    fate, which_hard, which_random, is_hard = context.draw(keys, "image", 4).unbind(1)
     # A random image of the other N - 1: skipping one's own keeps the choice even.
     random_rows = (which_random * max(num_images - 1, 1)).long()
     random_rows = random_rows + (random_rows >= own).long()
@@ -116,7 +116,7 @@ def replace_images(
         if candidates.shape[1]:
             place = (which_hard * counts).long().clamp(max=candidates.shape[1] - 1)
             hard_rows = candidates.gather(1, place[:, None]).squeeze(1)
-            rows = torch.where(counts > 0, hard_rows, random_rows)
+            rows = torch.where((counts > 0) & (is_hard < options.itm_hard_share), hard_rows, random_rows)
     matched = (fate >= options.itm_share) | (num_images < 2)
     return torch.where(matched, own, rows), matched
 
