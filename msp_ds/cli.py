@@ -166,7 +166,7 @@ def info(preset: Annotated[str, typer.Option(help="paper, small or tiny.")] = "p
 @app.command()
 def evaluate(
     checkpoint: Annotated[Path, typer.Option(help="A run, or one of its step-* folders.")],
-    task: Annotated[Literal["zero-shot-retrieval"], typer.Option()] = "zero-shot-retrieval",
+    task: Annotated[Literal["zero-shot-retrieval"], typer.Option(help="What to grade it on.")] = "zero-shot-retrieval",
     shards: Annotated[Path, typer.Option(help="A held-out set.")] = Path("shards/sentence/val"),
     images: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
     captions_per_image: Annotated[int | None, typer.Option(help="Only so many of each image's captions.")] = None,
@@ -178,11 +178,12 @@ def evaluate(
     from msp_ds.data.shards import open_set
     from msp_ds.report.retrieval import evaluate_retrieval, retrieval_table
     from msp_ds.training.inference import load_trained
+    from msp_ds.training.run_folder import run_of_checkpoint
 
     with one_line_errors(debug=debug):
         held_out = open_set(shards)
         model = load_trained(checkpoint, shards=held_out, needed_heads=("match",), preset=preset)
-        folder = out or model.checkpoint.parents[2]
+        folder = out or run_of_checkpoint(model.checkpoint)
         report = evaluate_retrieval(
             model, held_out, num_images=images, captions_per_image=captions_per_image, out=folder
         )

@@ -127,6 +127,7 @@ class TaskOptions:
 
     def __post_init__(self) -> None:
         _check(all(weight >= 0 for weight in self.weights.values()), f"a weight is negative in {self.weights}")
+        _check(self.itm_skip_nearest >= 0, f"itm_skip_nearest {self.itm_skip_nearest} is negative")
         for name in ("token_share", "region_share", "ifrs_share", "itm_share", "itm_hard_share"):
             share = getattr(self, name)
             _check(0 <= share <= 1, f"{name} {share} is not a share between 0 and 1")
@@ -222,6 +223,10 @@ class RunConfig:
     """Run or checkpoint whose trunk the first stage starts from."""
     max_steps: int | None = None
     """End every stage after this many optimiser steps, for a quick look; the schedule is stretched to them."""
+
+    def __post_init__(self) -> None:
+        _check(-(2**63) <= self.seed < 2**63, f"seed {self.seed} does not fit into 64 bits")
+        _check(self.max_steps is None or self.max_steps > 0, f"max_steps {self.max_steps} is not positive")
 
 
 def to_json(value: Any) -> Any:

@@ -119,7 +119,7 @@ class Batch:
     attribute_scores: Tensor
     """float32 [B, R]."""
     stray_features: Tensor
-    """float16 [B, D, F]: single regions of D random other images, for tasks that replace a region."""
+    """float16 [B, D, F]: single regions of D random images, for tasks that replace a region."""
     marks: Marks
 
     def to(self, device: torch.device | str) -> Batch:

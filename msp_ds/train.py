@@ -19,9 +19,10 @@ from msp_ds.config import RunConfig, StageSchedule, get_preset, with_settings
 from msp_ds.curriculum import STAGES, curriculum
 from msp_ds.data.shards import open_set
 from msp_ds.errors import InputError
+from msp_ds.tasks import TASKS
 from msp_ds.terminal import one_line_errors, speak
-from msp_ds.training.execution import choose_execution, read_execution
-from msp_ds.training.run_folder import RUN_FILE, model_for, read_run_config
+from msp_ds.training.execution import Execution, choose_execution, read_execution
+from msp_ds.training.run_folder import RUN_FILE, model_for, read_run_config, read_run_execution
 
 log = logging.getLogger(__name__)
 
@@ -97,15 +98,18 @@ def start(
     folder = (run_dir or newest_run(RUNS)) if resume else run_dir
     if folder is not None and not resume and (folder / RUN_FILE).exists():
         raise InputError(f"{folder} already holds a run; continue it with --resume, or choose another --run-dir")
+    if save_every < 1:
+        raise InputError(f"--save-every {save_every} is not positive")
     config = resumed_config(folder, given) if resume and folder is not None else new_config(given)
-    execution_name, execution = (str(ds_config), read_execution(ds_config)) if ds_config else choose_execution()
+    execution_name, execution = execution_of(ds_config, resumed=folder if resume else None)
     # DeepSpeed takes seconds to import, so it comes after everything that a user can get wrong.
+    from msp_ds.training.runtime import start_runtime
+
+    runtime = start_runtime(os.environ)  # names the device to DeepSpeed, which the rooms below import
     from msp_ds.training.interrupt import Interrupted, StopRequest
     from msp_ds.training.run import train as train_run
-    from msp_ds.training.runtime import start_runtime
     from msp_ds.training.stage import Job
 
-    runtime = start_runtime(os.environ)
     folder = Path(runtime.first_says(str(folder or fresh_folder(RUNS / config.curriculum))))
     log.info(
         "run %s: curriculum %s, preset %s, %s on %s",
@@ -132,19 +136,32 @@ def new_config(given: dict[str, Any]) -> RunConfig:
     sets = [open_set(shards / part.name / "train") for stage in stages for part in stage.parts]
     name = given.get("preset") or sets[0].index.preset or "paper"
     preset = get_preset(name)
-    return RunConfig(
+    config = RunConfig(
         curriculum=spelling,
         preset=name,
         model=model_for(preset.model, sets[0]),
-        optim=dataclasses.replace(preset.optim, lr=given.get("lr", preset.optim.lr)),
-        schedule=changed_schedule(preset.schedule, epochs=given.get("epochs"), batch_size=given.get("batch_size")),
-        tasks=with_settings(preset.tasks, given.get("setting", ())),
-        drop=given.get("drop", ()),
-        seed=given.get("seed", RunConfig.seed),
+        optim=preset.optim,
+        schedule=preset.schedule,
+        tasks=preset.tasks,
         shards=str(shards),
         vocabulary_sha256=sets[0].index.vocabulary_sha256,
-        init=given.get("init"),
-        max_steps=given.get("max_steps"),
+    )
+    return with_flags(config, given)
+
+
+def with_flags(config: RunConfig, given: dict[str, Any]) -> RunConfig:
+    """`config` with what the flags say in place of what it says."""
+    plain = {name: value for name, value in given.items() if name in RunConfig.__dataclass_fields__}
+    tasks = with_settings(config.tasks, given.get("setting", ()))
+    unknown = sorted(tasks.weights.keys() - TASKS.keys())
+    if unknown:
+        raise InputError(f"--set weights: no task is called {unknown[0]!r}; tasks are {', '.join(TASKS)}")
+    return dataclasses.replace(
+        config,
+        optim=dataclasses.replace(config.optim, lr=given.get("lr", config.optim.lr)),
+        schedule=changed_schedule(config.schedule, epochs=given.get("epochs"), batch_size=given.get("batch_size")),
+        tasks=tasks,
+        **plain,
     )
 
 
@@ -152,25 +169,35 @@ def resumed_config(folder: Path, given: dict[str, Any]) -> RunConfig:
     """The configuration in a run's folder; a flag that says otherwise is an error, not a change."""
     config = read_run_config(folder)
     for name, value in given.items():
-        saved = getattr(config, name, value)
-        if saved != value:
+        if with_flags(config, {name: value}) != config:
+            flag = "set" if name == "setting" else name.replace("_", "-")
+            said = " ".join(value) if isinstance(value, tuple) else value
             raise InputError(
-                f"{folder} was started with {name} {saved}, not {value}; leave the flag out to continue it, "
+                f"{folder} was not started with --{flag} {said}; leave the flag out to continue it, "
                 "or start a new run without --resume"
             )
     return config
+
+
+def execution_of(ds_config: Path | None, *, resumed: Path | None) -> tuple[str, Execution]:
+    """Name and content of how to execute: the file's, else as the run in folder `resumed` did, else by the hardware."""
+    if ds_config is not None:
+        return str(ds_config), read_execution(ds_config)
+    if resumed is not None:
+        return "executed as before", read_run_execution(resumed)
+    return choose_execution()
 
 
 def changed_schedule(
     rows: dict[str, StageSchedule], *, epochs: str | None, batch_size: int | None
 ) -> dict[str, StageSchedule]:
     """The preset's schedule with other epochs (`6`, or `t=4,p=4,s=12`) and another batch size."""
-    counts = dict.fromkeys(rows, epochs) if epochs and epochs.isdigit() else {}
+    counts = dict.fromkeys(rows, epochs) if epochs and epochs.isdecimal() else {}
     if epochs and not counts:
         names = {part.initial: part.name for part in STAGES}
         for item in epochs.split(","):
             initial, _, count = item.partition("=")
-            if initial not in names or not count.isdigit():
+            if initial not in names or not count.isdecimal():
                 raise InputError(f"--epochs {epochs} is not understood; write it 6 for all stages, or t=4,p=4,s=12")
             counts[names[initial]] = count
     changed = {name: dataclasses.replace(row, epochs=int(counts.get(name) or row.epochs)) for name, row in rows.items()}

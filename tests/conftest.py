@@ -1,1 +1,14 @@
-"""Its presence puts this folder on the import path, so that tests in every room can read `tiny`."""
+"""What tests of several rooms share. Its presence also puts this folder on the import path, for `tiny` and the like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_world import write_shards
+
+
+@pytest.fixture(scope="session")
+def small_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shards of a small world, all stages; shared, so to be read only."""
+    return write_shards(tmp_path_factory.mktemp("small"))

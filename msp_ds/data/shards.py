@@ -128,7 +128,8 @@ def require_look_alikes(shards: ShardSet, *, task: str) -> np.ndarray:
     if shards.look_alikes is None:
         raise ShardError(
             f"{shards.path} has no look-alikes, which task {task} needs; "
-            f"write them with: msp-ds shard --stage {shards.index.stage} --hard-negatives FILE"
+            f"write them with: msp-ds shard --stage {shards.index.stage} --hard-negatives FILE, "
+            "or train with --set itm_negatives=random"
         )
     return shards.look_alikes
 

@@ -36,6 +36,8 @@ class Pool:
 
 def choose_pool(reader: Reader, *, num_images: int | None = None, captions_per_image: int | None = None) -> Pool:
     """The first `num_images` images of a set with the first `captions_per_image` captions of each; None takes all."""
+    if captions_per_image is not None and captions_per_image < 1:
+        raise InputError(f"{captions_per_image} captions an image leave nothing to rank; ask for at least 1")
     _, places = torch.unique(reader.images, return_inverse=True)
     total = int(places.max()) + 1
     wanted = total if num_images is None else num_images

@@ -24,7 +24,7 @@ class Board:
         """Opens TensorBoard's file so that steps after `start`, of an interrupted run, are replaced."""
         self.name = name
         self.num_steps = num_steps
-        self._writer = SummaryWriter(str(folder), purge_step=start, flush_secs=30) if speaks else None
+        self._writer = SummaryWriter(str(folder), purge_step=start + 1, flush_secs=30) if speaks else None
         self._progress = progress_bar()
         self._speaks = speaks
         self._began, self._start = time.monotonic(), start
@@ -51,6 +51,11 @@ class Board:
             left = (self.num_steps - step) * (now - self._began) / max(step - self._start, 1)
             minutes, seconds = divmod(round(left), 60)
             log.info("%s: step %d of %d, %s, %d:%02d left", self.name, step, self.num_steps, note, minutes, seconds)
+
+    def flush(self) -> None:
+        """Writes out all scalars: a run that is killed and resumed must not lack those before its checkpoint."""
+        if self._writer is not None:
+            self._writer.flush()
 
     def close(self) -> None:
         """Ends the bar and flushes TensorBoard's file."""

@@ -70,12 +70,18 @@ def checkpoints(folder: Path) -> list[Path]:
     return complete
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """The state that a complete checkpoint was saved with, without loading it."""
+    state: dict[str, Any] = read_json(path / MANIFEST, what="a checkpoint's manifest")["state"]
+    return state
+
+
 def load_checkpoint(path: Path, engine: Engine) -> dict[str, Any]:
     """Restores weights, optimiser and loss scale bit for bit, and returns the state saved with them."""
     loaded, client_state = engine.engine.load_checkpoint(str(path.parent), tag=path.name)
     if loaded is None:
         raise CheckpointError(f"DeepSpeed could not load {path}; remove it to continue from the one before")
-    if engine.scaler is not None:
+    if engine.scaler is not None and f"{STATE}_scaler" in client_state:  # not there when precision was not fp16
         engine.scaler.load_state_dict(client_state[f"{STATE}_scaler"])
     state: dict[str, Any] = json.loads(client_state[STATE])
     return state

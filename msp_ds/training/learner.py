@@ -40,8 +40,12 @@ class Learner(nn.Module):
         return Losses(total=total + self._touch_every_head(encoded.pair), tallies=tallies)
 
     def _touch_every_head(self, like: Tensor) -> Tensor:
-        """A zero that depends on every head: ZeRO-3 re-applies the stale gradient of one that a step leaves out."""
+        """A zero that depends on every head: so each has a gradient on every rank, whichever a step leaves out.
+
+        ZeRO-3 keeps the weights elsewhere between forward passes; there is nothing to touch then.
+        """
         zero = like.new_zeros((), dtype=torch.float32)
         for parameter in self.heads.parameters():
-            zero = zero + 0.0 * parameter.reshape(-1)[0].float()
+            if parameter.numel():
+                zero = zero + 0.0 * parameter.reshape(-1)[0].float()
         return zero

@@ -82,16 +82,18 @@ class StageLoop:
             self._step(portion, meter)
             done, pairs = portion.step + 1, pairs + self.order.batch_size
             epoch_ends = done % self.order.batches_per_epoch == 0 or done == self.num_steps
-            if done % REPORT_EVERY == 0 or epoch_ends:
+            saves = epoch_ends or done % self.save_every == 0
+            if saves or done % REPORT_EVERY == 0:  # a report also keeps a loss that is not finite out of a checkpoint
                 self._report(done, meter, pairs / (time.monotonic() - began))
                 began, pairs = time.monotonic(), 0
                 self._stop_if_asked(done)
             if epoch_ends:
                 results = self.validate(done)
-            if epoch_ends or done % self.save_every == 0:
+            if saves:
                 self._save(done)
-            if epoch_ends:
                 began = time.monotonic()
+        if start >= self.num_steps:  # killed after the last step, before its results were written
+            results = self.validate(self.num_steps)
         return self.checkpoints / f"step-{self.num_steps:08d}", results
 
     def _step(self, portion: Portion, meter: Meter) -> None:
@@ -106,7 +108,10 @@ class StageLoop:
 
     def _report(self, done: int, meter: Meter, speed: float) -> None:
         values = meter.read(self.runtime)
+        norm = float(self.engine.grad_norm)
         bad = sorted(name for name, value in values.items() if name.startswith("loss/") and not math.isfinite(value))
+        if self.engine.execution.precision != "fp16" and not math.isfinite(norm):  # fp16 leaves such a step out
+            bad.append("the gradient's norm")
         if bad:
             raise FloatingPointError(
                 f"{', '.join(bad)} is not finite by step {done} of stage {self.board.name}; the last checkpoint is "
@@ -119,7 +124,7 @@ class StageLoop:
             )
         values |= {
             "rate/lr": learning_rate(self.engine.optim, step=done - 1, num_steps=self.num_steps),
-            "norm/grad": float(self.engine.grad_norm),
+            "norm/grad": norm,
             "scale/loss": self.engine.loss_scale,
             "speed/pairs_per_s": speed,
         }
@@ -136,6 +141,7 @@ class StageLoop:
     def _save(self, done: int) -> Path:
         epoch, consumed = divmod(done, self.order.batches_per_epoch)
         state = {"step": done, "epoch": epoch, "consumed": consumed, **self.state}
+        self.board.flush()
         return save_checkpoint(self.checkpoints, self.engine, step=done, state=state, runtime=self.runtime)
 
     @torch.no_grad()
@@ -146,8 +152,10 @@ class StageLoop:
         meter, feed, rank = Meter(), self.validation, self.runtime.rank
         self.engine.engine.eval()
         for number, part in enumerate(feed.parts):
-            pairs = torch.arange(len(feed.readers[number].keys))[rank :: self.runtime.world_size]
-            for rows in torch.split(pairs, self.order.batch_size):
+            pairs = torch.arange(len(feed.readers[number].keys))
+            # The same number of forward passes on every rank, which ZeRO-3 waits for.
+            num_batches = -(-len(pairs) // (self.runtime.world_size * self.order.batch_size))
+            for rows in torch.tensor_split(pairs[rank :: self.runtime.world_size], num_batches):
                 batch = feed.read(number, rows, epoch=VALIDATION_EPOCH)
                 meter.add(self.engine.engine(batch, part.tasks, VALIDATION_EPOCH).tallies)
         self.engine.engine.train()

@@ -13,8 +13,15 @@ import torch
 from msp_ds.config import to_json, write_json
 from msp_ds.curriculum import curriculum
 from msp_ds.errors import InputError
-from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, find_checkpoint, stage_checkpoint, stage_folders
-from msp_ds.training.stage import Job, StageData, check_agreement, open_stage_data, train_stage
+from msp_ds.training.run_folder import (
+    RUN_FILE,
+    STAGE_FILE,
+    check_same_trunk,
+    find_checkpoint,
+    stage_checkpoint,
+    stage_folders,
+)
+from msp_ds.training.stage import Job, StageData, check_agreement, check_stage, open_stage_data, train_stage
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +31,12 @@ def train(job: Job) -> Path:
     stages = curriculum(job.config.curriculum, drop=job.config.drop)
     data = [open_stage_data(Path(job.config.shards), stage) for stage in stages]
     check_agreement([one for sets in data for one in (*sets.train, *sets.validation)], job.config)
+    for stage, sets in zip(stages, data, strict=True):
+        check_stage(job, stage, sets)
     checkpoint = find_checkpoint(Path(job.config.init)) if job.config.init else None
+    if checkpoint is not None:
+        check_same_trunk(checkpoint, job.config)
     if job.runtime.is_first:
-        job.folder.mkdir(parents=True, exist_ok=True)
         write_run_file(job, data)
     for folder, stage, sets in zip(stage_folders(job.folder, stages), stages, data, strict=True):
         if (folder / STAGE_FILE).is_file():
@@ -46,27 +56,29 @@ def write_run_file(job: Job, data: list[StageData]) -> None:
         for stage in data
         for one in (*stage.train, *stage.validation)
     }
-    write_json(
-        job.folder / RUN_FILE,
-        {
-            "config": to_json(job.config),
-            "execution": to_json(job.execution),
-            "world_size": job.runtime.world_size,
-            "device": str(job.runtime.device.type),
-            "index_sha256": sets,
-            "git_commit": git_commit(),
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "deepspeed": deepspeed.__version__,
-            },
+    card = {
+        "config": to_json(job.config),
+        "execution": to_json(job.execution),
+        "world_size": job.runtime.world_size,
+        "device": str(job.runtime.device.type),
+        "index_sha256": sets,
+        "git_commit": git_commit(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "deepspeed": deepspeed.__version__,
         },
-    )
+    }
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        write_json(job.folder / RUN_FILE, card)
+    except OSError as error:
+        raise InputError(f"{job.folder} cannot be written ({error.strerror}); choose another --run-dir") from None
 
 
 def git_commit() -> str:
     """The commit of this code, `unknown` outside a checkout; `+` marks uncommitted changes."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from msp_ds.config import ModelConfig, RunConfig, from_json, read_json
 from msp_ds.curriculum import Stage
 from msp_ds.data.shards import ShardSet
 from msp_ds.errors import CheckpointError
 from msp_ds.training.checkpoint import MANIFEST, checkpoints
+from msp_ds.training.execution import Execution
 
 RUN_FILE = "run.json"
 """The whole configuration of a run, what it was made with, and the hashes of its shards' indexes."""
 STAGE_FILE = "stage.json"
 """Written when a stage is finished: its steps, its checkpoint and its last validation."""
+
+TRUNK_FIELDS = (
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "intermediate_size",
+    "layer_norm_eps",
+    "max_positions",
+    "vocab_size",
+    "feature_width",
+)
+"""Of ModelConfig: what decides the shape and the meaning of a trunk's weights."""
 
 
 def stage_folders(run: Path, stages: tuple[Stage, ...]) -> list[Path]:
@@ -44,8 +58,37 @@ def run_of_checkpoint(checkpoint: Path) -> Path:
 
 def read_run_config(run: Path) -> RunConfig:
     """The configuration that a run was started with."""
-    saved = read_json(run / RUN_FILE, what="a run's configuration, written by msp-ds train")
-    return from_json(RunConfig, saved["config"], where=str(run / RUN_FILE))
+    return from_json(RunConfig, _read_run_file(run, "config"), where=str(run / RUN_FILE))
+
+
+def read_run_execution(run: Path) -> Execution:
+    """How a run was executed when it was started or last resumed."""
+    return from_json(Execution, _read_run_file(run, "execution"), where=str(run / RUN_FILE))
+
+
+def _read_run_file(run: Path, part: str) -> Any:
+    what = "a run's configuration, written by msp-ds train"
+    saved = read_json(run / RUN_FILE, what=what)
+    if not isinstance(saved, dict) or part not in saved:
+        raise CheckpointError(f"{run / RUN_FILE} should be {what}, but has no {part}")
+    return saved[part]
+
+
+def check_same_trunk(checkpoint: Path, config: RunConfig) -> None:
+    """Raises CheckpointError unless the trunk of a checkpoint has the shape and the words of a run to be started."""
+    theirs = read_run_config(run_of_checkpoint(checkpoint))
+    for name in TRUNK_FIELDS:
+        there, here = getattr(theirs.model, name), getattr(config.model, name)
+        if there != here:
+            raise CheckpointError(
+                f"{checkpoint} is of another model: its {name} is {there}, here it is {here}; "
+                f"check --preset (it was trained with {theirs.preset}) and the shards"
+            )
+    if theirs.vocabulary_sha256 != config.vocabulary_sha256:
+        raise CheckpointError(
+            f"{checkpoint} was trained on another vocabulary than that of {config.shards}; "
+            f"write the shards with the recipe of {theirs.shards}"
+        )
 
 
 def model_for(model: ModelConfig, shards: ShardSet) -> ModelConfig:

@@ -15,14 +15,14 @@ from msp_ds.config import RunConfig, StageSchedule, write_json
 from msp_ds.curriculum import Stage
 from msp_ds.data.order import Order
 from msp_ds.data.reader import Reader
-from msp_ds.data.shards import ShardSet, open_set
-from msp_ds.errors import CheckpointError, ShardError
+from msp_ds.data.shards import ShardSet, open_set, require_look_alikes, require_same_words
+from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.model.encoder import Trunk
 from msp_ds.tasks.task import Context
 from msp_ds.training.board import Board
-from msp_ds.training.checkpoint import checkpoints, load_checkpoint, load_trunk
+from msp_ds.training.checkpoint import checkpoints, load_checkpoint, load_trunk, read_state
 from msp_ds.training.engine import Engine
-from msp_ds.training.execution import Execution
+from msp_ds.training.execution import Execution, accumulation
 from msp_ds.training.feed import Feed
 from msp_ds.training.interrupt import StopRequest
 from msp_ds.training.learner import Learner
@@ -65,12 +65,13 @@ def open_stage_data(shards: Path, stage: Stage) -> StageData:
 
 def check_agreement(sets: list[ShardSet], config: RunConfig) -> None:
     """Raises ShardError unless all sets fit the model: the same vocabulary, feature width and label lists."""
+    if sets[0].index.vocabulary_sha256 != config.vocabulary_sha256:
+        raise ShardError(
+            f"{sets[0].path} has another vocabulary than the shards that this run was started with; "
+            "bring those back, or start a new run"
+        )
     for one in sets:
-        if one.index.vocabulary_sha256 != sets[0].index.vocabulary_sha256:
-            raise ShardError(
-                f"{one.path} has another vocabulary than {sets[0].path}; write both with the same recipe: "
-                f"msp-ds shard --stage {one.index.stage}"
-            )
+        require_same_words(sets[0], one)
         for name in ("vocab_size", "feature_width", "num_objects", "num_attributes"):
             theirs, ours = getattr(one.index, name), getattr(config.model, name)
             if theirs != ours:
@@ -78,6 +79,25 @@ def check_agreement(sets: list[ShardSet], config: RunConfig) -> None:
                     f"{one.path} has {name} {theirs}, the model {ours}; write all stages with the same recipe: "
                     f"msp-ds shard --stage {one.index.stage}"
                 )
+
+
+def check_stage(job: Job, stage: Stage, data: StageData) -> None:
+    """Raises InputError for what would end a stage before its first step, so that a run fails before it is written."""
+    schedule, ranks = stage.schedule(job.config.schedule), job.runtime.world_size
+    keys = [torch.from_numpy(one.pairs.keys) for one in data.train]
+    Order(keys, seed=job.config.seed, batch_size=schedule.batch_size)
+    accumulation(job.execution, batch_size=schedule.batch_size, world_size=ranks)
+    if job.execution.zero_stage == 3 and len(stage.parts) > 1:
+        raise InputError(
+            "ZeRO 3 re-applies the old gradient of a head that a step leaves out, as the steps of a mixed stage do; "
+            f"set zero_stage to 2 to train {stage.name} together"
+        )
+    for part, one in zip((*stage.parts, *stage.parts), (*data.train, *data.validation), strict=False):
+        if one.index.num_pairs < ranks:
+            raise ShardError(f"{one.path} has {one.index.num_pairs} pairs for {ranks} ranks; use fewer ranks")
+        needy = [task.name for task in part.tasks if task.image_choice is not None]
+        if needy and job.config.tasks.itm_negatives == "hard":
+            require_look_alikes(one, task=needy[0])
 
 
 def build_context(config: RunConfig, data: StageData) -> Context:
@@ -106,14 +126,14 @@ def build_learner(config: RunConfig, stage: Stage, context: Context, start_from:
 
 def resume(checkpoint: Path, engine: Engine, state: dict[str, Any]) -> int:
     """Loads a checkpoint of the same stage and returns the steps done. Raises CheckpointError if the data changed."""
-    saved = load_checkpoint(checkpoint, engine)
+    saved = read_state(checkpoint)
     for name, value in state.items():
         if saved.get(name) != value:
             raise CheckpointError(
                 f"{checkpoint} was saved with {name} {saved.get(name)}, now it is {value}; bring back what changed, "
                 "or start anew with another --run-dir"
             )
-    return int(saved["step"])
+    return int(load_checkpoint(checkpoint, engine)["step"])
 
 
 def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_from: Path | None) -> None:
@@ -135,6 +155,7 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         "batch_size": schedule.batch_size,
         "num_steps": num_steps,
         "indexes": [one.index_sha256 for one in data.train],
+        "zero": _zero(job),
     }
     start = resume(saved[-1], engine, state) if saved else 0
     _announce(stage, schedule, readers, num_steps=num_steps, start=start)
@@ -162,6 +183,14 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         write_json(folder / STAGE_FILE, finished)
     runtime.wait_for_all()
     engine.close()
+
+
+def _zero(job: Job) -> str:
+    """What DeepSpeed must find again to load a checkpoint; with ZeRO off neither precision nor ranks matter."""
+    execution = job.execution
+    if execution.zero_stage == 0:
+        return "off"
+    return f"{execution.zero_stage}, {execution.precision}, ranks {job.runtime.world_size}"
 
 
 def _announce(stage: Stage, schedule: StageSchedule, readers: list[Reader], *, num_steps: int, start: int) -> None:

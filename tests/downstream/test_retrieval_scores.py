@@ -146,6 +146,12 @@ def test_more_images_than_there_are_or_none_are_refused(reader: Reader, num_imag
         choose_pool(reader, num_images=num_images)
 
 
+@pytest.mark.parametrize("captions", [0, -1])
+def test_a_pool_without_captions_is_refused(reader: Reader, captions: int) -> None:
+    with pytest.raises(InputError, match=f"{captions} captions an image leave nothing to rank"):
+        choose_pool(reader, captions_per_image=captions)
+
+
 def test_the_pool_does_not_depend_on_how_pairs_lie_in_the_table(reader: Reader) -> None:
     class Shuffled:
         """The same pairs in another order, all that a pool looks at."""

@@ -82,6 +82,19 @@ def test_random_images_are_even_over_all_others(look_alikes: Tensor | None, nega
     assert is_even(counts[1:], limit=49.73)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_a_part_of_the_hard_images_can_be_random_instead(share: float) -> None:
+    found = distances(*choose(itm_hard_share=share), first=2)
+    near = (found <= 4).double().mean().item()  # a random image is one of the four look-alikes in 4 of 24 cases
+    assert near == pytest.approx(share + (1 - share) * 4 / 24, abs=0.02)  # four standard errors
+    assert torch.equal(choose(itm_hard_share=share)[1], choose()[1])
+
+
+def test_beside_hard_images_every_other_image_can_come() -> None:
+    rows, matched = choose(itm_hard_share=0.25)
+    assert set(rows[~matched & (OWN == 12)].tolist()) == set(range(NUM_IMAGES)) - {12}
+
+
 def test_the_nearest_can_be_skipped() -> None:
     found = distances(*choose(itm_skip_nearest=2), first=2)
     assert set(found.tolist()) == {3, 4}

@@ -1,0 +1,26 @@
+"""Commands run in this process, as a user would see them."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from msp_ds.cli import app
+
+
+def run(*words: object) -> Result:
+    """What `msp-ds WORDS` does."""
+    return CliRunner().invoke(app, [str(word) for word in words], prog_name="msp-ds", env={"COLUMNS": "200"})
+
+
+def refusal(*words: object, log_lines: int = 0) -> str:
+    """The error of `msp-ds WORDS`: one line on stderr after so many of the log, exit code 2, nothing on stdout."""
+    result = run(*words)
+    if result.exit_code != 2:
+        pytest.fail(f"exit code {result.exit_code}: {result.output}{result.exception!r}")
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == log_lines + 1, result.stderr
+    assert lines[-1].startswith("error: ")
+    return lines[-1].removeprefix("error: ")

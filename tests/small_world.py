@@ -1,0 +1,45 @@
+"""A demo world of 80 images and its shards, small enough that a stage of it trains in a second."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from msp_ds.data.recipe import Recipe
+from msp_ds.data.set_layout import STAGE_NAMES
+from msp_ds.data.shard_building import build_shards
+from msp_ds.data.world import make_world
+
+IMAGES, FEATURE_WIDTH, HOLDOUT = 80, 64, 16
+
+
+def recipe_of(world: Path, **changes: Any) -> Recipe:
+    """The recipe of a world's raw files, with some of its fields changed."""
+    recipe = Recipe(
+        regions=(str(world / "regions.tsv"),),
+        objects_vocab=str(world / "objects_vocab.txt"),
+        attributes_vocab=str(world / "attributes_vocab.txt"),
+        captions=(str(world / "captions.json"),),
+        phrases=(str(world / "region_descriptions.json"),),
+        image_data=str(world / "image_data.json"),
+        hard_negatives=str(world / "hard_negatives.npz"),
+        vocab="trained",
+        holdout=HOLDOUT,
+        extractor="tests",
+        preset="tiny",
+    )
+    return dataclasses.replace(recipe, **changes)
+
+
+def write_shards(folder: Path, *, images: int = IMAGES, seed: int = 0, **changes: Any) -> Path:
+    """`folder`/shards with all three stages of a new world in `folder`/world; keywords change its recipe."""
+    make_world(folder / "world", images=images, seed=seed, feature_width=FEATURE_WIDTH)
+    for stage in STAGE_NAMES:
+        build_shards(recipe_of(folder / "world", **changes), stage=stage, out=folder / "shards")
+    return folder / "shards"
+
+
+def files_below(folder: Path) -> set[str]:
+    """Every file below a folder, by its path from there."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,330 @@
+"""What a user can get wrong when starting or resuming a run: one line on stderr, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import refusal
+from small_world import recipe_of, write_shards
+
+from msp_ds.config import PRESETS, RunConfig, get_preset, to_json, write_json
+from msp_ds.data.shard_building import build_shards
+from msp_ds.data.shards import open_set
+from msp_ds.errors import InputError
+from msp_ds.train import changed_schedule, fresh_folder, new_config, newest_run, resumed_config, with_flags
+from msp_ds.training import interrupt, runtime
+from msp_ds.training.execution import Execution
+from msp_ds.training.run_folder import MANIFEST, RUN_FILE
+
+
+@pytest.fixture(autouse=True)
+def _clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No process group, no signal handlers, and logging as it was: these runs end before their first step."""
+    alone = runtime.Runtime(rank=0, world_size=1, device=torch.device("cpu"))
+    monkeypatch.setattr(runtime, "start_runtime", lambda environment: alone)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setattr(interrupt.StopRequest, "listen", lambda self: None)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused_run(shards: Path, *flags: object, log_lines: int = 0) -> str:
+    """The error of `msp-ds train --shards SHARDS --run-dir run FLAGS`; no run folder may come of it."""
+    line = refusal("train", "--shards", shards, "--run-dir", "run", *flags, log_lines=log_lines)
+    assert not Path("run").exists()
+    assert not Path("runs").exists()
+    return line
+
+
+def a_run(folder: Path, shards: Path, *, preset: str = "tiny", **given: object) -> RunConfig:
+    """Writes the run.json of a run with a checkpoint that is never read."""
+    config = new_config({"shards": str(shards), "preset": preset, **given})
+    checkpoint = folder / "1-token" / "checkpoints" / "step-00000001"
+    checkpoint.mkdir(parents=True)
+    write_json(checkpoint / MANIFEST, {"step": 1, "files": {}, "state": {}})
+    execution = Execution(precision="bf16", micro_batch=8)
+    write_json(folder / RUN_FILE, {"config": to_json(config), "execution": to_json(execution)})
+    return config
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--curriculum", "txs"], ["'txs'", "t token, p phrase, s sentence"]),
+        (["--curriculum", "tt"], ["'tt'", "once"]),
+        (["--curriculum", ""], ["''"]),
+        (["--curriculum", "t+"], ["'t+'"]),
+        (["--preset", "huge"], ["'huge'", "paper, small, tiny"]),
+        (["--set", "moc_aim=all"], ["moc_aim", "moc_target"]),
+        (["--set", "moc_target=some"], ["'some'", "masked, all"]),
+        (["--set", "moc_target"], ["name=value"]),
+        (["--set", "token_share=much"], ["token_share", "float"]),
+        (["--set", "token_share=1.5"], ["token_share 1.5"]),
+        (["--set", 'weights={"mlm": -1}'], ["negative"]),
+        (["--set", 'weights={"mml": 2.0}'], ["'mml'", "mlm, "]),
+        (["--epochs", "x=3"], ["x=3", "t=4,p=4,s=12"]),
+        (["--epochs", "t=few"], ["t=few"]),
+        (["--epochs", "-1"], ["-1"]),
+        (["--epochs", "²"], ["²"]),
+        (["--epochs", "0"], ["positive"]),
+        (["--batch-size", "0"], ["positive"]),
+        (["--lr", "0"], ["lr 0.0"]),
+        (["--lr", "nan"], ["lr nan"]),
+        (["--max-steps", "0"], ["max_steps 0"]),
+        (["--save-every", "0"], ["--save-every 0"]),
+        (["--seed", str(2**63)], ["seed 9223372036854775808"]),
+        (["--drop", "sleep"], ["'sleep'", "mlm, "]),
+        (["--drop", "mlm", "--drop", "mrfr", "--drop", "moc", "--drop", "ifrs"], ["no task for stage token"]),
+        (["--ds-config", "fast.json"], ["fast.json is missing", "cpu_fp32.json"]),
+    ],
+)
+def test_a_flag_that_cannot_be_used_is_named(
+    here: Path, small_shards: Path, flags: list[str], parts: list[str]
+) -> None:
+    line = refused_run(small_shards, *flags)
+    assert all(part in line for part in parts), line
+
+
+def test_without_shards_the_command_that_writes_them_is_named(here: Path) -> None:
+    assert refused_run(Path("shards")) == (
+        "no shards for stage token in shards/token/train; write them with: msp-ds shard --stage token"
+    )
+
+
+def test_a_stage_without_shards_is_named_before_the_first_stage_trains(here: Path, small_shards: Path) -> None:
+    shutil.copytree(small_shards / "token", here / "shards" / "token")
+    assert "msp-ds shard --stage phrase" in refused_run(Path("shards"))
+
+
+def test_a_batch_larger_than_the_shards_is_refused_before_the_first_stage_trains(
+    here: Path, small_shards: Path
+) -> None:
+    line = refused_run(small_shards, "--batch-size", "100", log_lines=1)  # 64 pairs of tokens, 320 sentences
+    assert line.startswith("a batch of 100 pairs cannot be drawn from 64; make the batch smaller (--batch-size)")
+
+
+def test_a_micro_batch_that_does_not_divide_the_batch_is_refused(here: Path, small_shards: Path) -> None:
+    Path("mine.json").write_text('{"precision": "fp32", "micro_batch": 5}')
+    line = refused_run(small_shards, "--ds-config", "mine.json", "--batch-size", "16", log_lines=1)
+    assert line.startswith("micro_batch 5 does not divide the 16 pairs")
+
+
+def test_stages_written_with_different_vocabularies_are_refused(here: Path, small_shards: Path) -> None:
+    shutil.copytree(small_shards, here / "shards")
+    recipe = recipe_of(small_shards.parent / "world", captions=())
+    build_shards(recipe, stage="token", out=here / "shards")
+    line = refused_run(Path("shards"), "--batch-size", "16", log_lines=1)
+    assert "shards/token/train and shards/phrase/train were written with different vocab.txt" in line
+    assert "msp-ds shard --stage phrase --recipe FILE" in line
+
+
+def test_matching_hard_samples_without_look_alikes_is_refused(here: Path, small_shards: Path) -> None:
+    shutil.copytree(small_shards, here / "shards")
+    recipe = recipe_of(small_shards.parent / "world", hard_negatives=None)
+    build_shards(recipe, stage="sentence", out=here / "shards")
+    line = refused_run(Path("shards"), "--curriculum", "s", "--batch-size", "16", log_lines=1)
+    assert line.startswith("shards/sentence/train has no look-alikes, which task itm_hs needs; ")
+    assert line.endswith("--hard-negatives FILE, or train with --set itm_negatives=random")
+
+
+def test_a_start_from_nothing_is_refused(here: Path, small_shards: Path) -> None:
+    line = refused_run(small_shards, "--init", "elsewhere", "--batch-size", "16", log_lines=1)
+    assert line.startswith("elsewhere holds no complete checkpoint")
+
+
+def test_a_start_from_a_run_with_another_model_is_refused(here: Path, small_shards: Path) -> None:
+    a_run(here / "old", small_shards, preset="small")
+    line = refused_run(small_shards, "--init", "old", "--batch-size", "16", log_lines=1)
+    assert line.startswith("old/1-token/checkpoints/step-00000001 is of another model: its hidden_size is 384, here ")
+    assert "--preset (it was trained with small)" in line
+
+
+def test_a_start_from_a_run_with_another_number_of_heads_is_refused(here: Path, small_shards: Path) -> None:
+    config = a_run(here / "old", small_shards)  # the weights have the same shapes
+    other = dataclasses.replace(config, model=dataclasses.replace(config.model, num_heads=2))
+    write_json(here / "old" / RUN_FILE, {"config": to_json(other)})
+    assert "its num_heads is 2, here it is 4" in refused_run(
+        small_shards, "--init", "old", "--batch-size", "16", log_lines=1
+    )
+
+
+def test_a_start_from_a_run_with_other_words_is_refused(here: Path, small_shards: Path) -> None:
+    config = a_run(here / "old", small_shards)
+    write_json(here / "old" / RUN_FILE, {"config": to_json(dataclasses.replace(config, vocabulary_sha256="0" * 64))})
+    line = refused_run(small_shards, "--init", "old", "--batch-size", "16", log_lines=1)
+    assert "was trained on another vocabulary" in line
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(here: Path, small_shards: Path) -> None:
+    Path("taken").write_text("a file")
+    line = refusal("train", "--shards", small_shards, "--run-dir", "taken/run", "--batch-size", "16", log_lines=1)
+    assert line.startswith("taken/run cannot be written (")
+    assert "choose another --run-dir" in line
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(here: Path, small_shards: Path) -> None:
+    a_run(here / "run", small_shards)
+    before = (here / "run" / RUN_FILE).read_bytes()
+    line = refusal("train", "--shards", small_shards, "--run-dir", "run")
+    assert line == "run already holds a run; continue it with --resume, or choose another --run-dir"
+    assert (here / "run" / RUN_FILE).read_bytes() == before
+
+
+def test_nothing_to_resume_names_the_way_to_start(here: Path) -> None:
+    assert refusal("train", "--resume") == (
+        "there is no run in runs to resume; start one with: msp-ds train --curriculum tps"
+    )
+
+
+def test_a_folder_without_a_run_cannot_be_resumed(here: Path) -> None:
+    assert refusal("train", "--resume", "--run-dir", "run").startswith("run/run.json is missing")
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"config": {}}', '{"config": 3}', "{"])
+def test_a_damaged_run_file_is_named(here: Path, text: str) -> None:
+    Path("run").mkdir()
+    Path("run/run.json").write_text(text)
+    assert refusal("train", "--resume", "--run-dir", "run").startswith("run/run.json")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--curriculum", "tp"),
+        ("--preset", "small"),
+        ("--shards", "others"),
+        ("--init", "old"),
+        ("--seed", "1"),
+        ("--max-steps", "5"),
+        ("--drop", "mlm"),
+        ("--set", "moc_target=all"),
+        ("--epochs", "9"),
+        ("--epochs", "t=9"),
+        ("--batch-size", "8"),
+        ("--lr", "0.1"),
+    ],
+)
+def test_a_flag_that_contradicts_the_run_is_refused(here: Path, small_shards: Path, flag: str, value: str) -> None:
+    a_run(here / "run", small_shards)
+    line = refusal("train", "--resume", "--run-dir", "run", flag, value)
+    assert line.startswith(f"run was not started with {flag} {value}; leave the flag out to continue it")
+
+
+def test_flags_that_agree_with_the_run_change_nothing(here: Path, small_shards: Path) -> None:
+    given = {
+        "curriculum": "ts",
+        "seed": 5,
+        "lr": 0.25,
+        "epochs": "t=2,s=3",
+        "batch_size": 16,
+        "drop": ("mlm",),
+        "setting": ("moc_target=all", 'weights={"moc": 2}'),
+    }
+    config = a_run(here / "run", small_shards, **given)
+    assert resumed_config(here / "run", {**given, "shards": str(small_shards), "preset": "tiny"}) == config
+
+
+def test_a_run_goes_on_as_it_was_executed(here: Path, small_shards: Path) -> None:
+    from msp_ds.train import execution_of
+
+    a_run(here / "run", small_shards)
+    assert execution_of(None, resumed=here / "run")[1] == Execution(precision="bf16", micro_batch=8)
+    Path("mine.json").write_text('{"precision": "fp32"}')
+    assert execution_of(Path("mine.json"), resumed=here / "run")[1] == Execution(precision="fp32")
+
+
+def test_what_the_flags_leave_open_comes_from_the_preset_and_the_shards(small_shards: Path) -> None:
+    config = new_config({"shards": str(small_shards), "lr": 0.5, "setting": ("itm_share=0.25",)})
+    tiny = get_preset("tiny")  # the small world's recipe suggests it
+    assert (config.preset, config.curriculum, config.seed) == ("tiny", "tps", 9595)
+    assert config.optim == dataclasses.replace(tiny.optim, lr=0.5)
+    assert config.tasks == dataclasses.replace(tiny.tasks, itm_share=0.25)
+    index = open_set(small_shards / "token" / "train").index
+    assert (config.model.vocab_size, config.model.feature_width) == (index.vocab_size, 64)
+    assert config.model.hidden_size == tiny.model.hidden_size
+    assert config.vocabulary_sha256 == index.vocabulary_sha256
+
+
+def test_epochs_are_given_for_all_stages_or_by_initial() -> None:
+    rows = PRESETS["tiny"].schedule  # 3, 4 and 7 epochs in batches of 64
+    assert [row.epochs for row in changed_schedule(rows, epochs="6", batch_size=None).values()] == [6, 6, 6]
+    assert [row.epochs for row in changed_schedule(rows, epochs="t=1,s=12", batch_size=None).values()] == [1, 4, 12]
+    assert [row.batch_size for row in changed_schedule(rows, epochs=None, batch_size=8).values()] == [8, 8, 8]
+
+
+def test_no_flags_change_nothing(small_shards: Path) -> None:
+    config = new_config({"shards": str(small_shards)})
+    assert with_flags(config, {}) == config
+
+
+def test_a_new_run_does_not_take_the_folder_of_an_old_one(tmp_path: Path) -> None:
+    assert fresh_folder(tmp_path / "tps") == tmp_path / "tps"
+    for name in ("tps", "tps-2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / RUN_FILE).write_text("{}")
+    assert fresh_folder(tmp_path / "tps") == tmp_path / "tps-3"
+
+
+def test_the_run_to_resume_is_the_one_started_last(tmp_path: Path) -> None:
+    import os
+
+    for age, name in ((30, "a"), (10, "b"), (20, "c")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / RUN_FILE).write_text("{}")
+        os.utime(tmp_path / name / RUN_FILE, (1e9 - age, 1e9 - age))
+    assert newest_run(tmp_path) == tmp_path / "b"
+
+
+def test_evaluating_with_another_preset_is_refused(here: Path, small_shards: Path) -> None:
+    a_run(here / "run", small_shards)
+    words = ["evaluate", "--checkpoint", "run", "--shards", small_shards / "sentence" / "val"]
+    line = refusal(*words, "--preset", "small")
+    assert line.startswith("run/1-token/checkpoints/step-00000001 is of preset tiny, not small")
+
+
+def test_evaluating_on_other_words_is_refused(here: Path, small_shards: Path) -> None:
+    config = a_run(here / "run", small_shards)
+    write_json(here / "run" / RUN_FILE, {"config": to_json(dataclasses.replace(config, vocabulary_sha256="0" * 64))})
+    line = refusal("evaluate", "--checkpoint", "run", "--shards", small_shards / "sentence" / "val")
+    assert "was written with another vocabulary" in line
+
+
+def test_evaluating_nothing_is_refused(here: Path, small_shards: Path) -> None:
+    line = refusal("evaluate", "--checkpoint", "run", "--shards", small_shards / "sentence" / "val")
+    assert line.startswith("run holds no complete checkpoint")
+
+
+def test_shards_of_another_run_cannot_slip_under_a_resumed_one(
+    tmp_path: Path, small_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_shards(tmp_path, images=40, seed=3, holdout=8)
+    a_run(tmp_path / "run", Path("shards"), batch_size=8)
+    saved = json.loads((tmp_path / "run" / RUN_FILE).read_text())
+    saved["config"]["vocabulary_sha256"] = "0" * 64
+    write_json(tmp_path / "run" / RUN_FILE, saved)
+    line = refusal("train", "--resume", "--run-dir", "run", log_lines=1)
+    assert line.startswith("shards/token/train has another vocabulary than the shards that this run was started with")
+
+
+def test_input_errors_are_value_errors_of_our_own() -> None:
+    with pytest.raises(InputError):
+        new_config({"curriculum": "x"})

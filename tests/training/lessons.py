@@ -1,0 +1,54 @@
+"""A learner of a few thousand weights and batches for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import tiny
+import torch
+
+from msp_ds.config import OptimConfig
+from msp_ds.curriculum import curriculum
+from msp_ds.model.encoder import Trunk
+from msp_ds.records import Batch
+from msp_ds.training.engine import Engine
+from msp_ds.training.execution import Execution
+from msp_ds.training.learner import Learner
+from msp_ds.training.runtime import Runtime
+
+MODEL = dataclasses.replace(tiny.CONFIG, dropout=0.0)
+OPTIM = OptimConfig(lr=0.01, clip_norm=0.1)
+"""A rate at which weights move, a norm at which every gradient is clipped."""
+TASKS = curriculum("t")[0].tasks
+
+
+def a_learner(stage: str = "t", *, seed: int = 0) -> Learner:
+    """Fresh weights for a stage."""
+    torch.manual_seed(seed)
+    # High shares, so that every task asks something of the few pairs.
+    context = tiny.context(token_share=0.5, region_share=0.3, ifrs_share=1.0)
+    return Learner(Trunk(MODEL), curriculum(stage)[0].tasks, context)
+
+
+def a_batch(seed: int, *, pairs: int = 4) -> Batch:
+    """Pairs that differ from seed to seed."""
+    return tiny.a_batch([8] * pairs, [6] * pairs, seed=seed)
+
+
+def an_engine(learner: Learner, runtime: Runtime, *, batch_size: int = 4, **execution: Any) -> Engine:
+    """DeepSpeed's engine around a learner, in fp32 unless said otherwise."""
+    return Engine(
+        learner,
+        optim=OPTIM,
+        execution=Execution(**{"precision": "fp32", **execution}),
+        batch_size=batch_size,
+        runtime=runtime,
+    )
+
+
+def one_step(engine: Engine, runtime: Runtime, *batches: Batch) -> None:
+    """Trains the token stage's tasks on micro batches."""
+    for batch in batches:
+        engine.backward(engine.engine(batch.to(runtime.device), TASKS, 0).total)
+        engine.step()

@@ -1,0 +1,201 @@
+"""Batches come in order, read ahead by one thread, and are the same pairs whatever the number of ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from msp_ds.curriculum import curriculum
+from msp_ds.data.order import Order
+from msp_ds.data.reader import Reader
+from msp_ds.data.shards import open_set
+from msp_ds.errors import ShardError
+from msp_ds.records import Batch
+from msp_ds.tasks.task import Context
+from msp_ds.train import new_config
+from msp_ds.training.feed import READ_AHEAD, Feed, Portion, read_ahead
+from msp_ds.training.runtime import Runtime
+from msp_ds.training.stage import build_context, open_stage_data
+
+CPU = torch.device("cpu")
+
+
+def rank(number: int, *, of: int) -> Runtime:
+    return Runtime(rank=number, world_size=of, device=CPU)
+
+
+def a_feed(shards: Path, spelling: str, runtime: Runtime) -> tuple[Feed, Order]:
+    """The feed of a stage of the small world, in global batches of 16."""
+    config = new_config({"shards": str(shards), "curriculum": spelling})
+    stage = curriculum(spelling)[0]
+    data = open_stage_data(shards, stage)
+    readers = [Reader(one) for one in data.train]
+    order = Order([reader.keys for reader in readers], seed=config.seed, batch_size=16)
+    return Feed(stage.parts, readers, build_context(config, data), runtime), order
+
+
+def portions(shards: Path, spelling: str, runtime: Runtime, *, start: int = 0, micro_batch: int = 16) -> list[Portion]:
+    """The first four portions, or some of them."""
+    feed, order = a_feed(shards, spelling, runtime)
+    return list(feed.portions(order, start=start, end=4, micro_batch=micro_batch))
+
+
+def assert_equal(one: Batch, other: Batch) -> None:
+    for item in dataclasses.fields(one):
+        if item.name == "marks":
+            for mark in dataclasses.fields(one.marks):
+                assert torch.equal(getattr(one.marks, mark.name), getattr(other.marks, mark.name)), mark.name
+        else:
+            assert torch.equal(getattr(one, item.name), getattr(other, item.name)), item.name
+
+
+def feed_threads() -> int:
+    return sum(thread.name.startswith("feed") for thread in threading.enumerate())
+
+
+def test_results_come_in_order_and_are_read_ahead() -> None:
+    asked: list[int] = []
+
+    def read(step: int) -> int:
+        time.sleep(0.002 * (step % 2))
+        asked.append(step)
+        return step * step
+
+    iterator = read_ahead(read, range(8))
+    assert next(iterator) == 0
+    time.sleep(0.1)
+    assert asked == list(range(READ_AHEAD + 1)), "no more than READ_AHEAD may wait"
+    assert list(iterator) == [1, 4, 9, 16, 25, 36, 49]
+
+
+def test_reading_ahead_nothing_yields_nothing() -> None:
+    assert list(read_ahead(lambda step: step, range(5, 5))) == []
+
+
+def test_an_exception_comes_where_its_batch_would_have_come() -> None:
+    def read(step: int) -> int:
+        if step == 2:
+            raise ShardError("tar 2 is damaged")
+        return step
+
+    iterator = read_ahead(read, range(10))
+    assert [next(iterator), next(iterator)] == [0, 1]
+    with pytest.raises(ShardError, match="tar 2 is damaged"):
+        next(iterator)
+    assert feed_threads() == 0
+
+
+@pytest.mark.parametrize("leave_after", [1, 3, 10])
+def test_the_thread_ends_with_the_iterator(leave_after: int) -> None:
+    def partly() -> Iterator[int]:
+        for count, value in enumerate(read_ahead(lambda step: step, range(10)), start=1):
+            yield value
+            if count == leave_after:
+                return
+
+    assert list(partly()) == list(range(leave_after))
+    assert feed_threads() == 0
+
+
+def test_portions_are_the_batches_of_the_order(small_shards: Path) -> None:
+    feed, order = a_feed(small_shards, "t", rank(0, of=1))
+    found = list(feed.portions(order, start=0, end=6, micro_batch=16))
+    assert [portion.step for portion in found] == list(range(6))
+    assert [portion.epoch for portion in found] == [0, 0, 0, 0, 1, 1]  # 64 pairs make 4 batches
+    for portion in found:
+        expected = feed.readers[0].keys[order.batch(portion.step).pairs]
+        assert torch.equal(portion.micro_batches[0].keys, expected)
+
+
+def test_a_feed_that_starts_later_yields_the_same_batches(small_shards: Path) -> None:
+    early, late = (portions(small_shards, "s", rank(0, of=1), start=start) for start in (0, 2))
+    for one, other in zip(early[2:], late, strict=True):
+        assert_equal(one.micro_batches[0], other.micro_batches[0])
+
+
+@pytest.mark.parametrize("spelling", ["t", "s"])
+def test_two_ranks_share_what_one_reads(small_shards: Path, spelling: str) -> None:
+    alone = portions(small_shards, spelling, rank(0, of=1), micro_batch=8)
+    shared = [portions(small_shards, spelling, rank(number, of=2), micro_batch=8) for number in (0, 1)]
+    for step, whole in enumerate(alone):
+        for number in (0, 1):
+            assert_equal(whole.micro_batches[number], shared[number][step].micro_batches[0])
+
+
+def test_micro_batches_are_the_batch_in_pieces_of_one_length(small_shards: Path) -> None:
+    whole, pieces = (portions(small_shards, "s", rank(0, of=1), micro_batch=size) for size in (16, 4))
+    for one, parts in zip(whole, pieces, strict=True):
+        assert [len(part.keys) for part in parts.micro_batches] == [4, 4, 4, 4]
+        joined = torch.cat([part.token_ids for part in parts.micro_batches])
+        assert torch.equal(joined, one.micro_batches[0].token_ids)
+
+
+def test_a_mixed_stage_takes_each_batch_from_one_part(small_shards: Path) -> None:
+    feed, order = a_feed(small_shards, "t+p+s", rank(0, of=1))
+    assert order.batches_per_epoch == 64 // 16 + 91 // 16 + 320 // 16
+    counts = dict.fromkeys(("token", "phrase", "sentence"), 0)
+    for portion in feed.portions(order, start=0, end=order.batches_per_epoch, micro_batch=16):
+        counts[portion.part.name] += 1
+        number = feed.parts.index(portion.part)
+        assert torch.isin(portion.micro_batches[0].keys, feed.readers[number].keys).all()
+    assert counts == {"token": 4, "phrase": 5, "sentence": 20}
+
+
+def context_of(shards: Path, spelling: str) -> Context:
+    config = new_config({"shards": str(shards), "curriculum": spelling})
+    return build_context(config, open_stage_data(shards, curriculum(spelling)[0]))
+
+
+def test_half_of_the_sentences_get_the_image_of_a_look_alike(small_shards: Path) -> None:
+    feed, _ = a_feed(small_shards, "s", rank(0, of=1))
+    feed.context = dataclasses.replace(
+        feed.context, options=dataclasses.replace(feed.context.options, itm_hard_share=1.0)
+    )
+    reader = feed.readers[0]
+    pairs = torch.arange(len(reader.keys))
+    batch = feed.read(0, pairs, epoch=0)
+    matched = batch.marks.matched
+    assert 0.4 < matched.float().mean() < 0.6
+    own = reader.read(
+        pairs, images=reader.images, matched=matched, strays=torch.zeros(len(pairs), 0), num_tokens=20
+    ).features
+    assert torch.equal(batch.features[matched], own[matched])
+    look_alikes = reader.look_alikes
+    assert look_alikes is not None
+    features = {row: torch.from_numpy(reader.record(row).features.copy()) for row in range(reader.num_images)}
+    for pair in pairs[~matched].tolist():
+        rows = [row for row in look_alikes[reader.images[pair]].tolist() if row >= 0]
+        assert any(torch.equal(batch.features[pair], features[row]) for row in rows)
+
+
+def test_token_pairs_keep_their_images(small_shards: Path) -> None:
+    feed, _ = a_feed(small_shards, "t", rank(0, of=1))
+    assert feed.read(0, torch.arange(64), epoch=0).marks.matched.all()
+
+
+def test_an_epoch_asks_other_questions_than_the_one_before(small_shards: Path) -> None:
+    feed, _ = a_feed(small_shards, "s", rank(0, of=1))
+    first, again, second = (feed.read(0, torch.arange(64), epoch=epoch) for epoch in (0, 0, 1))
+    assert_equal(first, again)
+    assert not torch.equal(first.marks.matched, second.marks.matched)
+    assert not torch.equal(first.stray_features, second.stray_features)
+
+
+def test_damage_reaches_the_loop_with_its_place(small_shards: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(small_shards, tmp_path / "shards")
+    folder = tmp_path / "shards" / "token" / "train"
+    one = open_set(folder)
+    with one.shard_paths[0].open("r+b") as file:
+        file.seek(int(one.offsets[7]) + 100)
+        file.write(b"\0" * 40)
+    with pytest.raises(ShardError, match=rf"000000.tar, {one.keys[7]} at byte {one.offsets[7]}: .* checksum"):
+        portions(tmp_path / "shards", "t", rank(0, of=1))
+    assert feed_threads() == 0

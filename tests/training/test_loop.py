@@ -1,0 +1,214 @@
+"""The loop validates alike each time, keeps what is not finite out of checkpoints, and stops when asked to."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from msp_ds.curriculum import curriculum
+from msp_ds.records import Tally
+from msp_ds.train import new_config
+from msp_ds.training.checkpoint import checkpoints, read_weights
+from msp_ds.training.execution import Execution
+from msp_ds.training.interrupt import Interrupted, StopRequest
+from msp_ds.training.loop import Meter, StageLoop
+from msp_ds.training.run import git_commit
+from msp_ds.training.run_folder import STAGE_FILE
+from msp_ds.training.runtime import Runtime
+from msp_ds.training.stage import Job, check_stage, open_stage_data, train_stage
+
+STAGE = curriculum("t")[0]
+
+
+def a_job(shards: Path, folder: Path, runtime: Runtime, *, save_every: int = 2, **flags: object) -> Job:
+    """Six steps of the token stage of the small world."""
+    given = {"curriculum": "t", "shards": str(shards), "batch_size": 16, "max_steps": 6, **flags}
+    return Job(
+        config=new_config(given),
+        execution=Execution(precision="fp32"),
+        folder=folder,
+        runtime=runtime,
+        stop=StopRequest(),
+        save_every=save_every,
+    )
+
+
+def trained(job: Job) -> Path:
+    """Trains the stage; its folder."""
+    folder = job.folder / "1-token"
+    train_stage(job, STAGE, open_stage_data(Path(job.config.shards), STAGE), folder=folder, start_from=None)
+    return folder
+
+
+def a_tally(total: float, count: float) -> Tally:
+    return Tally(torch.tensor(total, dtype=torch.float64), torch.tensor(count, dtype=torch.float64))
+
+
+def test_the_meter_divides_once_after_adding_over_batches(runtime: Runtime) -> None:
+    meter = Meter()
+    meter.add({"accuracy": a_tally(1, 10), "loss": a_tally(6, 2)})
+    meter.add({"accuracy": a_tally(8, 10)})
+    assert meter.read(runtime) == {"accuracy": 9 / 20, "loss": 3.0}
+    assert meter.read(runtime) == {}, "reading starts anew"
+
+
+def test_what_was_never_asked_is_no_number(runtime: Runtime) -> None:
+    meter = Meter()
+    meter.add({"accuracy": a_tally(0, 0)})
+    assert math.isnan(meter.read(runtime)["accuracy"])
+
+
+def test_validation_poses_the_same_questions_each_time(
+    runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    validate = StageLoop.validate
+
+    def twice(loop: StageLoop, done: int) -> dict[str, float]:
+        found.append([validate(loop, step) for step in (done, done + 7)])
+        assert loop.engine.engine.module.training, "training goes on with dropout"
+        return found[-1][0]
+
+    monkeypatch.setattr(StageLoop, "validate", twice)
+    trained(a_job(small_shards, tmp_path, runtime))
+    assert len(found) == 2  # after four steps, an epoch, and at the end
+    for first, second in found:
+        assert str(first) == str(second)  # text, since nan != nan
+    assert found[0][0]["loss/mlm"] != found[1][0]["loss/mlm"]
+
+
+def test_every_held_out_pair_is_asked_once(
+    runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    from msp_ds.training.feed import Feed
+
+    read = Feed.read
+
+    def noting(feed: Feed, part: int, pairs: Tensor, *, epoch: int, num_tokens: int | None = None) -> object:
+        if epoch == -1:
+            seen.append(pairs)
+        return read(feed, part, pairs, epoch=epoch, num_tokens=num_tokens)
+
+    monkeypatch.setattr(Feed, "read", noting)
+    trained(a_job(small_shards, tmp_path, runtime, max_steps=1))
+    assert sorted(torch.cat(seen).tolist()) == list(range(16))
+
+
+@pytest.mark.parametrize("save_every", [1, 2, 5])
+def test_a_loss_that_is_not_finite_stops_the_run_and_stays_out_of_the_checkpoints(
+    runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
+) -> None:
+    from msp_ds.training.learner import Learner
+
+    forward, steps = Learner.forward, []
+
+    def poisoned(learner: Learner, *arguments: object) -> object:
+        losses = forward(learner, *arguments)
+        if learner.training:
+            steps.append(None)
+        if learner.training and len(steps) == 3:  # the third step's loss is not a number
+            bad = losses.total * math.nan
+            return dataclasses.replace(losses, total=bad, tallies={**losses.tallies, "loss/total": Tally.of(bad)})
+        return losses
+
+    monkeypatch.setattr(Learner, "forward", poisoned)
+    with pytest.raises(FloatingPointError, match=r"loss/.*is not finite by step \d of stage token; .* --resume"):
+        trained(a_job(small_shards, tmp_path, runtime, save_every=save_every))
+    assert not (tmp_path / "1-token" / STAGE_FILE).exists()
+    kept = checkpoints(tmp_path / "1-token" / "checkpoints")
+    assert [path.name for path in kept] == {1: ["step-00000001", "step-00000002"], 2: ["step-00000002"], 5: []}[
+        save_every
+    ]
+    for path in kept:
+        assert all(bool(tensor.isfinite().all()) for tensor in read_weights(path).values())
+
+
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_stays_out_of_the_checkpoints_too(
+    runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from msp_ds.training.engine import Engine
+
+    step, count = Engine.step, []
+
+    def poisoned(engine: Engine) -> None:
+        count.append(None)
+        if len(count) == 2:
+            engine.engine.module.trunk.text_pooler.weight.grad = None
+            engine.engine.module.trunk.regions.feature.weight.grad.fill_(math.inf)
+        step(engine)
+
+    monkeypatch.setattr(Engine, "step", poisoned)
+    with pytest.raises(FloatingPointError, match=r"the gradient's norm is not finite by step 2"):
+        trained(a_job(small_shards, tmp_path, runtime))
+    assert checkpoints(tmp_path / "1-token" / "checkpoints") == []
+
+
+def test_a_request_to_stop_saves_and_leaves(
+    runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = a_job(small_shards, tmp_path, runtime)
+    job.stop.signal = 15
+    with pytest.raises(Interrupted, match=r"stopped after step 2; .*step-00000002 is saved") as caught:
+        trained(job)
+    assert caught.value.exit_code == 143
+    assert [path.name for path in checkpoints(tmp_path / "1-token" / "checkpoints")] == ["step-00000002"]
+    job.stop.signal = 0
+    assert (trained(job) / STAGE_FILE).is_file()
+
+
+def test_a_second_ctrl_c_stops_at_once() -> None:
+    stop = StopRequest()
+    stop._note(2, None)
+    assert stop.signal == 2
+    with pytest.raises(KeyboardInterrupt):
+        stop._note(2, None)
+
+
+def test_shards_that_changed_under_a_run_are_noticed(
+    runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from msp_ds.errors import CheckpointError
+
+    job = a_job(small_shards, tmp_path, runtime)
+    job.stop.signal = 15
+    with pytest.raises(Interrupted):
+        trained(job)
+    later = a_job(small_shards, tmp_path, runtime, seed=1)
+    with pytest.raises(CheckpointError, match="was saved with seed 9595, now it is 1; bring back what changed"):
+        trained(later)
+
+
+def test_a_mix_under_zero_3_is_refused(runtime: Runtime, small_shards: Path, tmp_path: Path) -> None:
+    mixed = curriculum("t+p+s")[0]
+    job = a_job(small_shards, tmp_path, runtime, curriculum="t+p+s")
+    data = open_stage_data(small_shards, mixed)
+    check_stage(job, mixed, data)
+    with pytest.raises(ValueError, match="set zero_stage to 2"):
+        check_stage(dataclasses.replace(job, execution=Execution(precision="fp32", zero_stage=3)), mixed, data)
+
+
+def test_more_ranks_than_held_out_pairs_are_refused(runtime: Runtime, small_shards: Path, tmp_path: Path) -> None:
+    job = a_job(small_shards, tmp_path, dataclasses.replace(runtime, world_size=32), batch_size=64)
+    with pytest.raises(ValueError, match="val has 16 pairs for 32 ranks; use fewer ranks"):
+        check_stage(job, STAGE, open_stage_data(small_shards, STAGE))
+
+
+def test_without_a_terminal_a_run_says_where_it_is(
+    runtime: Runtime, small_shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="msp_ds"):
+        trained(a_job(small_shards, tmp_path, runtime))
+    assert "token: mlm, mrfr, moc, ifrs on 64 pairs, 3 epochs in batches of 16, 6 steps" in caplog.text
+    assert "token: step 6 of 6, loss" in caplog.text
+    assert "pairs/s, 0:00 left" in caplog.text
+
+
+def test_the_commit_is_that_of_this_checkout() -> None:
+    assert git_commit() == "unknown" or len(git_commit().rstrip("+")) == 40

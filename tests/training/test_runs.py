@@ -1,0 +1,307 @@
+"""Whole runs in processes of their own: killed, stopped, resumed, on two ranks, mixed, started from another run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import refusal, run
+from small_world import recipe_of
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from msp_ds.config import read_json
+from msp_ds.data.shard_building import build_shards
+from msp_ds.training.checkpoint import checkpoints, read_weights
+from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, find_checkpoint
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = [sys.executable, str(ROOT / "msp_ds" / "train.py")]
+SHORT = ["--batch-size", "16", "--max-steps", "12", "--save-every", "2"]
+STAGES = ["1-token", "2-phrase", "3-sentence"]
+PATIENCE = 60.0
+"""Seconds to wait for what takes five."""
+
+
+def finished(command: Sequence[object], *, code: int = 0) -> str:
+    """What a command says on stderr, after it ended with `code`."""
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stderr
+
+
+def interrupted(command: Sequence[object], *, at: Path, by: signal.Signals) -> tuple[int, str]:
+    """Starts a command, sends it a signal as soon as the file `at` is there; its exit code and stderr."""
+    with subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + PATIENCE
+        while not at.is_file() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.send_signal(by)
+        _, said = process.communicate(timeout=PATIENCE)
+    return process.returncode, said
+
+
+def saved(run: Path, stage: str) -> dict[str, Any]:
+    """All that DeepSpeed saved of a stage's end."""
+    path = find_checkpoint(run / stage) / "mp_rank_00_model_states.pt"
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return content
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two nested values are equal to the last bit."""
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def scalars(stage: Path) -> dict[str, dict[int, float]]:
+    """What TensorBoard shows of a stage: name -> step -> value. A step that comes twice is an error."""
+    board = EventAccumulator(str(stage))
+    board.Reload()
+    curves = {}
+    for name in board.Tags()["scalars"]:
+        points = board.Scalars(name)
+        curves[name] = {point.step: point.value for point in points}
+        assert len(points) == len(curves[name]), f"{name} has a step twice"
+    return curves
+
+
+def assert_same_end(run: Path, whole: Path, *, stopped_in: str = "") -> None:
+    """The same weights, moments, last validation, and the same curves but for the speed."""
+    weights, expected = (read_weights(find_checkpoint(one)) for one in (run, whole))
+    assert same(weights, expected)
+    assert same(saved(run, STAGES[-1])["optimizer"], saved(whole, STAGES[-1])["optimizer"])
+    for stage in STAGES:
+        assert (run / stage / STAGE_FILE).read_bytes() == (whole / stage / STAGE_FILE).read_bytes()
+        curves, wanted = scalars(run / stage), scalars(whole / stage)
+        assert curves.pop("speed/pairs_per_s").keys() == wanted.pop("speed/pairs_per_s").keys()
+        if stopped_in == stage:  # asked to stop at the end of an epoch, a run leaves that epoch's validation out
+            curves, wanted = ({name: one[name] for name in one if "validation" not in name} for one in (curves, wanted))
+        assert json.dumps(curves, sort_keys=True) == json.dumps(wanted, sort_keys=True)  # text, since nan != nan
+
+
+@pytest.fixture(scope="module")
+def whole(small_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of all three stages that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "tps"
+    finished([*TRAIN, "--shards", small_shards, "--run-dir", folder, *SHORT])
+    return folder
+
+
+def test_a_run_killed_in_its_second_stage_ends_as_if_it_had_not_been(
+    small_shards: Path, whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    marker = folder / "2-phrase" / "checkpoints" / "step-00000004" / "manifest.json"
+    command = [*TRAIN, "--shards", small_shards, "--run-dir", folder, *SHORT]
+    code, _ = interrupted(command, at=marker, by=signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert not (folder / "2-phrase" / STAGE_FILE).exists(), "the kill came too late to prove anything"
+    said = finished([*TRAIN, "--run-dir", folder, "--resume", "--save-every", "2"])
+    assert "token: finished before" in said
+    assert re.search(r"phrase: .* continued after step \d+", said)
+    assert_same_end(folder, whole)
+
+
+def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on_later(
+    small_shards: Path, whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    marker = folder / "1-token" / "checkpoints" / "step-00000002" / "manifest.json"
+    command = [*TRAIN, "--shards", small_shards, "--run-dir", folder, *SHORT]
+    code, said = interrupted(command, at=marker, by=signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    stopped = re.search(r"stopped after step (\d+); (\S+) is saved, --resume continues$", said, re.MULTILINE)
+    assert stopped is not None, said
+    assert "Traceback" not in said
+    assert checkpoints(Path(stopped[2]).parent)[-1] == Path(stopped[2])
+    assert "token: finished before" not in finished([*TRAIN, "--run-dir", folder, "--resume", "--save-every", "2"])
+    assert_same_end(folder, whole, stopped_in=Path(stopped[2]).parents[1].name)
+
+
+def test_resuming_a_finished_run_changes_nothing(whole: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*.pt")}
+    said = finished([*TRAIN, "--run-dir", whole, "--resume"])
+    assert said.count("finished before") == 3
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*.pt")} == before
+
+
+def test_a_stage_killed_after_its_last_step_is_still_validated(small_shards: Path, whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    finished([*TRAIN, "--shards", small_shards, "--run-dir", folder, "--curriculum", "t", *SHORT])
+    written = (folder / "1-token" / STAGE_FILE).read_bytes()
+    (folder / "1-token" / STAGE_FILE).unlink()
+    finished([*TRAIN, "--run-dir", folder, "--resume"])
+    assert (folder / "1-token" / STAGE_FILE).read_bytes() == written
+    assert written == (whole / "1-token" / STAGE_FILE).read_bytes()  # nor do later stages matter to the first
+
+
+def test_a_run_whose_shards_changed_does_not_go_on(small_shards: Path, tmp_path: Path) -> None:
+    world, shards = small_shards.parent / "world", tmp_path / "shards"
+    build_shards(recipe_of(world), stage="token", out=shards)
+    folder = tmp_path / "run"
+    finished([*TRAIN, "--shards", shards, "--run-dir", folder, "--curriculum", "t", *SHORT])
+    (folder / "1-token" / STAGE_FILE).unlink()
+    build_shards(recipe_of(world, holdout=20), stage="token", out=shards)
+    said = finished([*TRAIN, "--run-dir", folder, "--resume"], code=2)
+    assert re.search(r"error: \S+step-00000012 was saved with \w+ ", said.splitlines()[-1])
+
+
+def test_two_ranks_train_on_the_same_batches_as_one(small_shards: Path, tmp_path: Path) -> None:
+    launcher = Path(sys.executable).with_name("deepspeed")
+    if not launcher.is_file():
+        pytest.skip("the deepspeed launcher is not beside this interpreter")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = ["--shards", small_shards, "--curriculum", "t", *SHORT[:2], "--max-steps", "2", "--save-every", "1"]
+    flags += ["--set", "region_normaliser=expected"]
+    finished([*TRAIN, *flags, "--run-dir", tmp_path / "one"])
+    launched = [launcher, "--num_accelerators", "2", "--master_port", port, TRAIN[1]]
+    finished([*launched, *flags, "--run-dir", tmp_path / "two"])
+    assert read_json(tmp_path / "two" / RUN_FILE, what="a run")["world_size"] == 2
+    one, two = (scalars(tmp_path / name / "1-token") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    # Sums over the pairs divided by numbers that do not depend on the ranks.
+    for name in ("loss/mrfr", "accuracy/mlm", "accuracy/moc_object", "error/mrfr", "error/ifrs"):
+        assert two[name][1] == pytest.approx(one[name][1], rel=1e-4, abs=1e-6), name
+    # A mean over masked pieces is taken on each rank, then over the ranks.
+    for name in ("loss/mlm", "loss/total"):
+        assert two[name][1] == pytest.approx(one[name][1], rel=0.02), name
+    for name in one:
+        if name.startswith("validation/accuracy"):
+            assert 0 <= two[name][2] <= 1
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_a_run_with_zero_learns_the_same_and_resumes_as_it_was_executed(
+    small_shards: Path, whole: Path, tmp_path: Path, zero_stage: int
+) -> None:
+    way, folder = tmp_path / "way.json", tmp_path / "run"
+    way.write_text(json.dumps({"precision": "fp32", "zero_stage": zero_stage, "bucket_elements": 1000000}))
+    flags = ["--curriculum", "tp", "--ds-config", way, *SHORT]
+    finished([*TRAIN, "--shards", small_shards, "--run-dir", folder, *flags])
+    for stage in STAGES[:2]:
+        weights, expected = (read_weights(find_checkpoint(one / stage)) for one in (folder, whole))
+        assert weights.keys() == expected.keys()
+        for name in weights:
+            if not name.endswith("key.bias"):  # softmax does not feel it: rounding, which AdamW blows up
+                torch.testing.assert_close(weights[name].detach(), expected[name], atol=5e-4, rtol=0)
+    (folder / "2-phrase" / STAGE_FILE).unlink()
+    said = finished([*TRAIN, "--run-dir", folder, "--resume"])
+    assert "continued after step 12" in said
+    way.write_text('{"precision": "fp32"}')
+    (folder / "2-phrase" / STAGE_FILE).unlink()
+    said = finished([*TRAIN, "--run-dir", folder, "--resume", "--ds-config", way], code=2)
+    assert f"was saved with zero {zero_stage}, fp32, ranks 1, now it is off" in said.splitlines()[-1]
+
+
+def test_all_stages_train_together_from_the_trunk_of_another_run(
+    small_shards: Path, whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    flags = ["--curriculum", "t+p+s", "--init", whole, *SHORT[:2], "--max-steps", "12"]
+    said = finished([*TRAIN, "--shards", small_shards, "--run-dir", folder, *flags])
+    assert f"trunk tensors from {whole}/3-sentence/checkpoints/step-00000012; heads left behind: match," in said
+    assert "fresh heads: match, region, token, topic" in said
+    stage = read_json(folder / "1-token+phrase+sentence" / STAGE_FILE, what="a stage")
+    assert {"loss/ifrs", "loss/titp", "loss/tits", "loss/itm_hs"} <= stage["validation"].keys()
+
+
+def test_a_rate_that_is_far_too_high_ends_in_one_line_and_leaves_the_last_good_checkpoint(
+    small_shards: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    flags = ["--curriculum", "t", "--lr", "1e30", *SHORT[:4], "--save-every", "1"]
+    said = finished([*TRAIN, "--shards", small_shards, "--run-dir", folder, *flags], code=1)
+    assert "Traceback" not in said
+    assert re.search(r"is not finite by step \d+ of stage token", said.splitlines()[-1])
+    for path in checkpoints(folder / "1-token" / "checkpoints"):
+        assert all(bool(tensor.isfinite().all()) for tensor in read_weights(path).values())
+
+
+def test_a_stage_leaves_its_last_two_checkpoints(whole: Path) -> None:
+    for stage in STAGES:
+        names = sorted(path.name for path in (whole / stage / "checkpoints").iterdir())
+        assert names == ["step-00000010", "step-00000012"]
+
+
+def test_a_run_says_what_it_was_made_with(small_shards: Path, whole: Path) -> None:
+    card = read_json(whole / RUN_FILE, what="a run")
+    assert card["config"]["curriculum"] == "tps"
+    assert card["config"]["max_steps"] == 12
+    assert card["config"]["schedule"]["token"] == {"epochs": 3, "batch_size": 16}
+    for name, digest in card["index_sha256"].items():
+        assert hashlib.sha256((small_shards / name / "index.json").read_bytes()).hexdigest() == digest
+    assert len(card["index_sha256"]) == 6
+    assert card["versions"]["torch"] == torch.__version__
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    assert card["git_commit"].rstrip("+") == (asked.stdout.strip() if asked.returncode == 0 else "unknown")
+
+
+def test_every_stage_reports_its_held_out_metrics(whole: Path) -> None:
+    last_task = {"1-token": "ifrs", "2-phrase": "titp", "3-sentence": "itm_hs"}
+    for stage, task in last_task.items():
+        done = read_json(whole / stage / STAGE_FILE, what="a stage")
+        assert (done["steps"], done["checkpoint"]) == (12, "step-00000012")
+        assert {"loss/mlm", "accuracy/mlm", "loss/moc", "error/mrfr", f"loss/{task}"} <= done["validation"].keys()
+
+
+def test_tensorboard_shows_losses_metrics_rate_norm_scale_and_speed(whole: Path) -> None:
+    curves = scalars(whole / "3-sentence")
+    expected = {"loss/mlm", "loss/total", "accuracy/mlm", "accuracy/itm_hs", "f1/tits", "error/mrfr"}
+    expected |= {"rate/lr", "norm/grad", "scale/loss", "speed/pairs_per_s", "validation/loss/mlm"}
+    assert expected <= curves.keys()
+    assert list(curves["loss/mlm"]) == [2, 4, 6, 8, 10, 12]
+    assert set(curves["scale/loss"].values()) == {1.0}
+    assert all(norm > 0 for norm in curves["norm/grad"].values())
+    peak = read_json(whole / RUN_FILE, what="a run")["config"]["optim"]["lr"]
+    assert curves["rate/lr"][2] == pytest.approx(peak * 11 / 11)  # one step of warm-up, then down over eleven
+    assert curves["rate/lr"][12] == pytest.approx(peak / 11)
+    assert list(curves["validation/loss/mlm"]) == [12]
+
+
+def test_a_trained_run_can_be_graded_from_any_folder_of_it(
+    small_shards: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["evaluate", "--shards", small_shards / "sentence" / "val", "--captions-per-image", "1"]
+    assert run(*words, "--checkpoint", whole, "--out", tmp_path / "a").exit_code == 0
+    monkeypatch.chdir(whole / "3-sentence" / "checkpoints" / "step-00000012")
+    result = run(*words, "--checkpoint", ".")
+    assert result.exit_code == 0, result.output
+    assert "16 held-out images" in result.stdout
+    grades = [read_json(folder / "retrieval.json", what="grades")["grades"] for folder in (whole, tmp_path / "a")]
+    assert grades[0] == grades[1]
+
+
+def test_a_stage_that_never_matched_cannot_be_graded(small_shards: Path, whole: Path) -> None:
+    words = ["evaluate", "--shards", small_shards / "sentence" / "val", "--checkpoint", whole / "1-token"]
+    assert "has heads region, token but no match head" in refusal(*words)
+
+
+def test_grading_needs_no_deepspeed(small_shards: Path, whole: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from msp_ds.data.shards import open_set; from msp_ds.training.inference import load_trained\n"
+        f"shards = open_set(Path({str(small_shards / 'sentence' / 'val')!r}))\n"
+        f"load_trained(Path({str(whole)!r}), shards=shards, needed_heads=('match',), preset='tiny')\n"
+        "sys.exit('deepspeed' in sys.modules)\n"
+    )
+    finished([sys.executable, "-c", script])
