@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import signal
 import socket
@@ -31,20 +32,28 @@ ROOT = Path(__file__).resolve().parents[2]
 TRAIN = [sys.executable, str(ROOT / "msp_ds" / "train.py")]
 SHORT = ["--batch-size", "16", "--max-steps", "12", "--save-every", "2"]
 STAGES = ["1-token", "2-phrase", "3-sentence"]
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PATIENCE = 60.0
 """Seconds to wait for what takes five."""
 
 
+def alone() -> dict[str, str]:
+    """The environment without what a rank of this very process has put there."""
+    return {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
+
+
 def finished(command: Sequence[object], *, code: int = 0) -> str:
     """What a command says on stderr, after it ended with `code`."""
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, timeout=PATIENCE, env=alone()
+    )
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stderr
 
 
 def interrupted(command: Sequence[object], *, at: Path, by: signal.Signals) -> tuple[int, str]:
     """Starts a command, sends it a signal as soon as the file `at` is there; its exit code and stderr."""
-    with subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True, env=alone()) as process:
         deadline = time.monotonic() + PATIENCE
         while not at.is_file() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
