@@ -33,7 +33,7 @@ def run_demo(recipe_path: Path, *, shards: Path, train: Callable[[dict[str, Any]
     with bars() as progress:
         for stage in STAGE_NAMES:
             for written in build_shards(recipe, stage=stage, out=shards, progress=progress).values():
-                show.print(written.describe(), highlight=False)
+                show.print(written.describe(), highlight=False, soft_wrap=True)
     run = train({"curriculum": "tps", "shards": str(shards)})
     held_out = open_set(shards / "sentence" / "val")
     model = load_trained(run, shards=held_out, needed_heads=("match",), preset=None)

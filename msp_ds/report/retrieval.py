@@ -13,7 +13,7 @@ from msp_ds.config import to_json, write_json
 from msp_ds.data.reader import Reader
 from msp_ds.data.shards import ShardSet
 from msp_ds.downstream.retrieval import PairScorer, choose_pool, match_accuracy
-from msp_ds.downstream.retrieval_grades import DirectionGrades, RetrievalGrades, grade_retrieval
+from msp_ds.downstream.retrieval_grades import RetrievalGrades, grade_retrieval
 from msp_ds.model.heads import MatchHead
 from msp_ds.terminal import bars
 from msp_ds.training.inference import TrainedModel
@@ -80,15 +80,12 @@ def retrieval_table(report: RetrievalReport) -> Table:
     table.add_column()
     for column in ("R@1", "R@5", "R@10", "median rank"):
         table.add_column(column, justify="right")
-    table.add_row("image for a caption", *_recalls(grades.image_retrieval), str(grades.image_retrieval.median_rank))
-    table.add_row("caption for an image", *_recalls(grades.text_retrieval), str(grades.text_retrieval.median_rank))
+    directions = {"image for a caption": grades.image_retrieval, "caption for an image": grades.text_retrieval}
+    for words, grade in directions.items():
+        table.add_row(words, *_percent(grade.recall_1, grade.recall_5, grade.recall_10), f"{grade.median_rank:g}")
+        table.add_row("  by chance", *_percent(grade.chance_1, grade.chance_5, grade.chance_10), style="dim")
     return table
 
 
-def _recalls(grade: DirectionGrades) -> list[str]:
-    pairs = (
-        (grade.recall_1, grade.chance_1),
-        (grade.recall_5, grade.chance_5),
-        (grade.recall_10, grade.chance_10),
-    )
-    return [f"{recall:.1f} [dim](chance {chance:.1f})[/]" for recall, chance in pairs]
+def _percent(*recalls: float) -> list[str]:
+    return [f"{recall:.1f} %" for recall in recalls]
