@@ -15,7 +15,7 @@ from msp_ds.data.look_alikes import read_look_alikes
 from msp_ds.data.recipe import Recipe, ensure_world
 from msp_ds.data.set_layout import Split, StageName
 from msp_ds.data.shard_writer import SetPlan, SetReport, SetWriter
-from msp_ds.data.sources.region_checks import LabelCounts
+from msp_ds.data.sources.region_checks import LabelCounts, RegionRow
 from msp_ds.data.sources.region_files import RegionFile, list_region_files
 from msp_ds.data.stage_texts import StageTexts, TextFiles, TextSettings, texts_of_stage
 from msp_ds.data.text import Label, WordPieces, parse_labels, read_label_bytes
@@ -66,6 +66,8 @@ class _Work:
     """What is to be written, once all small files are read and found in order."""
 
     files: list[RegionFile]
+    rows: list[list[RegionRow]]
+    """Of each file."""
     labels: _Labels
     texts: StageTexts
     split_of: dict[str, Split]
@@ -88,14 +90,15 @@ def build_shards(
         ensure_world(recipe.world, advance=progress.advance)
     files = list_region_files(_needed(recipe.regions, "regions"))
     labels = _read_labels(recipe)
-    image_ids = _scan(files, progress)
+    rows = _scan(files, progress)
+    image_ids = frozenset(row.image_id for file_rows in rows for row in file_rows)
     text_files = TextFiles(recipe, image_ids=image_ids)
     pieces = WordPieces(_find_vocabulary(recipe, labels, text_files, hf_home or default_hf_home(os.environ)))
     max_tokens = recipe.max_tokens_of(stage)
     settings = TextSettings(recipe=recipe, objects=labels.objects, pieces=pieces, max_tokens=max_tokens)
     texts = texts_of_stage(stage, files=text_files, settings=settings)
     split_of, counts = _choose(recipe, image_ids, texts, text_files)
-    work = _Work(files=files, labels=labels, texts=texts, split_of=split_of, counts=counts)
+    work = _Work(files=files, rows=rows, labels=labels, texts=texts, split_of=split_of, counts=counts)
     plans = {split: _plan(recipe, stage, split, pieces, labels) for split in sorted(set(split_of.values()))}
     try:
         reports = _write(work, plans=plans, out=out / stage, progress=progress)
@@ -136,20 +139,22 @@ def _read_labels(recipe: Recipe) -> _Labels:
     )
 
 
-def _scan(files: list[RegionFile], progress: Progress) -> frozenset[str]:
-    """The ids of all images, so that what does not fit together is found before hours of writing.
+def _scan(files: list[RegionFile], progress: Progress) -> list[list[RegionRow]]:
+    """The rows of each file, so that what does not fit together is found before hours of writing.
 
     Raises: InputError for an image that comes twice.
     """
-    progress.start("reading image ids (bytes)", sum(file.num_bytes for file in files))
+    progress.start("reading image ids (bytes)", sum(file.path.stat().st_size for file in files))
     first_seen: dict[str, Path] = {}
-    for file in files:
-        for image_id, num_bytes in file.read_ids():
-            if image_id in first_seen:
-                raise InputError(f"{file.path}: image {image_id} comes twice, first in {first_seen[image_id]}")
-            first_seen[image_id] = file.path
-            progress.advance(num_bytes)
-    return frozenset(first_seen)
+    rows: list[list[RegionRow]] = [[] for _ in files]
+    for file, found in zip(files, rows, strict=True):
+        for row in file.rows():
+            if row.image_id in first_seen:
+                raise InputError(f"{file.path}: image {row.image_id} comes twice, first in {first_seen[row.image_id]}")
+            first_seen[row.image_id] = file.path
+            found.append(row)
+            progress.advance(row.length)
+    return rows
 
 
 def _find_vocabulary(recipe: Recipe, labels: _Labels, texts: TextFiles, hf_home: Path) -> Vocabulary:
@@ -212,16 +217,17 @@ def _write(work: _Work, *, plans: dict[Split, SetPlan], out: Path, progress: Pro
 
 def _stream(work: _Work, writers: dict[Split, SetWriter], progress: Progress) -> dict[Split, Counter[str]]:
     """Pass all regions on to the writers; what each split leaves out."""
-    progress.start("writing shards (bytes read)", sum(file.num_bytes for file in work.files))
+    progress.start("writing shards (bytes read)", sum(file.path.stat().st_size for file in work.files))
     counts = {split: Counter[str]() for split in writers}
     label_counts = LabelCounts(objects=len(work.labels.objects), attributes=len(work.labels.attributes))
-    for file in work.files:
-        for record, num_bytes, num_clipped in file.read_records(label_counts):
+    for file, rows in zip(work.files, work.rows, strict=True):
+        for row in rows:
+            record, num_clipped = file.read(row, label_counts)
             split = work.split_of.get(record.image_id)
             if split is not None:
                 texts = work.texts.texts_of(record)
                 counts[split].update(clipped_boxes=num_clipped, images_without_text=int(not texts))
                 if texts:
                     writers[split].add(record, texts)
-            progress.advance(num_bytes)
+            progress.advance(row.length)
     return counts

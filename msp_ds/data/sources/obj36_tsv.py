@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from msp_ds.data.identity import Corpus, canonical_image_id
-from msp_ds.data.sources.region_checks import LabelCounts, RawRegions, Reading, checked
+from msp_ds.data.sources.region_checks import LabelCounts, RawRegions, Reading, RegionRow, checked
 from msp_ds.errors import InputError
 
 COLUMNS = (
@@ -31,42 +33,60 @@ COLUMNS = (
 )
 
 
-def read_records(path: Path, *, corpus: Corpus, labels: LabelCounts) -> Iterator[Reading]:
-    """The images of a TSV file, one after the other; a 30 GB file needs the memory of one row.
+class TsvRegions:
+    """A TSV file of regions; a 30 GB file needs the memory of one row."""
 
-    Raises: InputError naming file, row (from 1), byte offset and image: for a row that is cut off, an array of another
-    length than its number of boxes asks for, and what `checked` refuses. A partial last row is an error too.
-    """
-    for row, (where, line) in enumerate(_lines(path), start=1):
-        source = f"{path.name} row {row}"
-        yield checked(_read_row(where, line, source=source, corpus=corpus), labels=labels, num_bytes=len(line))
+    def __init__(self, path: Path, corpus: Corpus) -> None:
+        self.path = path
+        self.corpus = corpus
 
+    def rows(self) -> Iterator[RegionRow]:
+        """Where each image stands, numbers from 1, without decoding the arrays.
 
-def read_ids(path: Path, *, corpus: Corpus) -> Iterator[tuple[str, int]]:
-    """The canonical image ids of a TSV file and the bytes of their rows, without decoding the arrays.
+        Raises: InputError naming file, row and byte offset for a first column that is no image id, and an empty file.
+        """
+        offset = 0
+        with self._open() as file:
+            for number, line in enumerate(file, start=1):
+                where = self._where(number, offset)
+                first, tab, _ = line.partition(b"\t")
+                if not tab:
+                    raise InputError(_column_fault(where, line))
+                image_id = canonical_image_id(_text(where, first), corpus=self.corpus, where=where)
+                yield RegionRow(image_id, number, offset, len(line))
+                offset += len(line)
+        if not offset:
+            raise InputError(f"{self.path} is empty; it should be a TSV of region features")
 
-    Raises: InputError as `read_records`, for the first column.
-    """
-    for where, line in _lines(path):
-        first, tab, _ = line.partition(b"\t")
-        if not tab:
-            raise InputError(_column_fault(where, line))
-        yield canonical_image_id(_text(where, first), corpus=corpus, where=where), len(line)
+    def read(self, row: RegionRow, labels: LabelCounts) -> Reading:
+        """The image in a row.
 
+        Raises: InputError naming file, row, byte offset and image: for a row that is cut off, an array of another
+        length than its number of boxes asks for, and what `checked` refuses. A partial last row is an error too.
+        """
+        if self._file.tell() != row.offset:
+            self._file.seek(row.offset)
+        line = self._file.read(row.length)
+        where, source = self._where(row.number, row.offset), f"{self.path.name} row {row.number}"
+        return checked(_read_row(where, line, source=source, corpus=self.corpus), labels=labels)
 
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Each line with the words that name its place in messages."""
-    offset = 0
-    try:
-        file = path.open("rb", buffering=1 << 20)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); it should be a TSV of region features") from None
-    with file:
-        for row, line in enumerate(file, start=1):
-            yield f"{path} row {row} (byte {offset})", line
-            offset += len(line)
-    if not offset:
-        raise InputError(f"{path} is empty; it should be a TSV of region features")
+    @cached_property
+    def _file(self) -> BinaryIO:
+        return self._open()
+
+    def _open(self) -> BinaryIO:
+        try:
+            return self.path.open("rb", buffering=1 << 20)
+        except OSError as error:
+            raise InputError(
+                f"{self.path} cannot be read ({error.strerror}); it should be a TSV of region features"
+            ) from None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_file"}
+
+    def _where(self, number: int, offset: int) -> str:
+        return f"{self.path} row {number} (byte {offset})"
 
 
 def _read_row(where: str, line: bytes, *, source: str, corpus: Corpus) -> RawRegions:

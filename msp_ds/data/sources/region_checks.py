@@ -26,12 +26,23 @@ class LabelCounts:
     attributes: int
 
 
+class RegionRow(NamedTuple):
+    """Where one image stands in a file of region features."""
+
+    image_id: str
+    """Canonical."""
+    number: int
+    """Of the row, as messages count it."""
+    offset: int
+    """Bytes before it; 0 where the format has no use for it."""
+    length: int
+    """Bytes of it, about."""
+
+
 class Reading(NamedTuple):
     """One image as a reader found it."""
 
     record: RegionRecord
-    num_bytes: int
-    """Of the file, about, that this image takes: for progress."""
     num_clipped: int
     """Boxes that reached over the image's edge and were clipped."""
 
@@ -57,7 +68,7 @@ class RawRegions:
     """[N, F]."""
 
 
-def checked(raw: RawRegions, *, labels: LabelCounts, num_bytes: int) -> Reading:
+def checked(raw: RawRegions, *, labels: LabelCounts) -> Reading:
     """The record of one image, features as float16.
 
     Raises: InputError when the size is not positive, a number is not finite or out of its range, or a label id lies
@@ -78,7 +89,7 @@ def checked(raw: RawRegions, *, labels: LabelCounts, num_bytes: int) -> Reading:
         attribute_ids=_label_ids(raw.where, "attribute", raw.attribute_ids, labels.attributes),
         attribute_scores=_scores(raw.where, "attribute", raw.attribute_scores),
     )
-    return Reading(record, num_bytes, num_clipped)
+    return Reading(record, num_clipped)
 
 
 def has_only_finite(features: np.ndarray) -> bool:

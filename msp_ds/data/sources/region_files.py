@@ -1,51 +1,37 @@
-"""Any file of region features: what a path stands for, by its ending."""
+"""Any file of region features: what a path stands for, by its ending.
+
+Such a file is used in two steps, which may happen in different processes: `rows` says where each image stands, without
+decoding anything; `read` decodes one of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from msp_ds.data.identity import Corpus, split_corpus
-from msp_ds.data.sources import obj36_tsv, regions_npz
-from msp_ds.data.sources.region_checks import LabelCounts, Reading
+from msp_ds.data.sources.obj36_tsv import TsvRegions
+from msp_ds.data.sources.region_checks import LabelCounts, Reading, RegionRow
+from msp_ds.data.sources.regions_npz import NpzRegions, list_archives
 from msp_ds.errors import InputError
 
 
-class Reader(Protocol):
-    """A module that reads one kind of file."""
-
-    def read_ids(self, path: Path, *, corpus: Corpus) -> Iterator[tuple[str, int]]:
-        """The canonical image ids, each with the bytes it takes of the file."""
-
-    def read_records(self, path: Path, *, corpus: Corpus, labels: LabelCounts) -> Iterator[Reading]:
-        """The images, one after the other."""
-
-
-_READERS: dict[str, Reader] = {".tsv": obj36_tsv, ".npz": regions_npz}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegionFile:
-    """One file of region features."""
+class RegionFile(Protocol):
+    """One file of region features. It can be pickled; what it keeps open is not."""
 
     path: Path
     corpus: Corpus
     """What its plain numbers mean."""
 
-    @property
-    def num_bytes(self) -> int:
-        """Size of the file."""
-        return self.path.stat().st_size
+    def rows(self) -> Iterator[RegionRow]:
+        """Where each image stands, in the order of the file; the lengths sum to about the file's size."""
 
-    def read_ids(self) -> Iterator[tuple[str, int]]:
-        """The canonical image ids, each with the bytes it takes of the file."""
-        return _READERS[self.path.suffix].read_ids(self.path, corpus=self.corpus)
+    def read(self, row: RegionRow, labels: LabelCounts) -> Reading:
+        """The image in one of its rows; cheapest in the order of the file."""
 
-    def read_records(self, labels: LabelCounts) -> Iterator[Reading]:
-        """The images, one after the other."""
-        return _READERS[self.path.suffix].read_records(self.path, corpus=self.corpus, labels=labels)
+
+_FORMATS: dict[str, Callable[[Path, Corpus], RegionFile]] = {".tsv": TsvRegions, ".npz": NpzRegions}
 
 
 def list_region_files(paths: tuple[str, ...]) -> list[RegionFile]:
@@ -53,17 +39,16 @@ def list_region_files(paths: tuple[str, ...]) -> list[RegionFile]:
 
     Raises: InputError for a missing path, one of another ending, or one named twice.
     """
-    files: list[RegionFile] = []
+    found: list[tuple[Path, Corpus]] = []
     for written in paths:
         corpus, plain = split_corpus(written)
         path = Path(plain)
         if not path.exists():
             raise InputError(f"{path} is missing; it should hold region features (.tsv, .npz or a folder of .npz)")
-        members = regions_npz.list_archives(path) if path.is_dir() else [path]
-        files += [RegionFile(path=member, corpus=corpus) for member in members]
-    for place, file in enumerate(files):
-        if file.path.suffix not in _READERS:
-            raise InputError(f"{file.path} ends neither in .tsv nor in .npz; region features should")
-        if any(file.path.samefile(other.path) for other in files[:place]):
-            raise InputError(f"{file.path} is named twice among the region features")
-    return files
+        found += [(member, corpus) for member in (list_archives(path) if path.is_dir() else [path])]
+    for place, (path, _) in enumerate(found):
+        if path.suffix not in _FORMATS:
+            raise InputError(f"{path} ends neither in .tsv nor in .npz; region features should")
+        if any(path.samefile(other) for other, _ in found[:place]):
+            raise InputError(f"{path} is named twice among the region features")
+    return [_FORMATS[path.suffix](path, corpus) for path, corpus in found]

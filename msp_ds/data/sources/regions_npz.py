@@ -7,13 +7,15 @@ pixels, objects_id [N, R] with -1 for no label, objects_conf [N, R], attrs_id an
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from msp_ds.data.array_files import load_arrays
 from msp_ds.data.identity import Corpus, canonical_image_id
-from msp_ds.data.sources.region_checks import LabelCounts, RawRegions, Reading, checked
+from msp_ds.data.sources.region_checks import LabelCounts, RawRegions, Reading, RegionRow, checked
 from msp_ds.errors import InputError
 
 KEYS = {
@@ -43,23 +45,38 @@ def list_archives(path: Path) -> list[Path]:
     return archives
 
 
-def read_records(path: Path, *, corpus: Corpus, labels: LabelCounts) -> Iterator[Reading]:
-    """The images of one archive, which is held in memory meanwhile.
+class NpzRegions:
+    """An archive of regions, held in memory from the first image that is read to the last."""
 
-    Raises: InputError naming file, row (from 0) and image: for a missing or misshapen array and what `checked` refuses.
-    """
-    arrays = load_arrays(path, list(KEYS), what=_WHAT)
-    _check_shapes(arrays, path)
-    num_images = len(arrays["image_id"])
-    bytes_per_image = path.stat().st_size // num_images
-    for row in range(num_images):
-        image = {name: array[row] for name, array in arrays.items()}
-        where = f"{path} row {row}"
-        image_id = canonical_image_id(image["image_id"].item(), corpus=corpus, where=where)
+    def __init__(self, path: Path, corpus: Corpus) -> None:
+        self.path = path
+        self.corpus = corpus
+
+    def rows(self) -> Iterator[RegionRow]:
+        """Where each image stands, numbers from 0; the features stay on the disk.
+
+        Raises: InputError naming file and row when image_id is missing, misshapen or holds no ids.
+        """
+        image_ids = load_arrays(self.path, ["image_id"], what=_WHAT)["image_id"]
+        if image_ids.ndim != 1 or not len(image_ids):
+            raise InputError(f"{self.path}: image_id has shape {image_ids.shape}; it should list the images")
+        share = self.path.stat().st_size // len(image_ids)
+        for number, raw in enumerate(image_ids.tolist()):
+            image_id = canonical_image_id(raw, corpus=self.corpus, where=f"{self.path} row {number}")
+            yield RegionRow(image_id, number, 0, share)
+
+    def read(self, row: RegionRow, labels: LabelCounts) -> Reading:
+        """The image in a row.
+
+        Raises: InputError naming file, row and image: for a missing or misshapen array and what `checked` refuses.
+        """
+        image = {name: array[row.number] for name, array in self._arrays.items()}
+        if row.number == len(self._arrays["image_id"]) - 1:
+            del self._arrays
         raw = RawRegions(
-            where=f"{where}, image {image_id}",
-            source=f"{path.name} row {row}",
-            image_id=image_id,
+            where=f"{self.path} row {row.number}, image {row.image_id}",
+            source=f"{self.path.name} row {row.number}",
+            image_id=row.image_id,
             height=int(image["height"]),
             width=int(image["width"]),
             boxes=image["boxes"],
@@ -69,20 +86,16 @@ def read_records(path: Path, *, corpus: Corpus, labels: LabelCounts) -> Iterator
             attribute_scores=image["attrs_conf"],
             features=image["features"],
         )
-        yield checked(raw, labels=labels, num_bytes=bytes_per_image)
+        return checked(raw, labels=labels)
 
+    @cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        arrays = load_arrays(self.path, list(KEYS), what=_WHAT)
+        _check_shapes(arrays, self.path)
+        return arrays
 
-def read_ids(path: Path, *, corpus: Corpus) -> Iterator[tuple[str, int]]:
-    """The canonical image ids of one archive and about the bytes of each image; the features stay on the disk.
-
-    Raises: InputError as `read_records`, for image_id.
-    """
-    image_ids = load_arrays(path, ["image_id"], what=_WHAT)["image_id"]
-    if image_ids.ndim != 1 or not len(image_ids):
-        raise InputError(f"{path}: image_id has shape {image_ids.shape}; it should list the images")
-    bytes_per_image = path.stat().st_size // len(image_ids)
-    for row, raw in enumerate(image_ids.tolist()):
-        yield canonical_image_id(raw, corpus=corpus, where=f"{path} row {row}"), bytes_per_image
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_arrays"}
 
 
 def _check_shapes(arrays: dict[str, np.ndarray], path: Path) -> None:

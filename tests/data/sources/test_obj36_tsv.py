@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from raw_files import Row, write_tsv
 
-from msp_ds.data.sources.obj36_tsv import COLUMNS, read_ids, read_records
+from msp_ds.data.sources.obj36_tsv import COLUMNS, TsvRegions
 from msp_ds.data.sources.region_checks import LabelCounts, Reading
 from msp_ds.errors import InputError
 
@@ -17,7 +18,8 @@ LABELS = LabelCounts(objects=3, attributes=2)
 
 
 def read(path: Path) -> list[Reading]:
-    return list(read_records(path, corpus="coco", labels=LABELS))
+    regions = TsvRegions(path, "coco")
+    return [regions.read(row, LABELS) for row in regions.rows()]
 
 
 def test_a_row_becomes_a_record(tmp_path: Path) -> None:
@@ -56,10 +58,19 @@ def test_a_python_wrapper_around_base64_is_taken_off(tmp_path: Path) -> None:
     np.testing.assert_array_equal(reading.record.features, Row(1).features.astype(np.float16))
 
 
-def test_the_bytes_of_the_readings_sum_to_the_file(tmp_path: Path) -> None:
+def test_the_bytes_of_the_rows_sum_to_the_file(tmp_path: Path) -> None:
     path = write_tsv(tmp_path / "a.tsv", [Row(1), Row(20)])
-    assert sum(reading.num_bytes for reading in read(path)) == path.stat().st_size
-    assert [image_id for image_id, _ in read_ids(path, corpus="vg")] == ["coco-1", "coco-20"]
+    rows = list(TsvRegions(path, "vg").rows())
+    assert [(row.image_id, row.number) for row in rows] == [("coco-1", 1), ("coco-20", 2)]
+    assert [row.offset for row in rows] + [path.stat().st_size] == [0, rows[0].length, rows[0].length + rows[1].length]
+
+
+def test_rows_are_read_in_any_order_and_by_another_process(tmp_path: Path) -> None:
+    regions = TsvRegions(write_tsv(tmp_path / "a.tsv", [Row(1), Row(20), Row(3)]), "coco")
+    rows = list(regions.rows())
+    assert [regions.read(row, LABELS).record.image_id for row in reversed(rows)] == ["coco-3", "coco-20", "coco-1"]
+    sent = pickle.loads(pickle.dumps(regions))
+    assert sent.read(rows[1], LABELS).record.source == "a.tsv row 2"
 
 
 NAN = np.full((3, 4), 1, "<f4")
@@ -102,7 +113,7 @@ def test_a_foreign_id_is_refused_with_its_row(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a.tsv row 1 \(byte 0\): 'cat' is no image id"):
         read(path)
     with pytest.raises(InputError, match=r"a.tsv row 1 \(byte 0\): 'cat' is no image id"):
-        list(read_ids(path, corpus="coco"))
+        list(TsvRegions(path, "coco").rows())
 
 
 @pytest.mark.parametrize("kept", range(0, 410, 7))
@@ -137,7 +148,8 @@ def test_the_real_sample_reads_as_the_csv_module_reads_it(real_data: Path) -> No
     csv.field_size_limit(1 << 24)
     with path.open(newline="") as file:
         rows = list(csv.reader(file, delimiter="\t"))
-    readings = list(read_records(path, corpus="coco", labels=LabelCounts(objects=1600, attributes=400)))
+    regions = TsvRegions(path, "coco")
+    readings = [regions.read(row, LabelCounts(objects=1600, attributes=400)) for row in regions.rows()]
     assert [reading.record.image_id for reading in readings] == [f"coco-{int(row[0][-12:])}" for row in rows]
     for row, reading in zip(rows, readings, strict=True):
         expected = np.frombuffer(base64.b64decode(row[9]), "<f4").reshape(36, 2048).astype(np.float16)

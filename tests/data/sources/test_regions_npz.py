@@ -11,14 +11,15 @@ from raw_files import Row, write_npz
 
 from msp_ds.data.sources.region_checks import LabelCounts, Reading
 from msp_ds.data.sources.region_files import list_region_files
-from msp_ds.data.sources.regions_npz import read_ids, read_records
+from msp_ds.data.sources.regions_npz import NpzRegions
 from msp_ds.errors import InputError
 
 LABELS = LabelCounts(objects=3, attributes=2)
 
 
 def read(path: Path) -> list[Reading]:
-    return list(read_records(path, corpus="coco", labels=LABELS))
+    regions = NpzRegions(path, "coco")
+    return [regions.read(row, LABELS) for row in regions.rows()]
 
 
 def test_rows_become_records(tmp_path: Path) -> None:
@@ -37,7 +38,7 @@ def test_half_features_pass_unchanged(tmp_path: Path) -> None:
 
 def test_numbers_serve_as_ids(tmp_path: Path) -> None:
     path = write_npz(tmp_path / "a.npz", image_id=np.array([7, 9]))
-    assert [image_id for image_id, _ in read_ids(path, corpus="vg")] == ["vg-7", "vg-9"]
+    assert [row.image_id for row in NpzRegions(path, "vg").rows()] == ["vg-7", "vg-9"]
 
 
 NAN = np.ones((2, 3, 4), np.float32)
@@ -100,7 +101,8 @@ def test_paths_that_hold_no_features_are_refused(tmp_path: Path) -> None:
 def test_the_real_archives_read_whole(real_data: Path) -> None:
     labels = LabelCounts(objects=80, attributes=11)
     path = real_data / "regions_npz" / "coco_val2017_000.npz"
-    readings = list(read_records(path, corpus="coco", labels=labels))
+    regions = NpzRegions(path, "coco")
+    readings = [regions.read(row, labels) for row in regions.rows()]
     with np.load(path) as arrays:
         features, image_ids = arrays["features"], arrays["image_id"]
     assert [reading.record.image_id for reading in readings] == [f"coco-{int(number)}" for number in image_ids]
