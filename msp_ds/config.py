@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import types
 import typing
@@ -230,7 +231,9 @@ class RunConfig:
 
 
 def to_json(value: Any) -> Any:
-    """Dataclasses, tuples and paths as plain JSON values."""
+    """Dataclasses, tuples and paths as plain JSON values; null for numbers that are none, which JSON cannot write."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: to_json(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -265,6 +268,8 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
 def _container_from_json(origin: Any, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
     if origin is tuple:
         _check(isinstance(value, list), f"{where}: expected a list, got {value!r}")
+        count = len(value) if arguments[-1] is Ellipsis else len(arguments)
+        _check(len(value) == count, f"{where}: expected {count} values, got {value!r}")
         return tuple(_from_json(arguments[0], part, where) for part in value)
     _check(isinstance(value, dict), f"{where}: expected a table, got {value!r}")
     return {key: _from_json(arguments[1], part, f"{where}.{key}") for key, part in value.items()}

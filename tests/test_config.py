@@ -96,6 +96,7 @@ def test_whole_numbers_serve_as_floats() -> None:
         (TaskOptions, {"mlm_unit": ["word"]}, "run.json.mlm_unit: ['word'] is none of piece, word"),
         (OptimConfig, {"lr": "auto"}, "run.json.lr: expected float, got 'auto'"),
         (OptimConfig, {"betas": 0.9}, "run.json.betas: expected a list, got 0.9"),
+        (OptimConfig, {"betas": [0.9]}, "run.json.betas: expected 2 values, got [0.9]"),
         (OptimConfig, {"betas": ["a", 0.9]}, "run.json.betas: expected float, got 'a'"),
     ],
 )
@@ -171,3 +172,7 @@ def test_an_interrupted_write_leaves_the_old_content(tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="power cut"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
+
+
+def test_numbers_that_are_none_become_null() -> None:
+    assert to_json({"loss": float("nan"), "rates": (float("inf"), 0.5)}) == {"loss": None, "rates": [None, 0.5]}

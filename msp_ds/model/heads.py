@@ -9,9 +9,11 @@ import math
 from collections.abc import Iterable
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from msp_ds.chance import key_of
 from msp_ds.config import ModelConfig
 from msp_ds.errors import InputError
 from msp_ds.model.encoder import Trunk, initialise
@@ -121,9 +123,14 @@ HEADS: dict[str, type[TokenHead] | type[RegionHead] | type[TopicHead] | type[Mat
 
 
 def build_heads(names: Iterable[str], config: ModelConfig, trunk: Trunk) -> nn.ModuleDict:
-    """Fresh heads, in alphabetical order so that a seed gives the same start whatever the order of the tasks."""
+    """Fresh heads. Each has its own chance, made of torch's seed and its name: it starts alike whatever the others."""
     wanted = sorted(set(names))
     unknown = [name for name in wanted if name not in HEADS]
     if unknown:
         raise InputError(f"no head is called {unknown[0]!r}; heads are {', '.join(HEADS)}")
-    return nn.ModuleDict({name: HEADS[name](config, trunk) for name in wanted})
+    seed = torch.initial_seed()
+    heads = nn.ModuleDict()
+    for name in wanted:
+        torch.manual_seed(key_of(f"head {name} {seed}"))
+        heads[name] = HEADS[name](config, trunk)
+    return heads

@@ -80,8 +80,8 @@ def _largest_share(values: torch.Tensor) -> float:
 
 
 def _validation(folder: Path) -> dict[str, float]:
-    values: dict[str, float] = read_json(folder / STAGE_FILE, what="the mark of a finished stage")["validation"]
-    return values
+    values = read_json(folder / STAGE_FILE, what="the mark of a finished stage")["validation"]
+    return {name: math.nan if value is None else float(value) for name, value in values.items()}
 
 
 def _shown(value: float) -> str:

@@ -88,7 +88,11 @@ def load_checkpoint(path: Path, engine: Engine) -> dict[str, Any]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The fp32 weights of a checkpoint by name, on the CPU, without an engine and without unpickling code."""
+    """The fp32 weights of a checkpoint by name, on the CPU, without an engine.
+
+    With ZeRO off nothing but tensors is unpickled. ZeRO's shards go through DeepSpeed's own reader, which unpickles
+    what is there: read only those that you trust.
+    """
     if not is_complete(path):
         raise CheckpointError(f"{path} is no complete checkpoint; give a run folder or one of its step-* folders")
     if list(path.glob("*zero_pp_rank_*")):

@@ -87,6 +87,8 @@ def check_stage(job: Job, stage: Stage, data: StageData) -> None:
     keys = [torch.from_numpy(one.pairs.keys) for one in data.train]
     Order(keys, seed=job.config.seed, batch_size=schedule.batch_size)
     accumulation(job.execution, batch_size=schedule.batch_size, world_size=ranks)
+    if job.execution.zero_stage > 0 and job.execution.precision == "fp16" and job.runtime.device.type == "cpu":
+        raise InputError("fp16 with ZeRO needs a GPU; give another --ds-config, for example ds_configs/cpu_fp32.json")
     if job.execution.zero_stage == 3 and len(stage.parts) > 1:
         raise InputError(
             "ZeRO 3 re-applies the old gradient of a head that a step leaves out, as the steps of a mixed stage do; "

@@ -131,6 +131,12 @@ def test_heads_start_alike_whatever_the_order_of_their_names(trunk: Trunk) -> No
         assert torch.equal(one, other)
 
 
+def test_a_head_starts_alike_whatever_the_others(trunk: Trunk) -> None:
+    alone, among = start(trunk, "topic")["topic"], start(trunk, *HEADS)["topic"]
+    for one, other in zip(alone.parameters(), among.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_only_the_heads_asked_for_are_built(trunk: Trunk) -> None:
     assert list(start(trunk, "match")) == ["match"]
     assert not len(start(trunk))

@@ -194,6 +194,14 @@ def test_a_mix_under_zero_3_is_refused(runtime: Runtime, small_shards: Path, tmp
         check_stage(dataclasses.replace(job, execution=Execution(precision="fp32", zero_stage=3)), mixed, data)
 
 
+def test_fp16_with_zero_is_refused_on_a_cpu(runtime: Runtime, small_shards: Path, tmp_path: Path) -> None:
+    job = dataclasses.replace(
+        a_job(small_shards, tmp_path, runtime), execution=Execution(precision="fp16", zero_stage=1)
+    )
+    with pytest.raises(ValueError, match="fp16 with ZeRO needs a GPU"):
+        check_stage(job, STAGE, open_stage_data(small_shards, STAGE))
+
+
 def test_more_ranks_than_held_out_pairs_are_refused(runtime: Runtime, small_shards: Path, tmp_path: Path) -> None:
     job = a_job(small_shards, tmp_path, dataclasses.replace(runtime, world_size=32), batch_size=64)
     with pytest.raises(ValueError, match="val has 16 pairs for 32 ranks; use fewer ranks"):
