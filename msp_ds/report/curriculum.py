@@ -20,9 +20,9 @@ METRICS = {
     "accuracy/mlm": "MLM accuracy",
     "accuracy/moc_object": "MOC object accuracy",
     "accuracy/moc_attribute": "MOC attribute accuracy",
-    "error/mrfr": "MRFR error / mean feature's",
-    "error/ifrs": "IFRS error / mean feature's",
-    "error/ifrs_vs_copy": "IFRS error / shuffled input's",
+    "error/mrfr": "MRFR error / mean's",
+    "error/ifrs": "IFRS error / mean's",
+    "error/ifrs_vs_copy": "IFRS error / copy's",
     "f1/titp": "TITP topic F1",
     "f1/tits": "TITS topic F1",
     "accuracy/itm_hs": "ITM_HS accuracy",
@@ -47,10 +47,16 @@ def results_table(run: Path) -> Table:
     config = read_run_config(run)
     stages = curriculum(config.curriculum, drop=config.drop)
     results = [_validation(folder) for folder in stage_folders(run, stages)]
-    table = Table("held-out metric", title=f"What each stage learnt ({run})", title_justify="left")
+    table = Table(
+        "held-out metric",
+        title=f"What each stage learnt ({run})",
+        title_justify="left",
+        caption="Errors are relative to those of the mean feature and of a copy of the shuffled input.",
+        caption_justify="left",
+    )
     for stage in stages:
         table.add_column(stage.name, justify="right")
-    table.add_column("commonest answer", justify="right", style="dim")
+    table.add_column("commonest answer's", justify="right", style="dim")
     common = commonest_shares(Path(config.shards), stages)
     for name, words in METRICS.items():
         values = [result.get(name, math.nan) for result in results]

@@ -74,7 +74,7 @@ def retrieval_table(report: RetrievalReport) -> Table:
     table = Table(
         title=f"Zero-shot retrieval: {grades.num_images} held-out images, {grades.num_captions} captions",
         title_justify="left",
-        caption=f"Does a caption match an image? {report.match_accuracy:.1%} right, half of them mismatched at random",
+        caption=f"Match head: {report.match_accuracy:.1%} right, half of the pairs mismatched",
         caption_justify="left",
     )
     table.add_column()
