@@ -106,5 +106,5 @@ def _way_out(out: Path) -> str:
     """What mends a disk that is full."""
     kept = sum(num_finished(folder) for folder in out.glob(".*.partial"))
     if kept:
-        return f"free its disk and give the same command: it goes on after the {kept} tars that are written"
+        return f"free its disk and give the same command; finished tars that it keeps: {kept}"
     return "free its disk or name another --out"

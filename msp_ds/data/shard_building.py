@@ -96,7 +96,7 @@ def plan_build(
         texts=texts,
         plans=plans,
         jobs=[job for split, plan in plans.items() for job in plan_shards(images[split], plan)],
-        counts={split: counts | {"images_without_text": silent[split]} for split in plans},
+        counts={split: counts | {"clipped_boxes": 0, "images_without_text": silent[split]} for split in plans},
     )
 
 
