@@ -89,6 +89,16 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
         raise SystemExit(2) from None
 
 
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Ends work that can be taken up again in one line and exit code 130, as shells count it, on Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        Console(stderr=True, soft_wrap=True).print("interrupted; the same command goes on from here", highlight=False)
+        raise SystemExit(130) from None
+
+
 def _plain(text: str) -> str:
     """One line without rich's markup."""
     return " ".join(text.split()).replace("[", "\\[")

@@ -1,20 +1,26 @@
-"""Files and folders that are on disk whole or not at all."""
+"""Files and folders that are on disk whole or not at all, and a folder that only one process writes at a time."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
+import importlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from msp_ds.data.set_layout import FileEntry
+from msp_ds.errors import InputError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def write_durably(path: Path, data: bytes) -> FileEntry:
+def write_durably(path: Path, data: bytes | memoryview) -> FileEntry:
     """Write a file down to the disk; its size and sha256."""
     with path.open("wb") as file:
         file.write(data)
@@ -32,19 +38,6 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def temporary_sibling(target: Path) -> Path:
-    """The folder in which this process prepares `target`: on the same file system, and telling whose it is."""
-    return target.with_name(f".{target.name}.tmp-{os.getpid()}")
-
-
-def sweep_stale(target: Path) -> None:
-    """Remove what processes that are gone left behind while they prepared `target`."""
-    for folder in target.parent.glob(f".{target.name}.tmp-*"):
-        owner = folder.name.rpartition("-")[2]
-        if owner.isdigit() and (int(owner) == os.getpid() or not _is_alive(int(owner))):
-            shutil.rmtree(folder)
-
-
 def replace_folder(prepared: Path, target: Path) -> None:
     """Put a prepared folder in the place of `target` in one step, and delete what was there."""
     if not target.exists():
@@ -60,19 +53,40 @@ def replace_folder(prepared: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing into `folder`, which exists, as long as the block runs.
+
+    The lock is on the folder itself and dies with its process, also by kill -9. Where the system or the file system
+    knows no such locks, nothing is kept.
+
+    Raises: InputError when another process writes there.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if not _lock(descriptor):
+            raise InputError(f"another process is writing into {folder}; wait for it or name another --out")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file; False when another process has."""
+    try:
+        # Only on Unix, where the type checker knows its names.
+        locks: Any = importlib.import_module("fcntl")
+        locks.flock(descriptor, locks.LOCK_EX | locks.LOCK_NB)
+    except ImportError:
+        return True
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True
+
+
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two names atomically where kernel and file system can (Linux); whether it was done."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     return rename is not None and not rename(
         _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
     )
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
-from textblob.en.taggers import PatternTagger
-
 Token = tuple[str, str]
 """A word and its tag."""
 
@@ -37,6 +35,9 @@ class VerbFilter:
 
     def __init__(self, tags: frozenset[str] = VERB_TAGS) -> None:
         self._tags = tags
+        # Here, since it takes 170 MB that the other stages need not spend.
+        from textblob.en.taggers import PatternTagger
+
         self._tagger = PatternTagger()
         self._has_verb = lru_cache(maxsize=_REMEMBERED)(self._look)
 

@@ -67,9 +67,13 @@ class Recipe:
     """The preset that suits these data."""
     max_tokens: dict[str, int] = field(default_factory=dict)
     """Stage -> pieces of a text, where it differs from MAX_TOKENS."""
+    images_per_shard: int = 1000
+    """Images of a tar, at most."""
     world: WorldRecipe | None = None
 
     def __post_init__(self) -> None:
+        if self.images_per_shard < 1:
+            raise InputError(f"images_per_shard {self.images_per_shard} is not positive")
         if self.holdout < 0:
             raise InputError(f"holdout {self.holdout} is negative")
         if self.preset is not None and self.preset not in PRESETS:

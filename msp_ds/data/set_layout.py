@@ -99,6 +99,11 @@ class SetIndex:
     shards: tuple[ShardEntry, ...]
 
 
+def tar_name(number: int) -> str:
+    """The name of a set's tar."""
+    return f"{number:06d}.tar"
+
+
 def mending(stage: str) -> str:
     """How to get a good set of a stage."""
     return f"write it again with: msp-ds shard --stage {stage}"

@@ -1,4 +1,4 @@
-"""The parts of a shard set while it grows: a tar, the pair table, the mean feature.
+"""The parts of a shard while it grows: the tar, the pair table, the sum of its features.
 
 P pairs, F feature width.
 """
@@ -10,6 +10,7 @@ import io
 import os
 import zlib
 from array import array
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -33,7 +34,8 @@ class TarShard:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = _HashingFile(path.open("wb"))
+        self._unfinished = path.with_name(f"{path.name}.tmp")
+        self._file = _HashingFile(self._unfinished.open("wb"))
         # mtime 0: the same images give the same bytes. encoder False: payloads go in as they are.
         self._writer = webdataset.TarWriter(self._file, mtime=0, encoder=False)
         self._keys: list[str] = []
@@ -66,9 +68,10 @@ class TarShard:
         self._region_counts.append(region_count)
 
     def close(self) -> ShardEntry:
-        """End the tar and force it down to the disk; its entry in the index."""
+        """End the tar, force it down to the disk and give it its name; its entry in the index."""
         self._writer.close()
         self._file.close_durably()
+        self._unfinished.rename(self._path)
         return ShardEntry(
             name=self._path.name,
             bytes=self._file.num_bytes,
@@ -81,11 +84,12 @@ class TarShard:
         )
 
     def abandon(self) -> None:
-        """Let go of the file, complete or not; on a full disk even closing fails."""
+        """Let go of an unfinished tar and remove it; on a full disk even closing fails."""
         with suppress(OSError):
             self._writer.close()
         with suppress(OSError):
             self._file.file.close()
+        self._unfinished.unlink(missing_ok=True)
 
 
 class _HashingFile:
@@ -108,7 +112,7 @@ class _HashingFile:
 
 
 class PairTable:
-    """The texts of a set as word pieces, in the order of their images."""
+    """Texts as word pieces, in the order of their images."""
 
     def __init__(self, pieces: WordPieces, *, max_tokens: int) -> None:
         self._pieces = pieces
@@ -146,17 +150,14 @@ class PairTable:
         }
 
 
-class FeatureMean:
-    """The mean of all region features of a set."""
+class FeatureSum:
+    """The sum of all region features of a shard, in the order of its images."""
 
     def __init__(self) -> None:
-        self._total = np.zeros(0)
-        self._count = 0
-
-    @property
-    def width(self) -> int:
-        """F; 0 before the first image."""
-        return len(self._total)
+        self.total = np.zeros(0)
+        """float64 [F]; empty before the first image."""
+        self.count = 0
+        """Regions so far."""
 
     def add(self, record: RegionRecord) -> None:
         """Count in the regions of one image.
@@ -164,30 +165,51 @@ class FeatureMean:
         Raises: InputError when their width differs from that of the images before.
         """
         width = record.features.shape[1]
-        if self._count and width != self.width:
-            raise InputError(
-                f"{record.source}: features are {width} wide, those of the images before {self.width}; "
-                "one set holds the features of one extractor"
-            )
+        if self.count:
+            require_one_width(width, len(self.total), where=record.source)
         # torch: numpy takes ten times as long from float16. The copy is for arrays that may not be written to.
         values = torch.from_numpy(record.features.copy()).to(torch.float32).numpy()
-        self._total = values.sum(axis=0, dtype=np.float64) + (self._total if self._count else 0.0)
-        self._count += len(values)
-
-    def mean(self) -> np.ndarray:
-        """float32 [F]."""
-        return (self._total / self._count).astype(np.float32)
+        self.total = values.sum(axis=0, dtype=np.float64) + (self.total if self.count else 0.0)
+        self.count += len(values)
 
 
-def npy_bytes(values: np.ndarray) -> bytes:
+def require_one_width(width: int, before: int, *, where: str) -> None:
+    """Demand that features are as wide as those before.
+
+    Raises: InputError, starting with `where`, when not.
+    """
+    if width != before:
+        raise InputError(
+            f"{where}: features are {width} wide, those of the images before {before}; "
+            "one set holds the features of one extractor"
+        )
+
+
+def join_pairs(tables: Sequence[dict[str, np.ndarray]], num_images: Sequence[int]) -> dict[str, np.ndarray]:
+    """The pair table of shards that follow each other, from theirs and their numbers of images."""
+    columns = {name: [table[name] for table in tables] for name in ("keys", "token_ids", "word_positions")}
+    first_rows = np.concatenate([[0], np.cumsum(num_images)[:-1]]).astype(np.int32)
+    lengths = np.concatenate([np.diff(table["offsets"]) for table in tables])
+    return {
+        "keys": np.concatenate(columns["keys"]),
+        "image_rows": np.concatenate(
+            [table["image_rows"] + first for table, first in zip(tables, first_rows, strict=True)]
+        ),
+        "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        "token_ids": np.concatenate(columns["token_ids"]),
+        "word_positions": np.concatenate(columns["word_positions"]),
+    }
+
+
+def npy_bytes(values: np.ndarray) -> memoryview:
     """A .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
-    return buffer.getvalue()
+    return buffer.getbuffer()
 
 
-def npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
+def npz_bytes(arrays: dict[str, np.ndarray]) -> memoryview:
     """A .npz file, uncompressed; its entries carry no date, so that equal arrays give equal bytes."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
+    return buffer.getbuffer()

@@ -1,21 +1,22 @@
-"""From a recipe to the shard sets of one stage: texts into memory, then one pass over the region features."""
+"""From a recipe to the shard sets of one stage: texts and image ids into memory, a plan of shards, then the shards."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from msp_ds import chance
+from msp_ds.data.build_writing import Build, write_build
 from msp_ds.data.look_alikes import read_look_alikes
+from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.data.recipe import Recipe, ensure_world
 from msp_ds.data.set_layout import Split, StageName
-from msp_ds.data.shard_writer import SetPlan, SetReport, SetWriter
-from msp_ds.data.sources.region_checks import LabelCounts, RegionRow
+from msp_ds.data.shard_plan import PlannedImage, plan_shards
+from msp_ds.data.shard_writer import SetPlan, SetReport
+from msp_ds.data.sources.region_checks import RegionRow
 from msp_ds.data.sources.region_files import RegionFile, list_region_files
 from msp_ds.data.stage_texts import StageTexts, TextFiles, TextSettings, texts_of_stage
 from msp_ds.data.text import Label, WordPieces, parse_labels, read_label_bytes
@@ -31,26 +32,6 @@ from msp_ds.data.vocabulary import (
 from msp_ds.errors import InputError
 
 
-class Progress(Protocol):
-    """Who shows how far the work is."""
-
-    def start(self, label: str, total: int | None) -> None:
-        """A new piece of work begins, of `total` bytes or images; None when that is not known."""
-
-    def advance(self, amount: int) -> None:
-        """So much more of it is done."""
-
-
-class NoProgress:
-    """Shows nothing."""
-
-    def start(self, label: str, total: int | None) -> None:
-        """Nothing."""
-
-    def advance(self, amount: int) -> None:
-        """Nothing."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Labels:
     """The two label vocabularies."""
@@ -61,36 +42,46 @@ class _Labels:
     attributes: tuple[Label, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Work:
-    """What is to be written, once all small files are read and found in order."""
-
-    files: list[RegionFile]
-    rows: list[list[RegionRow]]
-    """Of each file."""
-    labels: _Labels
-    texts: StageTexts
-    split_of: dict[str, Split]
-    """The images to write, by id, among those of `files`."""
-    counts: Counter[str]
-
-
 def build_shards(
-    recipe: Recipe, *, stage: StageName, out: Path, progress: Progress | None = None, hf_home: Path | None = None
+    recipe: Recipe,
+    *,
+    stage: StageName,
+    out: Path,
+    progress: Progress | None = None,
+    hf_home: Path | None = None,
+    num_threads: int = 1,
 ) -> dict[Split, SetReport]:
-    """Write the sets `out/stage/train` and, with a holdout, `out/stage/val`; all or, when anything fails, nothing.
+    """Write the sets `out/stage/train` and, with a holdout, `out/stage/val`: the same bytes for any number of threads.
 
-    Sets that were there are replaced at the end; without a holdout an old `val`, whose images are now trained on, goes.
+    Sets that were there are replaced at the end, all or none; without a holdout an old `val`, whose images are now
+    trained on, goes. When the work is cut short, by a kill, Ctrl-C or a full disk, the finished tars stay in a hidden
+    folder, and the same call goes on from there.
 
-    Raises: InputError for every fault of the recipe and its files.
+    Raises: InputError for every fault of the recipe and its files, and for a disk that is or would be full.
     """
     progress = progress or NoProgress()
     if recipe.world is not None:
         progress.start("making the world (images)", recipe.world.images)
         ensure_world(recipe.world, advance=progress.advance)
     files = list_region_files(_needed(recipe.regions, "regions"))
+    build = plan_build(recipe, files=files, stage=stage, progress=progress, hf_home=hf_home)
+    return write_build(build, out=out / stage, progress=progress, num_threads=num_threads)
+
+
+def plan_build(
+    recipe: Recipe,
+    *,
+    files: Sequence[RegionFile],
+    stage: StageName,
+    progress: Progress | None = None,
+    hf_home: Path | None = None,
+) -> Build:
+    """Find out what a stage's sets will hold, from all of a recipe's files; of the regions, `files`, only the ids.
+
+    Raises: InputError for every fault of the recipe and its files that can be seen before features are read.
+    """
     labels = _read_labels(recipe)
-    rows = _scan(files, progress)
+    rows = _scan(files, progress or NoProgress())
     image_ids = frozenset(row.image_id for file_rows in rows for row in file_rows)
     text_files = TextFiles(recipe, image_ids=image_ids)
     pieces = WordPieces(_find_vocabulary(recipe, labels, text_files, hf_home or default_hf_home(os.environ)))
@@ -98,15 +89,15 @@ def build_shards(
     settings = TextSettings(recipe=recipe, objects=labels.objects, pieces=pieces, max_tokens=max_tokens)
     texts = texts_of_stage(stage, files=text_files, settings=settings)
     split_of, counts = _choose(recipe, image_ids, texts, text_files)
-    work = _Work(files=files, rows=rows, labels=labels, texts=texts, split_of=split_of, counts=counts)
     plans = {split: _plan(recipe, stage, split, pieces, labels) for split in sorted(set(split_of.values()))}
-    try:
-        reports = _write(work, plans=plans, out=out / stage, progress=progress)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}); free its disk or name another --out") from None
-    if "val" not in reports:
-        shutil.rmtree(out / stage / "val", ignore_errors=True)
-    return reports
+    images, silent = _images_by_split(rows, texts, split_of)
+    return Build(
+        files=files,
+        texts=texts,
+        plans=plans,
+        jobs=[job for split, plan in plans.items() for job in plan_shards(images[split], plan)],
+        counts={split: counts | {"clipped_boxes": 0, "images_without_text": silent[split]} for split in plans},
+    )
 
 
 def held_out(image_ids: frozenset[str], count: int) -> frozenset[str]:
@@ -139,7 +130,7 @@ def _read_labels(recipe: Recipe) -> _Labels:
     )
 
 
-def _scan(files: list[RegionFile], progress: Progress) -> list[list[RegionRow]]:
+def _scan(files: Sequence[RegionFile], progress: Progress) -> list[list[RegionRow]]:
     """The rows of each file, so that what does not fit together is found before hours of writing.
 
     Raises: InputError for an image that comes twice.
@@ -201,33 +192,24 @@ def _plan(recipe: Recipe, stage: StageName, split: Split, pieces: WordPieces, la
         extractor=recipe.extractor,
         preset=recipe.preset,
         look_alikes=read_look_alikes(Path(look_alikes)) if look_alikes else None,
+        images_per_shard=recipe.images_per_shard,
     )
 
 
-def _write(work: _Work, *, plans: dict[Split, SetPlan], out: Path, progress: Progress) -> dict[Split, SetReport]:
-    with ExitStack() as stack:
-        writers = {split: stack.enter_context(SetWriter(out / split, plan=plan)) for split, plan in plans.items()}
-        counts = _stream(work, writers, progress)
-        # Joined as dicts: a union of Counters would drop the zeros, which say that nothing was left out.
-        reports = {split: writer.finish({**work.counts, **counts[split]}) for split, writer in writers.items()}
-        for writer in writers.values():
-            writer.commit()
-    return reports
-
-
-def _stream(work: _Work, writers: dict[Split, SetWriter], progress: Progress) -> dict[Split, Counter[str]]:
-    """Pass all regions on to the writers; what each split leaves out."""
-    progress.start("writing shards (bytes read)", sum(file.path.stat().st_size for file in work.files))
-    counts = {split: Counter[str]() for split in writers}
-    label_counts = LabelCounts(objects=len(work.labels.objects), attributes=len(work.labels.attributes))
-    for file, rows in zip(work.files, work.rows, strict=True):
-        for row in rows:
-            record, num_clipped = file.read(row, label_counts)
-            split = work.split_of.get(record.image_id)
-            if split is not None:
-                texts = work.texts.texts_of(record)
-                counts[split].update(clipped_boxes=num_clipped, images_without_text=int(not texts))
-                if texts:
-                    writers[split].add(record, texts)
-            progress.advance(row.length)
-    return counts
+def _images_by_split(
+    rows: list[list[RegionRow]], texts: StageTexts, split_of: dict[str, Split]
+) -> tuple[dict[Split, list[PlannedImage]], Counter[Split]]:
+    """The images of each split in the order of the files, and how many more are known to have no text."""
+    images: dict[Split, list[PlannedImage]] = {split: [] for split in split_of.values()}
+    silent = Counter[Split]()
+    for number, file_rows in enumerate(rows):
+        for row in file_rows:
+            split = split_of.get(row.image_id)
+            if split is None:
+                continue
+            known = None if texts.by_image is None else texts.by_image.get(row.image_id, [])
+            if known == []:
+                silent[split] += 1
+            else:
+                images[split].append(PlannedImage(number, row, known))
+    return images, silent

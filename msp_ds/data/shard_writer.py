@@ -1,20 +1,24 @@
-"""Writes shard sets: into a temporary folder beside the target, down to the disk, then renamed into place at once."""
+"""Makes a shard set of its finished shards: tables and index, then the whole folder into its place at once."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from types import TracebackType
+
+import numpy as np
 
 from msp_ds.config import to_json
 from msp_ds.data import set_layout as layout
-from msp_ds.data.durable import replace_folder, sweep_stale, sync_folder, temporary_sibling, write_durably
+from msp_ds.data.durable import replace_folder, sync_folder, write_durably
 from msp_ds.data.look_alikes import LookAlikeList, rows_within
-from msp_ds.data.set_layout import FileEntry, SetIndex, ShardEntry, Split, StageName
-from msp_ds.data.set_tables import FeatureMean, PairTable, TarShard, npy_bytes, npz_bytes
+from msp_ds.data.set_layout import FileEntry, SetIndex, Split, StageName
+from msp_ds.data.set_tables import join_pairs, npy_bytes, npz_bytes, require_one_width
+from msp_ds.data.shard_parts import PART_ENDING, ShardPart, ShardWriter
 from msp_ds.data.text import Label, WordPieces, parse_labels
 from msp_ds.errors import InputError
 from msp_ds.records import RegionRecord
@@ -37,8 +41,8 @@ class SetPlan:
     preset: str | None = None
     look_alikes: LookAlikeList | None = None
     images_per_shard: int = 1000
-    bytes_per_shard: int = 10**9
-    """A tar ends with the image that reaches either limit."""
+    bytes_per_shard: int = 2 * 10**9
+    """A tar ends with the image that reaches either limit; bytes of the rows: float32 in base64 shrinks to 0.38."""
 
     @property
     def objects(self) -> tuple[Label, ...]:
@@ -73,128 +77,169 @@ class SetReport:
         return f"{self.path}: {size}" + ("; " + ", ".join(counts) if counts else "")
 
 
-class SetWriter:
-    """Writes one set as a context: `add` for each image, `finish`, `commit`. Left without commit, nothing remains."""
+def work_path(target: Path) -> Path:
+    """The hidden folder beside `target` in which it is prepared."""
+    return target.with_name(f".{target.name}.partial")
 
-    def __init__(self, target: Path, *, plan: SetPlan) -> None:
-        self._target = target
-        self._plan = plan
-        self._folder = temporary_sibling(target)
-        self._shards: list[ShardEntry] = []
-        self._tar: TarShard | None = None
-        self._keys: dict[str, None] = {}
-        self._pairs = PairTable(plan.pieces, max_tokens=plan.max_tokens)
-        self._mean = FeatureMean()
-        self._num_regions = 0
 
-    def __enter__(self) -> SetWriter:
-        sweep_stale(self._target)
-        self._folder.mkdir(parents=True)
-        return self
+@contextmanager
+def work_folder(target: Path) -> Iterator[Path]:
+    """A folder in which a set is prepared, by one process at a time.
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self._tar is not None:
-            self._tar.abandon()
-        shutil.rmtree(self._folder, ignore_errors=True)
+    After a fault of the input nothing remains of it. When the work was cut short otherwise, the finished shards stay
+    for the next run.
+    """
+    folder = work_path(target)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    except InputError:
+        shutil.rmtree(folder)
+        raise
+    finally:
+        if folder.exists() and not num_finished(folder):
+            shutil.rmtree(folder)
 
-    def add(self, record: RegionRecord, texts: list[str]) -> None:
-        """Append an image with its texts.
 
-        Raises: InputError for an image that is there already, for features of another width, and without a text.
-        """
-        if record.image_id in self._keys:
-            raise InputError(f"{record.source}: image {record.image_id} comes twice; every image needs one row")
-        if not texts:
-            raise InputError(f"{record.source}: image {record.image_id} has no text")
-        self._mean.add(record)
-        self._pairs.add(image_id=record.image_id, image_row=len(self._keys), texts=texts)
-        self._keys[record.image_id] = None
-        self._num_regions = max(self._num_regions, len(record.features))
-        self._append(record, texts)
+def num_finished(folder: Path) -> int:
+    """How many shards in a work folder are finished."""
+    return len(list(folder.glob(f"*{PART_ENDING}")))
 
-    def finish(self, counts: dict[str, int]) -> SetReport:
-        """Write the tables and, last, the index; `counts` join those of the texts.
 
-        Raises: InputError when no image was added.
-        """
-        if not self._keys:
-            raise InputError(f"no image with a text is left for {self._target}; check the image ids and --holdout")
-        self._close_tar()
-        index = self._index({"kept": len(self._pairs), "truncated": self._pairs.num_truncated} | counts)
-        write_durably(self._folder / layout.INDEX_NAME, (json.dumps(to_json(index)) + "\n").encode())
-        sync_folder(self._folder)
-        return SetReport(
-            path=self._target,
-            num_images=index.num_images,
-            num_pairs=index.num_pairs,
-            num_shards=len(index.shards),
-            num_bytes=sum(shard.bytes for shard in index.shards),
-            texts=index.texts,
-        )
+def of_one_width(parts: Iterable[ShardPart]) -> Iterator[ShardPart]:
+    """The parts as they come. Raises: InputError as soon as one has features of another width than those before."""
+    before = 0
+    for part in parts:
+        if part.num_images:
+            width = len(part.feature_sum)
+            require_one_width(width, before or width, where=f"image {part.facts.entry.keys[0]}")
+            before = width
+        yield part
 
-    def commit(self) -> None:
-        """Put the finished set in the place of the old one, if any."""
-        replace_folder(self._folder, self._target)
 
-    def _append(self, record: RegionRecord, texts: list[str]) -> None:
-        if self._tar is None:
-            self._tar = TarShard(self._folder / f"{len(self._shards):06d}.tar")
-        payload = layout.pack_record(record, texts)
-        self._tar.add(record.image_id, payload, region_count=len(record.features))
-        if self._tar.num_images >= self._plan.images_per_shard or self._tar.num_bytes >= self._plan.bytes_per_shard:
-            self._close_tar()
+def finish_set(
+    folder: Path, *, target: Path, plan: SetPlan, parts: Sequence[ShardPart], counts: dict[str, int]
+) -> SetReport:
+    """Write the tables of a set and, last, its index into the work folder that holds its tars.
 
-    def _close_tar(self) -> None:
-        if self._tar is not None:
-            self._shards.append(self._tar.close())
-            self._tar = None
+    parts: of all shards in their order; tars without images do not exist. counts: are added to those of the shards.
 
-    def _index(self, texts: dict[str, int]) -> SetIndex:
-        plan = self._plan
-        return SetIndex(
-            format=layout.FORMAT,
-            version=layout.VERSION,
-            stage=plan.stage,
-            split=plan.split,
-            num_images=len(self._keys),
-            num_pairs=len(self._pairs),
-            num_regions=self._num_regions,
-            feature_width=self._mean.width,
-            max_tokens=plan.max_tokens,
-            num_objects=len(plan.objects),
-            num_attributes=len(plan.attributes),
-            vocab_size=plan.pieces.size,
-            vocabulary_sha256=plan.pieces.vocabulary.sha256,
-            extractor=plan.extractor,
-            preset=plan.preset,
-            texts=texts,
-            files=self._write_tables(),
-            shards=tuple(self._shards),
-        )
+    Raises: InputError when no image is left.
+    """
+    kept = [part for part in parts if part.num_images]
+    if not kept:
+        raise InputError(f"no image with a text is left for {target}; check the image ids and --holdout")
+    pairs = join_pairs([part.pairs for part in kept], [part.num_images for part in kept])
+    kept_texts = {"kept": len(pairs["keys"]), "truncated": sum(part.facts.num_truncated for part in kept)}
+    index = _index(
+        plan, kept, texts=kept_texts | _summed(counts, parts), files=_write_tables(folder, plan, kept, pairs)
+    )
+    write_durably(folder / layout.INDEX_NAME, (json.dumps(to_json(index)) + "\n").encode())
+    sync_folder(folder)
+    return SetReport(
+        path=target,
+        num_images=index.num_images,
+        num_pairs=index.num_pairs,
+        num_shards=len(index.shards),
+        num_bytes=sum(shard.bytes for shard in index.shards),
+        texts=index.texts,
+    )
 
-    def _write_tables(self) -> dict[str, FileEntry]:
-        """The files beside the tars."""
-        plan = self._plan
-        contents = {
-            layout.PAIRS_NAME: npz_bytes(self._pairs.arrays()),
-            layout.FEATURE_MEAN_NAME: npy_bytes(self._mean.mean()),
-            layout.VOCAB_NAME: plan.pieces.vocabulary.data,
-            layout.OBJECTS_NAME: plan.objects_data,
-            layout.ATTRIBUTES_NAME: plan.attributes_data,
-        }
-        if plan.look_alikes is not None:
-            rows = rows_within(plan.look_alikes, keys=list(self._keys))
-            contents[layout.LOOK_ALIKES_NAME] = npz_bytes({"rows": rows})
-        return {name: write_durably(self._folder / name, data) for name, data in contents.items()}
+
+def commit_set(folder: Path, report: SetReport) -> None:
+    """Put a finished set in the place of the old one, if any, without what only its writing needed."""
+    index = json.loads((folder / layout.INDEX_NAME).read_bytes())
+    wanted = {layout.INDEX_NAME, *index["files"], *(shard["name"] for shard in index["shards"])}
+    for path in folder.iterdir():
+        if path.name not in wanted:
+            path.unlink()
+    replace_folder(folder, report.path)
 
 
 def write_set(
     target: Path, *, plan: SetPlan, examples: Iterable[tuple[RegionRecord, list[str]]], counts: dict[str, int]
 ) -> SetReport:
-    """Write one whole set of images with their texts, or, when anything fails, nothing."""
-    with SetWriter(target, plan=plan) as writer:
-        for record, texts in examples:
-            writer.add(record, texts)
-        report = writer.finish(counts)
-        writer.commit()
+    """Write one whole set of images with their texts, or, when anything fails, nothing.
+
+    Raises: InputError for an image that comes twice, features of another width, and an image without a text.
+    """
+    with work_folder(target) as folder:
+        parts = list(of_one_width(_write_examples(folder, plan, examples)))
+        report = finish_set(folder, target=target, plan=plan, parts=parts, counts=counts)
+        commit_set(folder, report)
     return report
+
+
+def _write_examples(
+    folder: Path, plan: SetPlan, examples: Iterable[tuple[RegionRecord, list[str]]]
+) -> Iterator[ShardPart]:
+    """One shard after the other, until there are no more examples."""
+    rest, seen = iter(examples), set[str]()
+    for number in count():
+        with ShardWriter(folder / layout.tar_name(number), pieces=plan.pieces, max_tokens=plan.max_tokens) as writer:
+            for record, texts in rest:
+                if record.image_id in seen:
+                    raise InputError(f"{record.source}: image {record.image_id} comes twice; every image needs one row")
+                if not texts:
+                    raise InputError(f"{record.source}: image {record.image_id} has no text")
+                seen.add(record.image_id)
+                writer.add(record, texts)
+                if writer.num_images >= plan.images_per_shard or writer.num_bytes >= plan.bytes_per_shard:
+                    break
+            if not writer.num_images:
+                return
+            yield writer.finish({})
+
+
+def _summed(counts: dict[str, int], parts: Iterable[ShardPart]) -> dict[str, int]:
+    """The counts together with those of all parts. No Counter: it would drop the zeros, which say that all is there."""
+    total = dict(counts)
+    for part in parts:
+        for name, number in part.facts.counts.items():
+            total[name] = total.get(name, 0) + number
+    return total
+
+
+def _index(
+    plan: SetPlan, parts: Sequence[ShardPart], *, texts: dict[str, int], files: dict[str, FileEntry]
+) -> SetIndex:
+    return SetIndex(
+        format=layout.FORMAT,
+        version=layout.VERSION,
+        stage=plan.stage,
+        split=plan.split,
+        num_images=sum(part.num_images for part in parts),
+        num_pairs=texts["kept"],
+        num_regions=max(max(part.facts.entry.region_counts) for part in parts),
+        feature_width=len(parts[0].feature_sum),
+        max_tokens=plan.max_tokens,
+        num_objects=len(plan.objects),
+        num_attributes=len(plan.attributes),
+        vocab_size=plan.pieces.size,
+        vocabulary_sha256=plan.pieces.vocabulary.sha256,
+        extractor=plan.extractor,
+        preset=plan.preset,
+        texts=texts,
+        files=files,
+        shards=tuple(part.facts.entry for part in parts),
+    )
+
+
+def _write_tables(
+    folder: Path, plan: SetPlan, parts: Sequence[ShardPart], pairs: dict[str, np.ndarray]
+) -> dict[str, FileEntry]:
+    """The files beside the tars. The mean is summed in the order of the shards, whoever wrote them."""
+    total, num_regions = np.zeros(len(parts[0].feature_sum)), sum(part.facts.num_regions for part in parts)
+    for part in parts:
+        total += part.feature_sum
+    contents: dict[str, bytes | memoryview] = {
+        layout.PAIRS_NAME: npz_bytes(pairs),
+        layout.FEATURE_MEAN_NAME: npy_bytes((total / num_regions).astype(np.float32)),
+        layout.VOCAB_NAME: plan.pieces.vocabulary.data,
+        layout.OBJECTS_NAME: plan.objects_data,
+        layout.ATTRIBUTES_NAME: plan.attributes_data,
+    }
+    if plan.look_alikes is not None:
+        keys = [key for part in parts for key in part.facts.entry.keys]
+        contents[layout.LOOK_ALIKES_NAME] = npz_bytes({"rows": rows_within(plan.look_alikes, keys=keys)})
+    return {name: write_durably(folder / name, data) for name, data in contents.items()}

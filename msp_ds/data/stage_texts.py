@@ -81,8 +81,13 @@ class StageTexts:
 
     texts_of: Callable[[RegionRecord], list[str]]
     """The texts of an image, none where there is nothing to say."""
-    image_ids: frozenset[str] = frozenset()
-    """Images that the text files speak of; empty where texts come from the regions themselves."""
+    by_image: TextsByImage | None = None
+    """The same where they are known before any region is read; None where texts come from the regions themselves."""
+
+    @property
+    def image_ids(self) -> frozenset[str]:
+        """Images that the text files speak of."""
+        return frozenset(self.by_image or ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +161,7 @@ def _sentence_texts(files: TextFiles, settings: TextSettings) -> StageTexts:
 def _from_table(by_image: TextsByImage) -> StageTexts:
     return StageTexts(
         texts_of=lambda record: by_image.get(record.image_id, []),
-        image_ids=frozenset(by_image),
+        by_image=by_image,
     )
 
 

@@ -285,12 +285,12 @@ def test_a_full_disk_leaves_the_old_set(raw: RawFolder, monkeypatch: pytest.Monk
             raise OSError(errno.ENOSPC, "No space left on device")
 
         patch.setattr("os.fsync", full)
-        refused(raw, raw.recipe, "token", "shards cannot be written (No space left on device)")
+        refused(raw, raw.recipe, "token", "shards/token cannot be written (No space left on device)")
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(raw: RawFolder) -> None:
     (raw.path / "shards").write_text("mine")
-    with pytest.raises(InputError, match=r"shards cannot be written .* name another --out"):
+    with pytest.raises(InputError, match=r"shards/token cannot be written .* name another --out"):
         build(raw, "token")
     assert (raw.path / "shards").read_text() == "mine"
 

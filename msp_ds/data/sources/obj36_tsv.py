@@ -6,7 +6,6 @@ ids int64 [N], confidences float32 [N], boxes float32 [N, 4] in pixels, features
 
 from __future__ import annotations
 
-import base64
 import binascii
 from collections.abc import Iterator
 from functools import cached_property
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import pybase64
 
 from msp_ds.data.identity import Corpus, canonical_image_id
 from msp_ds.data.sources.region_checks import LabelCounts, RawRegions, Reading, RegionRow, checked
@@ -139,7 +139,7 @@ def _array(where: str, name: str, column: bytes, *, dtype: str, count: int, widt
         # Some Python 3 extractors wrote str(bytes).
         column = column[2:-1]
     try:
-        data = base64.b64decode(column, validate=True)
+        data = pybase64.b64decode(column, validate=True)
     except binascii.Error as error:
         raise InputError(f"{where}: column {name} is broken base64 ({error}); the row is cut off or damaged") from None
     size = np.dtype(dtype).itemsize

@@ -1,0 +1,92 @@
+"""Raw files as large as COCO's, made up: for benchmarks and rehearsals. Nothing here is fit to learn from.
+
+Features are drawn once for a few images and then repeated, since drawing would take longer than what is measured.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from msp_ds.data.recipe import Recipe
+
+NUM_REGIONS, FEATURE_WIDTH = 36, 2048
+CAPTIONS_PER_IMAGE = 5
+NUM_OBJECTS, NUM_ATTRIBUTES = 1600, 400
+_DISTINCT_FEATURES = 32
+WORDS = [
+    first + second
+    for first in ("", "ba", "co", "di", "fe", "gu", "ho", "ki", "lu", "me", "no", "pi", "qua", "ri", "so", "tu")
+    for second in ("man", "dog", "red", "on", "the", "street", "table", "with", "horse", "wave", "in", "two", "plate")
+]
+
+
+def caption(number: int, ordinal: int) -> str:
+    """A caption of 7 to 16 words, as COCO's are long, that no other image has."""
+    dice = np.random.default_rng([number, ordinal])
+    words = [WORDS[place] for place in dice.integers(0, len(WORDS), dice.integers(6, 16))]
+    return " ".join([*words, f"{number}"]) + "."
+
+
+def features(number: int) -> np.ndarray:
+    """float32 [R, F]: about half of them zero, as behind a ReLU."""
+    dice = np.random.default_rng(number % _DISTINCT_FEATURES)
+    return np.maximum(dice.standard_normal((NUM_REGIONS, FEATURE_WIDTH), dtype=np.float32), 0)
+
+
+def boxes(number: int) -> np.ndarray:
+    """float32 [R, 4], x0 y0 x1 y1 in pixels of an image of 640 x 480."""
+    dice = np.random.default_rng([number, 7])
+    corners = dice.uniform(0, 300, (NUM_REGIONS, 2))
+    return np.concatenate([corners, corners + dice.uniform(20, 150, (NUM_REGIONS, 2))], axis=1).astype(np.float32)
+
+
+def write_tsv(path: Path, num_images: int) -> None:
+    """LXMERT's ten columns; 395 KB an image."""
+    columns = [base64.b64encode(features(number).astype("<f4").tobytes()) for number in range(_DISTINCT_FEATURES)]
+    dice = np.random.default_rng(0)
+    with path.open("wb") as file:
+        for number in range(num_images):
+            arrays = (
+                dice.integers(0, NUM_OBJECTS, NUM_REGIONS).astype("<i8"),
+                dice.random(NUM_REGIONS, dtype=np.float32),
+                dice.integers(0, NUM_ATTRIBUTES, NUM_REGIONS).astype("<i8"),
+                dice.random(NUM_REGIONS, dtype=np.float32),
+            )
+            labels = [base64.b64encode(array.tobytes()) for array in arrays]
+            head = [b"COCO_train2014_%012d" % (number + 1), b"480", b"640"]
+            tail = [b"36", base64.b64encode(boxes(number).tobytes()), columns[number % _DISTINCT_FEATURES]]
+            file.write(b"\t".join([*head, *labels, *tail]) + b"\n")
+
+
+def write_small_files(folder: Path, num_images: int) -> Recipe:
+    """Captions, labels, word pieces; the recipe that names them and `regions.tsv` beside them."""
+    with (folder / "captions.json").open("w") as file:
+        file.write('{"images": [], "annotations": [')
+        for place, line in enumerate(_annotations(num_images)):
+            file.write((", " if place else "") + line)
+        file.write("]}")
+    (folder / "objects_vocab.txt").write_text("\n".join(f"object{number}" for number in range(NUM_OBJECTS)))
+    (folder / "attributes_vocab.txt").write_text("\n".join(f"attribute{number}" for number in range(NUM_ATTRIBUTES)))
+    digits = [str(digit) for digit in range(10)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *digits, *(f"##{digit}" for digit in digits), *WORDS]
+    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in dict.fromkeys(pieces)))
+    return Recipe(
+        regions=(str(folder / "regions.tsv"),),
+        objects_vocab=str(folder / "objects_vocab.txt"),
+        attributes_vocab=str(folder / "attributes_vocab.txt"),
+        captions=(str(folder / "captions.json"),),
+        vocab=str(folder / "vocab.txt"),
+        extractor="made up",
+    )
+
+
+def _annotations(num_images: int) -> Iterator[str]:
+    for number in range(num_images):
+        for ordinal in range(CAPTIONS_PER_IMAGE):
+            value = {"image_id": number + 1, "id": number * CAPTIONS_PER_IMAGE + ordinal}
+            yield json.dumps(value | {"caption": caption(number, ordinal)})
