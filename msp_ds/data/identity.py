@@ -1,11 +1,13 @@
 """One name for an image whatever corpus file it comes from: `coco-391895`, `vg-2375429`, `nlvr2-train-10171-0-img0`.
 
-Canonical ids are ASCII without dots, so that they serve as the keys of tar members too.
+Canonical ids are ASCII without dots, so that they serve as the keys of tar members too. Two of them may still name one
+photograph: data.sources.visual_genome.Twins tells which of Visual Genome's are COCO's.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 from msp_ds.errors import InputError
@@ -50,6 +52,21 @@ _FORMS: dict[Corpus, str] = {
     "f30k": "1007129816, 1007129816.jpg, f30k-1007129816",
     "nlvr2": "train-10171-0-img0, nlvr2-train-10171-0-img0",
 }
+
+
+def corpus_of(image_id: str) -> str:
+    """The corpus of a canonical id: `coco` of `coco-391895`."""
+    return image_id.partition("-")[0]
+
+
+def is_renumbered(image_id: str) -> bool:
+    """Whether a canonical id is one of GQA's `n...`: a COCO image under a number that no published table translates."""
+    return image_id.startswith("vg-n")
+
+
+def in_order(image_ids: Iterable[str]) -> list[str]:
+    """Canonical ids by corpus, then by number: coco-9 before coco-10."""
+    return sorted(image_ids, key=lambda image_id: (corpus_of(image_id), len(image_id), image_id))
 
 
 def split_corpus(path: str) -> tuple[Corpus, str]:
