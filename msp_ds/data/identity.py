@@ -18,11 +18,12 @@ Corpus = Literal["coco", "vg", "f30k", "nlvr2"]
 CORPORA: tuple[Corpus, ...] = get_args(Corpus)
 
 _NLVR2 = r"(?:train|dev|test1|test2)-\d+-\d+-img[01]"
-_CANONICAL = re.compile(rf"(?:coco|f30k)-\d+|vg-n?\d+|nlvr2-{_NLVR2}", re.ASCII)
+_CANONICAL = re.compile(rf"nlvr2-{_NLVR2}", re.ASCII)
+_CANONICAL_NUMBER = re.compile(r"(coco|f30k|vg)-((?<=vg-)n)?(\d{1,18})", re.ASCII)
 _COCO_FILE = re.compile(r"COCO_(?:train2014|val2014|test2015)_(\d{12})(?:\.jpg)?", re.ASCII)
 _NLVR2_FILE = re.compile(rf"({_NLVR2})(?:\.\w+)?", re.ASCII)
 # GQA's test images are COCO images under new numbers that start with n.
-_NUMBER = re.compile(r"(n?)(\d+)(?:\.jpg)?", re.ASCII)
+_NUMBER = re.compile(r"(n?)(\d{1,18})(?:\.jpg)?", re.ASCII)
 
 
 def canonical_image_id(raw: str | int, *, corpus: Corpus, where: str) -> str:
@@ -36,6 +37,8 @@ def canonical_image_id(raw: str | int, *, corpus: Corpus, where: str) -> str:
     text = raw.strip() if isinstance(raw, str) else str(raw)
     if _CANONICAL.fullmatch(text):
         return text
+    if match := _CANONICAL_NUMBER.fullmatch(text):
+        return f"{match[1]}-{match[2] or ''}{int(match[3])}"
     if match := _COCO_FILE.fullmatch(text):
         return f"coco-{int(match[1])}"
     if match := _NLVR2_FILE.fullmatch(text):

@@ -7,7 +7,7 @@ been trained on: 2,138 of Karpathy's 5,000 COCO test images are Visual Genome's 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +51,8 @@ class Audit:
     """(name of a training part, name of an evaluation part) -> what they share."""
     unchecked: str
     """Why twins could not be told apart, and what mends it; empty where all were."""
-    num_renumbered: int
-    """Images with GQA's `n...` numbers, which cannot be compared with COCO's."""
+    warnings: tuple[str, ...]
+    """What no table tells, so that nothing mends it."""
 
     @property
     def overlap(self) -> Overlap:
@@ -99,7 +99,7 @@ def audit(train: Iterable[str], evaluation: Iterable[str], *, image_data: str | 
         evaluation=evaluation_parts,
         pairs=pairs,
         unchecked=unchecked_twins(all_train, all_evaluation, table),
-        num_renumbered=sum(map(is_renumbered, all_train | all_evaluation)),
+        warnings=tuple(_warnings(all_train | all_evaluation)),
     )
 
 
@@ -149,6 +149,16 @@ def _genome_facing_coco(one: frozenset[str], other: frozenset[str]) -> frozenset
     if not any(corpus_of(image_id) == "coco" for image_id in other):
         return frozenset()
     return frozenset(image_id for image_id in one if corpus_of(image_id) == "vg" and not is_renumbered(image_id))
+
+
+def _warnings(image_ids: frozenset[str]) -> Iterator[str]:
+    if num_renumbered := sum(map(is_renumbered, image_ids)):
+        yield (
+            f"{num_renumbered} images have GQA's numbers n..., which are COCO images under unknown ids; "
+            "they were compared with each other only"
+        )
+    if "f30k" in (corpora := {corpus_of(image_id) for image_id in image_ids}) and corpora & {"coco", "vg"}:
+        yield "Flickr30k, COCO and Visual Genome all come from Flickr; Flickr30k's images were compared by id only"
 
 
 def _parts(names: Iterable[str], flag: str) -> tuple[Part, ...]:

@@ -23,13 +23,7 @@ def overlap_report(audit: Audit) -> list[RenderableType]:
         shown.append(Text(f"  and {len(lines) - IDS_SHOWN} more; --out FILE lists all"))
     if audit.unchecked and lines:
         shown.append(Text(f"warning: there may be more, since {audit.unchecked}"))
-    if audit.num_renumbered:
-        shown.append(
-            Text(
-                f"warning: {audit.num_renumbered} images have GQA's numbers n..., which are COCO images under unknown "
-                "ids; they were compared with each other only"
-            )
-        )
+    shown += [Text(f"warning: {warning}") for warning in audit.warnings]
     return shown
 
 

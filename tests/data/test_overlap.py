@@ -91,7 +91,7 @@ def test_files_of_any_layout_are_compared_pair_by_pair(tmp_path: Path) -> None:
         minival: ("coco-80",),
     }
     assert found.overlap.by_id == ("coco-73", "coco-80")
-    assert (found.unchecked, found.num_renumbered) == ("", 0)
+    assert (found.unchecked, found.warnings) == ("", ())
 
 
 def test_nothing_found_is_no_news_where_twins_were_not_checked(tmp_path: Path) -> None:
@@ -102,12 +102,15 @@ def test_nothing_found_is_no_news_where_twins_were_not_checked(tmp_path: Path) -
     audit([coco], [mixed]).require_certainty()  # what was found is certain
 
 
-def test_renumbered_images_of_gqa_are_counted(tmp_path: Path) -> None:
+def test_what_no_table_tells_is_warned_of(tmp_path: Path) -> None:
     genome = str(write_json(tmp_path / "gqa.json", {"1": {"imageId": "n16"}, "2": {"imageId": "103"}}))
     coco = write_ids(tmp_path / "a.txt", "coco-5")
+    flickr = write_ids(tmp_path / "b.txt", "f30k-5")
     image_data = str(write_json(tmp_path / "image_data.json", [{"image_id": 103, "coco_id": None}]))
-    found = audit([coco], [genome], image_data=image_data)
-    assert (found.num_renumbered, found.unchecked, bool(found.overlap)) == (1, "", False)
+    found = audit([coco], [genome, flickr], image_data=image_data)
+    assert (found.unchecked, bool(found.overlap)) == ("", False)
+    assert [warning[:20] for warning in found.warnings] == ["1 images have GQA's ", "Flickr30k, COCO and "]
+    assert audit([flickr], [flickr]).warnings == ()
 
 
 def test_the_written_list_serves_to_exclude(raw: RawFolder, tmp_path: Path) -> None:

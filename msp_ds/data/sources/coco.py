@@ -11,7 +11,7 @@ from msp_ds.data.sources.json_stream import Item, require_mapping
 from msp_ds.data.sources.mentions import Layout, Mention, TextReference, squeezed
 from msp_ds.errors import InputError
 
-_NAME = "captions in COCO's JSON layout"
+_NAME = "COCO's JSON layout"
 
 
 def _recognises(item: Item) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,14 +83,14 @@ def squeezed(text: Any, *, where: str) -> str:
     if text is None:
         return ""
     if not isinstance(text, str):
-        raise InputError(f"{where}: {text!r} is no text")
+        raise InputError(f"{where}: {reprlib.repr(text)} is no text")
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputError(f"{where}: {text!r} holds half a character, which no file can store")
+        raise InputError(f"{where}: {reprlib.repr(text)} holds half a character, which no file can store")
     return " ".join(text.split())
 
 
 def squeezed_list(texts: Any, *, where: str) -> tuple[str, ...]:
     """The texts of a list. Raises: InputError for what is no list of texts."""
     if not isinstance(texts, list):
-        raise InputError(f"{where}: {texts!r} is no list of texts")
+        raise InputError(f"{where}: {reprlib.repr(texts)} is no list of texts")
     return tuple(squeezed(text, where=where) for text in texts)

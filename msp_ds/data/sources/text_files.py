@@ -26,9 +26,9 @@ _WITH_TEXT: dict[TextKind, tuple[Layout, ...]] = {
     "caption": (COCO, KARPATHY, RETRIEVAL_LISTS, LXMERT),
     "phrase": (VISUAL_GENOME, LXMERT),
 }
-_ELSEWHERE: dict[TextKind, str] = {
+_OTHER_KIND_MEANT: dict[TextKind, str] = {
     "caption": "its phrases are for --phrases",
-    "phrase": "phrases are cut from captions with --captions FILE --phrases from-captions",
+    "phrase": "phrases are cut from its captions with --captions FILE --phrases from-captions",
 }
 _HEAD = 1 << 12
 """Characters that are looked at to tell JSON from lines."""
@@ -52,21 +52,24 @@ def read_texts(written: str, kind: TextKind) -> TextFile:
     Raises: InputError when the file is missing, damaged, of no known layout, or holds no such text.
     """
     file = parse_reference(written)
-    what = " or ".join(layout.name for layout in _WITH_TEXT[kind])
+    what = f"{kind}s in {' or '.join(layout.name for layout in _WITH_TEXT[kind])}"
     layout = recognise(file, what=what)
     if layout is None:
         raise InputError(f"{file.path} holds no {kind} in a layout that is known; it should be {what}")
     by_image: dict[str, list[str]] = {}
-    num_empty = 0
+    num_empty = num_of_other_kind = 0
     for mention in _mentions(file, layout):
-        texts = mention.captions if kind == "caption" else mention.phrases
+        texts, others = mention.captions, mention.phrases
+        if kind == "phrase":
+            texts, others = others, texts
         kept = [text for text in texts if text]
         num_empty += len(texts) - len(kept)
+        num_of_other_kind += len(others)
         if kept:
             by_image.setdefault(mention.image_id, []).extend(kept)
     if not by_image:
-        hint = f"it should be {what}" if layout not in _WITH_TEXT[kind] else _ELSEWHERE[kind]
-        raise InputError(f"{file.path} holds no {kind} ({num_empty} empty ones), it looks like {layout.name}; {hint}")
+        hint = _OTHER_KIND_MEANT[kind] if num_of_other_kind else f"it should be {what}"
+        raise InputError(f"{file.path} holds no {kind} ({num_empty} empty ones), but is {layout.name}; {hint}")
     return TextFile(layout=layout, by_image=by_image, num_empty=num_empty)
 
 

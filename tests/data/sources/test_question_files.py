@@ -52,7 +52,7 @@ def test_an_entry_of_another_form_is_refused(tmp_path: Path, value: Any, fault: 
 
 def test_questions_are_no_captions(tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.json", LAYOUTS["GQA"][0])
-    with pytest.raises(InputError, match=r"holds no caption .* it looks like GQA's questions"):
+    with pytest.raises(InputError, match=r"holds no caption .* but is GQA's questions"):
         read_texts(str(path), "caption")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-from raw_files import captions_json, write_json
+from raw_files import captions_json, karpathy_json, write_json
 
 from msp_ds.data.sources.mentions import parse_reference
 from msp_ds.data.sources.text_files import read_image_ids, read_texts
@@ -67,13 +69,47 @@ def test_files_that_are_missing_or_no_text_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("read", [read_image_ids, lambda written: read_texts(written, "caption")])
 def test_splits_of_a_file_without_them_are_refused(tmp_path: Path, read: Any) -> None:
     path = write_json(tmp_path / "a.json", captions_json([(7, "dog")]))
-    with pytest.raises(InputError, match=r"a.json has no splits to choose #val from; it is captions in COCO's"):
+    with pytest.raises(InputError, match=r"a.json has no splits to choose #val from; it is COCO's"):
         read(f"{path}#val")
 
 
 def test_captions_are_no_phrases_but_hold_them(tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.json", captions_json([(7, "dog")]))
     with pytest.raises(
-        InputError, match=r"holds no phrase .* looks like captions in COCO's .*; it should be Visual Genome"
+        InputError, match=r"holds no phrase .* but is COCO's .*; phrases are cut from its captions with"
     ):
         read_texts(str(path), "phrase")
+
+
+LAYOUTS: dict[str, str] = {
+    "coco": json.dumps(captions_json([(7, "A dog."), (8, "Caf\u00e9.")])),
+    "karpathy": json.dumps(karpathy_json([("train", 7, ["A dog."]), ("test", 8, ["x"])]), indent=1),
+    "lines": "\n".join(
+        json.dumps({"sentences": ["A dog."], "id": 1, "img_path": f"{number}.jpg"}) for number in (7, 8)
+    ),
+    "lxmert": json.dumps([{"img_id": "7", "sentf": {"mscoco": ["A dog."], "vg": ["red hat"]}, "labelf": {}}] * 2),
+    "genome": json.dumps([{"id": 7, "regions": [{"phrase": "red hat", "x": 1}]}, {"image_id": 8, "regions": []}]),
+    "gqa": json.dumps({"01": {"imageId": "7", "question": "?"}, "02": {"imageId": "n8"}}),
+    "ids": "7\nCOCO_val2014_000000000008.jpg 8\n",
+}
+
+
+@pytest.mark.parametrize("text", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_damaged_file_is_read_or_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    dice = random.Random(7)
+    path = tmp_path / "a.json"
+    errors: list[str] = []
+    for _ in range(150):
+        data = bytearray(text.encode())
+        if dice.random() < 0.3:
+            del data[dice.randrange(len(data)) :]
+        else:
+            data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+        path.write_bytes(data)
+        for read in (read_image_ids, lambda name: read_texts(name, "caption"), lambda name: read_texts(name, "phrase")):
+            try:
+                read(str(path))
+            except InputError as error:  # anything else would fail the test
+                errors.append(str(error))
+    assert errors
+    assert all(str(path) in error and "\n" not in error for error in errors)

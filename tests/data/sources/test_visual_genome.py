@@ -34,7 +34,10 @@ def test_null_and_empty_phrases_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "is no readable JSON, it is empty; it should be Visual Genome's region_descriptions.json or LXMERT's"),
+        (
+            "",
+            "is no readable JSON, it is empty; it should be phrases in Visual Genome's .* or LXMERT's",
+        ),
         ('{"id": 7}', "holds no phrase in a layout that is known"),
         ("[]", "holds no phrase in a layout that is known"),
         ('[{"id": 7, "regions": []}]', r"holds no phrase \(0 empty ones\)"),
