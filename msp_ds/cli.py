@@ -22,6 +22,21 @@ app.command()(train)
 
 StageName = Literal["token", "phrase", "sentence"]
 Out = Annotated[Path, typer.Option(help="Folder to write into.")]
+Captions = Annotated[
+    list[str] | None, typer.Option(help="Captions of COCO, Karpathy[#split], ViLBERT or LXMERT; may be repeated.")
+]
+Phrases = Annotated[
+    list[str] | None,
+    typer.Option(help="Visual Genome region descriptions, LXMERT JSON, or from-captions; may be repeated."),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(help="Leave out these images: a FILE, minival, karpathy-val or karpathy-test; may be repeated."),
+]
+Splits = Annotated[
+    list[str] | None,
+    typer.Option(help="A FILE that defines a split named in --exclude: dataset_coco.json, mscoco_minival.json."),
+]
 SetFolder = Annotated[Path, typer.Argument(help="A shard set, as shards/sentence/val.")]
 
 DEMO_RECIPE = Path("shards/demo.toml")
@@ -73,10 +88,10 @@ def shard(
     regions: Annotated[
         list[str] | None, typer.Option(help="Region features: .tsv or .npz, or a folder of .npz; may be repeated.")
     ] = None,
-    captions: Annotated[list[str] | None, typer.Option(help="COCO captions JSON; may be repeated.")] = None,
-    phrases: Annotated[
-        list[str] | None, typer.Option(help="Visual Genome region descriptions, or from-captions; may be repeated.")
-    ] = None,
+    captions: Captions = None,
+    phrases: Phrases = None,
+    exclude: Exclude = None,
+    splits: Splits = None,
     image_data: Annotated[str | None, typer.Option(help="Visual Genome image_data.json.")] = None,
     objects_vocab: Annotated[str | None, typer.Option(help="Object labels, one a line.")] = None,
     attributes_vocab: Annotated[str | None, typer.Option(help="Attribute labels, one a line.")] = None,
@@ -97,11 +112,14 @@ def shard(
     from msp_ds.data.recipe import load_recipe, recipe_with
     from msp_ds.data.shard_building import build_shards
     from msp_ds.data.shard_pool import default_jobs
+    from msp_ds.report.shard_notes import shard_notes
 
     flags = {
         "regions": regions,
         "captions": captions,
         "phrases": phrases,
+        "exclude": exclude,
+        "splits": splits,
         "image_data": image_data,
         "objects_vocab": objects_vocab,
         "attributes_vocab": attributes_vocab,
@@ -126,6 +144,8 @@ def shard(
             )
     for report in reports.values():
         Console(soft_wrap=True).print(report.describe(), highlight=False)
+    for note in shard_notes(stage, tuple(reports.values())):
+        Console(soft_wrap=True).print(note, highlight=False)
 
 
 @app.command()
@@ -150,6 +170,31 @@ def verify(path: SetFolder, debug: Debug = False) -> None:
         progress.start("verify (bytes)", sum(shard.bytes for shard in shards.index.shards))
         verify_set(shards, advance=progress.advance)
     Console().print(f"{path}: {shards.index.num_images} images, every byte as written")
+
+
+@app.command()
+def audit(
+    trained_on: Annotated[
+        list[str], typer.Option("--train", help="A shard set or a file that names images; may be repeated.")
+    ],
+    graded_on: Annotated[
+        list[str], typer.Option("--eval", help="Likewise; dataset_coco.json#test is Karpathy's test; may be repeated.")
+    ],
+    image_data: Annotated[str | None, typer.Option(help="Visual Genome image_data.json, for its COCO twins.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for all shared ids, fit for shard --exclude.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Look for images in both training and evaluation data: exit code 1 when there are any, 0 when there are none."""
+    from msp_ds.data.overlap import audit as compare
+    from msp_ds.report.overlap import overlap_report
+
+    with one_line_errors(debug=debug):
+        found = compare(trained_on, graded_on, image_data=image_data)
+        if out is not None:
+            found.write(out)
+        Console(soft_wrap=True).print(*overlap_report(found), highlight=False, sep="\n")
+        found.require_certainty()
+    raise typer.Exit(1 if found.overlap else 0)
 
 
 @app.command()

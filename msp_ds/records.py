@@ -45,16 +45,6 @@ class RegionRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Caption:
-    """One text about one image."""
-
-    image_id: str
-    """Canonical id, as RegionRecord.image_id."""
-    text: str
-    """As written, white space squeezed."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Lexicon:
     """What the tasks know of the words: special pieces, the pieces of each label, pieces that are no topic."""
 

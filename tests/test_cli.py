@@ -87,7 +87,7 @@ def first_at(array: np.ndarray, value: float) -> np.ndarray:
 
 def test_the_list_of_commands_says_what_each_does() -> None:
     shown = run("--help").stdout
-    assert COMMANDS == ["demo", "evaluate", "info", "inspect", "shard", "stages", "train", "verify", "world"]
+    assert COMMANDS == ["audit", "demo", "evaluate", "info", "inspect", "shard", "stages", "train", "verify", "world"]
     for name in COMMANDS:
         assert re.search(rf"^  {name} +[A-Z].{{20,}}", shown, re.MULTILINE), name
 

@@ -1,11 +1,13 @@
 """One name for an image whatever corpus file it comes from: `coco-391895`, `vg-2375429`, `nlvr2-train-10171-0-img0`.
 
-Canonical ids are ASCII without dots, so that they serve as the keys of tar members too.
+Canonical ids are ASCII without dots, so that they serve as the keys of tar members too. Two of them may still name one
+photograph: data.sources.visual_genome.Twins tells which of Visual Genome's are COCO's.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 from msp_ds.errors import InputError
@@ -16,11 +18,12 @@ Corpus = Literal["coco", "vg", "f30k", "nlvr2"]
 CORPORA: tuple[Corpus, ...] = get_args(Corpus)
 
 _NLVR2 = r"(?:train|dev|test1|test2)-\d+-\d+-img[01]"
-_CANONICAL = re.compile(rf"(?:coco|f30k)-\d+|vg-n?\d+|nlvr2-{_NLVR2}", re.ASCII)
+_CANONICAL = re.compile(rf"nlvr2-{_NLVR2}", re.ASCII)
+_CANONICAL_NUMBER = re.compile(r"(coco|f30k|vg)-((?<=vg-)n)?(\d{1,18})", re.ASCII)
 _COCO_FILE = re.compile(r"COCO_(?:train2014|val2014|test2015)_(\d{12})(?:\.jpg)?", re.ASCII)
 _NLVR2_FILE = re.compile(rf"({_NLVR2})(?:\.\w+)?", re.ASCII)
 # GQA's test images are COCO images under new numbers that start with n.
-_NUMBER = re.compile(r"(n?)(\d+)(?:\.jpg)?", re.ASCII)
+_NUMBER = re.compile(r"(n?)(\d{1,18})(?:\.jpg)?", re.ASCII)
 
 
 def canonical_image_id(raw: str | int, *, corpus: Corpus, where: str) -> str:
@@ -34,6 +37,8 @@ def canonical_image_id(raw: str | int, *, corpus: Corpus, where: str) -> str:
     text = raw.strip() if isinstance(raw, str) else str(raw)
     if _CANONICAL.fullmatch(text):
         return text
+    if match := _CANONICAL_NUMBER.fullmatch(text):
+        return f"{match[1]}-{match[2] or ''}{int(match[3])}"
     if match := _COCO_FILE.fullmatch(text):
         return f"coco-{int(match[1])}"
     if match := _NLVR2_FILE.fullmatch(text):
@@ -50,6 +55,21 @@ _FORMS: dict[Corpus, str] = {
     "f30k": "1007129816, 1007129816.jpg, f30k-1007129816",
     "nlvr2": "train-10171-0-img0, nlvr2-train-10171-0-img0",
 }
+
+
+def corpus_of(image_id: str) -> str:
+    """The corpus of a canonical id: `coco` of `coco-391895`."""
+    return image_id.partition("-")[0]
+
+
+def is_renumbered(image_id: str) -> bool:
+    """Whether a canonical id is one of GQA's `n...`: a COCO image under a number that no published table translates."""
+    return image_id.startswith("vg-n")
+
+
+def in_order(image_ids: Iterable[str]) -> list[str]:
+    """Canonical ids by corpus, then by number: coco-9 before coco-10."""
+    return sorted(image_ids, key=lambda image_id: (corpus_of(image_id), len(image_id), image_id))
 
 
 def split_corpus(path: str) -> tuple[Corpus, str]:

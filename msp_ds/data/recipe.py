@@ -48,9 +48,13 @@ class Recipe:
     attributes_vocab: str = ""
     """Attribute labels, one a line."""
     captions: tuple[str, ...] = ()
-    """Files in COCO's layout."""
+    """Files of captions in any layout that shards/README.md lists; `#split+split` behind Karpathy's."""
     phrases: tuple[str, ...] = ()
-    """Visual Genome's region descriptions, or the word from-captions."""
+    """Visual Genome's region descriptions, LXMERT's JSON, or the word from-captions."""
+    exclude: tuple[str, ...] = ()
+    """Images to leave out of all stages and splits: files that name them, or minival, karpathy-val, karpathy-test."""
+    splits: tuple[str, ...] = ()
+    """Files that define the splits in `exclude`: LXMERT's mscoco_minival.json, Karpathy's dataset_coco.json."""
     image_data: str | None = None
     """Visual Genome's image_data.json, which knows the COCO twins of its images."""
     hard_negatives: str | None = None

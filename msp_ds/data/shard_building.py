@@ -10,6 +10,7 @@ from pathlib import Path
 
 from msp_ds import chance
 from msp_ds.data.build_writing import Build, write_build
+from msp_ds.data.exclusion import read_exclusion
 from msp_ds.data.look_alikes import read_look_alikes
 from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.data.recipe import Recipe, ensure_world
@@ -167,16 +168,20 @@ def _choose(
     """
     # A Visual Genome image that is there under its COCO id too would smuggle held-out images into training.
     twins = image_ids & text_files.twins.keys()
-    without_regions = texts.image_ids - image_ids
+    exclusion = read_exclusion(recipe, twins=text_files.twin_table)
+    exclusion.check(image_ids)
+    left_out = twins | exclusion.among(image_ids)
+    without_regions = texts.image_ids - image_ids - exclusion.among(texts.image_ids)
     if without_regions and not recipe.allow_missing:
         raise InputError(
             f"{len(without_regions)} of {len(texts.image_ids)} images with texts have no regions, the first is "
             f"{min(without_regions)}; add their region features, or leave their texts out with --allow-missing"
         )
-    apart = held_out(image_ids - twins, recipe.holdout)
+    apart = held_out(image_ids - left_out, recipe.holdout)
     counts = Counter(text_files.counts)
     counts.update(images_without_regions=len(without_regions), twins_left_out=len(twins))
-    return {image_id: "val" if image_id in apart else "train" for image_id in image_ids - twins}, counts
+    counts.update(exclusion.counts(image_ids))
+    return {image_id: "val" if image_id in apart else "train" for image_id in image_ids - left_out}, counts
 
 
 def _plan(recipe: Recipe, stage: StageName, split: Split, pieces: WordPieces, labels: _Labels) -> SetPlan:

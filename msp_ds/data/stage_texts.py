@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +11,8 @@ from pathlib import Path
 from msp_ds.data.phrases import VerbFilter, group_phrases, normalise, noun_phrases, without_verbs
 from msp_ds.data.recipe import FROM_CAPTIONS, Recipe
 from msp_ds.data.set_layout import StageName
-from msp_ds.data.sources.coco import read_captions
-from msp_ds.data.sources.visual_genome import read_phrases, read_twins
+from msp_ds.data.sources.text_files import TextKind, read_texts
+from msp_ds.data.sources.visual_genome import NO_TWINS, Twins, read_twins
 from msp_ds.data.text import Label, WordPieces
 from msp_ds.errors import InputError
 from msp_ds.records import RegionRecord
@@ -32,34 +32,44 @@ class TextFiles:
         """What the files read so far held and what was left out."""
 
     @cached_property
+    def twin_table(self) -> Twins:
+        """All that the recipe's image_data tells of twins."""
+        path = self._recipe.image_data
+        return read_twins(Path(path)) if path else NO_TWINS
+
+    @cached_property
     def twins(self) -> dict[str, str]:
         """`vg-N` -> `coco-M` of the images in both corpora whose regions stand under the COCO id."""
-        path = self._recipe.image_data
-        twins = read_twins(Path(path)) if path else {}
-        return {genome: coco for genome, coco in twins.items() if coco in self._image_ids}
+        return {genome: coco for genome, coco in self.twin_table.coco_of.items() if coco in self._image_ids}
 
     @cached_property
     def captions(self) -> TextsByImage:
         """All captions. Raises: InputError for a broken file or one named twice."""
-        by_image: TextsByImage = {}
-        for path in _distinct(self._recipe.captions, "captions"):
-            file = read_captions(Path(path))
-            for image_id, captions in file.by_image.items():
-                by_image.setdefault(image_id, []).extend(caption.text for caption in captions)
-            self.counts["captions_empty"] += file.num_empty
-        return by_image
+        return self._gathered(self._recipe.captions, "caption")
 
     @cached_property
     def phrases(self) -> TextsByImage:
         """All phrases as written. Raises: InputError for a broken file or one named twice."""
-        by_image: TextsByImage = {}
-        for path in _distinct(self._recipe.phrases, "phrases"):
-            if path != FROM_CAPTIONS:
-                file = read_phrases(Path(path), twins=self.twins)
-                for image_id, phrases in file.by_image.items():
-                    by_image.setdefault(image_id, []).extend(phrases)
-                self.counts["phrases_empty"] += file.num_empty
-        return by_image
+        return self._gathered([path for path in self._recipe.phrases if path != FROM_CAPTIONS], "phrase")
+
+    def _gathered(self, paths: Sequence[str], kind: TextKind) -> TextsByImage:
+        """The texts of several files, those of a twin with its COCO image; what an earlier file said is not repeated.
+
+        Files overlap: Karpathy's sentences are COCO's captions. Repeats within a file stay, as in the official counts.
+        """
+        gathered: TextsByImage = {}
+        for path in _distinct(paths, f"{kind}s"):
+            file = read_texts(path, kind)
+            self.counts[f"{kind}s_empty"] += file.num_empty
+            num_before = {image_id: len(texts) for image_id, texts in gathered.items()}
+            for image_id, texts in file.by_image.items():
+                picture = self.twins.get(image_id, image_id)
+                known = frozenset(gathered.get(picture, [])[: num_before.get(picture, 0)])
+                new = [text for text in texts if text not in known]
+                self.counts[f"{kind}s_in_two_files"] += len(texts) - len(new)
+                if new:
+                    gathered.setdefault(picture, []).extend(new)
+        return gathered
 
     def all_texts(self) -> Iterator[str]:
         """Every caption and phrase, for a vocabulary that serves all stages."""
@@ -68,8 +78,7 @@ class TextFiles:
                 yield from texts
 
 
-def _distinct(paths: Iterable[str], what: str) -> list[str]:
-    paths = list(paths)
+def _distinct(paths: Sequence[str], what: str) -> Sequence[str]:
     if len(set(paths)) < len(paths):
         raise InputError(f"the recipe names {Counter(paths).most_common(1)[0][0]} twice among its {what}")
     return paths
@@ -154,7 +163,7 @@ def _phrases_without_verbs(files: TextFiles, recipe: Recipe) -> TextsByImage:
 
 def _sentence_texts(files: TextFiles, settings: TextSettings) -> StageTexts:
     if not settings.recipe.captions:
-        raise InputError("stage sentence needs captions; name a file in COCO's layout with --captions FILE")
+        raise InputError("stage sentence needs captions; name a file of them with --captions FILE")
     return _from_table(files.captions)
 
 

@@ -113,6 +113,25 @@ def captions_json(captions: list[tuple[Any, Any]]) -> dict[str, Any]:
     }
 
 
+def karpathy_json(images: list[tuple[str, int, list[str]]]) -> dict[str, Any]:
+    """dataset_coco.json around (split, COCO's number, sentences)."""
+    return {
+        "images": [
+            {
+                "filepath": "val2014",
+                "filename": f"COCO_val2014_{number:012d}.jpg",
+                "imgid": place,
+                "cocoid": number,
+                "split": split,
+                "sentids": [],
+                "sentences": [{"tokens": text.split(), "raw": text, "imgid": place, "sentid": 0} for text in texts],
+            }
+            for place, (split, number, texts) in enumerate(images)
+        ],
+        "dataset": "coco",
+    }
+
+
 @dataclass(frozen=True)
 class RawFolder:
     """A folder of raw files and the recipe that names them."""

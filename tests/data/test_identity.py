@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from msp_ds.data.identity import Corpus, canonical_image_id, split_corpus
+from msp_ds.data.identity import Corpus, canonical_image_id, corpus_of, in_order, is_renumbered, split_corpus
 from msp_ds.errors import InputError
 
 
@@ -19,6 +19,9 @@ from msp_ds.errors import InputError
         ("COCO_val2014_000000000042.jpg", "vg", "coco-42"),
         ("COCO_test2015_000000000001", "coco", "coco-1"),
         ("coco-391895", "vg", "coco-391895"),
+        ("coco-000000391895", "coco", "coco-391895"),
+        ("vg-n0012", "coco", "vg-n12"),
+        ("000000397133.jpg", "coco", "coco-397133"),
         ("2375429", "vg", "vg-2375429"),
         ("n161313", "vg", "vg-n161313"),
         ("1007129816.jpg", "f30k", "f30k-1007129816"),
@@ -33,7 +36,18 @@ def test_each_form_of_id_has_one_canonical_name(raw: Any, corpus: Corpus, expect
 
 @pytest.mark.parametrize(
     ("raw", "corpus"),
-    [("cat.png", "coco"), ("", "coco"), (-3, "coco"), (True, "coco"), ("12", "nlvr2"), ("n12", "coco"), ("١٢", "coco")],
+    [
+        ("cat.png", "coco"),
+        ("", "coco"),
+        (-3, "coco"),
+        (True, "coco"),
+        ("12", "nlvr2"),
+        ("n12", "coco"),
+        ("١٢", "coco"),
+        ("9" * 5000, "coco"),
+        ("coco-n12", "coco"),
+        ("f30k-x", "f30k"),
+    ],
 )
 def test_an_unknown_form_is_refused_with_its_place(raw: Any, corpus: Corpus) -> None:
     with pytest.raises(InputError, match=r"^features.tsv row 7: .* known forms are"):
@@ -50,3 +64,10 @@ def test_a_corpus_is_named_in_front_of_a_path() -> None:
     assert split_corpus("vg:data/a.tsv") == ("vg", "data/a.tsv")
     assert split_corpus("data/a.tsv") == ("coco", "data/a.tsv")
     assert split_corpus("C:/a.tsv") == ("coco", "C:/a.tsv")
+
+
+def test_canonical_ids_tell_their_corpus_and_sort_by_number() -> None:
+    ids = ["vg-n7", "coco-10", "nlvr2-dev-1-0-img0", "coco-9", "vg-5"]
+    assert [corpus_of(image_id) for image_id in ids] == ["vg", "coco", "nlvr2", "coco", "vg"]
+    assert in_order(ids) == ["coco-9", "coco-10", "nlvr2-dev-1-0-img0", "vg-5", "vg-n7"]
+    assert [image_id for image_id in ids if is_renumbered(image_id)] == ["vg-n7"]

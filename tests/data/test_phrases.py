@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from msp_ds.data.phrases import VERB_TAGS, VerbFilter, group_phrases, normalise, noun_phrases, without_verbs
-from msp_ds.data.sources.visual_genome import read_phrases
+from msp_ds.data.sources.text_files import read_texts
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_no_phrases_make_no_text() -> None:
 
 
 def test_about_two_thirds_of_the_real_phrases_hold_no_verb(verbs: VerbFilter, real_data: Path) -> None:
-    file = read_phrases(real_data / "visual_genome" / "region_descriptions_sample.json", twins={})
+    file = read_texts(str(real_data / "visual_genome" / "region_descriptions_sample.json"), "phrase")
     phrases = [normalise(phrase) for written in file.by_image.values() for phrase in written]
     kept = sum(not verbs.has_verb(phrase) for phrase in phrases) / len(phrases)
     assert 0.65 < kept < 0.74

@@ -36,6 +36,17 @@ def test_the_recipes_of_the_project_load(name: str) -> None:
     assert load_recipe(ROOT / "shards" / name).regions
 
 
+def test_what_the_coco_recipe_offers_to_exclude_can_be_switched_on(tmp_path: Path) -> None:
+    text = (ROOT / "shards" / "coco_vg.toml").read_text()
+    for line in ('exclude = ["karpathy-val"', "splits = ["):
+        assert text.count(f"# {line}") == 1
+        text = text.replace(f"# {line}", line)
+    (tmp_path / "a.toml").write_text(text)
+    recipe = load_recipe(tmp_path / "a.toml")
+    assert recipe.exclude == ("karpathy-val", "karpathy-test", "minival")
+    assert [Path(name).name for name in recipe.splits] == ["dataset_coco.json", "mscoco_minival.json"]
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [

@@ -265,7 +265,7 @@ def test_bad_files_stop_the_build_and_leave_no_trace(raw: RawFolder, name: str, 
         ({"captions": ("none.json",)}, "sentence", "none.json is missing"),
         ({"captions": ("a.json", "a.json")}, "sentence", "names a.json twice among its captions"),
         ({"phrases": ()}, "phrase", "stage phrase needs phrases"),
-        ({"phrases": ("none.json",)}, "phrase", "none.json cannot be read"),
+        ({"phrases": ("none.json",)}, "phrase", "none.json is missing"),
         ({"vocab": "none.txt"}, "token", "none.txt cannot be read"),
         ({"hard_negatives": "none.npz"}, "sentence", "none.npz is missing"),
         ({"image_data": "none.json"}, "token", "none.json is missing"),
@@ -296,7 +296,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(raw: RawFolder) -> None:
 
 
 def test_a_caption_of_an_unknown_image_names_its_annotation(raw: RawFolder) -> None:
-    write_json(raw.path / "captions.json", captions_json([("cat", "A dog.")]))
+    write_json(raw.path / "captions.json", captions_json([("cat", "A dog.")]) | {"images": []})
     refused(raw, raw.recipe, "sentence", "captions.json annotation 0: 'cat' is no image id")
 
 

@@ -1,0 +1,43 @@
+"""The overlap of training and evaluation data for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from msp_ds.data.overlap import Audit
+
+IDS_SHOWN = 20
+
+
+def overlap_report(audit: Audit) -> list[RenderableType]:
+    """A table with a row a pair of parts, the first shared images, and warnings of what could not be compared."""
+    shown: list[RenderableType] = [_table(audit)]
+    lines = [
+        *audit.overlap.by_id,
+        *(f"{train} = {evaluation}" for train, evaluation in audit.overlap.by_twin),
+    ]
+    shown += [Text(f"  {line}") for line in lines[:IDS_SHOWN]]
+    if len(lines) > IDS_SHOWN:
+        shown.append(Text(f"  and {len(lines) - IDS_SHOWN} more; --out FILE lists all"))
+    if audit.unchecked and lines:
+        shown.append(Text(f"warning: there may be more, since {audit.unchecked}"))
+    shown += [Text(f"warning: {warning}") for warning in audit.warnings]
+    return shown
+
+
+def _table(audit: Audit) -> Table:
+    table = Table("train", "images", "eval", "images", "both, by id", "both, as twins", title="Images in both")
+    for column in (1, 3, 4, 5):
+        table.columns[column].justify = "right"
+    for train in audit.train:
+        for evaluation in audit.evaluation:
+            pair = audit.pairs[train.name, evaluation.name]
+            sizes = [train.name, str(len(train.image_ids)), evaluation.name, str(len(evaluation.image_ids))]
+            twins = f"{len(pair.by_twin)}, not all checked" if audit.unchecked else str(len(pair.by_twin))
+            table.add_row(*map(Text, [*sizes, str(len(pair.by_id)), twins]))
+    if len(audit.pairs) > 1:
+        overlap = audit.overlap
+        table.add_row("all", "", "all", "", str(len(overlap.by_id)), str(len(overlap.by_twin)))
+    return table

@@ -1,0 +1,26 @@
+"""What is worth saying about freshly written shard sets beside their own lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msp_ds.data.shard_writer import SetReport
+
+PAPER_PAIRS = {"token": 120_000, "phrase": 340_000, "sentence": 620_000}
+"""Stage -> image-text pairs in the paper (section 4.1), rounded there to 0.01 M."""
+
+
+def shard_notes(stage: str, reports: Sequence[SetReport]) -> list[str]:
+    """Lines about the sets of one stage together: how many pairs beside the paper's, and what was kept out."""
+    pairs = sum(report.num_pairs for report in reports)
+    notes = [f"{stage}: {pairs} image-text pairs in all, the paper has {PAPER_PAIRS[stage] / 1e6:.2f} M"]
+    texts = reports[0].texts
+    if "images_excluded" in texts:
+        twins = texts["images_excluded_as_twins"]
+        notes.append(f"excluded: {texts['images_excluded']} images, {twins} of them as twins under another id")
+    if unchecked := texts.get("images_unchecked_of_gqa_test"):
+        notes.append(
+            f"warning: {unchecked} images have GQA's numbers n..., which are COCO images under unknown ids; "
+            "--exclude could not check them"
+        )
+    return notes
