@@ -118,6 +118,42 @@ def shard(
 
 
 @app.command()
+def negatives(
+    shards: Annotated[
+        Path | None, typer.Option(help="A shard set to compute from; with --attach to write into.")
+    ] = None,
+    regions: Annotated[
+        list[str] | None, typer.Option(help="Region features to compute from, as for shard; may be repeated.")
+    ] = None,
+    imported: Annotated[
+        Path | None, typer.Option("--import", help="A list to take over: ViLBERT's hard_negative.pkl, or .npz.")
+    ] = None,
+    corpus: Annotated[
+        Literal["coco", "vg", "f30k"], typer.Option(help="Whose images the numbers in the pickle are.")
+    ] = "coco",
+    count: Annotated[int, typer.Option(help="Look-alikes of an image, where they are computed.")] = 100,
+    out: Annotated[Path | None, typer.Option(help="The list as .npz, for shard --hard-negatives.")] = None,
+    attach: Annotated[bool, typer.Option("--attach", help="Put the list into the finished set --shards.")] = False,
+    debug: Debug = False,
+) -> None:
+    """List for each image those that look like it, which task ITM_HS swaps in; goes on where it was interrupted."""
+    from msp_ds.data.negatives import NegativesPlan, make_negatives
+
+    with one_line_errors(debug=debug), bars() as progress:
+        plan = NegativesPlan(
+            shards=shards,
+            regions=tuple(regions or ()),
+            imported=imported,
+            corpus=corpus,
+            count=count,
+            out=out,
+            attach=attach,
+        )
+        told = make_negatives(plan, progress=progress)
+    Console(soft_wrap=True).print(told, highlight=False, markup=False)
+
+
+@app.command()
 def inspect(path: SetFolder, debug: Debug = False) -> None:
     """Describe a shard set: counts, lengths, labels, features and three samples."""
     from msp_ds.data.inspection import inspect_set

@@ -87,7 +87,18 @@ def first_at(array: np.ndarray, value: float) -> np.ndarray:
 
 def test_the_list_of_commands_says_what_each_does() -> None:
     shown = run("--help").stdout
-    assert COMMANDS == ["demo", "evaluate", "info", "inspect", "shard", "stages", "train", "verify", "world"]
+    assert COMMANDS == [
+        "demo",
+        "evaluate",
+        "info",
+        "inspect",
+        "negatives",
+        "shard",
+        "stages",
+        "train",
+        "verify",
+        "world",
+    ]
     for name in COMMANDS:
         assert re.search(rf"^  {name} +[A-Z].{{20,}}", shown, re.MULTILINE), name
 
@@ -226,6 +237,24 @@ def test_verify_names_the_tar_with_a_changed_byte(here: Path) -> None:
     tar.write_bytes(data)
     line = refusal("verify", "shards/token/train")
     assert line.startswith("shards/token/train/000000.tar differs from what was written")
+
+
+def test_look_alikes_are_added_to_a_finished_set_or_written_as_a_list(here: Path) -> None:
+    run(*shard("sentence"))
+    told = run("negatives", "--shards", "shards/sentence/train", "--count", "3", "--attach").stdout
+    assert told == ("6 images with up to 3 look-alikes; 6 of the 6 images of shards/sentence/train have some now\n")
+    assert run("verify", "shards/sentence/train").exit_code == 0
+    told = run("negatives", "--regions", "world/regions.tsv", "--out", "list.npz").stdout
+    assert told == "6 images with up to 5 look-alikes in list.npz\n"
+    assert run(*shard("sentence", hard_negatives="list.npz")).exit_code == 0
+
+
+def test_a_pickle_that_would_run_something_is_refused_in_one_line(here: Path) -> None:
+    Path("hard_negative.pkl").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    line = refusal("negatives", "--import", "hard_negative.pkl", "--out", "list.npz")
+    assert line == "hard_negative.pkl asks for os.system, which no list needs; nothing of it was run"
+    assert not Path("ran").exists()
+    assert not Path("list.npz").exists()
 
 
 def test_a_world_is_not_written_over_other_files(here: Path) -> None:

@@ -128,7 +128,7 @@ def require_look_alikes(shards: ShardSet, *, task: str) -> np.ndarray:
     if shards.look_alikes is None:
         raise ShardError(
             f"{shards.path} has no look-alikes, which task {task} needs; "
-            f"write them with: msp-ds shard --stage {shards.index.stage} --hard-negatives FILE, "
+            f"add them with: msp-ds negatives --shards {shards.path} --attach, "
             "or train with --set itm_negatives=random"
         )
     return shards.look_alikes

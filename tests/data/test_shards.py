@@ -309,7 +309,7 @@ def test_a_record_of_another_schema_is_refused_with_its_place(
 def test_look_alikes_are_demanded_with_the_command_that_writes_them(raw: RawFolder, folder: Path) -> None:
     assert require_look_alikes(open_set(folder), task="itm_hs").shape == (6, 3)
     build_shards(dataclasses.replace(raw.recipe, hard_negatives=None), stage="sentence", out=raw.path / "shards")
-    with pytest.raises(ShardError, match=r"has no look-alikes, which task itm_hs needs; .* --hard-negatives FILE"):
+    with pytest.raises(ShardError, match=r"has no look-alikes, which task itm_hs needs; .* --attach"):
         require_look_alikes(open_set(folder), task="itm_hs")
 
 
