@@ -166,15 +166,24 @@ def inspect(path: SetFolder, debug: Debug = False) -> None:
 
 
 @app.command()
-def verify(path: SetFolder, debug: Debug = False) -> None:
-    """Read every byte of a shard set and compare it with what was written."""
-    from msp_ds.data.shards import open_set, verify_set
+def verify(
+    paths: Annotated[list[Path], typer.Argument(help="Shard sets, or folders of them, as shards.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only sizes, index and tables; leave the tars unread.")
+    ] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Tars read at once. [one a core]")] = None,
+    debug: Debug = False,
+) -> None:
+    """Read every byte of shard sets, compare it with what was written and name every fault; exit code 1 if any."""
+    from msp_ds.data.verification import verify_sets
+    from msp_ds.report.verdict import verdict_text
 
     with one_line_errors(debug=debug), bars() as progress:
-        shards = open_set(path)
-        progress.start("verify (bytes)", sum(shard.bytes for shard in shards.index.shards))
-        verify_set(shards, advance=progress.advance)
-    Console().print(f"{path}: {shards.index.num_images} images, every byte as written")
+        show = Console(soft_wrap=True)
+        in_order = verify_sets(
+            paths, quick=quick, jobs=jobs, progress=progress, tell=lambda verdict: show.print(verdict_text(verdict))
+        )
+    raise typer.Exit(0 if in_order else 1)
 
 
 @app.command()

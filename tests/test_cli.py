@@ -229,14 +229,29 @@ def test_a_folder_without_shards_names_the_command_that_writes_them(here: Path, 
     assert "write them with: msp-ds shard --stage token" in refusal(command, "shards/token/train")
 
 
-def test_verify_names_the_tar_with_a_changed_byte(here: Path) -> None:
+def test_verify_names_the_image_with_a_changed_byte(here: Path) -> None:
     run(*shard("token"))
     tar = Path("shards/token/train/000000.tar")
     data = bytearray(tar.read_bytes())
     data[len(data) // 2] ^= 1
     tar.write_bytes(data)
-    line = refusal("verify", "shards/token/train")
-    assert line.startswith("shards/token/train/000000.tar differs from what was written")
+    result = run("verify", "shards/token/train", "--jobs", "1")
+    head, fault, mend = result.stdout.splitlines()
+    assert (result.exit_code, head) == (1, "shards/token/train: 1 fault among 6 images in 1 tars")
+    assert re.match(r"shards/token/train/000000.tar, coco-\d+ at byte \d+: the bytes do not match", fault)
+    assert mend == "write it again with: msp-ds shard --stage token"
+    assert run("verify", "--quick", "shards").exit_code == 0
+
+
+def test_verify_takes_a_folder_of_sets(here: Path) -> None:
+    run(*shard("sentence", holdout="2"))
+    lines = run("verify", "shards").stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["shards/sentence/train", "shards/sentence/val"]
+    Path("shards/sentence/val/index.json").write_text("{")
+    result = run("verify", "shards")
+    assert result.exit_code == 2
+    assert result.stdout.startswith("shards/sentence/train: 4 images in 1 tars, every byte as written")
+    assert result.stderr.startswith("error: shards/sentence/val/index.json is no readable JSON")
 
 
 def test_look_alikes_are_added_to_a_finished_set_or_written_as_a_list(here: Path) -> None:
