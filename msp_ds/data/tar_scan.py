@@ -46,20 +46,32 @@ class PairRows:
         return cls(pairs=pairs, order=order, ends=ends, pieces=pieces, max_tokens=max_tokens)
 
     def faults(self, row: int, image_id: str, texts: list[str]) -> Iterator[str]:
-        """How the table differs from the texts in the record of an image: their number, wording, pieces."""
+        """How the table differs from the texts in the record of an image: their number, their wording, their pieces.
+
+        Every text is compared by its key. One an image, in turn, is split into pieces again, which shows a table made
+        with other pieces; splitting all would take longer than everything else, and the table has its sha256.
+        """
         places = self.order[self.ends[row] : self.ends[row + 1]]
         if len(places) != len(texts):
             yield f"has {len(texts)} texts, the pair table {len(places)}"
             return
-        for ordinal, (place, text) in enumerate(zip(places, texts, strict=True)):
-            if int(self.pairs.keys[place]) != chance.key_of(f"{image_id}\n{ordinal}\n{text}"):
+        if not texts or not all(isinstance(text, str) for text in texts):
+            yield "holds no text, or something else among its texts"
+            return
+        for ordinal, (key, text) in enumerate(zip(self.pairs.keys[places].tolist(), texts, strict=True)):
+            if key != chance.key_of(f"{image_id}\n{ordinal}\n{text}"):
                 yield f"text {ordinal} is {text[:40]!r}, which is not the one that the pair table was made from"
-                continue
-            start, end = self.pairs.offsets[place : place + 2]
-            encoded = self.pieces.encode(text, max_tokens=self.max_tokens)
-            same_pieces = self.pairs.token_ids[start:end].tolist() == encoded.token_ids
-            if not same_pieces or self.pairs.word_positions[start:end].tolist() != encoded.word_positions:
-                yield f"text {ordinal}, {text[:40]!r}, has other word pieces in the pair table"
+        probed = row % len(texts)
+        if not self._has_pieces_of(texts[probed], int(places[probed])):
+            yield f"text {probed}, {texts[probed][:40]!r}, has other word pieces in the pair table"
+
+    def _has_pieces_of(self, text: str, pair: int) -> bool:
+        start, end = self.pairs.offsets[pair : pair + 2]
+        encoded = self.pieces.encode(text, max_tokens=self.max_tokens)
+        return bool(
+            self.pairs.token_ids[start:end].tolist() == encoded.token_ids
+            and self.pairs.word_positions[start:end].tolist() == encoded.word_positions
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
