@@ -154,15 +154,22 @@ def negatives(
 
 
 @app.command()
-def inspect(path: SetFolder, debug: Debug = False) -> None:
+def inspect(
+    path: SetFolder,
+    html: Annotated[Path | None, typer.Option(help="Write one page of pictures instead, to open in a browser.")] = None,
+    debug: Debug = False,
+) -> None:
     """Describe a shard set: counts, lengths, labels, features and three samples."""
-    from msp_ds.data.inspection import inspect_set
+    from msp_ds.data.inspection import SAMPLES_SHOWN, inspect_set
     from msp_ds.data.shards import open_set
+    from msp_ds.report.shard_page import SAMPLES, write_page
     from msp_ds.report.shard_set import set_tables
 
     with one_line_errors(debug=debug):
-        facts = inspect_set(open_set(path))
-    Console().print(*set_tables(facts))
+        facts = inspect_set(open_set(path), samples=SAMPLES if html else SAMPLES_SHOWN)
+        if html:
+            write_page(html, facts)
+    Console().print(*([f"{html}: open it in a browser"] if html else set_tables(facts)), sep="\n")
 
 
 @app.command()

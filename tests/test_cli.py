@@ -121,7 +121,9 @@ def test_a_command_that_works_says_what_it_wrote(here: Path) -> None:
     assert result.exit_code == 0
     assert re.match(r"shards/sentence/train: 4 images, 20 texts", result.stdout)
     assert "every byte as written" in run("verify", "shards/sentence/train").stdout
-    assert run("inspect", "shards/sentence/val").exit_code == 0
+    assert "coco-" in run("inspect", "shards/sentence/val").stdout
+    assert run("inspect", "shards/sentence/val", "--html", "val.html").stdout == "val.html: open it in a browser\n"
+    assert Path("val.html").read_text().startswith("<!doctype html>")
 
 
 def test_a_missing_regions_file_is_named(here: Path) -> None:
