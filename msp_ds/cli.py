@@ -149,27 +149,79 @@ def shard(
 
 
 @app.command()
-def inspect(path: SetFolder, debug: Debug = False) -> None:
-    """Describe a shard set: counts, lengths, labels, features and three samples."""
-    from msp_ds.data.inspection import inspect_set
-    from msp_ds.data.shards import open_set
-    from msp_ds.report.shard_set import set_tables
+def negatives(
+    shards: Annotated[
+        Path | None, typer.Option(help="A shard set to compute from; with --attach to write into.")
+    ] = None,
+    regions: Annotated[
+        list[str] | None, typer.Option(help="Region features to compute from, as for shard; may be repeated.")
+    ] = None,
+    imported: Annotated[
+        Path | None, typer.Option("--import", help="A list to take over: ViLBERT's hard_negative.pkl, or .npz.")
+    ] = None,
+    corpus: Annotated[
+        Literal["coco", "vg", "f30k"], typer.Option(help="Whose images the numbers in the pickle are.")
+    ] = "coco",
+    count: Annotated[int, typer.Option(help="Look-alikes of an image, where they are computed.")] = 100,
+    out: Annotated[Path | None, typer.Option(help="The list as .npz, for shard --hard-negatives.")] = None,
+    attach: Annotated[bool, typer.Option("--attach", help="Put the list into the finished set --shards.")] = False,
+    debug: Debug = False,
+) -> None:
+    """List for each image those that look like it, which task ITM_HS swaps in; goes on where it was interrupted."""
+    from msp_ds.data.negatives import NegativesPlan, make_negatives
 
-    with one_line_errors(debug=debug):
-        facts = inspect_set(open_set(path))
-    Console().print(*set_tables(facts))
+    with one_line_errors(debug=debug), bars() as progress:
+        plan = NegativesPlan(
+            shards=shards,
+            regions=tuple(regions or ()),
+            imported=imported,
+            corpus=corpus,
+            count=count,
+            out=out,
+            attach=attach,
+        )
+        told = make_negatives(plan, progress=progress)
+    Console(soft_wrap=True).print(told, highlight=False, markup=False)
 
 
 @app.command()
-def verify(path: SetFolder, debug: Debug = False) -> None:
-    """Read every byte of a shard set and compare it with what was written."""
-    from msp_ds.data.shards import open_set, verify_set
+def inspect(
+    path: SetFolder,
+    html: Annotated[Path | None, typer.Option(help="Write one page of pictures instead, to open in a browser.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Describe a shard set: counts, lengths, labels, features and three samples."""
+    from msp_ds.data.inspection import SAMPLES_SHOWN, inspect_set
+    from msp_ds.data.shards import open_set
+    from msp_ds.report.shard_page import SAMPLES, write_page
+    from msp_ds.report.shard_set import set_tables
+
+    with one_line_errors(debug=debug):
+        facts = inspect_set(open_set(path), samples=SAMPLES if html else SAMPLES_SHOWN)
+        if html:
+            write_page(html, facts)
+    Console().print(*([f"{html}: open it in a browser"] if html else set_tables(facts)), sep="\n")
+
+
+@app.command()
+def verify(
+    paths: Annotated[list[Path], typer.Argument(help="Shard sets, or folders of them, as shards.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only sizes, index and tables; leave the tars unread.")
+    ] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Tars read at once. [one a core]")] = None,
+    debug: Debug = False,
+) -> None:
+    """Read every byte of shard sets, compare it with what was written and name every fault; exit code 1 if any."""
+    from msp_ds.data.verification import verify_sets
+    from msp_ds.report.verdict import verdict_text
 
     with one_line_errors(debug=debug), bars() as progress:
-        shards = open_set(path)
-        progress.start("verify (bytes)", sum(shard.bytes for shard in shards.index.shards))
-        verify_set(shards, advance=progress.advance)
-    Console().print(f"{path}: {shards.index.num_images} images, every byte as written")
+        show = Console(soft_wrap=True)
+        in_order = verify_sets(
+            paths, quick=quick, jobs=jobs, progress=progress, tell=lambda verdict: show.print(verdict_text(verdict))
+        )
+    raise typer.Exit(0 if in_order else 1)
 
 
 @app.command()

@@ -87,7 +87,19 @@ def first_at(array: np.ndarray, value: float) -> np.ndarray:
 
 def test_the_list_of_commands_says_what_each_does() -> None:
     shown = run("--help").stdout
-    assert COMMANDS == ["audit", "demo", "evaluate", "info", "inspect", "shard", "stages", "train", "verify", "world"]
+    assert COMMANDS == [
+        "audit",
+        "demo",
+        "evaluate",
+        "info",
+        "inspect",
+        "negatives",
+        "shard",
+        "stages",
+        "train",
+        "verify",
+        "world",
+    ]
     for name in COMMANDS:
         assert re.search(rf"^  {name} +[A-Z].{{20,}}", shown, re.MULTILINE), name
 
@@ -110,7 +122,9 @@ def test_a_command_that_works_says_what_it_wrote(here: Path) -> None:
     assert result.exit_code == 0
     assert re.match(r"shards/sentence/train: 4 images, 20 texts", result.stdout)
     assert "every byte as written" in run("verify", "shards/sentence/train").stdout
-    assert run("inspect", "shards/sentence/val").exit_code == 0
+    assert "coco-" in run("inspect", "shards/sentence/val").stdout
+    assert run("inspect", "shards/sentence/val", "--html", "val.html").stdout == "val.html: open it in a browser\n"
+    assert Path("val.html").read_text().startswith("<!doctype html>")
 
 
 def test_a_missing_regions_file_is_named(here: Path) -> None:
@@ -218,14 +232,47 @@ def test_a_folder_without_shards_names_the_command_that_writes_them(here: Path, 
     assert "write them with: msp-ds shard --stage token" in refusal(command, "shards/token/train")
 
 
-def test_verify_names_the_tar_with_a_changed_byte(here: Path) -> None:
+def test_verify_names_the_image_with_a_changed_byte(here: Path) -> None:
     run(*shard("token"))
     tar = Path("shards/token/train/000000.tar")
     data = bytearray(tar.read_bytes())
     data[len(data) // 2] ^= 1
     tar.write_bytes(data)
-    line = refusal("verify", "shards/token/train")
-    assert line.startswith("shards/token/train/000000.tar differs from what was written")
+    result = run("verify", "shards/token/train", "--jobs", "1")
+    head, fault, mend = result.stdout.splitlines()
+    assert (result.exit_code, head) == (1, "shards/token/train: 1 fault among 6 images in 1 tars")
+    assert re.match(r"shards/token/train/000000.tar, coco-\d+ at byte \d+: the bytes do not match", fault)
+    assert mend == "write it again with: msp-ds shard --stage token"
+    assert run("verify", "--quick", "shards").exit_code == 0
+
+
+def test_verify_takes_a_folder_of_sets(here: Path) -> None:
+    run(*shard("sentence", holdout="2"))
+    lines = run("verify", "shards").stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["shards/sentence/train", "shards/sentence/val"]
+    Path("shards/sentence/val/index.json").write_text("{")
+    result = run("verify", "shards")
+    assert result.exit_code == 2
+    assert result.stdout.startswith("shards/sentence/train: 4 images in 1 tars, every byte as written")
+    assert result.stderr.startswith("error: shards/sentence/val/index.json is no readable JSON")
+
+
+def test_look_alikes_are_added_to_a_finished_set_or_written_as_a_list(here: Path) -> None:
+    run(*shard("sentence"))
+    told = run("negatives", "--shards", "shards/sentence/train", "--count", "3", "--attach").stdout
+    assert told == ("6 images with up to 3 look-alikes; 6 of the 6 images of shards/sentence/train have some now\n")
+    assert run("verify", "shards/sentence/train").exit_code == 0
+    told = run("negatives", "--regions", "world/regions.tsv", "--out", "list.npz").stdout
+    assert told == "6 images with up to 5 look-alikes in list.npz\n"
+    assert run(*shard("sentence", hard_negatives="list.npz")).exit_code == 0
+
+
+def test_a_pickle_that_would_run_something_is_refused_in_one_line(here: Path) -> None:
+    Path("hard_negative.pkl").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    line = refusal("negatives", "--import", "hard_negative.pkl", "--out", "list.npz")
+    assert line == "hard_negative.pkl asks for os.system, which no list needs; nothing of it was run"
+    assert not Path("ran").exists()
+    assert not Path("list.npz").exists()
 
 
 def test_a_world_is_not_written_over_other_files(here: Path) -> None:

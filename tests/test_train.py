@@ -141,7 +141,9 @@ def test_matching_hard_samples_without_look_alikes_is_refused(here: Path, small_
     build_shards(recipe, stage="sentence", out=here / "shards")
     line = refused_run(Path("shards"), "--curriculum", "s", "--batch-size", "16", log_lines=1)
     assert line.startswith("shards/sentence/train has no look-alikes, which task itm_hs needs; ")
-    assert line.endswith("--hard-negatives FILE, or train with --set itm_negatives=random")
+    assert line.endswith(
+        "msp-ds negatives --shards shards/sentence/train --attach, or train with --set itm_negatives=random"
+    )
 
 
 def test_a_start_from_nothing_is_refused(here: Path, small_shards: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a shard set holds, in figures and three samples: for eyes that want to see the data before a long run."""
+"""What a shard set holds, in figures and a few samples: for eyes that want to see the data before a long run."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ from typing import Any
 import numpy as np
 
 from msp_ds.data.shards import ShardSet, read_record
-from msp_ds.data.text import load_labels
+from msp_ds.data.text import Label, load_labels
 from msp_ds.records import RegionRecord
 
 IMAGES_SAMPLED = 256
-"""Images that features and labels are described by, evenly spaced over the set; texts are counted in full."""
+"""Images that features and labels are described by, evenly spaced over the set; texts and regions are all counted."""
 SAMPLES_SHOWN = 3
 _SHARES = (1, 10, 50, 90, 99)
+_MOST_FREQUENT = 20
+_NORM_BINS = 30
 
 
-def inspect_set(shards: ShardSet) -> dict[str, Any]:
-    """Facts of a set as plain JSON values, grouped: set, texts, labels, features, samples.
+def inspect_set(shards: ShardSet, *, samples: int = SAMPLES_SHOWN) -> dict[str, Any]:
+    """Facts of a set as plain JSON values, grouped: set, texts, regions, labels, features, samples.
 
     Raises: ShardError when a sampled image is damaged.
     """
     index = shards.index
     rows = np.unique(np.linspace(0, index.num_images - 1, IMAGES_SAMPLED).astype(np.int64))
+    shown = rows[np.unique(np.linspace(0, len(rows) - 1, samples).astype(np.int64))]
     records = [read_record(shards, int(row))[0] for row in rows]
+    objects, attributes = load_labels(shards.objects_path), load_labels(shards.attributes_path)
     return {
         "set": {
             "path": str(shards.path),
@@ -40,50 +44,65 @@ def inspect_set(shards: ShardSet) -> dict[str, Any]:
             "with_look_alikes": shards.look_alikes is not None,
         },
         "texts": _describe_texts(shards),
+        "regions": {
+            "per_image": _spread(shards.region_counts),
+            "per_image_histogram": _counted(shards.region_counts),
+        },
         "labels": {
-            "objects": _describe_labels([record.object_ids for record in records], index.num_objects),
-            "attributes": _describe_labels([record.attribute_ids for record in records], index.num_attributes),
+            "images_sampled": len(records),
+            "objects": _describe_labels([record.object_ids for record in records], objects),
+            "attributes": _describe_labels([record.attribute_ids for record in records], attributes),
         },
         "features": _describe_features(records),
-        "samples": [_sample(shards, int(row)) for row in rows[:: max(1, len(rows) // SAMPLES_SHOWN)][:SAMPLES_SHOWN]],
+        "samples": [_sample(shards, int(row), objects=objects, attributes=attributes) for row in shown],
     }
 
 
 def _describe_texts(shards: ShardSet) -> dict[str, Any]:
     """Lengths in pieces, [CLS] and [SEP] included."""
     lengths = np.diff(shards.pairs.offsets)
-    histogram = np.bincount(lengths, minlength=shards.index.max_tokens + 1)
     return {
         "counts": shards.index.texts,
         "texts_per_image": shards.index.num_pairs / shards.index.num_images,
         "truncated_share": shards.index.texts.get("truncated", 0) / shards.index.num_pairs,
+        "longest_allowed": shards.index.max_tokens,
         "pieces": _spread(lengths),
-        "pieces_histogram": {length: int(count) for length, count in enumerate(histogram) if count},
+        "pieces_histogram": _counted(lengths),
     }
 
 
-def _describe_labels(ids: Sequence[np.ndarray], count: int) -> dict[str, Any]:
+def _counted(values: np.ndarray) -> dict[int, int]:
+    """Whole numbers from 0 on, and how often each comes."""
+    return {value: int(count) for value, count in enumerate(np.bincount(values)) if count}
+
+
+def _describe_labels(ids: Sequence[np.ndarray], labels: Sequence[Label]) -> dict[str, Any]:
     flat = np.concatenate(ids)
+    counts = np.bincount(flat[flat >= 0], minlength=len(labels))
+    frequent = np.argsort(-counts, kind="stable")[:_MOST_FREQUENT]
     return {
         "labelled_share": float((flat >= 0).mean()),
-        "seen": len(np.unique(flat[flat >= 0])),
-        "of": count,
+        "seen": int((counts > 0).sum()),
+        "of": len(labels),
+        "most_frequent": {labels[number][0]: int(counts[number]) for number in frequent if counts[number]},
     }
 
 
 def _describe_features(records: Sequence[RegionRecord]) -> dict[str, Any]:
     """Compare these with the figures of the features a checkpoint was trained on: another extractor shows here."""
     features = np.concatenate([record.features for record in records]).astype(np.float32)
+    norms = np.linalg.norm(features, axis=1)
+    counts, edges = np.histogram(norms, bins=_NORM_BINS)
     return {
         "images_sampled": len(records),
         "width": features.shape[1],
-        "regions_per_image": _spread(np.array([len(record.features) for record in records])),
         "mean": float(features.mean()),
         "deviation": float(features.std()),
         "largest": float(features.max()),
         "smallest": float(features.min()),
         "zero_share": float((features == 0).mean()),
-        "norm": _spread(np.linalg.norm(features, axis=1)),
+        "norm": _spread(norms),
+        "norm_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
     }
 
 
@@ -93,15 +112,18 @@ def _spread(values: np.ndarray) -> dict[str, float]:
     return {"mean": float(values.mean()), "min": float(values.min()), **percentiles, "max": float(values.max())}
 
 
-def _sample(shards: ShardSet, row: int) -> dict[str, Any]:
+def _sample(shards: ShardSet, row: int, *, objects: Sequence[Label], attributes: Sequence[Label]) -> dict[str, Any]:
+    """An image with its boxes, x0 y0 x1 y1 in pixels, and texts; a region without a label has an empty one."""
     record, texts = read_record(shards, row)
-    objects = load_labels(shards.objects_path)
     return {
         "image_id": record.image_id,
         "source": record.source,
         "height": record.height,
         "width": record.width,
         "regions": len(record.features),
+        "boxes": record.boxes.tolist(),
         "labels": [objects[number][0] if number >= 0 else "" for number in record.object_ids.tolist()],
+        "scores": record.object_scores.tolist(),
+        "attributes": [attributes[number][0] if number >= 0 else "" for number in record.attribute_ids.tolist()],
         "texts": texts,
     }

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -24,8 +24,6 @@ from msp_ds.data.text import WordPieces, build_lexicon, load_labels
 from msp_ds.data.vocabulary import read_vocabulary
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import Lexicon, RegionRecord
-
-HASH_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,17 +105,69 @@ def open_set(path: Path) -> ShardSet:
     """The set in folder `path` = `<shards>/<stage>/<split>`.
 
     Checked are format and version, the size of every file, the sha256 of all but the tars, and that the tables agree
-    with each other. The payloads are not read: `read_record` checks one, `verify_set` all.
+    with each other. The payloads are not read: `read_record` checks one, `verify_set` of data.verification all.
 
     Raises: ShardError that names the file and the command that mends it.
     """
-    data = _read_index_bytes(path)
-    index = _parse_index(data, path=path)
+    index, index_sha256 = read_index(path)
     try:
-        _check_files(index, path)
-        return _assembled(index, path=path, index_sha256=hashlib.sha256(data).hexdigest())
-    except (InputError, OSError, EOFError, ValueError) as error:
+        for fault in file_faults(index, path):
+            raise fault
+        return assemble_set(index, path=path, index_sha256=index_sha256)
+    except (ValueError, OSError) as error:
         raise ShardError(f"{error}; {layout.mending(index.stage)}") from None
+
+
+def read_index(path: Path) -> tuple[SetIndex, str]:
+    """The index of the set in folder `path`, and its sha256.
+
+    Raises: ShardError with the mending command when there is none of this format and version.
+    """
+    data = _read_index_bytes(path)
+    return _parse_index(data, path=path), hashlib.sha256(data).hexdigest()
+
+
+def file_faults(index: SetIndex, path: Path) -> Iterator[ShardError]:
+    """Each file of a set that is missing, of another size or, the tars apart, of another sha256 than its index says."""
+    for name in layout.NEEDED_FILES:
+        if name not in index.files:
+            yield _fault(path / layout.INDEX_NAME, f"does not list {name}")
+    for shard in index.shards:
+        yield from _size_faults(path, shard.name, shard.bytes)
+    for name, entry in index.files.items():
+        wrong = list(_size_faults(path, name, entry.bytes))
+        if not wrong and hashlib.sha256((path / name).read_bytes()).hexdigest() != entry.sha256:
+            wrong = [_fault(path / name, "differs from what was written")]
+        yield from wrong
+    listed = index.files.get(layout.VOCAB_NAME)
+    if listed is not None and listed.sha256 != index.vocabulary_sha256:
+        yield _fault(path / layout.INDEX_NAME, "names another vocabulary than it lists")
+
+
+def assemble_set(index: SetIndex, *, path: Path, index_sha256: str) -> ShardSet:
+    """The set of an index, its tables loaded and found to agree with each other; the tars are not looked at.
+
+    Raises: ShardError naming what does not agree.
+    """
+    try:
+        return _assembled(index, path=path, index_sha256=index_sha256)
+    except (OSError, EOFError, OverflowError, ValueError) as error:
+        raise ShardError(str(error)) from None
+
+
+def check_entry(shard: ShardEntry, path: Path) -> None:
+    """Demand that the payloads of a tar, as the index of the set in `path` has them, follow each other within it.
+
+    Raises: ShardError.
+    """
+    columns = (shard.keys, shard.offsets, shard.lengths, shard.crc32, shard.region_counts)
+    counts = {len(column) for column in columns}
+    offsets, lengths = np.array(shard.offsets, dtype=np.int64), np.array(shard.lengths, dtype=np.int64)
+    if len(counts) != 1 or not len(shard.keys):
+        raise _fault(path / layout.INDEX_NAME, f"has lists of different or no length for {shard.name}")
+    starts, ends = offsets, offsets + lengths
+    if starts[0] < 0 or (lengths <= 0).any() or (starts[1:] < ends[:-1]).any() or ends[-1] > shard.bytes:
+        raise _fault(path / layout.INDEX_NAME, f"places images of {shard.name} outside it or over each other")
 
 
 def require_look_alikes(shards: ShardSet, *, task: str) -> np.ndarray:
@@ -128,7 +178,7 @@ def require_look_alikes(shards: ShardSet, *, task: str) -> np.ndarray:
     if shards.look_alikes is None:
         raise ShardError(
             f"{shards.path} has no look-alikes, which task {task} needs; "
-            f"write them with: msp-ds shard --stage {shards.index.stage} --hard-negatives FILE, "
+            f"add them with: msp-ds negatives --shards {shards.path} --attach, "
             "or train with --set itm_negatives=random"
         )
     return shards.look_alikes
@@ -163,21 +213,6 @@ def read_record(shards: ShardSet, row: int) -> tuple[RegionRecord, list[str]]:
     return record, texts
 
 
-def verify_set(shards: ShardSet, *, advance: Callable[[int], None] = lambda num_bytes: None) -> None:
-    """Read every byte of the tars and compare their sha256; `advance` hears of each chunk's bytes.
-
-    Raises: ShardError naming the first tar that differs.
-    """
-    for path, shard in zip(shards.shard_paths, shards.index.shards, strict=True):
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(HASH_CHUNK):
-                digest.update(chunk)
-                advance(len(chunk))
-        if digest.hexdigest() != shard.sha256:
-            raise ShardError(f"{path} differs from what was written; {layout.mending(shards.index.stage)}")
-
-
 def _read_index_bytes(path: Path) -> bytes:
     stage = path.parent.name
     try:
@@ -209,34 +244,18 @@ def _fault(path: Path, what: str) -> ShardError:
     return ShardError(f"{path} {what}")
 
 
-def _check_files(index: SetIndex, path: Path) -> None:
-    """Sizes of all files, sha256 of all but the tars."""
-    missing = [name for name in layout.NEEDED_FILES if name not in index.files]
-    if missing:
-        raise _fault(path / layout.INDEX_NAME, f"does not list {missing[0]}")
-    for shard in index.shards:
-        _check_size(path, shard.name, shard.bytes)
-    for name, entry in index.files.items():
-        _check_size(path, name, entry.bytes)
-        if hashlib.sha256((path / name).read_bytes()).hexdigest() != entry.sha256:
-            raise _fault(path / name, "differs from what was written")
-    if index.files[layout.VOCAB_NAME].sha256 != index.vocabulary_sha256:
-        raise _fault(path / layout.INDEX_NAME, "names another vocabulary than it lists")
-
-
-def _check_size(path: Path, name: str, size: int) -> None:
+def _size_faults(path: Path, name: str, size: int) -> Iterator[ShardError]:
     if Path(name).name != name:
-        raise _fault(path / layout.INDEX_NAME, f"lists {name!r}, which is no plain file name")
-    if not (path / name).is_file():
-        raise _fault(path / name, "is missing")
-    found = (path / name).stat().st_size
-    if found != size:
-        raise _fault(path / name, f"has {found} bytes instead of {size}")
+        yield _fault(path / layout.INDEX_NAME, f"lists {name!r}, which is no plain file name")
+    elif not (path / name).is_file():
+        yield _fault(path / name, "is missing")
+    elif (found := (path / name).stat().st_size) != size:
+        yield _fault(path / name, f"has {found} bytes instead of {size}")
 
 
 def _assembled(index: SetIndex, *, path: Path, index_sha256: str) -> ShardSet:
     for shard in index.shards:
-        _check_shard(shard, path)
+        check_entry(shard, path)
     keys = tuple(chain.from_iterable(shard.keys for shard in index.shards))
     if not len(keys) == len(set(keys)) == index.num_images:
         raise _fault(path / layout.INDEX_NAME, f"does not list {index.num_images} different images")
@@ -255,18 +274,6 @@ def _assembled(index: SetIndex, *, path: Path, index_sha256: str) -> ShardSet:
         look_alikes=_load_look_alikes(index, path / layout.LOOK_ALIKES_NAME),
         feature_mean=_load_feature_mean(index, path / layout.FEATURE_MEAN_NAME),
     )
-
-
-def _check_shard(shard: ShardEntry, path: Path) -> None:
-    """The payloads of a tar follow each other within it."""
-    columns = (shard.keys, shard.offsets, shard.lengths, shard.crc32, shard.region_counts)
-    counts = {len(column) for column in columns}
-    offsets, lengths = np.array(shard.offsets, dtype=np.int64), np.array(shard.lengths, dtype=np.int64)
-    if len(counts) != 1 or not len(shard.keys):
-        raise _fault(path / layout.INDEX_NAME, f"has lists of different or no length for {shard.name}")
-    starts, ends = offsets, offsets + lengths
-    if starts[0] < 0 or (lengths <= 0).any() or (starts[1:] < ends[:-1]).any() or ends[-1] > shard.bytes:
-        raise _fault(path / layout.INDEX_NAME, f"places images of {shard.name} outside it or over each other")
 
 
 def _column(index: SetIndex, name: str, dtype: type[np.generic]) -> np.ndarray:

@@ -1,12 +1,19 @@
-"""A shard set as tables for the terminal."""
+"""A shard set as tables and drawn samples for the terminal, 80 columns wide."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from rich.console import RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+from msp_ds.report.box_map import box_map
+
+_FOR_PAGES = "histogram"
+"""Groups whose names end so are drawn on the page alone."""
 
 
 def set_tables(facts: dict[str, Any]) -> list[RenderableType]:
@@ -15,31 +22,50 @@ def set_tables(facts: dict[str, Any]) -> list[RenderableType]:
     samples = facts.pop("samples")
     shown: list[RenderableType] = []
     for title, group in facts.items():
-        table = Table(title=title, title_justify="left", show_header=False)
+        table = Table(title=title, title_justify="left", title_style="bold", show_header=False, width=80)
+        table.add_column(max_width=28)
+        table.add_column()
         for name, value in _flat(group).items():
-            table.add_row(name.replace("_", " "), _said(value))
+            table.add_row(name.replace("_", " "), said(value))
         shown.append(table)
-    for sample in samples:
-        shown.append(Text("\n".join(f"{name}: {_said(value)}" for name, value in sample.items()) + "\n"))
-    return shown
+    return shown + [part for sample in samples for part in _drawn(sample)]
 
 
-def _flat(group: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one, names joined by a space; long inner tables stay a value."""
-    flat: dict[str, Any] = {}
-    for name, value in group.items():
-        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-            flat |= _flat(value, f"{prefix}{name} ")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
-def _said(value: Any) -> str:
+def said(value: Any) -> str:
+    """A value of the facts as people write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
-        return "  ".join(f"{key}: {_said(part)}" for key, part in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_said(part) for part in value)
-    return str(value)
+        return "  ".join(f"{key} {said(part)}" for key, part in value.items())
+    return "none" if value is None else str(value)
+
+
+def _flat(group: dict[str, Any]) -> dict[str, Any]:
+    """A group's values, those of its parts under joined names; spreads and frequencies stay one value."""
+    flat: dict[str, Any] = {}
+    for name, value in group.items():
+        if name.endswith(_FOR_PAGES):
+            continue
+        if isinstance(value, dict) and any(isinstance(part, dict) for part in value.values()):
+            flat |= {f"{name} {inner}": part for inner, part in _flat(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _drawn(sample: dict[str, Any]) -> list[RenderableType]:
+    """A heading, the picture, every label with its number, the texts."""
+    heading = f"\n{sample['image_id']}  {sample['width']} x {sample['height']} pixels, {sample['regions']} regions"
+    counts = Counter(label or "(no label)" for label in sample["labels"])
+    labels = ", ".join(label if count == 1 else f"{label} x{count}" for label, count in counts.most_common())
+    texts = "\n".join(f"“{text}”" for text in sample["texts"])
+    return [
+        Text(heading, style="bold"),
+        Text("\n".join(box_map(sample)), no_wrap=True),
+        Padding(Text(f"{labels}\n{texts}"), (0, 0, 0, 2)),
+        Text(f"  {sample['source']}", style="dim"),
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msp_ds.data.look_alikes import LookAlikeList, read_look_alikes, rows_within
+from msp_ds.data.look_alikes import LookAlikeList, read_look_alikes, rows_within, without_self, write_look_alikes
 from msp_ds.errors import InputError
 
 
@@ -56,5 +57,39 @@ def test_a_list_of_another_layout_is_refused(tmp_path: Path, arrays: dict[str, A
 
 def test_a_pickle_is_refused_unread(tmp_path: Path) -> None:
     (tmp_path / "hard_negative.pkl").write_bytes(pickle.dumps({"train_hard_pool": [[0.0]], "train_image_list": [7]}))
-    with pytest.raises(InputError, match=r"hard_negative.pkl holds pickles"):
+    with pytest.raises(InputError, match=r"hard_negative.pkl is a pickle; .* msp-ds negatives --import"):
         read_look_alikes(tmp_path / "hard_negative.pkl")
+
+
+SMALL = LookAlikeList(image_ids=("coco-7", "vg-9", "coco-1"), neighbours=np.array([[1, 2], [0, 2], [1, 0]], np.int32))
+
+
+def test_a_written_list_reads_back_and_its_bytes_depend_on_nothing_else(tmp_path: Path) -> None:
+    write_look_alikes(tmp_path / "new" / "a.npz", SMALL)
+    write_look_alikes(tmp_path / "b.npz", SMALL)
+    found = read_look_alikes(tmp_path / "b.npz")
+    assert found.image_ids == SMALL.image_ids
+    np.testing.assert_array_equal(found.neighbours, SMALL.neighbours)
+    assert (tmp_path / "new" / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.npz"]
+
+
+def test_the_hash_of_the_images_is_that_of_their_ids_one_a_line() -> None:
+    assert SMALL.sha256 == hashlib.sha256(b"coco-7\nvg-9\ncoco-1").hexdigest()
+
+
+def test_a_list_whose_images_were_changed_beside_their_hash_is_refused(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.npz",
+        image_ids=np.array(["coco-1", "coco-7", "vg-9"]),
+        neighbours=SMALL.neighbours,
+        sha256=np.array(SMALL.sha256),
+    )
+    with pytest.raises(InputError, match=r"a\.npz: the list of images is not the one whose hash is beside it"):
+        read_look_alikes(path)
+
+
+def test_the_image_itself_leaves_the_list_and_the_others_close_up() -> None:
+    neighbours = np.array([[0, 1, 2], [2, 1, 0], [0, -1, -1]], np.int32)
+    found = without_self(LookAlikeList(image_ids=SMALL.image_ids, neighbours=neighbours))
+    assert found.neighbours.tolist() == [[1, 2], [2, 0], [0, -1]]

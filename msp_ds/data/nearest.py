@@ -1,0 +1,115 @@
+"""Exact nearest neighbours by Euclidean distance, block by block: float32 products propose, float64 differences decide.
+
+N rows, F columns, K neighbours of a row, Q rows of a block.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_BLOCK_CELLS = 60_000_000
+"""Proposed distances held at once, 240 MB."""
+_CHUNK_CELLS = 8_000_000
+"""Numbers of `values` that are centred at once, 32 MB."""
+_SPARE = 32
+"""Candidates beyond the K that are asked for: what they cost saves most rows a second look."""
+_ROUNDING = 2.0**-24
+"""The largest relative error of one float32 operation."""
+
+
+class NearestRows:
+    """The nearest other rows of each row, ordered by (distance, row).
+
+    A product in float32 is wrong by at most F roundings of the two norms, whatever the order of its sum. So a row
+    whose proposed distance exceeds the K-th true one by more than that bound cannot be among the nearest; all others
+    are measured again as float64 sums of squared differences. So the result depends neither on threads nor on blocks.
+    """
+
+    def __init__(self, values: np.ndarray, *, count: int) -> None:
+        """values: float32 [N, F], finite, may be a memory map; count: K, cut to N - 1."""
+        self._values = values
+        self.count = min(count, len(values) - 1)
+        """K."""
+        # Centred, because the norms bound the error; of raw features they are many times their distances.
+        self._centre = np.mean(values, axis=0, dtype=np.float64).astype(np.float32)
+        parts = [np.einsum("ij,ij->i", part, part, dtype=np.float64) for _, part in self._centred_chunks()]
+        self._squares = np.concatenate(parts)
+        self._largest: float = np.sqrt(self._squares.max())
+        self._workers = ThreadPoolExecutor(os.cpu_count() or 1)
+
+    def blocks(self) -> list[tuple[int, int]]:
+        """First and end row of each block, which `find` does in constant memory."""
+        size = max(1, _BLOCK_CELLS // max(1, len(self._values)))
+        return [(start, min(start + size, len(self._values))) for start in range(0, len(self._values), size)]
+
+    def find(self, start: int, end: int) -> np.ndarray:
+        """int32 [Q, K]: the nearest other rows of rows start to end - 1."""
+        proposed = self._propose(start, end)
+        width = min(self.count + _SPARE, len(self._values) - 1)
+        least = torch.topk(proposed, width, dim=1, largest=False)
+        is_all = width == len(self._values) - 1
+        beyond = np.full(end - start, np.inf) if is_all else least.values[:, -1].double().numpy()
+        distances, candidates = proposed.numpy(), np.sort(least.indices.numpy(), axis=1)
+
+        def settle(place: int) -> np.ndarray:
+            return self._settle(start + place, distances[place], candidates[place], beyond=float(beyond[place]))
+
+        found = np.empty((end - start, self.count), dtype=np.int32)
+        for place, row in enumerate(self._workers.map(settle, range(end - start))):
+            found[place] = row
+        return found
+
+    def _propose(self, start: int, end: int) -> Tensor:
+        """float32 [Q, N]: squared distances less the row's own square, which orders nothing; infinite to itself."""
+        rows = torch.from_numpy(self._values[start:end] - self._centre)
+        proposed = torch.empty(end - start, len(self._values))
+        for first, part in self._centred_chunks():
+            squares = torch.from_numpy(self._squares[first : first + len(part)].astype(np.float32))
+            proposed[:, first : first + len(part)] = torch.addmm(squares, rows, torch.from_numpy(part).T, alpha=-2)
+        proposed[torch.arange(end - start), torch.arange(start, end)] = torch.inf
+        return proposed
+
+    def _settle(self, row: int, proposed: np.ndarray, candidates: np.ndarray, *, beyond: float) -> np.ndarray:
+        """int64 [K]: the nearest of one row. `beyond`: no row that is no candidate was proposed nearer."""
+        distances = self._measure(row, candidates)
+        reach = float(np.partition(distances, self.count - 1)[self.count - 1]) - self._squares[row] + self._error(row)
+        if beyond <= reach:
+            candidates = np.flatnonzero(proposed <= reach)
+            distances = self._measure(row, candidates)
+        # Candidates ascend, so a stable sort leaves the lower row first among equals.
+        return candidates[np.argsort(distances, kind="stable")[: self.count]]
+
+    def _measure(self, row: int, others: np.ndarray) -> np.ndarray:
+        """float64 [C]: squared distances of a row to int64 [C] others."""
+        size = max(1, _CHUNK_CELLS // self._values.shape[1])
+        squares = []
+        for start in range(0, len(others), size):
+            gaps = np.subtract(self._values[others[start : start + size]], self._values[row], dtype=np.float64)
+            squares.append(np.einsum("ij,ij->i", gaps, gaps))
+        return np.concatenate(squares)
+
+    def _error(self, row: int) -> float:
+        """How far a proposed distance of this row may be from the true one."""
+        norm = float(np.sqrt(self._squares[row]))
+        product = 2 * (self._values.shape[1] + 4) * norm * self._largest
+        # The second part: centring rounds too, and so do the square and the final sum.
+        return float(1.01 * _ROUNDING * (product + 4 * (norm + self._largest) ** 2))
+
+    def _centred_chunks(self) -> Iterator[tuple[int, np.ndarray]]:
+        size = max(1, _CHUNK_CELLS // self._values.shape[1])
+        for start in range(0, len(self._values), size):
+            yield start, self._values[start : start + size] - self._centre
+
+
+def nearest_rows(values: np.ndarray, *, count: int) -> np.ndarray:
+    """int32 [N, min(count, N - 1)]: the nearest other rows of float32 [N, F], ordered by (distance, row)."""
+    if len(values) < 2 or count < 1:
+        return np.empty((len(values), 0), dtype=np.int32)
+    nearest = NearestRows(values, count=count)
+    return np.concatenate([nearest.find(start, end) for start, end in nearest.blocks()])

@@ -1,0 +1,179 @@
+"""A shard set as one HTML page that needs nothing else: histograms, label frequencies, images as boxes to scale."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from msp_ds.errors import InputError
+from msp_ds.report.shard_set import said
+from msp_ds.report.svg import boxes_to_scale, histogram
+
+SAMPLES = 12
+"""Images drawn."""
+_FEWEST_BARS = 13
+
+_STYLE = """
+:root { color-scheme: light dark; --back: #fdfdfc; --card: #f4f4f1; --text: #1f2328; --soft: #61686f; --line: #d9d9d4;
+  --bar: #3b6ea8; --ink: 32%; --wash: 8%; }
+@media (prefers-color-scheme: dark) { :root { --back: #16181b; --card: #1f2226; --text: #e6e6e3; --soft: #9aa1a8;
+  --line: #3a3e44; --bar: #7fb0e6; --ink: 72%; --wash: 14%; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 75rem; background: var(--back); color: var(--text);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+h1 { font-size: 1.7rem; margin: 0 0 .2rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 2.6rem 0 .9rem; }
+h3 { font-size: .95rem; margin: 0 0 .4rem; }
+p { margin: .2rem 0; } .soft, figcaption .soft { color: var(--soft); font-size: .88rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.2rem, 1fr)); gap: .7rem; margin-top: 1.4rem; }
+.cards div { background: var(--card); border-radius: .5rem; padding: .7rem .9rem; }
+.cards b { display: block; font-size: 1.25rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 1.2rem; }
+.panel { background: var(--card); border-radius: .5rem; padding: 1rem 1.1rem; min-width: 0; }
+svg { display: block; width: 100%; height: auto; }
+.chart { margin-top: .6rem; } .chart rect { fill: var(--bar); } .chart line { stroke: var(--line); }
+.chart text { fill: var(--soft); font-size: 12px; text-anchor: middle; } .chart .peak { text-anchor: start; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+td { padding: .13rem 0; white-space: nowrap; } td:first-child { padding-right: .8rem; text-align: right; }
+td:nth-child(2) { width: 100%; } td:last-child { padding-left: .8rem; text-align: right; color: var(--soft);
+  font-variant-numeric: tabular-nums; }
+td i { display: block; height: .72rem; min-width: 1px; background: var(--bar); border-radius: 2px; }
+.samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); gap: 1.4rem;
+  align-items: start; }
+figure { margin: 0; } .picture { max-height: 21rem; } .picture .frame { fill: var(--card); stroke: var(--line); }
+.picture g rect { fill: none; stroke: hsl(var(--hue) 65% var(--ink) / .3); stroke-width: 1; pointer-events: all; }
+.picture .named rect { fill: hsl(var(--hue) 70% 50% / var(--wash)); stroke: hsl(var(--hue) 65% var(--ink));
+  stroke-width: 1.6; }
+.picture g:hover rect { stroke-width: 3.5; stroke: hsl(var(--hue) 65% var(--ink)); }
+.picture text { fill: hsl(var(--hue) 70% var(--ink)); stroke: var(--card); stroke-width: 3px; paint-order: stroke;
+  font-weight: 600; vector-effect: non-scaling-stroke; }
+figcaption { margin-top: .5rem; } ul { margin: .3rem 0 0; padding-left: 1.1rem; }
+"""
+
+
+def write_page(path: Path, facts: dict[str, Any]) -> None:
+    """Write the page of what data.inspection.inspect_set found. Raises: InputError when it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(set_page(facts), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); name another file") from None
+
+
+def set_page(facts: dict[str, Any]) -> str:
+    """The page. It may load nothing from anywhere, and says so to the browser."""
+    title = escape(facts["set"]["path"])
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"{_head(facts)}\n{_lengths(facts)}\n{_features(facts)}\n{_labels(facts)}\n{_samples(facts)}\n</body>\n</html>\n"
+    )
+
+
+def _head(facts: dict[str, Any]) -> str:
+    whole, texts = facts["set"], facts["texts"]
+    cards = {
+        "images": said(whole["images"]),
+        "texts": said(whole["pairs"]),
+        "texts an image": f"{texts['texts_per_image']:.2f}",
+        "texts cut": f"{100 * texts['truncated_share']:.1f} %",
+        "regions an image": f"{facts['regions']['per_image']['mean']:.1f}",
+        "gigabytes": f"{whole['bytes'] / 1e9:.2f}",
+        "look-alikes": said(whole["with_look_alikes"]),
+        "word pieces": said(whole["vocabulary"]),
+    }
+    drawn = "".join(
+        f'<div><b>{escape(value)}</b><span class="soft">{name}</span></div>' for name, value in cards.items()
+    )
+    counts = ", ".join(f"{escape(name.replace('_', ' '))} {count:,}" for name, count in texts["counts"].items())
+    return (
+        f"<h1>{escape(whole['path'])}</h1>"
+        f'<p class="soft">stage {escape(whole["stage"])}, split {escape(whole["split"])} · features: '
+        f"{escape(whole['extractor'] or 'extractor not named')} · {counts}</p>"
+        f'<div class="cards">{drawn}</div>'
+    )
+
+
+def _lengths(facts: dict[str, Any]) -> str:
+    texts, regions = facts["texts"], facts["regions"]
+    return (
+        '<h2>Lengths</h2><div class="pair">'
+        + _panel(
+            "Pieces of a text",
+            f"[CLS] and [SEP] included; longer than {texts['longest_allowed']} is cut",
+            texts["pieces"],
+            _whole_numbers(texts["pieces_histogram"], what="texts by number of pieces"),
+        )
+        + _panel(
+            "Regions of an image",
+            "all images",
+            regions["per_image"],
+            _whole_numbers(regions["per_image_histogram"], what="images by number of regions"),
+        )
+        + "</div>"
+    )
+
+
+def _features(facts: dict[str, Any]) -> str:
+    features = facts["features"]
+    edges, counts = features["norm_histogram"]["edges"], features["norm_histogram"]["counts"]
+    drawing = histogram(edges[:-1], counts, bar=edges[1] - edges[0], what="regions by the norm of their features")
+    names = ("width", "mean", "deviation", "smallest", "largest", "zero_share")
+    rows = "".join(
+        f"<tr><td>{name.replace('_', ' ')}</td><td></td><td>{said(features[name])}</td></tr>" for name in names
+    )
+    return (
+        '<h2>Features</h2><div class="pair">'
+        + _panel("Norm of a region's features", f"{features['images_sampled']} images", features["norm"], drawing)
+        + '<div class="panel"><h3>All numbers</h3><p class="soft">another extractor shows here</p>'
+        + f"<table>{rows}</table></div></div>"
+    )
+
+
+def _labels(facts: dict[str, Any]) -> str:
+    labels = facts["labels"]
+    panels = []
+    for kind in ("objects", "attributes"):
+        part = labels[kind]
+        most = max(part["most_frequent"].values(), default=1)
+        rows = "".join(
+            f'<tr><td>{escape(name)}</td><td><i style="width:{100 * count / most:.1f}%"></i></td>'
+            f"<td>{count:,}</td></tr>"
+            for name, count in part["most_frequent"].items()
+        )
+        panels.append(
+            f'<div class="panel"><h3>{kind.capitalize()}</h3><p class="soft">{100 * part["labelled_share"]:.1f} % of '
+            f"regions labelled; {part['seen']:,} of {part['of']:,} labels seen among {labels['images_sampled']} images"
+            f"</p><table>{rows}</table></div>"
+        )
+    return f'<h2>Labels</h2><div class="pair">{"".join(panels)}</div>'
+
+
+def _samples(facts: dict[str, Any]) -> str:
+    figures = []
+    for sample in facts["samples"]:
+        texts = "".join(f"<li>{escape(text)}</li>" for text in sample["texts"])
+        figures.append(
+            f"<figure>{boxes_to_scale(sample)}<figcaption><b>{escape(sample['image_id'])}</b> "
+            f'<span class="soft">{sample["width"]} × {sample["height"]}, {sample["regions"]} regions, '
+            f"{escape(sample['source'])}</span><ul>{texts}</ul></figcaption></figure>"
+        )
+    return (
+        '<h2>Images</h2><p class="soft">Boxes to scale; the largest of different labels are named, the pointer tells '
+        f'the others.</p><div class="samples">{"".join(figures)}</div>'
+    )
+
+
+def _panel(title: str, note: str, spread: dict[str, float], drawing: str) -> str:
+    figures = ", ".join(f"{name} {said(spread[name])}" for name in ("mean", "min", "p50", "p90", "p99", "max"))
+    return f'<div class="panel"><h3>{title}</h3><p class="soft">{note}; {figures}</p>{drawing}</div>'
+
+
+def _whole_numbers(counts: dict[int, int], *, what: str) -> str:
+    # A few values stand as slim bars among empty places, not as one block.
+    spare = max(0, _FEWEST_BARS - (max(counts) - min(counts)) - 1) // 2
+    starts = range(max(0, min(counts) - spare), max(counts) + spare + 1)
+    return histogram(starts, [counts.get(number, 0) for number in starts], bar=1, what=what)
