@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from msp_ds.curriculum import curriculum
+from msp_ds.data.batch_buffers import BatchBuffers
 from msp_ds.data.order import Order
 from msp_ds.data.reader import Reader
 from msp_ds.data.shards import open_set
@@ -117,6 +119,39 @@ def test_a_feed_that_starts_later_yields_the_same_batches(small_shards: Path) ->
     early, late = (portions(small_shards, "s", rank(0, of=1), start=start) for start in (0, 2))
     for one, other in zip(early[2:], late, strict=True):
         assert_equal(one.micro_batches[0], other.micro_batches[0])
+
+
+class Poisoner(Reader):
+    """Spoils memory as soon as it may be read into, and takes its time to read."""
+
+    def read(self, pairs: torch.Tensor, *, into: BatchBuffers | None = None, **rest: Any) -> Batch:
+        for tensor in into.tensors().values() if into else ():
+            tensor.fill_(7)
+        time.sleep(0.005)
+        return super().read(pairs, into=into, **rest)
+
+
+def test_a_portion_stays_as_it_is_until_the_next_is_asked_for(small_shards: Path) -> None:
+    feed, order = a_feed(small_shards, "s", rank(0, of=1))
+    plain = feed.readers
+    feed.readers = [Poisoner(reader.shards) for reader in plain]
+    fresh, _ = a_feed(small_shards, "s", rank(0, of=1))
+    for portion in feed.portions(order, start=0, end=3 * READ_AHEAD, micro_batch=8):
+        time.sleep(0.03)  # the reader is as far ahead as it may be
+        for number, batch in enumerate(portion.micro_batches):
+            pairs = order.batch(portion.step).pairs
+            mine, longest = pairs[8 * number : 8 * number + 8], fresh.readers[0].longest(pairs)
+            assert_equal(batch, fresh.read(0, mine, epoch=portion.epoch, num_tokens=longest))
+
+
+def test_memory_is_used_again_after_that(small_shards: Path) -> None:
+    feed, order = a_feed(small_shards, "s", rank(0, of=1))
+    places = [
+        portion.micro_batches[0].features.data_ptr()
+        for portion in feed.portions(order, start=0, end=12, micro_batch=16)
+    ]
+    assert len(set(places)) == READ_AHEAD + 1
+    assert places[: READ_AHEAD + 1] * 3 == places
 
 
 @pytest.mark.parametrize("spelling", ["t", "s"])
