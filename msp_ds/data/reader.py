@@ -29,15 +29,17 @@ class Reader:
         """int64 [P]: the key of each pair."""
         self.images: Tensor = torch.from_numpy(shards.pairs.image_rows.astype(np.int64))
         """int64 [P]: each pair's own image row."""
+        tokens = torch.from_numpy(np.diff(shards.pairs.offsets))
+        self.lengths: Tensor = (tokens + PAD_TO - 1) // PAD_TO * PAD_TO
+        """int64 [P]: tokens of each text, rounded up to a multiple of PAD_TO."""
         self.look_alikes = None if shards.look_alikes is None else torch.from_numpy(shards.look_alikes)
         """int32 [N, K], -1 beyond an image's last, or None."""
         self.num_images = len(shards.keys)
         self.files = ImageFiles(shards)
 
     def longest(self, pairs: Tensor) -> int:
-        """Tokens of the longest text among int64 [B] `pairs`, rounded up to a multiple of PAD_TO."""
-        rows, ends = pairs.numpy(), self.shards.pairs.offsets
-        return int(-(-(ends[rows + 1] - ends[rows]).max() // PAD_TO) * PAD_TO)
+        """Text slots of a batch of int64 [B] `pairs`."""
+        return int(self.lengths[pairs].max())
 
     def read(
         self,

@@ -19,7 +19,7 @@ from msp_ds.data.reader import Reader
 from msp_ds.data.shards import open_set
 from msp_ds.errors import ShardError
 from msp_ds.records import Batch
-from msp_ds.tasks.task import Context
+from msp_ds.tasks.task import Context, pose
 from msp_ds.train import new_config
 from msp_ds.training.feed import READ_AHEAD, Feed, Portion, read_ahead
 from msp_ds.training.runtime import Runtime
@@ -40,6 +40,69 @@ def a_feed(shards: Path, spelling: str, runtime: Runtime) -> tuple[Feed, Order]:
     readers = [Reader(one) for one in data.train]
     order = Order([reader.keys for reader in readers], seed=config.seed, batch_size=16)
     return Feed(stage.parts, readers, build_context(config, data), runtime), order
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+@pytest.mark.parametrize("spelling", ["s", "t+p+s"])
+def test_any_number_of_ranks_reads_the_same_global_batches(small_shards: Path, spelling: str, world_size: int) -> None:
+    """Ids, masks, feature bytes and what the tasks make of them, with length buckets, from a start amid the epoch."""
+    alone = global_batches(small_shards, spelling, world_size=1, end=9)
+    for start in (0, 5):
+        shared = global_batches(small_shards, spelling, world_size=world_size, start=start, end=9)
+        for one, other in zip(alone[start:], shared, strict=True):
+            assert_equal(one, other)
+
+
+def test_a_run_continues_exactly_on_other_numbers_of_ranks(small_shards: Path) -> None:
+    whole = global_batches(small_shards, "s", world_size=1, end=12)
+    pieces = [(8, 0, 3), (2, 3, 4), (4, 4, 10), (1, 10, 12)]
+    resumed = [
+        batch
+        for world_size, start, end in pieces
+        for batch in global_batches(small_shards, "s", world_size=world_size, start=start, end=end)
+    ]
+    for one, other in zip(whole, resumed, strict=True):
+        assert_equal(one, other)
+
+
+def global_batches(shards: Path, spelling: str, *, world_size: int, start: int = 0, end: int) -> list[Batch]:
+    """The posed batches of all ranks side by side, in steps start to end - 1, each rank with its own feed."""
+    ranks = []
+    for number in range(world_size):
+        feed, _ = a_feed(shards, spelling, rank(number, of=world_size))
+        keys, lengths = [one.keys for one in feed.readers], [one.lengths for one in feed.readers]
+        order = Order(keys, seed=feed.context.seed, batch_size=16, lengths=lengths)
+        ranks.append(
+            [
+                pose(
+                    copied(portion.micro_batches[0]),
+                    portion.part.tasks,
+                    dataclasses.replace(feed.context, epoch=portion.epoch),
+                )
+                for portion in feed.portions(order, start=start, end=end, micro_batch=16 // world_size)
+            ]
+        )
+    return [joined(list(parts)) for parts in zip(*ranks, strict=True)]
+
+
+def copied(batch: Batch) -> Batch:
+    """The same batch in memory of its own."""
+    tensors = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch) if item.name != "marks"}
+    return dataclasses.replace(batch, **{name: tensor.clone() for name, tensor in tensors.items()})
+
+
+def joined(batches: list[Batch]) -> Batch:
+    """Batches one after the other as one."""
+
+    def together(values: list[Any]) -> dict[str, Any]:
+        return {
+            item.name: torch.cat([getattr(value, item.name) for value in values])
+            for item in dataclasses.fields(values[0])
+            if item.name != "marks"
+        }
+
+    marks = together([batch.marks for batch in batches])
+    return dataclasses.replace(batches[0], **together(batches), marks=dataclasses.replace(batches[0].marks, **marks))
 
 
 def portions(shards: Path, spelling: str, runtime: Runtime, *, start: int = 0, micro_batch: int = 16) -> list[Portion]:
