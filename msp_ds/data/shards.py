@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +20,15 @@ import numpy as np
 from msp_ds.config import from_json
 from msp_ds.data import set_layout as layout
 from msp_ds.data.array_files import load_arrays
-from msp_ds.data.set_layout import SetIndex, ShardEntry
+from msp_ds.data.index_checks import check_index
+from msp_ds.data.set_layout import SetIndex
 from msp_ds.data.text import WordPieces, build_lexicon, load_labels
 from msp_ds.data.vocabulary import read_vocabulary
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import Lexicon, RegionRecord
 
 HASH_CHUNK = 1 << 22
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +118,12 @@ def open_set(path: Path) -> ShardSet:
     index = _parse_index(data, path=path)
     try:
         _check_files(index, path)
+        check_index(index, path)
         return _assembled(index, path=path, index_sha256=hashlib.sha256(data).hexdigest())
+    except OverflowError:
+        raise ShardError(
+            f"{path / layout.INDEX_NAME} holds a number beyond its range; {layout.mending(index.stage)}"
+        ) from None
     except (InputError, OSError, EOFError, ValueError) as error:
         raise ShardError(f"{error}; {layout.mending(index.stage)}") from None
 
@@ -180,6 +188,11 @@ def verify_set(shards: ShardSet, *, advance: Callable[[int], None] = lambda num_
 
 def _read_index_bytes(path: Path) -> bytes:
     stage = path.parent.name
+    if _SCHEME.match(str(path)) and not path.exists():
+        raise ShardError(
+            f"{path} is no folder; train reads shards from folders and from https://, s3:// and gs:// addresses, "
+            "the other commands from folders, and none runs programs"
+        )
     try:
         return (path / layout.INDEX_NAME).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -235,11 +248,7 @@ def _check_size(path: Path, name: str, size: int) -> None:
 
 
 def _assembled(index: SetIndex, *, path: Path, index_sha256: str) -> ShardSet:
-    for shard in index.shards:
-        _check_shard(shard, path)
     keys = tuple(chain.from_iterable(shard.keys for shard in index.shards))
-    if not len(keys) == len(set(keys)) == index.num_images:
-        raise _fault(path / layout.INDEX_NAME, f"does not list {index.num_images} different images")
     counts = [len(shard.keys) for shard in index.shards]
     return ShardSet(
         path=path,
@@ -255,18 +264,6 @@ def _assembled(index: SetIndex, *, path: Path, index_sha256: str) -> ShardSet:
         look_alikes=_load_look_alikes(index, path / layout.LOOK_ALIKES_NAME),
         feature_mean=_load_feature_mean(index, path / layout.FEATURE_MEAN_NAME),
     )
-
-
-def _check_shard(shard: ShardEntry, path: Path) -> None:
-    """The payloads of a tar follow each other within it."""
-    columns = (shard.keys, shard.offsets, shard.lengths, shard.crc32, shard.region_counts)
-    counts = {len(column) for column in columns}
-    offsets, lengths = np.array(shard.offsets, dtype=np.int64), np.array(shard.lengths, dtype=np.int64)
-    if len(counts) != 1 or not len(shard.keys):
-        raise _fault(path / layout.INDEX_NAME, f"has lists of different or no length for {shard.name}")
-    starts, ends = offsets, offsets + lengths
-    if starts[0] < 0 or (lengths <= 0).any() or (starts[1:] < ends[:-1]).any() or ends[-1] > shard.bytes:
-        raise _fault(path / layout.INDEX_NAME, f"places images of {shard.name} outside it or over each other")
 
 
 def _column(index: SetIndex, name: str, dtype: type[np.generic]) -> np.ndarray:
