@@ -146,6 +146,10 @@ class StageSchedule:
         _check(self.epochs > 0 and self.batch_size > 0, f"epochs and batch size must be positive, got {self}")
 
 
+LengthBuckets = Literal["auto", "on", "off"]
+"""Whether texts of like length share batches: auto where that saves more than 5 % of the text slots."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """A model with the optimiser and the schedule that suit it."""
@@ -155,6 +159,7 @@ class Preset:
     schedule: dict[str, StageSchedule]
     """By the name of the stage: token, phrase, sentence."""
     tasks: TaskOptions = field(default_factory=TaskOptions)
+    length_buckets: LengthBuckets = "auto"
 
 
 def _schedule(token: tuple[int, int], phrase: tuple[int, int], sentence: tuple[int, int]) -> dict[str, StageSchedule]:
@@ -191,6 +196,7 @@ PRESETS: dict[str, Preset] = {
         # In the few hundred steps that tiny trains, topics weigh too little as a mean over the vocabulary, and matching
         # is not found out from look-alikes alone.
         tasks=TaskOptions(itm_hard_share=0.5, weights={"titp": 50.0, "tits": 50.0, "itm_hs": 2.0}),
+        length_buckets="off",  # few steps at a high rate: batches as mixed as they can be
     ),
 }
 """paper: LXMERT-S as published. small: a quarter of it. tiny: trains on two CPU cores in minutes."""
@@ -216,6 +222,8 @@ class RunConfig:
     drop: tuple[str, ...] = ()
     """Tasks taken out of every stage, for ablations."""
     seed: int = 9595
+    length_buckets: LengthBuckets = "auto"
+    """Whether texts of like length share batches; what `auto` came to is logged and part of each checkpoint."""
     shards: str
     """Folder that holds one shard set a stage."""
     vocabulary_sha256: str
@@ -270,6 +278,8 @@ def _container_from_json(origin: Any, arguments: tuple[Any, ...], value: Any, wh
         _check(isinstance(value, list), f"{where}: expected a list, got {value!r}")
         count = len(value) if arguments[-1] is Ellipsis else len(arguments)
         _check(len(value) == count, f"{where}: expected {count} values, got {value!r}")
+        if set(map(type, value)) <= {arguments[0]}:  # the columns of a shard set's index: a million plain numbers
+            return tuple(value)
         return tuple(_from_json(arguments[0], part, where) for part in value)
     _check(isinstance(value, dict), f"{where}: expected a table, got {value!r}")
     return {key: _from_json(arguments[1], part, f"{where}.{key}") for key, part in value.items()}

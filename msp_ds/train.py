@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from msp_ds.config import RunConfig, StageSchedule, get_preset, with_settings
+from msp_ds.config import LengthBuckets, RunConfig, StageSchedule, get_preset, with_settings
 from msp_ds.curriculum import STAGES, curriculum
 from msp_ds.data.shards import open_set
 from msp_ds.errors import InputError
@@ -43,6 +43,7 @@ Epochs = Annotated[str | None, typer.Option(help="Epochs a stage: 6 for all, or 
 BatchSize = Annotated[int | None, typer.Option(help="Pairs an optimiser step, over all ranks. [the preset's]")]
 Rate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate. [the preset's]")]
 SaveEvery = Annotated[int, typer.Option(help="Optimiser steps between checkpoints, beside one an epoch.")]
+Buckets = Annotated[LengthBuckets | None, typer.Option(help="Texts of like length share batches. [the preset's]")]
 MaxSteps = Annotated[int | None, typer.Option(help="End each stage after this many optimiser steps.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -61,6 +62,7 @@ def train(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: Rate = None,
+    length_buckets: Buckets = None,
     save_every: SaveEvery = 500,
     max_steps: MaxSteps = None,
     debug: Debug = False,
@@ -79,6 +81,7 @@ def train(
         "epochs": epochs,
         "batch_size": batch_size,
         "lr": lr,
+        "length_buckets": length_buckets,
     }
     given = {name: value for name, value in flags.items() if value is not None}
     with one_line_errors(debug=debug):
@@ -143,6 +146,7 @@ def new_config(given: dict[str, Any]) -> RunConfig:
         optim=preset.optim,
         schedule=preset.schedule,
         tasks=preset.tasks,
+        length_buckets=preset.length_buckets,
         shards=str(shards),
         vocabulary_sha256=sets[0].index.vocabulary_sha256,
     )

@@ -176,3 +176,18 @@ def test_an_interrupted_write_leaves_the_old_content(tmp_path: Path, monkeypatch
 
 def test_numbers_that_are_none_become_null() -> None:
     assert to_json({"loss": float("nan"), "rates": (float("inf"), 0.5)}) == {"loss": None, "rates": [None, 0.5]}
+
+
+def test_length_buckets_are_left_to_the_data_but_for_the_demo() -> None:
+    assert {name: preset.length_buckets for name, preset in PRESETS.items()} == {
+        "paper": "auto",
+        "small": "auto",
+        "tiny": "off",
+    }
+
+
+def test_a_column_of_plain_numbers_is_taken_as_it_is_and_a_mixed_one_is_refused() -> None:
+    assert from_json(tuple[int, ...], [1, 2, 3], where="index.json") == (1, 2, 3)
+    for wrong in ([1, True], [1, 2.0], [1, None]):
+        with pytest.raises(InputError, match=r"index.json: expected int, got"):
+            from_json(tuple[int, ...], wrong, where="index.json")

@@ -64,6 +64,13 @@ def a_run(folder: Path, shards: Path, *, preset: str = "tiny", **given: object) 
     return config
 
 
+def test_length_buckets_come_from_the_preset_unless_a_flag_says_otherwise(small_shards: Path) -> None:
+    given = {"shards": str(small_shards)}
+    assert new_config({**given, "preset": "tiny"}).length_buckets == "off"
+    assert new_config({**given, "preset": "paper"}).length_buckets == "auto"
+    assert new_config({**given, "preset": "tiny", "length_buckets": "on"}).length_buckets == "on"
+
+
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [

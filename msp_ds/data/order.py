@@ -1,20 +1,30 @@
-"""Which pairs make which batch: a pure function of (seed, epoch, pair keys), known without reading a byte.
+"""Which pairs make which batch: a pure function of (seed, epoch, pair keys, lengths), known without reading a byte.
 
 The order of an epoch is a sort by hash, so it depends neither on the number of ranks and workers nor on how the pairs
 are laid out in shards. Batch g is a slice of it; what a rank reads is a slice of the batch. The state of an epoch is
 therefore one number, and a run continues exactly, also on another number of ranks.
+
+With length buckets the batches of a pool of 32 share out their pairs anew, texts of like length together: a batch is
+padded to its longest text, so fewer slots stay empty. Which pairs an epoch shows, and how often, stays the same.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from msp_ds.chance import hash64
+from msp_ds.config import LengthBuckets
 from msp_ds.errors import InputError
+
+POOL_BATCHES = 32
+"""Batches that share out their pairs by length: 32 leave little to save, and stay a random sample of the epoch."""
+WORTH_SAVING = 0.05
+"""Share of the text slots from which on `auto` takes buckets: batches of like texts are a price, if a small one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +41,10 @@ class GlobalBatch:
 class Order:
     """The global batches of a stage. With several sets, batches of each come in proportion to their pairs."""
 
-    def __init__(self, keys: list[Tensor], *, seed: int, batch_size: int) -> None:
+    def __init__(self, keys: list[Tensor], *, seed: int, batch_size: int, lengths: list[Tensor] | None = None) -> None:
         """keys: for each set int64 [P], the keys of its pairs. Pairs beyond the last full batch wait for an epoch.
+
+        lengths: for each set int64 [P], the slots that a pair's text takes, few different ones: fills length buckets.
 
         Raises InputError when a set has fewer pairs than one batch.
         """
@@ -45,6 +57,7 @@ class Order:
         self.seed = seed
         self.batch_size = batch_size
         self._keys = keys
+        self._lengths = lengths
         self.batches_per_epoch = sum(len(part) // batch_size for part in keys)
         self._epoch = lru_cache(maxsize=2)(self._build_epoch)
 
@@ -58,11 +71,52 @@ class Order:
         batches: list[tuple[int, Tensor]] = []
         for part, keys in enumerate(self._keys):
             shuffled = hash64(seed=self.seed, epoch=epoch, keys=keys, purpose="pair order").argsort(stable=True)
-            full = len(keys) // self.batch_size * self.batch_size
-            batches += [(part, pairs) for pairs in torch.split(shuffled[:full], self.batch_size)]
+            full = shuffled[: len(keys) // self.batch_size * self.batch_size]
+            if self._lengths is not None:
+                full = full[self._bucketed(self._lengths[part][full])]
+            batches += [(part, pairs) for pairs in torch.split(full, self.batch_size)]
         places = torch.arange(len(batches))
         mixed = hash64(seed=self.seed, epoch=epoch, keys=places, purpose="batch order").argsort(stable=True)
         return [batches[place] for place in mixed.tolist()]
+
+    def _bucketed(self, lengths: Tensor) -> Tensor:
+        """int64 [n]: places 0 to n - 1, sorted by length within each pool, ties as they come.
+
+        Within a batch the places ascend, so that short and long texts meet on every rank.
+        """
+        places = torch.arange(len(lengths))
+        pools = places // (POOL_BATCHES * self.batch_size)
+        by_length = (pools * (lengths.max() + 1) + lengths).argsort(stable=True)
+        return by_length.view(-1, self.batch_size).sort(dim=1).values.flatten()
+
+
+class OrderChoice(NamedTuple):
+    """An order and what it was chosen for."""
+
+    order: Order
+    buckets: bool
+    saved_share: float
+    """Of the text slots, that buckets save or would save."""
+
+
+def choose_order(
+    keys: list[Tensor], lengths: list[Tensor], *, seed: int, batch_size: int, length_buckets: LengthBuckets
+) -> OrderChoice:
+    """The order with length buckets or without; `auto` compares the first epoch's text slots.
+
+    keys, lengths: as for Order. Raises InputError when a set has fewer pairs than one batch.
+    """
+    plain = Order(keys, seed=seed, batch_size=batch_size)
+    bucketed = Order(keys, seed=seed, batch_size=batch_size, lengths=lengths)
+    saved = 1 - text_slots(bucketed, lengths) / text_slots(plain, lengths)
+    buckets = length_buckets == "on" or (length_buckets == "auto" and saved > WORTH_SAVING)
+    return OrderChoice(bucketed if buckets else plain, buckets, saved)
+
+
+def text_slots(order: Order, lengths: list[Tensor]) -> int:
+    """Text slots of the first epoch, each batch padded to its longest text. lengths: for each set int64 [P]."""
+    batches = [order.batch(step) for step in range(order.batches_per_epoch)]
+    return sum(len(batch.pairs) * int(lengths[batch.part][batch.pairs].max()) for batch in batches)
 
 
 def rank_slice(pairs: Tensor, *, rank: int, world_size: int) -> Tensor:

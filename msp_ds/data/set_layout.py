@@ -166,6 +166,46 @@ def unpack_record(payload: bytes, *, where: str) -> tuple[RegionRecord, list[str
     return RegionRecord(**scalars, **arrays), value["texts"]
 
 
+_HEAD_FIELDS = [*_HEAD_TYPES, *(name for name in ARRAYS if name != "features")]
+_HEAD_KINDS = (*_HEAD_TYPES.values(), *(bytes for _ in range(len(ARRAYS) - 1)))
+_FEATURES_KEY = msgpack.packb("features")
+_MAP_OF = 0x80
+"""msgpack's first byte of a map of up to 15 entries, less their number."""
+
+
+def unpack_head(head: bytearray, *, num_regions: int, feature_width: int) -> dict[str, Any] | None:
+    """The map in a payload whose last bytes, those of the features, were cut off: numbers, texts, arrays as bytes.
+
+    None unless everything is as `pack_record` writes it for an image of that many regions; `unpack_record` of the
+    whole payload then tells what is wrong, if anything. The first byte of `head` is changed.
+    """
+    ending = _FEATURES_KEY + _bytes_header(num_regions * feature_width * 2)
+    if not head.endswith(ending) or head[0] != _MAP_OF + len(_HEAD_FIELDS) + 1:
+        return None
+    head[0] -= 1  # a map without its last entry, which the C code of msgpack unpacks in one go
+    try:
+        value = msgpack.unpackb(memoryview(head)[: -len(ending)])
+    except (ValueError, msgpack.UnpackException):
+        return None
+    if list(value) != _HEAD_FIELDS or tuple(map(type, value.values())) != _HEAD_KINDS:
+        return None
+    fits = value["num_regions"] == num_regions and value["feature_width"] == feature_width
+    return value if fits and all(len(value[name]) == size * num_regions for name, size in _REGION_BYTES) else None
+
+
+_REGION_BYTES = [(name, np.dtype(ARRAYS[name]).itemsize * (4 if name == "boxes" else 1)) for name in list(ARRAYS)[:-1]]
+"""Field -> bytes of one region in it, features left out."""
+
+
+def _bytes_header(size: int) -> bytes:
+    """What msgpack writes before `size` bytes."""
+    if size < 1 << 8:
+        return b"\xc4" + size.to_bytes(1, "big")
+    if size < 1 << 16:
+        return b"\xc5" + size.to_bytes(2, "big")
+    return b"\xc6" + size.to_bytes(4, "big")
+
+
 def _unpack_array(data: Any, dtype: str, shape: tuple[int, ...], *, where: str) -> np.ndarray:
     wanted = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if not isinstance(data, bytes) or len(data) != wanted:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,11 +20,14 @@ import numpy as np
 from msp_ds.config import from_json
 from msp_ds.data import set_layout as layout
 from msp_ds.data.array_files import load_arrays
-from msp_ds.data.set_layout import SetIndex, ShardEntry
+from msp_ds.data.index_checks import check_index
+from msp_ds.data.set_layout import SetIndex
 from msp_ds.data.text import WordPieces, build_lexicon, load_labels
 from msp_ds.data.vocabulary import read_vocabulary
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import Lexicon, RegionRecord
+
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,23 +155,10 @@ def assemble_set(index: SetIndex, *, path: Path, index_sha256: str) -> ShardSet:
     """
     try:
         return _assembled(index, path=path, index_sha256=index_sha256)
-    except (OSError, EOFError, OverflowError, ValueError) as error:
+    except OverflowError:
+        raise _fault(path / layout.INDEX_NAME, "holds a number beyond its range") from None
+    except (OSError, EOFError, ValueError) as error:
         raise ShardError(str(error)) from None
-
-
-def check_entry(shard: ShardEntry, path: Path) -> None:
-    """Demand that the payloads of a tar, as the index of the set in `path` has them, follow each other within it.
-
-    Raises: ShardError.
-    """
-    columns = (shard.keys, shard.offsets, shard.lengths, shard.crc32, shard.region_counts)
-    counts = {len(column) for column in columns}
-    offsets, lengths = np.array(shard.offsets, dtype=np.int64), np.array(shard.lengths, dtype=np.int64)
-    if len(counts) != 1 or not len(shard.keys):
-        raise _fault(path / layout.INDEX_NAME, f"has lists of different or no length for {shard.name}")
-    starts, ends = offsets, offsets + lengths
-    if starts[0] < 0 or (lengths <= 0).any() or (starts[1:] < ends[:-1]).any() or ends[-1] > shard.bytes:
-        raise _fault(path / layout.INDEX_NAME, f"places images of {shard.name} outside it or over each other")
 
 
 def require_look_alikes(shards: ShardSet, *, task: str) -> np.ndarray:
@@ -215,6 +206,11 @@ def read_record(shards: ShardSet, row: int) -> tuple[RegionRecord, list[str]]:
 
 def _read_index_bytes(path: Path) -> bytes:
     stage = path.parent.name
+    if _SCHEME.match(str(path)) and not path.exists():
+        raise ShardError(
+            f"{path} is no folder; train reads shards from folders and from https://, s3:// and gs:// addresses, "
+            "the other commands from folders, and none runs programs"
+        )
     try:
         return (path / layout.INDEX_NAME).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -254,11 +250,8 @@ def _size_faults(path: Path, name: str, size: int) -> Iterator[ShardError]:
 
 
 def _assembled(index: SetIndex, *, path: Path, index_sha256: str) -> ShardSet:
-    for shard in index.shards:
-        check_entry(shard, path)
+    check_index(index, path)
     keys = tuple(chain.from_iterable(shard.keys for shard in index.shards))
-    if not len(keys) == len(set(keys)) == index.num_images:
-        raise _fault(path / layout.INDEX_NAME, f"does not list {index.num_images} different images")
     counts = [len(shard.keys) for shard in index.shards]
     return ShardSet(
         path=path,

@@ -11,9 +11,10 @@ from pathlib import Path
 from threading import Lock
 
 from msp_ds.data import set_layout as layout
+from msp_ds.data.index_checks import check_entry
 from msp_ds.data.set_layout import SetIndex
 from msp_ds.data.shard_building import NoProgress, Progress
-from msp_ds.data.shards import ShardSet, assemble_set, check_entry, file_faults, read_index
+from msp_ds.data.shards import ShardSet, assemble_set, file_faults, read_index
 from msp_ds.data.tar_scan import PairRows, TarPlan, scan_tar
 from msp_ds.data.text import load_labels
 from msp_ds.errors import InputError, ShardError
@@ -142,7 +143,7 @@ def _tar_plans(index: SetIndex, path: Path, shards: ShardSet | None) -> tuple[li
     first_row = 0
     for entry in index.shards:
         try:
-            check_entry(entry, path)
+            check_entry(entry, index, path)
         except (ShardError, OverflowError) as error:
             refused.append(str(error))
         else:

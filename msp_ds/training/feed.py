@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from msp_ds.curriculum import Part
+from msp_ds.data.batch_buffers import BatchBuffers
 from msp_ds.data.order import Order, rank_slice
 from msp_ds.data.reader import Reader
 from msp_ds.records import Batch
@@ -37,6 +38,40 @@ class Portion:
     """One a forward pass, on the rank's device."""
 
 
+class Ring:
+    """The memory of READ_AHEAD + 1 portions, whose turns go round.
+
+    Portion k + READ_AHEAD + 1 is read into the memory of portion k. `read_ahead` starts on it only when the consumer
+    asks for portion k + 1, so that a portion is the consumer's until it asks for the next, and no longer. On a GPU the
+    copy to the device must also have ended, which the slot's event tells.
+    """
+
+    def __init__(self, readers: Sequence[Reader], strays: Sequence[int], *, size: int, device: torch.device) -> None:
+        """readers, strays: each part's reader and number of stray regions. size: pairs of one portion."""
+        self._readers = readers
+        self._strays = strays
+        self._size = size
+        self._device = device
+        self._slots: list[dict[int, BatchBuffers]] = [{} for _ in range(READ_AHEAD + 1)]
+        self._copied: dict[int, torch.cuda.Event] = {}
+
+    def take(self, step: int, part: int) -> BatchBuffers:
+        """The memory of a step's portion, from now on its alone."""
+        number = step % len(self._slots)
+        if number in self._copied:
+            self._copied.pop(number).synchronize()
+        slot = self._slots[number]
+        if part not in slot:
+            pinned = self._device.type == "cuda"
+            slot[part] = self._readers[part].buffers(self._size, num_strays=self._strays[part], pinned=pinned)
+        return slot[part]
+
+    def sent(self, step: int) -> None:
+        """The copies of a step's portion to the device have been queued."""
+        if self._device.type == "cuda":
+            self._copied[step % len(self._slots)] = torch.cuda.current_stream(self._device).record_event()
+
+
 class Feed:
     """Reads the portions of one rank in the order of the stage."""
 
@@ -47,26 +82,47 @@ class Feed:
         self.runtime = runtime
 
     def portions(self, order: Order, *, start: int, end: int, micro_batch: int) -> Iterator[Portion]:
-        """The portions of steps start to end - 1, read ahead by a thread of their own."""
+        """The portions of steps start to end - 1, read ahead by a thread of their own.
+
+        On the CPU a portion's features live in memory that is reused: use it before asking for the next.
+        """
+        ranks = self.runtime.world_size
+        strays = [num_strays(part.tasks) for part in self.parts]
+        ring = Ring(self.readers, strays, size=order.batch_size // ranks, device=self.runtime.device)
 
         def read(step: int) -> Portion:
             whole = order.batch(step)
             num_tokens = self.readers[whole.part].longest(whole.pairs)
-            mine = rank_slice(whole.pairs, rank=self.runtime.rank, world_size=self.runtime.world_size)
-            return Portion(
-                step=step,
-                epoch=whole.epoch,
-                part=self.parts[whole.part],
-                micro_batches=tuple(
-                    self.read(whole.part, pairs, epoch=whole.epoch, num_tokens=num_tokens)
-                    for pairs in torch.split(mine, micro_batch)
-                ),
+            mine = rank_slice(whole.pairs, rank=self.runtime.rank, world_size=ranks)
+            memory = ring.take(step, whole.part)
+            batches = tuple(
+                self.read(
+                    whole.part,
+                    mine[first : first + micro_batch],
+                    epoch=whole.epoch,
+                    num_tokens=num_tokens,
+                    into=memory.rows(first, first + micro_batch),
+                )
+                for first in range(0, len(mine), micro_batch)
             )
+            ring.sent(step)
+            return Portion(step=step, epoch=whole.epoch, part=self.parts[whole.part], micro_batches=batches)
 
         return read_ahead(read, range(start, end))
 
-    def read(self, part: int, pairs: Tensor, *, epoch: int, num_tokens: int | None = None) -> Batch:
-        """The clean batch of `pairs` (int64 [B]) of one part, its images chosen by the part's tasks."""
+    def read(
+        self,
+        part: int,
+        pairs: Tensor,
+        *,
+        epoch: int,
+        num_tokens: int | None = None,
+        into: BatchBuffers | None = None,
+    ) -> Batch:
+        """The clean batch of `pairs` (int64 [B]) of one part, its images chosen by the part's tasks.
+
+        num_tokens and into: as for Reader.read.
+        """
         reader, tasks = self.readers[part], self.parts[part].tasks
         context = dataclasses.replace(self.context, epoch=epoch)
         keys, images = reader.keys[pairs], reader.images[pairs]
@@ -75,7 +131,7 @@ class Feed:
         if choice is not None:
             images, matched = choice.choose(keys, images, reader.look_alikes, reader.num_images, context)
         strays = context.draw(keys, "stray region", 2 * num_strays(tasks))
-        batch = reader.read(pairs, images=images, matched=matched, strays=strays, num_tokens=num_tokens)
+        batch = reader.read(pairs, images=images, matched=matched, strays=strays, num_tokens=num_tokens, into=into)
         on_gpu = self.runtime.device.type == "cuda"
         return (batch.pin_memory() if on_gpu else batch).to(self.runtime.device)
 

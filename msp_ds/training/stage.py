@@ -13,7 +13,7 @@ import torch
 from msp_ds.chance import key_of
 from msp_ds.config import RunConfig, StageSchedule, write_json
 from msp_ds.curriculum import Stage
-from msp_ds.data.order import Order
+from msp_ds.data.order import Order, choose_order
 from msp_ds.data.reader import Reader
 from msp_ds.data.shards import ShardSet, open_set, require_look_alikes, require_same_words
 from msp_ds.errors import CheckpointError, InputError, ShardError
@@ -143,7 +143,13 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     config, runtime = job.config, job.runtime
     schedule = stage.schedule(config.schedule)
     readers = [Reader(one) for one in data.train]
-    order = Order([reader.keys for reader in readers], seed=config.seed, batch_size=schedule.batch_size)
+    order, buckets, saved_share = choose_order(
+        [reader.keys for reader in readers],
+        [reader.lengths for reader in readers],
+        seed=config.seed,
+        batch_size=schedule.batch_size,
+        length_buckets=config.length_buckets,
+    )
     num_steps = schedule.epochs * order.batches_per_epoch
     num_steps = min(num_steps, config.max_steps or num_steps)
     context = build_context(config, data)
@@ -156,11 +162,14 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         "seed": config.seed,
         "batch_size": schedule.batch_size,
         "num_steps": num_steps,
+        "length_buckets": buckets,
         "indexes": [one.index_sha256 for one in data.train],
         "zero": _zero(job),
     }
     start = resume(saved[-1], engine, state) if saved else 0
     _announce(stage, schedule, readers, num_steps=num_steps, start=start)
+    told = "on: they save" if buckets else "off: they would save"
+    log.info("%s: length buckets %s %.1f %% of the text slots", stage.name, told, 100 * saved_share)
     held_out = Feed(stage.parts, [Reader(one) for one in data.validation], context, runtime)
     loop = StageLoop(
         engine=engine,

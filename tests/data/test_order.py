@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from msp_ds.chance import key_of
-from msp_ds.data.order import Order, rank_slice
+from msp_ds.config import LengthBuckets
+from msp_ds.data.order import Order, OrderChoice, choose_order, rank_slice, text_slots
 from msp_ds.errors import InputError
 
 
@@ -85,6 +86,92 @@ def test_ranks_share_a_batch_evenly_and_in_order(world_size: int) -> None:
     slices = [rank_slice(pairs, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert {len(part) for part in slices} == {16 // world_size}
     assert torch.equal(torch.cat(slices), pairs)
+
+
+def some_lengths(count: int) -> Tensor:
+    """Slots of texts: 8, 12, 16 or 20, by chance."""
+    return 8 + 4 * torch.randint(4, (count,), generator=torch.Generator().manual_seed(count))
+
+
+def bucketed(count: int, *, seed: int = 1, batch_size: int = 8) -> Order:
+    return Order([some_keys(count)], seed=seed, batch_size=batch_size, lengths=[some_lengths(count)])
+
+
+def test_buckets_show_each_epoch_the_pairs_that_it_has_without_them() -> None:
+    plain = Order([some_keys(1003)], seed=1, batch_size=8)
+    for epoch in range(3):
+        with_buckets, without = (torch.cat(epoch_rows(order, epoch)) for order in (bucketed(1003), plain))
+        assert len(with_buckets) == 1000
+        assert with_buckets.sort().values.tolist() == without.sort().values.tolist()
+        assert not torch.equal(with_buckets, without)
+
+
+def test_all_batches_of_a_bucketed_epoch_are_full() -> None:
+    assert {len(pairs) for pairs in epoch_rows(bucketed(1003), 0)} == {8}
+
+
+def test_all_batches_but_a_few_of_a_pool_hold_one_length() -> None:
+    # 1024 pairs are 4 pools of 32 batches; 4 lengths meet in at most 3 batches of a pool.
+    mixed_batches = sum(len(some_lengths(1024)[pairs].unique()) > 1 for pairs in epoch_rows(bucketed(1024), 0))
+    assert mixed_batches <= 4 * 3
+
+
+def test_a_batch_shares_out_pairs_of_its_pool_alone() -> None:
+    canonical = torch.cat(epoch_rows(Order([some_keys(1024)], seed=1, batch_size=1024), 0))
+    place = torch.empty(1024, dtype=torch.int64)
+    place[canonical] = torch.arange(1024)
+    for pairs in epoch_rows(bucketed(1024), 0):
+        assert len((place[pairs] // 256).unique()) == 1
+        assert torch.equal(place[pairs], place[pairs].sort().values), "short and long mixed within a batch"
+
+
+def test_bucketed_epochs_differ_and_mix_lengths_over_time() -> None:
+    order = bucketed(1024)
+    first, second = ({frozenset(pairs.tolist()) for pairs in epoch_rows(order, epoch)} for epoch in (0, 1))
+    assert not first & second
+    longest = [int(some_lengths(1024)[pairs].max()) for pairs in epoch_rows(order, 0)]
+    assert longest != sorted(longest)
+
+
+def test_another_layout_of_the_table_gives_the_same_bucketed_batches() -> None:
+    keys, lengths = some_keys(300), some_lengths(300)
+    layout = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    straight = Order([keys], seed=1, batch_size=8, lengths=[lengths])
+    permuted = Order([keys[layout]], seed=1, batch_size=8, lengths=[lengths[layout]])
+    for step in range(60):
+        assert torch.equal(keys[straight.batch(step).pairs], keys[layout][permuted.batch(step).pairs])
+
+
+def choice(lengths: Tensor, how: LengthBuckets) -> OrderChoice:
+    return choose_order([some_keys(len(lengths))], [lengths], seed=1, batch_size=8, length_buckets=how)
+
+
+def test_auto_takes_buckets_where_they_save_more_than_a_twentieth() -> None:
+    # Half of the texts take 8 slots, half 16: without buckets a batch of 8 is padded to 16 with chance 255 / 256.
+    # With them half of the batches take 8, less what the batch on each pool's edge costs: nearly a quarter is saved.
+    halves = torch.tensor([8, 16]).repeat(512)
+    assert choice(halves, "auto").buckets
+    assert choice(halves, "auto").saved_share == pytest.approx(0.25, abs=0.02)
+    alike = torch.full((1024,), 12)
+    assert not choice(alike, "auto").buckets
+    assert choice(alike, "auto").saved_share == 0
+
+
+def test_buckets_can_be_demanded_and_refused() -> None:
+    halves, alike = torch.tensor([8, 16]).repeat(512), torch.full((1024,), 12)
+    assert choice(alike, "on").buckets
+    assert not choice(halves, "off").buckets
+    assert choice(halves, "off").saved_share == choice(halves, "on").saved_share > 0
+    plain = Order([some_keys(1024)], seed=1, batch_size=8)
+    assert torch.equal(choice(halves, "off").order.batch(5).pairs, plain.batch(5).pairs)
+
+
+def test_slots_are_those_of_the_longest_text_of_each_batch() -> None:
+    # One batch of all: 6 pairs padded to 20; two of three each: whatever falls together.
+    lengths = torch.tensor([8, 8, 8, 20, 20, 20])
+    assert text_slots(Order([some_keys(6)], seed=1, batch_size=6), [lengths]) == 120
+    with_buckets = Order([some_keys(6)], seed=1, batch_size=3, lengths=[lengths])
+    assert text_slots(with_buckets, [lengths]) == 3 * 8 + 3 * 20
 
 
 def mixed() -> Order:

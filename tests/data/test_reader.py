@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from itertools import pairwise
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 import torch
 from raw_files import NUM_REGIONS, RawFolder, Row, write_tsv
 
 from msp_ds.data.reader import PAD_TO, Reader
+from msp_ds.data.set_layout import ARRAYS
 from msp_ds.data.shard_building import build_shards
 from msp_ds.data.shards import ShardSet, open_set, read_record
 from msp_ds.errors import ShardError
@@ -172,6 +175,71 @@ def test_marks_of_a_clean_batch_say_that_nothing_was_done(shards: ShardSet) -> N
     assert not marks.masked_regions.any()
     assert not marks.shuffled_regions.any()
     assert marks.region_order.tolist() == [[0, 1, 2]] * 12
+
+
+def test_sound_images_take_the_short_way(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader(shards)
+    monkeypatch.setattr(reader.files, "record", lambda row: pytest.fail(f"row {row} was read twice"))
+    everything(reader)
+
+
+def test_reused_memory_keeps_nothing_of_the_batch_before(shards: ShardSet) -> None:
+    reader, pairs = Reader(shards), torch.arange(12)
+    memory = reader.buffers(12, num_strays=2)
+    for tensor in memory.tensors().values():
+        tensor.fill_(1)
+    chances = torch.rand(12, 4, generator=torch.Generator().manual_seed(0))
+    matched = torch.ones(12, dtype=torch.bool)
+    batch = reader.read(pairs, images=reader.images, matched=matched, strays=chances, into=memory)
+    fresh = everything(reader)
+    for name in memory.tensors():
+        assert torch.equal(getattr(batch, name), getattr(fresh, name)), name
+        assert getattr(batch, name).data_ptr() == getattr(memory, name).data_ptr(), name
+
+
+def test_another_msgpack_of_the_same_map_is_read_too(shards: ShardSet) -> None:
+    """Whoever writes all bytes with 32-bit lengths writes msgpack as well."""
+    record, texts = read_record(shards, 0)
+    names = ("image_id", "source", "height", "width")
+    head = {name: getattr(record, name) for name in names} | {
+        "num_regions": len(record.boxes),
+        "feature_width": record.features.shape[1],
+        "texts": texts,
+    }
+    packer = msgpack.Packer()
+    payload = packer.pack_map_header(13) + b"".join(packer.pack(name) + packer.pack(head[name]) for name in head)
+    for name in ARRAYS:
+        data = getattr(record, name).tobytes()
+        payload += packer.pack(name) + b"\xc6" + len(data).to_bytes(4, "big") + data
+    tar = shards.path / "other.tar"
+    tar.write_bytes(payload)
+    index = dataclasses.replace(shards.index, shards=(dataclasses.replace(shards.index.shards[0], name="other.tar"),))
+    lengths, offsets, crc32 = shards.lengths.copy(), shards.offsets.copy(), shards.crc32.copy()
+    lengths[0], offsets[0], crc32[0] = len(payload), 0, zlib.crc32(payload)
+    changed = dataclasses.replace(shards, index=index, lengths=lengths, offsets=offsets, crc32=crc32)
+    batch = read(Reader(changed), torch.tensor([0, 1]), num_strays=0)
+    assert torch.equal(batch.features[0], torch.from_numpy(record.features.copy()))
+    assert batch.object_ids[0].tolist() == record.object_ids.tolist()
+
+
+def test_many_images_are_read_by_several_threads_alike(shards: ShardSet) -> None:
+    reader = Reader(shards)
+    many = torch.arange(12).repeat(20)
+    batch, once = read(reader, many, num_strays=0), read(reader, torch.arange(12), num_strays=0)
+    for name in ("features", "boxes", "object_ids", "region_mask"):
+        assert torch.equal(getattr(batch, name), getattr(once, name).repeat(20, *[1] * (getattr(once, name).ndim - 1)))
+
+
+def test_a_stray_from_a_damaged_image_is_an_error_not_a_wrong_region(shards: ShardSet) -> None:
+    reader = Reader(shards)
+    damage(shards, row=5, place=int(shards.lengths[5]) - 3)
+    with pytest.raises(ShardError, match=rf"{shards.keys[5]} at byte {shards.offsets[5]}: .* checksum"):
+        reader.read(
+            torch.tensor([0]),
+            images=torch.tensor([0]),
+            matched=torch.tensor([True]),
+            strays=torch.tensor([[0.99, 0.0]]),
+        )
 
 
 def damage(shards: ShardSet, *, row: int, place: int) -> Path:

@@ -7,17 +7,19 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from msp_ds.curriculum import curriculum
+from msp_ds.data.batch_buffers import BatchBuffers
 from msp_ds.data.order import Order
 from msp_ds.data.reader import Reader
 from msp_ds.data.shards import open_set
 from msp_ds.errors import ShardError
 from msp_ds.records import Batch
-from msp_ds.tasks.task import Context
+from msp_ds.tasks.task import Context, pose
 from msp_ds.train import new_config
 from msp_ds.training.feed import READ_AHEAD, Feed, Portion, read_ahead
 from msp_ds.training.runtime import Runtime
@@ -38,6 +40,69 @@ def a_feed(shards: Path, spelling: str, runtime: Runtime) -> tuple[Feed, Order]:
     readers = [Reader(one) for one in data.train]
     order = Order([reader.keys for reader in readers], seed=config.seed, batch_size=16)
     return Feed(stage.parts, readers, build_context(config, data), runtime), order
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+@pytest.mark.parametrize("spelling", ["s", "t+p+s"])
+def test_any_number_of_ranks_reads_the_same_global_batches(small_shards: Path, spelling: str, world_size: int) -> None:
+    """Ids, masks, feature bytes and what the tasks make of them, with length buckets, from a start amid the epoch."""
+    alone = global_batches(small_shards, spelling, world_size=1, end=9)
+    for start in (0, 5):
+        shared = global_batches(small_shards, spelling, world_size=world_size, start=start, end=9)
+        for one, other in zip(alone[start:], shared, strict=True):
+            assert_equal(one, other)
+
+
+def test_a_run_continues_exactly_on_other_numbers_of_ranks(small_shards: Path) -> None:
+    whole = global_batches(small_shards, "s", world_size=1, end=12)
+    pieces = [(8, 0, 3), (2, 3, 4), (4, 4, 10), (1, 10, 12)]
+    resumed = [
+        batch
+        for world_size, start, end in pieces
+        for batch in global_batches(small_shards, "s", world_size=world_size, start=start, end=end)
+    ]
+    for one, other in zip(whole, resumed, strict=True):
+        assert_equal(one, other)
+
+
+def global_batches(shards: Path, spelling: str, *, world_size: int, start: int = 0, end: int) -> list[Batch]:
+    """The posed batches of all ranks side by side, in steps start to end - 1, each rank with its own feed."""
+    ranks = []
+    for number in range(world_size):
+        feed, _ = a_feed(shards, spelling, rank(number, of=world_size))
+        keys, lengths = [one.keys for one in feed.readers], [one.lengths for one in feed.readers]
+        order = Order(keys, seed=feed.context.seed, batch_size=16, lengths=lengths)
+        ranks.append(
+            [
+                pose(
+                    copied(portion.micro_batches[0]),
+                    portion.part.tasks,
+                    dataclasses.replace(feed.context, epoch=portion.epoch),
+                )
+                for portion in feed.portions(order, start=start, end=end, micro_batch=16 // world_size)
+            ]
+        )
+    return [joined(list(parts)) for parts in zip(*ranks, strict=True)]
+
+
+def copied(batch: Batch) -> Batch:
+    """The same batch in memory of its own."""
+    tensors = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch) if item.name != "marks"}
+    return dataclasses.replace(batch, **{name: tensor.clone() for name, tensor in tensors.items()})
+
+
+def joined(batches: list[Batch]) -> Batch:
+    """Batches one after the other as one."""
+
+    def together(values: list[Any]) -> dict[str, Any]:
+        return {
+            item.name: torch.cat([getattr(value, item.name) for value in values])
+            for item in dataclasses.fields(values[0])
+            if item.name != "marks"
+        }
+
+    marks = together([batch.marks for batch in batches])
+    return dataclasses.replace(batches[0], **together(batches), marks=dataclasses.replace(batches[0].marks, **marks))
 
 
 def portions(shards: Path, spelling: str, runtime: Runtime, *, start: int = 0, micro_batch: int = 16) -> list[Portion]:
@@ -117,6 +182,39 @@ def test_a_feed_that_starts_later_yields_the_same_batches(small_shards: Path) ->
     early, late = (portions(small_shards, "s", rank(0, of=1), start=start) for start in (0, 2))
     for one, other in zip(early[2:], late, strict=True):
         assert_equal(one.micro_batches[0], other.micro_batches[0])
+
+
+class Poisoner(Reader):
+    """Spoils memory as soon as it may be read into, and takes its time to read."""
+
+    def read(self, pairs: torch.Tensor, *, into: BatchBuffers | None = None, **rest: Any) -> Batch:
+        for tensor in into.tensors().values() if into else ():
+            tensor.fill_(7)
+        time.sleep(0.005)
+        return super().read(pairs, into=into, **rest)
+
+
+def test_a_portion_stays_as_it_is_until_the_next_is_asked_for(small_shards: Path) -> None:
+    feed, order = a_feed(small_shards, "s", rank(0, of=1))
+    plain = feed.readers
+    feed.readers = [Poisoner(reader.shards) for reader in plain]
+    fresh, _ = a_feed(small_shards, "s", rank(0, of=1))
+    for portion in feed.portions(order, start=0, end=3 * READ_AHEAD, micro_batch=8):
+        time.sleep(0.03)  # the reader is as far ahead as it may be
+        for number, batch in enumerate(portion.micro_batches):
+            pairs = order.batch(portion.step).pairs
+            mine, longest = pairs[8 * number : 8 * number + 8], fresh.readers[0].longest(pairs)
+            assert_equal(batch, fresh.read(0, mine, epoch=portion.epoch, num_tokens=longest))
+
+
+def test_memory_is_used_again_after_that(small_shards: Path) -> None:
+    feed, order = a_feed(small_shards, "s", rank(0, of=1))
+    places = [
+        portion.micro_batches[0].features.data_ptr()
+        for portion in feed.portions(order, start=0, end=12, micro_batch=16)
+    ]
+    assert len(set(places)) == READ_AHEAD + 1
+    assert places[: READ_AHEAD + 1] * 3 == places
 
 
 @pytest.mark.parametrize("spelling", ["t", "s"])
