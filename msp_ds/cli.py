@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -109,11 +109,6 @@ def shard(
     debug: Debug = False,
 ) -> None:
     """Write a stage's shards from raw files: the demo recipe's, another recipe's, or those that the flags name."""
-    from msp_ds.data.recipe import load_recipe, recipe_with
-    from msp_ds.data.shard_building import build_shards
-    from msp_ds.data.shard_pool import default_jobs
-    from msp_ds.report.shard_notes import shard_notes
-
     flags = {
         "regions": regions,
         "captions": captions,
@@ -130,22 +125,24 @@ def shard(
         "extractor": extractor,
         "preset": preset,
     }
+    given = {name: value for name, value in flags.items() if value is not None}
     with one_line_errors(debug=debug), resumable():
-        speak()
-        given = {name: value for name, value in flags.items() if value is not None}
-        base = None if given and recipe is None else load_recipe(_find_recipe(recipe or DEMO_RECIPE))
-        with bars() as progress:
-            reports = build_shards(
-                recipe_with(base, given),
-                stage=stage,
-                out=out,
-                progress=progress,
-                num_threads=jobs or default_jobs(),
-            )
-    for report in reports.values():
-        Console(soft_wrap=True).print(report.describe(), highlight=False)
-    for note in shard_notes(stage, tuple(reports.values())):
-        Console(soft_wrap=True).print(note, highlight=False)
+        _write_shards(stage, recipe, given, out=out, jobs=jobs)
+
+
+def _write_shards(stage: StageName, path: Path | None, given: dict[str, Any], *, out: Path, jobs: int | None) -> None:
+    from msp_ds.data.recipe import load_recipe, recipe_with
+    from msp_ds.data.shard_building import build_shards
+    from msp_ds.data.shard_pool import default_jobs
+    from msp_ds.report.shard_notes import shard_notes
+
+    speak()
+    base = None if given and path is None else load_recipe(_find_recipe(path or DEMO_RECIPE))
+    recipe = recipe_with(base, given)
+    with bars() as progress:
+        reports = build_shards(recipe, stage=stage, out=out, progress=progress, num_threads=jobs or default_jobs())
+    for line in (*(report.describe() for report in reports.values()), *shard_notes(stage, tuple(reports.values()))):
+        Console(soft_wrap=True).print(line, highlight=False)
 
 
 @app.command()

@@ -28,6 +28,9 @@ def check_index(index: SetIndex, path: Path) -> None:
     keys = list(chain.from_iterable(shard.keys for shard in index.shards))
     if not len(keys) == len(set(keys)) == index.num_images:
         raise ShardError(f"{where} does not list {index.num_images} different images")
+    kept = index.texts.get("kept", index.num_pairs)
+    if kept != index.num_pairs:
+        raise ShardError(f"{where} says that {kept} texts were kept, but counts {index.num_pairs} pairs")
     if max(max(shard.region_counts) for shard in index.shards) != index.num_regions:
         raise ShardError(f"{where} lists no image of {index.num_regions} regions, the most it speaks of")
 

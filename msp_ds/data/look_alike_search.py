@@ -20,9 +20,9 @@ import torch
 from msp_ds.data.durable import write_durably
 from msp_ds.data.look_alikes import LookAlikeList
 from msp_ds.data.nearest import NearestRows
+from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.data.reader import Reader
 from msp_ds.data.set_tables import npz_bytes
-from msp_ds.data.shard_building import NoProgress, Progress
 from msp_ds.data.shards import ShardSet
 from msp_ds.data.sources.region_checks import LabelCounts
 from msp_ds.data.sources.region_files import RegionFile, list_region_files
@@ -129,7 +129,7 @@ def _claim(work: Path, key: str) -> None:
     _put(mark, key.encode())
 
 
-def _put(path: Path, data: bytes) -> None:
+def _put(path: Path, data: bytes | memoryview) -> None:
     part = path.with_name(f"{path.name}.part")
     write_durably(part, data)
     part.rename(path)

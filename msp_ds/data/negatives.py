@@ -10,13 +10,13 @@ from pathlib import Path
 
 from msp_ds.config import to_json
 from msp_ds.data import set_layout as layout
-from msp_ds.data.durable import replace_folder, sweep_stale, sync_folder, temporary_sibling, write_durably
+from msp_ds.data.durable import replace_folder, sole_writer, sync_folder, write_durably
 from msp_ds.data.hard_negative_pickle import read_hard_negative_pickle
 from msp_ds.data.identity import Corpus
 from msp_ds.data.look_alike_search import RawImages, Search, SetImages, find_look_alikes
 from msp_ds.data.look_alikes import LookAlikeList, read_look_alikes, rows_within, write_look_alikes
+from msp_ds.data.progress import Progress
 from msp_ds.data.set_tables import npz_bytes
-from msp_ds.data.shard_building import Progress
 from msp_ds.data.shards import ShardSet, open_set
 from msp_ds.errors import InputError
 
@@ -118,11 +118,11 @@ def attach_look_alikes(shards: ShardSet, look_alikes: LookAlikeList) -> int:
     return served
 
 
-def _replace_table(shards: ShardSet, data: bytes) -> None:
+def _replace_table(shards: ShardSet, data: bytes | memoryview) -> None:
     target = shards.path.resolve()
-    sweep_stale(target)
-    prepared = temporary_sibling(target)
-    try:
+    prepared = target.with_name(f".{target.name}.attaching")
+    with sole_writer(target.parent):
+        shutil.rmtree(prepared, ignore_errors=True)  # of a run that was killed
         replaced = shutil.ignore_patterns(layout.INDEX_NAME, layout.LOOK_ALIKES_NAME)
         shutil.copytree(target, prepared, copy_function=_link, ignore=replaced)
         entry = write_durably(prepared / layout.LOOK_ALIKES_NAME, data)
@@ -130,8 +130,6 @@ def _replace_table(shards: ShardSet, data: bytes) -> None:
         write_durably(prepared / layout.INDEX_NAME, (json.dumps(to_json(index)) + "\n").encode())
         sync_folder(prepared)
         replace_folder(prepared, target)
-    finally:
-        shutil.rmtree(prepared, ignore_errors=True)
 
 
 def _link(source: str, target: str) -> None:

@@ -12,11 +12,10 @@ from threading import Lock
 
 from msp_ds.data import set_layout as layout
 from msp_ds.data.index_checks import check_entry
+from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.data.set_layout import SetIndex
-from msp_ds.data.shard_building import NoProgress, Progress
 from msp_ds.data.shards import ShardSet, assemble_set, file_faults, read_index
 from msp_ds.data.tar_scan import PairRows, TarPlan, scan_tar
-from msp_ds.data.text import load_labels
 from msp_ds.errors import InputError, ShardError
 
 
@@ -92,7 +91,6 @@ def verify_set(
     shards: ShardSet | None = None
     try:
         shards = assemble_set(index, path=path, index_sha256=index_sha256)
-        faults += _table_faults(shards)
     except InputError as error:
         # What cannot be loaded from a file that differs from its hash is no second fault.
         damaged = [str(path / name) for name in index.files if any(str(path / name) in fault for fault in faults)]
@@ -156,28 +154,8 @@ def _tar_plans(index: SetIndex, path: Path, shards: ShardSet | None) -> tuple[li
     return plans, refused
 
 
-def _pair_rows(shards: ShardSet) -> PairRows | None:
+def _pair_rows(shards: ShardSet) -> PairRows:
     index = shards.index
-    try:
-        pieces = shards.word_pieces()
-    except InputError:
-        return None  # named by _table_faults
-    return PairRows.of(shards.pairs, num_images=index.num_images, pieces=pieces, max_tokens=index.max_tokens)
-
-
-def _table_faults(shards: ShardSet) -> Iterator[str]:
-    """What the index counts against what the tables hold."""
-    index, where = shards.index, shards.path / layout.INDEX_NAME
-    found: dict[str, tuple[int, int]] = {
-        "num_regions": (index.num_regions, int(shards.region_counts.max())),
-        "texts.kept": (index.texts.get("kept", index.num_pairs), index.num_pairs),
-    }
-    try:
-        found["vocab_size"] = (index.vocab_size, shards.word_pieces().size)
-        found["num_objects"] = (index.num_objects, len(load_labels(shards.objects_path)))
-        found["num_attributes"] = (index.num_attributes, len(load_labels(shards.attributes_path)))
-    except InputError as error:
-        yield str(error)
-    for name, (said, counted) in found.items():
-        if said != counted:
-            yield f"{where} says {name} {said}, the tables hold {counted}"
+    return PairRows.of(
+        shards.pairs, num_images=index.num_images, pieces=shards.word_pieces(), max_tokens=index.max_tokens
+    )

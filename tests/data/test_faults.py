@@ -24,7 +24,8 @@ from raw_files import NUM_IMAGES, RawFolder
 
 from msp_ds.data.reader import Reader
 from msp_ds.data.shard_building import build_shards
-from msp_ds.data.shards import ShardSet, open_set, verify_set
+from msp_ds.data.shards import ShardSet, open_set
+from msp_ds.data.verification import verify_set
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import Batch
 
@@ -149,7 +150,6 @@ FAULTS: dict[str, tuple[Spoiler, str, str]] = {
 def test_a_damaged_tar(folder: Path, name: str) -> None:
     change, expected, foreign = FAULTS[name]
     before = everything(open_set(folder))
-    shards = open_set(folder)
     spoil(folder, change)
     result = ours(folder)
     assert expected in result
@@ -157,8 +157,7 @@ def test_a_damaged_tar(folder: Path, name: str) -> None:
         assert torch.equal(everything(open_set(folder)).features, before.features)
     else:
         assert "write it again with: msp-ds shard --stage sentence" in result
-    with pytest.raises(ShardError, match=r"000000\.tar"):
-        verify_set(shards)
+    assert any("000000.tar" in fault for fault in verify_set(folder).faults)
     assert theirs(folder) == foreign
 
 

@@ -20,7 +20,8 @@ from raw_files import RawFolder, Row, captions_json, snapshot, write_json, write
 from msp_ds.data.recipe import Recipe
 from msp_ds.data.shard_building import build_shards
 from msp_ds.data.shard_writer import SetReport, work_path
-from msp_ds.data.shards import open_set, verify_set
+from msp_ds.data.shards import open_set
+from msp_ds.data.verification import verify_set
 from msp_ds.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,7 +115,7 @@ def test_a_killed_writer_loses_no_finished_tar(recipe: Recipe, tmp_path: Path, w
     build(recipe, out, num_threads=2)
     assert snapshot(out) == snapshot(tmp_path / "undisturbed")
     assert {name: stamp for name, stamp in stamps(out / "sentence" / "train").items() if name in kept} == kept
-    verify_set(open_set(out / "sentence" / "train"))
+    assert not verify_set(out / "sentence" / "train").faults
 
 
 @pytest.mark.slow
@@ -214,7 +215,7 @@ def test_what_changed_since_is_written_again(
     build(recipe, out)
     assert caplog.messages[0] == "taking up where the last run stopped: 1 of 7 tars are written"
     assert stamps(out / "sentence" / "train")["000002.tar"] == kept
-    verify_set(open_set(out / "sentence" / "train"))
+    assert not verify_set(out / "sentence" / "train").faults
 
 
 @pytest.mark.parametrize(
