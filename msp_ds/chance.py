@@ -39,7 +39,7 @@ def key_of(text: str) -> int:
 
 def hash64(*, seed: int, epoch: int, keys: Tensor, purpose: str) -> Tensor:
     """An int64 hash for each of int64 `keys`, any shape, chained over seed, epoch and purpose."""
-    state = torch.tensor(key_of(purpose), dtype=torch.int64, device=keys.device)
+    state = torch.full((), key_of(purpose), dtype=torch.int64, device=keys.device)  # filled there: no copy, no wait
     for part in (seed, epoch):
         state = splitmix64(state ^ part)
     return splitmix64(state ^ splitmix64(keys))

@@ -192,7 +192,7 @@ PRESETS: dict[str, Preset] = {
             **_STEADY,
         ),
         optim=OptimConfig(lr=2e-3, warmup_share=0.1),
-        schedule=_schedule((3, 64), (4, 64), (6, 64)),
+        schedule=_schedule((8, 64), (4, 64), (5, 64)),
         # In the few hundred steps that tiny trains, topics weigh too little as a mean over the vocabulary, and matching
         # is not found out from look-alikes alone.
         tasks=TaskOptions(itm_hard_share=0.5, weights={"titp": 50.0, "tits": 50.0, "itm_hs": 2.0}),

@@ -147,7 +147,7 @@ class Tally:
         """The tally of a tensor of any shape; with `weights` of its shape, a weighted one."""
         values = values.detach().to(torch.float64)
         if weights is None:
-            return cls(values.sum(), torch.tensor(float(values.numel()), dtype=torch.float64, device=values.device))
+            return cls(values.sum(), torch.full_like(values.sum(), values.numel()))
         weights = weights.detach().to(torch.float64)
         return cls((values * weights).sum(), weights.sum())
 

@@ -21,6 +21,7 @@ METRICS = {
     "accuracy/moc_object": "MOC object accuracy",
     "accuracy/moc_attribute": "MOC attribute accuracy",
     "error/mrfr": "MRFR error / mean's",
+    "accuracy/ifrs": "IFRS accuracy among 3",
     "error/ifrs": "IFRS error / mean's",
     "error/ifrs_vs_copy": "IFRS error / copy's",
     "f1/titp": "TITP topic F1",
@@ -78,7 +79,7 @@ def commonest_shares(shards: Path, stages: tuple[Stage, ...]) -> dict[str, str]:
             labels = torch.cat([torch.from_numpy(getattr(record, f"{kind}_ids").copy()) for record in records])
             shares[f"accuracy/moc_{kind}"].append(_largest_share(labels[labels != IGNORE]))
     shown = {name: " / ".join(dict.fromkeys(_shown(value) for value in values)) for name, values in shares.items()}
-    return shown | {"accuracy/itm_hs": _shown(0.5)}
+    return shown | {"accuracy/itm_hs": _shown(0.5), "accuracy/ifrs": _shown(1 / 3)}
 
 
 def _largest_share(values: torch.Tensor) -> float:

@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
-from torch import nn
-from torch.nn import functional as F
+import torch
+from torch import Tensor, nn
 
-from msp_ds.records import Batch, Encoded
+from msp_ds.records import Batch, Encoded, Tally
 from msp_ds.tasks.corruptions import SHUFFLE_REGIONS
-from msp_ds.tasks.scoring import counted, gated_regions, mean_or_zero, relative_error
+from msp_ds.tasks.scoring import counted, feature_errors, gated_regions, mean_or_zero, relative_error
 from msp_ds.tasks.task import Context, Score, Task
 
 
 def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context) -> Score:
     """Squared error to the feature that belongs here, mean over its width and over the regions of shuffled triplets.
 
-    The error is reported relative to answering the mean feature (`error/ifrs`) and to copying what lies there after
-    the shuffle (`error/ifrs_vs_copy`): below 1 the model has learned to put things back.
+    The error is reported relative to those of answering the mean feature (`error/ifrs`) and of copying what lies there
+    after the shuffle (`error/ifrs_vs_copy`). Answering the mean beats the copy too, so that neither shows that anything
+    is put back; `accuracy/ifrs` does: how often the answer is nearest to the right one of the triplet's three features,
+    one in three by chance.
     """
-    asked = posed.marks.shuffled_regions & counted(posed, context)
+    asked, kind = posed.marks.shuffled_regions & counted(posed, context), context.options.ifrs_loss
     head, gated = gated_regions(heads, encoded, asked)
     predicted, original = head.features(gated).float(), clean.features[asked].float()
-    distance = F.mse_loss if context.options.ifrs_loss == "mse" else F.smooth_l1_loss
+    errors = feature_errors(predicted, original, kind)
     return Score(
-        loss=mean_or_zero(distance(predicted, original, reduction="none").mean(1)),
+        loss=mean_or_zero(errors),
         tallies={
-            "error/ifrs": relative_error(predicted, original, context.feature_mean),
-            "error/ifrs_vs_copy": relative_error(predicted, original, posed.features[asked].float()),
+            "accuracy/ifrs": Tally.of(_is_nearest(predicted, clean.features, posed.marks.shuffled_regions, asked)),
+            "error/ifrs": relative_error(errors, original, context.feature_mean, kind),
+            "error/ifrs_vs_copy": relative_error(errors, original, posed.features[asked].float(), kind),
         },
     )
+
+
+def _is_nearest(predicted: Tensor, features: Tensor, shuffled: Tensor, asked: Tensor) -> Tensor:
+    """bool [N]: whether an answer [N, F] is nearer to its own feature than to the two others of its triplet.
+
+    features: [B, R, F], unshuffled; shuffled, asked: bool [B, R]. Triplets do not overlap, so that counting an image's
+    shuffled slots by threes tells the place of each in its triplet.
+    """
+    places = ((shuffled.cumsum(1) - 1) % 3)[asked]
+    pair, slot = asked.nonzero().unbind(1)
+    triplet = (slot - places)[:, None] + torch.arange(3, device=slot.device)
+    distances = (predicted[:, None].detach() - features[pair[:, None], triplet].float()).square().sum(2)
+    return distances.argmin(1) == places
 
 
 IFRS = Task(name="ifrs", heads=("region",), corruptions=(SHUFFLE_REGIONS,), score=score)

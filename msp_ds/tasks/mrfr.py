@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.nn import functional as F
 
 from msp_ds.records import Batch, Encoded
 from msp_ds.tasks.corruptions import MASK_REGIONS
-from msp_ds.tasks.scoring import counted, gated_regions, region_mean, relative_error
+from msp_ds.tasks.scoring import counted, feature_errors, gated_regions, region_mean, relative_error
 from msp_ds.tasks.task import Context, Score, Task
 
 
 def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context) -> Score:
-    """SmoothL1 (or squared error) to the original feature, mean over its width, then over the masked regions."""
-    asked = posed.marks.masked_regions & counted(posed, context)
+    """SmoothL1 (or squared error) to the original feature, mean over its width, then over the masked regions.
+
+    `error/mrfr` is that error relative to the one of answering the mean feature.
+    """
+    asked, kind = posed.marks.masked_regions & counted(posed, context), context.options.mrfr_loss
     head, gated = gated_regions(heads, encoded, asked)
-    predicted, original = head.features(gated).float(), clean.features[asked].float()
-    distance = F.smooth_l1_loss if context.options.mrfr_loss == "smooth_l1" else F.mse_loss
-    each = distance(predicted, original, reduction="none").mean(1)
+    original = clean.features[asked].float()
+    errors = feature_errors(head.features(gated).float(), original, kind)
     return Score(
-        loss=region_mean(each, posed, context),
-        tallies={"error/mrfr": relative_error(predicted, original, context.feature_mean)},
+        loss=region_mean(errors, posed, context),
+        tallies={"error/mrfr": relative_error(errors, original, context.feature_mean, kind)},
     )
 
 

@@ -45,10 +45,16 @@ def gated_regions(heads: nn.ModuleDict, encoded: Encoded, asked: Tensor) -> tupl
     return head, head(encoded.regions[asked], encoded.pair[pair_of_row])
 
 
-def relative_error(predicted: Tensor, target: Tensor, yardstick: Tensor) -> Tally:
-    """Squared error as a share of the error that answering `yardstick` would make; all float32 [N, F] or [F]."""
-    error = (predicted - target).detach().double().square().sum()
-    return Tally(error, (yardstick - target).double().square().sum())
+def feature_errors(predicted: Tensor, target: Tensor, kind: str) -> Tensor:
+    """float32 [N]: `smooth_l1` or `mse` between features [N, F], mean over their width."""
+    distance = F.smooth_l1_loss if kind == "smooth_l1" else F.mse_loss
+    return distance(predicted, target, reduction="none").mean(1)
+
+
+def relative_error(errors: Tensor, target: Tensor, yardstick: Tensor, kind: str) -> Tally:
+    """`errors` [N] as a share of those that answering `yardstick`, [N, F] or [F], would make; target: [N, F]."""
+    theirs = feature_errors(yardstick.expand_as(target), target, kind)
+    return Tally(errors.detach().double().sum(), theirs.double().sum())
 
 
 def _pieces_present(ids: Tensor, table: Tensor, usable: Tensor, vocab_size: int) -> Tensor:

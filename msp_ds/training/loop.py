@@ -24,7 +24,7 @@ from msp_ds.training.runtime import Runtime
 log = logging.getLogger(__name__)
 
 REPORT_EVERY = 10
-"""Optimiser steps between two reports: the only times at which the host waits for the device."""
+"""Optimiser steps between two reports, at which the host reads what the device has summed up."""
 VALIDATION_EPOCH = -1
 """The epoch whose chance poses validation: the same questions every time."""
 

@@ -269,7 +269,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "fewer object labels": (lambda index: index.update(num_objects=1), "says num_objects 1, the file beside it has 3"),
     "more word pieces": (lambda index: index.update(vocab_size=10**6), "says vocab_size 1000000"),
     "fewer images": (lambda index: index.update(num_images=5), "does not list 5 different images"),
-    "more pairs": (lambda index: index.update(num_pairs=13), "does not hold 13 pairs"),
+    "more pairs": (lambda index: index.update(num_pairs=13), "says that 12 texts were kept, but counts 13 pairs"),
     "a tar elsewhere": (lambda index: shard(index).update(name="../000000.tar"), "which is no plain file name"),
     "text for a number": (lambda index: shard(index)["lengths"].__setitem__(0, "9"), "expected int, got '9'"),
     "another version": (lambda index: index.update(version=9), "is not of format"),

@@ -206,7 +206,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "pair count": (
         lambda folder: edit_index(folder, lambda index: index.update(num_pairs=11)),
-        "pairs.npz does not hold 11 pairs",
+        "says that 12 texts were kept, but counts 11 pairs",
     ),
     "pair of no image": (
         lambda folder: replace_pairs(folder, image_rows=np.full(12, 6, np.int32)),

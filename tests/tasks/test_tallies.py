@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from msp_ds.model.heads import RegionHead
 from msp_ds.records import IGNORE, Batch, Encoded, Tally
 from msp_ds.tasks import TASKS
-from msp_ds.tasks.scoring import gated_regions, mean_or_zero, relative_error
+from msp_ds.tasks.scoring import feature_errors, gated_regions, mean_or_zero, relative_error
 
 
 class Answers(RegionHead):
@@ -74,9 +74,32 @@ def test_itm_accuracy_counts_every_pair() -> None:
 
 def test_a_relative_error_is_a_share_of_the_yardsticks_error() -> None:
     target, predicted = torch.tensor([[0.0, 0.0], [2.0, 4.0]]), torch.tensor([[1.0, 2.0], [2.0, 3.0]])
-    tally = relative_error(predicted, target, torch.tensor([1.0, 1.0]))
-    assert (tally.total.item(), tally.count.item()) == (1 + 4 + 0 + 1, 1 + 1 + 1 + 9)
-    assert tally.mean() == 0.5
+    mean = torch.tensor([1.0, 1.0])
+    errors = feature_errors(predicted, target, "mse")
+    assert errors.tolist() == [(1 + 4) / 2, (0 + 1) / 2]
+    tally = relative_error(errors, target, mean, "mse")
+    assert (tally.total.item(), tally.count.item()) == (2.5 + 0.5, 1 + 5)
+    # SmoothL1: half the square up to 1, beyond it the distance less a half.
+    errors = feature_errors(predicted, target, "smooth_l1")
+    assert errors.tolist() == [(0.5 + 1.5) / 2, 0.5 / 2]
+    tally = relative_error(errors, target, mean, "smooth_l1")
+    assert (tally.total.item(), tally.count.item()) == (1 + 0.25, 0.5 + (0.5 + 2.5) / 2)
+
+
+def test_ifrs_accuracy_is_how_often_the_nearest_of_the_triplet_is_the_right_one() -> None:
+    clean = a_batch()
+    features = torch.zeros_like(clean.features)
+    features[:, :, 0] = torch.arange(6)  # region i has feature (i, 0, ...)
+    clean = dataclasses.replace(clean, features=features)
+    # Triplets 0-2 and 3-5 in the first image, 1-3 in the second, none in the third.
+    shuffled = torch.tensor([[True] * 6, [False, True, True, True, False, False], [False] * 6])
+    answers = features.float()
+    answers[0, :, 0] = torch.tensor([0.4, 1.6, -5.0, 3.0, 9.0, 4.0])  # nearest: 0, 2, 0, 3, 5, 4
+    answers[1, :, 0] = torch.tensor([7.0, 0.0, 2.2, 9.0, 7.0, 7.0])  # nearest: -, 1, 2, 3, -, -
+    posed = with_marks(clean, shuffled_regions=shuffled)
+    score = TASKS["ifrs"].score(nn.ModuleDict({"region": Answers()}), answered(answers), clean, posed, context())
+    tally = score.tallies["accuracy/ifrs"]
+    assert (tally.total.item(), tally.count.item()) == (2 + 3, 9)
 
 
 @pytest.mark.parametrize(("name", "mark"), [("mrfr", "masked_regions"), ("ifrs", "shuffled_regions")])
