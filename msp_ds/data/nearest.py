@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by Euclidean distance, block by block: float32 products propose, float64 differences decide.
+"""Exact nearest neighbours by Euclidean distance, block by block: coarse products propose, float64 differences decide.
 
 N rows, F columns, K neighbours of a row, Q rows of a block.
 """
@@ -6,6 +6,7 @@ N rows, F columns, K neighbours of a row, Q rows of a block.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,19 +22,25 @@ _SPARE = 32
 """Candidates beyond the K that are asked for: what they cost saves most rows a second look."""
 _ROUNDING = 2.0**-24
 """The largest relative error of one float32 operation."""
+_COARSE_ROUNDING = 2.0**-9
+"""That of rounding to bfloat16."""
+_TRIAL = (256, 1024, 2048)
+"""Rows, columns and inner size of the products by which the faster type is found."""
 
 
 class NearestRows:
     """The nearest other rows of each row, ordered by (distance, row).
 
-    A product in float32 is wrong by at most F roundings of the two norms, whatever the order of its sum. So a row
-    whose proposed distance exceeds the K-th true one by more than that bound cannot be among the nearest; all others
-    are measured again as float64 sums of squared differences. So the result depends neither on threads nor on blocks.
+    A product in float32 is wrong by at most F roundings of the two norms, whatever the order of its sum, one in
+    bfloat16 by three coarser ones more: of either factor and of the result. So a row whose proposed distance exceeds
+    the K-th true one by more than that bound cannot be among the nearest; all others are measured again as float64 sums
+    of squared differences. The result depends neither on threads and blocks nor on the type of the products.
     """
 
-    def __init__(self, values: np.ndarray, *, count: int) -> None:
-        """values: float32 [N, F], finite, may be a memory map; count: K, cut to N - 1."""
+    def __init__(self, values: np.ndarray, *, count: int, products: torch.dtype = torch.float32) -> None:
+        """values: float32 [N, F], finite, maybe a memory map; count: K, cut to N - 1; products: float32 or bfloat16."""
         self._values = values
+        self._products = products
         self.count = min(count, len(values) - 1)
         """K."""
         # Centred, because the norms bound the error; of raw features they are many times their distances.
@@ -67,11 +74,12 @@ class NearestRows:
 
     def _propose(self, start: int, end: int) -> Tensor:
         """float32 [Q, N]: squared distances less the row's own square, which orders nothing; infinite to itself."""
-        rows = torch.from_numpy(self._values[start:end] - self._centre)
+        rows = torch.from_numpy(self._values[start:end] - self._centre).to(self._products)
         proposed = torch.empty(end - start, len(self._values))
         for first, part in self._centred_chunks():
             squares = torch.from_numpy(self._squares[first : first + len(part)].astype(np.float32))
-            proposed[:, first : first + len(part)] = torch.addmm(squares, rows, torch.from_numpy(part).T, alpha=-2)
+            dots = rows @ torch.from_numpy(part).to(self._products).T
+            proposed[:, first : first + len(part)] = torch.sub(squares, dots.float(), alpha=2)
         proposed[torch.arange(end - start), torch.arange(start, end)] = torch.inf
         return proposed
 
@@ -97,9 +105,11 @@ class NearestRows:
     def _error(self, row: int) -> float:
         """How far a proposed distance of this row may be from the true one."""
         norm = float(np.sqrt(self._squares[row]))
-        product = 2 * (self._values.shape[1] + 4) * norm * self._largest
+        one = (self._values.shape[1] + 4) * _ROUNDING
+        one += 3 * _COARSE_ROUNDING if self._products == torch.bfloat16 else 0.0
         # The second part: centring rounds too, and so do the square and the final sum.
-        return float(1.01 * _ROUNDING * (product + 4 * (norm + self._largest) ** 2))
+        bound = 2 * one * norm * self._largest + 4 * _ROUNDING * (norm + self._largest) ** 2
+        return float(1.02 * bound)
 
     def _centred_chunks(self) -> Iterator[tuple[int, np.ndarray]]:
         size = max(1, _CHUNK_CELLS // self._values.shape[1])
@@ -107,9 +117,24 @@ class NearestRows:
             yield start, self._values[start : start + size] - self._centre
 
 
-def nearest_rows(values: np.ndarray, *, count: int) -> np.ndarray:
+def faster_products() -> torch.dtype:
+    """float32 or, on a processor that multiplies it several times as fast, bfloat16."""
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        rows, columns = torch.ones(_TRIAL[0], _TRIAL[2], dtype=dtype), torch.ones(_TRIAL[1], _TRIAL[2], dtype=dtype)
+        trials = []
+        for _ in range(3):
+            start = time.perf_counter()
+            rows @ columns.T
+            trials.append(time.perf_counter() - start)
+        seconds[dtype] = min(trials)
+    # A coarse product leaves more rows to be measured: it has to be worth that.
+    return torch.bfloat16 if seconds[torch.bfloat16] < seconds[torch.float32] / 2 else torch.float32
+
+
+def nearest_rows(values: np.ndarray, *, count: int, products: torch.dtype = torch.float32) -> np.ndarray:
     """int32 [N, min(count, N - 1)]: the nearest other rows of float32 [N, F], ordered by (distance, row)."""
     if len(values) < 2 or count < 1:
         return np.empty((len(values), 0), dtype=np.int32)
-    nearest = NearestRows(values, count=count)
+    nearest = NearestRows(values, count=count, products=products)
     return np.concatenate([nearest.find(start, end) for start, end in nearest.blocks()])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,3 +182,36 @@ def test_a_plan_that_makes_no_sense_is_refused_before_anything_is_read(plan: dic
     paths = {name: Path(str(plan[name])) for name in ("shards", "imported", "out") if name in plan}
     with pytest.raises(InputError, match=fault):
         do(**{**plan, **paths})
+
+
+@pytest.mark.parametrize("target", ["set", "list"])
+def test_a_full_disk_leaves_everything_as_it_was_and_keeps_what_was_computed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        path.write_bytes(data[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    module = "negatives" if target == "set" else "look_alikes"
+    monkeypatch.setattr(f"msp_ds.data.{module}.write_durably", full)
+    before = snapshot(folder)
+    plan: dict[str, object] = {"attach": True} if target == "set" else {"out": tmp_path / "list.npz"}
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+        do(shards=folder, count=2, **plan)
+    assert snapshot(folder) == before
+    kept = [path for path in (*folder.parent.iterdir(), *tmp_path.iterdir()) if path not in (folder, tmp_path / "raw")]
+    assert [path.name for path in kept] == [f".{folder.name if target == 'set' else 'list.npz'}.look-alikes"]
+    monkeypatch.undo()
+    do(shards=folder, count=2, **plan)
+    assert not kept[0].exists()
+
+
+def test_a_disk_that_is_full_while_computing_says_that_the_same_command_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("msp_ds.data.look_alike_search.write_durably", full)
+    with pytest.raises(InputError, match=r"free its disk, then call the same command again"):
+        do(shards=folder, count=2, out=tmp_path / "list.npz")

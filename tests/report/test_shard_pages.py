@@ -124,7 +124,7 @@ def test_what_comes_from_files_cannot_become_part_of_the_page() -> None:
 
 def test_a_page_shows_the_figures() -> None:
     page = set_page(facts())
-    for part in ("123,287", "616,767", "2.3 %", "18.40", "75.0 %", "A dog &amp; a &lt;sky&gt;.", "0.34"):
+    for part in ("123,287", "616,767", "2.3 %", "18.4 GB", "75.0 %", "A dog &amp; a &lt;sky&gt;.", "0.34"):
         assert part in page
 
 
