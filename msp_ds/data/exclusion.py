@@ -39,13 +39,18 @@ class Exclusion:
         """What is left out of `image_ids`, for people and for the index; empty when nothing should be."""
         if not self.named:
             return {}
-        by_id = len(image_ids & self.named)
-        has_coco = any(corpus_of(image_id) == "coco" for image_id in self.named)
+        left_out = self.among(image_ids)
         return {
-            "images_excluded": len(self.among(image_ids)),
-            "images_excluded_as_twins": len(self.among(image_ids)) - by_id,
-            "images_unchecked_of_gqa_test": sum(map(is_renumbered, image_ids)) if has_coco else 0,
+            "images_excluded": len(left_out),
+            "images_excluded_as_twins": len(left_out - self.named),
+            "images_unchecked_of_gqa_test": _renumbered_facing_coco(image_ids, self.named)
+            + _renumbered_facing_coco(self.named, image_ids),
         }
+
+
+def _renumbered_facing_coco(one: frozenset[str], other: frozenset[str]) -> int:
+    """How many images of one set have numbers of GQA's own, when the other has COCO images that they may be."""
+    return sum(map(is_renumbered, one)) if any(corpus_of(image_id) == "coco" for image_id in other) else 0
 
 
 def read_exclusion(recipe: Recipe, *, twins: Twins) -> Exclusion:

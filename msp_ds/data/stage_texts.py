@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +12,11 @@ from msp_ds.data.phrases import VerbFilter, group_phrases, normalise, noun_phras
 from msp_ds.data.recipe import FROM_CAPTIONS, Recipe
 from msp_ds.data.set_layout import StageName
 from msp_ds.data.sources.text_files import TextKind, read_texts
+from msp_ds.data.sources.text_table import TextTable
 from msp_ds.data.sources.visual_genome import NO_TWINS, Twins, read_twins
 from msp_ds.data.text import Label, WordPieces
 from msp_ds.errors import InputError
 from msp_ds.records import RegionRecord
-
-TextsByImage = dict[str, list[str]]
-"""Canonical image id -> its texts."""
 
 
 class TextFiles:
@@ -43,21 +41,21 @@ class TextFiles:
         return {genome: coco for genome, coco in self.twin_table.coco_of.items() if coco in self._image_ids}
 
     @cached_property
-    def captions(self) -> TextsByImage:
+    def captions(self) -> TextTable:
         """All captions. Raises: InputError for a broken file or one named twice."""
         return self._gathered(self._recipe.captions, "caption")
 
     @cached_property
-    def phrases(self) -> TextsByImage:
+    def phrases(self) -> TextTable:
         """All phrases as written. Raises: InputError for a broken file or one named twice."""
         return self._gathered([path for path in self._recipe.phrases if path != FROM_CAPTIONS], "phrase")
 
-    def _gathered(self, paths: Sequence[str], kind: TextKind) -> TextsByImage:
+    def _gathered(self, paths: Sequence[str], kind: TextKind) -> TextTable:
         """The texts of several files, those of a twin with its COCO image; what an earlier file said is not repeated.
 
         Files overlap: Karpathy's sentences are COCO's captions. Repeats within a file stay, as in the official counts.
         """
-        gathered: TextsByImage = {}
+        gathered = TextTable()
         for path in _distinct(paths, f"{kind}s"):
             file = read_texts(path, kind)
             self.counts[f"{kind}s_empty"] += file.num_empty
@@ -67,8 +65,7 @@ class TextFiles:
                 known = frozenset(gathered.get(picture, [])[: num_before.get(picture, 0)])
                 new = [text for text in texts if text not in known]
                 self.counts[f"{kind}s_in_two_files"] += len(texts) - len(new)
-                if new:
-                    gathered.setdefault(picture, []).extend(new)
+                gathered.add(picture, new)
         return gathered
 
     def all_texts(self) -> Iterator[str]:
@@ -133,32 +130,31 @@ def _token_texts(files: TextFiles, settings: TextSettings) -> StageTexts:
 def _phrase_texts(files: TextFiles, settings: TextSettings) -> StageTexts:
     if not settings.recipe.phrases:
         raise InputError("stage phrase needs phrases; name a file with --phrases FILE, or --phrases from-captions")
-    by_image: TextsByImage = {}
-    for image_id, phrases in _phrases_without_verbs(files, settings.recipe).items():
-        by_image[image_id] = group_phrases(
+    by_image = TextTable()
+    for image_id, phrases in _phrases_without_verbs(files, settings.recipe):
+        texts = group_phrases(
             phrases, max_tokens=settings.max_tokens, count_pieces=lambda phrase: len(settings.pieces.ids_of(phrase))
         )
+        by_image.add(image_id, texts)
     return _from_table(by_image)
 
 
-def _phrases_without_verbs(files: TextFiles, recipe: Recipe) -> TextsByImage:
-    """Each image's phrases of all origins, each once; images left without one are absent."""
-    verbs, by_image = VerbFilter(), {}
-    for image_id, phrases in files.phrases.items():
+def _phrases_without_verbs(files: TextFiles, recipe: Recipe) -> Iterator[tuple[str, list[str]]]:
+    """Each image with its phrases of all origins, each once; none for an image that is left without one."""
+    verbs = VerbFilter()
+    captions: Mapping[str, list[str]] = files.captions if FROM_CAPTIONS in recipe.phrases else {}
+    for image_id in dict.fromkeys([*files.phrases, *captions]):
+        phrases = files.phrases.get(image_id, [])
         kept = without_verbs(phrases, verbs)
         distinct = len({normalise(phrase) for phrase in phrases})
+        cut = [phrase for caption in captions.get(image_id, []) for phrase in noun_phrases(caption, verbs)]
         files.counts.update(
             phrases_read=len(phrases),
             phrases_repeated=len(phrases) - distinct,
             phrases_with_verbs=distinct - len(kept),
+            phrases_cut_from_captions=len(cut),
         )
-        by_image[image_id] = kept
-    if FROM_CAPTIONS in recipe.phrases:
-        for image_id, captions in files.captions.items():
-            cut = [phrase for caption in captions for phrase in noun_phrases(caption, verbs)]
-            files.counts["phrases_cut_from_captions"] += len(cut)
-            by_image[image_id] = list(dict.fromkeys([*by_image.get(image_id, []), *cut]))
-    return {image_id: phrases for image_id, phrases in by_image.items() if phrases}
+        yield image_id, list(dict.fromkeys([*kept, *cut]))
 
 
 def _sentence_texts(files: TextFiles, settings: TextSettings) -> StageTexts:
@@ -167,7 +163,7 @@ def _sentence_texts(files: TextFiles, settings: TextSettings) -> StageTexts:
     return _from_table(files.captions)
 
 
-def _from_table(by_image: TextsByImage) -> StageTexts:
+def _from_table(by_image: TextTable) -> StageTexts:
     return StageTexts(
         texts_of=lambda record: by_image.get(record.image_id, []),
         by_image=by_image,

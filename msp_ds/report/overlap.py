@@ -29,8 +29,11 @@ def overlap_report(audit: Audit) -> list[RenderableType]:
 
 def _table(audit: Audit) -> Table:
     table = Table("train", "images", "eval", "images", "both, by id", "both, as twins", title="Images in both")
-    for column in (1, 3, 4, 5):
-        table.columns[column].justify = "right"
+    for place, column in enumerate(table.columns):
+        if place in (0, 2):
+            column.overflow = "fold"
+        else:
+            column.justify = "right"
     for train in audit.train:
         for evaluation in audit.evaluation:
             pair = audit.pairs[train.name, evaluation.name]

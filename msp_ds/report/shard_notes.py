@@ -20,7 +20,7 @@ def shard_notes(stage: str, reports: Sequence[SetReport]) -> list[str]:
         notes.append(f"excluded: {texts['images_excluded']} images, {twins} of them as twins under another id")
     if unchecked := texts.get("images_unchecked_of_gqa_test"):
         notes.append(
-            f"warning: {unchecked} images have GQA's numbers n..., which are COCO images under unknown ids; "
-            "--exclude could not check them"
+            f"warning: {unchecked} images, here or among the excluded, have GQA's numbers n..., which are COCO images "
+            "under unknown ids; they were compared with each other only"
         )
     return notes

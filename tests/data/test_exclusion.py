@@ -116,11 +116,18 @@ def test_twins_that_cannot_be_told_stop_the_build(raw: RawFolder, image_data: st
         build(raw, regions=(f"vg:{genome}",), exclude=(str(raw.path / "ids.txt"),), image_data=table)
 
 
-def test_renumbered_images_of_gqa_are_counted_as_unchecked(raw: RawFolder) -> None:
-    genome = write_tsv(raw.path / "genome.tsv", [Row(7, image_id="n7"), Row(8, image_id="n8")])
-    (raw.path / "ids.txt").write_text("1\n")
-    shards = build(raw, regions=(*raw.recipe.regions, f"vg:{genome}"), exclude=(str(raw.path / "ids.txt"),))
-    assert shards.index.texts["images_unchecked_of_gqa_test"] == 2
+@pytest.mark.parametrize(
+    ("renumbered_regions", "excluded", "unchecked"),
+    [(["n7", "n8"], "coco-1", 2), (["n7"], "coco-1 vg-n9 vg-n10", 3), ([], "vg-n9", 1), (["n7"], "f30k-5", 0)],
+)
+def test_images_that_gqa_renumbered_are_counted_as_unchecked(
+    raw: RawFolder, renumbered_regions: list[str], excluded: str, unchecked: int
+) -> None:
+    rows = [Row(place, image_id=image_id) for place, image_id in enumerate(renumbered_regions)]
+    regions = (*raw.recipe.regions, *([f"vg:{write_tsv(raw.path / 'genome.tsv', rows)}"] if rows else []))
+    (raw.path / "ids.txt").write_text(excluded)
+    shards = build(raw, regions=regions, exclude=(str(raw.path / "ids.txt"),))
+    assert shards.index.texts["images_unchecked_of_gqa_test"] == unchecked
 
 
 def test_texts_of_excluded_images_need_no_regions(raw: RawFolder) -> None:

@@ -14,6 +14,7 @@ from msp_ds.data.sources.lxmert import LXMERT
 from msp_ds.data.sources.mentions import Layout, Mention, TextReference, parse_reference
 from msp_ds.data.sources.question_files import GQA, LXMERT_QUESTIONS, NLVR2
 from msp_ds.data.sources.retrieval_lists import RETRIEVAL_LISTS
+from msp_ds.data.sources.text_table import TextTable
 from msp_ds.data.sources.visual_genome import VISUAL_GENOME
 from msp_ds.errors import InputError
 
@@ -40,8 +41,8 @@ class TextFile:
     """The captions or the phrases of one file."""
 
     layout: Layout
-    by_image: dict[str, list[str]]
-    """Canonical image id -> its texts in the file's order; images without a text are absent."""
+    by_image: TextTable
+    """In the file's order; images without a text are absent."""
     num_empty: int
     """Texts that are null or blank, which are left out."""
 
@@ -56,7 +57,7 @@ def read_texts(written: str, kind: TextKind) -> TextFile:
     layout = recognise(file, what=what)
     if layout is None:
         raise InputError(f"{file.path} holds no {kind} in a layout that is known; it should be {what}")
-    by_image: dict[str, list[str]] = {}
+    by_image = TextTable()
     num_empty = num_of_other_kind = 0
     for mention in _mentions(file, layout):
         texts, others = mention.captions, mention.phrases
@@ -65,8 +66,7 @@ def read_texts(written: str, kind: TextKind) -> TextFile:
         kept = [text for text in texts if text]
         num_empty += len(texts) - len(kept)
         num_of_other_kind += len(others)
-        if kept:
-            by_image.setdefault(mention.image_id, []).extend(kept)
+        by_image.add(mention.image_id, kept)
     if not by_image:
         hint = _OTHER_KIND_MEANT[kind] if num_of_other_kind else f"it should be {what}"
         raise InputError(f"{file.path} holds no {kind} ({num_empty} empty ones), but is {layout.name}; {hint}")
@@ -82,16 +82,16 @@ def read_image_ids(written: str) -> frozenset[str]:
     """
     file = parse_reference(written)
     what = f"{_ID_LIST}, or any file of captions, phrases or questions"
-    if not _is_json(file.path, what=what):
-        image_ids = frozenset(_ids_in_lines(file, what))
-    elif (layout := recognise(file, what=what)) is not None:
+    layout = recognise(file, what=what) if (is_json := _is_json(file.path, what=what)) else None
+    if layout is not None:
         if layout.has_splits and not file.splits:
             raise InputError(
                 f"{written} holds several splits; say which, as in {written}#test or {written}#train+restval"
             )
         image_ids = frozenset(mention.image_id for mention in _mentions(file, layout))
     else:
-        image_ids = frozenset(_ids_in_list(file, what))
+        _refuse_splits(file, "a list of image ids")
+        image_ids = frozenset(_ids_in_list(file, what) if is_json else _ids_in_lines(file, what))
     if not image_ids:
         raise InputError(f"{file.path} names no image; it should be {what}")
     return image_ids
@@ -111,9 +111,14 @@ def recognise(file: TextReference, *, what: str) -> Layout | None:
 
 
 def _mentions(file: TextReference, layout: Layout) -> Iterator[Mention]:
-    if file.splits and not layout.has_splits:
-        raise InputError(f"{file.path} has no splits to choose #{'+'.join(file.splits)} from; it is {layout.name}")
+    if not layout.has_splits:
+        _refuse_splits(file, layout.name)
     return layout.mentions(iterate_items(file.path, what=layout.name), file)
+
+
+def _refuse_splits(file: TextReference, name: str) -> None:
+    if file.splits:
+        raise InputError(f"{file.path} has no splits to choose #{'+'.join(file.splits)} from; it is {name}")
 
 
 def _is_json(path: Path, *, what: str) -> bool:

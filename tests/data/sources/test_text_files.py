@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from raw_files import captions_json, karpathy_json, write_json
 
+from msp_ds.data.sources import text_files as room
+from msp_ds.data.sources.json_stream import iterate_items
 from msp_ds.data.sources.mentions import parse_reference
 from msp_ds.data.sources.text_files import read_image_ids, read_texts
 from msp_ds.errors import InputError
@@ -73,6 +75,13 @@ def test_splits_of_a_file_without_them_are_refused(tmp_path: Path, read: Any) ->
         read(f"{path}#val")
 
 
+@pytest.mark.parametrize("text", ["7\n", "[7]"])
+def test_splits_of_a_list_of_ids_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a").write_text(text)
+    with pytest.raises(InputError, match="/a has no splits to choose #val from; it is a list of image ids"):
+        read_image_ids(f"{tmp_path}/a#val")
+
+
 def test_captions_are_no_phrases_but_hold_them(tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.json", captions_json([(7, "dog")]))
     with pytest.raises(
@@ -92,6 +101,14 @@ LAYOUTS: dict[str, str] = {
     "gqa": json.dumps({"01": {"imageId": "7", "question": "?"}, "02": {"imageId": "n8"}}),
     "ids": "7\nCOCO_val2014_000000000008.jpg 8\n",
 }
+
+
+@pytest.mark.parametrize("name", sorted(LAYOUTS.keys() - {"ids"}))
+def test_a_file_is_of_one_layout(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.json").write_text(LAYOUTS[name])
+    items = list(iterate_items(tmp_path / "a.json", what="a test"))
+    objects = [item for item in items if isinstance(item.value, dict)]
+    assert {sum(layout.recognises(item) for layout in room.LAYOUTS) for item in objects} - {0} == {1}
 
 
 @pytest.mark.parametrize("text", LAYOUTS.values(), ids=LAYOUTS)
