@@ -115,7 +115,8 @@ def open_set(path: Path) -> ShardSet:
     Raises: ShardError that names the file and the command that mends it.
     """
     data = _read_index_bytes(path)
-    index = _parse_index(data, path=path)
+    where, mend = str(path / layout.INDEX_NAME), layout.mending(path.parent.name)
+    index = parse_index(data, where=where, mend=mend)
     try:
         _check_files(index, path)
         check_index(index, path)
@@ -203,8 +204,11 @@ def _read_index_bytes(path: Path) -> bytes:
         ) from None
 
 
-def _parse_index(data: bytes, *, path: Path) -> SetIndex:
-    where, mend = str(path / layout.INDEX_NAME), layout.mending(path.parent.name)
+def parse_index(data: bytes, *, where: str, mend: str) -> SetIndex:
+    """The index in the bytes of an index.json.
+
+    Raises: ShardError, from `where` to `mend`, when it is no JSON, of another format or version, or ill-typed.
+    """
     try:
         value = json.loads(data)
     except ValueError as error:

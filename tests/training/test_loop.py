@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,10 +92,10 @@ def test_every_held_out_pair_is_asked_once(
 
     read = Feed.read
 
-    def noting(feed: Feed, part: int, pairs: Tensor, *, epoch: int, num_tokens: int | None = None) -> object:
+    def noting(feed: Feed, part: int, pairs: Tensor, *, epoch: int, **rest: Any) -> object:
         if epoch == -1:
             seen.append(pairs)
-        return read(feed, part, pairs, epoch=epoch, num_tokens=num_tokens)
+        return read(feed, part, pairs, epoch=epoch, **rest)
 
     monkeypatch.setattr(Feed, "read", noting)
     trained(a_job(small_shards, tmp_path, runtime, max_steps=1))
