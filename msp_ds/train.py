@@ -10,6 +10,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +21,10 @@ import typer
 from msp_ds.config import LengthBuckets, RunConfig, StageSchedule, get_preset, with_settings
 from msp_ds.curriculum import STAGES, curriculum
 from msp_ds.data.shards import open_set
+from msp_ds.data.staging import DEFAULT_LIMIT_GB, local_shards, refuse_rewriting
 from msp_ds.errors import InputError
 from msp_ds.tasks import TASKS
-from msp_ds.terminal import one_line_errors, speak
+from msp_ds.terminal import bars, one_line_errors, speak
 from msp_ds.training.execution import Execution, choose_execution, read_execution
 from msp_ds.training.run_folder import RUN_FILE, model_for, read_run_config, read_run_execution
 
@@ -28,9 +32,13 @@ log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 """Where runs lie by default; `tensorboard --logdir runs` shows them."""
+CACHE = Path("~/.cache/msp-ds")
+"""Where shards that came from an address are kept by default."""
 
 Curriculum = Annotated[str | None, typer.Option(help="Stages by initial: tps, s, ts, pts ...; t+p+s mixes them. [tps]")]
-Shards = Annotated[Path | None, typer.Option(help="Folder with one shard set a stage. [shards]")]
+Shards = Annotated[str | None, typer.Option(help="Folder with one shard set a stage, or its https, s3 or gs address.")]
+Cache = Annotated[Path, typer.Option(help="Where shards from an address are kept.")]
+CacheLimit = Annotated[float, typer.Option(help="GB that may be kept there.")]
 RunDir = Annotated[Path | None, typer.Option(help="Folder of the run. [runs/CURRICULUM, numbered if taken]")]
 PresetName = Annotated[str | None, typer.Option(help="paper, small or tiny. [what the shards' recipe suggests]")]
 DsConfig = Annotated[Path | None, typer.Option(help="How to execute, a file as in ds_configs/. [by the hardware]")]
@@ -65,6 +73,8 @@ def train(
     length_buckets: Buckets = None,
     save_every: SaveEvery = 500,
     max_steps: MaxSteps = None,
+    cache: Cache = CACHE,
+    cache_limit: CacheLimit = DEFAULT_LIMIT_GB,
     debug: Debug = False,
     local_rank: Annotated[int, typer.Option("--local_rank", hidden=True)] = 0,
 ) -> None:
@@ -72,7 +82,7 @@ def train(
     flags = {
         "curriculum": curriculum,
         "preset": preset,
-        "shards": None if shards is None else str(shards),
+        "shards": shards,
         "init": None if init is None else str(init),
         "seed": seed,
         "max_steps": max_steps,
@@ -85,7 +95,16 @@ def train(
     }
     given = {name: value for name, value in flags.items() if value is not None}
     with one_line_errors(debug=debug):
-        start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, save_every=save_every)
+        keep = Keep(folder=cache, limit_gb=cache_limit)
+        start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, save_every=save_every, keep=keep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Where shards from an address are kept, and how much of them."""
+
+    folder: Path = CACHE
+    limit_gb: float = DEFAULT_LIMIT_GB
 
 
 def start(
@@ -95,6 +114,7 @@ def start(
     ds_config: Path | None = None,
     resume: bool = False,
     save_every: int = 500,
+    keep: Keep | None = None,
 ) -> Path:
     """Runs what the flags `given` describe; returns the run's folder. Raises InputError before anything is written."""
     speak(quiet=os.environ.get("RANK", "0") != "0")
@@ -103,8 +123,18 @@ def start(
         raise InputError(f"{folder} already holds a run; continue it with --resume, or choose another --run-dir")
     if save_every < 1:
         raise InputError(f"--save-every {save_every} is not positive")
-    config = resumed_config(folder, given) if resume and folder is not None else new_config(given)
-    execution_name, execution = execution_of(ds_config, resumed=folder if resume else None)
+    refuse_rewriting(os.environ)
+    saved = resumed_config(folder, given) if resume and folder is not None else None
+    with shards_at_hand(given, saved, keep=keep or Keep()) as shards:
+        config = saved or dataclasses.replace(
+            new_config({**given, "shards": str(shards)}), shards=str(given.get("shards", "shards"))
+        )
+        how = execution_of(ds_config, resumed=folder if resume else None)
+        return _run(config, how, folder=folder, save_every=save_every, shards=shards)
+
+
+def _run(config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, save_every: int, shards: Path) -> Path:
+    """Joins the other ranks and trains. how: name and content of the way to execute."""
     # DeepSpeed takes seconds to import, so it comes after everything that a user can get wrong.
     from msp_ds.training.runtime import start_runtime
 
@@ -116,11 +146,19 @@ def start(
     folder = Path(runtime.first_says(str(folder or fresh_folder(RUNS / config.curriculum))))
     log.info(
         "run %s: curriculum %s, preset %s, %s on %s",
-        *(folder, config.curriculum, config.preset, execution_name, runtime.describe()),
+        *(folder, config.curriculum, config.preset, how[0], runtime.describe()),
     )
     stop = StopRequest()
     stop.listen()
-    job = Job(config=config, execution=execution, folder=folder, runtime=runtime, stop=stop, save_every=save_every)
+    job = Job(
+        config=config,
+        execution=how[1],
+        folder=folder,
+        runtime=runtime,
+        stop=stop,
+        save_every=save_every,
+        local_shards=shards,
+    )
     try:
         train_run(job)
     except Interrupted as interruption:
@@ -130,6 +168,21 @@ def start(
         log.error("%s", error)
         raise SystemExit(1) from None
     return folder
+
+
+@contextmanager
+def shards_at_hand(given: dict[str, Any], saved: RunConfig | None, *, keep: Keep) -> Iterator[Path]:
+    """The shards of a new or saved run on this machine, fetched first where they are named by an address."""
+    address = saved.shards if saved else str(given.get("shards", "shards"))
+    spelling = saved.curriculum if saved else given.get("curriculum", "tps")
+    stages = curriculum(spelling, drop=saved.drop if saved else given.get("drop", ()))
+    names = list(dict.fromkeys(part.name for stage in stages for part in stage.parts))
+    with ExitStack() as held:
+        with bars() as progress:
+            shards = held.enter_context(
+                local_shards(address, names, cache=keep.folder, limit_gb=keep.limit_gb, progress=progress)
+            )
+        yield shards
 
 
 def new_config(given: dict[str, Any]) -> RunConfig:

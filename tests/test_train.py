@@ -18,7 +18,16 @@ from msp_ds.config import PRESETS, RunConfig, get_preset, to_json, write_json
 from msp_ds.data.shard_building import build_shards
 from msp_ds.data.shards import open_set
 from msp_ds.errors import InputError
-from msp_ds.train import changed_schedule, fresh_folder, new_config, newest_run, resumed_config, with_flags
+from msp_ds.train import (
+    Keep,
+    changed_schedule,
+    fresh_folder,
+    new_config,
+    newest_run,
+    resumed_config,
+    shards_at_hand,
+    with_flags,
+)
 from msp_ds.training import interrupt, runtime
 from msp_ds.training.execution import Execution
 from msp_ds.training.run_folder import MANIFEST, RUN_FILE
@@ -62,6 +71,26 @@ def a_run(folder: Path, shards: Path, *, preset: str = "tiny", **given: object) 
     execution = Execution(precision="bf16", micro_batch=8)
     write_json(folder / RUN_FILE, {"config": to_json(config), "execution": to_json(execution)})
     return config
+
+
+def test_addresses_that_run_programs_are_refused(here: Path) -> None:
+    assert "pipe:cat shards: give a folder" in refused_run(Path("pipe:cat shards"))
+
+
+def test_rewritten_addresses_are_refused(small_shards: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOPEN_REWRITE", "a=b")
+    assert "run: unset GOPEN_REWRITE" in refused_run(small_shards)
+
+
+def test_shards_at_an_address_are_brought_here_and_named_by_it(small_shards: Path, tmp_path: Path) -> None:
+    address = small_shards.as_uri().replace("file://", "local://")
+    with (
+        pytest.raises(InputError, match="shards cannot be read from local://"),
+        shards_at_hand({"shards": address}, None, keep=Keep(folder=tmp_path)),
+    ):
+        pass
+    with shards_at_hand({"shards": str(small_shards), "curriculum": "s"}, None, keep=Keep(folder=tmp_path)) as here:
+        assert here == small_shards
 
 
 def test_length_buckets_come_from_the_preset_unless_a_flag_says_otherwise(small_shards: Path) -> None:

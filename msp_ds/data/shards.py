@@ -128,7 +128,8 @@ def read_index(path: Path) -> tuple[SetIndex, str]:
     Raises: ShardError with the mending command when there is none of this format and version.
     """
     data = _read_index_bytes(path)
-    return _parse_index(data, path=path), hashlib.sha256(data).hexdigest()
+    where, mend = str(path / layout.INDEX_NAME), layout.mending(path.parent.name)
+    return parse_index(data, where=where, mend=mend), hashlib.sha256(data).hexdigest()
 
 
 def file_faults(index: SetIndex, path: Path) -> Iterator[ShardError]:
@@ -221,8 +222,11 @@ def _read_index_bytes(path: Path) -> bytes:
         ) from None
 
 
-def _parse_index(data: bytes, *, path: Path) -> SetIndex:
-    where, mend = str(path / layout.INDEX_NAME), layout.mending(path.parent.name)
+def parse_index(data: bytes, *, where: str, mend: str) -> SetIndex:
+    """The index in the bytes of an index.json.
+
+    Raises: ShardError, from `where` to `mend`, when it is no JSON, of another format or version, or ill-typed.
+    """
     try:
         value = json.loads(data)
     except ValueError as error:

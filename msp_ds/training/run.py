@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 def train(job: Job) -> Path:
     """Trains what is left of the run; returns the last stage's checkpoint."""
     stages = curriculum(job.config.curriculum, drop=job.config.drop)
-    data = [open_stage_data(Path(job.config.shards), stage) for stage in stages]
+    data = [open_stage_data(job.shards, stage) for stage in stages]
     check_agreement([one for sets in data for one in (*sets.train, *sets.validation)], job.config)
     for stage, sets in zip(stages, data, strict=True):
         check_stage(job, stage, sets)

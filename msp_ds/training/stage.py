@@ -44,6 +44,13 @@ class Job:
     stop: StopRequest
     save_every: int = 500
     """Optimiser steps between checkpoints, beside one an epoch."""
+    local_shards: Path | None = None
+    """Where the shards lie on this machine, if not where the configuration says."""
+
+    @property
+    def shards(self) -> Path:
+        """The folder with one set a stage."""
+        return self.local_shards or Path(self.config.shards)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,3 +48,16 @@ def test_hugging_face_datasets_streams_them(tar: Path, monkeypatch: pytest.Monke
     datasets = pytest.importorskip("datasets")
     images = datasets.load_dataset("webdataset", data_files=str(tar), split="train", streaming=True)
     assert_is_the_second_image(list(images)[1]["mp"])
+
+
+def test_webdataset_streams_them_in_approximate_epochs(tar: Path) -> None:
+    """The mode that shards/README.md describes: as many images as asked for, not each of them once."""
+    stream = webdataset.WebDataset(str(tar), resampled=True, shardshuffle=False).shuffle(4)
+    records = list(stream.map(lambda sample: msgpack.unpackb(sample["mp"])).with_epoch(20))
+    assert len(records) == 20
+    for record in records:
+        features = np.frombuffer(record["features"], "<f2").reshape(record["num_regions"], record["feature_width"])
+        number = int(record["image_id"].removeprefix("coco-"))
+        np.testing.assert_array_equal(features, Row(number).features.astype(np.float16))
+    counts = [[record["image_id"] for record in records].count(f"coco-{number}") for number in range(1, 7)]
+    assert max(counts) > min(counts), "20 draws of 6 images cannot be equal, and an epoch is not exact"

@@ -1,0 +1,157 @@
+"""Files behind https://, s3:// and gs:// addresses, in pieces, so that a broken transfer goes on where it was."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from msp_ds.data.durable import sync_folder
+from msp_ds.data.set_layout import FileEntry
+from msp_ds.errors import InputError, ShardError
+
+PIECE = 1 << 24
+"""Bytes of one request."""
+ATTEMPTS = 3
+FIRST_PAUSE = 0.5
+"""Seconds before the second attempt; each further one waits twice as long."""
+SILENCE = 60
+"""Seconds without a byte after which a connection counts as broken."""
+_PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}
+"""Scheme -> the package that fsspec needs for it; other schemes are refused."""
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):")
+
+
+def is_remote(address: str) -> bool:
+    """Whether an address is one of https://, http://, s3:// and gs://, rather than a path.
+
+    Raises: InputError for any other scheme, `pipe:` above all, unless a folder of that name is there.
+    """
+    match = _SCHEME.match(address)
+    if match is None or Path(address).exists():
+        return False
+    if match[1] in _PACKAGES and address.startswith(f"{match[1]}://"):
+        return True
+    raise InputError(
+        f"shards cannot be read from {address}: give a folder, or an https://, s3:// or gs:// address; "
+        "programs are never run"
+    )
+
+
+class RemoteFolder:
+    """A folder at an address."""
+
+    def __init__(self, address: str) -> None:
+        """Raises: InputError when the package for its scheme is not installed."""
+        self.address = address.rstrip("/")
+        scheme = address.partition(":")[0]
+        try:
+            self._fs, self._root, self._faults = _open(self.address, scheme)
+        except ImportError:
+            package = _PACKAGES[scheme]
+            raise InputError(f"{scheme}:// needs the package {package}; run: pip install {package}") from None
+
+    def read(self, name: str) -> bytes:
+        """A whole small file. Raises: FileNotFoundError, and ShardError when it cannot be had."""
+        return self._with_patience(name, lambda: bytes(self._fs.cat_file(f"{self._root}/{name}")))
+
+    def fetch(self, name: str, entry: FileEntry, *, part: Path, target: Path, advance: Callable[[int], None]) -> None:
+        """Put a file at `target` once its size and sha256 are as `entry` says; until then it grows at `part`.
+
+        Raises: ShardError naming the address when it is missing, differs, or cannot be had; what came stays for the
+        next time.
+        """
+        grown = part.stat().st_size if part.exists() else 0
+        if grown > entry.bytes:
+            grown = 0
+            part.unlink()
+        advance(grown)
+        self._append(name, entry, part=part, start=grown, advance=advance)
+        if _sha256(part) != entry.sha256:
+            part.unlink()
+            if grown:  # perhaps what lay there was broken, not what came
+                advance(-entry.bytes)
+                return self.fetch(name, entry, part=part, target=target, advance=advance)
+            raise ShardError(
+                f"{self.address}/{name} holds other bytes than its index says (sha256); upload the set again"
+            )
+        part.replace(target)
+        sync_folder(target.parent)
+        return None
+
+    def _append(self, name: str, entry: FileEntry, *, part: Path, start: int, advance: Callable[[int], None]) -> None:
+        """Fetch bytes from `start` to the end and write them behind what is there."""
+        try:
+            with part.open("ab") as file:
+                for first in range(start, entry.bytes, PIECE):
+                    data = self._piece(name, first, min(first + PIECE, entry.bytes), whole=entry.bytes)
+                    file.write(data)
+                    file.flush()
+                    advance(len(data))
+                os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            part.unlink(missing_ok=True)
+            raise ShardError(f"the disk of {part.parent} is full; make room, or choose another --cache") from None
+
+    def _piece(self, name: str, start: int, end: int, *, whole: int) -> bytes:
+        def get() -> bytes:
+            data = bytes(self._fs.cat_file(f"{self._root}/{name}", start=start, end=end))
+            if len(data) == whole:  # also the answer of servers that do not know of ranges
+                return data[start:end]
+            if len(data) != end - start:
+                raise ValueError(f"it sent {len(data)} bytes instead of {end - start} from byte {start} on")
+            return data
+
+        try:
+            return self._with_patience(name, get)
+        except FileNotFoundError:
+            raise ShardError(f"{self.address}/{name} is missing, though the index lists it; upload it again") from None
+
+    def _with_patience(self, name: str, get: Callable[[], bytes]) -> bytes:
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
+            try:
+                return get()
+            except FileNotFoundError:
+                raise
+            except self._faults as error:
+                fault = f"{error or type(error).__name__}"
+        raise ShardError(
+            f"{self.address}/{name} could not be had in {ATTEMPTS} attempts ({' '.join(fault.split())}); "
+            "the same command goes on where this one ended"
+        )
+
+
+def _open(address: str, scheme: str) -> tuple[Any, str, tuple[type[BaseException], ...]]:
+    """fsspec's file system, the path on it, and how it fails."""
+    from fsspec.core import url_to_fs
+
+    faults: tuple[type[BaseException], ...] = (OSError, ValueError, asyncio.TimeoutError)
+    if scheme not in ("http", "https"):
+        return (*url_to_fs(address), faults)
+    import aiohttp
+
+    patience = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
+    fs, root = url_to_fs(address, client_kwargs={"timeout": patience})
+    return fs, root, (*faults, aiohttp.ClientError)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _summed(file)
+
+
+def _summed(file: Any) -> str:
+    digest = hashlib.sha256()
+    while data := file.read(PIECE):
+        digest.update(data)
+    return digest.hexdigest()

@@ -1,0 +1,141 @@
+"""Remote shard sets, brought to this machine whole before training; then they are read like any local set.
+
+The index comes first and says what else is needed; each file is taken from the cache if it is there, else fetched,
+checked by size and sha256, and only then given its name. A set's folder in the cache holds links to its files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from msp_ds.data import set_layout as layout
+from msp_ds.data.blob_cache import BlobCache
+from msp_ds.data.durable import replace_folder, sweep_stale, temporary_sibling
+from msp_ds.data.remote_files import RemoteFolder, is_remote
+from msp_ds.data.set_layout import FileEntry
+from msp_ds.data.shards import parse_index
+from msp_ds.errors import InputError, ShardError
+
+DEFAULT_LIMIT_GB = 100.0
+
+
+class Progress(Protocol):
+    """Who wants to hear of bytes."""
+
+    def start(self, label: str, total: int | None) -> None:
+        """Something of `total` bytes begins."""
+
+    def advance(self, n: int = 1) -> None:
+        """So many bytes are done, or, negative, must be done again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteSet:
+    """One set as its index tells it."""
+
+    name: str
+    """`sentence/train`."""
+    index_data: bytes
+    files: Mapping[str, FileEntry]
+    """All files but the index: tars and tables."""
+
+
+def refuse_rewriting(environment: Mapping[str, str]) -> None:
+    """Raises: InputError when webdataset would replace addresses, by programs even, behind our back."""
+    if environment.get("GOPEN_REWRITE"):
+        raise InputError("GOPEN_REWRITE is set, which makes webdataset read other addresses; run: unset GOPEN_REWRITE")
+
+
+@contextmanager
+def local_shards(
+    address: str, stages: Sequence[str], *, cache: Path, limit_gb: float, progress: Progress
+) -> Iterator[Path]:
+    """The folder with one set a stage: `address` itself, or, where it is remote, its copy in the cache.
+
+    What the copy needs is kept from eviction as long as the block runs.
+
+    Raises: InputError for addresses that are not read and for sets that do not fit; ShardError for sets that are
+    missing, differ from their index or cannot be had.
+    """
+    if not is_remote(address):
+        yield Path(address)
+        return
+    blobs = BlobCache(cache.expanduser(), limit=int(limit_gb * 10**9))
+    with ExitStack() as held:
+        with blobs.locked():
+            folder, lease = _stage(address, stages, blobs, progress)
+            held.enter_context(lease)
+        yield folder
+
+
+def _stage(address: str, stages: Sequence[str], blobs: BlobCache, progress: Progress) -> tuple[Path, ExitStack]:
+    remote = RemoteFolder(address)
+    sets = _read_indexes(remote, stages)
+    needed = {entry.sha256: entry.bytes for one in sets for entry in one.files.values()}
+    blobs.make_room(needed, what=f"the sets of {', '.join(stages)} at {remote.address}")
+    progress.start("fetch (bytes)", sum(needed.values()))
+    for one in sets:
+        for name, entry in one.files.items():
+            target = blobs.path(entry.sha256)
+            if entry.sha256 not in needed:
+                continue  # came with another set of this run
+            if target.exists():
+                progress.advance(entry.bytes)
+            else:
+                part = blobs.part(entry.sha256)
+                remote.fetch(f"{one.name}/{name}", entry, part=part, target=target, advance=progress.advance)
+            needed.pop(entry.sha256)
+    folder = blobs.folder / "sets" / hashlib.sha256(remote.address.encode()).hexdigest()[:16]
+    for one in sets:
+        _link(one, folder / one.name, blobs)
+    for name in {f"{stage}/val" for stage in stages} - {one.name for one in sets}:
+        shutil.rmtree(folder / name, ignore_errors=True)  # held out once, no longer
+    return folder, blobs.hold({entry.sha256 for one in sets for entry in one.files.values()})
+
+
+def _read_indexes(remote: RemoteFolder, stages: Sequence[str]) -> list[RemoteSet]:
+    """The train set of each stage and the val sets that are there."""
+    sets = []
+    for stage in stages:
+        for split in ("train", "val"):
+            name = f"{stage}/{split}"
+            where = f"{remote.address}/{name}/{layout.INDEX_NAME}"
+            try:
+                data = remote.read(f"{name}/{layout.INDEX_NAME}")
+            except FileNotFoundError:
+                if split == "train":
+                    raise ShardError(f"{where} is missing; upload a set that was written with: msp-ds shard") from None
+                continue
+            index = parse_index(data, where=where, mend="upload the set again")
+            tars = {shard.name: FileEntry(bytes=shard.bytes, sha256=shard.sha256) for shard in index.shards}
+            files = {**tars, **index.files}
+            _check_names(files, where)
+            sets.append(RemoteSet(name=name, index_data=data, files=files))
+    return sets
+
+
+def _check_names(files: Mapping[str, FileEntry], where: str) -> None:
+    """Names and sums from a server become names on this disk."""
+    for name, entry in files.items():
+        plain = Path(name).name == name and not name.startswith(".") and name != layout.INDEX_NAME
+        if not plain or len(entry.sha256) != 64 or set(entry.sha256) - set("0123456789abcdef") or entry.bytes < 0:
+            raise ShardError(f"{where} lists {name!r}, whose name, size or sha256 is none; upload the set again")
+
+
+def _link(one: RemoteSet, folder: Path, blobs: BlobCache) -> None:
+    """A set's folder: the index and links to the files, in place at once."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    sweep_stale(folder)
+    prepared = temporary_sibling(folder)
+    prepared.mkdir()
+    for name, entry in one.files.items():
+        (prepared / name).symlink_to(os.path.relpath(blobs.path(entry.sha256), prepared))
+    (prepared / layout.INDEX_NAME).write_bytes(one.index_data)
+    replace_folder(prepared, folder)
