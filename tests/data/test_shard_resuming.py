@@ -202,6 +202,20 @@ def stopped_after(num_shards: int, recipe: Recipe, out: Path, monkeypatch: pytes
     assert len(finished(out)) == num_shards
 
 
+def test_a_disk_that_fills_up_at_the_tables_costs_no_tar(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(recipe, tmp_path / "undisturbed")
+    with monkeypatch.context() as patch:
+        full_after(2 + 3 * 7, patch)
+        with pytest.raises(InputError, match="finished tars that it keeps: 7"):
+            build(recipe, tmp_path / "full")
+    kept = finished(tmp_path / "full")
+    build(recipe, tmp_path / "full")
+    assert stamps(tmp_path / "full" / "sentence" / "train") == kept
+    assert snapshot(tmp_path / "full") == snapshot(tmp_path / "undisturbed")
+
+
 def test_what_changed_since_is_written_again(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
