@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
@@ -11,7 +13,11 @@ from msp_ds.cli import app
 
 def run(*words: object) -> Result:
     """What `msp-ds WORDS` does."""
-    return CliRunner().invoke(app, [str(word) for word in words], prog_name="msp-ds", env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, [str(word) for word in words], prog_name="msp-ds", env={"COLUMNS": "200"})
+    # The command's log lines went to a stream that is closed now.
+    logging.basicConfig(handlers=[logging.NullHandler()], force=True)
+    logging.getLogger("msp_ds").setLevel(logging.NOTSET)
+    return result
 
 
 def refusal(*words: object, log_lines: int = 0) -> str:

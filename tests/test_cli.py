@@ -127,6 +127,14 @@ def test_a_command_that_works_says_what_it_wrote(here: Path) -> None:
     assert Path("val.html").read_text().startswith("<!doctype html>")
 
 
+def test_any_number_of_jobs_writes_the_same_shards(here: Path) -> None:
+    assert run(*shard("token", out="one"), "--jobs", 1).exit_code == 0
+    result = run(*shard("token", out="three"), "--jobs", 3)
+    assert re.search(r"three/token: 6 images, 6 texts to write: \d+ kB of .* free, about 0 s", result.stderr)
+    for path in Path("one").rglob("*.*"):
+        assert path.read_bytes() == (Path("three") / path.relative_to("one")).read_bytes()
+
+
 def test_a_missing_regions_file_is_named(here: Path) -> None:
     line = refused_shards(regions="nowhere.tsv")
     assert line.startswith("nowhere.tsv ")

@@ -8,14 +8,19 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from msp_ds.data.identity import Corpus
 from msp_ds.data.recipe import Recipe
+from msp_ds.data.sources.region_checks import LabelCounts, Reading, RegionRow
+from msp_ds.records import RegionRecord
 
 NUM_REGIONS, FEATURE_WIDTH = 36, 2048
-CAPTIONS_PER_IMAGE = 5
+NUM_IMAGES, NUM_CAPTIONS = 123_287, 616_767
+"""Of COCO's train2014 and val2014."""
 NUM_OBJECTS, NUM_ATTRIBUTES = 1600, 400
 _DISTINCT_FEATURES = 32
 WORDS = [
@@ -36,6 +41,19 @@ def features(number: int) -> np.ndarray:
     """float32 [R, F]: about half of them zero, as behind a ReLU."""
     dice = np.random.default_rng(number % _DISTINCT_FEATURES)
     return np.maximum(dice.standard_normal((NUM_REGIONS, FEATURE_WIDTH), dtype=np.float32), 0)
+
+
+@lru_cache(maxsize=_DISTINCT_FEATURES)
+def _repeated_half(place: int) -> np.ndarray:
+    return features(place).astype(np.float16)
+
+
+def half_features(number: int) -> np.ndarray:
+    """float16 [R, F]: those of `features` as a shard holds them, but that the first number tells images apart."""
+    values = _repeated_half(number % _DISTINCT_FEATURES).copy()
+    # Whole numbers below 2,048 are exact.
+    values[0, :2] = divmod(number, 1000)
+    return values
 
 
 def boxes(number: int) -> np.ndarray:
@@ -63,6 +81,46 @@ def write_tsv(path: Path, num_images: int) -> None:
             file.write(b"\t".join([*head, *labels, *tail]) + b"\n")
 
 
+class MadeUpRegions:
+    """A file of region features that is none: images as they would be read from a TSV, made when they are asked for."""
+
+    corpus: Corpus = "coco"
+
+    def __init__(self, path: Path, num_images: int) -> None:
+        """path: a file that stands for the features; it needs no content."""
+        self.path = path
+        self.num_images = num_images
+
+    def rows(self) -> Iterator[RegionRow]:
+        """All images, with the bytes that they would have in a TSV."""
+        for number in range(self.num_images):
+            yield RegionRow(f"coco-{number + 1}", number, 0, 395_000)
+
+    def read(self, row: RegionRow, labels: LabelCounts) -> Reading:
+        """The image in a row."""
+        dice = np.random.default_rng([row.number, 3])
+        record = RegionRecord(
+            image_id=row.image_id,
+            source=f"{self.path.name} row {row.number}",
+            height=480,
+            width=640,
+            features=half_features(row.number),
+            boxes=boxes(row.number),
+            object_ids=dice.integers(0, labels.objects, NUM_REGIONS).astype(np.int16),
+            object_scores=dice.random(NUM_REGIONS, dtype=np.float32),
+            attribute_ids=dice.integers(0, labels.attributes, NUM_REGIONS).astype(np.int16),
+            attribute_scores=dice.random(NUM_REGIONS, dtype=np.float32),
+        )
+        return Reading(record, 0)
+
+
+def write_look_alikes(path: Path, num_images: int, *, count: int = 100) -> None:
+    """For each image the next `count` ones."""
+    rows = np.arange(num_images, dtype=np.int32)
+    neighbours = (rows[:, None] + np.arange(1, count + 1, dtype=np.int32)) % np.int32(num_images)
+    np.savez(path, image_ids=rows + 1, neighbours=neighbours)
+
+
 def write_small_files(folder: Path, num_images: int) -> Recipe:
     """Captions, labels, word pieces; the recipe that names them and `regions.tsv` beside them."""
     with (folder / "captions.json").open("w") as file:
@@ -85,8 +143,13 @@ def write_small_files(folder: Path, num_images: int) -> Recipe:
     )
 
 
+def num_captions(number: int) -> int:
+    """Captions of an image: five, and of the first images six, so that all of COCO's have 616,767."""
+    return 6 if number < NUM_CAPTIONS - 5 * NUM_IMAGES else 5
+
+
 def _annotations(num_images: int) -> Iterator[str]:
     for number in range(num_images):
-        for ordinal in range(CAPTIONS_PER_IMAGE):
-            value = {"image_id": number + 1, "id": number * CAPTIONS_PER_IMAGE + ordinal}
-            yield json.dumps(value | {"caption": caption(number, ordinal)})
+        for ordinal in range(num_captions(number)):
+            value = {"image_id": number + 1, "id": number * 10 + ordinal, "caption": caption(number, ordinal)}
+            yield json.dumps(value)

@@ -13,7 +13,6 @@ from array import array
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -29,13 +28,16 @@ TAR_BLOCK = 512
 """Bytes of a tar header; payloads are padded to a multiple."""
 
 
+_WRITE_BYTES = 1 << 20
+
+
 class TarShard:
     """One tar of a set, with what the index says of it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._unfinished = path.with_name(f"{path.name}.tmp")
-        self._file = _HashingFile(self._unfinished.open("wb"))
+        self._file = _HashingFile(self._unfinished)
         # mtime 0: the same images give the same bytes. encoder False: payloads go in as they are.
         self._writer = webdataset.TarWriter(self._file, mtime=0, encoder=False)
         self._keys: list[str] = []
@@ -93,22 +95,33 @@ class TarShard:
 
 
 class _HashingFile:
-    """A file that sums up what is written to it."""
+    """A file that sums up what is written to it. It gathers first: a tar comes in pieces of 10 KB."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("wb", buffering=0)
         self.digest = hashlib.sha256()
         self.num_bytes = 0
+        self._gathered = bytearray()
 
     def write(self, data: bytes) -> int:
-        self.digest.update(data)
+        self._gathered += data
         self.num_bytes += len(data)
-        return self.file.write(data)
+        if len(self._gathered) >= _WRITE_BYTES:
+            self._pass_on()
+        return len(data)
 
     def close_durably(self) -> None:
-        self.file.flush()
+        self._pass_on()
         os.fsync(self.file.fileno())
         self.file.close()
+
+    def _pass_on(self) -> None:
+        self.digest.update(self._gathered)
+        rest = memoryview(self._gathered)
+        while rest:
+            # A nearly full disk takes a part, and says only to the next call that it is full.
+            rest = rest[self.file.write(rest) :]
+        self._gathered = bytearray()
 
 
 class PairTable:

@@ -31,9 +31,9 @@ class Forecast:
     """Of the disk now."""
 
     def describe(self) -> str:
-        """One line: `123287 images, 616767 texts to write: 18.52 GB of 67.98 GB free, about 3 min`."""
-        size = f"{self.num_bytes / 1e9:.2f} GB of {self.free_bytes / 1e9:.2f} GB free"
-        return f"{self.num_images} images, {self.num_texts} texts to write: {size}, about {_spoken(self.seconds)}"
+        """One line: `123287 images, 616767 texts to write: 18.5 GB of 68.0 GB free, about 3 min`."""
+        size = f"{_size(self.num_bytes)} of {_size(self.free_bytes)} free"
+        return f"{self.num_images} images, {self.num_texts} texts to write: {size}, about {_time(self.seconds)}"
 
 
 def forecast(
@@ -55,7 +55,7 @@ def forecast(
     needed = int(share * sum(job.num_bytes for job in jobs))
     if needed > free:
         raise InputError(
-            f"{folder.parent} would take {needed / 1e9:.2f} GB more, but its disk has {free / 1e9:.2f} GB free; "
+            f"{folder.parent} would take {_size(needed)} more, but its disk has {_size(free)} free; "
             "free some or name another --out"
         )
     return Forecast(
@@ -67,7 +67,14 @@ def forecast(
     )
 
 
-def _spoken(seconds: float) -> str:
+def _size(num_bytes: int) -> str:
+    """`18.5 GB`, `24 MB` or `24 kB`."""
+    if num_bytes >= 1e9:
+        return f"{num_bytes / 1e9:.1f} GB"
+    return f"{num_bytes / 1e6:.0f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.0f} kB"
+
+
+def _time(seconds: float) -> str:
     """`8 s`, `3 min` or `2.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -87,7 +87,7 @@ class StageTexts:
 
     texts_of: Callable[[RegionRecord], list[str]]
     """The texts of an image, none where there is nothing to say."""
-    by_image: TextsByImage | None = None
+    by_image: Mapping[str, list[str]] | None = None
     """The same where they are known before any region is read; None where texts come from the regions themselves."""
 
     @property

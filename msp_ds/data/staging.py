@@ -17,7 +17,7 @@ from typing import Protocol
 
 from msp_ds.data import set_layout as layout
 from msp_ds.data.blob_cache import BlobCache
-from msp_ds.data.durable import replace_folder, sweep_stale, temporary_sibling
+from msp_ds.data.durable import replace_folder
 from msp_ds.data.remote_files import RemoteFolder, is_remote
 from msp_ds.data.set_layout import FileEntry
 from msp_ds.data.shards import parse_index
@@ -130,11 +130,10 @@ def _check_names(files: Mapping[str, FileEntry], where: str) -> None:
 
 
 def _link(one: RemoteSet, folder: Path, blobs: BlobCache) -> None:
-    """A set's folder: the index and links to the files, in place at once."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    sweep_stale(folder)
-    prepared = temporary_sibling(folder)
-    prepared.mkdir()
+    """A set's folder: the index and links to the files, in place at once. The cache is locked meanwhile."""
+    prepared = folder.with_name(f".{folder.name}.staging")
+    shutil.rmtree(prepared, ignore_errors=True)  # of a run that was killed
+    prepared.mkdir(parents=True)
     for name, entry in one.files.items():
         (prepared / name).symlink_to(os.path.relpath(blobs.path(entry.sha256), prepared))
     (prepared / layout.INDEX_NAME).write_bytes(one.index_data)

@@ -82,7 +82,9 @@ def _word_positions(text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
     positions: list[int] = []
     position, end = FIRST_WORD_POSITION, spans[0][0] if spans else 0
     for start, next_end in spans:
-        if any(character.isspace() for character in text[end:start]):
+        gap = text[end:start]
+        # Nearly every gap is nothing or one space; only others are looked at character by character.
+        if gap and (gap.isspace() or any(character.isspace() for character in gap)):
             position += 1
         positions.append(position)
         end = next_end

@@ -158,6 +158,7 @@ def test_after_a_full_disk_the_finished_tars_are_taken_up(
         "000000.tar.part",
     ]
     caplog.set_level(logging.INFO, "msp_ds")
+    caplog.clear()
     build(recipe, tmp_path / "full")
     assert caplog.messages[0] == "taking up where the last run stopped: 1 of 7 tars are written"
     assert snapshot(tmp_path / "full") == snapshot(tmp_path / "undisturbed")
@@ -188,7 +189,7 @@ def test_a_disk_with_too_little_room_is_told_before_the_work(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9 - 900, 900))
-    with pytest.raises(InputError, match=r"sentence would take 0.00 GB more, but its disk has 0.00 GB free; free some"):
+    with pytest.raises(InputError, match=r"sentence would take \d kB more, but its disk has 1 kB free; free some"):
         build(recipe, tmp_path / "out")
     assert snapshot(tmp_path / "out") == {}
 
@@ -202,6 +203,20 @@ def stopped_after(num_shards: int, recipe: Recipe, out: Path, monkeypatch: pytes
     assert len(finished(out)) == num_shards
 
 
+def test_a_disk_that_fills_up_at_the_tables_costs_no_tar(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(recipe, tmp_path / "undisturbed")
+    with monkeypatch.context() as patch:
+        full_after(2 + 3 * 7, patch)
+        with pytest.raises(InputError, match="finished tars that it keeps: 7"):
+            build(recipe, tmp_path / "full")
+    kept = finished(tmp_path / "full")
+    build(recipe, tmp_path / "full")
+    assert stamps(tmp_path / "full" / "sentence" / "train") == kept
+    assert snapshot(tmp_path / "full") == snapshot(tmp_path / "undisturbed")
+
+
 def test_what_changed_since_is_written_again(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -212,6 +227,7 @@ def test_what_changed_since_is_written_again(
     (folder / "000001.tar.part").write_bytes(b"PK damaged")
     kept = finished(out)["000002.tar"]
     caplog.set_level(logging.INFO, "msp_ds")
+    caplog.clear()
     build(recipe, out)
     assert caplog.messages[0] == "taking up where the last run stopped: 1 of 7 tars are written"
     assert stamps(out / "sentence" / "train")["000002.tar"] == kept
