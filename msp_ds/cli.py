@@ -73,6 +73,9 @@ def shard(
     regions: Annotated[
         list[str] | None, typer.Option(help="Region features: .tsv or .npz, or a folder of .npz; may be repeated.")
     ] = None,
+    on_error: Annotated[
+        Literal["fail", "skip"] | None, typer.Option(help="A damaged row of them: stop, or leave it out and list it.")
+    ] = None,
     captions: Annotated[list[str] | None, typer.Option(help="COCO captions JSON; may be repeated.")] = None,
     phrases: Annotated[
         list[str] | None, typer.Option(help="Visual Genome region descriptions, or from-captions; may be repeated.")
@@ -96,6 +99,7 @@ def shard(
 
     flags = {
         "regions": regions,
+        "on_error": on_error,
         "captions": captions,
         "phrases": phrases,
         "image_data": image_data,

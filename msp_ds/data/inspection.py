@@ -95,7 +95,7 @@ def _spread(values: np.ndarray) -> dict[str, float]:
 
 def _sample(shards: ShardSet, row: int) -> dict[str, Any]:
     record, texts = read_record(shards, row)
-    objects = load_labels(shards.objects_path)
+    objects = load_labels(shards.objects_path, may_be_empty=True)
     return {
         "image_id": record.image_id,
         "source": record.source,

@@ -15,8 +15,17 @@ from msp_ds.data.look_alikes import read_look_alikes
 from msp_ds.data.recipe import Recipe, ensure_world
 from msp_ds.data.set_layout import Split, StageName
 from msp_ds.data.shard_writer import SetPlan, SetReport, SetWriter
+from msp_ds.data.sources.faults import Faults
 from msp_ds.data.sources.region_checks import LabelCounts, RegionRow
-from msp_ds.data.sources.region_files import RegionFile, list_region_files
+from msp_ds.data.sources.region_files import (
+    RegionFile,
+    files_without_labels,
+    list_region_files,
+    read_or_skip,
+    require_labels,
+    scan_bytes,
+    scan_rows,
+)
 from msp_ds.data.stage_texts import StageTexts, TextFiles, TextSettings, texts_of_stage
 from msp_ds.data.text import Label, WordPieces, parse_labels, read_label_bytes
 from msp_ds.data.vocabulary import (
@@ -59,6 +68,8 @@ class _Labels:
     attributes_data: bytes
     objects: tuple[Label, ...]
     attributes: tuple[Label, ...]
+    complete: bool
+    """Whether every file of regions has labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +84,7 @@ class _Work:
     split_of: dict[str, Split]
     """The images to write, by id, among those of `files`."""
     counts: Counter[str]
+    faults: Faults
 
 
 def build_shards(
@@ -89,8 +101,13 @@ def build_shards(
         progress.start("making the world (images)", recipe.world.images)
         ensure_world(recipe.world, advance=progress.advance)
     files = list_region_files(_needed(recipe.regions, "regions"))
-    labels = _read_labels(recipe)
-    rows = _scan(files, progress)
+    labels = _read_labels(recipe, files)
+    if stage == "token":
+        require_labels(files)
+    faults = Faults(recipe.on_error)
+    progress.start("reading image ids (bytes)", scan_bytes(files))
+    # Before hours of writing, so that what does not fit together is found.
+    rows = scan_rows(files, faults=faults, advance=progress.advance)
     image_ids = frozenset(row.image_id for file_rows in rows for row in file_rows)
     text_files = TextFiles(recipe, image_ids=image_ids)
     pieces = WordPieces(_find_vocabulary(recipe, labels, text_files, hf_home or default_hf_home(os.environ)))
@@ -98,7 +115,7 @@ def build_shards(
     settings = TextSettings(recipe=recipe, objects=labels.objects, pieces=pieces, max_tokens=max_tokens)
     texts = texts_of_stage(stage, files=text_files, settings=settings)
     split_of, counts = _choose(recipe, image_ids, texts, text_files)
-    work = _Work(files=files, rows=rows, labels=labels, texts=texts, split_of=split_of, counts=counts)
+    work = _Work(files=files, rows=rows, labels=labels, texts=texts, split_of=split_of, counts=counts, faults=faults)
     plans = {split: _plan(recipe, stage, split, pieces, labels) for split in sorted(set(split_of.values()))}
     try:
         reports = _write(work, plans=plans, out=out / stage, progress=progress)
@@ -125,36 +142,21 @@ def _needed(value: tuple[str, ...], name: str) -> tuple[str, ...]:
     return value
 
 
-def _read_labels(recipe: Recipe) -> _Labels:
-    objects_path, attributes_path = (
-        Path(_needed((value,), name)[0])
-        for name, value in (("objects_vocab", recipe.objects_vocab), ("attributes_vocab", recipe.attributes_vocab))
-    )
-    objects_data, attributes_data = read_label_bytes(objects_path), read_label_bytes(attributes_path)
+def _read_labels(recipe: Recipe, files: list[RegionFile]) -> _Labels:
+    """The vocabularies; those that the recipe does not name are empty where no file has labels."""
+    unlabelled = files_without_labels(files)
+    data, labels = [], []
+    for name, path in (("objects_vocab", recipe.objects_vocab), ("attributes_vocab", recipe.attributes_vocab)):
+        named = len(unlabelled) < len(files) or path
+        data.append(read_label_bytes(Path(_needed((path,), name)[0])) if named else b"")
+        labels.append(parse_labels(data[-1], name=path, may_be_empty=not named))
     return _Labels(
-        objects_data=objects_data,
-        attributes_data=attributes_data,
-        objects=parse_labels(objects_data, name=str(objects_path)),
-        attributes=parse_labels(attributes_data, name=str(attributes_path)),
+        objects_data=data[0],
+        attributes_data=data[1],
+        objects=labels[0],
+        attributes=labels[1],
+        complete=not unlabelled,
     )
-
-
-def _scan(files: list[RegionFile], progress: Progress) -> list[list[RegionRow]]:
-    """The rows of each file, so that what does not fit together is found before hours of writing.
-
-    Raises: InputError for an image that comes twice.
-    """
-    progress.start("reading image ids (bytes)", sum(file.path.stat().st_size for file in files))
-    first_seen: dict[str, Path] = {}
-    rows: list[list[RegionRow]] = [[] for _ in files]
-    for file, found in zip(files, rows, strict=True):
-        for row in file.rows():
-            if row.image_id in first_seen:
-                raise InputError(f"{file.path}: image {row.image_id} comes twice, first in {first_seen[row.image_id]}")
-            first_seen[row.image_id] = file.path
-            found.append(row)
-            progress.advance(row.length)
-    return rows
 
 
 def _find_vocabulary(recipe: Recipe, labels: _Labels, texts: TextFiles, hf_home: Path) -> Vocabulary:
@@ -201,6 +203,7 @@ def _plan(recipe: Recipe, stage: StageName, split: Split, pieces: WordPieces, la
         extractor=recipe.extractor,
         preset=recipe.preset,
         look_alikes=read_look_alikes(Path(look_alikes)) if look_alikes else None,
+        has_labels=labels.complete,
     )
 
 
@@ -209,7 +212,11 @@ def _write(work: _Work, *, plans: dict[Split, SetPlan], out: Path, progress: Pro
         writers = {split: stack.enter_context(SetWriter(out / split, plan=plan)) for split, plan in plans.items()}
         counts = _stream(work, writers, progress)
         # Joined as dicts: a union of Counters would drop the zeros, which say that nothing was left out.
-        reports = {split: writer.finish({**work.counts, **counts[split]}) for split, writer in writers.items()}
+        faults = work.faults
+        reports = {
+            split: writer.finish({**work.counts, **counts[split], **faults.counts()}, skipped=faults.skipped)
+            for split, writer in writers.items()
+        }
         for writer in writers.values():
             writer.commit()
     return reports
@@ -217,14 +224,15 @@ def _write(work: _Work, *, plans: dict[Split, SetPlan], out: Path, progress: Pro
 
 def _stream(work: _Work, writers: dict[Split, SetWriter], progress: Progress) -> dict[Split, Counter[str]]:
     """Pass all regions on to the writers; what each split leaves out."""
-    progress.start("writing shards (bytes read)", sum(file.path.stat().st_size for file in work.files))
+    progress.start("writing shards (bytes read)", sum(row.length for rows in work.rows for row in rows))
     counts = {split: Counter[str]() for split in writers}
     label_counts = LabelCounts(objects=len(work.labels.objects), attributes=len(work.labels.attributes))
     for file, rows in zip(work.files, work.rows, strict=True):
         for row in rows:
-            record, num_clipped = file.read(row, label_counts)
-            split = work.split_of.get(record.image_id)
-            if split is not None:
+            reading = read_or_skip(file, row, labels=label_counts, faults=work.faults)
+            split = work.split_of.get(row.image_id)
+            if split is not None and reading is not None:
+                record, num_clipped = reading
                 texts = work.texts.texts_of(record)
                 counts[split].update(clipped_boxes=num_clipped, images_without_text=int(not texts))
                 if texts:

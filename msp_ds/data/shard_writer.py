@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from msp_ds.data.durable import replace_folder, sweep_stale, sync_folder, tempor
 from msp_ds.data.look_alikes import LookAlikeList, rows_within
 from msp_ds.data.set_layout import FileEntry, SetIndex, ShardEntry, Split, StageName
 from msp_ds.data.set_tables import FeatureMean, PairTable, TarShard, npy_bytes, npz_bytes
+from msp_ds.data.sources.faults import SkippedRow
 from msp_ds.data.text import Label, WordPieces, parse_labels
 from msp_ds.errors import InputError
 from msp_ds.records import RegionRecord
@@ -36,6 +38,8 @@ class SetPlan:
     extractor: str = ""
     preset: str | None = None
     look_alikes: LookAlikeList | None = None
+    has_labels: bool = True
+    """Whether every source of regions has the detector's labels."""
     images_per_shard: int = 1000
     bytes_per_shard: int = 10**9
     """A tar ends with the image that reaches either limit."""
@@ -43,12 +47,12 @@ class SetPlan:
     @property
     def objects(self) -> tuple[Label, ...]:
         """The object labels."""
-        return parse_labels(self.objects_data, name=layout.OBJECTS_NAME)
+        return parse_labels(self.objects_data, name=layout.OBJECTS_NAME, may_be_empty=True)
 
     @property
     def attributes(self) -> tuple[Label, ...]:
         """The attribute labels."""
-        return parse_labels(self.attributes_data, name=layout.ATTRIBUTES_NAME)
+        return parse_labels(self.attributes_data, name=layout.ATTRIBUTES_NAME, may_be_empty=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +116,16 @@ class SetWriter:
         self._num_regions = max(self._num_regions, len(record.features))
         self._append(record, texts)
 
-    def finish(self, counts: dict[str, int]) -> SetReport:
-        """Write the tables and, last, the index; `counts` join those of the texts.
+    def finish(self, counts: dict[str, int], *, skipped: Sequence[SkippedRow] = ()) -> SetReport:
+        """Write the tables and, last, the index; `counts` join those of the texts, `skipped` is kept with them.
 
         Raises: InputError when no image was added.
         """
         if not self._keys:
             raise InputError(f"no image with a text is left for {self._target}; check the image ids and --holdout")
         self._close_tar()
-        index = self._index({"kept": len(self._pairs), "truncated": self._pairs.num_truncated} | counts)
+        texts = {"kept": len(self._pairs), "truncated": self._pairs.num_truncated} | counts
+        index = dataclasses.replace(self._index(texts), skipped=tuple(skipped))
         write_durably(self._folder / layout.INDEX_NAME, (json.dumps(to_json(index)) + "\n").encode())
         sync_folder(self._folder)
         return SetReport(
@@ -170,6 +175,7 @@ class SetWriter:
             texts=texts,
             files=self._write_tables(),
             shards=tuple(self._shards),
+            has_labels=plan.has_labels,
         )
 
     def _write_tables(self) -> dict[str, FileEntry]:

@@ -196,7 +196,7 @@ def test_the_holdout_does_not_depend_on_the_order_of_images() -> None:
 NAN = np.full((3, 4), np.nan, "<f4")
 BAD_ROWS = {
     "foreign image id": ([Row(1), Row(2, image_id="cat")], "'cat' is no image id"),
-    "image twice": ([Row(1), Row(1)], "image coco-1 comes twice, first in"),
+    "image twice": ([Row(1), Row(1, height=49)], "image coco-1: comes twice, first in regions.tsv row 1 (byte 0)"),
     "label beyond the vocabulary": ([Row(1), Row(2, object_ids=np.array([0, 1, 3]))], "object id 3 of region 2"),
     "NaN feature": ([Row(1), Row(2, features=NAN)], "feature 0 of region 0 is nan"),
     "wrong base64 length": ([Row(1), Row(2, boxes=np.ones((2, 4), "<f4"))], "boxes holds 32 bytes instead of 48"),

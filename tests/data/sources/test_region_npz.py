@@ -11,7 +11,7 @@ from raw_files import Row, write_npz
 
 from msp_ds.data.sources.region_checks import LabelCounts, Reading
 from msp_ds.data.sources.region_files import list_region_files
-from msp_ds.data.sources.regions_npz import NpzRegions
+from msp_ds.data.sources.region_npz import NpzRegions
 from msp_ds.errors import InputError
 
 LABELS = LabelCounts(objects=3, attributes=2)
@@ -44,7 +44,7 @@ def test_numbers_serve_as_ids(tmp_path: Path) -> None:
 NAN = np.ones((2, 3, 4), np.float32)
 NAN[1, 0, 3] = np.nan
 BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
-    "missing": ({"features": None}, "a.npz lacks the array features"),
+    "missing": ({"features": None}, "a.npz row 0, image coco-1: lacks the array features"),
     "pickled": ({"boxes": np.array([[object()]] * 2)}, "pickles"),
     "NaN": ({"features": NAN}, "a.npz row 1, image coco-2: feature 3 of region 0 is nan"),
     "label beyond": ({"objects_id": np.array([[0, 1, 2], [0, 3, 1]])}, "row 1, image coco-2: object id 3 of region 1"),
@@ -73,7 +73,7 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     for name in "abc":
         with pytest.raises(InputError, match=rf"{name}.npz"):
             read(tmp_path / f"{name}.npz")
-    with pytest.raises(InputError, match=r"d.npz is missing"):
+    with pytest.raises(InputError, match=r"d.npz: is missing"):
         read(tmp_path / "d.npz")
 
 
