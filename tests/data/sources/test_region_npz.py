@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from raw_files import Row, write_npz
+from raw_files import Row, adaptive_row, write_npz
 
 from msp_ds.data.sources.region_checks import LabelCounts, Reading
 from msp_ds.data.sources.region_files import list_region_files
@@ -54,6 +54,11 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "flat": ({"features": np.ones((2, 12))}, "features is float64 with 2 axes"),
     "boxes of five": ({"boxes": np.ones((2, 3, 5))}, "boxes of other than 4"),
     "foreign id": ({"image_id": np.array(["x", "y"])}, "a.npz row 0: 'x' is no image id"),
+    "no boxes": ({"num_boxes": np.array([0, 3])}, "row 0, image coco-1: num_boxes is 0; it should be 1 to 3"),
+    "more boxes than there are": ({"num_boxes": np.array([3, 4])}, "row 1, image coco-2: num_boxes is 4"),
+    "ids without scores": ({"objects_conf": None}, "has one of objects_id and objects_conf without the other"),
+    "many without ids": ({"image_id": None}, "a.npz: lacks the array image_id"),
+    "too few ids": ({"image_id": np.array([1])}, r"image_id has shape \(1,\), which does not fit boxes"),
     "no size": ({"width": np.array([64, 0])}, "row 1, image coco-2: height 48 and width 0"),
 }
 
@@ -96,6 +101,74 @@ def test_paths_that_hold_no_features_are_refused(tmp_path: Path) -> None:
     ]:
         with pytest.raises(InputError, match=fault):
             list_region_files(tuple(str(path) for path in paths))
+
+
+def one_image(path: Path, row: Row, **changes: Any) -> Path:
+    """An archive of one image, without an axis of images and without labels."""
+    arrays = {
+        "image_id": np.array(row.number),
+        "height": np.array(row.height),
+        "width": np.array(row.width),
+        "boxes": row.boxes,
+        "features": row.features.astype(np.float16),
+    }
+    np.savez_compressed(path, **{name: value for name, value in {**arrays, **changes}.items() if value is not None})
+    return path
+
+
+def test_an_archive_may_hold_one_image_with_as_many_boxes_as_it_likes(tmp_path: Path) -> None:
+    for number, count in [(4, 10), (5, 100)]:
+        one_image(tmp_path / f"{number}.npz", adaptive_row(number, count))
+    readings = [reading for file in list_region_files((f"vg:{tmp_path}",)) for reading in read(file.path)]
+    assert [len(reading.record.boxes) for reading in readings] == [10, 100]
+    for number, reading in enumerate(readings, start=4):
+        record = reading.record
+        assert (record.image_id, record.source) == (f"coco-{number}", f"{number}.npz row 0")
+        np.testing.assert_array_equal(
+            record.features, adaptive_row(number, len(record.boxes)).features.astype(np.float16)
+        )
+        assert set(record.object_ids.tolist()) == {-1}
+
+
+def test_without_an_id_the_name_of_a_one_image_archive_is_the_id(tmp_path: Path) -> None:
+    path = one_image(tmp_path / "COCO_val2014_000000000042.npz", Row(1), image_id=None)
+    assert [row.image_id for row in NpzRegions(path, "vg").rows()] == ["coco-42"]
+    path = one_image(tmp_path / "cat.npz", Row(1), image_id=None)
+    with pytest.raises(InputError, match=r"cat.npz row 0: 'cat' is no image id"):
+        read(path)
+
+
+def test_the_number_of_boxes_cuts_the_padding_off(tmp_path: Path) -> None:
+    first, second = read(write_npz(tmp_path / "a.npz", num_boxes=np.array([1, 3])))
+    assert first.record.object_ids.tolist() == [0]
+    assert first.record.boxes.tolist() == [[0, 0, 32, 24]]
+    assert first.record.features.shape == (1, 4)
+    assert second.record.object_ids.tolist() == [0, 2, -1]
+
+
+def test_padding_may_hold_anything(tmp_path: Path) -> None:
+    features = np.stack([Row(1).features, Row(2).features])
+    features[0, 1:] = np.nan
+    first, _ = read(write_npz(tmp_path / "a.npz", num_boxes=np.array([1, 3]), features=features))
+    np.testing.assert_array_equal(first.record.features, Row(1).features[:1].astype(np.float16))
+
+
+def test_labels_may_be_absent_by_kind(tmp_path: Path) -> None:
+    objects_alone = write_npz(tmp_path / "a.npz", attrs_id=None, attrs_conf=None)
+    none = write_npz(tmp_path / "b.npz", objects_id=None, objects_conf=None, attrs_id=None, attrs_conf=None)
+    assert [NpzRegions(path, "coco").has_labels for path in (objects_alone, none)] == [True, False]
+    [record, _] = [reading.record for reading in read(objects_alone)]
+    assert (record.object_ids.tolist(), record.attribute_ids.tolist()) == ([0, 2, -1], [-1, -1, -1])
+    assert record.attribute_scores.tolist() == [0, 0, 0]
+
+
+def test_an_archive_is_let_go_after_its_last_image(tmp_path: Path) -> None:
+    regions = NpzRegions(write_npz(tmp_path / "a.npz"), "coco")
+    first, last = regions.rows()
+    regions.read(first, LABELS)
+    assert "_arrays" in vars(regions)
+    regions.read(last, LABELS)
+    assert "_arrays" not in vars(regions)
 
 
 def test_the_real_archives_read_whole(real_data: Path) -> None:
