@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -32,6 +31,7 @@ from msp_ds.data.sources.faults import OnError
 from msp_ds.errors import InputError
 from msp_ds.terminal import one_line_errors
 from tools.npz_parts import Image, PartReport, fault, needed, write_parts
+from tools.plain_pickle import PICKLE_ERRORS, load_plain
 
 _TABLES = ("image_features", "image_bb", "spatial_features")
 
@@ -75,31 +75,18 @@ def read_ids(path: Path) -> dict[Any, int]:
     what = "a JSON of {image id: row} or of a list of image ids, row by row"
     try:
         if path.suffix in (".pkl", ".pickle"):
-            with path.open("rb") as file:
-                value = _PlainUnpickler(file).load()
+            value = load_plain(path.read_bytes())
         else:
             value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it should be {what}") from None
-    except (ValueError, EOFError, pickle.UnpicklingError, IndexError, KeyError, TypeError, AttributeError) as error:
+    except PICKLE_ERRORS as error:
         raise InputError(f"{path} is unusable ({error}); it should be {what}") from None
     if isinstance(value, list):
         value = {image_id: row for row, image_id in enumerate(value)}
     if not isinstance(value, dict) or not value or any(type(row) is not int for row in value.values()):
         raise InputError(f"{path} should be {what}")
     return value
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads dicts, lists, numbers and texts. Without names from modules nothing in a pickle can run."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Refuse."""
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which only runs where the pickle is trusted")
-
-    def persistent_load(self, _: Any) -> Any:
-        """Refuse."""
-        raise pickle.UnpicklingError("it refers to objects outside of it")
 
 
 def _rows_of(file: Any, ids: Path | None, *, source: Path, corpus: Corpus) -> dict[str, int]:

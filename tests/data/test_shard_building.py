@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 from raw_files import RawFolder, Row, captions_json, ids, snapshot, write_json, write_npz, write_tsv
 
 from msp_ds.chance import key_of
@@ -185,6 +187,22 @@ def test_progress_ends_at_the_total(raw: RawFolder) -> None:
     build_shards(raw.recipe, stage="token", out=raw.path / "shards", progress=steps)
     size = (raw.path / "regions.tsv").stat().st_size
     assert steps.works == [["reading image ids (bytes)", size, size], ["writing shards (bytes read)", size, size]]
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+def test_compressed_regions_make_the_same_set(raw: RawFolder, ending: str) -> None:
+    plain = build(raw, "token", holdout=2)
+    records = [read_record(plain, row)[0] for row in range(len(plain.keys))]
+    data = (raw.path / "regions.tsv").read_bytes()
+    packed = raw.path / f"regions.tsv.{ending}"
+    packed.write_bytes(gzip.compress(data) if ending == "gz" else zstandard.ZstdCompressor().compress(data))
+    unpacked = build(raw, "token", holdout=2, regions=(str(packed),))
+    assert unpacked.keys == plain.keys
+    np.testing.assert_array_equal(unpacked.pairs.token_ids, plain.pairs.token_ids)
+    for row, one in enumerate(records):
+        other, _ = read_record(unpacked, row)
+        assert other.source == one.source.replace(".tsv", f".tsv.{ending}")
+        np.testing.assert_array_equal(other.features, one.features)
 
 
 def test_the_holdout_does_not_depend_on_the_order_of_images() -> None:
