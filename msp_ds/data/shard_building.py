@@ -114,7 +114,7 @@ def build_shards(
     max_tokens = recipe.max_tokens_of(stage)
     settings = TextSettings(recipe=recipe, objects=labels.objects, pieces=pieces, max_tokens=max_tokens)
     texts = texts_of_stage(stage, files=text_files, settings=settings)
-    split_of, counts = _choose(recipe, image_ids, texts, text_files)
+    split_of, counts = _choose(recipe, image_ids, texts, text_files, skipped=faults.image_ids())
     work = _Work(files=files, rows=rows, labels=labels, texts=texts, split_of=split_of, counts=counts, faults=faults)
     plans = {split: _plan(recipe, stage, split, pieces, labels) for split in sorted(set(split_of.values()))}
     try:
@@ -170,19 +170,25 @@ def _find_vocabulary(recipe: Recipe, labels: _Labels, texts: TextFiles, hf_home:
 
 
 def _choose(
-    recipe: Recipe, image_ids: frozenset[str], texts: StageTexts, text_files: TextFiles
+    recipe: Recipe,
+    image_ids: frozenset[str],
+    texts: StageTexts,
+    text_files: TextFiles,
+    *,
+    skipped: frozenset[str],
 ) -> tuple[dict[str, Split], Counter[str]]:
     """The split of each image that may be written, and counts of what is left out so far.
 
-    Raises: InputError for texts without regions, unless the recipe allows them.
+    Raises: InputError for texts without regions, unless the recipe allows them or their regions were `skipped`.
     """
     # A Visual Genome image that is there under its COCO id too would smuggle held-out images into training.
     twins = image_ids & text_files.twins.keys()
     without_regions = texts.image_ids - image_ids
-    if without_regions and not recipe.allow_missing:
+    unexplained = without_regions - skipped
+    if unexplained and not recipe.allow_missing:
         raise InputError(
-            f"{len(without_regions)} of {len(texts.image_ids)} images with texts have no regions, the first is "
-            f"{min(without_regions)}; add their region features, or leave their texts out with --allow-missing"
+            f"{len(unexplained)} of {len(texts.image_ids)} images with texts have no regions, the first is "
+            f"{min(unexplained)}; add their region features, or leave their texts out with --allow-missing"
         )
     apart = held_out(image_ids - twins, recipe.holdout)
     counts = Counter(text_files.counts)

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from raw_files import RawFolder, Row, adaptive_row, snapshot, write_lines, write_npz, write_tsv
+from raw_files import (
+    RawFolder,
+    Row,
+    adaptive_row,
+    captions_json,
+    snapshot,
+    write_json,
+    write_lines,
+    write_npz,
+    write_tsv,
+)
 
 from msp_ds.data.set_layout import Split
 from msp_ds.data.shard_building import build_shards
@@ -26,8 +36,12 @@ def line(row: Row) -> bytes:
 
 
 def build(raw: RawFolder, **changes: object) -> dict[Split, SetReport]:
-    recipe = dataclasses.replace(raw.recipe, **{"on_error": "skip", "allow_missing": True, **changes})
+    recipe = dataclasses.replace(raw.recipe, **{"on_error": "skip", **changes})
     return build_shards(recipe, stage="sentence", out=raw.path / "shards")
+
+
+def write_captions(raw: RawFolder, numbers: list[int]) -> None:
+    write_json(raw.path / "captions.json", captions_json([(number, "A dog.") for number in numbers]))
 
 
 def train_set(raw: RawFolder) -> ShardSet:
@@ -77,6 +91,7 @@ def test_what_is_skipped_does_not_depend_on_the_split(raw: RawFolder) -> None:
 
 
 def test_an_exact_repeat_is_dropped_and_counted(raw: RawFolder) -> None:
+    write_captions(raw, [1, 2, 3])
     rows = [Row(1), Row(2), Row(1), Row(3)]
     # The last row repeats too, without its line end.
     (raw.path / "regions.tsv").write_bytes(b"".join(line(row) for row in rows) + line(Row(2))[:-1])
@@ -89,6 +104,7 @@ def test_an_exact_repeat_is_dropped_and_counted(raw: RawFolder) -> None:
 
 
 def test_a_repeat_with_other_content_names_both_rows(raw: RawFolder) -> None:
+    write_captions(raw, [1, 3])
     write_tsv(raw.path / "regions.tsv", [Row(3), Row(1), Row(1, height=47)])
     with pytest.raises(InputError) as caught:
         build(raw, on_error="fail")
@@ -117,6 +133,7 @@ def test_an_image_in_two_files_names_both(raw: RawFolder) -> None:
 def test_a_damaged_archive_of_a_folder_is_left_out_as_a_whole(raw: RawFolder) -> None:
     folder = raw.path / "npz"
     folder.mkdir()
+    write_captions(raw, [3, 4])
     write_npz(folder / "a.npz", image_id=np.array([3, 4]))
     write_npz(folder / "b.npz")
     (folder / "b.npz").write_bytes((folder / "b.npz").read_bytes()[:700])
@@ -128,7 +145,15 @@ def test_a_damaged_archive_of_a_folder_is_left_out_as_a_whole(raw: RawFolder) ->
     assert [(skipped.source, skipped.row, skipped.image_id) for skipped in shards.index.skipped] == [("b.npz", 0, "")]
 
 
+def test_captions_of_other_missing_images_stay_an_error(raw: RawFolder) -> None:
+    write_captions(raw, [1, 2, 7])
+    (raw.path / "regions.tsv").write_bytes(line(Row(1)) + line(Row(2))[:-40])
+    with pytest.raises(InputError, match=r"1 of 3 images with texts have no regions, the first is coco-7; "):
+        build(raw)
+
+
 def test_nothing_but_damage_is_no_set(raw: RawFolder) -> None:
+    write_captions(raw, [1, 2])
     write_tsv(raw.path / "regions.tsv", [Row(1, features=NAN), Row(2, features=NAN)])
     with pytest.raises(InputError, match="no image with a text is left"):
         build(raw)

@@ -82,6 +82,10 @@ class Faults:
             )
         )
 
+    def image_ids(self) -> frozenset[str]:
+        """Of the skipped rows, as far as they are known."""
+        return frozenset(skipped.image_id for skipped in self.skipped)
+
     def counts(self) -> dict[str, int]:
         """For the report and the index."""
         return {"rows_skipped": len(self.skipped), "rows_repeated": self.num_repeated}

@@ -16,6 +16,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -174,7 +175,7 @@ class TsvRegions:
                 number, offset = number + 1, offset + len(line)
 
     def _image_id(self, place: Place, line: bytes, layout: Layout) -> str:
-        _check_columns(place, line, layout)
+        _check_columns(place, line, layout, self.corpus)
         if not line.endswith(b"\n"):
             # Only the last row ends so: it is whole, or an interrupted append left it cut, perhaps in its last column.
             return _read_row(place, line, layout=layout, corpus=self.corpus).place.image_id
@@ -185,7 +186,7 @@ class TsvRegions:
 
 
 def _read_row(place: Place, line: bytes, *, layout: Layout, corpus: Corpus) -> RawRegions:
-    _check_columns(place, line, layout)
+    _check_columns(place, line, layout, corpus)
     row = dict(zip(layout.columns, line.rstrip(b"\r\n").split(b"\t"), strict=True))
     place = place._replace(image_id=_image_id(place, row["img_id"], corpus))
     count = _whole_number(place, "num_boxes", row["num_boxes"])
@@ -224,10 +225,15 @@ def _layout_of(place: Place, line: bytes) -> Layout:
     return LAYOUTS[count]
 
 
-def _check_columns(place: Place, line: bytes, layout: Layout) -> None:
+def _check_columns(place: Place, line: bytes, layout: Layout, corpus: Corpus) -> None:
     count, wanted = line.count(b"\t") + 1, len(layout.columns)
-    if count != wanted:
-        raise RowError(place, f"has {count} columns instead of {wanted}; the row is cut off or of another layout")
+    if count == wanted:
+        return
+    if count > 1:
+        # The first column is whole all the same.
+        with suppress(RowError):
+            place = place._replace(image_id=_image_id(place, line[: line.index(b"\t")], corpus))
+    raise RowError(place, f"has {count} columns instead of {wanted}; the row is cut off or of another layout")
 
 
 def _image_id(place: Place, column: bytes, corpus: Corpus) -> str:

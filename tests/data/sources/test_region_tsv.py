@@ -198,7 +198,7 @@ def test_the_class_scores_of_vilbert_and_volta_are_left_aside(tmp_path: Path) ->
 
 def test_rows_of_another_layout_within_a_file_are_refused(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.tsv", [Row(1).columns(), Row(2).bottom_up_columns()])
-    with pytest.raises(InputError, match=r"row 2 \(byte 264\): has 6 columns instead of 10"):
+    with pytest.raises(InputError, match=r"row 2 \(byte 264\), image coco-2: has 6 columns instead of 10"):
         list(TsvRegions(path, "coco").rows())
 
 
@@ -297,7 +297,7 @@ def test_a_row_that_an_append_was_glued_to_is_left_out_and_the_next_one_read(tmp
     rows = list(TsvRegions(tmp_path / "a.tsv", "coco").rows(faults))
     assert [row.image_id for row in rows] == ["coco-1", "coco-3"]
     [skipped] = faults.skipped
-    assert (skipped.source, skipped.row, skipped.offset) == ("a.tsv", 2, 264)
+    assert (skipped.source, skipped.row, skipped.offset, skipped.image_id) == ("a.tsv", 2, 264, "coco-2")
 
 
 def test_a_damaged_first_row_does_not_hide_the_layout(tmp_path: Path) -> None:
