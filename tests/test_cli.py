@@ -192,6 +192,11 @@ def test_an_image_that_comes_twice_is_named(here: Path) -> None:
     assert "comes twice" in refused_shards()
 
 
+def test_damaged_rows_are_left_out_when_told_and_counted(here: Path) -> None:
+    Path("world/regions.tsv").write_bytes(Path("world/regions.tsv").read_bytes()[:-100])
+    assert refused_shards().endswith("leave out and list such rows with --on-error skip")
+
+
 def test_a_holdout_of_everything_is_refused(here: Path) -> None:
     assert refused_shards(holdout="6").startswith("a holdout of 6 leaves nothing of 6 images")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,9 @@ def load_arrays(path: Path, names: Sequence[str], *, what: str) -> dict[str, np.
     with _open(path, what=what) as archive:
         missing = [name for name in names if name not in archive.files]
         arrays = {name: archive[name] for name in names if name not in missing}
+        # numpy hands out the bytes of a member that does not start as an array does.
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("a member is no array")
     if missing:
         raise InputError(f"{path} lacks the array {missing[0]}; it should be {what}")
     return arrays
@@ -47,5 +51,6 @@ def _open(path: Path, *, what: str) -> Iterator[NpzFile]:
         raise InputError(f"{path} is missing; it should be {what}") from None
     except ValueError as error:
         raise InputError(f"{path} holds pickles or is damaged ({error}); it should be {what}") from None
-    except (OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, AttributeError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        # RuntimeError: a flipped bit may ask for a password, or for a way to compress that nobody knows.
         raise InputError(f"{path} is no readable archive ({error}); it should be {what}") from None

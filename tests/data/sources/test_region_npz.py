@@ -12,6 +12,7 @@ from raw_files import Row, adaptive_row, write_npz
 from msp_ds.data.sources.region_checks import LabelCounts, Reading
 from msp_ds.data.sources.region_files import list_region_files
 from msp_ds.data.sources.region_npz import NpzRegions
+from msp_ds.data.sources.region_tsv import TsvRegions
 from msp_ds.errors import InputError
 
 LABELS = LabelCounts(objects=3, attributes=2)
@@ -87,6 +88,18 @@ def test_a_folder_stands_for_its_archives_in_order(tmp_path: Path) -> None:
         write_npz(tmp_path / name)
     (tmp_path / "objects_vocab.txt").touch()
     assert [file.path.name for file in list_region_files((str(tmp_path),))] == ["a.npz", "b.npz"]
+
+
+def test_tsv_may_be_in_numbered_and_compressed_pieces(tmp_path: Path) -> None:
+    names = ["a.tsv", "a.tsv.0", "a.tsv.12", "a.tsv.gz", "a.tsv.1.zst"]
+    for name in names:
+        (tmp_path / name).touch()
+    files = list_region_files(tuple(str(tmp_path / name) for name in names))
+    assert [type(file) for file in files] == [TsvRegions] * 5
+    for name in ("a.gz", "a.tsv.bz2", "atsv", "a.tsv.x"):
+        (tmp_path / name).touch()
+        with pytest.raises(InputError, match="ends neither in"):
+            list_region_files((str(tmp_path / name),))
 
 
 def test_paths_that_hold_no_features_are_refused(tmp_path: Path) -> None:

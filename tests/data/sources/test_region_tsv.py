@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gzip
 import pickle
@@ -69,12 +70,13 @@ def test_the_bytes_of_the_rows_sum_to_the_file(tmp_path: Path) -> None:
     assert [row.offset for row in rows] + [path.stat().st_size] == [0, rows[0].length, rows[0].length + rows[1].length]
 
 
-def test_rows_are_read_in_any_order_and_by_another_process(tmp_path: Path) -> None:
+def test_rows_are_read_in_any_order_and_by_other_threads_and_processes(tmp_path: Path) -> None:
     regions = TsvRegions(write_tsv(tmp_path / "a.tsv", [Row(1), Row(20), Row(3)]), "coco")
     rows = list(regions.rows())
     assert [regions.read(row, LABELS).record.image_id for row in reversed(rows)] == ["coco-3", "coco-20", "coco-1"]
-    sent = pickle.loads(pickle.dumps(regions))
-    assert sent.read(rows[1], LABELS).record.source == "a.tsv row 2"
+    for other in (pickle.loads(pickle.dumps(regions)), copy.copy(regions)):
+        assert "_reader" not in vars(other)
+        assert other.read(rows[1], LABELS).record.source == "a.tsv row 2"
 
 
 NAN = np.full((3, 4), 1, "<f4")
