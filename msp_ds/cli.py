@@ -88,6 +88,9 @@ def shard(
     regions: Annotated[
         list[str] | None, typer.Option(help="Region features: .tsv or .npz, or a folder of .npz; may be repeated.")
     ] = None,
+    on_error: Annotated[
+        Literal["fail", "skip"] | None, typer.Option(help="A damaged row of them: stop, or leave it out and list it.")
+    ] = None,
     captions: Captions = None,
     phrases: Phrases = None,
     exclude: Exclude = None,
@@ -111,6 +114,7 @@ def shard(
     """Write a stage's shards from raw files: the demo recipe's, another recipe's, or those that the flags name."""
     flags = {
         "regions": regions,
+        "on_error": on_error,
         "captions": captions,
         "phrases": phrases,
         "exclude": exclude,

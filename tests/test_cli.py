@@ -209,8 +209,17 @@ def test_a_file_without_captions_is_named(here: Path, text: str) -> None:
 
 def test_an_image_that_comes_twice_is_named(here: Path) -> None:
     lines = Path("world/regions.tsv").read_bytes().splitlines(keepends=True)
-    Path("world/regions.tsv").write_bytes(b"".join([*lines, lines[0]]))
+    _, _, rest = lines[1].partition(b"\t")
+    Path("world/regions.tsv").write_bytes(b"".join([*lines, lines[0].partition(b"\t")[0] + b"\t" + rest]))
     assert "comes twice" in refused_shards()
+
+
+def test_damaged_rows_are_left_out_when_told_and_counted(here: Path) -> None:
+    Path("world/regions.tsv").write_bytes(Path("world/regions.tsv").read_bytes()[:-100])
+    assert refused_shards().endswith("leave out and list such rows with --on-error skip")
+    result = run(*shard("sentence"), "--on-error", "skip")
+    assert result.exit_code == 0
+    assert "rows skipped 1" in result.stdout
 
 
 def test_a_holdout_of_everything_is_refused(here: Path) -> None:

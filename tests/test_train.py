@@ -182,6 +182,22 @@ def test_matching_hard_samples_without_look_alikes_is_refused(here: Path, small_
     )
 
 
+def test_asking_about_labels_where_there_are_none_is_refused_with_the_whole_mend(
+    here: Path, small_shards: Path
+) -> None:
+    shutil.copytree(small_shards, "shards")
+    path = Path("shards/sentence/train/index.json")
+    index = json.loads(path.read_text())
+    del index["files"]["look_alikes.npz"]
+    path.write_text(json.dumps({**index, "has_labels": False}))
+    line = refused_run(Path("shards"), "--curriculum", "s", log_lines=1)
+    assert line.startswith("shards/sentence/train was written from regions without labels, which tasks moc, ")
+    drops = ["--drop", "moc", "--drop", "titp", "--drop", "tits"]
+    assert f"train without them: {' '.join(drops)}, or write it" in line
+    # Without these tasks the run gets as far as the next refusal.
+    assert "has no look-alikes" in refused_run(Path("shards"), "--curriculum", "s", *drops, log_lines=1)
+
+
 def test_a_start_from_nothing_is_refused(here: Path, small_shards: Path) -> None:
     line = refused_run(small_shards, "--init", "elsewhere", "--batch-size", "16", log_lines=1)
     assert line.startswith("elsewhere holds no complete checkpoint")

@@ -28,6 +28,7 @@ from msp_ds.data.shard_writer import (
     work_folder,
     work_path,
 )
+from msp_ds.data.sources.faults import SkippedRow
 from msp_ds.data.sources.region_files import RegionFile
 from msp_ds.data.stage_texts import StageTexts
 from msp_ds.errors import InputError
@@ -46,6 +47,8 @@ class Build:
     """All tars of all splits."""
     counts: dict[Split, dict[str, int]]
     """What is left out so far."""
+    skipped: tuple[SkippedRow, ...] = ()
+    """Rows of the sources that cannot be used, as far as that is known."""
 
 
 def write_build(
@@ -71,7 +74,12 @@ def _write(build: Build, *, out: Path, progress: Progress, num_threads: int) -> 
         parts = _write_tars(build.jobs, source, progress=progress, num_threads=num_threads)
         reports = {
             split: finish_set(
-                folder, target=out / split, plan=build.plans[split], parts=parts[split], counts=build.counts[split]
+                folder,
+                target=out / split,
+                plan=build.plans[split],
+                parts=parts[split],
+                counts=build.counts[split],
+                skipped=build.skipped,
             )
             for split, folder in folders.items()
         }

@@ -59,8 +59,8 @@ def _check_words(index: SetIndex, path: Path) -> None:
     """The index counts what the vocabularies list."""
     found = {
         "vocab_size": len(read_vocabulary(path / layout.VOCAB_NAME).pieces),
-        "num_objects": len(load_labels(path / layout.OBJECTS_NAME)),
-        "num_attributes": len(load_labels(path / layout.ATTRIBUTES_NAME)),
+        "num_objects": len(load_labels(path / layout.OBJECTS_NAME, may_be_empty=True)),
+        "num_attributes": len(load_labels(path / layout.ATTRIBUTES_NAME, may_be_empty=True)),
     }
     for name, count in found.items():
         said = getattr(index, name)

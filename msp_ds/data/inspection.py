@@ -28,7 +28,9 @@ def inspect_set(shards: ShardSet, *, samples: int = SAMPLES_SHOWN) -> dict[str, 
     rows = np.unique(np.linspace(0, index.num_images - 1, IMAGES_SAMPLED).astype(np.int64))
     shown = rows[np.unique(np.linspace(0, len(rows) - 1, samples).astype(np.int64))]
     records = [read_record(shards, int(row))[0] for row in rows]
-    objects, attributes = load_labels(shards.objects_path), load_labels(shards.attributes_path)
+    objects, attributes = (
+        load_labels(path, may_be_empty=True) for path in (shards.objects_path, shards.attributes_path)
+    )
     return {
         "set": {
             "path": str(shards.path),

@@ -13,6 +13,7 @@ from typing import Any
 
 from msp_ds.config import PRESETS, from_json, read_json
 from msp_ds.data.set_layout import STAGE_NAMES, StageName
+from msp_ds.data.sources.faults import OnError
 from msp_ds.data.vocabulary import BERT_BASE_UNCASED
 from msp_ds.data.world import make_world
 from msp_ds.errors import InputError
@@ -42,9 +43,11 @@ class Recipe:
     """What the shards of all stages are made from."""
 
     regions: tuple[str, ...] = ()
-    """Region features: .tsv files of LXMERT, .npz files or folders; `vg:` in front for Visual Genome's numbers."""
+    """Region features: .tsv files, .npz files or folders; `vg:` in front for Visual Genome's numbers."""
+    on_error: OnError = "fail"
+    """What a damaged row of them does: end the work, or be left out and listed."""
     objects_vocab: str = ""
-    """Object labels, one a line."""
+    """Object labels, one a line; needed unless no file of regions has labels. The same holds for attributes."""
     attributes_vocab: str = ""
     """Attribute labels, one a line."""
     captions: tuple[str, ...] = ()

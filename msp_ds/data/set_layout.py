@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import msgpack
 import numpy as np
 
+from msp_ds.data.sources.faults import SkippedRow
 from msp_ds.data.sources.region_checks import has_only_finite
 from msp_ds.errors import ShardError
 from msp_ds.records import RegionRecord
@@ -97,6 +98,10 @@ class SetIndex:
     """Counts of what was kept, dropped and cut."""
     files: dict[str, FileEntry]
     shards: tuple[ShardEntry, ...]
+    has_labels: bool = True
+    """Whether every source of regions had the detector's labels."""
+    skipped: tuple[SkippedRow, ...] = ()
+    """Rows of the sources that could not be used, of whatever split."""
 
 
 def tar_name(number: int) -> str:

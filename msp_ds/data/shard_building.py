@@ -17,8 +17,16 @@ from msp_ds.data.recipe import Recipe, ensure_world
 from msp_ds.data.set_layout import Split, StageName
 from msp_ds.data.shard_plan import PlannedImage, plan_shards
 from msp_ds.data.shard_writer import SetPlan, SetReport
+from msp_ds.data.sources.faults import Faults
 from msp_ds.data.sources.region_checks import RegionRow
-from msp_ds.data.sources.region_files import RegionFile, list_region_files
+from msp_ds.data.sources.region_files import (
+    RegionFile,
+    files_without_labels,
+    list_region_files,
+    require_labels,
+    scan_bytes,
+    scan_rows,
+)
 from msp_ds.data.stage_texts import StageTexts, TextFiles, TextSettings, texts_of_stage
 from msp_ds.data.text import Label, WordPieces, parse_labels, read_label_bytes
 from msp_ds.data.vocabulary import (
@@ -41,6 +49,8 @@ class _Labels:
     attributes_data: bytes
     objects: tuple[Label, ...]
     attributes: tuple[Label, ...]
+    complete: bool
+    """Whether every file of regions has labels."""
 
 
 def build_shards(
@@ -81,15 +91,21 @@ def plan_build(
 
     Raises: InputError for every fault of the recipe and its files that can be seen before features are read.
     """
-    labels = _read_labels(recipe)
-    rows = _scan(files, progress or NoProgress())
+    progress = progress or NoProgress()
+    labels = _read_labels(recipe, files)
+    if stage == "token":
+        require_labels(files)
+    faults = Faults(recipe.on_error)
+    progress.start("reading image ids (bytes)", scan_bytes(files))
+    # Before hours of writing, so that what does not fit together is found.
+    rows = scan_rows(files, faults=faults, advance=progress.advance)
     image_ids = frozenset(row.image_id for file_rows in rows for row in file_rows)
     text_files = TextFiles(recipe, image_ids=image_ids)
     pieces = WordPieces(_find_vocabulary(recipe, labels, text_files, hf_home or default_hf_home(os.environ)))
     max_tokens = recipe.max_tokens_of(stage)
     settings = TextSettings(recipe=recipe, objects=labels.objects, pieces=pieces, max_tokens=max_tokens)
     texts = texts_of_stage(stage, files=text_files, settings=settings)
-    split_of, counts = _choose(recipe, image_ids, texts, text_files)
+    split_of, counts = _choose(recipe, image_ids, texts, text_files, skipped=faults.image_ids())
     plans = {split: _plan(recipe, stage, split, pieces, labels) for split in sorted(set(split_of.values()))}
     images, silent = _images_by_split(rows, texts, split_of)
     return Build(
@@ -97,7 +113,11 @@ def plan_build(
         texts=texts,
         plans=plans,
         jobs=[job for split, plan in plans.items() for job in plan_shards(images[split], plan)],
-        counts={split: counts | {"clipped_boxes": 0, "images_without_text": silent[split]} for split in plans},
+        counts={
+            split: {**counts, **faults.counts(), "clipped_boxes": 0, "images_without_text": silent[split]}
+            for split in plans
+        },
+        skipped=tuple(faults.skipped),
     )
 
 
@@ -117,36 +137,21 @@ def _needed(value: tuple[str, ...], name: str) -> tuple[str, ...]:
     return value
 
 
-def _read_labels(recipe: Recipe) -> _Labels:
-    objects_path, attributes_path = (
-        Path(_needed((value,), name)[0])
-        for name, value in (("objects_vocab", recipe.objects_vocab), ("attributes_vocab", recipe.attributes_vocab))
-    )
-    objects_data, attributes_data = read_label_bytes(objects_path), read_label_bytes(attributes_path)
+def _read_labels(recipe: Recipe, files: Sequence[RegionFile]) -> _Labels:
+    """The vocabularies; those that the recipe does not name are empty where no file has labels."""
+    unlabelled = files_without_labels(files)
+    data, labels = [], []
+    for name, path in (("objects_vocab", recipe.objects_vocab), ("attributes_vocab", recipe.attributes_vocab)):
+        named = len(unlabelled) < len(files) or path
+        data.append(read_label_bytes(Path(_needed((path,), name)[0])) if named else b"")
+        labels.append(parse_labels(data[-1], name=path, may_be_empty=not named))
     return _Labels(
-        objects_data=objects_data,
-        attributes_data=attributes_data,
-        objects=parse_labels(objects_data, name=str(objects_path)),
-        attributes=parse_labels(attributes_data, name=str(attributes_path)),
+        objects_data=data[0],
+        attributes_data=data[1],
+        objects=labels[0],
+        attributes=labels[1],
+        complete=not unlabelled,
     )
-
-
-def _scan(files: Sequence[RegionFile], progress: Progress) -> list[list[RegionRow]]:
-    """The rows of each file, so that what does not fit together is found before hours of writing.
-
-    Raises: InputError for an image that comes twice.
-    """
-    progress.start("reading image ids (bytes)", sum(file.path.stat().st_size for file in files))
-    first_seen: dict[str, Path] = {}
-    rows: list[list[RegionRow]] = [[] for _ in files]
-    for file, found in zip(files, rows, strict=True):
-        for row in file.rows():
-            if row.image_id in first_seen:
-                raise InputError(f"{file.path}: image {row.image_id} comes twice, first in {first_seen[row.image_id]}")
-            first_seen[row.image_id] = file.path
-            found.append(row)
-            progress.advance(row.length)
-    return rows
 
 
 def _find_vocabulary(recipe: Recipe, labels: _Labels, texts: TextFiles, hf_home: Path) -> Vocabulary:
@@ -160,11 +165,16 @@ def _find_vocabulary(recipe: Recipe, labels: _Labels, texts: TextFiles, hf_home:
 
 
 def _choose(
-    recipe: Recipe, image_ids: frozenset[str], texts: StageTexts, text_files: TextFiles
+    recipe: Recipe,
+    image_ids: frozenset[str],
+    texts: StageTexts,
+    text_files: TextFiles,
+    *,
+    skipped: frozenset[str],
 ) -> tuple[dict[str, Split], Counter[str]]:
     """The split of each image that may be written, and counts of what is left out so far.
 
-    Raises: InputError for texts without regions, unless the recipe allows them.
+    Raises: InputError for texts without regions, unless the recipe allows them or their regions were `skipped`.
     """
     # A Visual Genome image that is there under its COCO id too would smuggle held-out images into training.
     twins = image_ids & text_files.twins.keys()
@@ -172,10 +182,11 @@ def _choose(
     exclusion.check(image_ids)
     left_out = twins | exclusion.among(image_ids)
     without_regions = texts.image_ids - image_ids - exclusion.among(texts.image_ids)
-    if without_regions and not recipe.allow_missing:
+    unexplained = without_regions - skipped
+    if unexplained and not recipe.allow_missing:
         raise InputError(
-            f"{len(without_regions)} of {len(texts.image_ids)} images with texts have no regions, the first is "
-            f"{min(without_regions)}; add their region features, or leave their texts out with --allow-missing"
+            f"{len(unexplained)} of {len(texts.image_ids)} images with texts have no regions, the first is "
+            f"{min(unexplained)}; add their region features, or leave their texts out with --allow-missing"
         )
     apart = held_out(image_ids - left_out, recipe.holdout)
     counts = Counter(text_files.counts)
@@ -197,6 +208,8 @@ def _plan(recipe: Recipe, stage: StageName, split: Split, pieces: WordPieces, la
         extractor=recipe.extractor,
         preset=recipe.preset,
         look_alikes=read_look_alikes(Path(look_alikes)) if look_alikes else None,
+        has_labels=labels.complete,
+        on_error=recipe.on_error,
         images_per_shard=recipe.images_per_shard,
     )
 

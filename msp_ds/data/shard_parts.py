@@ -7,6 +7,7 @@ P pairs of the shard, F feature width.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from msp_ds.data.array_files import load_arrays
 from msp_ds.data.durable import sync_folder, write_durably
 from msp_ds.data.set_layout import ShardEntry, pack_record
 from msp_ds.data.set_tables import FeatureSum, PairTable, TarShard, npz_bytes
+from msp_ds.data.sources.faults import SkippedRow
 from msp_ds.data.text import WordPieces
 from msp_ds.errors import InputError
 from msp_ds.records import RegionRecord
@@ -38,6 +40,8 @@ class PartFacts:
     """What was mended or left out."""
     entry: ShardEntry
     """For the index. Without keys there is no tar either: no image had anything to say."""
+    skipped: tuple[SkippedRow, ...] = ()
+    """Rows that could not be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +99,8 @@ class ShardWriter:
         self._tar.add(record.image_id, pack_record(record, texts), region_count=len(record.features))
         self._num_images += 1
 
-    def finish(self, counts: dict[str, int]) -> ShardPart:
-        """End the tar, down to the disk; `counts` tell what was mended or left out."""
+    def finish(self, counts: dict[str, int], *, skipped: Sequence[SkippedRow] = ()) -> ShardPart:
+        """End the tar, down to the disk; `counts` and `skipped` tell what was mended or left out."""
         entry = self._tar.close() if self._tar is not None else _no_tar(self._path.name)
         self._tar = None
         facts = PartFacts(
@@ -104,6 +108,7 @@ class ShardWriter:
             num_regions=self._features.count,
             counts=counts,
             entry=entry,
+            skipped=tuple(skipped),
         )
         return ShardPart(facts=facts, pairs=self._pairs.arrays(), feature_sum=self._features.total)
 

@@ -69,7 +69,7 @@ def recipe_hash(job: ShardJob, *, plan: SetPlan, files: Sequence[RegionFile]) ->
         found = files[number].path.stat()
         stamps[number] = (files[number].path.name, files[number].corpus, found.st_size, found.st_mtime_ns)
     value = [
-        (layout.FORMAT, layout.VERSION, plan.stage, plan.max_tokens, plan.pieces.vocabulary.sha256),
+        (layout.FORMAT, layout.VERSION, plan.stage, plan.max_tokens, plan.on_error, plan.pieces.vocabulary.sha256),
         [hashlib.sha256(data).hexdigest() for data in (plan.objects_data, plan.attributes_data)],
         list(stamps.values()),
         [(list(stamps).index(image.file), image.row, image.texts) for image in job.images],

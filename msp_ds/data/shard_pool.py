@@ -21,8 +21,9 @@ from msp_ds.data.set_layout import Split
 from msp_ds.data.shard_parts import ShardPart, ShardWriter, load_part, save_part
 from msp_ds.data.shard_plan import PlannedImage, ShardJob, recipe_hash
 from msp_ds.data.shard_writer import SetPlan
-from msp_ds.data.sources.region_checks import LabelCounts, Reading, RegionRow
-from msp_ds.data.sources.region_files import RegionFile
+from msp_ds.data.sources.faults import Faults
+from msp_ds.data.sources.region_checks import LabelCounts
+from msp_ds.data.sources.region_files import RegionFile, read_or_skip
 from msp_ds.data.stage_texts import StageTexts
 
 _MOST_JOBS = 4
@@ -49,11 +50,11 @@ class _OwnFiles(threading.local):
         """Let go of all others."""
         self._own = {number: file for number, file in self._own.items() if number in numbers}
 
-    def read(self, number: int, row: RegionRow, labels: LabelCounts) -> Reading:
-        """The image in a row of a file."""
+    def __getitem__(self, number: int) -> RegionFile:
+        """A file, to be used by this thread alone."""
         if number not in self._own:
             self._own[number] = copy.copy(self._files[number])
-        return self._own[number].read(row, labels)
+        return self._own[number]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,22 +115,27 @@ class ShardPool:
     def write(self, job: ShardJob, *, advance: Callable[[int], None] = lambda num_bytes: None) -> ShardPart:
         """Write one tar, here and now."""
         plan, counts = self._source.plans[job.split], Counter(clipped_boxes=0, images_without_text=0)
+        faults = Faults(plan.on_error)
         self._files.keep_only({image.file for image in job.images})
         with ShardWriter(self._source.tar_of(job), pieces=plan.pieces, max_tokens=plan.max_tokens) as writer:
             for image in job.images:
                 if self._stop.is_set():
                     raise _Stopped
-                self._add(image, writer, counts)
+                self._add(image, writer, counts, faults)
                 advance(image.row.length)
-            return writer.finish(dict(counts))
+            counts.update(rows_skipped=len(faults.skipped))
+            return writer.finish(dict(counts), skipped=faults.skipped)
 
     def _write_and_save(self, job: ShardJob) -> ShardPart:
         part = self.write(job, advance=self._advance)
         save_part(part, tar=self._source.tar_of(job), recipe_hash=self._source.hash_of(job))
         return part
 
-    def _add(self, image: PlannedImage, writer: ShardWriter, counts: Counter[str]) -> None:
-        record, num_clipped = self._files.read(image.file, image.row, self._labels)
+    def _add(self, image: PlannedImage, writer: ShardWriter, counts: Counter[str], faults: Faults) -> None:
+        reading = read_or_skip(self._files[image.file], image.row, labels=self._labels, faults=faults)
+        if reading is None:
+            return
+        record, num_clipped = reading
         texts = self._source.texts.texts_of(record) if image.texts is None else image.texts
         counts.update(clipped_boxes=num_clipped, images_without_text=int(not texts))
         if texts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from msp_ds.data.look_alikes import LookAlikeList, rows_within
 from msp_ds.data.set_layout import FileEntry, SetIndex, Split, StageName
 from msp_ds.data.set_tables import join_pairs, npy_bytes, npz_bytes, require_one_width
 from msp_ds.data.shard_parts import PART_ENDING, ShardPart, ShardWriter
+from msp_ds.data.sources.faults import OnError, SkippedRow
 from msp_ds.data.text import Label, WordPieces, parse_labels
 from msp_ds.errors import InputError
 from msp_ds.records import RegionRecord
@@ -40,6 +42,10 @@ class SetPlan:
     extractor: str = ""
     preset: str | None = None
     look_alikes: LookAlikeList | None = None
+    has_labels: bool = True
+    """Whether every source of regions has the detector's labels."""
+    on_error: OnError = "fail"
+    """What a row of regions does that cannot be used."""
     images_per_shard: int = 1000
     bytes_per_shard: int = 2 * 10**9
     """A tar ends with the image that reaches either limit; bytes of the rows: float32 in base64 shrinks to 0.38."""
@@ -47,12 +53,12 @@ class SetPlan:
     @property
     def objects(self) -> tuple[Label, ...]:
         """The object labels."""
-        return parse_labels(self.objects_data, name=layout.OBJECTS_NAME)
+        return parse_labels(self.objects_data, name=layout.OBJECTS_NAME, may_be_empty=True)
 
     @property
     def attributes(self) -> tuple[Label, ...]:
         """The attribute labels."""
-        return parse_labels(self.attributes_data, name=layout.ATTRIBUTES_NAME)
+        return parse_labels(self.attributes_data, name=layout.ATTRIBUTES_NAME, may_be_empty=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +124,18 @@ def of_one_width(parts: Iterable[ShardPart]) -> Iterator[ShardPart]:
 
 
 def finish_set(
-    folder: Path, *, target: Path, plan: SetPlan, parts: Sequence[ShardPart], counts: dict[str, int]
+    folder: Path,
+    *,
+    target: Path,
+    plan: SetPlan,
+    parts: Sequence[ShardPart],
+    counts: dict[str, int],
+    skipped: Sequence[SkippedRow] = (),
 ) -> SetReport:
     """Write the tables of a set and, last, its index into the work folder that holds its tars.
 
-    parts: of all shards in their order; tars without images do not exist. counts: are added to those of the shards.
+    parts: of all shards in their order; tars without images do not exist. counts and skipped
+    rows: are added to those of the shards.
 
     Raises: InputError when no image is left.
     """
@@ -131,8 +144,9 @@ def finish_set(
         raise InputError(f"no image with a text is left for {target}; check the image ids and --holdout")
     pairs = join_pairs([part.pairs for part in kept], [part.num_images for part in kept])
     kept_texts = {"kept": len(pairs["keys"]), "truncated": sum(part.facts.num_truncated for part in kept)}
-    index = _index(
-        plan, kept, texts=kept_texts | _summed(counts, parts), files=_write_tables(folder, plan, kept, pairs)
+    index = dataclasses.replace(
+        _index(plan, kept, texts=kept_texts | _summed(counts, parts), files=_write_tables(folder, plan, kept, pairs)),
+        skipped=(*skipped, *(row for part in parts for row in part.facts.skipped)),
     )
     write_durably(folder / layout.INDEX_NAME, (json.dumps(to_json(index)) + "\n").encode())
     sync_folder(folder)
@@ -222,6 +236,7 @@ def _index(
         texts=texts,
         files=files,
         shards=tuple(part.facts.entry for part in parts),
+        has_labels=plan.has_labels,
     )
 
 

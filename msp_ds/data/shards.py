@@ -10,7 +10,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -98,7 +98,10 @@ class ShardSet:
 
     def lexicon(self) -> Lexicon:
         """What the tasks know of the words of the set."""
-        return build_lexicon(self.word_pieces(), load_labels(self.objects_path), load_labels(self.attributes_path))
+        objects, attributes = (
+            load_labels(path, may_be_empty=True) for path in (self.objects_path, self.attributes_path)
+        )
+        return build_lexicon(self.word_pieces(), objects, attributes)
 
     def where(self, row: int) -> str:
         """The place of an image, for messages: tar, key and offset."""
@@ -174,6 +177,20 @@ def require_look_alikes(shards: ShardSet, *, task: str) -> np.ndarray:
             "or train with --set itm_negatives=random"
         )
     return shards.look_alikes
+
+
+def require_labels(shards: ShardSet, *, tasks: Sequence[str]) -> None:
+    """Demand the detector's labels for tasks that cannot do without.
+
+    Raises: ShardError that says how to train without these tasks.
+    """
+    if not shards.index.has_labels:
+        drops = " ".join(f"--drop {task}" for task in tasks)
+        raise ShardError(
+            f"{shards.path} was written from regions without labels, which tasks {', '.join(tasks)} need; "
+            f"train without them: {drops}, or write it from labelled regions: "
+            f"msp-ds shard --stage {shards.index.stage}"
+        )
 
 
 def require_same_words(shards: ShardSet, other: ShardSet) -> None:

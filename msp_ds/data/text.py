@@ -91,11 +91,15 @@ def _word_positions(text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
     return positions
 
 
-def parse_labels(data: bytes, *, name: str) -> tuple[Label, ...]:
+def parse_labels(data: bytes, *, name: str, may_be_empty: bool = False) -> tuple[Label, ...]:
     """The labels in a vocabulary of one label a line, line number = id, synonyms behind commas.
+
+    `may_be_empty`: no bytes at all mean no labels, as in a set whose regions have none.
 
     Raises: InputError for an empty file or line.
     """
+    if may_be_empty and not data:
+        return ()
     try:
         lines = data.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
@@ -106,9 +110,9 @@ def parse_labels(data: bytes, *, name: str) -> tuple[Label, ...]:
     return labels
 
 
-def load_labels(path: Path) -> tuple[Label, ...]:
-    """The labels in a file. Raises: InputError when it is missing, empty or has an empty line."""
-    return parse_labels(read_label_bytes(path), name=str(path))
+def load_labels(path: Path, *, may_be_empty: bool = False) -> tuple[Label, ...]:
+    """The labels in a file. Raises: InputError when it is missing or, as `parse_labels` says, empty or broken."""
+    return parse_labels(read_label_bytes(path), name=str(path), may_be_empty=may_be_empty)
 
 
 def read_label_bytes(path: Path) -> bytes:

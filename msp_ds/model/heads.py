@@ -6,6 +6,7 @@ N asked rows, H hidden size, V vocabulary, C object classes, A attribute classes
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from typing import cast
 
@@ -57,8 +58,8 @@ class RegionHead(nn.Module):
         super().__init__()
         self.transform = Transform(config)
         self.gated = config.region_gate == "pair"
-        self.object_decoder = nn.Linear(config.hidden_size, config.num_objects)
-        self.attribute_decoder = nn.Linear(config.hidden_size, config.num_attributes)
+        self.object_decoder = _label_decoder(config.hidden_size, config.num_objects)
+        self.attribute_decoder = _label_decoder(config.hidden_size, config.num_attributes)
         self.feature_decoder = nn.Linear(config.hidden_size, config.feature_width)
         initialise(self, config.init_std)
 
@@ -78,6 +79,13 @@ class RegionHead(nn.Module):
     def features(self, gated: Tensor) -> Tensor:
         """Features [N, F]."""
         return cast(Tensor, self.feature_decoder(gated))
+
+
+def _label_decoder(hidden_size: int, num_labels: int) -> nn.Linear:
+    """A decoder; of nothing where the regions have no labels."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+        return nn.Linear(hidden_size, num_labels)
 
 
 class TopicHead(nn.Module):

@@ -40,4 +40,4 @@ def _weighted(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     return weights * F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
 
 
-MOC = Task(name="moc", heads=("region",), corruptions=(MASK_REGIONS,), score=score)
+MOC = Task(name="moc", heads=("region",), corruptions=(MASK_REGIONS,), score=score, needs_labels=True)

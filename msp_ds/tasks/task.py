@@ -72,6 +72,8 @@ class Task:
     """(heads, encoded, clean batch, posed batch, context) -> Score."""
     corruptions: tuple[Corruption, ...] = ()
     image_choice: ImageChoice | None = None
+    needs_labels: bool = False
+    """Whether it asks about the detector's labels, which not all region features come with."""
 
 
 def pose(clean: Batch, tasks: Sequence[Task], context: Context) -> Batch:

@@ -15,4 +15,4 @@ def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, co
     return score_topics("titp", heads["topic"](encoded.pair).float(), topics, counted(clean, context).squeeze(1))
 
 
-TITP = Task(name="titp", heads=("topic",), score=score)
+TITP = Task(name="titp", heads=("topic",), score=score, needs_labels=True)

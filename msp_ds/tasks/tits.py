@@ -15,4 +15,4 @@ def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, co
     return score_topics("tits", heads["topic"](encoded.pair).float(), topics, counted(clean, context).squeeze(1))
 
 
-TITS = Task(name="tits", heads=("topic",), score=score)
+TITS = Task(name="tits", heads=("topic",), score=score, needs_labels=True)

@@ -69,11 +69,28 @@ class Row:
             base64.b64encode(self.features.tobytes()),
         ]
 
+    def bottom_up_columns(self) -> list[bytes]:
+        """Bottom-up attention's six columns: a plain number, the width first, no labels."""
+        _, height, width, *_, num_boxes, boxes, features = self.columns()
+        return [str(self.number).encode(), width, height, num_boxes, boxes, features]
+
 
 def write_tsv(path: Path, rows: list[Row]) -> Path:
     """The rows as a TSV file."""
-    path.write_bytes(b"".join(b"\t".join(row.columns()) + b"\n" for row in rows))
+    return write_lines(path, [row.columns() for row in rows])
+
+
+def write_lines(path: Path, rows: list[list[bytes]], *, end: bytes = b"\n") -> Path:
+    """Rows of columns as a TSV file."""
+    path.write_bytes(b"".join(b"\t".join(columns) + end for columns in rows))
     return path
+
+
+def adaptive_row(number: int, num_boxes: int) -> Row:
+    """An image with so many boxes, whose values depend on the two numbers."""
+    steps = np.arange(num_boxes * FEATURE_WIDTH, dtype="<f4").reshape(num_boxes, FEATURE_WIDTH)
+    corners = np.array([[0, 0, 32 + place % 16, 24] for place in range(num_boxes)], "<f4")
+    return Row(number, num_boxes=num_boxes, boxes=corners, features=(number + steps / 7).astype("<f4"))
 
 
 def write_npz(path: Path, **changes: Any) -> Path:

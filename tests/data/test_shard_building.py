@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 from raw_files import RawFolder, Row, captions_json, ids, snapshot, write_json, write_npz, write_tsv
 
 from msp_ds.chance import key_of
@@ -187,6 +189,22 @@ def test_progress_ends_at_the_total(raw: RawFolder) -> None:
     assert steps.works == [["reading image ids (bytes)", size, size], ["writing shards (bytes read)", size, size]]
 
 
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+def test_compressed_regions_make_the_same_set(raw: RawFolder, ending: str) -> None:
+    plain = build(raw, "token", holdout=2)
+    records = [read_record(plain, row)[0] for row in range(len(plain.keys))]
+    data = (raw.path / "regions.tsv").read_bytes()
+    packed = raw.path / f"regions.tsv.{ending}"
+    packed.write_bytes(gzip.compress(data) if ending == "gz" else zstandard.ZstdCompressor().compress(data))
+    unpacked = build(raw, "token", holdout=2, regions=(str(packed),))
+    assert unpacked.keys == plain.keys
+    np.testing.assert_array_equal(unpacked.pairs.token_ids, plain.pairs.token_ids)
+    for row, one in enumerate(records):
+        other, _ = read_record(unpacked, row)
+        assert other.source == one.source.replace(".tsv", f".tsv.{ending}")
+        np.testing.assert_array_equal(other.features, one.features)
+
+
 def test_the_holdout_does_not_depend_on_the_order_of_images() -> None:
     names = [f"coco-{number}" for number in range(50)]
     assert held_out(frozenset(names), 7) == held_out(frozenset(reversed(names)), 7)
@@ -196,7 +214,7 @@ def test_the_holdout_does_not_depend_on_the_order_of_images() -> None:
 NAN = np.full((3, 4), np.nan, "<f4")
 BAD_ROWS = {
     "foreign image id": ([Row(1), Row(2, image_id="cat")], "'cat' is no image id"),
-    "image twice": ([Row(1), Row(1)], "image coco-1 comes twice, first in"),
+    "image twice": ([Row(1), Row(1, height=49)], "image coco-1: comes twice, first in regions.tsv row 1 (byte 0)"),
     "label beyond the vocabulary": ([Row(1), Row(2, object_ids=np.array([0, 1, 3]))], "object id 3 of region 2"),
     "NaN feature": ([Row(1), Row(2, features=NAN)], "feature 0 of region 0 is nan"),
     "wrong base64 length": ([Row(1), Row(2, boxes=np.ones((2, 4), "<f4"))], "boxes holds 32 bytes instead of 48"),

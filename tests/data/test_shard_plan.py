@@ -12,8 +12,8 @@ from raw_files import RawFolder, vocabulary
 
 from msp_ds.data.shard_plan import PlannedImage, ShardJob, plan_shards, recipe_hash
 from msp_ds.data.shard_writer import SetPlan
-from msp_ds.data.sources.obj36_tsv import TsvRegions
 from msp_ds.data.sources.region_checks import RegionRow
+from msp_ds.data.sources.region_tsv import TsvRegions
 from msp_ds.data.text import WordPieces
 
 PLAN = SetPlan(

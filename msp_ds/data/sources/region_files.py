@@ -1,4 +1,4 @@
-"""Any file of region features: what a path stands for, by its ending.
+"""Any file of region features: what a path stands for, by its ending, and all rows of all files.
 
 Such a file is used in two steps, which may happen in different processes: `rows` says where each image stands, without
 decoding anything; `read` decodes one of them.
@@ -6,14 +6,16 @@ decoding anything; `read` decodes one of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from msp_ds.data.identity import Corpus, split_corpus
-from msp_ds.data.sources.obj36_tsv import TsvRegions
+from msp_ds.data.sources.faults import Faults, Place, RowError
 from msp_ds.data.sources.region_checks import LabelCounts, Reading, RegionRow
-from msp_ds.data.sources.regions_npz import NpzRegions, list_archives
+from msp_ds.data.sources.region_npz import NpzRegions, list_archives
+from msp_ds.data.sources.region_tsv import TsvRegions
 from msp_ds.errors import InputError
 
 
@@ -24,14 +26,32 @@ class RegionFile(Protocol):
     corpus: Corpus
     """What its plain numbers mean."""
 
-    def rows(self) -> Iterator[RegionRow]:
-        """Where each image stands, in the order of the file; the lengths sum to about the file's size."""
+    @property
+    def has_labels(self) -> bool:
+        """Whether it holds the detector's labels; without them every id is IGNORE and every score 0."""
+
+    @property
+    def num_bytes(self) -> int | None:
+        """What the lengths of its rows sum to, about; None where only reading tells."""
+
+    def rows(self, faults: Faults | None = None) -> Iterator[RegionRow]:
+        """Where each image stands, in the order of the file. Rows that cannot be used go to `faults`, or end it."""
 
     def read(self, row: RegionRow, labels: LabelCounts) -> Reading:
-        """The image in one of its rows; cheapest in the order of the file."""
+        """The image in one of its rows; cheapest in the order of the file. Raises: RowError, for `Faults.add`."""
+
+    def place(self, row: RegionRow) -> Place:
+        """Where a row stands, for messages."""
+
+    def digest(self, row: RegionRow) -> bytes:
+        """A hash of what stands in a row; cheapest in the order of the file."""
 
 
-_FORMATS: dict[str, Callable[[Path, Corpus], RegionFile]] = {".tsv": TsvRegions, ".npz": NpzRegions}
+_FORMATS: tuple[tuple[re.Pattern[str], Callable[[Path, Corpus], RegionFile]], ...] = (
+    # Bottom-up attention's own files end in .tsv.0, .tsv.1 ...
+    (re.compile(r"\.tsv(\.\d+)?(\.gz|\.zst)?$"), TsvRegions),
+    (re.compile(r"\.npz$"), NpzRegions),
+)
 
 
 def list_region_files(paths: tuple[str, ...]) -> list[RegionFile]:
@@ -39,16 +59,114 @@ def list_region_files(paths: tuple[str, ...]) -> list[RegionFile]:
 
     Raises: InputError for a missing path, one of another ending, or one named twice.
     """
-    found: list[tuple[Path, Corpus]] = []
+    found: list[RegionFile] = []
+    seen: dict[tuple[int, int], Path] = {}
     for written in paths:
         corpus, plain = split_corpus(written)
         path = Path(plain)
         if not path.exists():
             raise InputError(f"{path} is missing; it should hold region features (.tsv, .npz or a folder of .npz)")
-        found += [(member, corpus) for member in (list_archives(path) if path.is_dir() else [path])]
-    for place, (path, _) in enumerate(found):
-        if path.suffix not in _FORMATS:
-            raise InputError(f"{path} ends neither in .tsv nor in .npz; region features should")
-        if any(path.samefile(other) for other, _ in found[:place]):
-            raise InputError(f"{path} is named twice among the region features")
-    return [_FORMATS[path.suffix](path, corpus) for path, corpus in found]
+        for member in list_archives(path) if path.is_dir() else [path]:
+            status = member.stat()
+            if seen.setdefault((status.st_dev, status.st_ino), member) is not member:
+                raise InputError(f"{member} is named twice among the region features")
+            found.append(_region_file(member, corpus))
+    return found
+
+
+def scan_rows(
+    files: Sequence[RegionFile], *, faults: Faults, advance: Callable[[int], None] = lambda num_bytes: None
+) -> list[list[RegionRow]]:
+    """The usable rows of each file, each image once; `advance` hears of each row's bytes.
+
+    A row that repeats an earlier one of its file byte for byte is dropped and counted.
+
+    Raises: InputError for the first unusable row, unless `faults` takes it; an image that comes twice is one.
+    """
+    first_seen: dict[str, str] = {}
+    found: list[list[RegionRow]] = []
+    for file in files:
+        rows = []
+        for row in file.rows(faults):
+            rows.append(row)
+            advance(row.length)
+        found.append(_new_rows(file, _without_repeats(file, rows, faults), first_seen, faults))
+    return found
+
+
+def scan_bytes(files: Sequence[RegionFile]) -> int | None:
+    """What `scan_rows` will advance by, about; None where only reading tells."""
+    sizes = [file.num_bytes for file in files]
+    return None if None in sizes else sum(size or 0 for size in sizes)
+
+
+def read_or_skip(file: RegionFile, row: RegionRow, *, labels: LabelCounts, faults: Faults) -> Reading | None:
+    """The image in a row; None when it cannot be used and `faults` takes it. Raises: InputError where it does not."""
+    try:
+        return file.read(row, labels)
+    except RowError as error:
+        faults.add(error)
+        return None
+
+
+def files_without_labels(files: Sequence[RegionFile]) -> list[RegionFile]:
+    """Those whose images have no labels. Files that cannot be read are not among them: `scan_rows` will name them."""
+    return [file for file in files if not _may_have_labels(file)]
+
+
+def require_labels(files: Sequence[RegionFile]) -> None:
+    """Demand labels, of which the texts of the token stage are made.
+
+    Raises: InputError naming the first file that has none.
+    """
+    unlabelled = files_without_labels(files)
+    if unlabelled:
+        raise InputError(
+            f"{unlabelled[0].path} holds regions without labels ({len(unlabelled)} of {len(files)} files do), of which "
+            "stage token makes its texts; LXMERT's TSV of 10 columns, VOLTA's of 13 and .npz with objects_id have "
+            "them, and the other stages do without"
+        )
+
+
+def _may_have_labels(file: RegionFile) -> bool:
+    try:
+        return file.has_labels
+    except InputError:
+        return True
+
+
+def _region_file(path: Path, corpus: Corpus) -> RegionFile:
+    for ending, kind in _FORMATS:
+        if ending.search(path.name):
+            return kind(path, corpus)
+    raise InputError(
+        f"{path} ends neither in .tsv nor in .npz; region features should (TSV may end in .gz or .zst too)"
+    )
+
+
+def _without_repeats(file: RegionFile, rows: list[RegionRow], faults: Faults) -> list[RegionRow]:
+    """The rows without those whose image came in a row of the same content before."""
+    first: dict[str, RegionRow] = {}
+    repeats = {row for row in rows if first.setdefault(row.image_id, row) is not row}
+    if not repeats:
+        return rows
+    # In the order of the file, since a compressed one is read only forwards.
+    suspects = sorted(repeats | {first[row.image_id] for row in repeats}, key=lambda row: row.number)
+    digests = {row.number: file.digest(row) for row in suspects}
+    dropped = {row for row in repeats if digests[row.number] == digests[first[row.image_id].number]}
+    faults.num_repeated += len(dropped)
+    return [row for row in rows if row not in dropped]
+
+
+def _new_rows(file: RegionFile, rows: list[RegionRow], first_seen: dict[str, str], faults: Faults) -> list[RegionRow]:
+    """The rows whose image did not come before; `first_seen`, image -> file and row, grows."""
+    new = []
+    for row in rows:
+        place = file.place(row)
+        here = str(place._replace(path=Path(file.path.name), image_id=""))
+        first = first_seen.setdefault(row.image_id, here)
+        if first is here:
+            new.append(row)
+        else:
+            faults.add(RowError(place, f"comes twice, first in {first}; keep one of them"))
+    return new

@@ -1,0 +1,276 @@
+"""Region features as tab-separated text without a header, one image a row; plain, .gz or .zst.
+
+Four layouts, told apart by their number of columns. Arrays are base64, little-endian: ids int64 [N], confidences
+float32 [N], boxes float32 [N, 4] in pixels, features float32 [N, F].
+
+| columns | whose | after img_id |
+|---|---|---|
+| 10 | LXMERT | img_h img_w objects_id objects_conf attrs_id attrs_conf num_boxes boxes features |
+| 13 | VOLTA | LXMERT's, then cls_prob attrs classes, which are not needed |
+| 6 | bottom-up attention | img_w img_h num_boxes boxes features: no labels |
+| 7 | ViLBERT | bottom-up's, then cls_prob |
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pybase64
+
+from msp_ds.data.identity import Corpus, canonical_image_id
+from msp_ds.data.sources.byte_streams import DAMAGE, ForwardReader, describe, is_compressed, open_stream
+from msp_ds.data.sources.faults import Faults, Place, RowError
+from msp_ds.data.sources.region_checks import LabelCounts, RawRegions, Reading, RegionRow, checked
+from msp_ds.errors import InputError
+
+_BOTTOM_UP = ("img_id", "img_w", "img_h", "num_boxes", "boxes", "features")
+_LABELS = ("objects_id", "objects_conf", "attrs_id", "attrs_conf")
+_LXMERT = ("img_id", "img_h", "img_w", *_LABELS, "num_boxes", "boxes", "features")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What the columns of a file hold."""
+
+    name: str
+    columns: tuple[str, ...]
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the detector's labels are among them."""
+        return "objects_id" in self.columns
+
+
+LAYOUTS = {
+    len(layout.columns): layout
+    for layout in (
+        Layout(name="LXMERT", columns=_LXMERT),
+        Layout(name="bottom-up attention", columns=_BOTTOM_UP),
+        Layout(name="ViLBERT", columns=(*_BOTTOM_UP, "cls_prob")),
+        Layout(name="VOLTA", columns=(*_LXMERT, "cls_prob", "attrs", "classes")),
+    )
+}
+"""Number of columns -> layout."""
+
+_WHAT = "a TSV of region features"
+_LONGEST_ROW = 1 << 27
+"""Bytes: a hundred boxes of 16,384 features."""
+_ROWS_TO_TRY = 16
+"""So many rows at the head of a file may be damaged before its layout counts as unknown."""
+
+
+class TsvRegions:
+    """A TSV file of regions; a 30 GB file needs the memory of one row."""
+
+    def __init__(self, path: Path, corpus: Corpus) -> None:
+        self.path = path
+        self.corpus = corpus
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the layout has the detector's labels."""
+        return self._shape[0].has_labels
+
+    @property
+    def num_bytes(self) -> int | None:
+        """The size, where it is that of the content."""
+        return None if is_compressed(self.path) else self.path.stat().st_size
+
+    def rows(self, faults: Faults | None = None) -> Iterator[RegionRow]:
+        """Where each image stands, numbers from 1 and offsets in the decompressed file, without decoding the arrays.
+
+        Rows of another number of columns, without an image id, or cut off at the end of the file go to `faults`.
+
+        Raises: InputError naming file, row and byte offset for such a row unless `faults` takes it; for an empty file,
+        and one whose layout is unknown.
+        """
+        faults = faults or Faults()
+        layout, _ = self._shape
+        for number, offset, line in self._lines(faults):
+            place = Place(self.path, number, offset)
+            try:
+                image_id = self._image_id(place, line, layout)
+            except RowError as error:
+                faults.add(error)
+            else:
+                yield RegionRow(image_id, number, offset, len(line))
+
+    def read(self, row: RegionRow, labels: LabelCounts) -> Reading:
+        """The image in a row.
+
+        Raises: RowError naming file, row, byte offset and image: for a row that is cut off, an array of another
+        length than its number of boxes asks for, features of another width, and what `checked` refuses.
+        """
+        layout, width = self._shape
+        raw = _read_row(self.place(row), self._bytes(row), layout=layout, corpus=self.corpus)
+        if raw.features.shape[1] != width:
+            raise RowError(
+                raw.place,
+                f"features are {raw.features.shape[1]} wide, those of the images before {width}; "
+                "one file holds the features of one extractor",
+            )
+        return checked(raw, labels=labels)
+
+    def place(self, row: RegionRow) -> Place:
+        """Where a row stands, for messages."""
+        return Place(self.path, row.number, row.offset, row.image_id)
+
+    def digest(self, row: RegionRow) -> bytes:
+        """sha256 of what stands in a row, its line end aside."""
+        return hashlib.sha256(self._bytes(row).rstrip(b"\r\n")).digest()
+
+    def _bytes(self, row: RegionRow) -> bytes:
+        return self._reader.read(row.offset, row.length)
+
+    @cached_property
+    def _reader(self) -> ForwardReader:
+        return ForwardReader(self.path, what=_WHAT)
+
+    @cached_property
+    def _shape(self) -> tuple[Layout, int]:
+        """The layout and the width of the features, both as in the first row that is whole."""
+        fault: RowError | None = None
+        broken = Faults("skip")
+        for number, offset, line in islice(self._lines(broken), _ROWS_TO_TRY):
+            place = Place(self.path, number, offset)
+            try:
+                layout = _layout_of(place, line)
+                return layout, _read_row(place, line, layout=layout, corpus=self.corpus).features.shape[1]
+            except RowError as error:
+                fault = fault or error
+        if fault is not None:
+            raise fault
+        raise InputError(
+            f"{self.path} {broken.skipped[0].reason if broken.skipped else 'is empty'}; it should be {_WHAT}"
+        )
+
+    def _lines(self, faults: Faults) -> Iterator[tuple[int, int, bytes]]:
+        """The number, the offset and the bytes of each row, line end included.
+
+        A stream that breaks off is a fault of the row that it breaks off in.
+        """
+        number, offset = 1, 0
+        with open_stream(self.path, what=_WHAT) as file:
+            while True:
+                place = Place(self.path, number, offset)
+                try:
+                    line = file.readline(_LONGEST_ROW)
+                except DAMAGE as error:
+                    faults.add(RowError(place, f"cannot be read on from here ({describe(error)})"))
+                    return
+                if len(line) == _LONGEST_ROW:
+                    raise InputError(f"{place}: has more than {_LONGEST_ROW} bytes; the file should be {_WHAT}")
+                if not line:
+                    return
+                yield number, offset, line
+                number, offset = number + 1, offset + len(line)
+
+    def _image_id(self, place: Place, line: bytes, layout: Layout) -> str:
+        _check_columns(place, line, layout, self.corpus)
+        if not line.endswith(b"\n"):
+            # Only the last row ends so: it is whole, or an interrupted append left it cut, perhaps in its last column.
+            return _read_row(place, line, layout=layout, corpus=self.corpus).place.image_id
+        return _image_id(place, line[: line.index(b"\t")], self.corpus)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_reader"}
+
+
+def _read_row(place: Place, line: bytes, *, layout: Layout, corpus: Corpus) -> RawRegions:
+    _check_columns(place, line, layout, corpus)
+    row = dict(zip(layout.columns, line.rstrip(b"\r\n").split(b"\t"), strict=True))
+    place = place._replace(image_id=_image_id(place, row["img_id"], corpus))
+    count = _whole_number(place, "num_boxes", row["num_boxes"])
+    if count <= 0:
+        raise RowError(place, f"num_boxes is {count}; an image needs at least one region")
+    boxes = _array(place, "boxes", row["boxes"], dtype="<f4", count=count, width=4)
+    labels = {
+        field: _array(place, name, row[name], dtype=dtype, count=count, width=1)
+        for field, name, dtype in _LABEL_COLUMNS
+        if layout.has_labels
+    }
+    return RawRegions(
+        place=place,
+        height=_whole_number(place, "img_h", row["img_h"]),
+        width=_whole_number(place, "img_w", row["img_w"]),
+        boxes=boxes.reshape(count, 4),
+        features=_array(place, "features", row["features"], dtype="<f4", count=count).reshape(count, -1),
+        **labels,
+    )
+
+
+_LABEL_COLUMNS = (
+    ("object_ids", "objects_id", "<i8"),
+    ("object_scores", "objects_conf", "<f4"),
+    ("attribute_ids", "attrs_id", "<i8"),
+    ("attribute_scores", "attrs_conf", "<f4"),
+)
+"""Field of RawRegions, column, type."""
+
+
+def _layout_of(place: Place, line: bytes) -> Layout:
+    count = line.count(b"\t") + 1
+    if count not in LAYOUTS:
+        known = ", ".join(f"{number} ({layout.name})" for number, layout in LAYOUTS.items())
+        raise RowError(place, f"has {count} columns instead of {known}; the row is cut off or of another layout")
+    return LAYOUTS[count]
+
+
+def _check_columns(place: Place, line: bytes, layout: Layout, corpus: Corpus) -> None:
+    count, wanted = line.count(b"\t") + 1, len(layout.columns)
+    if count == wanted:
+        return
+    if count > 1:
+        # The first column is whole all the same.
+        with suppress(RowError):
+            place = place._replace(image_id=_image_id(place, line[: line.index(b"\t")], corpus))
+    raise RowError(place, f"has {count} columns instead of {wanted}; the row is cut off or of another layout")
+
+
+def _image_id(place: Place, column: bytes, corpus: Corpus) -> str:
+    try:
+        return canonical_image_id(column.decode("ascii"), corpus=corpus, where="")
+    except UnicodeDecodeError:
+        raise RowError(place, "the image id is no plain ASCII text") from None
+    except InputError as error:
+        raise RowError(place, str(error).removeprefix(": ")) from None
+
+
+def _whole_number(place: Place, name: str, column: bytes) -> int:
+    try:
+        return int(column)
+    except ValueError:
+        raise RowError(place, f"{name} should be a whole number, but is {column[:40]!r}") from None
+
+
+def _array(place: Place, name: str, column: bytes, *, dtype: str, count: int, width: int | None = None) -> np.ndarray:
+    """The numbers in a base64 column: `count` x `width` of them, or any multiple of `count` where width is None."""
+    try:
+        data = pybase64.b64decode(_mended(column), validate=True)
+    except binascii.Error as error:
+        raise RowError(place, f"column {name} is broken base64 ({error}); the row is cut off or damaged") from None
+    size = np.dtype(dtype).itemsize
+    row_bytes = (len(data) // count // size if width is None else width) * size
+    if not row_bytes or len(data) != row_bytes * count:
+        wanted = f"{row_bytes * count} bytes" if width else f"a multiple of {count * size} bytes"
+        raise RowError(place, f"column {name} holds {len(data)} bytes instead of {wanted} for {count} boxes")
+    return np.frombuffer(data, dtype=dtype)
+
+
+def _mended(column: bytes) -> bytes:
+    """A column without what some writers added to its base64, and with what others left out: no guess is made."""
+    if column[:2] in (b"b'", b'b"') and column[-1:] == column[1:2]:
+        # Some Python 3 extractors wrote str(bytes).
+        column = column[2:-1]
+    missing = -len(column) % 4
+    # Padding says nothing that the length does not say too. One character too many is no matter of padding.
+    return column + b"=" * missing if missing < 3 else column
