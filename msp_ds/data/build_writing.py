@@ -72,6 +72,7 @@ def _write(build: Build, *, out: Path, progress: Progress, num_threads: int) -> 
         folders = {split: stack.enter_context(work_folder(out / split)) for split in build.plans}
         source = ShardSource(files=build.files, texts=build.texts, plans=build.plans, folders=folders)
         parts = _write_tars(build.jobs, source, progress=progress, num_threads=num_threads)
+        skipped = [row for split_parts in parts.values() for part in split_parts for row in part.facts.skipped]
         reports = {
             split: finish_set(
                 folder,
@@ -79,7 +80,7 @@ def _write(build: Build, *, out: Path, progress: Progress, num_threads: int) -> 
                 plan=build.plans[split],
                 parts=parts[split],
                 counts=build.counts[split],
-                skipped=build.skipped,
+                skipped=[*build.skipped, *skipped],
             )
             for split, folder in folders.items()
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -121,8 +122,9 @@ def attach_look_alikes(shards: ShardSet, look_alikes: LookAlikeList) -> int:
 def _replace_table(shards: ShardSet, data: bytes | memoryview) -> None:
     target = shards.path.resolve()
     prepared = target.with_name(f".{target.name}.attaching")
-    with sole_writer(target.parent):
+    with sole_writer(target.parent), ExitStack() as cleaning:
         shutil.rmtree(prepared, ignore_errors=True)  # of a run that was killed
+        cleaning.callback(shutil.rmtree, prepared, ignore_errors=True)
         replaced = shutil.ignore_patterns(layout.INDEX_NAME, layout.LOOK_ALIKES_NAME)
         shutil.copytree(target, prepared, copy_function=_link, ignore=replaced)
         entry = write_durably(prepared / layout.LOOK_ALIKES_NAME, data)

@@ -123,7 +123,6 @@ class ShardPool:
                     raise _Stopped
                 self._add(image, writer, counts, faults)
                 advance(image.row.length)
-            counts.update(rows_skipped=len(faults.skipped))
             return writer.finish(dict(counts), skipped=faults.skipped)
 
     def _write_and_save(self, job: ShardJob) -> ShardPart:

@@ -134,8 +134,8 @@ def finish_set(
 ) -> SetReport:
     """Write the tables of a set and, last, its index into the work folder that holds its tars.
 
-    parts: of all shards in their order; tars without images do not exist. counts and skipped
-    rows: are added to those of the shards.
+    parts: of all shards in their order; tars without images do not exist. counts: are added to those of the shards.
+    skipped: rows of the sources that could not be used, of whatever split.
 
     Raises: InputError when no image is left.
     """
@@ -144,9 +144,9 @@ def finish_set(
         raise InputError(f"no image with a text is left for {target}; check the image ids and --holdout")
     pairs = join_pairs([part.pairs for part in kept], [part.num_images for part in kept])
     kept_texts = {"kept": len(pairs["keys"]), "truncated": sum(part.facts.num_truncated for part in kept)}
+    texts = kept_texts | _summed(counts, parts) | ({"rows_skipped": len(skipped)} if skipped else {})
     index = dataclasses.replace(
-        _index(plan, kept, texts=kept_texts | _summed(counts, parts), files=_write_tables(folder, plan, kept, pairs)),
-        skipped=(*skipped, *(row for part in parts for row in part.facts.skipped)),
+        _index(plan, kept, texts=texts, files=_write_tables(folder, plan, kept, pairs)), skipped=tuple(skipped)
     )
     write_durably(folder / layout.INDEX_NAME, (json.dumps(to_json(index)) + "\n").encode())
     sync_folder(folder)

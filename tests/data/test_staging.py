@@ -23,8 +23,8 @@ from msp_ds.data import remote_files
 from msp_ds.data.blob_cache import BlobCache
 from msp_ds.data.remote_files import is_remote
 from msp_ds.data.shard_building import build_shards
-from msp_ds.data.shards import open_set, verify_set
 from msp_ds.data.staging import local_shards, refuse_rewriting
+from msp_ds.data.verification import verify_set
 from msp_ds.errors import InputError, ShardError
 
 TAR = "/sentence/train/000000.tar"
@@ -121,7 +121,7 @@ def stage(server: Server, cache: Path, *, limit_gb: float = 1.0, stages: tuple[s
     with local_shards(server.address, stages, cache=cache, limit_gb=limit_gb, progress=progress) as folder:
         for name in ("sentence/train", "sentence/val"):
             if (server.folder / name).exists():
-                verify_set(open_set(folder / name))
+                assert not verify_set(folder / name).faults
                 assert snapshot(folder / name) == snapshot(server.folder / name)
             else:
                 assert not (folder / name).exists()

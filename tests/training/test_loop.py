@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from msp_ds.config import get_preset
 from msp_ds.curriculum import curriculum
 from msp_ds.records import Tally
 from msp_ds.train import new_config
@@ -214,7 +215,8 @@ def test_without_a_terminal_a_run_says_where_it_is(
 ) -> None:
     with caplog.at_level(logging.INFO, logger="msp_ds"):
         trained(a_job(small_shards, tmp_path, runtime))
-    assert "token: mlm, mrfr, moc, ifrs on 64 pairs, 3 epochs in batches of 16, 6 steps" in caplog.text
+    epochs = get_preset("tiny").schedule["token"].epochs
+    assert f"token: mlm, mrfr, moc, ifrs on 64 pairs, {epochs} epochs in batches of 16, 6 steps" in caplog.text
     assert "token: step 6 of 6, loss" in caplog.text
     assert "pairs/s, 0:00 left" in caplog.text
 
