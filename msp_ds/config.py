@@ -61,7 +61,11 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Adam as the paper uses it (section 4.4), with the schedule that LXMERT's code inherits from BERT."""
+    """Adam as the paper uses it (section 4.4), with the schedule that LXMERT's code inherits from BERT.
+
+    torch's AdamW stands in for the released BertAdam: its moments are corrected for their start at zero, biases and
+    LayerNorms do not decay, and the first step already has a rate above zero.
+    """
 
     lr: float = 1e-5
     """Peak learning rate."""
