@@ -20,6 +20,7 @@ from msp_ds.data.set_tables import npz_bytes
 from msp_ds.errors import InputError
 from msp_ds.records import IGNORE
 
+_ROWS_AT_ONCE = 8192
 LAYOUT = "an .npz with image_ids [L] and neighbours int32 [L, K], rows of image_ids, nearest first"
 
 
@@ -111,10 +112,11 @@ def rows_within(look_alikes: LookAlikeList, *, keys: list[str]) -> np.ndarray:
     row_of = {key: row for row, key in enumerate(keys)}
     set_rows = np.array([row_of.get(image_id, IGNORE) for image_id in look_alikes.image_ids], dtype=np.int32)
     # One more entry for "nobody", which index -1 reaches.
-    mapped = np.append(set_rows, np.int32(IGNORE))[look_alikes.neighbours]
-    known = set_rows >= 0
-    rows = np.full((len(keys), mapped.shape[1]), IGNORE, dtype=np.int32)
-    rows[set_rows[known]] = _close_gaps(mapped, set_rows)[known]
+    with_nobody = np.append(set_rows, np.int32(IGNORE))
+    rows = np.full((len(keys), look_alikes.neighbours.shape[1]), IGNORE, dtype=np.int32)
+    known = np.flatnonzero(set_rows >= 0)
+    for some in np.array_split(known, len(known) // _ROWS_AT_ONCE + 1):  # sorting takes ten times a block's memory
+        rows[set_rows[some]] = _close_gaps(with_nobody[look_alikes.neighbours[some]], set_rows[some])
     return rows
 
 
