@@ -32,7 +32,8 @@ from msp_ds.data.order import Order
 from msp_ds.data.reader import Reader
 from msp_ds.data.recipe import Recipe
 from msp_ds.data.shard_building import plan_build
-from msp_ds.data.shards import open_set, verify_set
+from msp_ds.data.shards import open_set
+from msp_ds.data.verification import verify_set
 from tools.fresh_process import Cost, measured
 from tools.synthetic_coco import NUM_IMAGES, MadeUpRegions, half_features, write_look_alikes, write_small_files
 
@@ -67,19 +68,22 @@ def write(folder: Path, recipe: Recipe, num_images: int, jobs: int) -> int:
 
 def verify(folder: Path) -> None:
     """Read every byte of the set."""
-    verify_set(open_set(folder / "sentence" / "train"))
+    faults = verify_set(folder / "sentence" / "train").faults
+    if faults:
+        raise SystemExit("\n".join(faults))
 
 
 def read_epoch(folder: Path) -> Epoch:
     """Read one epoch and count what came."""
     reader = Reader(open_set(folder / "sentence" / "train"))
     order = Order([reader.keys], seed=SEED, batch_size=BATCH_SIZE)
+    memory = reader.buffers(BATCH_SIZE, num_strays=0)
     keys: list[Tensor] = []
     num_swapped = 0
     for step in range(order.batches_per_epoch):
         pairs = order.batch(step).pairs
         images, matched = with_swaps(reader, pairs)
-        batch = reader.read(pairs, images=images, matched=matched, strays=torch.zeros(len(pairs), 0))
+        batch = reader.read(pairs, images=images, matched=matched, strays=torch.zeros(len(pairs), 0), into=memory)
         check_images(batch.features, images, reader)
         keys.append(batch.keys.clone())
         num_swapped += int((~matched).sum())

@@ -15,6 +15,7 @@ import numpy as np
 
 from msp_ds.data.identity import Corpus
 from msp_ds.data.recipe import Recipe
+from msp_ds.data.sources.faults import Faults, Place
 from msp_ds.data.sources.region_checks import LabelCounts, Reading, RegionRow
 from msp_ds.records import RegionRecord
 
@@ -81,6 +82,9 @@ def write_tsv(path: Path, num_images: int) -> None:
             file.write(b"\t".join([*head, *labels, *tail]) + b"\n")
 
 
+_ROW_BYTES = 395_000
+
+
 class MadeUpRegions:
     """A file of region features that is none: images as they would be read from a TSV, made when they are asked for."""
 
@@ -90,11 +94,21 @@ class MadeUpRegions:
         """path: a file that stands for the features; it needs no content."""
         self.path = path
         self.num_images = num_images
+        self.has_labels = True
+        self.num_bytes = num_images * _ROW_BYTES
 
-    def rows(self) -> Iterator[RegionRow]:
+    def rows(self, faults: Faults | None = None) -> Iterator[RegionRow]:
         """All images, with the bytes that they would have in a TSV."""
         for number in range(self.num_images):
-            yield RegionRow(f"coco-{number + 1}", number, 0, 395_000)
+            yield RegionRow(f"coco-{number + 1}", number, 0, _ROW_BYTES)
+
+    def place(self, row: RegionRow) -> Place:
+        """Where a row would stand."""
+        return Place(self.path, row.number, image_id=row.image_id)
+
+    def digest(self, row: RegionRow) -> bytes:
+        """Of what would stand in a row."""
+        return half_features(row.number).tobytes()
 
     def read(self, row: RegionRow, labels: LabelCounts) -> Reading:
         """The image in a row."""
