@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 
 from msp_ds.terminal import bars, one_line_errors, resumable, speak
-from msp_ds.train import Curriculum, Debug, Drop, PresetName, train
+from msp_ds.train import BatchSize, Curriculum, Debug, Drop, Epochs, PresetName, Shards, train
+from msp_ds.training.execution import shipped
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,8 +45,7 @@ DEMO_RECIPE = Path("shards/demo.toml")
 
 def _find_recipe(path: Path) -> Path:
     """`path` as seen from here, or the one of that name that comes with the project."""
-    shipped = Path(__file__).parents[1] / path
-    return shipped if not path.exists() and shipped.exists() else path
+    return path if path.exists() or not shipped(str(path)).exists() else shipped(str(path))
 
 
 @app.command()
@@ -105,7 +105,7 @@ def shard(
         bool | None, typer.Option("--allow-missing", help="Leave out texts whose image has no regions.")
     ] = None,
     extractor: Annotated[str | None, typer.Option(help="What computed the features, in your words.")] = None,
-    preset: PresetName = None,
+    preset: Annotated[str | None, typer.Option(help="What to suggest to train: paper, small or tiny.")] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Shards written at a time; any number gives the same bytes. [cores, to 4]")
     ] = None,
@@ -135,6 +135,7 @@ def shard(
 
 
 def _write_shards(stage: StageName, path: Path | None, given: dict[str, Any], *, out: Path, jobs: int | None) -> None:
+    from msp_ds.data.overwriting import require_own_sets
     from msp_ds.data.recipe import load_recipe, recipe_with
     from msp_ds.data.shard_building import build_shards
     from msp_ds.data.shard_pool import default_jobs
@@ -143,6 +144,9 @@ def _write_shards(stage: StageName, path: Path | None, given: dict[str, Any], *,
     speak()
     base = None if given and path is None else load_recipe(_find_recipe(path or DEMO_RECIPE))
     recipe = recipe_with(base, given)
+    if path is None and not given:
+        mend = f"name its --recipe FILE or flags; the demo's over it: --recipe {DEMO_RECIPE}, or elsewhere: --out DIR"
+        require_own_sets(out / stage, recipe, mend=mend)
     with bars() as progress:
         reports = build_shards(recipe, stage=stage, out=out, progress=progress, num_threads=jobs or default_jobs())
     for line in (*(report.describe() for report in reports.values()), *shard_notes(stage, tuple(reports.values()))):
@@ -251,15 +255,30 @@ def audit(
 
 
 @app.command()
-def stages(curriculum: Curriculum = None, preset: PresetName = None, drop: Drop = None, debug: Debug = False) -> None:
+def stages(
+    curriculum: Curriculum = None,
+    shards: Shards = None,
+    preset: PresetName = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    drop: Drop = None,
+    debug: Debug = False,
+) -> None:
     """Show what a command line would train, without training."""
-    from msp_ds.config import get_preset
-    from msp_ds.curriculum import curriculum as read_curriculum
     from msp_ds.report.curriculum import stage_table
+    from msp_ds.train import planned_schedule
 
+    flags = {
+        "curriculum": curriculum,
+        "shards": None if shards is None else str(shards),
+        "preset": preset,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "drop": tuple(drop) if drop else None,
+    }
     with one_line_errors(debug=debug):
-        read = read_curriculum(curriculum or "tps", drop=drop or ())
-        Console().print(stage_table(read, get_preset(preset or "paper").schedule))
+        planned = planned_schedule({name: value for name, value in flags.items() if value is not None})
+        Console().print(stage_table(planned.stages, planned.rows, preset=planned.preset))
 
 
 @app.command()
@@ -279,7 +298,7 @@ def evaluate(
     shards: Annotated[Path, typer.Option(help="A held-out set.")] = Path("shards/sentence/val"),
     images: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
     captions_per_image: Annotated[int | None, typer.Option(help="Only so many of each image's captions.")] = None,
-    preset: PresetName = None,
+    preset: Annotated[str | None, typer.Option(help="Refuse a checkpoint of another preset than this.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for scores and grades. [the run's]")] = None,
     debug: Debug = False,
 ) -> None:
@@ -297,6 +316,7 @@ def evaluate(
             model, held_out, num_images=images, captions_per_image=captions_per_image, out=folder
         )
     Console().print(retrieval_table(report))
+    Console(soft_wrap=True).print(f"written to {report.path}, the scores beside it", highlight=False, markup=False)
 
 
 def main() -> None:

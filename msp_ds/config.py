@@ -54,9 +54,12 @@ class ModelConfig:
     num_attributes: int = 400
 
     def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions"):
+            _check(getattr(self, name) > 0, f"{name} {getattr(self, name)} is not positive")
         _check(self.hidden_size % self.num_heads == 0, f"hidden_size {self.hidden_size} is no multiple of num_heads")
         _check(0 < self.topic_prior < 1, f"topic_prior {self.topic_prior} is not between 0 and 1")
         _check(0 <= self.dropout < 1, f"dropout {self.dropout} is not in [0, 1)")
+        _check(self.layer_norm_eps > 0 and self.init_std > 0, "layer_norm_eps and init_std must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,8 @@ class OptimConfig:
         _check(self.lr > 0, f"lr {self.lr} is not positive")
         _check(0 <= self.warmup_share < 1, f"warmup_share {self.warmup_share} is not in [0, 1)")
         _check(self.clip_norm >= 0, f"clip_norm {self.clip_norm} is negative")
+        _check(all(0 <= beta < 1 for beta in self.betas), f"betas {self.betas} are not in [0, 1)")
+        _check(self.eps > 0 and self.weight_decay >= 0, "eps must be positive and weight_decay not negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +138,11 @@ class TaskOptions:
     def __post_init__(self) -> None:
         _check(all(weight >= 0 for weight in self.weights.values()), f"a weight is negative in {self.weights}")
         _check(self.itm_skip_nearest >= 0, f"itm_skip_nearest {self.itm_skip_nearest} is negative")
-        for name in ("token_share", "region_share", "ifrs_share", "itm_share", "itm_hard_share"):
+        for name in ("token_share", "region_share", "ifrs_share", "itm_share", "itm_hard_share", "topic_min_score"):
             share = getattr(self, name)
             _check(0 <= share <= 1, f"{name} {share} is not a share between 0 and 1")
+        # MOC divides by the expected number of masked regions, whichever it asks about.
+        _check(self.region_share > 0 or self.moc_target == "masked", "moc_target all needs a region_share above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +211,10 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 """paper: LXMERT-S as published. small: a quarter of it. tiny: trains on two CPU cores in minutes."""
+
+
+DEFAULT_PRESET = "paper"
+"""Where neither a flag nor the shards' recipe says another."""
 
 
 def get_preset(name: str) -> Preset:
@@ -304,26 +315,13 @@ def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
     return kind(**{key: _from_json(hints[key], part, f"{where}.{key}") for key, part in value.items()})
 
 
-def with_settings(options: TaskOptions, settings: typing.Sequence[str]) -> TaskOptions:
-    """`options` changed by settings written `name=value`, as --set gives them."""
-    changes: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        _check(bool(equals), f"--set {setting}: write it name=value, for example --set moc_target=all")
-        try:
-            changes[name] = json.loads(text)
-        except json.JSONDecodeError:
-            changes[name] = text
-    return from_json(TaskOptions, {**to_json(options), **changes}, where="--set")
-
-
 def read_json(path: Path, *, what: str) -> Any:
     """The JSON value in a file; a missing or broken file is an InputError that says what the file should be."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing; it should be {what}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path} should be {what}, but is no readable JSON: {error}") from None
 
 

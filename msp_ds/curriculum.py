@@ -69,6 +69,10 @@ def curriculum(spelling: str, *, drop: Sequence[str] = ()) -> tuple[Stage, ...]:
             f"curriculum {spelling!r} is not understood: name each stage once by its initial "
             f"({', '.join(f'{initial} {part.name}' for initial, part in known.items())}), as in tps, s or t+p+s"
         )
+    trained = {task.name for letter in letters for task in known[letter].tasks}
+    idle = [name for name in drop if name not in trained]
+    if idle:
+        raise InputError(f"--drop {idle[0]}: no stage of {spelling} trains it; leave the flag out")
     parts = [_without(known[letter], drop) for letter in letters]
     if "+" in spelling:
         return (Stage(parts=tuple(parts)),)

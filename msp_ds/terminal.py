@@ -78,14 +78,16 @@ def bars() -> Iterator[Bars]:
 
 
 @contextmanager
-def one_line_errors(*, debug: bool) -> Iterator[None]:
-    """Turns what a user can cause into one line and exit code 2; with `debug` the traceback is shown instead."""
+def one_line_errors(*, debug: bool, quiet: bool = False) -> Iterator[None]:
+    """Turns what a user can cause into one line, none when `quiet`, and exit code 2; with `debug` into a traceback."""
     try:
         yield
     except InputError as error:
         if debug:
             raise
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
+        Console(stderr=True, soft_wrap=True, quiet=quiet).print(
+            f"[bold red]error:[/] {_plain(str(error))}", highlight=False
+        )
         raise SystemExit(2) from None
 
 

@@ -18,15 +18,15 @@ from typing import Annotated, Any
 
 import typer
 
-from msp_ds.config import LengthBuckets, RunConfig, StageSchedule, get_preset, with_settings
-from msp_ds.curriculum import STAGES, curriculum
+from msp_ds.config import DEFAULT_PRESET, LengthBuckets, RunConfig, StageSchedule, get_preset
+from msp_ds.curriculum import STAGES, Stage, curriculum
 from msp_ds.data.shards import open_set
 from msp_ds.data.staging import DEFAULT_LIMIT_GB, local_shards, refuse_rewriting
 from msp_ds.errors import InputError
-from msp_ds.tasks import TASKS
 from msp_ds.terminal import bars, one_line_errors, speak
 from msp_ds.training.execution import Execution, choose_execution, read_execution
 from msp_ds.training.run_folder import RUN_FILE, model_for, read_run_config, read_run_execution
+from msp_ds.training.settings import with_settings
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,10 @@ Init = Annotated[Path | None, typer.Option(help="Run or checkpoint whose trunk t
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run (the newest one without --run-dir).")]
 Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and masks. [9595]")]
 Drop = Annotated[list[str] | None, typer.Option(help="Leave a task out of every stage; may be repeated.")]
-Setting = Annotated[list[str] | None, typer.Option("--set", help="A task option, name=value; may be repeated.")]
+Setting = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="moc_target=all, weights.mlm=2, model.NAME=..., optim.NAME=...; repeatable."),
+]
 Epochs = Annotated[str | None, typer.Option(help="Epochs a stage: 6 for all, or t=4,p=4,s=12. [the preset's]")]
 BatchSize = Annotated[int | None, typer.Option(help="Pairs an optimiser step, over all ranks. [the preset's]")]
 Rate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate. [the preset's]")]
@@ -94,7 +97,8 @@ def train(
         "length_buckets": length_buckets,
     }
     given = {name: value for name, value in flags.items() if value is not None}
-    with one_line_errors(debug=debug):
+    # One rank a machine speaks for all of its ranks, which meet the same errors.
+    with one_line_errors(debug=debug, quiet=os.environ.get("LOCAL_RANK", "0") != "0"):
         keep = Keep(folder=cache, limit_gb=cache_limit)
         start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, save_every=save_every, keep=keep)
 
@@ -149,7 +153,6 @@ def _run(config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, 
         *(folder, config.curriculum, config.preset, how[0], runtime.describe()),
     )
     stop = StopRequest()
-    stop.listen()
     job = Job(
         config=config,
         execution=how[1],
@@ -160,7 +163,8 @@ def _run(config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, 
         local_shards=shards,
     )
     try:
-        train_run(job)
+        with stop.listen():
+            train_run(job)
     except Interrupted as interruption:
         log.warning("%s", interruption)
         raise SystemExit(interruption.exit_code) from None
@@ -190,7 +194,7 @@ def new_config(given: dict[str, Any]) -> RunConfig:
     spelling, shards = given.get("curriculum", "tps"), Path(given.get("shards", "shards"))
     stages = curriculum(spelling, drop=given.get("drop", ()))
     sets = [open_set(shards / part.name / "train") for stage in stages for part in stage.parts]
-    name = given.get("preset") or sets[0].index.preset or "paper"
+    name = given.get("preset") or sets[0].index.preset or DEFAULT_PRESET
     preset = get_preset(name)
     config = RunConfig(
         curriculum=spelling,
@@ -206,18 +210,38 @@ def new_config(given: dict[str, Any]) -> RunConfig:
     return with_flags(config, given)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlannedSchedule:
+    """What a command line would train, and for how long."""
+
+    stages: tuple[Stage, ...]
+    rows: dict[str, StageSchedule]
+    """By the name of a part."""
+    preset: str
+    """Its name, and why it is that where shards cannot tell."""
+
+
+def planned_schedule(given: dict[str, Any]) -> PlannedSchedule:
+    """The stages of `new_config`; of the preset that is named, or of the default one, where shards are missing."""
+    spelling, shards = given.get("curriculum", "tps"), Path(given.get("shards", "shards"))
+    stages = curriculum(spelling, drop=given.get("drop", ()))
+    missing = [part.name for stage in stages for part in stage.parts if not (shards / part.name / "train").is_dir()]
+    if not missing:
+        config = new_config(given)
+        return PlannedSchedule(stages=stages, rows=config.schedule, preset=config.preset)
+    name = given.get("preset") or DEFAULT_PRESET
+    rows = changed_schedule(get_preset(name).schedule, epochs=given.get("epochs"), batch_size=given.get("batch_size"))
+    return PlannedSchedule(stages=stages, rows=rows, preset=f"{name} (no shards for stage {missing[0]} in {shards})")
+
+
 def with_flags(config: RunConfig, given: dict[str, Any]) -> RunConfig:
     """`config` with what the flags say in place of what it says."""
     plain = {name: value for name, value in given.items() if name in RunConfig.__dataclass_fields__}
-    tasks = with_settings(config.tasks, given.get("setting", ()))
-    unknown = sorted(tasks.weights.keys() - TASKS.keys())
-    if unknown:
-        raise InputError(f"--set weights: no task is called {unknown[0]!r}; tasks are {', '.join(TASKS)}")
+    config = with_settings(config, given.get("setting", ()))
     return dataclasses.replace(
         config,
         optim=dataclasses.replace(config.optim, lr=given.get("lr", config.optim.lr)),
         schedule=changed_schedule(config.schedule, epochs=given.get("epochs"), batch_size=given.get("batch_size")),
-        tasks=tasks,
         **plain,
     )
 
@@ -280,10 +304,12 @@ def fresh_folder(wanted: Path) -> Path:
     return folder
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.command()(train)
+
+
 def main() -> None:
     """The entry point of `deepspeed msp_ds/train.py`."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(train)
     app()
 
 

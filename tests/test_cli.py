@@ -259,7 +259,7 @@ def test_verify_names_the_image_with_a_changed_byte(here: Path) -> None:
     head, fault, mend = result.stdout.splitlines()
     assert (result.exit_code, head) == (1, "shards/token/train: 1 fault among 6 images in 1 tars")
     assert re.match(r"shards/token/train/000000.tar, coco-\d+ at byte \d+: the bytes do not match", fault)
-    assert mend == "write it again with: msp-ds shard --stage token"
+    assert mend == "write it again with: msp-ds shard --stage token --recipe FILE, or the flags it was written with"
     assert run("verify", "--quick", "shards").exit_code == 0
 
 
@@ -312,3 +312,36 @@ def test_stages_shows_what_would_be_trained() -> None:
     shown = run("stages", "--curriculum", "t+p+s", "--drop", "ifrs").stdout
     assert "token+phrase+sentence" in shown
     assert "ifrs" not in shown
+
+
+def test_stages_takes_the_preset_that_training_on_the_shards_would_take(small_shards: Path) -> None:
+    shown = run("stages", "--shards", small_shards).stdout
+    assert shown.startswith("Curriculum, preset tiny  ")
+    assert [int(epochs) for epochs in re.findall(r"(\d+) x 64", shown)] == [3, 4, 6]
+    shown = run("stages", "--shards", small_shards, "--epochs", "t=9", "--batch-size", "8").stdout
+    assert re.findall(r"\d+ x \d+", shown) == ["9 x 8", "4 x 8", "6 x 8"]
+    assert run("stages", "--shards", small_shards, "--preset", "small").stdout.startswith("Curriculum, preset small  ")
+
+
+def test_stages_without_shards_says_that_it_shows_the_papers() -> None:
+    shown = run("stages", "--shards", "nowhere", "--epochs", "2").stdout
+    assert shown.startswith("Curriculum, preset paper (no shards for stage token in nowhere)")
+    assert re.findall(r"\d+ x \d+", shown) == ["2 x 64", "2 x 128", "2 x 128"]
+
+
+def test_the_demo_recipe_is_not_written_over_the_sets_of_another(here: Path) -> None:
+    assert run(*shard("token", extractor="my detector")).exit_code == 0
+    before = files_below(here)
+    line = refusal("shard", "--stage", "token")
+    assert line.startswith("shards/token/train holds the features of 'my detector', which 'msp-ds world' would be ")
+    assert "--recipe shards/demo.toml" in line
+    assert "name another folder with --shards" in refusal("demo")
+    Path("shards/token/train/index.json").write_text("{")
+    assert "shards/token/train holds a set that cannot be read" in refusal("shard", "--stage", "token")
+    assert files_below(here) == before
+    assert run(*shard("token", extractor="another")).exit_code == 0  # flags say what is wanted
+
+
+def test_a_demo_that_could_not_be_graded_is_refused_before_it_trains(here: Path) -> None:
+    Path("mine.toml").write_text((Path(__file__).parents[1] / "shards" / "demo.toml").read_text().replace("300 ", "0 "))
+    assert refusal("demo", "--recipe", "mine.toml").startswith("mine.toml holds out no images")

@@ -21,7 +21,6 @@ from msp_ds.config import (
     from_json,
     read_json,
     to_json,
-    with_settings,
     write_atomically,
     write_json,
 )
@@ -120,36 +119,16 @@ def test_a_fault_deep_inside_says_where_it_is() -> None:
         (OptimConfig, {"warmup_share": 1.0}),
         (OptimConfig, {"clip_norm": -1.0}),
         (TaskOptions, {"itm_share": 1.5}),
+        (TaskOptions, {"topic_min_score": -0.1}),
+        (TaskOptions, {"moc_target": "all", "region_share": 0.0}),
+        (ModelConfig, {"num_heads": 0}),
+        (OptimConfig, {"betas": (0.9, 1.0)}),
         (StageSchedule, {"epochs": 0, "batch_size": 64}),
     ],
 )
 def test_numbers_out_of_range_are_refused(kind: type, values: dict[str, float]) -> None:
     with pytest.raises(InputError):
         kind(**values)
-
-
-def test_settings_change_only_what_they_name() -> None:
-    changed = with_settings(
-        TaskOptions(), ["moc_target=all", "token_share=0.3", "itm_skip_nearest=2", "topic_attributes=true"]
-    )
-    expected = TaskOptions(moc_target="all", token_share=0.3, itm_skip_nearest=2, topic_attributes=True)
-    assert changed == expected
-
-
-@pytest.mark.parametrize(
-    ("setting", "part"),
-    [
-        ("moc_target", "--set moc_target: write it name=value"),
-        ("moc_targets=all", "--set: unknown key moc_targets"),
-        ("moc_target=some", "--set.moc_target: 'some' is none of masked, all"),
-        ("token_share=2", "token_share 2.0 is not a share between 0 and 1"),
-        ("itm_skip_nearest=two", "--set.itm_skip_nearest: expected int, got 'two'"),
-    ],
-)
-def test_a_wrong_setting_is_refused_by_name(setting: str, part: str) -> None:
-    with pytest.raises(InputError) as caught:
-        with_settings(TaskOptions(), [setting])
-    assert part in str(caught.value)
 
 
 def test_a_missing_file_and_a_broken_one_say_what_they_should_be(tmp_path: Path) -> None:

@@ -6,13 +6,15 @@ import dataclasses
 import json
 import logging
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from command_line import refusal
+from command_line import refusal, run
 from small_world import recipe_of, write_shards
+from typer.testing import CliRunner
 
 from msp_ds.config import PRESETS, RunConfig, get_preset, to_json, write_json
 from msp_ds.data.shard_building import build_shards
@@ -20,6 +22,7 @@ from msp_ds.data.shards import open_set
 from msp_ds.errors import InputError
 from msp_ds.train import (
     Keep,
+    app,
     changed_schedule,
     fresh_folder,
     new_config,
@@ -28,18 +31,17 @@ from msp_ds.train import (
     shards_at_hand,
     with_flags,
 )
-from msp_ds.training import interrupt, runtime
+from msp_ds.training import runtime
 from msp_ds.training.execution import Execution
 from msp_ds.training.run_folder import MANIFEST, RUN_FILE
 
 
 @pytest.fixture(autouse=True)
 def _clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No process group, no signal handlers, and logging as it was: these runs end before their first step."""
+    """No process group, and logging as it was: these runs end before their first step."""
     alone = runtime.Runtime(rank=0, world_size=1, device=torch.device("cpu"))
     monkeypatch.setattr(runtime, "start_runtime", lambda environment: alone)
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    monkeypatch.setattr(interrupt.StopRequest, "listen", lambda self: None)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -109,6 +111,8 @@ def test_length_buckets_come_from_the_preset_unless_a_flag_says_otherwise(small_
         (["--curriculum", "t+"], ["'t+'"]),
         (["--preset", "huge"], ["'huge'", "paper, small, tiny"]),
         (["--set", "moc_aim=all"], ["moc_aim", "moc_target"]),
+        (["--set", "topic_min_score=1.5"], ["topic_min_score 1.5"]),
+        (["--set", "moc_target=all", "--set", "region_share=0"], ["region_share above 0"]),
         (["--set", "moc_target=some"], ["'some'", "masked, all"]),
         (["--set", "moc_target"], ["name=value"]),
         (["--set", "token_share=much"], ["token_share", "float"]),
@@ -127,6 +131,7 @@ def test_length_buckets_come_from_the_preset_unless_a_flag_says_otherwise(small_
         (["--save-every", "0"], ["--save-every 0"]),
         (["--seed", str(2**63)], ["seed 9223372036854775808"]),
         (["--drop", "sleep"], ["'sleep'", "mlm, "]),
+        (["--curriculum", "s", "--drop", "ifrs"], ["--drop ifrs: no stage of s trains it"]),
         (["--drop", "mlm", "--drop", "mrfr", "--drop", "moc", "--drop", "ifrs"], ["no task for stage token"]),
         (["--ds-config", "fast.json"], ["fast.json is missing", "cpu_fp32.json"]),
     ],
@@ -231,6 +236,43 @@ def test_a_run_folder_that_cannot_be_made_is_named(here: Path, small_shards: Pat
     line = refusal("train", "--shards", small_shards, "--run-dir", "taken/run", "--batch-size", "16", log_lines=1)
     assert line.startswith("taken/run cannot be written (")
     assert "choose another --run-dir" in line
+
+
+def test_the_signals_are_as_before_once_a_run_has_ended(here: Path, small_shards: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    refused_run(small_shards, "--init", "elsewhere", "--batch-size", "16", log_lines=1)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_an_error_that_every_rank_meets_is_said_once_a_machine(
+    here: Path, small_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    result = run("train", "--shards", small_shards, "--curriculum", "x")
+    assert (result.exit_code, result.output) == (2, "")
+
+
+def test_the_help_of_the_script_is_that_of_the_command() -> None:
+    def options(text: str) -> str:
+        return text[text.index("Options:") :]
+
+    of_script = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).stdout
+    assert options(of_script) == options(run("train", "--help").stdout)
+    assert "[the preset's]" in of_script
+
+
+def test_a_run_folder_that_is_a_file_is_named(here: Path) -> None:
+    Path("taken").write_text("a file")
+    assert refusal("train", "--resume", "--run-dir", "taken").startswith("taken/run.json should be a run's config")
+
+
+def test_a_start_that_is_no_longer_needed_is_not_looked_for(here: Path, small_shards: Path) -> None:
+    config = a_run(here / "run", small_shards, curriculum="t", init="moved", batch_size=16)
+    saved = json.loads((here / "run" / RUN_FILE).read_text())
+    write_json(here / "run" / RUN_FILE, {**saved, "index_sha256": {}})
+    assert config.init == "moved"
+    line = refusal("train", "--resume", "--run-dir", "run", log_lines=1)
+    assert line.startswith("shard set token/train is new since run was started")  # not: moved holds no checkpoint
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(here: Path, small_shards: Path) -> None:
@@ -352,6 +394,19 @@ def test_evaluating_with_another_preset_is_refused(here: Path, small_shards: Pat
     words = ["evaluate", "--checkpoint", "run", "--shards", small_shards / "sentence" / "val"]
     line = refusal(*words, "--preset", "small")
     assert line.startswith("run/1-token/checkpoints/step-00000001 is of preset tiny, not small")
+
+
+def test_a_set_option_of_the_model_does_not_make_it_another_preset(here: Path, small_shards: Path) -> None:
+    a_run(here / "run", small_shards, setting=("model.topic_head=plain",))
+    words = ["evaluate", "--checkpoint", "run", "--shards", small_shards / "sentence" / "val", "--preset", "tiny"]
+    assert "is of preset" not in refusal(*words)
+
+
+def test_a_checkpoint_outside_of_a_run_is_named(here: Path, small_shards: Path) -> None:
+    a_run(here / "run", small_shards)
+    shutil.copytree(here / "run" / "1-token" / "checkpoints" / "step-00000001", here / "step")
+    line = refusal("evaluate", "--checkpoint", "step", "--shards", small_shards / "sentence" / "val")
+    assert line.startswith("step lies in no run folder")
 
 
 def test_evaluating_on_other_words_is_refused(here: Path, small_shards: Path) -> None:

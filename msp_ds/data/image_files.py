@@ -163,7 +163,9 @@ class ImageFiles:
         }
 
     def _fault(self, row: int, what: str) -> ShardError:
-        return ShardError(f"{self.shards.where(row)}: {what}; {mending(self.shards.index.stage)}")
+        return ShardError(
+            f"{self.shards.where(row)}: {what}; {mending(self.shards.index.stage, self.shards.index.extractor)}"
+        )
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:

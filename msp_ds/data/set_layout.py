@@ -109,9 +109,14 @@ def tar_name(number: int) -> str:
     return f"{number:06d}.tar"
 
 
-def mending(stage: str) -> str:
-    """How to get a good set of a stage."""
-    return f"write it again with: msp-ds shard --stage {stage}"
+DEMO_EXTRACTOR = "msp-ds world"
+"""What the features of the demo's recipe say of themselves: a set that `msp-ds shard` writes without flags."""
+
+
+def mending(stage: str, extractor: str = "") -> str:
+    """How to get a good set of a stage; `extractor` is the index's, empty where that cannot be read."""
+    command = f"write it again with: msp-ds shard --stage {stage}"
+    return command if extractor == DEMO_EXTRACTOR else f"{command} --recipe FILE, or the flags it was written with"
 
 
 def pack_record(record: RegionRecord, texts: list[str]) -> bytes:

@@ -122,7 +122,7 @@ def open_set(path: Path) -> ShardSet:
             raise fault
         return assemble_set(index, path=path, index_sha256=index_sha256)
     except (ValueError, OSError) as error:
-        raise ShardError(f"{error}; {layout.mending(index.stage)}") from None
+        raise ShardError(f"{error}; {layout.mending(index.stage, index.extractor)}") from None
 
 
 def read_index(path: Path) -> tuple[SetIndex, str]:
@@ -213,7 +213,7 @@ def read_record(shards: ShardSet, row: int) -> tuple[RegionRecord, list[str]]:
     """
     with shards.shard_paths[shards.shard_of[row]].open("rb") as file:
         payload = os.pread(file.fileno(), int(shards.lengths[row]), int(shards.offsets[row]))
-    where, mend = shards.where(row), layout.mending(shards.index.stage)
+    where, mend = shards.where(row), layout.mending(shards.index.stage, shards.index.extractor)
     if zlib.crc32(payload) != shards.crc32[row]:
         raise ShardError(f"{where}: the bytes do not match their checksum; {mend}")
     record, texts = layout.unpack_record(payload, where=where)

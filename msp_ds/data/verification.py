@@ -107,7 +107,7 @@ def verify_set(
         num_tars=len(index.shards),
         num_bytes=num_bytes,
         faults=tuple(dict.fromkeys(faults)),
-        mend=layout.mending(index.stage),
+        mend=layout.mending(index.stage, index.extractor),
     )
 
 

@@ -31,9 +31,10 @@ METRICS = {
 """Validation metrics by name, as a reader says them."""
 
 
-def stage_table(stages: tuple[Stage, ...], schedule: Mapping[str, StageSchedule]) -> Table:
-    """What each stage trains, on what, for how long."""
-    table = Table("stage", "tasks", "text", "epochs x batch", title="Curriculum", title_justify="left")
+def stage_table(stages: tuple[Stage, ...], schedule: Mapping[str, StageSchedule], *, preset: str) -> Table:
+    """What each stage trains, on what, for how long; `preset` says where the schedule is from."""
+    title = f"Curriculum, preset {preset}"
+    table = Table("stage", "tasks", "text", "epochs x batch", title=title, title_justify="left")
     text = {"token": "object labels in region order", "phrase": "phrases without verbs", "sentence": "captions"}
     for stage in stages:
         row = stage.schedule(dict(schedule))

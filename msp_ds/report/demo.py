@@ -9,12 +9,14 @@ from typing import Any
 
 from rich.console import Console
 
-from msp_ds.config import get_preset
+from msp_ds.config import DEFAULT_PRESET, get_preset
 from msp_ds.curriculum import curriculum
+from msp_ds.data.overwriting import require_own_sets
 from msp_ds.data.recipe import load_recipe
 from msp_ds.data.set_layout import STAGE_NAMES
 from msp_ds.data.shard_building import build_shards
 from msp_ds.data.shards import open_set
+from msp_ds.errors import InputError
 from msp_ds.report.curriculum import results_table, stage_table
 from msp_ds.report.retrieval import evaluate_retrieval, retrieval_table
 from msp_ds.terminal import bars
@@ -25,16 +27,24 @@ CAPTIONS_PER_IMAGE = 1
 
 
 def run_demo(recipe_path: Path, *, shards: Path, train: Callable[[dict[str, Any]], Path], show: Console) -> None:
-    """Makes the world and its shards, trains t, p and s with `train`, grades retrieval, and shows what came of it."""
+    """Makes the world and its shards, trains t, p and s with `train`, grades retrieval, and shows what came of it.
+
+    Raises InputError, before anything is written, when the recipe holds out nothing to grade on, or when `shards`
+    has sets of another recipe.
+    """
     began = time.monotonic()
     recipe = load_recipe(recipe_path)
-    preset = get_preset(recipe.preset or "tiny")
-    show.print(stage_table(curriculum("tps"), preset.schedule))
+    if not recipe.holdout:
+        raise InputError(f"{recipe_path} holds out no images, on which the demo is graded; set holdout in it")
+    for stage in STAGE_NAMES:
+        require_own_sets(shards / stage, recipe, mend="name another folder with --shards")
+    preset = recipe.preset or DEFAULT_PRESET
+    show.print(stage_table(curriculum("tps"), get_preset(preset).schedule, preset=preset))
     with bars() as progress:
         for stage in STAGE_NAMES:
             for written in build_shards(recipe, stage=stage, out=shards, progress=progress).values():
                 show.print(written.describe(), highlight=False, soft_wrap=True)
-    run = train({"curriculum": "tps", "shards": str(shards)})
+    run = train({"curriculum": "tps", "shards": str(shards), "preset": preset})
     held_out = open_set(shards / "sentence" / "val")
     model = load_trained(run, shards=held_out, needed_heads=("match",), preset=None)
     report = evaluate_retrieval(model, held_out, num_images=None, captions_per_image=CAPTIONS_PER_IMAGE, out=run)

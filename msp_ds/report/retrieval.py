@@ -14,6 +14,7 @@ from msp_ds.data.reader import Reader
 from msp_ds.data.shards import ShardSet
 from msp_ds.downstream.retrieval import PairScorer, choose_pool, match_accuracy
 from msp_ds.downstream.retrieval_grades import RetrievalGrades, grade_retrieval
+from msp_ds.errors import InputError
 from msp_ds.model.heads import MatchHead
 from msp_ds.terminal import bars
 from msp_ds.training.inference import TrainedModel
@@ -26,12 +27,22 @@ class RetrievalReport:
     grades: RetrievalGrades
     match_accuracy: float
     """Of the match head, half of the pairs mismatched at random."""
+    path: Path
+    """The JSON file with these numbers; the score matrix lies beside it as .npz."""
 
 
 def evaluate_retrieval(
     model: TrainedModel, shards: ShardSet, *, num_images: int | None, captions_per_image: int | None, out: Path
 ) -> RetrievalReport:
-    """Grades zero-shot retrieval on a held-out set; writes `retrieval.json` and the score matrix into `out`."""
+    """Grades zero-shot retrieval on a held-out set; writes the grades and the score matrix into the folder `out`.
+
+    The files are called after what was graded: retrieval-3-sentence-step-00000012-on-sentence-val-300x1.json.
+    Raises InputError when the folder cannot be written or is asked for more than the set holds.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}); name another folder with --out") from None
     reader = Reader(shards)
     pool = choose_pool(reader, num_images=num_images, captions_per_image=captions_per_image)
     head = model.heads["match"]
@@ -44,10 +55,11 @@ def evaluate_retrieval(
         scores = scorer.scores(reader, pool, advance=progress.advance)
     grades = grade_retrieval(scores, pool.image_of_caption)
     accuracy = match_accuracy(scores, pool.image_of_caption)
-    out.mkdir(parents=True, exist_ok=True)
+    stem = out / _name(model, shards, num_images=len(pool.first_pairs), captions_per_image=captions_per_image)
+    path = stem.with_name(f"{stem.name}.json")
     images = np.array(shards.keys)[reader.images[pool.first_pairs].numpy()]
     np.savez(
-        out / "retrieval_scores.npz",
+        stem.with_name(f"{stem.name}.npz"),
         scores=scores.numpy(),
         image_ids=images,
         caption_keys=reader.keys[pool.captions].numpy(),
@@ -55,17 +67,26 @@ def evaluate_retrieval(
     )
     protocol = f"{captions_per_image or 'all'} captions an image, ties against us"
     write_json(
-        out / "retrieval.json",
+        path,
         {
             "task": "zero-shot retrieval",
             "protocol": protocol,
             "checkpoint": str(model.checkpoint),
             "shards": str(shards.path),
+            "index_sha256": shards.index_sha256,
+            "num_images": len(pool.first_pairs),
             "grades": to_json(grades),
             "match_accuracy": accuracy,
         },
     )
-    return RetrievalReport(grades=grades, match_accuracy=accuracy)
+    return RetrievalReport(grades=grades, match_accuracy=accuracy, path=path)
+
+
+def _name(model: TrainedModel, shards: ShardSet, *, num_images: int, captions_per_image: int | None) -> str:
+    """What was graded, on what, fit for a file's name."""
+    step = model.checkpoint.resolve()
+    pool = f"{num_images}x{captions_per_image or 'all'}"
+    return f"retrieval-{step.parents[1].name}-{step.name}-on-{shards.index.stage}-{shards.index.split}-{pool}"
 
 
 def retrieval_table(report: RetrievalReport) -> Table:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +80,8 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def load_checkpoint(path: Path, engine: Engine) -> dict[str, Any]:
     """Restores weights, optimiser and loss scale bit for bit, and returns the state saved with them."""
-    loaded, client_state = engine.engine.load_checkpoint(str(path.parent), tag=path.name)
+    with _readable(path):
+        loaded, client_state = engine.engine.load_checkpoint(str(path.parent), tag=path.name)
     if loaded is None:
         raise CheckpointError(f"DeepSpeed could not load {path}; remove it to continue from the one before")
     if engine.scaler is not None and f"{STATE}_scaler" in client_state:  # not there when precision was not fp16
@@ -98,10 +101,27 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if list(path.glob("*zero_pp_rank_*")):
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-        weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(path.parent), tag=path.name)
+        with _readable(path):
+            weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(path.parent), tag=path.name)
         return weights
-    saved = torch.load(path / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=True)
-    return {name: tensor.float() for name, tensor in saved["module"].items()}
+    with _readable(path):
+        saved = torch.load(path / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=True)
+        return {name: tensor.float() for name, tensor in saved["module"].items()}
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what torch.load raises on damaged files of the right size into a CheckpointError."""
+    try:
+        yield
+    except pickle.UnpicklingError:  # torch's text tells how to run the code in it
+        raise _damaged(path, "it is no plain table of tensors") from None
+    except (OSError, EOFError, KeyError, RuntimeError) as error:
+        raise _damaged(path, (str(error).strip().splitlines() or [type(error).__name__])[0]) from None
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged ({reason}); remove it to continue from the checkpoint before")
 
 
 def load_part(module: torch.nn.Module, weights: Mapping[str, Tensor], prefix: str, *, where: Path) -> int:

@@ -18,6 +18,10 @@ from msp_ds.training.runtime import COLLECTIVE_TIMEOUT, Runtime
 
 log = logging.getLogger(__name__)
 
+NEVER_CLIPS = 1e30
+"""Stands for a clip norm of 0, at which DeepSpeed would not take the norm either."""
+_AT_LOWEST_SCALE = "loss scale already at minimum"  # of a bare Exception
+
 
 def learning_rate(optim: OptimConfig, *, step: int, num_steps: int) -> float:
     """The rate of step `step` (from 0) of a stage of `num_steps`: linear up to the peak, then down to zero."""
@@ -44,7 +48,10 @@ class Engine:
         self, module: nn.Module, *, optim: OptimConfig, execution: Execution, batch_size: int, runtime: Runtime
     ) -> None:
         config = deepspeed_config(
-            execution, batch_size=batch_size, world_size=runtime.world_size, clip_norm=optim.clip_norm
+            execution,
+            batch_size=batch_size,
+            world_size=runtime.world_size,
+            clip_norm=optim.clip_norm or NEVER_CLIPS,
         )
         module.to(runtime.device)
         self.engine: Any = deepspeed.initialize(
@@ -70,7 +77,7 @@ class Engine:
             self.engine.enable_backward_allreduce = runtime.world_size > 1
 
     def _clip(self) -> None:
-        """Clips as DeepSpeed does, and keeps the norm, which stage 0 otherwise throws away; not called at norm 0."""
+        """Clips as DeepSpeed does, and keeps the norm, which stage 0 otherwise throws away."""
         self.grad_norm = nn.utils.clip_grad_norm_(self.engine.module.parameters(), self.engine.gradient_clipping())
 
     @property
@@ -125,8 +132,19 @@ class Engine:
         return math.isfinite(expected) and expected > 0
 
     def step(self) -> None:
-        """The optimiser's step at the end of the accumulation, nothing before."""
-        self.engine.step()
+        """The optimiser's step at the end of the accumulation, nothing before.
+
+        Raises FloatingPointError when gradients overflow at the lowest loss scale of fp16 with ZeRO.
+        """
+        try:
+            self.engine.step()
+        except Exception as error:
+            if _AT_LOWEST_SCALE not in str(error):
+                raise
+            raise FloatingPointError(
+                f"gradients overflow at the lowest loss scale, {self.lowest_loss_scale:g}; continue with --resume and "
+                "a bf16 or fp32 --ds-config, or start again with a smaller --lr"
+            ) from None
         if self.execution.zero_stage > 0:
             norm = self.engine.get_global_grad_norm()
             self.grad_norm = torch.as_tensor(0.0 if norm is None else norm)

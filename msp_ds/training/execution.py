@@ -7,6 +7,7 @@ strict, because DeepSpeed ignores keys that it does not know, and it never says 
 from __future__ import annotations
 
 import dataclasses
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,15 @@ import torch
 from msp_ds.config import from_json, read_json
 from msp_ds.errors import InputError
 
-SHIPPED = Path(__file__).resolve().parents[2] / "ds_configs"
-"""The folder of the files that come with the project."""
+
+def shipped(name: str) -> Path:
+    """A file or folder that comes with the project: beside the package, or under the prefix it is installed in."""
+    beside = Path(__file__).resolve().parents[2] / name
+    return beside if beside.exists() else Path(sysconfig.get_path("data")) / "share" / "msp_ds" / name
+
+
+SHIPPED = shipped("ds_configs")
+"""The folder of ways to execute that come with the project."""
 
 Precision = Literal["fp32", "fp16", "bf16"]
 

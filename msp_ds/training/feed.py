@@ -108,7 +108,7 @@ class Feed:
             ring.sent(step)
             return Portion(step=step, epoch=whole.epoch, part=self.parts[whole.part], micro_batches=batches)
 
-        return read_ahead(read, range(start, end))
+        return read_ahead(read, range(start, end), device=self.runtime.device)
 
     def read(
         self,
@@ -136,11 +136,11 @@ class Feed:
         return (batch.pin_memory() if on_gpu else batch).to(self.runtime.device)
 
 
-def read_ahead(read: Callable[[int], T], steps: Iterable[int]) -> Iterator[T]:
+def read_ahead(read: Callable[[int], T], steps: Iterable[int], *, device: torch.device | None = None) -> Iterator[T]:
     """read(step) for each step in order, up to READ_AHEAD of them early, in a thread that ends with the iterator."""
     waiting: deque[Future[T]] = deque()
     coming = iter(steps)
-    pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
+    pool = ThreadPoolExecutor(1, thread_name_prefix="feed", initializer=_settle, initargs=(device,))
     try:
         waiting.extend(pool.submit(read, step) for step in islice(coming, READ_AHEAD))
         while waiting:
@@ -149,3 +149,9 @@ def read_ahead(read: Callable[[int], T], steps: Iterable[int]) -> Iterator[T]:
             yield ready
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _settle(device: torch.device | None) -> None:
+    """A new thread's GPU is the first, through which every rank would pin its memory."""
+    if device is not None and device.type == "cuda":
+        torch.cuda.set_device(device)

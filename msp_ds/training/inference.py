@@ -35,7 +35,7 @@ def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...],
     checkpoint = find_checkpoint(path)
     run = run_of_checkpoint(checkpoint)
     config = read_run_config(run)
-    if preset is not None and model_for(get_preset(preset).model, shards) != config.model:
+    if preset is not None and get_preset(preset) != get_preset(config.preset):
         raise CheckpointError(
             f"{checkpoint} is of preset {config.preset}, not {preset}; leave --preset out or set it to {config.preset}"
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -22,10 +24,16 @@ class StopRequest:
         self.signal = 0
         """Number of the signal that came, 0 before."""
 
-    def listen(self) -> None:
-        """Takes over SIGINT and SIGTERM; only in a main thread."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
+    @contextmanager
+    def listen(self) -> Iterator[None]:
+        """Takes over SIGINT and SIGTERM as long as the block runs; only in a main thread."""
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                # None stands for a handler that was not set from Python, which cannot be put back.
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal and number == signal.SIGINT:

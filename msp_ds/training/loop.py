@@ -69,19 +69,25 @@ class StageLoop:
     num_steps: int
     save_every: int
     """Optimiser steps between two checkpoints; one is saved after each epoch too."""
+    start: int = 0
+    """Steps that the checkpoint being continued from had done."""
+    validated: Mapping[str, float] | None = None
+    """The validation after step `start`, if the checkpoint has it."""
 
-    def run(self, start: int) -> tuple[Path, dict[str, float]]:
+    def run(self) -> tuple[Path, Mapping[str, float]]:
         """Trains steps `start` to num_steps - 1; returns the last checkpoint and the last validation.
 
         Raises Interrupted, after saving, when somebody asked to stop; FloatingPointError when a loss is not finite.
         """
+        results = self.validated or {}
+        if self.validated is None and self.start and self._epoch_ends(self.start):  # it was stopped before
+            results = self.validate(self.start)
         meter, began, pairs = Meter(), time.monotonic(), 0
-        results: dict[str, float] = {}
         micro_batch = self.engine.engine.train_micro_batch_size_per_gpu()
-        for portion in self.feed.portions(self.order, start=start, end=self.num_steps, micro_batch=micro_batch):
+        for portion in self.feed.portions(self.order, start=self.start, end=self.num_steps, micro_batch=micro_batch):
             self._step(portion, meter)
             done, pairs = portion.step + 1, pairs + self.order.batch_size
-            epoch_ends = done % self.order.batches_per_epoch == 0 or done == self.num_steps
+            epoch_ends = self._epoch_ends(done)
             saves = epoch_ends or done % self.save_every == 0
             if saves or done % REPORT_EVERY == 0:  # a report also keeps a loss that is not finite out of a checkpoint
                 self._report(done, meter, pairs / (time.monotonic() - began))
@@ -90,11 +96,13 @@ class StageLoop:
             if epoch_ends:
                 results = self.validate(done)
             if saves:
-                self._save(done)
+                self._save(done, validated=results if epoch_ends else None)
                 began = time.monotonic()
-        if start >= self.num_steps:  # killed after the last step, before its results were written
-            results = self.validate(self.num_steps)
         return self.checkpoints / f"step-{self.num_steps:08d}", results
+
+    def _epoch_ends(self, done: int) -> bool:
+        """Whether step `done` is followed by a validation."""
+        return done % self.order.batches_per_epoch == 0 or done == self.num_steps
 
     def _step(self, portion: Portion, meter: Meter) -> None:
         """One optimiser step. Dropout is seeded by the step, so that a resumed run needs no generator state."""
@@ -135,21 +143,25 @@ class StageLoop:
         """All ranks stop at the same step, whichever of them was asked."""
         asked = self.runtime.largest(torch.tensor(self.stop.signal, device=self.runtime.device))
         if int(asked):
-            path = self._save(done)
+            path = self.checkpoints / f"step-{done:08d}"
+            if done > self.start:  # else it is there already
+                self._save(done, validated=None)
             raise Interrupted(int(asked), f"stopped after step {done}; {path} is saved, --resume continues")
 
-    def _save(self, done: int) -> Path:
-        epoch, consumed = divmod(done, self.order.batches_per_epoch)
-        state = {"step": done, "epoch": epoch, "consumed": consumed, **self.state}
+    def _save(self, done: int, *, validated: Mapping[str, float] | None) -> None:
+        state = {"step": done, "validated": validated, **self.state}
         self.board.flush()
-        return save_checkpoint(self.checkpoints, self.engine, step=done, state=state, runtime=self.runtime)
+        save_checkpoint(self.checkpoints, self.engine, step=done, state=state, runtime=self.runtime)
 
     @torch.no_grad()
     def validate(self, done: int) -> dict[str, float]:
-        """Every metric on the held-out pairs, posed alike each time; each rank takes its share of them."""
+        """Every metric on the held-out pairs, posed alike each time; each rank takes its share of them.
+
+        Raises Interrupted, after saving, when somebody asked to stop; the resumed run validates again.
+        """
         if self.validation is None:
             return {}
-        meter, feed, rank = Meter(), self.validation, self.runtime.rank
+        meter, feed, rank, num_read = Meter(), self.validation, self.runtime.rank, 0
         self.engine.engine.eval()
         for number, part in enumerate(feed.parts):
             pairs = torch.arange(len(feed.readers[number].keys))
@@ -158,6 +170,9 @@ class StageLoop:
             for rows in torch.tensor_split(pairs[rank :: self.runtime.world_size], num_batches):
                 batch = feed.read(number, rows, epoch=VALIDATION_EPOCH)
                 meter.add(self.engine.engine(batch, part.tasks, VALIDATION_EPOCH).tallies)
+                num_read += 1
+                if num_read % REPORT_EVERY == 0:
+                    self._stop_if_asked(done)
         self.engine.engine.train()
         values = meter.read(self.runtime)
         self.board.scalars(done, {f"validation/{name}": value for name, value in values.items()})

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import platform
 import subprocess
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import deepspeed
 import torch
@@ -16,8 +18,11 @@ from msp_ds.errors import InputError
 from msp_ds.training.run_folder import (
     RUN_FILE,
     STAGE_FILE,
+    check_same_data,
     check_same_trunk,
     find_checkpoint,
+    has_begun,
+    read_run_card,
     stage_checkpoint,
     stage_folders,
 )
@@ -33,12 +38,13 @@ def train(job: Job) -> Path:
     check_agreement([one for sets in data for one in (*sets.train, *sets.validation)], job.config)
     for stage, sets in zip(stages, data, strict=True):
         check_stage(job, stage, sets)
-    checkpoint = find_checkpoint(Path(job.config.init)) if job.config.init else None
-    if checkpoint is not None:
+    folders = stage_folders(job.folder, stages)
+    checkpoint = None
+    if job.config.init and not has_begun(folders[0]):  # else it may have been moved or trained on since
+        checkpoint = find_checkpoint(Path(job.config.init))
         check_same_trunk(checkpoint, job.config)
-    if job.runtime.is_first:
-        write_run_file(job, data)
-    for folder, stage, sets in zip(stage_folders(job.folder, stages), stages, data, strict=True):
+    job.runtime.first_does(lambda: write_run_file(job, data))
+    for folder, stage, sets in zip(folders, stages, data, strict=True):
         if (folder / STAGE_FILE).is_file():
             log.info("%s: finished before", stage.name)
         else:
@@ -50,18 +56,19 @@ def train(job: Job) -> Path:
 
 
 def write_run_file(job: Job, data: list[StageData]) -> None:
-    """Writes run.json before the first step."""
+    """Writes run.json before the first step; that of a resumed run stays, and one more entry says who went on when.
+
+    Raises InputError when the folder cannot be written, or the shards are not those that the run was started with.
+    """
     sets = {
         f"{one.index.stage}/{one.index.split}": one.index_sha256
         for stage in data
         for one in (*stage.train, *stage.validation)
     }
-    card = {
-        "config": to_json(job.config),
+    circumstances = {
         "execution": to_json(job.execution),
         "world_size": job.runtime.world_size,
         "device": str(job.runtime.device.type),
-        "index_sha256": sets,
         "git_commit": git_commit(),
         "versions": {
             "python": platform.python_version(),
@@ -69,6 +76,12 @@ def write_run_file(job: Job, data: list[StageData]) -> None:
             "deepspeed": deepspeed.__version__,
         },
     }
+    card: dict[str, Any] = {"config": to_json(job.config), "index_sha256": sets, **circumstances}
+    if (job.folder / RUN_FILE).exists():
+        check_same_data(job.folder, sets)
+        card = read_run_card(job.folder)
+        entry = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **circumstances}
+        card["resumed"] = [*card.get("resumed", []), entry]
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
         write_json(job.folder / RUN_FILE, card)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from msp_ds.config import ModelConfig, RunConfig, from_json, read_json
 from msp_ds.curriculum import Stage
 from msp_ds.data.shards import ShardSet
-from msp_ds.errors import CheckpointError
+from msp_ds.errors import CheckpointError, ShardError
 from msp_ds.training.checkpoint import MANIFEST, checkpoints
 from msp_ds.training.execution import Execution
 
@@ -17,6 +18,8 @@ RUN_FILE = "run.json"
 """The whole configuration of a run, what it was made with, and the hashes of its shards' indexes."""
 STAGE_FILE = "stage.json"
 """Written when a stage is finished: its steps, its checkpoint and its last validation."""
+
+_CARD = "a run's configuration, written by msp-ds train"
 
 TRUNK_FIELDS = (
     "hidden_size",
@@ -36,6 +39,11 @@ def stage_folders(run: Path, stages: tuple[Stage, ...]) -> list[Path]:
     return [run / f"{number}-{stage.name}" for number, stage in enumerate(stages, start=1)]
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a stage is finished or has a checkpoint to continue from."""
+    return (folder / STAGE_FILE).is_file() or bool(checkpoints(folder / "checkpoints"))
+
+
 def find_checkpoint(path: Path) -> Path:
     """The newest complete checkpoint of a run folder, a stage folder or a checkpoint folder."""
     if (path / MANIFEST).is_file():
@@ -50,7 +58,8 @@ def find_checkpoint(path: Path) -> Path:
 
 def run_of_checkpoint(checkpoint: Path) -> Path:
     """The folder of the run that a checkpoint belongs to: run/stage/checkpoints/step."""
-    run = checkpoint.resolve().parents[2]
+    above = checkpoint.resolve().parents
+    run = above[min(2, len(above) - 1)]
     if not (run / RUN_FILE).is_file():
         raise CheckpointError(f"{checkpoint} lies in no run folder: {RUN_FILE} is missing three levels above it")
     return run
@@ -63,15 +72,36 @@ def read_run_config(run: Path) -> RunConfig:
 
 def read_run_execution(run: Path) -> Execution:
     """How a run was executed when it was started or last resumed."""
-    return from_json(Execution, _read_run_file(run, "execution"), where=str(run / RUN_FILE))
+    resumed = read_run_card(run).get("resumed") or [{}]
+    last = resumed[-1].get("execution") or _read_run_file(run, "execution")
+    return from_json(Execution, last, where=str(run / RUN_FILE))
+
+
+def read_run_card(run: Path) -> dict[str, Any]:
+    """All of a run's run.json."""
+    saved = read_json(run / RUN_FILE, what=_CARD)
+    if not isinstance(saved, dict):
+        raise CheckpointError(f"{run / RUN_FILE} should be {_CARD}, but is no table")
+    return saved
 
 
 def _read_run_file(run: Path, part: str) -> Any:
-    what = "a run's configuration, written by msp-ds train"
-    saved = read_json(run / RUN_FILE, what=what)
-    if not isinstance(saved, dict) or part not in saved:
-        raise CheckpointError(f"{run / RUN_FILE} should be {what}, but has no {part}")
+    saved = read_run_card(run)
+    if part not in saved:
+        raise CheckpointError(f"{run / RUN_FILE} should be {_CARD}, but has no {part}")
     return saved[part]
+
+
+def check_same_data(run: Path, found: Mapping[str, str]) -> None:
+    """Raises ShardError unless the sets of a resumed run, `found`: stage/split -> sha256 of the index, are its own."""
+    written: dict[str, str] = _read_run_file(run, "index_sha256")
+    for name in sorted(written.keys() | found.keys()):
+        if written.get(name) != found.get(name):
+            change = "is new" if name not in written else "is gone" if name not in found else "has changed"
+            raise ShardError(
+                f"shard set {name} {change} since {run} was started; bring back the shards that it was started with, "
+                "or start a new run without --resume"
+            )
 
 
 def check_same_trunk(checkpoint: Path, config: RunConfig) -> None:

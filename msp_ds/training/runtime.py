@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+from msp_ds.errors import InputError
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=100)
 """A rank that waits longer than this for another gives up, so that a dead one ends the run within two minutes."""
@@ -53,6 +55,17 @@ class Runtime:
         if self.world_size > 1:
             dist.broadcast_object_list(said, src=0)
         return said[0]
+
+    def first_does(self, action: Callable[[], None]) -> None:
+        """Rank 0's `action`; an InputError of it is every rank's, so that none waits for one that has left."""
+        said = ""
+        if self.is_first:
+            try:
+                action()
+            except InputError as error:
+                said = str(error)
+        if said := self.first_says(said):
+            raise InputError(said)
 
     def wait_for_all(self) -> None:
         """Returns when every rank has come here."""

@@ -67,7 +67,10 @@ def open_stage_data(shards: Path, stage: Stage) -> StageData:
     """Opens the sets of every part of a stage."""
     train = tuple(open_set(shards / part.name / "train") for part in stage.parts)
     held_out = [shards / part.name / "val" for part in stage.parts]
-    validation = tuple(open_set(path) for path in held_out) if all(path.is_dir() for path in held_out) else ()
+    missing = [str(path) for path in held_out if not path.is_dir()]
+    if missing and len(missing) < len(held_out):
+        log.warning("%s is not validated: %s is missing", stage.name, " and ".join(missing))
+    validation = () if missing else tuple(open_set(path) for path in held_out)
     return StageData(train=train, validation=validation)
 
 
@@ -80,6 +83,11 @@ def check_agreement(sets: list[ShardSet], config: RunConfig) -> None:
         )
     for one in sets:
         require_same_words(sets[0], one)
+        if one.index.max_tokens > config.model.max_positions:
+            raise ShardError(
+                f"{one.path} has texts of up to {one.index.max_tokens} pieces, the model {config.model.max_positions} "
+                "positions; raise --set model.max_positions"
+            )
         for name in ("vocab_size", "feature_width", "num_objects", "num_attributes"):
             theirs, ours = getattr(one.index, name), getattr(config.model, name)
             if theirs != ours:
@@ -137,8 +145,8 @@ def build_learner(config: RunConfig, stage: Stage, context: Context, start_from:
     return learner
 
 
-def resume(checkpoint: Path, engine: Engine, state: dict[str, Any]) -> int:
-    """Loads a checkpoint of the same stage and returns the steps done. Raises CheckpointError if the data changed."""
+def resume(checkpoint: Path, engine: Engine, state: dict[str, Any]) -> dict[str, Any]:
+    """Loads a checkpoint of the same stage and returns its state. Raises CheckpointError if the data changed."""
     saved = read_state(checkpoint)
     for name, value in state.items():
         if saved.get(name) != value:
@@ -146,7 +154,7 @@ def resume(checkpoint: Path, engine: Engine, state: dict[str, Any]) -> int:
                 f"{checkpoint} was saved with {name} {saved.get(name)}, now it is {value}; bring back what changed, "
                 "or start anew with another --run-dir"
             )
-    return int(load_checkpoint(checkpoint, engine)["step"])
+    return load_checkpoint(checkpoint, engine)
 
 
 def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_from: Path | None) -> None:
@@ -177,7 +185,8 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         "indexes": [one.index_sha256 for one in data.train],
         "zero": _zero(job),
     }
-    start = resume(saved[-1], engine, state) if saved else 0
+    before = resume(saved[-1], engine, state) if saved else {}
+    start = int(before.get("step", 0))
     _announce(stage, schedule, readers, num_steps=num_steps, start=start)
     told = "on: they save" if buckets else "off: they would save"
     log.info("%s: length buckets %s %.1f %% of the text slots", stage.name, told, 100 * saved_share)
@@ -195,9 +204,11 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         seed=config.seed,
         num_steps=num_steps,
         save_every=job.save_every,
+        start=start,
+        validated=before.get("validated"),
     )
     try:
-        checkpoint, results = loop.run(start)
+        checkpoint, results = loop.run()
     finally:
         loop.board.close()
     if runtime.is_first:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -163,7 +163,7 @@ def test_reading_weights_runs_no_code_of_the_file(tmp_path: Path) -> None:
     path.mkdir()
     torch.save({"module": {}, "trap": Trap()}, path / WEIGHTS)
     write_json(path / MANIFEST, {"step": 1, "files": {WEIGHTS: (path / WEIGHTS).stat().st_size}, "state": {}})
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(CheckpointError, match="damaged \\(it is no plain table of tensors\\)"):
         read_weights(path)
 
 
@@ -271,3 +271,28 @@ def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
     config = a_config(drop=("mlm",), init="old", max_steps=3)
     write_json(tmp_path / RUN_FILE, {"config": to_json(config)})
     assert read_run_config(tmp_path) == config
+
+
+def damaged(trained: Path, folder: Path) -> Path:
+    """A copy of a checkpoint whose weights are zeros, as many bytes as they were."""
+    path = folder / trained.name
+    shutil.copytree(trained, path)
+    (path / WEIGHTS).write_bytes(bytes((path / WEIGHTS).stat().st_size))
+    assert is_complete(path)
+    return path
+
+
+def test_a_damaged_checkpoint_of_the_right_size_is_named(trained: Path, tmp_path: Path, runtime: Runtime) -> None:
+    path = damaged(trained, tmp_path)
+    complaint = rf"{path.name} is damaged \(.+\); remove it to continue from the checkpoint before"
+    with pytest.raises(CheckpointError, match=complaint):
+        read_weights(path)
+    engine = an_engine(a_learner(), runtime)
+    with pytest.raises(CheckpointError, match=complaint):
+        load_checkpoint(path, engine)
+    engine.close()
+
+
+def test_a_checkpoint_folder_near_the_root_is_in_no_run() -> None:
+    with pytest.raises(CheckpointError, match="lies in no run folder"):
+        run_of_checkpoint(Path("/step-00000001"))

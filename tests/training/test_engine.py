@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import os
@@ -20,7 +21,8 @@ from torch import nn
 
 from msp_ds.config import OptimConfig
 from msp_ds.curriculum import curriculum
-from msp_ds.training.engine import build_optimizer, learning_rate
+from msp_ds.training.engine import Engine, build_optimizer, learning_rate
+from msp_ds.training.execution import Execution
 from msp_ds.training.learner import Learner
 from msp_ds.training.runtime import Runtime
 
@@ -122,6 +124,54 @@ def test_steps_of_the_engine_are_steps_of_torch(runtime: Runtime, num_micro_batc
             continue
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
     engine.close()
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1])
+def test_the_norm_is_told_and_nothing_clipped_at_a_clip_norm_of_0(runtime: Runtime, zero_stage: int) -> None:
+    free, held = (a_learner() for _ in range(2))
+    execution = Execution(precision="fp32", zero_stage=zero_stage, bucket_elements=1_000_000)
+    norms = []
+    for learner, clip_norm in ((free, 0.0), (held, 1e9)):
+        optim = dataclasses.replace(OPTIM, clip_norm=clip_norm)
+        engine = Engine(learner, optim=optim, execution=execution, batch_size=4, runtime=runtime)
+        one_step(engine, runtime, a_batch(1))
+        norms.append(float(engine.grad_norm))
+        engine.close()
+    assert norms[0] == norms[1] > OPTIM.clip_norm
+    assert all(torch.equal(one, other) for one, other in zip(free.parameters(), held.parameters(), strict=True))
+
+
+def test_gradients_that_overflow_at_the_lowest_scale_end_in_a_line(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = an_engine(a_learner(), runtime)
+
+    def raises(text: str) -> Callable[[], None]:
+        def step() -> None:
+            raise Exception(text)
+
+        return step
+
+    # As DeepSpeed's DynamicLossScaler.update_scale does.
+    lowest = "Current loss scale already at minimum - cannot decrease scale anymore. Exiting run."
+    monkeypatch.setattr(engine.engine, "step", raises(lowest))
+    with pytest.raises(FloatingPointError, match=r"overflow at the lowest loss scale, 1; .* bf16 or fp32 --ds-config"):
+        engine.step()
+    monkeypatch.setattr(engine.engine, "step", raises("another"))
+    with pytest.raises(Exception, match=r"^another$"):
+        engine.step()
+    monkeypatch.undo()
+    engine.close()
+
+
+def test_the_words_of_the_lowest_scale_are_still_deepspeeds() -> None:
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+    from msp_ds.training.engine import _AT_LOWEST_SCALE
+
+    scaler = DynamicLossScaler(1, 1, 1, 1, False)
+    with pytest.raises(Exception, match=_AT_LOWEST_SCALE):
+        scaler.update_scale(True)
 
 
 def test_the_optimiser_waits_for_the_last_micro_batch(runtime: Runtime) -> None:

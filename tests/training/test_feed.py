@@ -124,6 +124,15 @@ def feed_threads() -> int:
     return sum(thread.name.startswith("feed") for thread in threading.enumerate())
 
 
+def test_the_reading_thread_pins_memory_through_its_own_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    settled: list[tuple[str, torch.device]] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda one: settled.append((threading.current_thread().name, one)))
+    assert list(read_ahead(lambda step: step, range(3), device=torch.device("cuda", 1))) == [0, 1, 2]
+    assert settled == [("feed_0", torch.device("cuda", 1))]
+    assert list(read_ahead(lambda step: step, range(3), device=torch.device("cpu"))) == [0, 1, 2]
+    assert len(settled) == 1
+
+
 def test_results_come_in_order_and_are_read_ahead() -> None:
     asked: list[int] = []
 

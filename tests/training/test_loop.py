@@ -5,23 +5,28 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from msp_ds.config import get_preset
 from msp_ds.curriculum import curriculum
+from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.records import Tally
 from msp_ds.train import new_config
 from msp_ds.training.checkpoint import checkpoints, read_weights
 from msp_ds.training.execution import Execution
+from msp_ds.training.feed import Feed
 from msp_ds.training.interrupt import Interrupted, StopRequest
 from msp_ds.training.loop import Meter, StageLoop
-from msp_ds.training.run import git_commit
-from msp_ds.training.run_folder import STAGE_FILE
+from msp_ds.training.run import git_commit, train
+from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, read_run_card, read_run_execution
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.stage import Job, check_stage, open_stage_data, train_stage
 
@@ -89,8 +94,6 @@ def test_every_held_out_pair_is_asked_once(
     runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Tensor] = []
-    from msp_ds.training.feed import Feed
-
     read = Feed.read
 
     def noting(feed: Feed, part: int, pairs: Tensor, *, epoch: int, **how: Any) -> object:
@@ -173,11 +176,54 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
         stop._note(2, None)
 
 
-def test_shards_that_changed_under_a_run_are_noticed(
-    runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from msp_ds.errors import CheckpointError
+def an_interrupted_run(shards: Path, folder: Path, runtime: Runtime) -> Job:
+    """A run of two stages that was stopped in the first."""
+    job = a_job(shards, folder / "run", runtime, curriculum="tp")
+    job.stop.signal = 15
+    with pytest.raises(Interrupted):
+        train(job)
+    return job
 
+
+@pytest.mark.parametrize("changed", ["token/train", "token/val", "phrase/train", "phrase/val"])
+def test_shards_that_changed_under_a_run_are_noticed(
+    runtime: Runtime, small_shards: Path, tmp_path: Path, changed: str
+) -> None:
+    shutil.copytree(small_shards, tmp_path / "shards")
+    job = an_interrupted_run(tmp_path / "shards", tmp_path, runtime)
+    card = (job.folder / RUN_FILE).read_bytes()
+    index = tmp_path / "shards" / changed / "index.json"
+    index.write_text(index.read_text().replace('"extractor": "tests"', '"extractor": "other tests"'))
+    with pytest.raises(InputError, match=rf"shard set {changed} has changed since \S+run was started; bring back "):
+        train(job)
+    assert (job.folder / RUN_FILE).read_bytes() == card
+
+
+def test_a_set_that_went_is_noticed(runtime: Runtime, small_shards: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_shards, tmp_path / "shards")
+    job = an_interrupted_run(tmp_path / "shards", tmp_path, runtime)
+    shutil.rmtree(tmp_path / "shards" / "token" / "val")
+    with pytest.raises(InputError, match="shard set token/val is gone"):
+        train(job)
+
+
+def test_a_resumed_run_keeps_its_card_and_adds_to_it(runtime: Runtime, small_shards: Path, tmp_path: Path) -> None:
+    job = an_interrupted_run(small_shards, tmp_path, runtime)
+    first = read_run_card(job.folder)
+    again = dataclasses.replace(job, execution=Execution(precision="fp32", micro_batch=8))
+    with pytest.raises(Interrupted):
+        train(again)
+    card = read_run_card(job.folder)
+    (entry,) = card.pop("resumed")
+    assert card == first
+    assert (entry["world_size"], entry["git_commit"]) == (1, git_commit())
+    assert entry["time"].endswith("+00:00")
+    assert read_run_execution(job.folder) == again.execution
+
+
+def test_a_stage_that_was_saved_with_other_settings_does_not_go_on(
+    runtime: Runtime, small_shards: Path, tmp_path: Path
+) -> None:
     job = a_job(small_shards, tmp_path, runtime)
     job.stop.signal = 15
     with pytest.raises(Interrupted):
@@ -185,6 +231,101 @@ def test_shards_that_changed_under_a_run_are_noticed(
     later = a_job(small_shards, tmp_path, runtime, seed=1)
     with pytest.raises(CheckpointError, match="was saved with seed 9595, now it is 1; bring back what changed"):
         trained(later)
+
+
+def validations(stage: Path) -> dict[int, float]:
+    """Step -> the validation's loss, as TensorBoard has it; a step that comes twice is an error."""
+    board = EventAccumulator(str(stage))
+    board.Reload()
+    points = board.Scalars("validation/loss/mlm")
+    assert len({point.step for point in points}) == len(points)
+    return {point.step: point.value for point in points}
+
+
+def test_a_stop_at_an_epochs_end_leaves_its_validation_to_the_resumed_run(
+    runtime: Runtime, small_shards: Path, tmp_path: Path
+) -> None:
+    whole = trained(a_job(small_shards, tmp_path / "whole", runtime))
+    job = a_job(small_shards, tmp_path / "stopped", runtime, save_every=100)  # first report: after four steps, an epoch
+    job.stop.signal = 15
+    with pytest.raises(Interrupted, match="stopped after step 4"):
+        trained(job)
+    job.stop.signal = 0
+    assert validations(trained(job)) == validations(whole)
+    assert list(validations(whole)) == [4, 6]
+
+
+def test_a_stop_is_heard_within_a_validation(
+    runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = a_job(small_shards, tmp_path, runtime, save_every=100)
+    read = Feed.read
+
+    def asked_meanwhile(feed: Feed, part: int, pairs: Tensor, *, epoch: int, **how: Any) -> object:
+        if epoch == -1:
+            job.stop.signal = 15
+        return read(feed, part, pairs, epoch=epoch, **how)
+
+    monkeypatch.setattr(Feed, "read", asked_meanwhile)
+    monkeypatch.setattr("msp_ds.training.loop.REPORT_EVERY", 1)
+    for _ in range(2):  # the second time within the validation that the first left out
+        job.stop.signal = 0
+        with pytest.raises(Interrupted, match="stopped after step 4"):
+            trained(job)
+    monkeypatch.undo()
+    job.stop.signal = 0
+    assert list(validations(trained(job))) == [4, 6]
+
+
+def test_a_stage_that_was_killed_after_its_last_save_still_has_its_results(
+    runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = a_job(small_shards, tmp_path, runtime)
+    written = (trained(job) / STAGE_FILE).read_text()
+    (tmp_path / "1-token" / STAGE_FILE).unlink()
+    monkeypatch.setattr(StageLoop, "validate", lambda loop, done: pytest.fail("validated twice"))
+    assert (trained(job) / STAGE_FILE).read_text() == written
+
+
+def test_a_mix_with_a_part_that_holds_nothing_out_says_that_it_is_not_validated(
+    small_shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(small_shards, tmp_path / "shards")
+    mixed = curriculum("t+p")[0]
+    assert len(open_stage_data(tmp_path / "shards", mixed).validation) == 2
+    shutil.rmtree(tmp_path / "shards" / "phrase" / "val")
+    assert open_stage_data(tmp_path / "shards", mixed).validation == ()
+    assert caplog.messages == [f"token+phrase is not validated: {tmp_path}/shards/phrase/val is missing"]
+
+
+def test_texts_longer_than_the_model_has_positions_are_refused(runtime: Runtime, small_shards: Path) -> None:
+    job = a_job(small_shards, Path(), runtime, setting=("model.max_positions=40",))
+    with pytest.raises(ShardError, match="texts of up to 64 pieces, the model 40 positions"):
+        train(job)
+
+
+def test_the_handlers_of_signals_come_back(runtime: Runtime) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    stop = StopRequest()
+    with stop.listen():
+        assert [signal.getsignal(number) for number in numbers] == [stop._note, stop._note]
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.signal == signal.SIGTERM
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_what_the_first_rank_cannot_do_no_rank_waits_for(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ShardError("no room")
+
+    with pytest.raises(InputError, match="no room"):
+        runtime.first_does(fail)
+    second = dataclasses.replace(runtime, rank=1)
+    second.first_does(fail)  # it is not asked
+    monkeypatch.setattr(Runtime, "first_says", lambda one, said: "no room, says rank 0")
+    with pytest.raises(InputError, match="no room, says rank 0"):
+        second.first_does(fail)
 
 
 def test_a_mix_under_zero_3_is_refused(runtime: Runtime, small_shards: Path, tmp_path: Path) -> None:

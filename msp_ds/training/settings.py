@@ -1,0 +1,66 @@
+"""What --set changes: the readings that the tasks take, the model's heads, the optimiser."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from msp_ds.config import RunConfig, TaskOptions, from_json, to_json
+from msp_ds.errors import InputError
+from msp_ds.tasks import TASKS
+
+PARTS = ("tasks", "model", "optim")
+"""Fields of RunConfig that settings reach: `moc_target=all`, `model.topic_head=plain`, `optim.warmup_share=0.1`."""
+DECIDED_BY_SHARDS = ("vocab_size", "feature_width", "num_objects", "num_attributes")
+"""Of the model: what a setting cannot change."""
+
+
+def with_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+    """`config` changed by settings written `name=value`; a bare name is a task option, `weights.mlm=2` one of a table.
+
+    Raises InputError for names and values that cannot be.
+    """
+    tables: dict[str, dict[str, Any]] = {name: to_json(getattr(config, name)) for name in PARTS}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set {setting}: write it name=value, for example --set moc_target=all")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        _change(tables, name, value)
+    parts: dict[str, Any] = {
+        name: from_json(type(getattr(config, name)), table, where="--set" if name == "tasks" else f"--set {name}")
+        for name, table in tables.items()
+    }
+    _check_tasks(parts["tasks"])
+    return dataclasses.replace(config, **parts)
+
+
+def _change(tables: dict[str, dict[str, Any]], name: str, value: Any) -> None:
+    """Puts `value` where the dotted `name` leads, into the tables it has there already."""
+    first, _, rest = name.partition(".")
+    part, path = (first, rest) if first in PARTS and rest else ("tasks", name)
+    key, _, entry = path.partition(".")
+    table = tables[part]
+    if key not in table or (entry and not isinstance(table[key], dict)):
+        known = ", ".join(known for known in table if known not in DECIDED_BY_SHARDS)
+        also = " (and model.NAME, optim.NAME)" if part == "tasks" else ""
+        raise InputError(f"--set {name}: nothing is called that; {part} has {known}{also}")
+    if part == "model" and key in DECIDED_BY_SHARDS:
+        raise InputError(f"--set {name}: the shards decide it; write them with another recipe to change it")
+    if entry:
+        table[key] = {**table[key], entry: value}
+    elif isinstance(table[key], dict) and isinstance(value, dict):
+        table[key] = {**table[key], **value}
+    else:
+        table[key] = value
+
+
+def _check_tasks(options: TaskOptions) -> None:
+    unknown = sorted(options.weights.keys() - TASKS.keys())
+    if unknown:
+        raise InputError(f"--set weights: no task is called {unknown[0]!r}; tasks are {', '.join(TASKS)}")

@@ -1,0 +1,76 @@
+"""--set reaches what it names and nothing else, and says what there is where it names nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from msp_ds.config import PRESETS, OptimConfig, RunConfig, TaskOptions
+from msp_ds.errors import InputError
+from msp_ds.training.settings import with_settings
+
+
+def a_run() -> RunConfig:
+    preset = PRESETS["tiny"]
+    return RunConfig(
+        curriculum="tps",
+        preset="tiny",
+        model=preset.model,
+        optim=preset.optim,
+        schedule=preset.schedule,
+        tasks=TaskOptions(weights={"titp": 50.0}),
+        shards="shards",
+        vocabulary_sha256="0" * 64,
+    )
+
+
+def test_settings_change_only_what_they_name() -> None:
+    settings = ["moc_target=all", "token_share=0.3", "itm_skip_nearest=2", "topic_attributes=true"]
+    tasks = TaskOptions(
+        moc_target="all", token_share=0.3, itm_skip_nearest=2, topic_attributes=True, weights={"titp": 50.0}
+    )
+    assert with_settings(a_run(), settings) == dataclasses.replace(a_run(), tasks=tasks)
+
+
+@pytest.mark.parametrize("setting", ['weights={"mlm": 2}', "weights.mlm=2"])
+def test_a_weight_is_added_to_those_of_the_preset(setting: str) -> None:
+    assert with_settings(a_run(), [setting]).tasks.weights == {"titp": 50.0, "mlm": 2.0}
+
+
+def test_model_and_optimiser_are_reached_by_their_names() -> None:
+    changed = with_settings(a_run(), ["model.topic_head=plain", "optim.warmup_share=0.25", "optim.betas=[0.5, 0.75]"])
+    assert changed.model == dataclasses.replace(a_run().model, topic_head="plain")
+    assert changed.optim == OptimConfig(lr=2e-3, warmup_share=0.25, betas=(0.5, 0.75))
+    assert changed.tasks == a_run().tasks
+
+
+@pytest.mark.parametrize(
+    ("setting", "part"),
+    [
+        ("moc_target", "--set moc_target: write it name=value"),
+        ("moc_targets=all", "--set moc_targets: nothing is called that; tasks has token_share, mlm_unit, "),
+        ("moc_targets=all", "(and model.NAME, optim.NAME)"),
+        ("model.topic=plain", "--set model.topic: nothing is called that; model has hidden_size, "),
+        ("modal.topic_head=plain", "--set modal.topic_head: nothing is called that"),
+        ("moc_target.x=all", "--set moc_target.x: nothing is called that"),
+        ("topic_head=plain", "--set topic_head: nothing is called that"),
+        ("moc_target=some", "--set.moc_target: 'some' is none of masked, all"),
+        ("token_share=2", "token_share 2.0 is not a share between 0 and 1"),
+        ("itm_skip_nearest=two", "--set.itm_skip_nearest: expected int, got 'two'"),
+        ("optim.warmup_share=2", "warmup_share 2.0"),
+        ("model.num_heads=0", "num_heads 0 is not positive"),
+        ("weights.mml=2", "no task is called 'mml'"),
+        ("weights=2", "expected a table"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(setting: str, part: str) -> None:
+    with pytest.raises(InputError) as caught:
+        with_settings(a_run(), [setting])
+    assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "feature_width", "num_objects", "num_attributes"])
+def test_what_the_shards_decide_cannot_be_set(name: str) -> None:
+    with pytest.raises(InputError, match=f"--set model.{name}: the shards decide it"):
+        with_settings(a_run(), [f"model.{name}=7"])
