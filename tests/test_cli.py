@@ -317,7 +317,7 @@ def test_stages_shows_what_would_be_trained() -> None:
 def test_stages_takes_the_preset_that_training_on_the_shards_would_take(small_shards: Path) -> None:
     shown = run("stages", "--shards", small_shards).stdout
     assert shown.startswith("Curriculum, preset tiny  ")
-    assert [int(epochs) for epochs in re.findall(r"(\d+) x 64", shown)] == [3, 4, 6]
+    assert [int(epochs) for epochs in re.findall(r"(\d+) x 64", shown)] == [8, 4, 5]
     shown = run("stages", "--shards", small_shards, "--epochs", "t=9", "--batch-size", "8").stdout
     assert re.findall(r"\d+ x \d+", shown) == ["9 x 8", "4 x 8", "6 x 8"]
     assert run("stages", "--shards", small_shards, "--preset", "small").stdout.startswith("Curriculum, preset small  ")

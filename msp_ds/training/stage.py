@@ -12,13 +12,12 @@ import torch
 
 from msp_ds.chance import key_of
 from msp_ds.config import RunConfig, StageSchedule, write_json
-from msp_ds.curriculum import Stage
+from msp_ds.curriculum import Stage, curriculum
 from msp_ds.data.order import Order, choose_order
 from msp_ds.data.reader import Reader
 from msp_ds.data.shards import ShardSet, open_set, require_labels, require_look_alikes, require_same_words
 from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.model.encoder import Trunk
-from msp_ds.tasks import TASKS
 from msp_ds.tasks.task import Context
 from msp_ds.training.board import Board
 from msp_ds.training.checkpoint import checkpoints, load_checkpoint, load_trunk, read_state
@@ -114,8 +113,10 @@ def check_stage(job: Job, stage: Stage, data: StageData) -> None:
         if one.index.num_pairs < ranks:
             raise ShardError(f"{one.path} has {one.index.num_pairs} pairs for {ranks} ranks; use fewer ranks")
         if any(task.needs_labels for task in part.tasks):
-            # Those of other stages too, so that one command mends the whole curriculum.
-            require_labels(one, tasks=[task.name for task in TASKS.values() if task.needs_labels])
+            # Of all stages, so that the mend need not be mended at the next one.
+            whole = curriculum(job.config.curriculum, drop=job.config.drop)
+            tasks = dict.fromkeys(task.name for each in whole for task in each.tasks if task.needs_labels)
+            require_labels(one, tasks=list(tasks))
         needy = [task.name for task in part.tasks if task.image_choice is not None]
         if needy and job.config.tasks.itm_negatives == "hard":
             require_look_alikes(one, task=needy[0])
