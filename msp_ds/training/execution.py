@@ -24,6 +24,11 @@ def shipped(name: str) -> Path:
     return beside if beside.exists() else Path(sysconfig.get_path("data")) / "share" / "msp_ds" / name
 
 
+def find_shipped(path: Path) -> Path:
+    """`path` as seen from here, or the one of that name that comes with the project."""
+    return path if path.exists() or not shipped(str(path)).exists() else shipped(str(path))
+
+
 SHIPPED = shipped("ds_configs")
 """The folder of ways to execute that come with the project."""
 
