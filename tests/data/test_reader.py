@@ -261,7 +261,7 @@ def test_a_damaged_byte_is_named_with_tar_image_and_offset(shards: ShardSet, pla
         everything(reader)
     assert str(caught.value) == (
         f"{path}, {shards.keys[3]} at byte {shards.offsets[3]}: the bytes do not match their checksum; "
-        "write it again with: msp-ds shard --stage sentence"
+        "write it again with: msp-ds shard --stage sentence --recipe FILE, or the flags it was written with"
     )
 
 
