@@ -20,7 +20,7 @@ from msp_ds.curriculum import STAGES, Stage, curriculum
 from msp_ds.data.shards import open_set
 from msp_ds.errors import InputError
 from msp_ds.terminal import one_line_errors, speak
-from msp_ds.training.execution import Execution, choose_execution, find_shipped, read_execution
+from msp_ds.training.execution import Execution, choose_execution, read_execution
 from msp_ds.training.run_folder import RUN_FILE, model_for, read_run_config, read_run_execution
 from msp_ds.training.settings import with_settings
 
@@ -210,7 +210,7 @@ def resumed_config(folder: Path, given: dict[str, Any]) -> RunConfig:
 def execution_of(ds_config: Path | None, *, resumed: Path | None) -> tuple[str, Execution]:
     """Name and content of how to execute: the file's, else as the run in folder `resumed` did, else by the hardware."""
     if ds_config is not None:
-        return str(ds_config), read_execution(find_shipped(ds_config))
+        return str(ds_config), read_execution(ds_config)
     if resumed is not None:
         return "executed as before", read_run_execution(resumed)
     return choose_execution()

@@ -108,7 +108,7 @@ def read_execution(path: Path) -> Execution:
     that exclude each other.
     """
     shipped = ", ".join(sorted(file.name for file in SHIPPED.glob("*.json"))) or "none"
-    value = read_json(path, what=f"a way to execute for --ds-config (ds_configs/ holds: {shipped})")
+    value = read_json(find_shipped(path), what=f"a way to execute for --ds-config (ds_configs/ holds: {shipped})")
     try:
         return from_json(Execution, value, where=str(path))
     except InputError as error:

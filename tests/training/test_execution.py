@@ -314,6 +314,7 @@ def test_what_comes_with_the_project_is_found_beside_it_or_under_the_prefix(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_shipped(Path("ds_configs/zero1.json")) == ROOT / "ds_configs" / "zero1.json"
+    assert read_execution(Path("ds_configs/zero1.json")).zero_stage == 1
     assert find_shipped(Path("mine.json")) == Path("mine.json")  # and the error names what was asked for
     (tmp_path / "ds_configs").mkdir()
     (tmp_path / "ds_configs" / "zero1.json").write_text("{}")
