@@ -10,7 +10,7 @@ from rich.console import Console
 
 from msp_ds.terminal import bars, one_line_errors, resumable, speak
 from msp_ds.train import BatchSize, Curriculum, Debug, Drop, Epochs, PresetName, Shards, train
-from msp_ds.training.execution import shipped
+from msp_ds.training.execution import find_shipped
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,11 +43,6 @@ SetFolder = Annotated[Path, typer.Argument(help="A shard set, as shards/sentence
 DEMO_RECIPE = Path("shards/demo.toml")
 
 
-def _find_recipe(path: Path) -> Path:
-    """`path` as seen from here, or the one of that name that comes with the project."""
-    return path if path.exists() or not shipped(str(path)).exists() else shipped(str(path))
-
-
 @app.command()
 def demo(
     recipe: Annotated[Path, typer.Option(help="What world to make, and how.")] = DEMO_RECIPE,
@@ -60,7 +55,7 @@ def demo(
 
     with one_line_errors(debug=debug):
         speak()
-        run_demo(_find_recipe(recipe), shards=shards, train=start, show=Console())
+        run_demo(find_shipped(recipe), shards=shards, train=start, show=Console())
 
 
 @app.command()
@@ -142,7 +137,7 @@ def _write_shards(stage: StageName, path: Path | None, given: dict[str, Any], *,
     from msp_ds.report.shard_notes import shard_notes
 
     speak()
-    base = None if given and path is None else load_recipe(_find_recipe(path or DEMO_RECIPE))
+    base = None if given and path is None else load_recipe(find_shipped(path or DEMO_RECIPE))
     recipe = recipe_with(base, given)
     if path is None and not given:
         mend = f"name its --recipe FILE or flags; the demo's over it: --recipe {DEMO_RECIPE}, or elsewhere: --out DIR"

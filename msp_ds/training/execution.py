@@ -24,6 +24,11 @@ def shipped(name: str) -> Path:
     return beside if beside.exists() else Path(sysconfig.get_path("data")) / "share" / "msp_ds" / name
 
 
+def find_shipped(path: Path) -> Path:
+    """`path` as seen from here, or the one of that name that comes with the project."""
+    return path if path.exists() or not shipped(str(path)).exists() else shipped(str(path))
+
+
 SHIPPED = shipped("ds_configs")
 """The folder of ways to execute that come with the project."""
 
@@ -103,7 +108,7 @@ def read_execution(path: Path) -> Execution:
     that exclude each other.
     """
     shipped = ", ".join(sorted(file.name for file in SHIPPED.glob("*.json"))) or "none"
-    value = read_json(path, what=f"a way to execute for --ds-config (ds_configs/ holds: {shipped})")
+    value = read_json(find_shipped(path), what=f"a way to execute for --ds-config (ds_configs/ holds: {shipped})")
     try:
         return from_json(Execution, value, where=str(path))
     except InputError as error:

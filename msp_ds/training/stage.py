@@ -92,7 +92,7 @@ def check_agreement(sets: list[ShardSet], config: RunConfig) -> None:
             if theirs != ours:
                 raise ShardError(
                     f"{one.path} has {name} {theirs}, the model {ours}; write all stages with the same recipe: "
-                    f"msp-ds shard --stage {one.index.stage}"
+                    f"msp-ds shard --stage {one.index.stage} --recipe FILE"
                 )
 
 

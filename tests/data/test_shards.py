@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from raw_files import RawFolder, vocabulary
 
-from msp_ds.data.set_layout import unpack_record
+from msp_ds.data.set_layout import mending, unpack_record
 from msp_ds.data.shard_building import build_shards
 from msp_ds.data.shard_writer import SetPlan, SetReport, write_set
 from msp_ds.data.shards import open_set, read_record, require_look_alikes, require_same_words
@@ -247,7 +247,7 @@ def test_a_damaged_set_is_refused_at_once_with_the_mending_command(
         open_set(folder)
     message = str(caught.value)
     assert fault in message
-    assert "; write it again with: msp-ds shard --stage sentence" in message
+    assert message.endswith(f"; {mending('sentence')}")
     assert "\n" not in message
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from msp_ds.errors import InputError
+from msp_ds.training import execution
 from msp_ds.training.execution import (
     SHIPPED,
     Execution,
@@ -20,9 +22,13 @@ from msp_ds.training.execution import (
     accumulation,
     choose_execution,
     deepspeed_config,
+    find_shipped,
     grad_scaler_settings,
     read_execution,
 )
+
+ROOT = Path(__file__).resolve().parents[2]
+
 
 SHIPPED_NAMES = ["cpu_bf16", "cpu_fp32", "gpu_bf16", "titanx_fp16", "zero1", "zero2"]
 
@@ -301,3 +307,21 @@ def test_the_real_engine_trains_with_it(name: str, tmp_path: Path) -> None:
     assert sum(report["losses"][-passes:]) < sum(report["losses"][:passes])
     assert report["output"] == sixteen
     assert report["weight"] == (sixteen if execution.zero_stage else "torch.float32")
+
+
+def test_what_comes_with_the_project_is_found_beside_it_or_under_the_prefix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_shipped(Path("ds_configs/zero1.json")) == ROOT / "ds_configs" / "zero1.json"
+    assert read_execution(Path("ds_configs/zero1.json")).zero_stage == 1
+    assert find_shipped(Path("mine.json")) == Path("mine.json")  # and the error names what was asked for
+    (tmp_path / "ds_configs").mkdir()
+    (tmp_path / "ds_configs" / "zero1.json").write_text("{}")
+    assert find_shipped(Path("ds_configs/zero1.json")) == Path("ds_configs/zero1.json")
+    # As installed: nothing beside the package, and what pyproject.toml puts under the prefix.
+    monkeypatch.setattr(execution, "__file__", str(tmp_path / "lib" / "msp_ds" / "training" / "execution.py"))
+    installed = (ROOT / "pyproject.toml").read_text()
+    for folder, files in (("ds_configs", "ds_configs/*.json"), ("shards", "shards/*.toml")):
+        assert f'"share/msp_ds/{folder}" = ["{files}"]' in installed
+        assert execution.shipped(folder) == Path(sysconfig.get_path("data")) / "share" / "msp_ds" / folder

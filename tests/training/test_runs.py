@@ -197,6 +197,16 @@ def test_two_ranks_train_on_the_same_batches_as_one(small_shards: Path, tmp_path
             assert 0 <= two[name][2] <= 1
 
 
+def test_what_the_first_of_two_ranks_cannot_write_is_said_once(small_shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", TRAIN[1]]
+    said = finished([*launched, "--shards", small_shards, "--run-dir", tmp_path / "taken" / "run", *SHORT], code=1)
+    assert [line.split(";")[1] for line in said.splitlines() if line.startswith("error: ")] == [
+        " choose another --run-dir"
+    ]
+    assert "DistBackendError" not in said
+
+
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
 def test_a_run_with_zero_learns_the_same_and_resumes_as_it_was_executed(
     small_shards: Path, whole: Path, tmp_path: Path, zero_stage: int
