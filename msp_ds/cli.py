@@ -132,8 +132,8 @@ def shard(
 def _write_shards(stage: StageName, path: Path | None, given: dict[str, Any], *, out: Path, jobs: int | None) -> None:
     from msp_ds.data.overwriting import require_own_sets
     from msp_ds.data.recipe import load_recipe, recipe_with
-    from msp_ds.data.shard_building import build_shards
-    from msp_ds.data.shard_pool import default_jobs
+    from msp_ds.data.writing.shard_building import build_shards
+    from msp_ds.data.writing.shard_pool import default_jobs
     from msp_ds.report.shard_notes import shard_notes
 
     speak()
@@ -168,7 +168,7 @@ def negatives(
     debug: Debug = False,
 ) -> None:
     """List for each image those that look like it, which task ITM_HS swaps in; goes on where it was interrupted."""
-    from msp_ds.data.negatives import NegativesPlan, make_negatives
+    from msp_ds.data.look_alikes.negatives import NegativesPlan, make_negatives
 
     with one_line_errors(debug=debug), bars() as progress:
         plan = NegativesPlan(
@@ -191,7 +191,7 @@ def inspect(
     debug: Debug = False,
 ) -> None:
     """Describe a shard set: counts, lengths, labels, features and three samples."""
-    from msp_ds.data.inspection import SAMPLES_SHOWN, inspect_set
+    from msp_ds.data.checking.inspection import SAMPLES_SHOWN, inspect_set
     from msp_ds.data.shards import open_set
     from msp_ds.report.shard_page import SAMPLES, write_page
     from msp_ds.report.shard_set import set_tables
@@ -213,7 +213,7 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """Read every byte of shard sets, compare it with what was written and name every fault; exit code 1 if any."""
-    from msp_ds.data.verification import verify_sets
+    from msp_ds.data.checking.verification import verify_sets
     from msp_ds.report.verdict import verdict_text
 
     with one_line_errors(debug=debug), bars() as progress:

@@ -20,8 +20,8 @@ import typer
 
 from msp_ds.config import DEFAULT_PRESET, LengthBuckets, RunConfig, StageSchedule, get_preset
 from msp_ds.curriculum import STAGES, Stage, curriculum
+from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB, local_shards, refuse_rewriting
 from msp_ds.data.shards import open_set
-from msp_ds.data.staging import DEFAULT_LIMIT_GB, local_shards, refuse_rewriting
 from msp_ds.errors import InputError
 from msp_ds.terminal import bars, one_line_errors, speak
 from msp_ds.training.execution import Execution, choose_execution, read_execution

@@ -8,8 +8,8 @@ from typing import Any
 
 from msp_ds.data.recipe import Recipe
 from msp_ds.data.set_layout import STAGE_NAMES
-from msp_ds.data.shard_building import build_shards
 from msp_ds.data.world import make_world
+from msp_ds.data.writing.shard_building import build_shards
 
 IMAGES, FEATURE_WIDTH, HOLDOUT = 80, 64, 16
 

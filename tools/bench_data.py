@@ -34,10 +34,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from msp_ds.data.order import Order
 from msp_ds.data.reader import Reader
-from msp_ds.data.shard_writer import SetPlan, write_set
 from msp_ds.data.shards import open_set, read_record
 from msp_ds.data.text import WordPieces
 from msp_ds.data.vocabulary import SPECIAL_PIECES, parse_vocabulary
+from msp_ds.data.writing.shard_writer import SetPlan, write_set
 from msp_ds.records import RegionRecord
 
 BATCH, REGIONS, WIDTH, TEXTS = 256, 36, 2048, 5

@@ -24,8 +24,8 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msp_ds.data.recipe import Recipe
-from msp_ds.data.shard_building import build_shards
 from msp_ds.data.sources.region_files import list_region_files
+from msp_ds.data.writing.shard_building import build_shards
 from tools.fresh_process import Cost, drop_from_cache, measured
 from tools.synthetic_coco import write_small_files, write_tsv
 

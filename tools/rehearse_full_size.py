@@ -27,13 +27,13 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msp_ds.chance import uniform
-from msp_ds.data.build_writing import write_build
+from msp_ds.data.checking.verification import verify_set
 from msp_ds.data.order import Order
 from msp_ds.data.reader import Reader
 from msp_ds.data.recipe import Recipe
-from msp_ds.data.shard_building import plan_build
 from msp_ds.data.shards import open_set
-from msp_ds.data.verification import verify_set
+from msp_ds.data.writing.build_writing import write_build
+from msp_ds.data.writing.shard_building import plan_build
 from tools.fresh_process import Cost, measured
 from tools.synthetic_coco import NUM_IMAGES, MadeUpRegions, half_features, write_look_alikes, write_small_files
 

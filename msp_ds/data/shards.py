@@ -112,7 +112,7 @@ def open_set(path: Path) -> ShardSet:
     """The set in folder `path` = `<shards>/<stage>/<split>`.
 
     Checked are format and version, the size of every file, the sha256 of all but the tars, and that the tables agree
-    with each other. The payloads are not read: `read_record` checks one, `verify_set` of data.verification all.
+    with each other. The payloads are not read: `read_record` checks one, `verify_set` all of them.
 
     Raises: ShardError that names the file and the command that mends it.
     """

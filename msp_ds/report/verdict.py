@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from msp_ds.data.verification import Verdict
+from msp_ds.data.checking.verification import Verdict
 
 
 def verdict_text(verdict: Verdict) -> Text:

@@ -20,10 +20,10 @@ from raw_files import (
 )
 
 from msp_ds.data.set_layout import Split
-from msp_ds.data.shard_building import build_shards
-from msp_ds.data.shard_writer import SetReport
 from msp_ds.data.shards import ShardSet, open_set, read_record
 from msp_ds.data.sources.faults import SkippedRow
+from msp_ds.data.writing.shard_building import build_shards
+from msp_ds.data.writing.shard_writer import SetReport
 from msp_ds.errors import InputError
 
 NAN = np.full((3, 4), np.nan, "<f4")

@@ -11,8 +11,8 @@ from raw_files import RawFolder, Row, captions_json, karpathy_json, write_json, 
 
 from msp_ds.data.recipe import Recipe
 from msp_ds.data.set_layout import StageName
-from msp_ds.data.shard_building import build_shards
 from msp_ds.data.shards import ShardSet, open_set
+from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError
 
 

@@ -12,7 +12,7 @@ import pytest
 import webdataset
 from raw_files import RawFolder, Row
 
-from msp_ds.data.shard_building import build_shards
+from msp_ds.data.writing.shard_building import build_shards
 
 
 @pytest.fixture

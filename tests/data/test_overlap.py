@@ -9,9 +9,9 @@ import pytest
 from raw_files import RawFolder, captions_json, karpathy_json, write_json
 
 from msp_ds.data.overlap import Overlap, audit, find_overlap, same_pictures, unchecked_twins
-from msp_ds.data.shard_building import build_shards
 from msp_ds.data.sources.text_files import read_image_ids
 from msp_ds.data.sources.visual_genome import NO_TWINS, Twins
+from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError
 
 TWINS = Twins(

@@ -11,7 +11,7 @@ from raw_files import RawFolder
 from msp_ds.data.overwriting import require_own_sets
 from msp_ds.data.recipe import Recipe, load_recipe
 from msp_ds.data.set_layout import DEMO_EXTRACTOR, mending
-from msp_ds.data.shard_building import build_shards
+from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError
 
 DEMO = Path(__file__).resolve().parents[2] / "shards" / "demo.toml"

@@ -15,8 +15,8 @@ from raw_files import NUM_REGIONS, RawFolder, Row, write_tsv
 
 from msp_ds.data.reader import PAD_TO, Reader
 from msp_ds.data.set_layout import ARRAYS
-from msp_ds.data.shard_building import build_shards
 from msp_ds.data.shards import ShardSet, open_set, read_record
+from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import ShardError
 from msp_ds.records import IGNORE, Batch
 

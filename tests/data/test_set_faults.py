@@ -22,10 +22,10 @@ import torch
 import webdataset
 from raw_files import NUM_IMAGES, RawFolder
 
+from msp_ds.data.checking.verification import verify_set
 from msp_ds.data.reader import Reader
-from msp_ds.data.shard_building import build_shards
 from msp_ds.data.shards import ShardSet, open_set
-from msp_ds.data.verification import verify_set
+from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import Batch
 

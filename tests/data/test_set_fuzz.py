@@ -11,8 +11,8 @@ import torch
 from raw_files import RawFolder, Row, write_tsv
 
 from msp_ds.data.reader import Reader
-from msp_ds.data.shard_building import build_shards
 from msp_ds.data.shards import open_set
+from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError
 from msp_ds.records import Batch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from msp_ds.data.nearest import nearest_rows
+from msp_ds.data.look_alikes.nearest import nearest_rows
 
 NEIGHBOURS = 100
 """Columns of the public list."""

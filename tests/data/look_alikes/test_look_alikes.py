@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msp_ds.data.look_alikes import LookAlikeList, read_look_alikes, rows_within, without_self, write_look_alikes
+from msp_ds.data.look_alikes.lists import LookAlikeList, read_look_alikes, rows_within, without_self, write_look_alikes
 from msp_ds.errors import InputError
 
 

@@ -17,14 +17,14 @@ from typing import Protocol
 import numpy as np
 
 from msp_ds.data.durable import write_durably
-from msp_ds.data.look_alikes import LookAlikeList
-from msp_ds.data.nearest import NearestRows, faster_products
+from msp_ds.data.look_alikes.lists import LookAlikeList
+from msp_ds.data.look_alikes.nearest import NearestRows, faster_products
 from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.data.reader import Reader
-from msp_ds.data.set_tables import npz_bytes
 from msp_ds.data.shards import ShardSet
 from msp_ds.data.sources.region_checks import LabelCounts
 from msp_ds.data.sources.region_files import RegionFile, list_region_files
+from msp_ds.data.writing.set_tables import npz_bytes
 from msp_ds.errors import InputError
 from msp_ds.records import RegionRecord
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from raw_files import ids, vocabulary
 
-from msp_ds.data.shard_parts import ShardPart, ShardWriter, load_part, save_part
 from msp_ds.data.text import WordPieces
+from msp_ds.data.writing.shard_parts import ShardPart, ShardWriter, load_part, save_part
 from msp_ds.errors import InputError
 from msp_ds.records import RegionRecord
 

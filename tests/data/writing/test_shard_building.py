@@ -17,11 +17,11 @@ from raw_files import RawFolder, Row, captions_json, ids, snapshot, write_json, 
 from msp_ds.chance import key_of
 from msp_ds.data.recipe import Recipe, WorldRecipe, load_recipe
 from msp_ds.data.set_layout import STAGE_NAMES, StageName
-from msp_ds.data.shard_building import build_shards, held_out
 from msp_ds.data.shards import ShardSet, open_set, read_record, require_same_words
+from msp_ds.data.writing.shard_building import build_shards, held_out
 from msp_ds.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def build(raw: RawFolder, stage: StageName, **changes: Any) -> ShardSet:

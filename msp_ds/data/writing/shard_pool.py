@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 
 from msp_ds.data.set_layout import Split
-from msp_ds.data.shard_parts import ShardPart, ShardWriter, load_part, save_part
-from msp_ds.data.shard_plan import PlannedImage, ShardJob, recipe_hash
-from msp_ds.data.shard_writer import SetPlan
 from msp_ds.data.sources.faults import Faults
 from msp_ds.data.sources.region_checks import LabelCounts
 from msp_ds.data.sources.region_files import RegionFile, read_or_skip
 from msp_ds.data.stage_texts import StageTexts
+from msp_ds.data.writing.shard_parts import ShardPart, ShardWriter, load_part, save_part
+from msp_ds.data.writing.shard_plan import PlannedImage, ShardJob, recipe_hash
+from msp_ds.data.writing.shard_writer import SetPlan
 
 _MOST_JOBS = 4
 

@@ -19,12 +19,12 @@ from pathlib import Path
 import pytest
 from raw_files import RawFolder, snapshot
 
-from msp_ds.data import remote_files
-from msp_ds.data.blob_cache import BlobCache
-from msp_ds.data.remote_files import is_remote
-from msp_ds.data.shard_building import build_shards
-from msp_ds.data.staging import local_shards, refuse_rewriting
-from msp_ds.data.verification import verify_set
+from msp_ds.data.checking.verification import verify_set
+from msp_ds.data.remote import remote_files
+from msp_ds.data.remote.blob_cache import BlobCache
+from msp_ds.data.remote.remote_files import is_remote
+from msp_ds.data.remote.staging import local_shards, refuse_rewriting
+from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError, ShardError
 
 TAR = "/sentence/train/000000.tar"
@@ -263,7 +263,7 @@ def test_a_cache_too_small_says_how_much_it_takes(server: Server, tmp_path: Path
 def test_a_full_disk_is_seen_before_the_first_byte(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from msp_ds.data import blob_cache
+    from msp_ds.data.remote import blob_cache
 
     monkeypatch.setattr(blob_cache.shutil, "disk_usage", lambda path: Free())
     with pytest.raises(InputError, match=r"its disk has 0\.0 GB left; make room, or choose another --cache"):

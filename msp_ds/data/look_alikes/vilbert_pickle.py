@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from msp_ds.data.identity import Corpus, canonical_image_id
-from msp_ds.data.look_alikes import LookAlikeList, checked_list, without_self
+from msp_ds.data.look_alikes.lists import LookAlikeList, checked_list, without_self
 from msp_ds.errors import InputError
 
 POOL, IMAGES = "train_hard_pool", "train_image_list"

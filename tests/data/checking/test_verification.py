@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from raw_files import RawFolder, vocabulary
 
+from msp_ds.data.checking.verification import find_sets, verify_set, verify_sets
 from msp_ds.data.set_layout import unpack_record
-from msp_ds.data.shard_building import NoProgress, build_shards
-from msp_ds.data.shard_writer import SetPlan, write_set
 from msp_ds.data.shards import ShardSet, open_set, read_record
 from msp_ds.data.text import WordPieces
-from msp_ds.data.verification import find_sets, verify_set, verify_sets
+from msp_ds.data.writing.shard_building import NoProgress, build_shards
+from msp_ds.data.writing.shard_writer import SetPlan, write_set
 from msp_ds.errors import ShardError
 
 TAR = "000000.tar"

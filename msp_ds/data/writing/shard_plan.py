@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from msp_ds.data import set_layout as layout
 from msp_ds.data.set_layout import Split
-from msp_ds.data.shard_writer import SetPlan
 from msp_ds.data.sources.region_checks import RegionRow
 from msp_ds.data.sources.region_files import RegionFile
+from msp_ds.data.writing.shard_writer import SetPlan
 
 
 class PlannedImage(NamedTuple):

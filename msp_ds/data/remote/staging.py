@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Protocol
 
 from msp_ds.data import set_layout as layout
-from msp_ds.data.blob_cache import BlobCache
 from msp_ds.data.durable import replace_folder
-from msp_ds.data.remote_files import RemoteFolder, is_remote
+from msp_ds.data.remote.blob_cache import BlobCache
+from msp_ds.data.remote.remote_files import RemoteFolder, is_remote
 from msp_ds.data.set_layout import FileEntry
 from msp_ds.data.shards import parse_index
 from msp_ds.errors import InputError, ShardError

@@ -17,9 +17,9 @@ import numpy as np
 
 from msp_ds import chance
 from msp_ds.data.set_layout import MEMBER_ENDING, SetIndex, ShardEntry, unpack_record
-from msp_ds.data.set_tables import TAR_BLOCK
 from msp_ds.data.shards import Pairs
 from msp_ds.data.text import WordPieces
+from msp_ds.data.writing.set_tables import TAR_BLOCK
 from msp_ds.errors import ShardError
 from msp_ds.records import IGNORE, RegionRecord
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from raw_files import RawFolder, Row
 
-from msp_ds.data.inspection import inspect_set
-from msp_ds.data.shard_building import build_shards
+from msp_ds.data.checking.inspection import inspect_set
 from msp_ds.data.shards import open_set
+from msp_ds.data.writing.shard_building import build_shards
 
 
 def test_the_facts_are_those_of_the_raw_files(raw: RawFolder) -> None:

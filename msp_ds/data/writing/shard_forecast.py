@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from msp_ds.data.shard_parts import ShardPart
-from msp_ds.data.shard_plan import ShardJob
+from msp_ds.data.writing.shard_parts import ShardPart
+from msp_ds.data.writing.shard_plan import ShardJob
 from msp_ds.errors import InputError
 
 _TRIAL_IMAGES = 16

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from raw_files import RawFolder, Row, snapshot, write_tsv
 
-from msp_ds.data import nearest
-from msp_ds.data.look_alike_search import RawImages, Search, SetImages, find_look_alikes
-from msp_ds.data.look_alikes import read_look_alikes
-from msp_ds.data.negatives import NegativesPlan, make_negatives
+from msp_ds.data.look_alikes import nearest
+from msp_ds.data.look_alikes.lists import read_look_alikes
+from msp_ds.data.look_alikes.negatives import NegativesPlan, make_negatives
+from msp_ds.data.look_alikes.search import RawImages, Search, SetImages, find_look_alikes
 from msp_ds.data.reader import Reader
-from msp_ds.data.shard_building import NoProgress, build_shards
 from msp_ds.data.shards import open_set
+from msp_ds.data.writing.shard_building import NoProgress, build_shards
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import RegionRecord
 
@@ -192,8 +192,8 @@ def test_a_full_disk_leaves_everything_as_it_was_and_keeps_what_was_computed(
         path.write_bytes(data[:10])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    module = "negatives" if target == "set" else "look_alikes"
-    monkeypatch.setattr(f"msp_ds.data.{module}.write_durably", full)
+    module = "negatives" if target == "set" else "lists"
+    monkeypatch.setattr(f"msp_ds.data.look_alikes.{module}.write_durably", full)
     before = snapshot(folder)
     plan: dict[str, object] = {"attach": True} if target == "set" else {"out": tmp_path / "list.npz"}
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
@@ -212,6 +212,6 @@ def test_a_disk_that_is_full_while_computing_says_that_the_same_command_goes_on(
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("msp_ds.data.look_alike_search.write_durably", full)
+    monkeypatch.setattr("msp_ds.data.look_alikes.search.write_durably", full)
     with pytest.raises(InputError, match=r"free its disk, then call the same command again"):
         do(shards=folder, count=2, out=tmp_path / "list.npz")

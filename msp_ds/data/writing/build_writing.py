@@ -14,11 +14,14 @@ from pathlib import Path
 from msp_ds.data.durable import sole_writer
 from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.data.set_layout import Split
-from msp_ds.data.shard_forecast import forecast
-from msp_ds.data.shard_parts import ShardPart
-from msp_ds.data.shard_plan import ShardJob
-from msp_ds.data.shard_pool import ShardPool, ShardSource
-from msp_ds.data.shard_writer import (
+from msp_ds.data.sources.faults import SkippedRow
+from msp_ds.data.sources.region_files import RegionFile
+from msp_ds.data.stage_texts import StageTexts
+from msp_ds.data.writing.shard_forecast import forecast
+from msp_ds.data.writing.shard_parts import ShardPart
+from msp_ds.data.writing.shard_plan import ShardJob
+from msp_ds.data.writing.shard_pool import ShardPool, ShardSource
+from msp_ds.data.writing.shard_writer import (
     SetPlan,
     SetReport,
     commit_set,
@@ -28,9 +31,6 @@ from msp_ds.data.shard_writer import (
     work_folder,
     work_path,
 )
-from msp_ds.data.sources.faults import SkippedRow
-from msp_ds.data.sources.region_files import RegionFile
-from msp_ds.data.stage_texts import StageTexts
 from msp_ds.errors import InputError
 
 log = logging.getLogger(__name__)

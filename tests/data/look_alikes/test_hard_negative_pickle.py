@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msp_ds.data.hard_negative_pickle import read_hard_negative_pickle
+from msp_ds.data.look_alikes.vilbert_pickle import read_hard_negative_pickle
 from msp_ds.errors import InputError
 
 POOL = np.array([[0, 2, 1], [1, 0, 2], [1, 2, 0]], np.float64)

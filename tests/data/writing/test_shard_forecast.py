@@ -12,11 +12,11 @@ import pytest
 from raw_files import RawFolder
 
 from msp_ds.data.set_layout import ShardEntry
-from msp_ds.data.shard_building import build_shards
-from msp_ds.data.shard_forecast import Forecast, forecast
-from msp_ds.data.shard_parts import PartFacts, ShardPart
-from msp_ds.data.shard_plan import PlannedImage, ShardJob
 from msp_ds.data.sources.region_checks import RegionRow
+from msp_ds.data.writing.shard_building import build_shards
+from msp_ds.data.writing.shard_forecast import Forecast, forecast
+from msp_ds.data.writing.shard_parts import PartFacts, ShardPart
+from msp_ds.data.writing.shard_plan import PlannedImage, ShardJob
 from msp_ds.errors import InputError
 
 Usage = namedtuple("Usage", "total used free")

@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from msp_ds import chance
-from msp_ds.data.build_writing import Build, write_build
 from msp_ds.data.exclusion import read_exclusion
-from msp_ds.data.look_alikes import read_look_alikes
+from msp_ds.data.look_alikes.lists import read_look_alikes
 from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.data.recipe import Recipe, ensure_world
 from msp_ds.data.set_layout import Split, StageName
-from msp_ds.data.shard_plan import PlannedImage, plan_shards
-from msp_ds.data.shard_writer import SetPlan, SetReport
 from msp_ds.data.sources.faults import Faults
 from msp_ds.data.sources.region_checks import RegionRow
 from msp_ds.data.sources.region_files import (
@@ -38,6 +35,9 @@ from msp_ds.data.vocabulary import (
     read_vocabulary,
     train_vocabulary,
 )
+from msp_ds.data.writing.build_writing import Build, write_build
+from msp_ds.data.writing.shard_plan import PlannedImage, plan_shards
+from msp_ds.data.writing.shard_writer import SetPlan, SetReport
 from msp_ds.errors import InputError
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from msp_ds.data.array_files import load_arrays
 from msp_ds.data.durable import sync_folder, write_durably
 from msp_ds.data.identity import canonical_image_id
-from msp_ds.data.set_tables import npz_bytes
+from msp_ds.data.writing.set_tables import npz_bytes
 from msp_ds.errors import InputError
 from msp_ds.records import IGNORE
 

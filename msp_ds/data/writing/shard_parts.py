@@ -19,9 +19,9 @@ from msp_ds.config import from_json, to_json
 from msp_ds.data.array_files import load_arrays
 from msp_ds.data.durable import sync_folder, write_durably
 from msp_ds.data.set_layout import ShardEntry, pack_record
-from msp_ds.data.set_tables import FeatureSum, PairTable, TarShard, npz_bytes
 from msp_ds.data.sources.faults import SkippedRow
 from msp_ds.data.text import WordPieces
+from msp_ds.data.writing.set_tables import FeatureSum, PairTable, TarShard, npz_bytes
 from msp_ds.errors import InputError
 from msp_ds.records import RegionRecord
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from raw_files import RawFolder, vocabulary
 
-from msp_ds.data.shard_plan import PlannedImage, ShardJob, plan_shards, recipe_hash
-from msp_ds.data.shard_writer import SetPlan
 from msp_ds.data.sources.region_checks import RegionRow
 from msp_ds.data.sources.region_tsv import TsvRegions
 from msp_ds.data.text import WordPieces
+from msp_ds.data.writing.shard_plan import PlannedImage, ShardJob, plan_shards, recipe_hash
+from msp_ds.data.writing.shard_writer import SetPlan
 
 PLAN = SetPlan(
     stage="sentence",

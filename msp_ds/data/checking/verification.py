@@ -11,11 +11,11 @@ from pathlib import Path
 from threading import Lock
 
 from msp_ds.data import set_layout as layout
+from msp_ds.data.checking.tar_scan import PairRows, TarPlan, scan_tar
 from msp_ds.data.index_checks import check_entry
 from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.data.set_layout import SetIndex
 from msp_ds.data.shards import ShardSet, assemble_set, file_faults, read_index
-from msp_ds.data.tar_scan import PairRows, TarPlan, scan_tar
 from msp_ds.errors import InputError, ShardError
 
 

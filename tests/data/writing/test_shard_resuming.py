@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from raw_files import RawFolder, Row, captions_json, snapshot, write_json, write_tsv
 
+from msp_ds.data.checking.verification import verify_set
 from msp_ds.data.recipe import Recipe
-from msp_ds.data.shard_building import build_shards
-from msp_ds.data.shard_writer import SetReport, work_path
 from msp_ds.data.shards import open_set
-from msp_ds.data.verification import verify_set
+from msp_ds.data.writing.shard_building import build_shards
+from msp_ds.data.writing.shard_writer import SetReport, work_path
 from msp_ds.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NUM_IMAGES, IMAGES_PER_SHARD = 13, 2
 
 
@@ -46,7 +46,7 @@ CUT_SHORT = """
 import os, signal, sys
 from pathlib import Path
 from msp_ds.data.recipe import load_recipe
-from msp_ds.data.shard_building import build_shards
+from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.terminal import resumable
 
 class Fate:

@@ -16,12 +16,12 @@ import numpy as np
 from msp_ds.config import to_json
 from msp_ds.data import set_layout as layout
 from msp_ds.data.durable import replace_folder, sync_folder, write_durably
-from msp_ds.data.look_alikes import LookAlikeList, rows_within
+from msp_ds.data.look_alikes.lists import LookAlikeList, rows_within
 from msp_ds.data.set_layout import FileEntry, SetIndex, Split, StageName
-from msp_ds.data.set_tables import join_pairs, npy_bytes, npz_bytes, require_one_width
-from msp_ds.data.shard_parts import PART_ENDING, ShardPart, ShardWriter
 from msp_ds.data.sources.faults import OnError, SkippedRow
 from msp_ds.data.text import Label, WordPieces, parse_labels
+from msp_ds.data.writing.set_tables import join_pairs, npy_bytes, npz_bytes, require_one_width
+from msp_ds.data.writing.shard_parts import PART_ENDING, ShardPart, ShardWriter
 from msp_ds.errors import InputError
 from msp_ds.records import RegionRecord
 
