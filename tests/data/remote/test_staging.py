@@ -302,7 +302,7 @@ def test_the_longest_unused_files_make_room_but_not_those_in_use(tmp_path: Path)
 def test_a_killed_stager_leaves_what_the_next_one_goes_on_with(server: Server, tmp_path: Path) -> None:
     server.pause = 0.1
     script = (
-        "from msp_ds.data import remote_files, staging\n"
+        "from msp_ds.data.remote import remote_files, staging\n"
         "from pathlib import Path\n"
         "remote_files.PIECE = 1000\n"
         "class Quiet:\n"
