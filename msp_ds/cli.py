@@ -261,7 +261,7 @@ def stages(
 ) -> None:
     """Show what a command line would train, without training."""
     from msp_ds.report.curriculum import stage_table
-    from msp_ds.train import planned_schedule
+    from msp_ds.training.planning import planned_schedule
 
     flags = {
         "curriculum": curriculum,

@@ -10,30 +10,23 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from msp_ds.config import DEFAULT_PRESET, LengthBuckets, RunConfig, StageSchedule, get_preset
-from msp_ds.curriculum import STAGES, Stage, curriculum
-from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB, local_shards, refuse_rewriting
-from msp_ds.data.shards import open_set
+from msp_ds.config import LengthBuckets, RunConfig
+from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB, refuse_rewriting
 from msp_ds.errors import InputError
-from msp_ds.terminal import bars, one_line_errors, speak
-from msp_ds.training.execution import Execution, choose_execution, read_execution
-from msp_ds.training.run_folder import RUN_FILE, model_for, read_run_config, read_run_execution
-from msp_ds.training.settings import with_settings
+from msp_ds.terminal import one_line_errors, speak
+from msp_ds.training.execution import Execution
+from msp_ds.training.planning import CACHE, ShardCache, execution_of, new_config, resumed_config, shards_at_hand
+from msp_ds.training.run_folder import RUN_FILE, fresh_folder, newest_run
 
 log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 """Where runs lie by default; `tensorboard --logdir runs` shows them."""
-CACHE = Path("~/.cache/msp-ds")
-"""Where shards that came from an address are kept by default."""
 
 Curriculum = Annotated[str | None, typer.Option(help="Stages by initial: tps, s, ts, pts ...; t+p+s mixes them. [tps]")]
 Shards = Annotated[str | None, typer.Option(help="Folder with one shard set a stage, or its https, s3 or gs address.")]
@@ -99,16 +92,8 @@ def train(
     given = {name: value for name, value in flags.items() if value is not None}
     # One rank a machine speaks for all of its ranks, which meet the same errors.
     with one_line_errors(debug=debug, quiet=os.environ.get("LOCAL_RANK", "0") != "0"):
-        keep = Keep(folder=cache, limit_gb=cache_limit)
-        start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, save_every=save_every, keep=keep)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Keep:
-    """Where shards from an address are kept, and how much of them."""
-
-    folder: Path = CACHE
-    limit_gb: float = DEFAULT_LIMIT_GB
+        kept = ShardCache(folder=cache, limit_gb=cache_limit)
+        start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, save_every=save_every, cache=kept)
 
 
 def start(
@@ -118,7 +103,7 @@ def start(
     ds_config: Path | None = None,
     resume: bool = False,
     save_every: int = 500,
-    keep: Keep | None = None,
+    cache: ShardCache | None = None,
 ) -> Path:
     """Runs what the flags `given` describe; returns the run's folder. Raises InputError before anything is written."""
     speak(quiet=os.environ.get("RANK", "0") != "0")
@@ -129,7 +114,7 @@ def start(
         raise InputError(f"--save-every {save_every} is not positive")
     refuse_rewriting(os.environ)
     saved = resumed_config(folder, given) if resume and folder is not None else None
-    with shards_at_hand(given, saved, keep=keep or Keep()) as shards:
+    with shards_at_hand(given, saved, cache=cache or ShardCache()) as shards:
         config = saved or dataclasses.replace(
             new_config({**given, "shards": str(shards)}), shards=str(given.get("shards", "shards"))
         )
@@ -171,136 +156,6 @@ def _run(config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, 
     except FloatingPointError as error:
         log.error("%s", error)
         raise SystemExit(1) from None
-    return folder
-
-
-@contextmanager
-def shards_at_hand(given: dict[str, Any], saved: RunConfig | None, *, keep: Keep) -> Iterator[Path]:
-    """The shards of a new or saved run on this machine, fetched first where they are named by an address."""
-    address = saved.shards if saved else str(given.get("shards", "shards"))
-    spelling = saved.curriculum if saved else given.get("curriculum", "tps")
-    stages = curriculum(spelling, drop=saved.drop if saved else given.get("drop", ()))
-    names = list(dict.fromkeys(part.name for stage in stages for part in stage.parts))
-    with ExitStack() as held:
-        with bars() as progress:
-            shards = held.enter_context(
-                local_shards(address, names, cache=keep.folder, limit_gb=keep.limit_gb, progress=progress)
-            )
-        yield shards
-
-
-def new_config(given: dict[str, Any]) -> RunConfig:
-    """The configuration that the flags describe; what they leave open comes from the preset and the shards."""
-    spelling, shards = given.get("curriculum", "tps"), Path(given.get("shards", "shards"))
-    stages = curriculum(spelling, drop=given.get("drop", ()))
-    sets = [open_set(shards / part.name / "train") for stage in stages for part in stage.parts]
-    name = given.get("preset") or sets[0].index.preset or DEFAULT_PRESET
-    preset = get_preset(name)
-    config = RunConfig(
-        curriculum=spelling,
-        preset=name,
-        model=model_for(preset.model, sets[0]),
-        optim=preset.optim,
-        schedule=preset.schedule,
-        tasks=preset.tasks,
-        length_buckets=preset.length_buckets,
-        shards=str(shards),
-        vocabulary_sha256=sets[0].index.vocabulary_sha256,
-    )
-    return with_flags(config, given)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PlannedSchedule:
-    """What a command line would train, and for how long."""
-
-    stages: tuple[Stage, ...]
-    rows: dict[str, StageSchedule]
-    """By the name of a part."""
-    preset: str
-    """Its name, and why it is that where shards cannot tell."""
-
-
-def planned_schedule(given: dict[str, Any]) -> PlannedSchedule:
-    """The stages of `new_config`; of the preset that is named, or of the default one, where shards are missing."""
-    spelling, shards = given.get("curriculum", "tps"), Path(given.get("shards", "shards"))
-    stages = curriculum(spelling, drop=given.get("drop", ()))
-    missing = [part.name for stage in stages for part in stage.parts if not (shards / part.name / "train").is_dir()]
-    if not missing:
-        config = new_config(given)
-        return PlannedSchedule(stages=stages, rows=config.schedule, preset=config.preset)
-    name = given.get("preset") or DEFAULT_PRESET
-    rows = changed_schedule(get_preset(name).schedule, epochs=given.get("epochs"), batch_size=given.get("batch_size"))
-    return PlannedSchedule(stages=stages, rows=rows, preset=f"{name} (no shards for stage {missing[0]} in {shards})")
-
-
-def with_flags(config: RunConfig, given: dict[str, Any]) -> RunConfig:
-    """`config` with what the flags say in place of what it says."""
-    plain = {name: value for name, value in given.items() if name in RunConfig.__dataclass_fields__}
-    config = with_settings(config, given.get("setting", ()))
-    return dataclasses.replace(
-        config,
-        optim=dataclasses.replace(config.optim, lr=given.get("lr", config.optim.lr)),
-        schedule=changed_schedule(config.schedule, epochs=given.get("epochs"), batch_size=given.get("batch_size")),
-        **plain,
-    )
-
-
-def resumed_config(folder: Path, given: dict[str, Any]) -> RunConfig:
-    """The configuration in a run's folder; a flag that says otherwise is an error, not a change."""
-    config = read_run_config(folder)
-    for name, value in given.items():
-        if with_flags(config, {name: value}) != config:
-            flag = "set" if name == "setting" else name.replace("_", "-")
-            said = " ".join(value) if isinstance(value, tuple) else value
-            raise InputError(
-                f"{folder} was not started with --{flag} {said}; leave the flag out to continue it, "
-                "or start a new run without --resume"
-            )
-    return config
-
-
-def execution_of(ds_config: Path | None, *, resumed: Path | None) -> tuple[str, Execution]:
-    """Name and content of how to execute: the file's, else as the run in folder `resumed` did, else by the hardware."""
-    if ds_config is not None:
-        return str(ds_config), read_execution(ds_config)
-    if resumed is not None:
-        return "executed as before", read_run_execution(resumed)
-    return choose_execution()
-
-
-def changed_schedule(
-    rows: dict[str, StageSchedule], *, epochs: str | None, batch_size: int | None
-) -> dict[str, StageSchedule]:
-    """The preset's schedule with other epochs (`6`, or `t=4,p=4,s=12`) and another batch size."""
-    counts = dict.fromkeys(rows, epochs) if epochs and epochs.isdecimal() else {}
-    if epochs and not counts:
-        names = {part.initial: part.name for part in STAGES}
-        for item in epochs.split(","):
-            initial, _, count = item.partition("=")
-            if initial not in names or not count.isdecimal():
-                raise InputError(f"--epochs {epochs} is not understood; write it 6 for all stages, or t=4,p=4,s=12")
-            counts[names[initial]] = count
-    changed = {name: dataclasses.replace(row, epochs=int(counts.get(name) or row.epochs)) for name, row in rows.items()}
-    if batch_size is None:
-        return changed
-    return {name: dataclasses.replace(row, batch_size=batch_size) for name, row in changed.items()}
-
-
-def newest_run(runs: Path) -> Path:
-    """The run that was started last."""
-    found = sorted(runs.glob(f"*/{RUN_FILE}"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise InputError(f"there is no run in {runs} to resume; start one with: msp-ds train --curriculum tps")
-    return found[-1].parent
-
-
-def fresh_folder(wanted: Path) -> Path:
-    """`wanted`, or `wanted-2`, `wanted-3` ... where a run lies there already."""
-    folder, number = wanted, 1
-    while (folder / RUN_FILE).exists():
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}-{number}")
     return folder
 
 

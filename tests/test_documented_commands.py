@@ -14,7 +14,7 @@ import typer
 from msp_ds import cli, train
 from msp_ds.config import PRESETS, RunConfig
 from msp_ds.data.recipe import load_recipe, recipe_with
-from msp_ds.train import with_flags
+from msp_ds.training.planning import with_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = [

@@ -20,20 +20,18 @@ from msp_ds.config import PRESETS, RunConfig, get_preset, to_json, write_json
 from msp_ds.data.shards import open_set
 from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError
-from msp_ds.train import (
-    Keep,
-    app,
+from msp_ds.train import app
+from msp_ds.training import runtime
+from msp_ds.training.execution import Execution
+from msp_ds.training.planning import (
+    ShardCache,
     changed_schedule,
-    fresh_folder,
     new_config,
-    newest_run,
     resumed_config,
     shards_at_hand,
     with_flags,
 )
-from msp_ds.training import runtime
-from msp_ds.training.execution import Execution
-from msp_ds.training.run_folder import MANIFEST, RUN_FILE
+from msp_ds.training.run_folder import MANIFEST, RUN_FILE, fresh_folder, newest_run
 
 
 @pytest.fixture(autouse=True)
@@ -88,10 +86,12 @@ def test_shards_at_an_address_are_brought_here_and_named_by_it(small_shards: Pat
     address = small_shards.as_uri().replace("file://", "local://")
     with (
         pytest.raises(InputError, match="shards cannot be read from local://"),
-        shards_at_hand({"shards": address}, None, keep=Keep(folder=tmp_path)),
+        shards_at_hand({"shards": address}, None, cache=ShardCache(folder=tmp_path)),
     ):
         pass
-    with shards_at_hand({"shards": str(small_shards), "curriculum": "s"}, None, keep=Keep(folder=tmp_path)) as here:
+    with shards_at_hand(
+        {"shards": str(small_shards), "curriculum": "s"}, None, cache=ShardCache(folder=tmp_path)
+    ) as here:
         assert here == small_shards
 
 
@@ -339,7 +339,7 @@ def test_flags_that_agree_with_the_run_change_nothing(here: Path, small_shards: 
 
 
 def test_a_run_goes_on_as_it_was_executed(here: Path, small_shards: Path) -> None:
-    from msp_ds.train import execution_of
+    from msp_ds.training.planning import execution_of
 
     a_run(here / "run", small_shards)
     assert execution_of(None, resumed=here / "run")[1] == Execution(precision="bf16", micro_batch=8)

@@ -10,7 +10,7 @@ from typing import Any
 from msp_ds.config import ModelConfig, RunConfig, from_json, read_json
 from msp_ds.curriculum import Stage
 from msp_ds.data.shards import ShardSet
-from msp_ds.errors import CheckpointError, ShardError
+from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.training.checkpoint import MANIFEST, checkpoints
 from msp_ds.training.execution import Execution
 
@@ -136,3 +136,20 @@ def stage_checkpoint(folder: Path) -> Path:
     """The final checkpoint of a finished stage."""
     finished = read_json(folder / STAGE_FILE, what="the mark of a finished stage")
     return folder / "checkpoints" / str(finished["checkpoint"])
+
+
+def newest_run(runs: Path) -> Path:
+    """The run that was started last."""
+    found = sorted(runs.glob(f"*/{RUN_FILE}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise InputError(f"there is no run in {runs} to resume; start one with: msp-ds train --curriculum tps")
+    return found[-1].parent
+
+
+def fresh_folder(wanted: Path) -> Path:
+    """`wanted`, or `wanted-2`, `wanted-3` ... where a run lies there already."""
+    folder, number = wanted, 1
+    while (folder / RUN_FILE).exists():
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder

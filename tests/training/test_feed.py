@@ -20,8 +20,8 @@ from msp_ds.data.shards import open_set
 from msp_ds.errors import ShardError
 from msp_ds.records import Batch
 from msp_ds.tasks.task import Context, pose
-from msp_ds.train import new_config
 from msp_ds.training.feed import READ_AHEAD, Feed, Portion, read_ahead
+from msp_ds.training.planning import new_config
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.stage import build_context, open_stage_data
 

@@ -19,12 +19,12 @@ from msp_ds.config import get_preset
 from msp_ds.curriculum import curriculum
 from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.records import Tally
-from msp_ds.train import new_config
 from msp_ds.training.checkpoint import checkpoints, read_weights
 from msp_ds.training.execution import Execution
 from msp_ds.training.feed import Feed
 from msp_ds.training.interrupt import Interrupted, StopRequest
 from msp_ds.training.loop import Meter, StageLoop
+from msp_ds.training.planning import new_config
 from msp_ds.training.run import git_commit, train
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, read_run_card, read_run_execution
 from msp_ds.training.runtime import Runtime
