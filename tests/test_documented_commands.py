@@ -13,6 +13,7 @@ import typer
 
 from msp_ds import cli, train
 from msp_ds.config import PRESETS, RunConfig
+from msp_ds.curriculum import curriculum
 from msp_ds.data.recipe import load_recipe, recipe_with
 from msp_ds.training.planning import with_flags
 
@@ -92,7 +93,7 @@ def check_values(command: str, parameters: dict[str, Any]) -> None:
         )
         names = {*RunConfig.__dataclass_fields__, "setting", "epochs", "batch_size", "lr"}
         config = with_flags(config, {name: value for name, value in given.items() if name in names})
-        train.curriculum(config.curriculum, drop=config.drop)
+        curriculum(config.curriculum, drop=config.drop)
     if command == "shard":
         shown = given.get("recipe")
         fields = {
