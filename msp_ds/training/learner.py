@@ -34,9 +34,9 @@ class Learner(nn.Module):
         for task in tasks:
             score = task.score(self.heads, encoded, clean, posed, context)
             total = total + context.options.weights.get(task.name, 1.0) * score.loss
-            tallies[f"loss/{task.name}"] = Tally.of(score.loss)
+            tallies[f"loss/{task.name}"] = Tally.of(score.loss.expand(len(clean.keys)))  # a pair each
             tallies |= score.tallies
-        tallies["loss/total"] = Tally.of(total)
+        tallies["loss/total"] = Tally.of(total.expand(len(clean.keys)))
         return Losses(total=total + self._touch_every_head(encoded.pair), tallies=tallies)
 
     def _touch_every_head(self, like: Tensor) -> Tensor:
