@@ -20,7 +20,7 @@ from msp_ds.data.writing.set_tables import npz_bytes
 from msp_ds.errors import InputError
 from msp_ds.records import IGNORE
 
-_ROWS_AT_ONCE = 8192
+_ROWS_AT_ONCE = 1024
 LAYOUT = "an .npz with image_ids [L] and neighbours int32 [L, K], rows of image_ids, nearest first"
 
 

@@ -73,6 +73,8 @@ class SetReport:
     """Of the tars."""
     texts: dict[str, int]
     """Counts of what was kept, dropped and cut."""
+    file_names: frozenset[str]
+    """All that belongs into the folder."""
 
     def describe(self) -> str:
         """One line: `shards/token/train: 1800 images, 1800 texts, 2 tars, 269 MB; truncated 12, ...`."""
@@ -157,15 +159,14 @@ def finish_set(
         num_shards=len(index.shards),
         num_bytes=sum(shard.bytes for shard in index.shards),
         texts=index.texts,
+        file_names=frozenset({layout.INDEX_NAME, *index.files, *(shard.name for shard in index.shards)}),
     )
 
 
 def commit_set(folder: Path, report: SetReport) -> None:
     """Put a finished set in the place of the old one, if any, without what only its writing needed."""
-    index = json.loads((folder / layout.INDEX_NAME).read_bytes())
-    wanted = {layout.INDEX_NAME, *index["files"], *(shard["name"] for shard in index["shards"])}
     for path in folder.iterdir():
-        if path.name not in wanted:
+        if path.name not in report.file_names:
             path.unlink()
     replace_folder(folder, report.path)
 
