@@ -60,7 +60,7 @@ class TextFiles:
             file = read_texts(path, kind)
             self.counts[f"{kind}s_empty"] += file.num_empty
             num_before = {image_id: len(texts) for image_id, texts in gathered.items()}
-            for image_id, texts in file.by_image.items():
+            for image_id, texts in file.by_image.drain():
                 picture = self.twins.get(image_id, image_id)
                 known = frozenset(gathered.get(picture, [])[: num_before.get(picture, 0)])
                 new = [text for text in texts if text not in known]
@@ -89,6 +89,10 @@ class StageTexts:
     """The texts of an image, none where there is nothing to say."""
     by_image: Mapping[str, list[str]] | None = None
     """The same where they are known before any region is read; None where texts come from the regions themselves."""
+
+    def known(self, image_id: str) -> list[str] | None:
+        """The texts of an image; None where only its regions tell."""
+        return None if self.by_image is None else self.by_image.get(image_id, [])
 
     @property
     def image_ids(self) -> frozenset[str]:

@@ -134,6 +134,7 @@ def test_a_report_tells_what_was_left_out_in_one_line() -> None:
         num_shards=1,
         num_bytes=2_600_000,
         texts={"kept": 4, "truncated": 2, "captions_empty": 0, "images_without_text": 1},
+        file_names=frozenset({"index.json"}),
     )
     told = "shards/token/train: 3 images, 4 texts, 1 tars, 3 MB; truncated 2, images without text 1"
     assert report.describe() == told

@@ -24,6 +24,11 @@ class TextTable(Mapping[str, list[str]]):
             before = self._joined.get(image_id)
             self._joined[image_id] = joined if before is None else f"{before}{_BETWEEN}{joined}"
 
+    def drain(self) -> Iterator[tuple[str, list[str]]]:
+        """All images with their texts, each of which leaves the table: for a second table in the memory of one."""
+        for image_id in list(self._joined):
+            yield image_id, self._joined.pop(image_id).split(_BETWEEN)
+
     def __getitem__(self, image_id: str) -> list[str]:
         return self._joined[image_id].split(_BETWEEN)
 

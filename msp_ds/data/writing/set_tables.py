@@ -8,18 +8,22 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import zipfile
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import accumulate, chain
 from pathlib import Path
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
 import webdataset
+from numpy.lib import format as npy_format
 
 from msp_ds import chance
-from msp_ds.data.set_layout import MEMBER_ENDING, ShardEntry
+from msp_ds.data.set_layout import MEMBER_ENDING, FileEntry, ShardEntry
 from msp_ds.data.text import WordPieces
 from msp_ds.errors import InputError
 from msp_ds.records import RegionRecord
@@ -27,6 +31,7 @@ from msp_ds.records import RegionRecord
 TAR_BLOCK = 512
 """Bytes of a tar header; payloads are padded to a multiple."""
 
+PAIR_COLUMNS = ("keys", "image_rows", "offsets", "token_ids", "word_positions")
 
 _WRITE_BYTES = 1 << 20
 
@@ -198,19 +203,28 @@ def require_one_width(width: int, before: int, *, where: str) -> None:
         )
 
 
-def join_pairs(tables: Sequence[dict[str, np.ndarray]], num_images: Sequence[int]) -> dict[str, np.ndarray]:
-    """The pair table of shards that follow each other, from theirs and their numbers of images."""
-    columns = {name: [table[name] for table in tables] for name in ("keys", "token_ids", "word_positions")}
-    first_rows = np.concatenate([[0], np.cumsum(num_images)[:-1]]).astype(np.int32)
-    lengths = np.concatenate([np.diff(table["offsets"]) for table in tables])
+class Column(NamedTuple):
+    """An array by its blocks of rows, which need not be in memory together."""
+
+    length: int
+    """Rows of all blocks."""
+    blocks: Iterable[np.ndarray]
+    """At least one; all of one type and width."""
+
+
+def join_pairs(tables: Sequence[Mapping[str, np.ndarray]], num_images: Sequence[int]) -> dict[str, Column]:
+    """The pair table of shards that follow each other, from theirs and their numbers of images: a block a shard."""
+    first_rows = [0, *accumulate(num_images[:-1])]
+    *first_tokens, num_tokens = accumulate((int(table["offsets"][-1]) for table in tables), initial=0)
+    num_pairs = sum(len(table["keys"]) for table in tables)
+    image_rows = (table["image_rows"] + first for table, first in zip(tables, first_rows, strict=True))
+    starts = (table["offsets"][:-1] + first for table, first in zip(tables, first_tokens, strict=True))
     return {
-        "keys": np.concatenate(columns["keys"]),
-        "image_rows": np.concatenate(
-            [table["image_rows"] + first for table, first in zip(tables, first_rows, strict=True)]
-        ),
-        "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        "token_ids": np.concatenate(columns["token_ids"]),
-        "word_positions": np.concatenate(columns["word_positions"]),
+        "keys": Column(num_pairs, (table["keys"] for table in tables)),
+        "image_rows": Column(num_pairs, image_rows),
+        "offsets": Column(num_pairs + 1, chain(starts, [np.array([num_tokens], dtype=np.int64)])),
+        "token_ids": Column(num_tokens, (table["token_ids"] for table in tables)),
+        "word_positions": Column(num_tokens, (table["word_positions"] for table in tables)),
     }
 
 
@@ -226,3 +240,31 @@ def npz_bytes(arrays: dict[str, np.ndarray]) -> memoryview:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getbuffer()
+
+
+def write_npz(path: Path, columns: Mapping[str, Column]) -> FileEntry:
+    """Write the bytes that `npz_bytes` would give down to the disk, a block at a time; their number and sha256."""
+    digest = hashlib.sha256()
+    with path.open("w+b") as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, column in columns.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    _write_column(member, column)
+        file.flush()
+        os.fsync(file.fileno())
+        # A zip is not written from start to end: the length of a member goes in front of it.
+        file.seek(0)
+        while data := file.read(_WRITE_BYTES):
+            digest.update(data)
+        return FileEntry(bytes=file.tell(), sha256=digest.hexdigest())
+
+
+def _write_column(file: IO[bytes], column: Column) -> None:
+    """Write a column as a .npy file."""
+    header: dict[str, Any] = {}
+    for block in column.blocks:
+        if not header:
+            header = npy_format.header_data_from_array_1_0(block)
+            header["shape"] = (column.length, *block.shape[1:])
+            npy_format.write_array_header_1_0(file, header)
+        file.write(block.data)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from heapq import nsmallest
 from pathlib import Path
 
 from msp_ds import chance
@@ -106,7 +107,8 @@ def plan_build(
     settings = TextSettings(recipe=recipe, objects=labels.objects, pieces=pieces, max_tokens=max_tokens)
     texts = texts_of_stage(stage, files=text_files, settings=settings)
     split_of, counts = _choose(recipe, image_ids, texts, text_files, skipped=faults.image_ids())
-    plans = {split: _plan(recipe, stage, split, pieces, labels) for split in sorted(set(split_of.values()))}
+    plan = _plan(recipe, stage, pieces, labels)
+    plans = {split: replace(plan, split=split) for split in sorted(set(split_of.values()))}
     images, silent = _images_by_split(rows, texts, split_of)
     return Build(
         files=files,
@@ -128,7 +130,9 @@ def held_out(image_ids: frozenset[str], count: int) -> frozenset[str]:
     """
     if count >= len(image_ids):
         raise InputError(f"a holdout of {count} leaves nothing of {len(image_ids)} images; make it smaller")
-    return frozenset(sorted(image_ids, key=lambda image_id: (chance.key_of(f"holdout\n{image_id}"), image_id))[:count])
+    return frozenset(
+        nsmallest(count, image_ids, key=lambda image_id: (chance.key_of(f"holdout\n{image_id}"), image_id))
+    )
 
 
 def _needed(value: tuple[str, ...], name: str) -> tuple[str, ...]:
@@ -195,12 +199,13 @@ def _choose(
     return {image_id: "val" if image_id in apart else "train" for image_id in image_ids - left_out}, counts
 
 
-def _plan(recipe: Recipe, stage: StageName, split: Split, pieces: WordPieces, labels: _Labels) -> SetPlan:
+def _plan(recipe: Recipe, stage: StageName, pieces: WordPieces, labels: _Labels) -> SetPlan:
+    """Of the training split; the other shares what is large."""
     # Only ITM_HS, a task of sentences, swaps images.
     look_alikes = recipe.hard_negatives if stage == "sentence" else None
     return SetPlan(
         stage=stage,
-        split=split,
+        split="train",
         pieces=pieces,
         objects_data=labels.objects_data,
         attributes_data=labels.attributes_data,
@@ -225,9 +230,9 @@ def _images_by_split(
             split = split_of.get(row.image_id)
             if split is None:
                 continue
-            known = None if texts.by_image is None else texts.by_image.get(row.image_id, [])
+            known = texts.known(row.image_id)
             if known == []:
                 silent[split] += 1
             else:
-                images[split].append(PlannedImage(number, row, known))
+                images[split].append(PlannedImage(number, row, 1 if known is None else len(known)))
     return images, silent

@@ -6,8 +6,9 @@ P pairs of the shard, F feature width.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,11 +22,12 @@ from msp_ds.data.durable import sync_folder, write_durably
 from msp_ds.data.set_layout import ShardEntry, pack_record
 from msp_ds.data.sources.faults import SkippedRow
 from msp_ds.data.text import WordPieces
-from msp_ds.data.writing.set_tables import FeatureSum, PairTable, TarShard, npz_bytes
+from msp_ds.data.writing.set_tables import PAIR_COLUMNS, FeatureSum, PairTable, TarShard, npz_bytes
 from msp_ds.errors import InputError
 from msp_ds.records import RegionRecord
 
 PART_ENDING = ".part"
+_PART = "what is known of a finished tar"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +51,8 @@ class ShardPart:
     """What a finished shard adds to its set."""
 
     facts: PartFacts
-    pairs: dict[str, np.ndarray]
-    """Its pair table; image_rows count within the shard."""
+    pairs: Mapping[str, np.ndarray]
+    """Its pair table, in memory or on the disk; image_rows count within the shard."""
     feature_sum: np.ndarray
     """float64 [F], over all regions; empty without images."""
 
@@ -113,23 +115,39 @@ class ShardWriter:
         return ShardPart(facts=facts, pairs=self._pairs.arrays(), feature_sum=self._features.total)
 
 
-def save_part(part: ShardPart, *, tar: Path, recipe_hash: str) -> None:
-    """Note beside a tar that it is finished, and what it was made from."""
+class _SavedPairs(Mapping[str, np.ndarray]):
+    """The pair table of a saved part: a column is read when it is asked for, since those of all shards take 80 MB."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return load_arrays(self._path, [name], what=_PART)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(PAIR_COLUMNS)
+
+    def __len__(self) -> int:
+        return len(PAIR_COLUMNS)
+
+
+def save_part(part: ShardPart, *, tar: Path, recipe_hash: str) -> ShardPart:
+    """Note beside a tar that it is finished, and what it was made from; the part, its pair table on the disk."""
     head = json.dumps({"recipe_hash": recipe_hash, "facts": to_json(part.facts)}).encode()
     arrays = {"head": np.frombuffer(head, np.uint8), "feature_sum": part.feature_sum, **part.pairs}
     unfinished = tar.with_name(f"{tar.name}{PART_ENDING}.tmp")
     write_durably(unfinished, npz_bytes(arrays))
     unfinished.rename(_part_path(tar))
     sync_folder(tar.parent)
+    return dataclasses.replace(part, pairs=_SavedPairs(_part_path(tar)))
 
 
 def load_part(tar: Path, *, recipe_hash: str) -> ShardPart | None:
     """The part of a finished tar; None where there is none, or tar or part are not what would be written now."""
     path = _part_path(tar)
-    names = ["head", "feature_sum", "keys", "image_rows", "offsets", "token_ids", "word_positions"]
     try:
-        arrays = load_arrays(path, names, what="what is known of a finished tar")
-        head: dict[str, Any] = json.loads(arrays.pop("head").tobytes())
+        arrays = load_arrays(path, ["head", "feature_sum", *PAIR_COLUMNS], what=_PART)
+        head: dict[str, Any] = json.loads(arrays["head"].tobytes())
         facts = from_json(PartFacts, head["facts"], where=str(path))
         size = tar.stat().st_size if facts.entry.keys else 0
     except (InputError, OSError, ValueError, KeyError, TypeError):
@@ -137,7 +155,7 @@ def load_part(tar: Path, *, recipe_hash: str) -> ShardPart | None:
         return None
     if head.get("recipe_hash") != recipe_hash or size != facts.entry.bytes:
         return None
-    return ShardPart(facts=facts, feature_sum=arrays.pop("feature_sum"), pairs=arrays)
+    return ShardPart(facts=facts, feature_sum=arrays["feature_sum"], pairs=_SavedPairs(path))
 
 
 def _part_path(tar: Path) -> Path:

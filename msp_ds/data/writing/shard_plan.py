@@ -16,6 +16,7 @@ from msp_ds.data import set_layout as layout
 from msp_ds.data.set_layout import Split
 from msp_ds.data.sources.region_checks import RegionRow
 from msp_ds.data.sources.region_files import RegionFile
+from msp_ds.data.stage_texts import StageTexts
 from msp_ds.data.writing.shard_writer import SetPlan
 
 
@@ -25,8 +26,8 @@ class PlannedImage(NamedTuple):
     file: int
     """Which of the region files it stands in."""
     row: RegionRow
-    texts: list[str] | None
-    """None where they come from the regions themselves; such an image may turn out to have nothing to say."""
+    num_texts: int
+    """1 where they come from the regions themselves; such an image may turn out to have nothing to say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class ShardJob:
     @property
     def num_texts(self) -> int:
         """Texts; one an image where they are not known yet."""
-        return sum(1 if image.texts is None else len(image.texts) for image in self.images)
+        return sum(image.num_texts for image in self.images)
 
 
 def plan_shards(images: Iterable[PlannedImage], plan: SetPlan) -> Iterator[ShardJob]:
@@ -62,7 +63,7 @@ def plan_shards(images: Iterable[PlannedImage], plan: SetPlan) -> Iterator[Shard
         yield ShardJob(split=plan.split, name=layout.tar_name(number), images=batch)
 
 
-def recipe_hash(job: ShardJob, *, plan: SetPlan, files: Sequence[RegionFile]) -> str:
+def recipe_hash(job: ShardJob, *, plan: SetPlan, files: Sequence[RegionFile], texts: StageTexts) -> str:
     """A hash of all that decides the bytes of a tar. Of the features it takes their file's size and time of change."""
     stamps = {}
     for number in sorted({image.file for image in job.images}):
@@ -72,6 +73,6 @@ def recipe_hash(job: ShardJob, *, plan: SetPlan, files: Sequence[RegionFile]) ->
         (layout.FORMAT, layout.VERSION, plan.stage, plan.max_tokens, plan.on_error, plan.pieces.vocabulary.sha256),
         [hashlib.sha256(data).hexdigest() for data in (plan.objects_data, plan.attributes_data)],
         list(stamps.values()),
-        [(list(stamps).index(image.file), image.row, image.texts) for image in job.images],
+        [(list(stamps).index(image.file), image.row, texts.known(image.row.image_id)) for image in job.images],
     ]
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()

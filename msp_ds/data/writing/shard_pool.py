@@ -73,7 +73,7 @@ class ShardSource:
 
     def hash_of(self, job: ShardJob) -> str:
         """What decides the bytes of a job's tar."""
-        return recipe_hash(job, plan=self.plans[job.split], files=self.files)
+        return recipe_hash(job, plan=self.plans[job.split], files=self.files, texts=self.texts)
 
     def finished(self, job: ShardJob) -> ShardPart | None:
         """What an earlier run has written for this job; None where it has not."""
@@ -127,15 +127,14 @@ class ShardPool:
 
     def _write_and_save(self, job: ShardJob) -> ShardPart:
         part = self.write(job, advance=self._advance)
-        save_part(part, tar=self._source.tar_of(job), recipe_hash=self._source.hash_of(job))
-        return part
+        return save_part(part, tar=self._source.tar_of(job), recipe_hash=self._source.hash_of(job))
 
     def _add(self, image: PlannedImage, writer: ShardWriter, counts: Counter[str], faults: Faults) -> None:
         reading = read_or_skip(self._files[image.file], image.row, labels=self._labels, faults=faults)
         if reading is None:
             return
         record, num_clipped = reading
-        texts = self._source.texts.texts_of(record) if image.texts is None else image.texts
+        texts = self._source.texts.texts_of(record)
         counts.update(clipped_boxes=num_clipped, images_without_text=int(not texts))
         if texts:
             writer.add(record, texts)

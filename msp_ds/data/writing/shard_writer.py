@@ -16,11 +16,11 @@ import numpy as np
 from msp_ds.config import to_json
 from msp_ds.data import set_layout as layout
 from msp_ds.data.durable import replace_folder, sync_folder, write_durably
-from msp_ds.data.look_alikes.lists import LookAlikeList, rows_within
+from msp_ds.data.look_alikes.lists import LookAlikeList, row_blocks_within
 from msp_ds.data.set_layout import FileEntry, SetIndex, Split, StageName
 from msp_ds.data.sources.faults import OnError, SkippedRow
 from msp_ds.data.text import Label, WordPieces, parse_labels
-from msp_ds.data.writing.set_tables import join_pairs, npy_bytes, npz_bytes, require_one_width
+from msp_ds.data.writing.set_tables import Column, join_pairs, npy_bytes, require_one_width, write_npz
 from msp_ds.data.writing.shard_parts import PART_ENDING, ShardPart, ShardWriter
 from msp_ds.errors import InputError
 from msp_ds.records import RegionRecord
@@ -73,6 +73,8 @@ class SetReport:
     """Of the tars."""
     texts: dict[str, int]
     """Counts of what was kept, dropped and cut."""
+    file_names: frozenset[str]
+    """All that belongs into the folder."""
 
     def describe(self) -> str:
         """One line: `shards/token/train: 1800 images, 1800 texts, 2 tars, 269 MB; truncated 12, ...`."""
@@ -143,7 +145,7 @@ def finish_set(
     if not kept:
         raise InputError(f"no image with a text is left for {target}; check the image ids and --holdout")
     pairs = join_pairs([part.pairs for part in kept], [part.num_images for part in kept])
-    kept_texts = {"kept": len(pairs["keys"]), "truncated": sum(part.facts.num_truncated for part in kept)}
+    kept_texts = {"kept": pairs["keys"].length, "truncated": sum(part.facts.num_truncated for part in kept)}
     texts = kept_texts | _summed(counts, parts) | ({"rows_skipped": len(skipped)} if skipped else {})
     index = dataclasses.replace(
         _index(plan, kept, texts=texts, files=_write_tables(folder, plan, kept, pairs)), skipped=tuple(skipped)
@@ -157,15 +159,14 @@ def finish_set(
         num_shards=len(index.shards),
         num_bytes=sum(shard.bytes for shard in index.shards),
         texts=index.texts,
+        file_names=frozenset({layout.INDEX_NAME, *index.files, *(shard.name for shard in index.shards)}),
     )
 
 
 def commit_set(folder: Path, report: SetReport) -> None:
     """Put a finished set in the place of the old one, if any, without what only its writing needed."""
-    index = json.loads((folder / layout.INDEX_NAME).read_bytes())
-    wanted = {layout.INDEX_NAME, *index["files"], *(shard["name"] for shard in index["shards"])}
     for path in folder.iterdir():
-        if path.name not in wanted:
+        if path.name not in report.file_names:
             path.unlink()
     replace_folder(folder, report.path)
 
@@ -241,20 +242,22 @@ def _index(
 
 
 def _write_tables(
-    folder: Path, plan: SetPlan, parts: Sequence[ShardPart], pairs: dict[str, np.ndarray]
+    folder: Path, plan: SetPlan, parts: Sequence[ShardPart], pairs: dict[str, Column]
 ) -> dict[str, FileEntry]:
     """The files beside the tars. The mean is summed in the order of the shards, whoever wrote them."""
     total, num_regions = np.zeros(len(parts[0].feature_sum)), sum(part.facts.num_regions for part in parts)
     for part in parts:
         total += part.feature_sum
     contents: dict[str, bytes | memoryview] = {
-        layout.PAIRS_NAME: npz_bytes(pairs),
         layout.FEATURE_MEAN_NAME: npy_bytes((total / num_regions).astype(np.float32)),
         layout.VOCAB_NAME: plan.pieces.vocabulary.data,
         layout.OBJECTS_NAME: plan.objects_data,
         layout.ATTRIBUTES_NAME: plan.attributes_data,
     }
+    entries = {layout.PAIRS_NAME: write_npz(folder / layout.PAIRS_NAME, pairs)}
+    entries |= {name: write_durably(folder / name, data) for name, data in contents.items()}
     if plan.look_alikes is not None:
         keys = [key for part in parts for key in part.facts.entry.keys]
-        contents[layout.LOOK_ALIKES_NAME] = npz_bytes({"rows": rows_within(plan.look_alikes, keys=keys)})
-    return {name: write_durably(folder / name, data) for name, data in contents.items()}
+        rows = {"rows": Column(len(keys), row_blocks_within(plan.look_alikes, keys=keys))}
+        entries[layout.LOOK_ALIKES_NAME] = write_npz(folder / layout.LOOK_ALIKES_NAME, rows)
+    return entries

@@ -38,6 +38,17 @@ def test_rows_are_mapped_and_what_is_not_in_the_set_is_dropped_in_order() -> Non
     assert rows.dtype == np.int32
 
 
+def test_a_set_of_many_blocks_has_the_same_look_alikes() -> None:
+    """Images 0 to 19,999 with the two next ones; of the set, the even ones in reverse, each knows one."""
+    numbers = np.arange(20_000)
+    following = (numbers[:, None] + [1, 2]) % 20_000
+    whole = LookAlikeList(image_ids=tuple(f"coco-{n}" for n in numbers), neighbours=following.astype(np.int32))
+    rows = rows_within(whole, keys=[f"coco-{n}" for n in numbers[::-2] - 1])
+    # The image after the next comes one row before; the first row's is the last.
+    assert rows[:, 0].tolist() == [9_999, *range(9_999)]
+    assert (rows[:, 1] == -1).all()
+
+
 @pytest.mark.parametrize(
     ("arrays", "fault"),
     [

@@ -24,6 +24,17 @@ def test_a_list_that_was_asked_for_is_a_copy() -> None:
     assert table["coco-7"] == ["a dog"]
 
 
+def test_what_is_drained_is_gone_and_the_rest_is_still_there() -> None:
+    table = TextTable()
+    table.add("coco-9", ["x"])
+    table.add("coco-7", ["a dog", "a ball"])
+    drained = table.drain()
+    assert next(drained) == ("coco-9", ["x"])
+    assert table == {"coco-7": ["a dog", "a ball"]}
+    assert list(drained) == [("coco-7", ["a dog", "a ball"])]
+    assert not table
+
+
 def test_short_texts_take_little_more_than_their_characters() -> None:
     tracemalloc.start()
     table = TextTable()

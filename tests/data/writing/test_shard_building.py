@@ -18,7 +18,8 @@ from msp_ds.chance import key_of
 from msp_ds.data.recipe import Recipe, WorldRecipe, load_recipe
 from msp_ds.data.set_layout import STAGE_NAMES, StageName
 from msp_ds.data.shards import ShardSet, open_set, read_record, require_same_words
-from msp_ds.data.writing.shard_building import build_shards, held_out
+from msp_ds.data.sources.region_files import list_region_files
+from msp_ds.data.writing.shard_building import build_shards, held_out, plan_build
 from msp_ds.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -115,6 +116,13 @@ def test_look_alikes_stay_within_the_split(raw: RawFolder) -> None:
         wanted = [f"coco-{(number - 1 + step) % 6 + 1}" for step in (1, 2)]
         found = [train.keys[other] for other in train.look_alikes[row] if other >= 0]
         assert found == [key for key in wanted if key in train.keys]
+
+
+def test_both_splits_share_one_list_of_look_alikes(raw: RawFolder) -> None:
+    recipe = dataclasses.replace(raw.recipe, holdout=2)
+    plans = plan_build(recipe, files=list_region_files(recipe.regions), stage="sentence").plans
+    assert {split: plan.split for split, plan in plans.items()} == {"train": "train", "val": "val"}
+    assert plans["train"].look_alikes is plans["val"].look_alikes is not None
 
 
 def test_without_a_holdout_an_old_validation_set_goes(raw: RawFolder) -> None:

@@ -41,7 +41,7 @@ def part_of(job: ShardJob) -> ShardPart:
 
 
 def job_of(count: int, *, length: int) -> ShardJob:
-    images = [PlannedImage(0, RegionRow(f"coco-{number}", number, 0, length), ["a", "b"]) for number in range(count)]
+    images = [PlannedImage(0, RegionRow(f"coco-{number}", number, 0, length), 2) for number in range(count)]
     return ShardJob(split="train", name="000000.tar", images=images)
 
 

@@ -75,6 +75,17 @@ def test_a_saved_part_comes_back_for_the_same_recipe_alone(tar: Path) -> None:
     assert load_part(tar, recipe_hash="that") is None
 
 
+def test_a_saved_part_reads_its_pairs_from_the_disk(tar: Path) -> None:
+    part = written(tar)
+    saved = save_part(part, tar=tar, recipe_hash="this")
+    assert list(saved.pairs) == list(part.pairs)
+    assert saved.pairs["keys"].tolist() == part.pairs["keys"].tolist()
+    assert saved.pairs["keys"] is not saved.pairs["keys"]
+    tar.with_name("000000.tar.part").unlink()
+    with pytest.raises(InputError, match=r"000000.tar.part is missing; it should be what is known of a finished tar"):
+        saved.pairs["keys"]
+
+
 def test_a_part_is_worth_nothing_without_its_whole_tar(tar: Path) -> None:
     save_part(written(tar), tar=tar, recipe_hash="this")
     with tar.open("ab") as file:

@@ -12,6 +12,7 @@ from raw_files import RawFolder, vocabulary
 
 from msp_ds.data.sources.region_checks import RegionRow
 from msp_ds.data.sources.region_tsv import TsvRegions
+from msp_ds.data.stage_texts import StageTexts
 from msp_ds.data.text import WordPieces
 from msp_ds.data.writing.shard_plan import PlannedImage, ShardJob, plan_shards, recipe_hash
 from msp_ds.data.writing.shard_writer import SetPlan
@@ -28,8 +29,8 @@ PLAN = SetPlan(
 )
 
 
-def image(number: int, *, length: int = 10, texts: list[str] | None = None) -> PlannedImage:
-    return PlannedImage(0, RegionRow(f"coco-{number}", number, 10 * number, length), texts)
+def image(number: int, *, length: int = 10) -> PlannedImage:
+    return PlannedImage(0, RegionRow(f"coco-{number}", number, 10 * number, length), 2)
 
 
 def test_tars_are_full_by_images_or_by_bytes() -> None:
@@ -44,21 +45,25 @@ def test_a_plan_of_nothing_has_no_tar() -> None:
     assert list(plan_shards([], PLAN)) == []
 
 
-def test_a_job_counts_its_texts_and_one_for_each_unknown() -> None:
-    job = ShardJob(
-        split="train", name="000000.tar", images=[image(1, texts=["a", "b"]), image(2), image(3, texts=["c"])]
-    )
-    assert job.num_texts == 4
+def test_a_job_counts_its_texts() -> None:
+    assert ShardJob(split="train", name="000000.tar", images=[image(1), image(2)]).num_texts == 4
 
 
-JOB = ShardJob(split="train", name="000000.tar", images=[image(1, texts=["a dog"]), image(2, texts=["a hat"])])
-CHANGES: dict[str, tuple[SetPlan, ShardJob]] = {
-    "text": (PLAN, dataclasses.replace(JOB, images=[image(1, texts=["a dog"]), image(2, texts=["the hat"])])),
-    "order": (PLAN, dataclasses.replace(JOB, images=JOB.images[::-1])),
-    "row": (PLAN, dataclasses.replace(JOB, images=[image(1, texts=["a dog"]), image(2, length=11, texts=["a hat"])])),
-    "stage": (dataclasses.replace(PLAN, stage="phrase"), JOB),
-    "length of texts": (dataclasses.replace(PLAN, max_tokens=19), JOB),
-    "labels": (dataclasses.replace(PLAN, objects_data=b"dog\ncat"), JOB),
+def stage_texts(*texts: str) -> StageTexts:
+    """One text for each of the images 1, 2 ..."""
+    return StageTexts(texts_of=lambda record: [], by_image={f"coco-{n}": [text] for n, text in enumerate(texts, 1)})
+
+
+JOB = ShardJob(split="train", name="000000.tar", images=[image(1), image(2)])
+TEXTS = stage_texts("a dog", "a hat")
+CHANGES: dict[str, tuple[SetPlan, ShardJob, StageTexts]] = {
+    "text": (PLAN, JOB, stage_texts("a dog", "the hat")),
+    "texts of the regions": (PLAN, JOB, StageTexts(texts_of=lambda record: [])),
+    "order": (PLAN, dataclasses.replace(JOB, images=JOB.images[::-1]), TEXTS),
+    "row": (PLAN, dataclasses.replace(JOB, images=[image(1), image(2, length=11)]), TEXTS),
+    "stage": (dataclasses.replace(PLAN, stage="phrase"), JOB, TEXTS),
+    "length of texts": (dataclasses.replace(PLAN, max_tokens=19), JOB, TEXTS),
+    "labels": (dataclasses.replace(PLAN, objects_data=b"dog\ncat"), JOB, TEXTS),
 }
 
 
@@ -67,9 +72,15 @@ def regions(raw: RawFolder) -> TsvRegions:
     return TsvRegions(raw.path / "regions.tsv", "coco")
 
 
-@pytest.mark.parametrize(("plan", "job"), CHANGES.values(), ids=CHANGES)
-def test_the_hash_knows_what_a_tar_is_made_from(regions: TsvRegions, plan: SetPlan, job: ShardJob) -> None:
-    assert recipe_hash(job, plan=plan, files=[regions]) != recipe_hash(JOB, plan=PLAN, files=[regions])
+def hash_of_job(*files: TsvRegions) -> str:
+    return recipe_hash(JOB, plan=PLAN, files=files, texts=TEXTS)
+
+
+@pytest.mark.parametrize(("plan", "job", "texts"), CHANGES.values(), ids=CHANGES)
+def test_the_hash_knows_what_a_tar_is_made_from(
+    regions: TsvRegions, plan: SetPlan, job: ShardJob, texts: StageTexts
+) -> None:
+    assert recipe_hash(job, plan=plan, files=[regions], texts=texts) != hash_of_job(regions)
 
 
 def _touch(path: Path) -> None:
@@ -84,12 +95,12 @@ def _append(path: Path) -> None:
 
 @pytest.mark.parametrize("change", [_touch, _append])
 def test_the_hash_knows_size_and_time_of_the_features(regions: TsvRegions, change: Callable[[Path], None]) -> None:
-    before = recipe_hash(JOB, plan=PLAN, files=[regions])
-    assert recipe_hash(JOB, plan=PLAN, files=[regions]) == before
+    before = hash_of_job(regions)
+    assert hash_of_job(regions) == before
     change(regions.path)
-    assert recipe_hash(JOB, plan=PLAN, files=[regions]) != before
+    assert hash_of_job(regions) != before
 
 
 def test_the_hash_does_not_know_the_other_files_of_a_recipe(regions: TsvRegions, tmp_path: Path) -> None:
     other = TsvRegions(tmp_path / "nowhere.tsv", "coco")
-    assert recipe_hash(JOB, plan=PLAN, files=[regions, other]) == recipe_hash(JOB, plan=PLAN, files=[regions])
+    assert hash_of_job(regions, other) == hash_of_job(regions)
