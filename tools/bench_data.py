@@ -21,8 +21,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import h5py
-import lmdb
+try:
+    import h5py
+    import lmdb
+except ImportError as error:
+    raise SystemExit(f"error: {error}; the benchmark reads other formats too: pip install -e '.[tools]'") from None
 import msgpack
 import numpy as np
 import torch
