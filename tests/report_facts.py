@@ -39,7 +39,9 @@ def facts(**changes: Any) -> dict[str, Any]:
             "extractor": "bottom-up",
             "preset": None,
             "vocabulary": 30522,
+            "with_labels": True,
             "with_look_alikes": True,
+            "skipped_rows": None,
         },
         "texts": {
             "counts": {"kept": 616767, "truncated": 14000},

@@ -19,6 +19,7 @@ from raw_files import (
     write_tsv,
 )
 
+from msp_ds.data.checking.inspection import inspect_set
 from msp_ds.data.set_layout import Split
 from msp_ds.data.shards import ShardSet, open_set, read_record
 from msp_ds.data.sources.faults import SkippedRow
@@ -88,6 +89,8 @@ def test_what_is_skipped_does_not_depend_on_the_split(raw: RawFolder) -> None:
     lists = [open_set(raw.path / "shards" / "sentence" / split).index.skipped for split in ("train", "val")]
     assert lists[0] == lists[1]
     assert len(lists[0]) == 3
+    told = inspect_set(open_set(raw.path / "shards" / "sentence" / "val"))["set"]["skipped_rows"]
+    assert all(f"{row.source} row {row.row}: {row.reason}" in told for row in lists[0])
 
 
 def test_an_exact_repeat_is_dropped_and_counted(raw: RawFolder) -> None:
