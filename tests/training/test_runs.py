@@ -21,7 +21,7 @@ from command_line import refusal, run
 from small_world import recipe_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from msp_ds.config import read_json
+from msp_ds.config import PRESETS, read_json
 from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.training.checkpoint import checkpoints, read_weights
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, find_checkpoint
@@ -264,7 +264,8 @@ def test_a_run_says_what_it_was_made_with(small_shards: Path, whole: Path) -> No
     card = read_json(whole / RUN_FILE, what="a run")
     assert card["config"]["curriculum"] == "tps"
     assert card["config"]["max_steps"] == 12
-    assert card["config"]["schedule"]["token"] == {"epochs": 3, "batch_size": 16}
+    epochs = PRESETS["tiny"].schedule["token"].epochs
+    assert card["config"]["schedule"]["token"] == {"epochs": epochs, "batch_size": 16}
     for name, digest in card["index_sha256"].items():
         assert hashlib.sha256((small_shards / name / "index.json").read_bytes()).hexdigest() == digest
     assert len(card["index_sha256"]) == 6

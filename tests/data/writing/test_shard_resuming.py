@@ -43,7 +43,7 @@ def build(recipe: Recipe, out: Path, **changes: Any) -> dict[Any, SetReport]:
 
 
 CUT_SHORT = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 from msp_ds.data.recipe import load_recipe
 from msp_ds.data.writing.shard_building import build_shards
@@ -58,6 +58,7 @@ class Fate:
             self.left -= 1
             if not self.left:
                 os.kill(os.getpid(), int(sys.argv[4]))
+                time.sleep(2)  # the main thread hears of it; alone this thread could be through with the few images
 
 with resumable():
     build_shards(load_recipe(Path(sys.argv[1])), stage="sentence", out=Path(sys.argv[2]), progress=Fate())
