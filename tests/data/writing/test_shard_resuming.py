@@ -60,6 +60,7 @@ class Fate:
                 os.kill(os.getpid(), int(sys.argv[4]))
                 time.sleep(2)  # the main thread hears of it; alone this thread could be through with the few images
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 with resumable():
     build_shards(load_recipe(Path(sys.argv[1])), stage="sentence", out=Path(sys.argv[2]), progress=Fate())
 """
