@@ -52,6 +52,8 @@ class ModelConfig:
     feature_width: int = 2048
     num_objects: int = 1600
     num_attributes: int = 400
+    num_answers: int = 0
+    """Of a benchmark that chooses among answers; 0 in pre-training."""
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions"):
@@ -130,6 +132,8 @@ class TaskOptions:
     """ITM_HS: with `hard`, share of the replacements that come from the look-alikes; the others are random images."""
     itm_skip_nearest: int = 0
     """ITM_HS: leave out this many nearest look-alikes, which may fit the caption."""
+    answer_loss: Literal["bce", "ce"] = "bce"
+    """VQA, GQA: each answer a yes or no of its own, or one answer among all (the released --mceLoss)."""
     mismatch_losses: Literal["keep", "drop"] = "keep"
     """Whether pairs with a replaced image keep the other tasks' losses."""
     weights: dict[str, float] = field(default_factory=dict)
@@ -168,13 +172,19 @@ class Preset:
     model: ModelConfig
     optim: OptimConfig
     schedule: dict[str, StageSchedule]
-    """By the name of the stage: token, phrase, sentence."""
+    """By the name of the stage: token, phrase, sentence, or of a benchmark."""
     tasks: TaskOptions = field(default_factory=TaskOptions)
     length_buckets: LengthBuckets = "auto"
+    fine_tuning: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-5, warmup_share=0.1, clip_norm=5.0))
+    """The optimiser on a benchmark (section 4.4, FACTS 1.8)."""
+
+
+_BENCHMARKS = {"vqa": (6, 32), "gqa": (5, 32), "nlvr2": (8, 32), "retrieval": (8, 32)}
+"""Epochs and batch size of fine-tuning (FACTS 1.8); a batch of retrieval counts captions."""
 
 
 def _schedule(token: tuple[int, int], phrase: tuple[int, int], sentence: tuple[int, int]) -> dict[str, StageSchedule]:
-    rows = {"token": token, "phrase": phrase, "sentence": sentence}
+    rows = {"token": token, "phrase": phrase, "sentence": sentence, **_BENCHMARKS}
     return {name: StageSchedule(epochs=epochs, batch_size=batch) for name, (epochs, batch) in rows.items()}
 
 

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from msp_ds.config import StageSchedule
+from msp_ds.downstream.nlvr2 import NLVR2
+from msp_ds.downstream.retrieval import RETRIEVAL
+from msp_ds.downstream.vqa import GQA, VQA
 from msp_ds.errors import InputError
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.task import Task
@@ -53,15 +56,24 @@ STAGES: tuple[Part, ...] = (
 )
 """The curriculum of the paper, in its order: t, p, s."""
 
+BENCHMARKS: dict[str, Part] = {
+    task.name: Part(initial="", name=task.name, tasks=(task,)) for task in (VQA, GQA, NLVR2, RETRIEVAL)
+}
+"""What a pre-trained model is fine-tuned on: a stage of one task, trained by the same loop."""
+
 
 def curriculum(spelling: str, *, drop: Sequence[str] = ()) -> tuple[Stage, ...]:
     """The stages that `spelling` names by initial: `tps` in that order, `t+p+s` together, less the tasks in `drop`.
+
+    The name of a benchmark is a curriculum of its own.
 
     Raises InputError for an unknown or repeated letter, an unknown task, and a stage that is left without a task.
     """
     unknown = [name for name in drop if name not in TASKS]
     if unknown:
         raise InputError(f"no task is called {unknown[0]!r}; tasks are {', '.join(TASKS)}")
+    if spelling in BENCHMARKS:
+        return (Stage(parts=(_without(BENCHMARKS[spelling], drop),)),)
     letters = [letter.strip() for letter in spelling.split("+")] if "+" in spelling else list(spelling)
     known = {part.initial: part for part in STAGES}
     if not letters or any(letter not in known for letter in letters) or len(set(letters)) < len(letters):

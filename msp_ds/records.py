@@ -110,6 +110,10 @@ class Batch:
     """float32 [B, R]."""
     stray_features: Tensor
     """float16 [B, D, F]: single regions of D random images, for tasks that replace a region."""
+    answer_ids: Tensor
+    """int64 [B, K]: what a benchmark wants to hear, IGNORE beyond a question's last; K is 0 in pre-training."""
+    answer_scores: Tensor
+    """float32 [B, K]: how right each is, 0 to 1."""
     marks: Marks
 
     def to(self, device: torch.device | str) -> Batch:

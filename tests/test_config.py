@@ -73,7 +73,9 @@ def test_the_paper_preset_has_the_papers_numbers() -> None:
     assert (paper.model.hidden_size, paper.model.num_layers, paper.model.num_heads) == (768, 5, 12)
     assert paper.optim.lr == 1e-5
     rows = {name: (row.epochs, row.batch_size) for name, row in paper.schedule.items()}
-    assert rows == {"token": (10, 64), "phrase": (20, 128), "sentence": (20, 128)}
+    stages = {"token": (10, 64), "phrase": (20, 128), "sentence": (20, 128)}
+    assert rows == stages | {"vqa": (6, 32), "gqa": (5, 32), "nlvr2": (8, 32), "retrieval": (8, 32)}
+    assert (paper.fine_tuning.lr, paper.fine_tuning.warmup_share, paper.fine_tuning.clip_norm) == (5e-5, 0.1, 5.0)
 
 
 def test_whole_numbers_serve_as_floats() -> None:

@@ -90,6 +90,10 @@ def a_batch(lengths: Sequence[int] = (8, 5, 7), counts: Sequence[int] = (6, 4, 5
         "keys": torch.arange(len(lengths)) + 100 * seed,
         "stray_features": torch.rand(len(lengths), 4, WIDTH, generator=dice(seed + 1)).half() + 2,
     }
+    parts |= {
+        "answer_ids": torch.empty(len(lengths), 0, dtype=torch.int64),
+        "answer_scores": torch.empty(len(lengths), 0),
+    }
     parts |= changes
     return Batch(marks=neutral_marks(parts["token_ids"], parts["region_mask"]), **parts)
 

@@ -35,6 +35,9 @@ class Reader:
         self.look_alikes = None if shards.look_alikes is None else torch.from_numpy(shards.look_alikes)
         """int32 [N, K], -1 beyond an image's last, or None."""
         self.num_images = len(shards.keys)
+        questions = shards.questions
+        self.second_images = None if questions is None else torch.from_numpy(questions.second_images.astype(np.int64))
+        """int64 [P], -1 where a pair is about one image, or None in sets of pre-training."""
         self.files = ImageFiles(shards)
 
     def longest(self, pairs: Tensor) -> int:
@@ -60,6 +63,7 @@ class Reader:
         Raises ShardError when bytes on disk differ from the index.
         """
         token_ids, positions = self.texts(pairs, num_tokens or self.longest(pairs))
+        answer_ids, answer_scores = self.answers(pairs)
         into = into or self.buffers(len(pairs), num_strays=strays.shape[1] // 2)
         self.files.read(images.numpy(), into)
         self._read_strays(strays.numpy(), into)
@@ -68,6 +72,8 @@ class Reader:
             token_ids=token_ids,
             word_positions=positions,
             token_mask=positions > 0,
+            answer_ids=answer_ids,
+            answer_scores=answer_scores,
             marks=dataclasses.replace(neutral_marks(token_ids, into.region_mask), matched=matched),
             **into.tensors(),
         )
@@ -82,6 +88,18 @@ class Reader:
         token_ids = np.where(inside, table.token_ids[places], 0).astype(np.int64)
         positions = np.where(inside, table.word_positions[places], 0).astype(np.int64)
         return torch.from_numpy(token_ids), torch.from_numpy(positions)
+
+    def some_pair_of(self, images: Tensor, chances: Tensor) -> Tensor:
+        """int64 [B]: a pair of each of int64 [B] `images`, chosen by float32 [B] `chances` in [0, 1)."""
+        first, end = torch.searchsorted(self.images, torch.stack((images, images + 1))).unbind(0)
+        return first + (chances.double() * (end - first)).long()
+
+    def answers(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """int64 [B, K] wanted answers of int64 [B] `pairs`, IGNORE beyond the last, and their float32 [B, K] scores."""
+        if self.shards.questions is None:
+            return torch.empty(len(pairs), 0, dtype=torch.int64), torch.empty(len(pairs), 0)
+        ids, scores = self.shards.questions.wanted(pairs.numpy())
+        return torch.from_numpy(ids), torch.from_numpy(scores)
 
     def record(self, row: int) -> RegionRecord:
         """The image in a row, its checksum and every field checked."""

@@ -21,6 +21,7 @@ from msp_ds.config import from_json
 from msp_ds.data import set_layout as layout
 from msp_ds.data.array_files import load_arrays
 from msp_ds.data.index_checks import check_index
+from msp_ds.data.questions import ANSWERS_NAME, QUESTIONS_NAME, Questions, load_questions
 from msp_ds.data.set_layout import SetIndex
 from msp_ds.data.text import WordPieces, build_lexicon, load_labels
 from msp_ds.data.vocabulary import read_vocabulary
@@ -71,6 +72,8 @@ class ShardSet:
     """int32 [N, K]: rows of similar images, nearest first, -1 beyond the last; None where no list was given."""
     feature_mean: np.ndarray
     """float32 [F]: mean region feature of the set."""
+    questions: Questions | None = None
+    """What a benchmark asks of the pairs; None in sets of pre-training."""
 
     @property
     def shard_paths(self) -> tuple[Path, ...]:
@@ -193,6 +196,18 @@ def require_labels(shards: ShardSet, *, tasks: Sequence[str]) -> None:
         )
 
 
+def require_questions(shards: ShardSet, *, task: str) -> Questions:
+    """The set's questions, for a benchmark that asks them.
+
+    Raises: ShardError that says how to write them.
+    """
+    if shards.questions is None:
+        raise ShardError(
+            f"{shards.path} holds no questions, which task {task} asks; write it with: msp-ds shard --task {task}"
+        )
+    return shards.questions
+
+
 def require_same_words(shards: ShardSet, other: ShardSet) -> None:
     """Demand that two sets speak of the same word pieces and labels, as the stages of one run must.
 
@@ -287,6 +302,7 @@ def _assembled(index: SetIndex, *, path: Path, index_sha256: str) -> ShardSet:
         pairs=_load_pairs(index, path / layout.PAIRS_NAME),
         look_alikes=_load_look_alikes(index, path / layout.LOOK_ALIKES_NAME),
         feature_mean=_load_feature_mean(index, path / layout.FEATURE_MEAN_NAME),
+        questions=_load_questions(index, path),
     )
 
 
@@ -313,6 +329,8 @@ def _load_pairs(index: SetIndex, path: Path) -> Pairs:
     ends = pairs.offsets
     if not len(pairs.keys) == len(pairs.image_rows) == len(ends) - 1 == count or count == 0:
         raise _fault(path, f"does not hold {count} pairs")
+    if (np.diff(pairs.image_rows) < 0).any():
+        raise _fault(path, "does not name the images in their order")
     if ends[0] != 0 or (np.diff(ends) < 2).any() or (np.diff(ends) > index.max_tokens).any():
         raise _fault(path, "has a text of no or too many pieces")
     if not ends[-1] == len(pairs.token_ids) == len(pairs.word_positions):
@@ -333,6 +351,14 @@ def _load_look_alikes(index: SetIndex, path: Path) -> np.ndarray | None:
     if rows.dtype != np.int32 or rows.ndim != 2 or len(rows) != index.num_images or not _within(rows, -1, len(rows)):
         raise _fault(path, f"does not hold rows of the {index.num_images} images")
     return rows
+
+
+def _load_questions(index: SetIndex, path: Path) -> Questions | None:
+    if QUESTIONS_NAME not in index.files:
+        return None
+    if ANSWERS_NAME not in index.files:
+        raise _fault(path / layout.INDEX_NAME, f"does not list {ANSWERS_NAME}")
+    return load_questions(path, num_pairs=index.num_pairs, num_images=index.num_images)
 
 
 def _load_feature_mean(index: SetIndex, path: Path) -> np.ndarray:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
@@ -121,11 +121,38 @@ class MatchHead(nn.Module):
         return cast(Tensor, self.dense(pair))
 
 
-HEADS: dict[str, type[TokenHead] | type[RegionHead] | type[TopicHead] | type[MatchHead]] = {
+class AnswerHead(nn.Module):
+    """LXMERT's head of fine-tuning: Linear to twice the width, GELU, LayerNorm, Linear to the answers (FACTS 1.7)."""
+
+    def __init__(
+        self, config: ModelConfig, trunk: Trunk, *, num_pairs: int = 1, num_answers: int | None = None
+    ) -> None:
+        super().__init__()
+        width = 2 * config.hidden_size
+        self.dense = nn.Linear(num_pairs * config.hidden_size, width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(width, config.num_answers if num_answers is None else num_answers)
+        initialise(self, config.init_std)
+
+    def forward(self, pair: Tensor) -> Tensor:
+        """Logits [B, A] from [B, n H]."""
+        return cast(Tensor, self.decoder(self.norm(F.gelu(self.dense(pair)))))
+
+
+class StatementHead(AnswerHead):
+    """Whether a statement about two images is true, from both of its pairs; index 1 says that it is."""
+
+    def __init__(self, config: ModelConfig, trunk: Trunk) -> None:
+        super().__init__(config, trunk, num_pairs=2, num_answers=2)
+
+
+HEADS: dict[str, Callable[[ModelConfig, Trunk], nn.Module]] = {
     "token": TokenHead,
     "region": RegionHead,
     "topic": TopicHead,
     "match": MatchHead,
+    "answer": AnswerHead,
+    "statement": StatementHead,
 }
 """Every head by the name under which tasks ask for it."""
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from msp_ds.config import to_json, write_json
 from msp_ds.data.reader import Reader
 from msp_ds.data.shards import ShardSet
-from msp_ds.downstream.retrieval import PairScorer, choose_pool, match_accuracy
+from msp_ds.downstream.ranking import PairScorer, choose_pool, match_accuracy
 from msp_ds.downstream.retrieval_grades import RetrievalGrades, grade_retrieval
 from msp_ds.errors import InputError
 from msp_ds.model.heads import MatchHead

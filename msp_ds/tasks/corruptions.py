@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from msp_ds.records import Batch
-from msp_ds.tasks.task import Context, Corruption, ImageChoice
+from msp_ds.tasks.task import Chosen, Context, Corruption, PairChoice, PairTable
 
 HIDDEN_SHARE = 0.8
 """Of the chosen tokens and regions, hidden; half of the rest is replaced, half kept (BERT's 80/10/10)."""
@@ -96,6 +96,24 @@ def shuffle_regions(batch: Batch, context: Context) -> Batch:
     return dataclasses.replace(batch, features=features, boxes=boxes, marks=marks)
 
 
+def other_images(own: Tensor, chances: Tensor, num_images: int) -> Tensor:
+    """int64 [B]: one of the N - 1 images other than int64 [B] `own`, by float32 [B] `chances` in [0, 1)."""
+    rows = (chances * max(num_images - 1, 1)).long()
+    return rows + (rows >= own).long()  # skipping one's own keeps the choice even
+
+
+def choose_look_alikes(
+    own: Tensor, look_alikes: Tensor, chances: Tensor, *, otherwise: Tensor, context: Context
+) -> Tensor:
+    """int64 [B]: a look-alike of each of int64 [B] `own`, by float32 [B] `chances`; where it has none, `otherwise`."""
+    candidates = look_alikes[own, context.options.itm_skip_nearest :].long()
+    if not candidates.shape[1]:
+        return otherwise
+    counts = (candidates >= 0).sum(1)
+    place = (chances * counts).long().clamp(max=candidates.shape[1] - 1)
+    return torch.where(counts > 0, candidates.gather(1, place[:, None]).squeeze(1), otherwise)
+
+
 def replace_images(
     keys: Tensor, own: Tensor, look_alikes: Tensor | None, num_images: int, context: Context
 ) -> tuple[Tensor, Tensor]:
@@ -106,22 +124,22 @@ def replace_images(
     """
     options = context.options
     fate, which_hard, which_random, is_hard = context.draw(keys, "image", 4).unbind(1)
-    # A random image of the other N - 1: skipping one's own keeps the choice even.
-    random_rows = (which_random * max(num_images - 1, 1)).long()
-    random_rows = random_rows + (random_rows >= own).long()
+    random_rows = other_images(own, which_random, num_images)
     rows = random_rows
     if options.itm_negatives == "hard" and look_alikes is not None:
-        candidates = look_alikes[own, options.itm_skip_nearest :].long()
-        counts = (candidates >= 0).sum(1)
-        if candidates.shape[1]:
-            place = (which_hard * counts).long().clamp(max=candidates.shape[1] - 1)
-            hard_rows = candidates.gather(1, place[:, None]).squeeze(1)
-            rows = torch.where((counts > 0) & (is_hard < options.itm_hard_share), hard_rows, random_rows)
+        hard_rows = choose_look_alikes(own, look_alikes, which_hard, otherwise=random_rows, context=context)
+        rows = torch.where(is_hard < options.itm_hard_share, hard_rows, random_rows)
     matched = (fate >= options.itm_share) | (num_images < 2)
     return torch.where(matched, own, rows), matched
+
+
+def _replace(pairs: Tensor, table: PairTable, context: Context) -> Chosen:
+    keys, own = table.keys[pairs], table.images[pairs]
+    images, matched = replace_images(keys, own, table.look_alikes, table.num_images, context)
+    return Chosen(pairs=pairs, images=images, matched=matched)
 
 
 MASK_TOKENS = Corruption(name="mask tokens", order=2, apply=mask_tokens)
 MASK_REGIONS = Corruption(name="mask regions", order=2, apply=mask_regions, num_strays=NUM_STRAYS)
 SHUFFLE_REGIONS = Corruption(name="shuffle regions", order=1, apply=shuffle_regions)
-REPLACE_IMAGES = ImageChoice(choose=replace_images)
+REPLACE_IMAGES = PairChoice(choose=_replace)

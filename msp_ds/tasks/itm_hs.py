@@ -20,4 +20,4 @@ def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, co
     )
 
 
-ITM_HS = Task(name="itm_hs", heads=("match",), image_choice=REPLACE_IMAGES, score=score)
+ITM_HS = Task(name="itm_hs", heads=("match",), pair_choice=REPLACE_IMAGES, score=score)

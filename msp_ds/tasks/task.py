@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from msp_ds.chance import uniform
@@ -43,12 +45,53 @@ class Corruption:
     """Stray regions that it needs in the batch."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageChoice:
-    """A change of the pair itself, made before the image is read: which image each text gets."""
+class PairTable(Protocol):
+    """What a choice of pairs may know of a set of P pairs and N images; msp_ds.data.reader.Reader is one."""
 
-    choose: Callable[[Tensor, Tensor, Tensor | None, int, Context], tuple[Tensor, Tensor]]
-    """(keys [B], own image rows [B], look-alikes [N, K] or None, N, context) -> (image rows [B], matched bool [B])."""
+    keys: Tensor
+    """int64 [P]."""
+    images: Tensor
+    """int64 [P]: each pair's own image row."""
+    look_alikes: Tensor | None
+    """int32 [N, K], -1 beyond an image's last."""
+    num_images: int
+    second_images: Tensor | None
+    """int64 [P]: the second image of a statement about two."""
+
+    def some_pair_of(self, images: Tensor, chances: Tensor) -> Tensor:
+        """int64 [B]: a pair of each of int64 [B] `images`, chosen by float32 [B] `chances` in [0, 1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The rows of a batch: n a pair, where a task compares; n blocks of B, each in the order of the pairs."""
+
+    pairs: Tensor
+    """int64 [n B]: the pairs whose texts are read."""
+    images: Tensor
+    """int64 [n B]: the image rows that go with them."""
+    matched: Tensor
+    """bool [n B]: the image is the text's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairChoice:
+    """A change of the pairs themselves, made before anything is read: which text meets which image."""
+
+    choose: Callable[[Tensor, PairTable, Context], Chosen]
+    """(pairs int64 [B], table, context) -> what is read for them."""
+    rows: int = 1
+    """Rows of the batch for each pair: n."""
+    uses_look_alikes: bool = True
+    """Whether it wants the set's look-alike images."""
+
+
+def own_images(pairs: Tensor, table: PairTable, context: Context) -> Chosen:
+    """Every text with its own image."""
+    return Chosen(pairs=pairs, images=table.images[pairs], matched=pairs.new_ones(len(pairs), dtype=torch.bool))
+
+
+AS_WRITTEN = PairChoice(choose=own_images, uses_look_alikes=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +114,11 @@ class Task:
     score: Callable[[nn.ModuleDict, Encoded, Batch, Batch, Context], Score]
     """(heads, encoded, clean batch, posed batch, context) -> Score."""
     corruptions: tuple[Corruption, ...] = ()
-    image_choice: ImageChoice | None = None
+    pair_choice: PairChoice | None = None
     needs_labels: bool = False
     """Whether it asks about the detector's labels, which not all region features come with."""
+    needs_questions: bool = False
+    """Whether it asks the questions of a benchmark's set."""
 
 
 def pose(clean: Batch, tasks: Sequence[Task], context: Context) -> Batch:
@@ -85,9 +130,9 @@ def pose(clean: Batch, tasks: Sequence[Task], context: Context) -> Batch:
     return posed
 
 
-def image_choice(tasks: Sequence[Task]) -> ImageChoice | None:
-    """The one change of pairs among the tasks, if there is any."""
-    return next((task.image_choice for task in tasks if task.image_choice is not None), None)
+def pair_choice(tasks: Sequence[Task]) -> PairChoice:
+    """The one change of pairs among the tasks; without any, each text comes with its own image."""
+    return next((task.pair_choice for task in tasks if task.pair_choice is not None), AS_WRITTEN)
 
 
 def num_strays(tasks: Sequence[Task]) -> int:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -18,7 +19,7 @@ from msp_ds.data.batch_buffers import BatchBuffers
 from msp_ds.data.order import Order, rank_slice
 from msp_ds.data.reader import Reader
 from msp_ds.records import Batch
-from msp_ds.tasks.task import Context, image_choice, num_strays
+from msp_ds.tasks.task import Context, num_strays, pair_choice
 from msp_ds.training.runtime import Runtime
 
 T = TypeVar("T")
@@ -46,11 +47,9 @@ class Ring:
     copy to the device must also have ended, which the slot's event tells.
     """
 
-    def __init__(self, readers: Sequence[Reader], strays: Sequence[int], *, size: int, device: torch.device) -> None:
-        """readers, strays: each part's reader and number of stray regions. size: pairs of one portion."""
-        self._readers = readers
-        self._strays = strays
-        self._size = size
+    def __init__(self, makers: Sequence[Callable[[], BatchBuffers]], *, device: torch.device) -> None:
+        """makers: for each part, what gives the memory of one portion."""
+        self._makers = makers
         self._device = device
         self._slots: list[dict[int, BatchBuffers]] = [{} for _ in range(READ_AHEAD + 1)]
         self._copied: dict[int, torch.cuda.Event] = {}
@@ -62,8 +61,7 @@ class Ring:
             self._copied.pop(number).synchronize()
         slot = self._slots[number]
         if part not in slot:
-            pinned = self._device.type == "cuda"
-            slot[part] = self._readers[part].buffers(self._size, num_strays=self._strays[part], pinned=pinned)
+            slot[part] = self._makers[part]()
         return slot[part]
 
     def sent(self, step: int) -> None:
@@ -87,21 +85,21 @@ class Feed:
         On the CPU a portion's features live in memory that is reused: use it before asking for the next.
         """
         ranks = self.runtime.world_size
-        strays = [num_strays(part.tasks) for part in self.parts]
-        ring = Ring(self.readers, strays, size=order.batch_size // ranks, device=self.runtime.device)
+        size = order.batch_size // ranks
+        ring = Ring([partial(self._memory, part, size) for part in range(len(self.parts))], device=self.runtime.device)
 
         def read(step: int) -> Portion:
             whole = order.batch(step)
             num_tokens = self.readers[whole.part].longest(whole.pairs)
             mine = rank_slice(whole.pairs, rank=self.runtime.rank, world_size=ranks)
-            memory = ring.take(step, whole.part)
+            memory, rows = ring.take(step, whole.part), pair_choice(self.parts[whole.part].tasks).rows
             batches = tuple(
                 self.read(
                     whole.part,
                     mine[first : first + micro_batch],
                     epoch=whole.epoch,
                     num_tokens=num_tokens,
-                    into=memory.rows(first, first + micro_batch),
+                    into=memory.rows(first * rows, (first + micro_batch) * rows),
                 )
                 for first in range(0, len(mine), micro_batch)
             )
@@ -109,6 +107,12 @@ class Feed:
             return Portion(step=step, epoch=whole.epoch, part=self.parts[whole.part], micro_batches=batches)
 
         return read_ahead(read, range(start, end), device=self.runtime.device)
+
+    def _memory(self, part: int, size: int) -> BatchBuffers:
+        """Room for a portion of `size` pairs of a part."""
+        tasks, pinned = self.parts[part].tasks, self.runtime.device.type == "cuda"
+        rows = size * pair_choice(tasks).rows
+        return self.readers[part].buffers(rows, num_strays=num_strays(tasks), pinned=pinned)
 
     def read(
         self,
@@ -119,19 +123,22 @@ class Feed:
         num_tokens: int | None = None,
         into: BatchBuffers | None = None,
     ) -> Batch:
-        """The clean batch of `pairs` (int64 [B]) of one part, its images chosen by the part's tasks.
+        """The clean batch of `pairs` (int64 [B]) of one part: which text meets which image is up to the part's tasks.
 
-        num_tokens and into: as for Reader.read.
+        num_tokens: text slots at least. into: as for Reader.read.
         """
         reader, tasks = self.readers[part], self.parts[part].tasks
         context = dataclasses.replace(self.context, epoch=epoch)
-        keys, images = reader.keys[pairs], reader.images[pairs]
-        matched = torch.ones(len(pairs), dtype=torch.bool)
-        choice = image_choice(tasks)
-        if choice is not None:
-            images, matched = choice.choose(keys, images, reader.look_alikes, reader.num_images, context)
-        strays = context.draw(keys, "stray region", 2 * num_strays(tasks))
-        batch = reader.read(pairs, images=images, matched=matched, strays=strays, num_tokens=num_tokens, into=into)
+        chosen = pair_choice(tasks).choose(pairs, reader, context)
+        strays = context.draw(reader.keys[chosen.pairs], "stray region", 2 * num_strays(tasks))
+        batch = reader.read(
+            chosen.pairs,
+            images=chosen.images,
+            matched=chosen.matched,
+            strays=strays,
+            num_tokens=max(num_tokens or 0, reader.longest(chosen.pairs)),  # other texts may be longer
+            into=into,
+        )
         on_gpu = self.runtime.device.type == "cuda"
         return (batch.pin_memory() if on_gpu else batch).to(self.runtime.device)
 

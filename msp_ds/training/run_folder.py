@@ -129,6 +129,7 @@ def model_for(model: ModelConfig, shards: ShardSet) -> ModelConfig:
         feature_width=shards.index.feature_width,
         num_objects=shards.index.num_objects,
         num_attributes=shards.index.num_attributes,
+        num_answers=len(shards.questions.answers) if shards.questions else 0,
     )
 
 

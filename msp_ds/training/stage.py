@@ -12,10 +12,17 @@ import torch
 
 from msp_ds.chance import key_of
 from msp_ds.config import RunConfig, StageSchedule, write_json
-from msp_ds.curriculum import Stage, curriculum
+from msp_ds.curriculum import Part, Stage, curriculum
 from msp_ds.data.order import Order, choose_order
 from msp_ds.data.reader import Reader
-from msp_ds.data.shards import ShardSet, open_set, require_labels, require_look_alikes, require_same_words
+from msp_ds.data.shards import (
+    ShardSet,
+    open_set,
+    require_labels,
+    require_look_alikes,
+    require_questions,
+    require_same_words,
+)
 from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.model.encoder import Trunk
 from msp_ds.tasks.task import Context
@@ -112,14 +119,22 @@ def check_stage(job: Job, stage: Stage, data: StageData) -> None:
     for part, one in zip((*stage.parts, *stage.parts), (*data.train, *data.validation), strict=False):
         if one.index.num_pairs < ranks:
             raise ShardError(f"{one.path} has {one.index.num_pairs} pairs for {ranks} ranks; use fewer ranks")
-        if any(task.needs_labels for task in part.tasks):
-            # Of all stages, so that the mend need not be mended at the next one.
-            whole = curriculum(job.config.curriculum, drop=job.config.drop)
-            tasks = dict.fromkeys(task.name for each in whole for task in each.tasks if task.needs_labels)
-            require_labels(one, tasks=list(tasks))
-        needy = [task.name for task in part.tasks if task.image_choice is not None]
-        if needy and job.config.tasks.itm_negatives == "hard":
-            require_look_alikes(one, task=needy[0])
+        _check_needs(job, part, one)
+
+
+def _check_needs(job: Job, part: Part, one: ShardSet) -> None:
+    """Raises ShardError unless a set brings what its part's tasks ask about."""
+    if any(task.needs_labels for task in part.tasks):
+        # Of all stages, so that the mend need not be mended at the next one.
+        whole = curriculum(job.config.curriculum, drop=job.config.drop)
+        tasks = dict.fromkeys(task.name for each in whole for task in each.tasks if task.needs_labels)
+        require_labels(one, tasks=list(tasks))
+    needy = [task.name for task in part.tasks if task.pair_choice and task.pair_choice.uses_look_alikes]
+    if needy and job.config.tasks.itm_negatives == "hard":
+        require_look_alikes(one, task=needy[0])
+    for task in part.tasks:
+        if task.needs_questions:
+            require_questions(one, task=task.name)
 
 
 def build_context(config: RunConfig, data: StageData) -> Context:

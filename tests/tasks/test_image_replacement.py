@@ -9,7 +9,7 @@ from torch import Tensor
 
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.corruptions import replace_images
-from msp_ds.tasks.task import image_choice
+from msp_ds.tasks.task import AS_WRITTEN, pair_choice
 
 NUM_IMAGES, NUM_PAIRS = 25, 20_000
 KEYS = torch.arange(NUM_PAIRS)
@@ -138,5 +138,5 @@ def test_another_epoch_or_seed_chooses_anew(change: dict[str, int]) -> None:
 
 
 def test_only_itm_hs_chooses_images() -> None:
-    assert image_choice(list(TASKS.values())) is TASKS["itm_hs"].image_choice
-    assert image_choice([task for name, task in TASKS.items() if name != "itm_hs"]) is None
+    assert pair_choice(list(TASKS.values())) is TASKS["itm_hs"].pair_choice
+    assert pair_choice([task for name, task in TASKS.items() if name != "itm_hs"]) is AS_WRITTEN

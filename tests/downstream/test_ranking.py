@@ -16,7 +16,7 @@ from msp_ds.data.shards import open_set
 from msp_ds.data.text import WordPieces
 from msp_ds.data.vocabulary import parse_vocabulary
 from msp_ds.data.writing.shard_writer import SetPlan, write_set
-from msp_ds.downstream.retrieval import PairScorer, Pool, choose_pool
+from msp_ds.downstream.ranking import PairScorer, Pool, choose_pool
 from msp_ds.errors import InputError
 from msp_ds.model.encoder import Trunk
 from msp_ds.model.heads import MatchHead

@@ -1,0 +1,44 @@
+"""NLVR2: is the statement about the two images true? (Paper section 4.3, FACTS 1.7.)"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from msp_ds.records import Batch, Encoded, Tally
+from msp_ds.tasks.task import Chosen, Context, PairChoice, PairTable, Score, Task
+
+
+def both_images(pairs: Tensor, table: PairTable, context: Context) -> Chosen:
+    """Each statement twice: the first block of B rows with the left images, the second with the right ones."""
+    if table.second_images is None:
+        raise ValueError("the set has no statements about two images")
+    images = torch.cat((table.images[pairs], table.second_images[pairs]))
+    return Chosen(pairs=pairs.repeat(2), images=images, matched=torch.ones(len(images), dtype=torch.bool))
+
+
+def statement_logits(heads: nn.ModuleDict, encoded: Encoded) -> Tensor:
+    """float32 [B, 2] of 2 B encoded rows, left images first; index 1 says true."""
+    left, right = encoded.pair.chunk(2)
+    logits: Tensor = heads["statement"](torch.cat((left, right), dim=1)).float()
+    return logits
+
+
+def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context) -> Score:
+    """Two-way cross-entropy, mean over the statements; the wanted answer is 0 for false, 1 for true."""
+    logits = statement_logits(heads, encoded)
+    wanted = clean.answer_ids[: len(logits), 0]
+    return Score(
+        loss=F.cross_entropy(logits, wanted),
+        tallies={"accuracy/nlvr2": Tally.of(logits.argmax(1) == wanted)},
+    )
+
+
+NLVR2 = Task(
+    name="nlvr2",
+    heads=("statement",),
+    score=score,
+    pair_choice=PairChoice(choose=both_images, rows=2, uses_look_alikes=False),
+    needs_questions=True,
+)
