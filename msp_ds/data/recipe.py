@@ -15,7 +15,7 @@ from msp_ds.config import PRESETS, from_json, read_json
 from msp_ds.data.set_layout import STAGE_NAMES, StageName
 from msp_ds.data.sources.faults import OnError
 from msp_ds.data.vocabulary import BERT_BASE_UNCASED
-from msp_ds.data.world import make_world
+from msp_ds.data.world import WORLD_VERSION, make_world
 from msp_ds.errors import InputError
 
 FROM_CAPTIONS = "from-captions"
@@ -134,8 +134,8 @@ def ensure_world(world: WorldRecipe, *, advance: Callable[[int], None]) -> None:
         make_world(folder, **wanted, advance=advance)
         return
     card = read_json(folder / "world.json", what="the card of a world")
-    found = {name: card.get(name) for name in wanted} if isinstance(card, dict) else None
-    if found != wanted:
+    found = {name: card.get(name) for name in (*wanted, "version")} if isinstance(card, dict) else None
+    if found != {**wanted, "version": WORLD_VERSION}:
         raise InputError(
             f"{folder} holds another world ({json.dumps(found)}) than the recipe asks for ({json.dumps(wanted)}); "
             "remove the folder or name a new one"

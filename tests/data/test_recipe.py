@@ -87,7 +87,7 @@ def test_a_world_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         made.append(out)
         out.mkdir()
         numbers.pop("advance")
-        (out / "world.json").write_text(json.dumps({"format": "msp-ds world", **numbers}))
+        (out / "world.json").write_text(json.dumps({"format": "msp-ds world", "version": 2, **numbers}))
 
     monkeypatch.setattr(room, "make_world", make_world)
     world = WorldRecipe(out=str(tmp_path / "w"), images=9)
@@ -97,7 +97,13 @@ def test_a_world_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_another_world_in_the_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "world.json").write_text('{"seed": 1, "images": 9, "feature_width": 64}')
+    (tmp_path / "world.json").write_text('{"seed": 1, "images": 9, "feature_width": 64, "version": 2}')
     world = WorldRecipe(out=str(tmp_path), images=9, feature_width=64)
     with pytest.raises(InputError, match=r"holds another world .*\"seed\": 1.* than the recipe asks for"):
         ensure_world(world, advance=lambda images: None)
+
+
+def test_a_world_of_an_older_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "world.json").write_text('{"seed": 0, "images": 9, "feature_width": 64, "version": 1}')
+    with pytest.raises(InputError, match=r"holds another world .*remove the folder"):
+        ensure_world(WorldRecipe(out=str(tmp_path), images=9, feature_width=64), advance=lambda images: None)

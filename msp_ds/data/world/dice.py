@@ -6,14 +6,16 @@ import functools
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
 T = TypeVar("T")
 
-Purpose = Literal["scene", "detections", "features", "captions", "phrases", "twin", "world"]
-_PURPOSES: tuple[Purpose, ...] = ("scene", "detections", "features", "captions", "phrases", "twin", "world")
+Purpose = Literal[
+    "scene", "detections", "features", "captions", "phrases", "twin", "world", "questions", "answers", "statements"
+]
+_PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 
 def stream(seed: int, number: int, purpose: Purpose) -> np.random.Generator:

@@ -19,12 +19,13 @@ from msp_ds.data.world.detector import detect
 from msp_ds.data.world.dice import Dice, stream
 from msp_ds.data.world.lookalikes import look_alikes
 from msp_ds.data.world.phrases import phrases_of
+from msp_ds.data.world.raw_files import RawFiles
 from msp_ds.data.world.scenes import draw_scene
 from msp_ds.data.world.vocabulary import attributes_vocabulary, objects_vocabulary
-from msp_ds.data.world.writers import MOST_IMAGES, RawFiles, coco_id
+from msp_ds.data.world.writers import MOST_IMAGES, coco_id
 from msp_ds.errors import InputError
 
-WORLD_FORMAT, WORLD_VERSION = "msp-ds world", 1
+WORLD_FORMAT, WORLD_VERSION = "msp-ds world", 2
 
 _TWIN_SHARE = 0.8
 _NARROWEST = 16
@@ -62,7 +63,8 @@ def make_world(
     """Write the world `seed` with that many images into the folder `out`; the same arguments give the same bytes.
 
     Writes regions.tsv (LXMERT), captions.json (COCO), region_descriptions.json and image_data.json (Visual Genome),
-    objects_vocab.txt, attributes_vocab.txt, hard_negatives.npz (rows of ViLBERT's list) and, last, world.json. The
+    vqa_questions.json, vqa_annotations.json, gqa_questions.json and nlvr2.json, objects_vocab.txt,
+    attributes_vocab.txt, hard_negatives.npz (rows of ViLBERT's list) and, last, world.json. The
     folder appears complete or not at all; a world that was there is replaced. `advance` is told of each few images
     written, their sum is `images`.
 
@@ -115,6 +117,7 @@ def _write_images(
             texts = captions_of(seed, scene)
             files.captions.add(scene, texts)
             captions += len(texts)
+            files.questions.add(seed, scene, in_genome=has_twin(seed, number))
             if has_twin(seed, number):
                 regions = phrases_of(seed, scene)
                 files.genome.add(scene, regions)

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,8 @@ _INFO = {
     "date_created": "2014/01/01",
 }
 _LICENSE = {"url": "", "id": 1, "name": "Apache License 2.0"}
-_COCO_NAME = "COCO_train2014_{:012d}"
+COCO_NAME = "COCO_train2014_{:012d}"
+"""Of an image of the world, from its COCO id."""
 
 _COCO_PRIME, _GENOME_PRIME = 999_983, 2_499_997
 """Ids are multiples modulo a prime: all different, scattered as the real ones are."""
@@ -55,7 +55,10 @@ class JsonList:
 
     def add(self, item: Any) -> None:
         """Append one item."""
-        self._file.write(self._lead + json.dumps(item))
+        self._write(json.dumps(item))
+
+    def _write(self, text: str) -> None:
+        self._file.write(self._lead + text)
         self._lead = ", "
 
     def append_file(self, path: Path) -> None:
@@ -76,6 +79,17 @@ class JsonList:
         self._file.close()
 
 
+class JsonObject(JsonList):
+    """The same for a long JSON object."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, head="{")
+
+    def put(self, name: str, item: Any) -> None:
+        """Append one member."""
+        self._write(f"{json.dumps(name)}: {json.dumps(item)}")
+
+
 class CaptionsWriter:
     """captions.json: info, licenses, images and, from a file beside it, the annotations that came meanwhile."""
 
@@ -88,7 +102,7 @@ class CaptionsWriter:
     def add(self, scene: Scene, captions: tuple[Told, ...]) -> None:
         """One image with its captions."""
         number = coco_id(scene.number)
-        name = _COCO_NAME.format(number) + ".jpg"
+        name = COCO_NAME.format(number) + ".jpg"
         self._images.add({"license": 1, "file_name": name, "height": scene.height, "width": scene.width, "id": number})
         for nth, told in enumerate(captions):
             caption_id = scene.number * len(captions) + nth + 1
@@ -157,7 +171,7 @@ class RegionsWriter:
     def add(self, scene: Scene, detections: Detections, features: np.ndarray) -> None:
         """One row. features: float32 [36, F]."""
         row = (
-            _COCO_NAME.format(coco_id(scene.number)).encode(),
+            COCO_NAME.format(coco_id(scene.number)).encode(),
             b"%d" % scene.height,
             b"%d" % scene.width,
             base64.b64encode(detections.object_ids.tobytes()),
@@ -181,24 +195,3 @@ class RegionsWriter:
     def abandon(self) -> None:
         """Close the file as it is."""
         self._file.close()
-
-
-class RawFiles:
-    """All the files that grow with the images; a context that closes them whole or, after a fault, abandons them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.captions = CaptionsWriter(folder)
-        self.genome = GenomeWriter(folder)
-        self.regions = RegionsWriter(folder)
-
-    def __enter__(self) -> RawFiles:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for writer in (self.captions, self.genome, self.regions):
-            if error is None:
-                writer.close()
-            else:
-                writer.abandon()

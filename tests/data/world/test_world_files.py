@@ -24,6 +24,10 @@ FILES = {
     "captions.json",
     "region_descriptions.json",
     "image_data.json",
+    "vqa_questions.json",
+    "vqa_annotations.json",
+    "gqa_questions.json",
+    "nlvr2.json",
     "objects_vocab.txt",
     "attributes_vocab.txt",
     "hard_negatives.npz",
@@ -170,7 +174,7 @@ def test_look_alikes_are_what_brute_force_finds(world: Path) -> None:
 
 
 def test_the_card_tells_what_made_the_world(world: Path) -> None:
-    card = {"format": "msp-ds world", "version": 1, "seed": 7, "images": 48, "feature_width": 64}
+    card = {"format": "msp-ds world", "version": 2, "seed": 7, "images": 48, "feature_width": 64}
     assert _json(world / "world.json") == card
 
 
