@@ -255,11 +255,14 @@ class RunConfig:
     """Of the shards' vocab.txt: weights and word pieces belong together."""
     init: str | None = None
     """Run or checkpoint whose trunk the first stage starts from."""
+    max_pairs: int | None = None
+    """Train on so many pairs of each stage, chosen by the seed, for quick studies; None takes all."""
     max_steps: int | None = None
     """End every stage after this many optimiser steps, for a quick look; the schedule is stretched to them."""
 
     def __post_init__(self) -> None:
         _check(-(2**63) <= self.seed < 2**63, f"seed {self.seed} does not fit into 64 bits")
+        _check(self.max_pairs is None or self.max_pairs > 0, f"max_pairs {self.max_pairs} is not positive")
         _check(self.max_steps is None or self.max_steps > 0, f"max_steps {self.max_steps} is not positive")
 
 

@@ -39,6 +39,7 @@ NLVR2 = Task(
     name="nlvr2",
     heads=("statement",),
     score=score,
+    answer_logits=statement_logits,
     pair_choice=PairChoice(choose=both_images, rows=2, uses_look_alikes=False),
     needs_questions=True,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import torch
@@ -20,6 +21,12 @@ def wanted_scores(batch: Batch, num_answers: int) -> Tensor:
     return wanted.scatter_(1, places, batch.answer_scores)[:, :num_answers]
 
 
+def answer_logits(heads: nn.ModuleDict, encoded: Encoded) -> Tensor:
+    """float32 [B, A]."""
+    logits: Tensor = heads["answer"](encoded.pair).float()
+    return logits
+
+
 def score(
     heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context, *, name: str = "vqa"
 ) -> Score:
@@ -27,7 +34,7 @@ def score(
 
     `accuracy/vqa` is LXMERT's lookup score: how right the answer with the largest logit is, by the soft labels.
     """
-    logits = heads["answer"](encoded.pair).float()
+    logits = answer_logits(heads, encoded)
     wanted = wanted_scores(clean, logits.shape[1])
     if context.options.answer_loss == "ce":
         # A question without a known answer asks nothing.
@@ -40,5 +47,5 @@ def score(
     return Score(loss=loss, tallies={f"accuracy/{name}": Tally.of(right)})
 
 
-VQA = Task(name="vqa", heads=("answer",), score=score, needs_questions=True)
-GQA = Task(name="gqa", heads=("answer",), score=partial(score, name="gqa"), needs_questions=True)
+VQA = Task(name="vqa", heads=("answer",), score=score, answer_logits=answer_logits, needs_questions=True)
+GQA = dataclasses.replace(VQA, name="gqa", score=partial(score, name="gqa"))

@@ -117,6 +117,8 @@ class Task:
     pair_choice: PairChoice | None = None
     needs_labels: bool = False
     """Whether it asks about the detector's labels, which not all region features come with."""
+    answer_logits: Callable[[nn.ModuleDict, Encoded], Tensor] | None = None
+    """(heads, encoded) -> float32 [B, A] over the answers of the set's questions, where the task answers any."""
     needs_questions: bool = False
     """Whether it asks the questions of a benchmark's set."""
 

@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from msp_ds.config import DEFAULT_PRESET, RunConfig, StageSchedule, get_preset
-from msp_ds.curriculum import STAGES, Stage, curriculum
+from msp_ds.curriculum import BENCHMARKS, STAGES, Stage, curriculum
 from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB, local_shards
 from msp_ds.data.shards import open_set
 from msp_ds.errors import InputError
 from msp_ds.terminal import bars
 from msp_ds.training.execution import Execution, choose_execution, read_execution
-from msp_ds.training.run_folder import model_for, read_run_config, read_run_execution
+from msp_ds.training.run_folder import (
+    find_checkpoint,
+    model_for,
+    read_run_config,
+    read_run_execution,
+    run_of_checkpoint,
+)
 from msp_ds.training.settings import with_settings
 
 CACHE = Path("~/.cache/msp-ds")
@@ -51,13 +57,14 @@ def new_config(given: dict[str, Any]) -> RunConfig:
     spelling, shards = given.get("curriculum", "tps"), Path(given.get("shards", "shards"))
     stages = curriculum(spelling, drop=given.get("drop", ()))
     sets = [open_set(shards / part.name / "train") for stage in stages for part in stage.parts]
-    name = given.get("preset") or sets[0].index.preset or DEFAULT_PRESET
+    parent = _parent(given)
+    name = given.get("preset") or (parent.preset if parent else sets[0].index.preset) or DEFAULT_PRESET
     preset = get_preset(name)
     config = RunConfig(
         curriculum=spelling,
         preset=name,
-        model=model_for(preset.model, sets[0]),
-        optim=preset.optim,
+        model=model_for(parent.model if parent and parent.preset == name else preset.model, sets[0]),
+        optim=preset.fine_tuning if spelling in BENCHMARKS else preset.optim,
         schedule=preset.schedule,
         tasks=preset.tasks,
         length_buckets=preset.length_buckets,
@@ -65,6 +72,12 @@ def new_config(given: dict[str, Any]) -> RunConfig:
         vocabulary_sha256=sets[0].index.vocabulary_sha256,
     )
     return with_flags(config, given)
+
+
+def _parent(given: dict[str, Any]) -> RunConfig | None:
+    """The configuration of the run that a new one starts from: it has its model, unless a preset is named."""
+    init = given.get("init")
+    return read_run_config(run_of_checkpoint(find_checkpoint(Path(init)))) if init else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 def train(job: Job) -> Path:
     """Trains what is left of the run; returns the last stage's checkpoint."""
     stages = curriculum(job.config.curriculum, drop=job.config.drop)
-    data = [open_stage_data(job.shards, stage) for stage in stages]
+    config = job.config
+    data = [open_stage_data(job.shards, stage, max_pairs=config.max_pairs, seed=config.seed) for stage in stages]
     check_agreement([one for sets in data for one in (*sets.train, *sets.validation)], job.config)
     for stage, sets in zip(stages, data, strict=True):
         check_stage(job, stage, sets)

@@ -23,6 +23,7 @@ from msp_ds.data.shards import (
     require_questions,
     require_same_words,
 )
+from msp_ds.data.subset import fewer_pairs
 from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.model.encoder import Trunk
 from msp_ds.tasks.task import Context
@@ -69,9 +70,11 @@ class StageData:
     """Empty when the shards hold nothing out."""
 
 
-def open_stage_data(shards: Path, stage: Stage) -> StageData:
-    """Opens the sets of every part of a stage."""
+def open_stage_data(shards: Path, stage: Stage, *, max_pairs: int | None = None, seed: int = 0) -> StageData:
+    """Opens the sets of every part of a stage; of the training sets `max_pairs` pairs, which `seed` chooses, or all."""
     train = tuple(open_set(shards / part.name / "train") for part in stage.parts)
+    if max_pairs is not None:
+        train = tuple(fewer_pairs(one, max_pairs, seed=seed) for one in train)
     held_out = [shards / part.name / "val" for part in stage.parts]
     missing = [str(path) for path in held_out if not path.is_dir()]
     if missing and len(missing) < len(held_out):
