@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -135,14 +136,31 @@ def _open(address: str, scheme: str) -> tuple[Any, str, tuple[type[BaseException
     """fsspec's file system, the path on it, and how it fails."""
     from fsspec.core import url_to_fs
 
-    faults: tuple[type[BaseException], ...] = (OSError, ValueError, asyncio.TimeoutError)
+    import_module(_PACKAGES[scheme])
+    faults = _faults(scheme)
     if scheme not in ("http", "https"):
         return (*url_to_fs(address), faults)
     import aiohttp
 
     patience = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
-    fs, root = url_to_fs(address, client_kwargs={"timeout": patience})
-    return fs, root, (*faults, aiohttp.ClientError)
+    return (*url_to_fs(address, client_kwargs={"timeout": patience}), faults)
+
+
+def _faults(scheme: str) -> tuple[type[BaseException], ...]:
+    """Every way in which a scheme's packages fail: many of their errors are no OSError."""
+    import aiohttp
+
+    faults = (OSError, ValueError, asyncio.TimeoutError, aiohttp.ClientError)
+    if scheme == "s3":
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        return (*faults, BotoCoreError, ClientError)
+    if scheme == "gs":
+        from gcsfs.retry import ChecksumError, HttpError
+        from google.auth.exceptions import GoogleAuthError
+
+        return (*faults, ChecksumError, HttpError, GoogleAuthError)
+    return faults
 
 
 def _sha256(path: Path) -> str:
