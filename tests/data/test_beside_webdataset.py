@@ -9,6 +9,7 @@ import dataclasses
 import gc
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -242,3 +243,14 @@ def test_a_missing_tar_stops_wids_in_the_midst_and_ours_at_the_start(two_tars: P
     assert keys_of_theirs(two_tars / "000000.tar") == ["coco-1", "coco-2", "coco-3"]
     with pytest.raises(ShardError, match=r"000001\.tar is missing"):
         open_set(two_tars)
+
+
+def test_every_row_of_the_table_of_faults_has_its_test() -> None:
+    readme = (HERE.parents[1] / "shards" / "README.md").read_text()
+    table = readme.partition("## What a fault comes to")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and not line.startswith("| fault")]
+    tests = "".join(path.read_text() for path in HERE.rglob("test_*.py"))
+    named = [re.findall(r"`(test_\w+)`", row) for row in rows]
+    assert len(rows) == 21
+    assert all(names for names in named)
+    assert not [name for names in named for name in names if f"def {name}(" not in tests]
