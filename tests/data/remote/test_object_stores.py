@@ -12,6 +12,7 @@ import s3fs
 from object_server import Served, serving
 from raw_files import RawFolder, snapshot
 
+from msp_ds.data.checking.copies import local_copies
 from msp_ds.data.progress import NoProgress
 from msp_ds.data.remote import remote_files
 from msp_ds.data.remote.staging import local_shards
@@ -57,6 +58,13 @@ def stage(scheme: str, cache: Path, *, name: str = "sentence") -> dict[str, byte
 def test_sets_in_a_bucket_arrive_byte_for_byte(bucket: Served, tmp_path: Path, scheme: str) -> None:
     assert stage(scheme, tmp_path / "cache") == snapshot(bucket.folder / "shards")
     assert bucket.asked.count(TAR) > 1
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_set_in_a_bucket_is_copied_to_be_looked_at(bucket: Served, tmp_path: Path, scheme: str) -> None:
+    address = f"{scheme}://shards/sentence/val"
+    with local_copies([address], cache=tmp_path / "cache", limit_gb=1, progress=NoProgress()) as (folder,):
+        assert snapshot(folder) == snapshot(bucket.folder / "shards" / "sentence" / "val")
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
