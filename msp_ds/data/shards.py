@@ -11,6 +11,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 from msp_ds.config import from_json
 from msp_ds.data import set_layout as layout
 from msp_ds.data.array_files import load_arrays
+from msp_ds.data.checksum import sha256_of_file
 from msp_ds.data.index_checks import check_index
 from msp_ds.data.set_layout import SetIndex
 from msp_ds.data.text import WordPieces, build_lexicon, load_labels
@@ -27,6 +29,8 @@ from msp_ds.data.vocabulary import read_vocabulary
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import Lexicon, RegionRecord
 
+_HASHERS = 2
+"""Threads that sum up files: of two large ones, pairs and look-alikes."""
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:")
 
 
@@ -118,11 +122,20 @@ def open_set(path: Path) -> ShardSet:
     """
     index, index_sha256 = read_index(path)
     try:
-        for fault in file_faults(index, path):
-            raise fault
-        return assemble_set(index, path=path, index_sha256=index_sha256)
+        return _sound_set(index, path=path, index_sha256=index_sha256)
     except (ValueError, OSError) as error:
         raise ShardError(f"{error}; {layout.mending(index.stage, index.extractor)}") from None
+
+
+def _sound_set(index: SetIndex, *, path: Path, index_sha256: str) -> ShardSet:
+    """The set of an index, its tables loaded while another thread sums up the files, which takes as long."""
+    with ThreadPoolExecutor(1) as pool:
+        faults = pool.submit(lambda: list(file_faults(index, path)))
+        try:
+            return assemble_set(index, path=path, index_sha256=index_sha256)
+        finally:
+            for fault in faults.result():  # says more than whatever came of loading such a file
+                raise fault
 
 
 def read_index(path: Path) -> tuple[SetIndex, str]:
@@ -142,11 +155,13 @@ def file_faults(index: SetIndex, path: Path) -> Iterator[ShardError]:
             yield _fault(path / layout.INDEX_NAME, f"does not list {name}")
     for shard in index.shards:
         yield from _size_faults(path, shard.name, shard.bytes)
-    for name, entry in index.files.items():
-        wrong = list(_size_faults(path, name, entry.bytes))
-        if not wrong and hashlib.sha256((path / name).read_bytes()).hexdigest() != entry.sha256:
-            wrong = [_fault(path / name, "differs from what was written")]
-        yield from wrong
+    wrong = {name: list(_size_faults(path, name, entry.bytes)) for name, entry in index.files.items()}
+    whole = [name for name, faults in wrong.items() if not faults]
+    with ThreadPoolExecutor(_HASHERS) as pool:
+        for name, digest in zip(whole, pool.map(lambda name: sha256_of_file(path / name), whole), strict=True):
+            if digest != index.files[name].sha256:
+                wrong[name] = [_fault(path / name, "differs from what was written")]
+    yield from chain.from_iterable(wrong.values())
     listed = index.files.get(layout.VOCAB_NAME)
     if listed is not None and listed.sha256 != index.vocabulary_sha256:
         yield _fault(path / layout.INDEX_NAME, "names another vocabulary than it lists")
