@@ -303,15 +303,11 @@ def _container_from_json(origin: Any, arguments: tuple[Any, ...], value: Any, wh
 
 
 def _check_kind(value: Any, kind: type, message: str) -> None:
-    """As `_check`, but a value of a million numbers is spelled only where it is wrong."""
     if not isinstance(value, kind):
-        raise InputError(f"{message}, got {value!r}")
+        raise InputError(f"{message}, got {value!r}")  # spelled only here: it may be a million numbers
 
 
-@lru_cache
-def _hints(kind: type) -> dict[str, Any]:
-    """The types of a dataclass's fields. Remembered: an index has a hundred values of one type."""
-    return typing.get_type_hints(kind)
+_hints = lru_cache(typing.get_type_hints)  # remembered: an index has a hundred values of one type
 
 
 def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:

@@ -29,8 +29,6 @@ from msp_ds.data.vocabulary import read_vocabulary
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import Lexicon, RegionRecord
 
-_HASHERS = 2
-"""Threads that sum up files: of two large ones, pairs and look-alikes."""
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:")
 
 
@@ -122,20 +120,15 @@ def open_set(path: Path) -> ShardSet:
     """
     index, index_sha256 = read_index(path)
     try:
-        return _sound_set(index, path=path, index_sha256=index_sha256)
+        with ThreadPoolExecutor(1) as pool:
+            faults = pool.submit(lambda: list(file_faults(index, path)))
+            try:
+                return assemble_set(index, path=path, index_sha256=index_sha256)  # which takes as long as the sums
+            finally:
+                for fault in faults.result():  # says more than whatever came of loading such a file
+                    raise fault
     except (ValueError, OSError) as error:
         raise ShardError(f"{error}; {layout.mending(index.stage, index.extractor)}") from None
-
-
-def _sound_set(index: SetIndex, *, path: Path, index_sha256: str) -> ShardSet:
-    """The set of an index, its tables loaded while another thread sums up the files, which takes as long."""
-    with ThreadPoolExecutor(1) as pool:
-        faults = pool.submit(lambda: list(file_faults(index, path)))
-        try:
-            return assemble_set(index, path=path, index_sha256=index_sha256)
-        finally:
-            for fault in faults.result():  # says more than whatever came of loading such a file
-                raise fault
 
 
 def read_index(path: Path) -> tuple[SetIndex, str]:
@@ -157,7 +150,7 @@ def file_faults(index: SetIndex, path: Path) -> Iterator[ShardError]:
         yield from _size_faults(path, shard.name, shard.bytes)
     wrong = {name: list(_size_faults(path, name, entry.bytes)) for name, entry in index.files.items()}
     whole = [name for name, faults in wrong.items() if not faults]
-    with ThreadPoolExecutor(_HASHERS) as pool:
+    with ThreadPoolExecutor(2) as pool:  # two are large: pairs and look-alikes
         for name, digest in zip(whole, pool.map(lambda name: sha256_of_file(path / name), whole), strict=True):
             if digest != index.files[name].sha256:
                 wrong[name] = [_fault(path / name, "differs from what was written")]
