@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
 import os
 import re
 import time
@@ -13,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from msp_ds.data.checksum import sha256_of_file
 from msp_ds.data.durable import sync_folder
 from msp_ds.data.set_layout import FileEntry
 from msp_ds.errors import InputError, ShardError
@@ -74,7 +74,7 @@ class RemoteFolder:
             part.unlink()
         advance(grown)
         self._append(name, entry, part=part, start=grown, advance=advance)
-        if _sha256(part) != entry.sha256:
+        if sha256_of_file(part) != entry.sha256:
             part.unlink()
             if grown:  # perhaps what lay there was broken, not what came
                 advance(-entry.bytes)
@@ -161,15 +161,3 @@ def _faults(scheme: str) -> tuple[type[BaseException], ...]:
 
         return (*faults, ChecksumError, HttpError, GoogleAuthError)
     return faults
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _summed(file)
-
-
-def _summed(file: Any) -> str:
-    digest = hashlib.sha256()
-    while data := file.read(PIECE):
-        digest.update(data)
-    return digest.hexdigest()
