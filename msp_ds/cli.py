@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB
 from msp_ds.terminal import bars, one_line_errors, resumable, speak
-from msp_ds.train import BatchSize, Curriculum, Debug, Drop, Epochs, PresetName, Shards, train
+from msp_ds.train import BatchSize, Cache, CacheLimit, Curriculum, Debug, Drop, Epochs, PresetName, Shards, train
 from msp_ds.training.execution import find_shipped
+from msp_ds.training.planning import CACHE
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,7 +40,7 @@ Splits = Annotated[
     list[str] | None,
     typer.Option(help="A FILE that defines a split named in --exclude: dataset_coco.json, mscoco_minival.json."),
 ]
-SetFolder = Annotated[Path, typer.Argument(help="A shard set, as shards/sentence/val.")]
+SetFolder = Annotated[str, typer.Argument(help="A shard set, as shards/sentence/val, or its https://, s3:// address.")]
 
 DEMO_RECIPE = Path("shards/demo.toml")
 
@@ -188,16 +190,21 @@ def negatives(
 def inspect(
     path: SetFolder,
     html: Annotated[Path | None, typer.Option(help="Write one page of pictures instead, to open in a browser.")] = None,
+    cache: Cache = CACHE,
+    cache_limit: CacheLimit = DEFAULT_LIMIT_GB,
     debug: Debug = False,
 ) -> None:
     """Describe a shard set: counts, lengths, labels, features and three samples."""
+    from msp_ds.data.checking.copies import local_copies
     from msp_ds.data.checking.inspection import SAMPLES_SHOWN, inspect_set
     from msp_ds.data.shards import open_set
     from msp_ds.report.shard_page import SAMPLES, write_page
     from msp_ds.report.shard_set import set_tables
 
-    with one_line_errors(debug=debug):
-        facts = inspect_set(open_set(path), samples=SAMPLES if html else SAMPLES_SHOWN)
+    with one_line_errors(debug=debug), bars() as progress:
+        copies = local_copies([path], cache=cache, limit_gb=cache_limit, progress=progress, one_set=True)
+        with copies as folders:
+            facts = inspect_set(open_set(folders[0]), samples=SAMPLES if html else SAMPLES_SHOWN)
         if html:
             write_page(html, facts)
     Console().print(*([f"{html}: open it in a browser"] if html else set_tables(facts)), sep="\n")
@@ -205,22 +212,28 @@ def inspect(
 
 @app.command()
 def verify(
-    paths: Annotated[list[Path], typer.Argument(help="Shard sets, or folders of them, as shards.")],
+    paths: Annotated[
+        list[str], typer.Argument(help="Shard sets, or folders of them, as shards; https://, s3:// and gs:// too.")
+    ],
     quick: Annotated[
         bool, typer.Option("--quick", help="Only sizes, index and tables; leave the tars unread.")
     ] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Tars read at once. [one a core]")] = None,
+    cache: Cache = CACHE,
+    cache_limit: CacheLimit = DEFAULT_LIMIT_GB,
     debug: Debug = False,
 ) -> None:
     """Read every byte of shard sets, compare it with what was written and name every fault; exit code 1 if any."""
+    from msp_ds.data.checking.copies import local_copies
     from msp_ds.data.checking.verification import verify_sets
     from msp_ds.report.verdict import verdict_text
 
     with one_line_errors(debug=debug), bars() as progress:
         show = Console(soft_wrap=True)
-        in_order = verify_sets(
-            paths, quick=quick, jobs=jobs, progress=progress, tell=lambda verdict: show.print(verdict_text(verdict))
-        )
+        with local_copies(paths, cache=cache, limit_gb=cache_limit, progress=progress) as folders:
+            in_order = verify_sets(
+                folders, quick=quick, jobs=jobs, progress=progress, tell=lambda found: show.print(verdict_text(found))
+            )
     raise typer.Exit(0 if in_order else 1)
 
 

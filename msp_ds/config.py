@@ -13,6 +13,7 @@ import os
 import types
 import typing
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -303,19 +304,28 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
 
 def _container_from_json(origin: Any, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
     if origin is tuple:
-        _check(isinstance(value, list), f"{where}: expected a list, got {value!r}")
+        _check_kind(value, list, f"{where}: expected a list")
         count = len(value) if arguments[-1] is Ellipsis else len(arguments)
-        _check(len(value) == count, f"{where}: expected {count} values, got {value!r}")
+        if len(value) != count:
+            raise InputError(f"{where}: expected {count} values, got {value!r}")
         if set(map(type, value)) <= {arguments[0]}:  # the columns of a shard set's index: a million plain numbers
             return tuple(value)
         return tuple(_from_json(arguments[0], part, where) for part in value)
-    _check(isinstance(value, dict), f"{where}: expected a table, got {value!r}")
+    _check_kind(value, dict, f"{where}: expected a table")
     return {key: _from_json(arguments[1], part, f"{where}.{key}") for key, part in value.items()}
 
 
+def _check_kind(value: Any, kind: type, message: str) -> None:
+    if not isinstance(value, kind):
+        raise InputError(f"{message}, got {value!r}")  # spelled only here: it may be a million numbers
+
+
+_hints = lru_cache(typing.get_type_hints)  # remembered: an index has a hundred values of one type
+
+
 def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
-    _check(isinstance(value, dict), f"{where}: expected a table, got {value!r}")
-    hints = typing.get_type_hints(kind)
+    _check_kind(value, dict, f"{where}: expected a table")
+    hints = _hints(kind)
     unknown = sorted(set(value) - set(hints))
     _check(not unknown, f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(hints)}")
     needed = {

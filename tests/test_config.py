@@ -172,3 +172,16 @@ def test_a_column_of_plain_numbers_is_taken_as_it_is_and_a_mixed_one_is_refused(
     for wrong in ([1, True], [1, 2.0], [1, None]):
         with pytest.raises(InputError, match=r"index.json: expected int, got"):
             from_json(tuple[int, ...], wrong, where="index.json")
+
+
+class Unspelled(list[int]):
+    """Numbers of which there are too many to be spelled."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("a million numbers were spelled")
+
+
+def test_values_are_spelled_only_where_they_are_wrong() -> None:
+    assert from_json(tuple[int, ...], Unspelled([1, 2]), where="index.json") == (1, 2)
+    with pytest.raises(RuntimeError, match="were spelled"):
+        from_json(dict[str, int], Unspelled([1, 2]), where="index.json")

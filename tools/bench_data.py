@@ -4,7 +4,8 @@
 
 Ours; LXMERT's way (every image as float32 in memory, torch's DataLoader and collate); webdataset's pipeline with two
 workers; HDF5; LMDB. All hand over float16 (LXMERT's: float32) features [256, 36, 2048] with boxes, in random order,
-from the page cache; only ours checks each image's crc32, and reads labels and texts too. Needs: pip install
+from the page cache; only ours checks each image's crc32, and reads labels and texts too. At the end our start on an
+index of COCO's full size (tools/bench_start.py; another minute and 0.4 GB the first time). Needs: pip install
 'msp-ds[tools]'
 """
 
@@ -35,6 +36,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from msp_ds.data.order import Order
 from msp_ds.data.reader import Reader
 from msp_ds.data.shards import open_set, read_record
@@ -42,6 +45,8 @@ from msp_ds.data.text import WordPieces
 from msp_ds.data.vocabulary import SPECIAL_PIECES, parse_vocabulary
 from msp_ds.data.writing.shard_writer import SetPlan, write_set
 from msp_ds.records import RegionRecord
+from tools import bench_start
+from tools.synthetic_coco import NUM_IMAGES
 
 BATCH, REGIONS, WIDTH, TEXTS = 256, 36, 2048, 5
 AT = 0.9
@@ -328,8 +333,10 @@ def main(
         for name in WAYS:
             results[name].append(measured_apart(name, folder))
     show(results, images)
+    started = bench_start.median_times(bench_start.make_set(folder.parent, NUM_IMAGES), repeat)
+    Console(stderr=True).print(bench_start.table(started, NUM_IMAGES))
     if out is not None:
-        out.write_text(json.dumps({"images": images, "runs": results}, indent=2) + "\n")
+        out.write_text(json.dumps({"images": images, "runs": results, "start": started}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ _ARTICLES = frozenset({"a", "an", "the", "no", "his", "her", "its", "their"})
 # A base form is a verb only after these; elsewhere English would inflect it: `teddy bear` and `stop sign` are nouns.
 _BEFORE_BASE_FORM = frozenset({"NNS", "NNPS", "PRP", "TO", "MD", "WDT", "WP"}) | VERB_TAGS
 
-_REMEMBERED = 1 << 18
-"""Phrases, about 50 MB."""
+_REMEMBERED = 1 << 15
+"""Phrases, about 6 MB."""
 
 
 def normalise(phrase: str) -> str:
@@ -35,7 +35,7 @@ class VerbFilter:
 
     def __init__(self, tags: frozenset[str] = VERB_TAGS) -> None:
         self._tags = tags
-        # Here, since it takes 170 MB that the other stages need not spend.
+        # Here, since it takes 60 to 200 MB that the other stages need not spend.
         from textblob.en.taggers import PatternTagger
 
         self._tagger = PatternTagger()

@@ -11,6 +11,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 from msp_ds.config import from_json
 from msp_ds.data import set_layout as layout
 from msp_ds.data.array_files import load_arrays
+from msp_ds.data.checksum import sha256_of_file
 from msp_ds.data.index_checks import check_index
 from msp_ds.data.questions import ANSWERS_NAME, QUESTIONS_NAME, Questions, load_questions
 from msp_ds.data.set_layout import SetIndex
@@ -121,9 +123,13 @@ def open_set(path: Path) -> ShardSet:
     """
     index, index_sha256 = read_index(path)
     try:
-        for fault in file_faults(index, path):
-            raise fault
-        return assemble_set(index, path=path, index_sha256=index_sha256)
+        with ThreadPoolExecutor(1) as pool:
+            faults = pool.submit(lambda: list(file_faults(index, path)))
+            try:
+                return assemble_set(index, path=path, index_sha256=index_sha256)  # which takes as long as the sums
+            finally:
+                for fault in faults.result():  # says more than whatever came of loading such a file
+                    raise fault
     except (ValueError, OSError) as error:
         raise ShardError(f"{error}; {layout.mending(index.stage, index.extractor)}") from None
 
@@ -145,11 +151,13 @@ def file_faults(index: SetIndex, path: Path) -> Iterator[ShardError]:
             yield _fault(path / layout.INDEX_NAME, f"does not list {name}")
     for shard in index.shards:
         yield from _size_faults(path, shard.name, shard.bytes)
-    for name, entry in index.files.items():
-        wrong = list(_size_faults(path, name, entry.bytes))
-        if not wrong and hashlib.sha256((path / name).read_bytes()).hexdigest() != entry.sha256:
-            wrong = [_fault(path / name, "differs from what was written")]
-        yield from wrong
+    wrong = {name: list(_size_faults(path, name, entry.bytes)) for name, entry in index.files.items()}
+    whole = [name for name, faults in wrong.items() if not faults]
+    with ThreadPoolExecutor(2) as pool:  # two are large: pairs and look-alikes
+        for name, digest in zip(whole, pool.map(lambda name: sha256_of_file(path / name), whole), strict=True):
+            if digest != index.files[name].sha256:
+                wrong[name] = [_fault(path / name, "differs from what was written")]
+    yield from chain.from_iterable(wrong.values())
     listed = index.files.get(layout.VOCAB_NAME)
     if listed is not None and listed.sha256 != index.vocabulary_sha256:
         yield _fault(path / layout.INDEX_NAME, "names another vocabulary than it lists")

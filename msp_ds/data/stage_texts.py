@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 
-from msp_ds.data.phrases import VerbFilter, group_phrases, normalise, noun_phrases, without_verbs
+from msp_ds.data.phrases import group_phrases
+from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.data.recipe import FROM_CAPTIONS, Recipe
 from msp_ds.data.set_layout import StageName
 from msp_ds.data.sources.text_files import TextKind, read_texts
 from msp_ds.data.sources.text_table import TextTable
 from msp_ds.data.sources.visual_genome import NO_TWINS, Twins, read_twins
+from msp_ds.data.tagging import SaidOfImage, phrases_of_images
 from msp_ds.data.text import Label, WordPieces
 from msp_ds.errors import InputError
 from msp_ds.records import RegionRecord
+
+_REMEMBERED = 1 << 16
+"""Phrases whose pieces are counted once, about 10 MB."""
 
 
 class TextFiles:
@@ -108,6 +113,9 @@ class TextSettings:
     objects: tuple[Label, ...]
     pieces: WordPieces
     max_tokens: int
+    jobs: int = 1
+    """Processes that tag phrases; the texts are the same for any number."""
+    progress: Progress = field(default_factory=NoProgress)
 
 
 def texts_of_stage(stage: StageName, *, files: TextFiles, settings: TextSettings) -> StageTexts:
@@ -134,31 +142,30 @@ def _token_texts(files: TextFiles, settings: TextSettings) -> StageTexts:
 def _phrase_texts(files: TextFiles, settings: TextSettings) -> StageTexts:
     if not settings.recipe.phrases:
         raise InputError("stage phrase needs phrases; name a file with --phrases FILE, or --phrases from-captions")
+    count_pieces = lru_cache(maxsize=_REMEMBERED)(lambda phrase: len(settings.pieces.ids_of(phrase)))
     by_image = TextTable()
-    for image_id, phrases in _phrases_without_verbs(files, settings.recipe):
-        texts = group_phrases(
-            phrases, max_tokens=settings.max_tokens, count_pieces=lambda phrase: len(settings.pieces.ids_of(phrase))
-        )
-        by_image.add(image_id, texts)
+    for image_id, phrases in _phrases_without_verbs(files, settings):
+        by_image.add(image_id, group_phrases(phrases, max_tokens=settings.max_tokens, count_pieces=count_pieces))
+        settings.progress.advance(1)
     return _from_table(by_image)
 
 
-def _phrases_without_verbs(files: TextFiles, recipe: Recipe) -> Iterator[tuple[str, list[str]]]:
+def _phrases_without_verbs(files: TextFiles, settings: TextSettings) -> Iterator[tuple[str, list[str]]]:
     """Each image with its phrases of all origins, each once; none for an image that is left without one."""
-    verbs = VerbFilter()
-    captions: Mapping[str, list[str]] = files.captions if FROM_CAPTIONS in recipe.phrases else {}
-    for image_id in dict.fromkeys([*files.phrases, *captions]):
-        phrases = files.phrases.get(image_id, [])
-        kept = without_verbs(phrases, verbs)
-        distinct = len({normalise(phrase) for phrase in phrases})
-        cut = [phrase for caption in captions.get(image_id, []) for phrase in noun_phrases(caption, verbs)]
+    written = files.phrases
+    captions: Mapping[str, list[str]] = files.captions if FROM_CAPTIONS in settings.recipe.phrases else {}
+    image_ids = list(dict.fromkeys([*written, *captions]))
+    settings.progress.start("tagging phrases (images)", len(image_ids))
+    said = (SaidOfImage(written.get(image_id, []), captions.get(image_id, [])) for image_id in image_ids)
+    found = phrases_of_images(said, jobs=settings.jobs)
+    for image_id, image in zip(image_ids, found, strict=True):
         files.counts.update(
-            phrases_read=len(phrases),
-            phrases_repeated=len(phrases) - distinct,
-            phrases_with_verbs=distinct - len(kept),
-            phrases_cut_from_captions=len(cut),
+            phrases_read=image.num_read,
+            phrases_repeated=image.num_read - image.num_distinct,
+            phrases_with_verbs=image.num_distinct - image.num_kept,
+            phrases_cut_from_captions=image.num_cut,
         )
-        yield image_id, list(dict.fromkeys([*kept, *cut]))
+        yield image_id, image.phrases
 
 
 def _sentence_texts(files: TextFiles, settings: TextSettings) -> StageTexts:

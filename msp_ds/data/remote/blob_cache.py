@@ -72,7 +72,7 @@ class BlobCache:
             raise InputError(
                 f"{what} take {total / GIGABYTE:.1f} GB, which must all fit into the cache {self.folder}, but it may "
                 f"hold {self.limit / GIGABYTE:.1f} GB; give --cache-limit {total / GIGABYTE + 0.05:.1f}, "
-                "or train fewer stages at a time"
+                "or ask for fewer sets at a time"
             )
         others = sorted(
             (path for path in self._blobs.iterdir() if path.name.removesuffix(PART_ENDING) not in needed),

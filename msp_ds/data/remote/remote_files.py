@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
 import os
 import re
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from msp_ds.data.checksum import sha256_of_file
 from msp_ds.data.durable import sync_folder
 from msp_ds.data.set_layout import FileEntry
 from msp_ds.errors import InputError, ShardError
@@ -73,7 +74,7 @@ class RemoteFolder:
             part.unlink()
         advance(grown)
         self._append(name, entry, part=part, start=grown, advance=advance)
-        if _sha256(part) != entry.sha256:
+        if sha256_of_file(part) != entry.sha256:
             part.unlink()
             if grown:  # perhaps what lay there was broken, not what came
                 advance(-entry.bytes)
@@ -135,23 +136,28 @@ def _open(address: str, scheme: str) -> tuple[Any, str, tuple[type[BaseException
     """fsspec's file system, the path on it, and how it fails."""
     from fsspec.core import url_to_fs
 
-    faults: tuple[type[BaseException], ...] = (OSError, ValueError, asyncio.TimeoutError)
+    import_module(_PACKAGES[scheme])
+    faults = _faults(scheme)
     if scheme not in ("http", "https"):
         return (*url_to_fs(address), faults)
     import aiohttp
 
     patience = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
-    fs, root = url_to_fs(address, client_kwargs={"timeout": patience})
-    return fs, root, (*faults, aiohttp.ClientError)
+    return (*url_to_fs(address, client_kwargs={"timeout": patience}), faults)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _summed(file)
+def _faults(scheme: str) -> tuple[type[BaseException], ...]:
+    """Every way in which a scheme's packages fail: many of their errors are no OSError."""
+    import aiohttp
 
+    faults = (OSError, ValueError, asyncio.TimeoutError, aiohttp.ClientError)
+    if scheme == "s3":
+        from botocore.exceptions import BotoCoreError, ClientError
 
-def _summed(file: Any) -> str:
-    digest = hashlib.sha256()
-    while data := file.read(PIECE):
-        digest.update(data)
-    return digest.hexdigest()
+        return (*faults, BotoCoreError, ClientError)
+    if scheme == "gs":
+        from gcsfs.retry import ChecksumError, HttpError
+        from google.auth.exceptions import GoogleAuthError
+
+        return (*faults, ChecksumError, HttpError, GoogleAuthError)
+    return faults

@@ -116,13 +116,13 @@ def _read_indexes(remote: RemoteFolder, stages: Sequence[str]) -> list[RemoteSet
             index = parse_index(data, where=where, mend="upload the set again")
             tars = {shard.name: FileEntry(bytes=shard.bytes, sha256=shard.sha256) for shard in index.shards}
             files = {**tars, **index.files}
-            _check_names(files, where)
+            check_names(files, where)
             sets.append(RemoteSet(name=name, index_data=data, files=files))
     return sets
 
 
-def _check_names(files: Mapping[str, FileEntry], where: str) -> None:
-    """Names and sums from a server become names on this disk."""
+def check_names(files: Mapping[str, FileEntry], where: str) -> None:
+    """Names and sums from a server become names on this disk. Raises: ShardError for those that may not."""
     for name, entry in files.items():
         plain = Path(name).name == name and not name.startswith(".") and name != layout.INDEX_NAME
         if not plain or len(entry.sha256) != 64 or set(entry.sha256) - set("0123456789abcdef") or entry.bytes < 0:

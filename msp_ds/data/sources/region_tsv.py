@@ -187,7 +187,7 @@ class TsvRegions:
 
 def _read_row(place: Place, line: bytes, *, layout: Layout, corpus: Corpus) -> RawRegions:
     _check_columns(place, line, layout, corpus)
-    row = dict(zip(layout.columns, line.rstrip(b"\r\n").split(b"\t"), strict=True))
+    row = dict(zip(layout.columns, _columns(line), strict=True))
     place = place._replace(image_id=_image_id(place, row["img_id"], corpus))
     count = _whole_number(place, "num_boxes", row["num_boxes"])
     if count <= 0:
@@ -218,15 +218,36 @@ _LABEL_COLUMNS = (
 
 
 def _layout_of(place: Place, line: bytes) -> Layout:
-    count = line.count(b"\t") + 1
+    count = _num_tabs(line) + 1
     if count not in LAYOUTS:
         known = ", ".join(f"{number} ({layout.name})" for number, layout in LAYOUTS.items())
         raise RowError(place, f"has {count} columns instead of {known}; the row is cut off or of another layout")
     return LAYOUTS[count]
 
 
+def _num_tabs(line: bytes) -> int:
+    """As line.count, which holds Python's lock five times as long: most of a row is one column."""
+    count = 0
+    place = line.find(b"\t")
+    while place >= 0:
+        count, place = count + 1, line.find(b"\t", place + 1)
+    return count
+
+
+def _columns(line: bytes) -> list[bytes]:
+    """As line.rstrip(b"\\r\\n").split(b"\\t"), likewise."""
+    columns, start = [], 0
+    while (end := line.find(b"\t", start)) >= 0:
+        columns.append(line[start:end])
+        start = end + 1
+    last = len(line)
+    while last > start and line[last - 1] in b"\r\n":
+        last -= 1
+    return [*columns, line[start:last]]
+
+
 def _check_columns(place: Place, line: bytes, layout: Layout, corpus: Corpus) -> None:
-    count, wanted = line.count(b"\t") + 1, len(layout.columns)
+    count, wanted = _num_tabs(line) + 1, len(layout.columns)
     if count == wanted:
         return
     if count > 1:

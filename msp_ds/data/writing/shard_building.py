@@ -76,7 +76,7 @@ def build_shards(
         progress.start("making the world (images)", recipe.world.images)
         ensure_world(recipe.world, advance=progress.advance)
     files = list_region_files(_needed(recipe.regions, "regions"))
-    build = plan_build(recipe, files=files, stage=stage, progress=progress, hf_home=hf_home)
+    build = plan_build(recipe, files=files, stage=stage, progress=progress, hf_home=hf_home, num_threads=num_threads)
     return write_build(build, out=out / stage, progress=progress, num_threads=num_threads)
 
 
@@ -87,8 +87,11 @@ def plan_build(
     stage: StageName,
     progress: Progress | None = None,
     hf_home: Path | None = None,
+    num_threads: int = 1,
 ) -> Build:
     """Find out what a stage's sets will hold, from all of a recipe's files; of the regions, `files`, only the ids.
+
+    Phrases are tagged by as many processes as the shards will be written by threads.
 
     Raises: InputError for every fault of the recipe and its files that can be seen before features are read.
     """
@@ -104,7 +107,14 @@ def plan_build(
     text_files = TextFiles(recipe, image_ids=image_ids)
     pieces = WordPieces(_find_vocabulary(recipe, labels, text_files, hf_home or default_hf_home(os.environ)))
     max_tokens = recipe.max_tokens_of(stage)
-    settings = TextSettings(recipe=recipe, objects=labels.objects, pieces=pieces, max_tokens=max_tokens)
+    settings = TextSettings(
+        recipe=recipe,
+        objects=labels.objects,
+        pieces=pieces,
+        max_tokens=max_tokens,
+        jobs=num_threads,
+        progress=progress,
+    )
     texts = texts_of_stage(stage, files=text_files, settings=settings)
     split_of, counts = _choose(recipe, image_ids, texts, text_files, skipped=faults.image_ids())
     plan = _plan(recipe, stage, pieces, labels)

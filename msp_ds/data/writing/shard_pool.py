@@ -1,7 +1,8 @@
 """Writes the shards of a plan, several at a time.
 
 By threads, not processes: reading, decompressing, casting, checksums and writing leave the interpreter free, while each
-process would take 230 MB for its imports alone and might outlive its killed parent.
+process would take 230 MB for its imports alone and might outlive its killed parent. What holds it, 0.3 ms of an
+image's 0.6 and half of that for the word pieces of five captions, bounds what more threads gain.
 """
 
 from __future__ import annotations
