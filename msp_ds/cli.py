@@ -10,7 +10,26 @@ from rich.console import Console
 
 from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB
 from msp_ds.terminal import bars, one_line_errors, resumable, speak
-from msp_ds.train import BatchSize, Cache, CacheLimit, Curriculum, Debug, Drop, Epochs, PresetName, Shards, train
+from msp_ds.train import (
+    BatchSize,
+    Cache,
+    CacheLimit,
+    Curriculum,
+    Debug,
+    Drop,
+    DsConfig,
+    Epochs,
+    MaxSteps,
+    PresetName,
+    Rate,
+    Resume,
+    RunDir,
+    SaveEvery,
+    Seed,
+    Setting,
+    Shards,
+    train,
+)
 from msp_ds.training.execution import find_shipped
 from msp_ds.training.planning import CACHE
 
@@ -24,6 +43,10 @@ app = typer.Typer(
 app.command()(train)
 
 StageName = Literal["token", "phrase", "sentence"]
+BenchmarkName = Literal["vqa", "gqa", "nlvr2", "retrieval"]
+Questions = Annotated[
+    list[str] | None, typer.Option(help="Questions of VQA, GQA or NLVR2, official or LXMERT's; may be repeated.")
+]
 Out = Annotated[Path, typer.Option(help="Folder to write into.")]
 Captions = Annotated[
     list[str] | None, typer.Option(help="Captions of COCO, Karpathy[#split], ViLBERT or LXMERT; may be repeated.")
@@ -79,7 +102,8 @@ def world(
 
 @app.command()
 def shard(
-    stage: Annotated[StageName, typer.Option(help="Which granularity of text.")],
+    stage: Annotated[StageName | None, typer.Option(help="Which granularity of text.")] = None,
+    task: Annotated[BenchmarkName | None, typer.Option(help="Or for which benchmark.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A TOML file as in shards/. [shards/demo.toml]")] = None,
     out: Out = Path("shards"),
     regions: Annotated[
@@ -90,6 +114,12 @@ def shard(
     ] = None,
     captions: Captions = None,
     phrases: Phrases = None,
+    questions: Questions = None,
+    annotations: Annotated[list[str] | None, typer.Option(help="VQA's official answers, a file for each.")] = None,
+    val_questions: Annotated[list[str] | None, typer.Option(help="Questions to validate on. [holdout]")] = None,
+    val_annotations: Annotated[list[str] | None, typer.Option(help="VQA's answers to these.")] = None,
+    test_questions: Annotated[list[str] | None, typer.Option(help="Questions to predict.")] = None,
+    answers: Annotated[str | None, typer.Option(help="Answers to choose from, as label2ans. [built]")] = None,
     exclude: Exclude = None,
     splits: Splits = None,
     image_data: Annotated[str | None, typer.Option(help="Visual Genome image_data.json.")] = None,
@@ -108,7 +138,15 @@ def shard(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Write a stage's shards from raw files: the demo recipe's, another recipe's, or those that the flags name."""
+    """Write a stage's or a benchmark's shards from raw files: of the demo's recipe, another's, or the flags'."""
+    asked = {
+        "questions": questions,
+        "annotations": annotations,
+        "val_questions": val_questions,
+        "val_annotations": val_annotations,
+        "test_questions": test_questions,
+        "answers": answers,
+    }
     flags = {
         "regions": regions,
         "on_error": on_error,
@@ -127,21 +165,38 @@ def shard(
         "preset": preset,
     }
     given = {name: value for name, value in flags.items() if value is not None}
+    named = {name: tuple(value) if isinstance(value, list) else value for name, value in asked.items() if value}
     with one_line_errors(debug=debug), resumable():
-        _write_shards(stage, recipe, given, out=out, jobs=jobs)
+        _write_shards(_one_of(stage, task, named), recipe, given, named, out=out, jobs=jobs)
 
 
-def _write_shards(stage: StageName, path: Path | None, given: dict[str, Any], *, out: Path, jobs: int | None) -> None:
+def _one_of(stage: str | None, task: str | None, questions: dict[str, Any]) -> Any:
+    """The set to write. Raises InputError unless exactly one is named, and questions are those of a benchmark."""
+    from msp_ds.errors import InputError
+
+    if (stage is None) == (task is None):
+        raise InputError("say what the shards are for, a stage or a benchmark: --stage token or --task vqa")
+    if questions and task in (None, "retrieval"):
+        raise InputError(f"{stage or task} asks no questions; name its texts with --captions or --phrases FILE")
+    return stage or task
+
+
+def _write_shards(
+    stage: Any, path: Path | None, given: dict[str, Any], questions: dict[str, Any], *, out: Path, jobs: int | None
+) -> None:
     from msp_ds.data.overwriting import require_own_sets
-    from msp_ds.data.recipe import load_recipe, recipe_with
+    from msp_ds.data.recipe import load_recipe, recipe_with, with_benchmark
     from msp_ds.data.writing.shard_building import build_shards
     from msp_ds.data.writing.shard_pool import default_jobs
     from msp_ds.report.shard_notes import shard_notes
 
     speak()
-    base = None if given and path is None else load_recipe(find_shipped(path or DEMO_RECIPE))
+    flags = given or questions
+    base = None if flags and path is None else load_recipe(find_shipped(path or DEMO_RECIPE))
     recipe = recipe_with(base, given)
-    if path is None and not given:
+    if questions:
+        recipe = with_benchmark(recipe, stage, questions)
+    if path is None and not flags:
         mend = f"name its --recipe FILE or flags; the demo's over it: --recipe {DEMO_RECIPE}, or elsewhere: --out DIR"
         require_own_sets(out / stage, recipe, mend=mend)
     with bars() as progress:
@@ -297,6 +352,50 @@ def info(preset: Annotated[str, typer.Option(help="paper, small or tiny.")] = "p
 
     with one_line_errors(debug=debug):
         Console().print(parameter_table(preset, get_preset(preset).model))
+
+
+@app.command()
+def finetune(
+    task: Annotated[BenchmarkName, typer.Option(help="The benchmark, whose shards lie in --shards.")],
+    init: Annotated[Path | None, typer.Option(help="Run or checkpoint whose trunk it starts from.")] = None,
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Start from chance instead.")] = False,
+    shards: Shards = None,
+    run_dir: RunDir = None,
+    preset: PresetName = None,
+    ds_config: DsConfig = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    setting: Setting = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    few_shot: Annotated[int | None, typer.Option(help="Train on so many questions only.")] = None,
+    subset: Annotated[float | None, typer.Option(help="Train on this share of the questions.")] = None,
+    save_every: SaveEvery = 500,
+    max_steps: MaxSteps = None,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune a pre-trained model on a benchmark, by the same loop as pre-training."""
+    from msp_ds.train import start
+    from msp_ds.training.planning import fine_tuning_flags
+
+    flags = {
+        "preset": preset,
+        "shards": shards,
+        "seed": seed,
+        "setting": tuple(setting) if setting else None,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "max_steps": max_steps,
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
+    with one_line_errors(debug=debug):
+        if not resume:
+            given |= fine_tuning_flags(
+                task, init=init, from_scratch=from_scratch, few_shot=few_shot, subset=subset, shards=shards or "shards"
+            )
+        start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, save_every=save_every)
 
 
 @app.command()

@@ -6,6 +6,7 @@ B pairs, T text tokens, R regions, D stray regions, F feature width, N images, P
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -91,8 +92,14 @@ class Reader:
 
     def some_pair_of(self, images: Tensor, chances: Tensor) -> Tensor:
         """int64 [B]: a pair of each of int64 [B] `images`, chosen by float32 [B] `chances` in [0, 1)."""
-        first, end = torch.searchsorted(self.images, torch.stack((images, images + 1))).unbind(0)
-        return first + (chances.double() * (end - first)).long()
+        in_order, pairs = self._by_image
+        first, end = torch.searchsorted(in_order, torch.stack((images, images + 1))).unbind(0)
+        return pairs[first + (chances.double() * (end - first)).long()]
+
+    @cached_property
+    def _by_image(self) -> tuple[Tensor, Tensor]:
+        """int64 [P] image rows in their order, and int64 [P] the pairs that they are of."""
+        return torch.sort(self.images, stable=True)
 
     def answers(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [B, K] wanted answers of int64 [B] `pairs`, IGNORE beyond the last, and their float32 [B, K] scores."""

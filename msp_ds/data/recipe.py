@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from msp_ds.config import PRESETS, from_json, read_json
-from msp_ds.data.set_layout import STAGE_NAMES, StageName
+from msp_ds.data.set_layout import BENCHMARK_NAMES, SetName
 from msp_ds.data.sources.faults import OnError
 from msp_ds.data.vocabulary import BERT_BASE_UNCASED
 from msp_ds.data.world import WORLD_VERSION, make_world
@@ -21,8 +21,16 @@ from msp_ds.errors import InputError
 FROM_CAPTIONS = "from-captions"
 """Among `phrases`: cut noun phrases from the captions instead of reading a file."""
 
-MAX_TOKENS: dict[StageName, int] = {"token": 64, "phrase": 32, "sentence": 20}
-"""Pieces of a text, [CLS] and [SEP] included: 36 labels take 45 to 55, captions are cut at 20 as LXMERT's."""
+MAX_TOKENS: dict[SetName, int] = {
+    "token": 64,
+    "phrase": 32,
+    "sentence": 20,
+    "vqa": 20,
+    "gqa": 20,
+    "nlvr2": 20,
+    "retrieval": 20,
+}
+"""Pieces of a text, [CLS] and [SEP] included: 36 labels take 45 to 55, sentences are cut at 20 as LXMERT's."""
 _MOST_TOKENS = 512
 """Positions of the model."""
 
@@ -36,6 +44,29 @@ class WorldRecipe:
     images: int
     seed: int = 0
     feature_width: int = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkRecipe:
+    """Which questions a benchmark asks. Images of `questions` are held out as the recipe says, unless val has files."""
+
+    questions: tuple[str, ...] = ()
+    """VQA's, GQA's or NLVR2's, official or LXMERT's; to train on."""
+    annotations: tuple[str, ...] = ()
+    """VQA's official answers, a file for each of questions."""
+    val_questions: tuple[str, ...] = ()
+    """To validate on."""
+    val_annotations: tuple[str, ...] = ()
+    test_questions: tuple[str, ...] = ()
+    """To predict; their answers are not read."""
+    answers: str = ""
+    """The answers to choose from, as LXMERT's label2ans; without it they are built of the questions."""
+    least_questions: int = 9
+    """VQA: an answer is built in when it is the commonest one to so many questions (FACTS 2.5)."""
+
+    def __post_init__(self) -> None:
+        if self.least_questions < 1:
+            raise InputError(f"least_questions {self.least_questions} is not positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +108,8 @@ class Recipe:
     images_per_shard: int = 1000
     """Images of a tar, at most."""
     world: WorldRecipe | None = None
+    benchmarks: dict[str, BenchmarkRecipe] = field(default_factory=dict)
+    """vqa, gqa, nlvr2 -> what it asks; retrieval takes the captions."""
 
     def __post_init__(self) -> None:
         if self.images_per_shard < 1:
@@ -85,14 +118,17 @@ class Recipe:
             raise InputError(f"holdout {self.holdout} is negative")
         if self.preset is not None and self.preset not in PRESETS:
             raise InputError(f"preset {self.preset!r} is none of {', '.join(PRESETS)}")
+        unknown = self.benchmarks.keys() - set(BENCHMARK_NAMES)
+        if unknown:
+            raise InputError(f"no benchmark is called {min(unknown)!r}; benchmarks are {', '.join(BENCHMARK_NAMES)}")
         for stage, count in self.max_tokens.items():
-            if stage not in STAGE_NAMES or not 3 <= count <= _MOST_TOKENS:
+            if stage not in MAX_TOKENS or not 3 <= count <= _MOST_TOKENS:
                 raise InputError(
-                    f"max_tokens {stage} = {count}: stages are {', '.join(STAGE_NAMES)}, tokens 3 to {_MOST_TOKENS}"
+                    f"max_tokens {stage} = {count}: sets are {', '.join(MAX_TOKENS)}, tokens 3 to {_MOST_TOKENS}"
                 )
 
-    def max_tokens_of(self, stage: StageName) -> int:
-        """Pieces of a text of a stage."""
+    def max_tokens_of(self, stage: SetName) -> int:
+        """Pieces of a text of a stage or benchmark."""
         return self.max_tokens.get(stage, MAX_TOKENS[stage])
 
 
@@ -121,6 +157,12 @@ def recipe_with(recipe: Recipe | None, flags: Mapping[str, Any]) -> Recipe:
         name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()
     }
     return dataclasses.replace(recipe or Recipe(), **changes)
+
+
+def with_benchmark(recipe: Recipe, name: str, changes: Mapping[str, Any]) -> Recipe:
+    """A recipe with other questions, answers or annotations of a benchmark. Raises: InputError as BenchmarkRecipe."""
+    changed = dataclasses.replace(recipe.benchmarks.get(name, BenchmarkRecipe()), **changes)
+    return dataclasses.replace(recipe, benchmarks={**recipe.benchmarks, name: changed})
 
 
 def ensure_world(world: WorldRecipe, *, advance: Callable[[int], None]) -> None:

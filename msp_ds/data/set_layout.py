@@ -21,8 +21,12 @@ FORMAT = "msp-ds shards"
 VERSION = 1
 
 StageName = Literal["token", "phrase", "sentence"]
-Split = Literal["train", "val"]
+BenchmarkName = Literal["vqa", "gqa", "nlvr2", "retrieval"]
+SetName = Literal["token", "phrase", "sentence", "vqa", "gqa", "nlvr2", "retrieval"]
+"""What a set is for: a stage of pre-training, or a benchmark."""
+Split = Literal["train", "val", "test"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
+BENCHMARK_NAMES: tuple[BenchmarkName, ...] = get_args(BenchmarkName)
 
 INDEX_NAME = "index.json"
 PAIRS_NAME = "pairs.npz"
@@ -78,7 +82,7 @@ class SetIndex:
 
     format: str
     version: int
-    stage: StageName
+    stage: SetName
     split: Split
     num_images: int
     num_pairs: int
@@ -115,7 +119,7 @@ DEMO_EXTRACTOR = "msp-ds world"
 
 def mending(stage: str, extractor: str = "") -> str:
     """How to get a good set of a stage; `extractor` is the index's, empty where that cannot be read."""
-    command = f"write it again with: msp-ds shard --stage {stage}"
+    command = f"write it again with: msp-ds shard {'--task' if stage in BENCHMARK_NAMES else '--stage'} {stage}"
     return command if extractor == DEMO_EXTRACTOR else f"{command} --recipe FILE, or the flags it was written with"
 
 

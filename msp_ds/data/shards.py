@@ -337,8 +337,6 @@ def _load_pairs(index: SetIndex, path: Path) -> Pairs:
     ends = pairs.offsets
     if not len(pairs.keys) == len(pairs.image_rows) == len(ends) - 1 == count or count == 0:
         raise _fault(path, f"does not hold {count} pairs")
-    if (np.diff(pairs.image_rows) < 0).any():
-        raise _fault(path, "does not name the images in their order")
     if ends[0] != 0 or (np.diff(ends) < 2).any() or (np.diff(ends) > index.max_tokens).any():
         raise _fault(path, "has a text of no or too many pieces")
     if not ends[-1] == len(pairs.token_ids) == len(pairs.word_positions):

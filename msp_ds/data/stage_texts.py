@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from typing import cast
 
+from msp_ds.data.benchmark_questions import QuestionBook, read_benchmark
 from msp_ds.data.phrases import group_phrases
 from msp_ds.data.progress import NoProgress, Progress
-from msp_ds.data.recipe import FROM_CAPTIONS, Recipe
-from msp_ds.data.set_layout import StageName
+from msp_ds.data.recipe import FROM_CAPTIONS, BenchmarkRecipe, Recipe
+from msp_ds.data.set_layout import BenchmarkName, SetName, Split
 from msp_ds.data.sources.text_files import TextKind, read_texts
 from msp_ds.data.sources.text_table import TextTable
 from msp_ds.data.sources.visual_genome import NO_TWINS, Twins, read_twins
@@ -31,6 +33,7 @@ class TextFiles:
         """image_ids: the images whose regions are at hand."""
         self._recipe = recipe
         self._image_ids = image_ids
+        self._books: dict[BenchmarkName, QuestionBook] = {}
         self.counts: Counter[str] = Counter()
         """What the files read so far held and what was left out."""
 
@@ -73,11 +76,21 @@ class TextFiles:
                 gathered.add(picture, new)
         return gathered
 
+    def questions(self, name: BenchmarkName) -> QuestionBook:
+        """All that a benchmark asks. Raises: InputError when the recipe names no questions, or a file is broken."""
+        if name not in self._books:
+            recipe = self._recipe.benchmarks.get(name, BenchmarkRecipe())
+            self._books[name] = read_benchmark(name, recipe, picture=lambda image: self.twins.get(image, image))
+        return self._books[name]
+
     def all_texts(self) -> Iterator[str]:
-        """Every caption and phrase, for a vocabulary that serves all stages."""
+        """Every caption, phrase and question, for a vocabulary that serves all stages and benchmarks."""
         for by_image in (self.captions, self.phrases):
             for texts in by_image.values():
                 yield from texts
+        for name in sorted(self._recipe.benchmarks):
+            for some in self.questions(cast(BenchmarkName, name)).by_image.values():
+                yield from (asked.text for asked in some)
 
 
 def _distinct(paths: Sequence[str], what: str) -> Sequence[str]:
@@ -94,6 +107,8 @@ class StageTexts:
     """The texts of an image, none where there is nothing to say."""
     by_image: Mapping[str, list[str]] | None = None
     """The same where they are known before any region is read; None where texts come from the regions themselves."""
+    questions: QuestionBook | None = None
+    """What a benchmark asks: the texts are its questions."""
 
     def known(self, image_id: str) -> list[str] | None:
         """The texts of an image; None where only its regions tell."""
@@ -102,7 +117,16 @@ class StageTexts:
     @property
     def image_ids(self) -> frozenset[str]:
         """Images that the text files speak of."""
-        return frozenset(self.by_image or ())
+        return frozenset(self.by_image or ()) | self.needed_beside
+
+    @cached_property
+    def needed_beside(self) -> frozenset[str]:
+        """Images that are wanted even where nothing is said about them alone."""
+        return frozenset() if self.questions is None else self.questions.second_images
+
+    def within(self, split_of: Mapping[str, Split]) -> StageTexts:
+        """The texts whose images are all in one split."""
+        return self if self.questions is None else _from_questions(self.questions.within(split_of))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +142,7 @@ class TextSettings:
     progress: Progress = field(default_factory=NoProgress)
 
 
-def texts_of_stage(stage: StageName, *, files: TextFiles, settings: TextSettings) -> StageTexts:
+def texts_of_stage(stage: SetName, *, files: TextFiles, settings: TextSettings) -> StageTexts:
     """The texts of a stage; `files.counts` tell afterwards what was left out.
 
     Raises: InputError when the recipe names none, or a file is broken.
@@ -174,6 +198,15 @@ def _sentence_texts(files: TextFiles, settings: TextSettings) -> StageTexts:
     return _from_table(files.captions)
 
 
+def _question_texts(files: TextFiles, settings: TextSettings, *, name: BenchmarkName) -> StageTexts:
+    return _from_questions(files.questions(name))
+
+
+def _from_questions(questions: QuestionBook) -> StageTexts:
+    by_image = {image_id: [asked.text for asked in some] for image_id, some in questions.by_image.items()}
+    return StageTexts(texts_of=lambda record: by_image.get(record.image_id, []), by_image=by_image, questions=questions)
+
+
 def _from_table(by_image: TextTable) -> StageTexts:
     return StageTexts(
         texts_of=lambda record: by_image.get(record.image_id, []),
@@ -181,8 +214,12 @@ def _from_table(by_image: TextTable) -> StageTexts:
     )
 
 
-_MAKERS: dict[StageName, Callable[[TextFiles, TextSettings], StageTexts]] = {
+_MAKERS: dict[SetName, Callable[[TextFiles, TextSettings], StageTexts]] = {
     "token": _token_texts,
     "phrase": _phrase_texts,
     "sentence": _sentence_texts,
+    "vqa": partial(_question_texts, name="vqa"),
+    "gqa": partial(_question_texts, name="gqa"),
+    "nlvr2": partial(_question_texts, name="nlvr2"),
+    "retrieval": _sentence_texts,
 }

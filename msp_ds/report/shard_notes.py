@@ -11,9 +11,10 @@ PAPER_PAIRS = {"token": 120_000, "phrase": 340_000, "sentence": 620_000}
 
 
 def shard_notes(stage: str, reports: Sequence[SetReport]) -> list[str]:
-    """Lines about the sets of one stage together: how many pairs beside the paper's, and what was kept out."""
+    """Lines about the sets of a stage or benchmark together: pairs beside the paper's, and what was kept out."""
     pairs = sum(report.num_pairs for report in reports)
-    notes = [f"{stage}: {pairs} image-text pairs in all, the paper has {PAPER_PAIRS[stage] / 1e6:.2f} M"]
+    beside = f", the paper has {PAPER_PAIRS[stage] / 1e6:.2f} M" if stage in PAPER_PAIRS else ""
+    notes = [f"{stage}: {pairs} image-text pairs in all{beside}"]
     texts = reports[0].texts
     if "images_excluded" in texts:
         twins = texts["images_excluded_as_twins"]

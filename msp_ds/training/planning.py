@@ -74,6 +74,27 @@ def new_config(given: dict[str, Any]) -> RunConfig:
     return with_flags(config, given)
 
 
+def fine_tuning_flags(
+    task: str, *, init: Path | None, from_scratch: bool, few_shot: int | None, subset: float | None, shards: str
+) -> dict[str, Any]:
+    """The flags of `new_config` that fine-tuning adds.
+
+    Raises InputError unless exactly one start is named, and at most one size.
+    """
+    if (init is None) != from_scratch:
+        raise InputError("say what fine-tuning starts from: --init RUN, or --from-scratch")
+    if few_shot is not None and subset is not None:
+        raise InputError("--few-shot counts questions and --subset takes a share of them; give one of the two")
+    given: dict[str, Any] = {"curriculum": task}
+    if init is not None:
+        given["init"] = str(init)
+    if subset is not None:
+        if not 0 < subset <= 1:
+            raise InputError(f"--subset {subset} is no share; write 0.1 for a tenth of the questions")
+        few_shot = max(1, round(subset * open_set(Path(shards) / task / "train").index.num_pairs))
+    return given if few_shot is None else {**given, "max_pairs": few_shot}
+
+
 def _parent(given: dict[str, Any]) -> RunConfig | None:
     """The configuration of the run that a new one starts from: it has its model, unless a preset is named."""
     init = given.get("init")

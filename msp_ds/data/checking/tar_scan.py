@@ -55,8 +55,10 @@ class PairRows:
         if len(places) != len(texts):
             yield f"has {len(texts)} texts, the pair table {len(places)}"
             return
-        if not texts or not all(isinstance(text, str) for text in texts):
-            yield "holds no text, or something else among its texts"
+        if not all(isinstance(text, str) for text in texts):
+            yield "holds something else among its texts"
+            return
+        if not texts:  # the second image of a statement
             return
         for ordinal, (key, text) in enumerate(zip(self.pairs.keys[places].tolist(), texts, strict=True)):
             if key != chance.key_of(f"{image_id}\n{ordinal}\n{text}"):

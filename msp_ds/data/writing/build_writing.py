@@ -59,9 +59,9 @@ def write_build(
         out.mkdir(parents=True, exist_ok=True)
         with sole_writer(out):
             reports = _write(build, out=out, progress=progress or NoProgress(), num_threads=num_threads)
-            if "val" not in reports:
-                shutil.rmtree(out / "val", ignore_errors=True)
-                shutil.rmtree(work_path(out / "val"), ignore_errors=True)
+            for split in {"val", "test"} - reports.keys():
+                shutil.rmtree(out / split, ignore_errors=True)
+                shutil.rmtree(work_path(out / split), ignore_errors=True)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); {_way_out(out)}") from None
     return reports

@@ -10,11 +10,12 @@ from heapq import nsmallest
 from pathlib import Path
 
 from msp_ds import chance
+from msp_ds.data.benchmark_questions import QuestionBook
 from msp_ds.data.exclusion import read_exclusion
 from msp_ds.data.look_alikes.lists import read_look_alikes
 from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.data.recipe import Recipe, ensure_world
-from msp_ds.data.set_layout import Split, StageName
+from msp_ds.data.set_layout import SetName, Split
 from msp_ds.data.sources.faults import Faults
 from msp_ds.data.sources.region_checks import RegionRow
 from msp_ds.data.sources.region_files import (
@@ -57,7 +58,7 @@ class _Labels:
 def build_shards(
     recipe: Recipe,
     *,
-    stage: StageName,
+    stage: SetName,
     out: Path,
     progress: Progress | None = None,
     hf_home: Path | None = None,
@@ -84,7 +85,7 @@ def plan_build(
     recipe: Recipe,
     *,
     files: Sequence[RegionFile],
-    stage: StageName,
+    stage: SetName,
     progress: Progress | None = None,
     hf_home: Path | None = None,
     num_threads: int = 1,
@@ -117,9 +118,12 @@ def plan_build(
     )
     texts = texts_of_stage(stage, files=text_files, settings=settings)
     split_of, counts = _choose(recipe, image_ids, texts, text_files, skipped=faults.image_ids())
-    plan = _plan(recipe, stage, pieces, labels)
-    plans = {split: replace(plan, split=split) for split in sorted(set(split_of.values()))}
+    texts = texts.within(split_of)
+    plan = _plan(recipe, stage, pieces, labels, texts.questions)
     images, silent = _images_by_split(rows, texts, split_of)
+    plans = {split: replace(plan, split=split) for split in sorted(images)}
+    if texts.questions is not None:
+        counts += texts.questions.counts
     return Build(
         files=files,
         texts=texts,
@@ -202,17 +206,23 @@ def _choose(
             f"{len(unexplained)} of {len(texts.image_ids)} images with texts have no regions, the first is "
             f"{min(unexplained)}; add their region features, or leave their texts out with --allow-missing"
         )
-    apart = held_out(image_ids - left_out, recipe.holdout)
+    decided = texts.questions.split_of if texts.questions is not None else {}
+    apart = frozenset[str]() if decided else held_out(image_ids - left_out, recipe.holdout)
     counts = Counter(text_files.counts)
     counts.update(images_without_regions=len(without_regions), twins_left_out=len(twins))
     counts.update(exclusion.counts(image_ids))
-    return {image_id: "val" if image_id in apart else "train" for image_id in image_ids - left_out}, counts
+    split_of: dict[str, Split] = {
+        image_id: "val" if image_id in apart else "train" for image_id in image_ids - left_out
+    }
+    return {image_id: decided.get(image_id, split) for image_id, split in split_of.items()}, counts
 
 
-def _plan(recipe: Recipe, stage: StageName, pieces: WordPieces, labels: _Labels) -> SetPlan:
+def _plan(
+    recipe: Recipe, stage: SetName, pieces: WordPieces, labels: _Labels, questions: QuestionBook | None
+) -> SetPlan:
     """Of the training split; the other shares what is large."""
-    # Only ITM_HS, a task of sentences, swaps images.
-    look_alikes = recipe.hard_negatives if stage == "sentence" else None
+    # Only ITM_HS, a task of sentences, and retrieval look for similar images.
+    look_alikes = recipe.hard_negatives if stage in ("sentence", "retrieval") else None
     return SetPlan(
         stage=stage,
         split="train",
@@ -223,6 +233,7 @@ def _plan(recipe: Recipe, stage: StageName, pieces: WordPieces, labels: _Labels)
         extractor=recipe.extractor,
         preset=recipe.preset,
         look_alikes=read_look_alikes(Path(look_alikes)) if look_alikes else None,
+        questions=questions,
         has_labels=labels.complete,
         on_error=recipe.on_error,
         images_per_shard=recipe.images_per_shard,
@@ -234,14 +245,14 @@ def _images_by_split(
 ) -> tuple[dict[Split, list[PlannedImage]], Counter[Split]]:
     """The images of each split in the order of the files, and how many more are known to have no text."""
     images: dict[Split, list[PlannedImage]] = {split: [] for split in split_of.values()}
-    silent = Counter[Split]()
+    silent, needed_beside = Counter[Split](), texts.needed_beside
     for number, file_rows in enumerate(rows):
         for row in file_rows:
             split = split_of.get(row.image_id)
             if split is None:
                 continue
             known = texts.known(row.image_id)
-            if known == []:
+            if known == [] and row.image_id not in needed_beside:
                 silent[split] += 1
             else:
                 images[split].append(PlannedImage(number, row, 1 if known is None else len(known)))

@@ -135,7 +135,9 @@ class ShardPool:
         if reading is None:
             return
         record, num_clipped = reading
-        texts = self._source.texts.texts_of(record)
-        counts.update(clipped_boxes=num_clipped, images_without_text=int(not texts))
-        if texts:
+        texts, needed_beside = self._source.texts.texts_of(record), self._source.texts.needed_beside
+        counts.update(
+            clipped_boxes=num_clipped, images_without_text=int(not texts and record.image_id not in needed_beside)
+        )
+        if texts or record.image_id in needed_beside:
             writer.add(record, texts)

@@ -15,12 +15,14 @@ import numpy as np
 
 from msp_ds.config import to_json
 from msp_ds.data import set_layout as layout
+from msp_ds.data.benchmark_questions import QuestionBook
 from msp_ds.data.durable import replace_folder, sync_folder, write_durably
 from msp_ds.data.look_alikes.lists import LookAlikeList, row_blocks_within
-from msp_ds.data.set_layout import FileEntry, SetIndex, Split, StageName
+from msp_ds.data.questions import ANSWERS_NAME, QUESTIONS_NAME
+from msp_ds.data.set_layout import FileEntry, SetIndex, SetName, Split
 from msp_ds.data.sources.faults import OnError, SkippedRow
 from msp_ds.data.text import Label, WordPieces, parse_labels
-from msp_ds.data.writing.set_tables import Column, join_pairs, npy_bytes, require_one_width, write_npz
+from msp_ds.data.writing.set_tables import Column, join_pairs, npy_bytes, npz_bytes, require_one_width, write_npz
 from msp_ds.data.writing.shard_parts import PART_ENDING, ShardPart, ShardWriter
 from msp_ds.errors import InputError
 from msp_ds.records import RegionRecord
@@ -30,7 +32,7 @@ from msp_ds.records import RegionRecord
 class SetPlan:
     """What all images of a set have in common."""
 
-    stage: StageName
+    stage: SetName
     split: Split
     pieces: WordPieces
     objects_data: bytes
@@ -42,6 +44,8 @@ class SetPlan:
     extractor: str = ""
     preset: str | None = None
     look_alikes: LookAlikeList | None = None
+    questions: QuestionBook | None = None
+    """Of a benchmark."""
     has_labels: bool = True
     """Whether every source of regions has the detector's labels."""
     on_error: OnError = "fail"
@@ -260,4 +264,8 @@ def _write_tables(
         keys = [key for part in parts for key in part.facts.entry.keys]
         rows = {"rows": Column(len(keys), row_blocks_within(plan.look_alikes, keys=keys))}
         entries[layout.LOOK_ALIKES_NAME] = write_npz(folder / layout.LOOK_ALIKES_NAME, rows)
+    if plan.questions is not None:
+        keys = [key for part in parts for key in part.facts.entry.keys]
+        entries[QUESTIONS_NAME] = write_durably(folder / QUESTIONS_NAME, npz_bytes(plan.questions.arrays(keys)))
+        entries[ANSWERS_NAME] = write_durably(folder / ANSWERS_NAME, json.dumps(plan.questions.answers).encode())
     return entries
