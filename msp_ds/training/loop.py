@@ -13,6 +13,7 @@ import torch
 
 from msp_ds.chance import key_of
 from msp_ds.data.order import Order
+from msp_ds.errors import InputError, ShardError
 from msp_ds.records import Tally
 from msp_ds.training.board import Board
 from msp_ds.training.checkpoint import save_checkpoint
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 REPORT_EVERY = 10
 """Optimiser steps between two reports, at which the host reads what the device has summed up."""
+BLOCK_PAUSE = 0.1
+"""Seconds between two looks whether a block of shards has come."""
 VALIDATION_EPOCH = -1
 """The epoch whose chance poses validation: the same questions every time."""
 
@@ -84,7 +87,13 @@ class StageLoop:
             results = self.validate(self.start)
         meter, began, pairs = Meter(), time.monotonic(), 0
         micro_batch = self.engine.engine.train_micro_batch_size_per_gpu()
-        for portion in self.feed.portions(self.order, start=self.start, end=self.num_steps, micro_batch=micro_batch):
+        for portion in self.feed.portions(
+            self.order,
+            start=self.start,
+            end=self.num_steps,
+            micro_batch=micro_batch,
+            await_blocks=self._await_blocks,
+        ):
             self._step(portion, meter)
             done, pairs = portion.step + 1, pairs + self.order.batch_size
             epoch_ends = self._epoch_ends(done)
@@ -108,11 +117,11 @@ class StageLoop:
         """One optimiser step. Dropout is seeded by the step, so that a resumed run needs no generator state."""
         self.engine.set_rate(learning_rate(self.engine.optim, step=portion.step, num_steps=self.num_steps))
         torch.manual_seed(key_of(f"dropout {self.seed} {portion.part.name} {portion.step} {self.runtime.rank}"))
-        for batch in portion.micro_batches:
+        for batch, tallies in zip(portion.micro_batches, portion.tallies, strict=True):
             losses = self.engine.engine(batch, portion.part.tasks, portion.epoch)
             self.engine.backward(losses.total)
             self.engine.step()
-            meter.add(losses.tallies)
+            meter.add({**losses.tallies, **tallies})
 
     def _report(self, done: int, meter: Meter, speed: float) -> None:
         values = meter.read(self.runtime)
@@ -147,6 +156,29 @@ class StageLoop:
             if done > self.start:  # else it is there already
                 self._save(done, validated=None)
             raise Interrupted(int(asked), f"stopped after step {done}; {path} is saved, --resume continues")
+
+    def _await_blocks(self, done: int) -> None:
+        """All ranks go on after step `done` when each has its blocks; what one cannot have, ends the run for all.
+
+        Raises ShardError and, when somebody asked to stop, Interrupted, both after saving.
+        """
+        blocks, began, fault, ready = self.feed.blocks, time.monotonic(), "", True
+        while True:
+            try:
+                ready = blocks is None or blocks.ready()
+            except InputError as error:
+                fault = str(error)
+            if said := self.runtime.any_says(fault):
+                if done > self.start:
+                    self._save(done, validated=None)
+                raise ShardError(f"after step {done}, which is saved: {said}; continue with --resume")
+            self._stop_if_asked(done)
+            if not int(self.runtime.largest(torch.tensor(int(not ready), device=self.runtime.device))):
+                break
+            time.sleep(BLOCK_PAUSE)
+        waited = time.monotonic() - began
+        if waited > 1:
+            log.info("%s: waited %.0f s for the next shards after step %d", self.board.name, waited, done)
 
     def _save(self, done: int, *, validated: Mapping[str, float] | None) -> None:
         state = {"step": done, "validated": validated, **self.state}

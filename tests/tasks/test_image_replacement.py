@@ -23,7 +23,7 @@ LOOK_ALIKES[1, 1:] = -1
 def choose(
     look_alikes: Tensor | None = LOOK_ALIKES, *, seed: int = 1, epoch: int = 0, **options: object
 ) -> tuple[Tensor, Tensor]:
-    return replace_images(KEYS, OWN, look_alikes, NUM_IMAGES, context(seed=seed, epoch=epoch, **options))
+    return replace_images(KEYS, OWN, look_alikes, NUM_IMAGES, context(seed=seed, epoch=epoch, **options))[:2]
 
 
 def is_even(counts: Tensor, *, limit: float) -> bool:
@@ -114,7 +114,7 @@ def test_skipping_past_a_short_row_falls_back_for_that_image_alone() -> None:
 
 def test_a_single_image_is_never_replaced() -> None:
     keys, own = torch.arange(50), torch.zeros(50, dtype=torch.int64)
-    rows, matched = replace_images(keys, own, None, 1, context(itm_share=1.0))
+    rows, matched, _ = replace_images(keys, own, None, 1, context(itm_share=1.0))
     assert matched.all()
     assert not rows.any()
 
