@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
 from batches import assert_equal, copied, joined
-from file_server import Server, serving
+from block_site import ROOM, Quiet, Site, staged
+from file_server import serving
 
 from msp_ds.curriculum import curriculum
 from msp_ds.data.block_plan import plan_blocks
@@ -32,77 +31,19 @@ from msp_ds.training.planning import new_config
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.stage import build_context, open_stage_data
 
-ROOM = 204_800
-"""Bytes for tars beside what stays: two blocks of two tars, of 542,720 bytes in all."""
 BATCH = 24
 """Divides the 360 pairs into 15 batches, but not the 60 pairs of a block."""
 EPOCH = 360 // BATCH
 STAGE = curriculum("s")[0]
 
 
-class Quiet:
-    def start(self, label: str, total: int | None) -> None:
-        pass
-
-    def advance(self, n: int = 1) -> None:
-        pass
-
-
-def kept_bytes(shards: Path) -> int:
-    """What stays in the cache: tables, and the tars that are held out; what both sets have lies there once."""
-    files = {}
-    for split in ("train", "val"):
-        index = json.loads((shards / "sentence" / split / "index.json").read_text())
-        tars = index["shards"] if split == "val" else []
-        files |= {entry["sha256"]: entry["bytes"] for entry in (*tars, *index["files"].values())}
-    return sum(files.values())
-
-
-@dataclass
-class Site:
-    """A server, the cache that it fills, and the most that ever lay there."""
-
-    server: Server
-    cache: Path
-    limit: int
-    folder: Path = Path()
-    peaks: list[int] = field(default_factory=list)
-
-    def look(self) -> None:
-        """Notes what lies in the cache."""
-        sizes = []
-        for path in (self.cache / "blobs").iterdir():
-            try:
-                sizes.append(path.stat().st_size)
-            except FileNotFoundError:  # fetched or evicted meanwhile
-                continue
-        self.peaks.append(sum(sizes))
-
-    def tars_asked(self) -> list[str]:
-        """The training tars that were asked for, in order."""
-        asked = [one.partition("@")[0] for one in self.server.asked]
-        return [Path(one).stem for one in asked if "train" in one and one.endswith(".tar")]
-
-
 @pytest.fixture
 def site(twelve_tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """The set behind a server, staged with room for a good third of its tars."""
+    """Behind a server, without pauses."""
     monkeypatch.setattr(remote_files, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(remote_blocks, "PAUSE", 0.01)
-    with serving(twelve_tars) as server:
-        site = Site(server, tmp_path / "cache", kept_bytes(twelve_tars) + ROOM)
-
-        def looked(path: str, data: bytes) -> bytes:
-            if path.endswith(".tar"):
-                site.look()
-            return data
-
-        server.change = looked
-        how = {"cache": site.cache, "limit_gb": site.limit / 10**9, "progress": Quiet()}
-        with local_shards(server.address, ["sentence"], **how) as site.folder:
-            yield site
-        assert site.peaks
-        assert max(site.peaks) <= site.limit
+    with staged(twelve_tars, tmp_path / "cache") as site:
+        yield site
 
 
 @contextmanager
@@ -306,9 +247,7 @@ def test_chance_chooses_from_the_images_of_the_blocks_at_hand(site: Site, twelve
                     replaced_by[how] += 1
                 assert bool(batch.marks.matched[place]) == (row == own)
                 assert torch.equal(batch.features[place, : len(features[row])], features[row])
-                assert all(
-                    any(stray in {tuple(one.tolist()) for one in features[row]} for row in here) for stray in strays
-                )
+                assert {tuple(stray.tolist()) for stray in batch.stray_features[place]} <= regions_here
             tally = portion.tallies[0]["data/look_alikes_at_hand"]
             assert (float(tally.total), float(tally.count)) == (found, wanted)
     assert all(replaced_by.values()), replaced_by
