@@ -101,7 +101,8 @@ class Order:
         blocks = self._blocks(epoch) if self._blocks else [torch.zeros_like(keys) for keys in self._keys]
         for part, keys in enumerate(self._keys):
             shuffled = hash64(seed=self.seed, epoch=epoch, keys=keys, purpose="pair order").argsort(stable=True)
-            shuffled = shuffled[blocks[part][shuffled].argsort(stable=True)]
+            if self._blocks is not None:
+                shuffled = shuffled[blocks[part][shuffled].argsort(stable=True)]
             full = shuffled[: len(keys) // self.batch_size * self.batch_size]
             needs = blocks[part][full].view(-1, self.batch_size)[:, [0, -1]]  # of each batch, its first and last block
             if self._lengths is not None:
