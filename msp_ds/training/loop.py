@@ -190,7 +190,7 @@ class StageLoop:
                 self._save_amid_epoch(done, meter)
             if said:
                 saved = f"after step {done}, which is saved" if done else "before the first step"
-                raise ShardError(f"{saved}: {said}; continue with --resume")
+                raise ShardError(f"{saved}: {said}; continue with --resume and this --cache-limit")
             if asked:
                 self._stop(asked, done)
             if not int(self.runtime.largest(torch.tensor(int(not ready), device=self.runtime.device))):

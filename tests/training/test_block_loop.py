@@ -96,7 +96,10 @@ def test_a_block_that_cannot_be_had_ends_the_run_after_saving_and_it_goes_on_in_
         return 300 if "train" in path and path.endswith(".tar") and len(set(site.tars_asked())) > 7 else None
 
     site.server.cut = cut
-    with pytest.raises(ShardError, match=r"after step 5, which is saved: http\S+\.tar could not .* with --resume$"):
+    with pytest.raises(
+        ShardError,
+        match=r"after step 5, which is saved: http\S+\.tar could not .* with --resume and this --cache-limit$",
+    ):
         trained(site.folder, tmp_path / "run", runtime)
     saved = checkpoints(tmp_path / "run" / "1-sentence" / "checkpoints")[-1]
     assert read_state(saved)["step"] == 5

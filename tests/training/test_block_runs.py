@@ -51,7 +51,7 @@ def test_what_one_machine_cannot_fetch_ends_two_ranks_in_one_line_and_one_goes_o
         errors = [line for line in said if line.startswith("error: ")]
         assert len(errors) == 1, "\n".join(said)
         assert "after step 5, which is saved: http" in errors[0]
-        assert errors[0].endswith("; continue with --resume")
+        assert errors[0].endswith("; continue with --resume and this --cache-limit")
         assert len([line for line in said if "shards come while it trains, pairs in 6 blocks" in line]) == 1
         assert len(set(tars()[:7])) == 7, "the second rank must find what the first has fetched"
         saved = checkpoints(tmp_path / "run" / "1-sentence" / "checkpoints")
