@@ -11,8 +11,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from msp_ds.records import Batch
-from msp_ds.tasks.task import Context, Corruption, ImageChoice
+from msp_ds.records import Batch, Tally
+from msp_ds.tasks.task import ChosenImages, Context, Corruption, ImageChoice
 
 HIDDEN_SHARE = 0.8
 """Of the chosen tokens and regions, hidden; half of the rest is replaced, half kept (BERT's 80/10/10)."""
@@ -97,28 +97,59 @@ def shuffle_regions(batch: Batch, context: Context) -> Batch:
 
 
 def replace_images(
-    keys: Tensor, own: Tensor, look_alikes: Tensor | None, num_images: int, context: Context
-) -> tuple[Tensor, Tensor]:
+    keys: Tensor,
+    own: Tensor,
+    look_alikes: Tensor | None,
+    num_images: int,
+    context: Context,
+    at_hand: Tensor | None = None,
+) -> ChosenImages:
     """Gives half of the texts another image: a look-alike, or a random one where there is none (paper section 3.3).
 
-    keys, own: int64 [B]; look_alikes: int [N, K], -1 beyond an image's last. Returns image rows int64 [B] and bool [B],
-    True where the image is still the text's own.
+    keys, own: int64 [B]; look_alikes: int [N, K], -1 beyond an image's last. at_hand: int64 [n], ascending, the images
+    that may be given, own ones among them; None for all. A look-alike that is not at hand is replaced by the next one
+    in its list that is, the first following on the last, or else by a random image.
     """
     options = context.options
     fate, which_hard, which_random, is_hard = context.draw(keys, "image", 4).unbind(1)
-    # A random image of the other N - 1: skipping one's own keeps the choice even.
-    random_rows = (which_random * max(num_images - 1, 1)).long()
-    random_rows = random_rows + (random_rows >= own).long()
-    rows = random_rows
+    rows = _another_image(own, which_random, num_images, at_hand)
+    tallies = {}
     if options.itm_negatives == "hard" and look_alikes is not None:
         candidates = look_alikes[own, options.itm_skip_nearest :].long()
         counts = (candidates >= 0).sum(1)
+        wanted = (counts > 0) & (is_hard < options.itm_hard_share)
+        usable = wanted
         if candidates.shape[1]:
             place = (which_hard * counts).long().clamp(max=candidates.shape[1] - 1)
-            hard_rows = candidates.gather(1, place[:, None]).squeeze(1)
-            rows = torch.where((counts > 0) & (is_hard < options.itm_hard_share), hard_rows, random_rows)
-    matched = (fate >= options.itm_share) | (num_images < 2)
-    return torch.where(matched, own, rows), matched
+            if at_hand is not None:
+                is_at_hand = torch.zeros(num_images, dtype=torch.bool).index_fill(0, at_hand, True)
+                is_at_hand = (candidates >= 0) & is_at_hand[candidates.clamp(min=0)]
+                here = is_at_hand.gather(1, place[:, None]).squeeze(1)
+                tallies["data/look_alikes_at_hand"] = Tally.of(here, wanted & (fate < options.itm_share))
+                place, found = _next_at_hand(candidates, place, is_at_hand)
+                usable = wanted & found
+            rows = torch.where(usable, candidates.gather(1, place[:, None]).squeeze(1), rows)
+    matched = (fate >= options.itm_share) | ((num_images if at_hand is None else len(at_hand)) < 2)
+    return ChosenImages(torch.where(matched, own, rows), matched, tallies)
+
+
+def _another_image(own: Tensor, chances: Tensor, num_images: int, at_hand: Tensor | None) -> Tensor:
+    """int64 [B]: a random image of the others, all or those at hand; skipping one's own keeps the choice even."""
+    own_place = own if at_hand is None else torch.searchsorted(at_hand, own)
+    places = (chances * max((num_images if at_hand is None else len(at_hand)) - 1, 1)).long()
+    places = places + (places >= own_place).long()
+    return places if at_hand is None else at_hand[places.clamp(max=len(at_hand) - 1)]
+
+
+def _next_at_hand(candidates: Tensor, places: Tensor, is_at_hand: Tensor) -> tuple[Tensor, Tensor]:
+    """int64 [B]: the first place from `places` on whose candidate is at hand; bool [B]: whether there is any.
+
+    candidates: int64 [B, K], -1 beyond the last; is_at_hand: bool [B, K].
+    """
+    counts = (candidates >= 0).sum(1, keepdim=True).clamp(min=1)
+    behind = (torch.arange(candidates.shape[1]) - places[:, None]) % counts
+    behind = torch.where(is_at_hand, behind, candidates.shape[1])
+    return behind.argmin(1), is_at_hand.any(1)
 
 
 MASK_TOKENS = Corruption(name="mask tokens", order=2, apply=mask_tokens)

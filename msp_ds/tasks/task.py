@@ -5,8 +5,9 @@ An eighth task is one file ending in one `Task(...)` and its name in a stage of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -43,12 +44,23 @@ class Corruption:
     """Stray regions that it needs in the batch."""
 
 
+class ChosenImages(NamedTuple):
+    """The images that B texts get."""
+
+    rows: Tensor
+    """int64 [B]."""
+    matched: Tensor
+    """bool [B]: the image is the text's own."""
+    tallies: Mapping[str, Tally]
+    """What there is to know of the choice, none where all images were at hand."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageChoice:
     """A change of the pair itself, made before the image is read: which image each text gets."""
 
-    choose: Callable[[Tensor, Tensor, Tensor | None, int, Context], tuple[Tensor, Tensor]]
-    """(keys [B], own image rows [B], look-alikes [N, K] or None, N, context) -> (image rows [B], matched bool [B])."""
+    choose: Callable[[Tensor, Tensor, Tensor | None, int, Context, Tensor | None], ChosenImages]
+    """(keys [B], own image rows [B], look-alikes [N, K] or None, N, context, image rows at hand [n] or None)."""
 
 
 @dataclass(frozen=True, kw_only=True)
