@@ -5,10 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_world import write_shards
+from small_world import write_shards, write_twelve_tars
 
 
 @pytest.fixture(scope="session")
 def small_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shards of a small world, all stages; shared, so to be read only."""
     return write_shards(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def twelve_tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of the sentence stage in twelve tars; shared, so to be read only."""
+    return write_twelve_tars(tmp_path_factory.mktemp("twelve"))

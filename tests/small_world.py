@@ -40,6 +40,14 @@ def write_shards(folder: Path, *, images: int = IMAGES, seed: int = 0, **changes
     return folder / "shards"
 
 
+def write_twelve_tars(folder: Path) -> Path:
+    """`folder`/shards with the sentence stage of a new world: 72 images in 12 tars, 5 texts each; 8 held out."""
+    make_world(folder / "world", images=IMAGES, seed=0, feature_width=FEATURE_WIDTH)
+    recipe = recipe_of(folder / "world", holdout=8, images_per_shard=6)
+    build_shards(recipe, stage="sentence", out=folder / "shards")
+    return folder / "shards"
+
+
 def files_below(folder: Path) -> set[str]:
     """Every file below a folder, by its path from there."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -7,7 +7,7 @@ scratch buffer and its features where the batch wants them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
 from typing import Any
@@ -29,12 +29,18 @@ LEAST_ROWS_A_THREAD = 16
 ADVISED_ROWS = 64
 """Images that the system is told of before they are read, so that a cold disk has many requests to choose from."""
 
+CLOSED = -1
+"""In the place of an open file."""
+
 Head = dict[str, Any]
 """What `unpack_head` makes of a payload."""
 
 
 class ImageFiles:
-    """The open tars of a set; several threads may share it."""
+    """The open tars of a set; several threads may share it.
+
+    All are open from the start, those of a set that comes by block once `open` is told of them.
+    """
 
     def __init__(self, shards: ShardSet) -> None:
         self.shards = shards
@@ -42,13 +48,28 @@ class ImageFiles:
         self._longest_head = max(0, int((shards.lengths - self._feature_bytes).max()))
         self._checked = np.zeros(len(shards.keys), dtype=np.bool_)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="images")
-        self._files: list[int] = []
-        for path in shards.shard_paths:
-            self._files.append(os.open(path, os.O_RDONLY))
+        self._files = [CLOSED] * len(shards.index.shards)
+        if not shards.comes_by_block:
+            self.open(range(len(self._files)))
 
     def __del__(self) -> None:
         for file in getattr(self, "_files", []):
-            os.close(file)
+            if file != CLOSED:
+                os.close(file)
+
+    def open(self, tars: Iterable[int]) -> None:
+        """Open these tars, unless they are. No other thread may read meanwhile."""
+        paths = self.shards.shard_paths
+        for tar in tars:
+            if self._files[tar] == CLOSED:
+                self._files[tar] = os.open(paths[tar], os.O_RDONLY)
+
+    def close_all_but(self, tars: Iterable[int]) -> None:
+        """Close all other tars, so that what is evicted frees its disk. No other thread may read meanwhile."""
+        for tar in set(range(len(self._files))).difference(tars):
+            if self._files[tar] != CLOSED:
+                os.close(self._files[tar])
+                self._files[tar] = CLOSED
 
     def record(self, row: int) -> RegionRecord:
         """The image in a row. Raises ShardError unless its checksum, every field and its place in the index agree."""

@@ -5,6 +5,7 @@ B pairs, T text tokens, R regions, D stray regions, F feature width, N images, P
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from functools import cached_property
 
@@ -39,7 +40,15 @@ class Reader:
         questions = shards.questions
         self.second_images = None if questions is None else torch.from_numpy(questions.second_images.astype(np.int64))
         """int64 [P], -1 where a pair is about one image, or None in sets of pre-training."""
+        self.images_at_hand: Tensor | None = None
+        """int64 [n], ascending: the images that chance may choose from, None for all."""
         self.files = ImageFiles(shards)
+
+    def among(self, images: Tensor) -> Reader:
+        """The same reader, whose chance chooses from int64 [n] `images`, ascending, alone."""
+        limited = copy.copy(self)
+        limited.images_at_hand = images
+        return limited
 
     def longest(self, pairs: Tensor) -> int:
         """Text slots of a batch of int64 [B] `pairs`."""
@@ -126,7 +135,10 @@ class Reader:
     def _read_strays(self, chances: np.ndarray, into: BatchBuffers) -> None:
         """The regions that float32 [B, 2 D] `chances` fall on: D images, then a region in each."""
         count = chances.shape[1] // 2
-        rows = (chances[:, :count] * self.num_images).astype(np.int64)
+        if self.images_at_hand is None:
+            rows = (chances[:, :count] * self.num_images).astype(np.int64)
+        else:
+            rows = self.images_at_hand.numpy()[(chances[:, :count] * len(self.images_at_hand)).astype(np.int64)]
         regions = self.shards.region_counts[rows]
         # The numbers are exact in float64: a float32 product could round up to the number of regions.
         places = (chances[:, count:].astype(np.float64) * regions).astype(np.int64)

@@ -35,6 +35,8 @@ FEATURE_MEAN_NAME = "feature_mean.npy"
 VOCAB_NAME = "vocab.txt"
 OBJECTS_NAME = "objects_vocab.txt"
 ATTRIBUTES_NAME = "attributes_vocab.txt"
+BY_BLOCK_NAME = "by_block.json"
+"""In a set whose tars come while it trains: where from (remote/blocks.py)."""
 NEEDED_FILES = (PAIRS_NAME, FEATURE_MEAN_NAME, VOCAB_NAME, OBJECTS_NAME, ATTRIBUTES_NAME)
 MEMBER_ENDING = "mp"
 

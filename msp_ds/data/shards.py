@@ -74,6 +74,8 @@ class ShardSet:
     """int32 [N, K]: rows of similar images, nearest first, -1 beyond the last; None where no list was given."""
     feature_mean: np.ndarray
     """float32 [F]: mean region feature of the set."""
+    comes_by_block: bool
+    """Whether its tars come to this machine while it trains, instead of lying here."""
     questions: Questions | None = None
     """What a benchmark asks of the pairs; None in sets of pre-training."""
 
@@ -149,7 +151,7 @@ def file_faults(index: SetIndex, path: Path) -> Iterator[ShardError]:
     for name in layout.NEEDED_FILES:
         if name not in index.files:
             yield _fault(path / layout.INDEX_NAME, f"does not list {name}")
-    for shard in index.shards:
+    for shard in () if _comes_by_block(path) else index.shards:
         yield from _size_faults(path, shard.name, shard.bytes)
     wrong = {name: list(_size_faults(path, name, entry.bytes)) for name, entry in index.files.items()}
     whole = [name for name, faults in wrong.items() if not faults]
@@ -310,8 +312,13 @@ def _assembled(index: SetIndex, *, path: Path, index_sha256: str) -> ShardSet:
         pairs=_load_pairs(index, path / layout.PAIRS_NAME),
         look_alikes=_load_look_alikes(index, path / layout.LOOK_ALIKES_NAME),
         feature_mean=_load_feature_mean(index, path / layout.FEATURE_MEAN_NAME),
+        comes_by_block=_comes_by_block(path),
         questions=_load_questions(index, path),
     )
+
+
+def _comes_by_block(path: Path) -> bool:
+    return (path / layout.BY_BLOCK_NAME).is_file()
 
 
 def _column(index: SetIndex, name: str, dtype: type[np.generic]) -> np.ndarray:

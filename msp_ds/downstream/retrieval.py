@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msp_ds.records import Batch, Encoded, Tally
-from msp_ds.tasks.corruptions import choose_look_alikes, other_images
+from msp_ds.tasks.corruptions import draw_look_alikes, other_images
 from msp_ds.tasks.task import Chosen, Context, PairChoice, PairTable, Score, Task
 
 ROWS = 4
@@ -21,9 +21,11 @@ def quadruples(pairs: Tensor, table: PairTable, context: Context) -> Chosen:
     """
     keys, own = table.keys[pairs], table.images[pairs]
     chances = context.draw(keys, "quadruple", 6).unbind(1)
-    other_image, of_hard, of_random = (other_images(own, chance, table.num_images) for chance in chances[:3])
-    if context.options.itm_negatives == "hard" and table.look_alikes is not None:
-        of_hard = choose_look_alikes(own, table.look_alikes, chances[1], otherwise=of_hard, context=context)
+    other_image = other_images(own, chances[0], table.num_images, table.images_at_hand)
+    of_hard, of_random = (other_images(own, chance, table.num_images) for chance in chances[1:3])
+    if context.options.itm_negatives == "hard" and table.look_alikes is not None and table.look_alikes.shape[1]:
+        candidates, place, counts = draw_look_alikes(own, table.look_alikes, chances[3], context)
+        of_hard = torch.where(counts > 0, candidates.gather(1, place[:, None]).squeeze(1), of_hard)
     hard, random = table.some_pair_of(of_hard, chances[4]), table.some_pair_of(of_random, chances[5])
     return Chosen(
         pairs=torch.cat((pairs, pairs, hard, random)),

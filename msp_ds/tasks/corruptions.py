@@ -7,11 +7,12 @@ for each, so that it depends on the example and the epoch and on nothing else.
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from msp_ds.records import Batch
+from msp_ds.records import Batch, Tally
 from msp_ds.tasks.task import Chosen, Context, Corruption, PairChoice, PairTable
 
 HIDDEN_SHARE = 0.8
@@ -96,47 +97,84 @@ def shuffle_regions(batch: Batch, context: Context) -> Batch:
     return dataclasses.replace(batch, features=features, boxes=boxes, marks=marks)
 
 
-def other_images(own: Tensor, chances: Tensor, num_images: int) -> Tensor:
-    """int64 [B]: one of the N - 1 images other than int64 [B] `own`, by float32 [B] `chances` in [0, 1)."""
-    rows = (chances * max(num_images - 1, 1)).long()
-    return rows + (rows >= own).long()  # skipping one's own keeps the choice even
-
-
-def choose_look_alikes(
-    own: Tensor, look_alikes: Tensor, chances: Tensor, *, otherwise: Tensor, context: Context
-) -> Tensor:
-    """int64 [B]: a look-alike of each of int64 [B] `own`, by float32 [B] `chances`; where it has none, `otherwise`."""
+def draw_look_alikes(
+    own: Tensor, look_alikes: Tensor, chances: Tensor, context: Context
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The look-alikes int64 [B, K] of int64 [B] `own`, -1 beyond the last; the place [B] drawn; their number [B]."""
     candidates = look_alikes[own, context.options.itm_skip_nearest :].long()
-    if not candidates.shape[1]:
-        return otherwise
     counts = (candidates >= 0).sum(1)
-    place = (chances * counts).long().clamp(max=candidates.shape[1] - 1)
-    return torch.where(counts > 0, candidates.gather(1, place[:, None]).squeeze(1), otherwise)
+    return candidates, (chances * counts).long().clamp(max=max(candidates.shape[1] - 1, 0)), counts
+
+
+class ChosenImages(NamedTuple):
+    """The images that B texts get."""
+
+    rows: Tensor
+    """int64 [B]."""
+    matched: Tensor
+    """bool [B]: the image is the text's own."""
+    tallies: dict[str, Tally]
+    """What there is to know of the choice, none where all images were at hand."""
 
 
 def replace_images(
-    keys: Tensor, own: Tensor, look_alikes: Tensor | None, num_images: int, context: Context
-) -> tuple[Tensor, Tensor]:
+    keys: Tensor,
+    own: Tensor,
+    look_alikes: Tensor | None,
+    num_images: int,
+    context: Context,
+    at_hand: Tensor | None = None,
+) -> ChosenImages:
     """Gives half of the texts another image: a look-alike, or a random one where there is none (paper section 3.3).
 
-    keys, own: int64 [B]; look_alikes: int [N, K], -1 beyond an image's last. Returns image rows int64 [B] and bool [B],
-    True where the image is still the text's own.
+    keys, own: int64 [B]; look_alikes: int [N, K], -1 beyond an image's last. at_hand: int64 [n], ascending, the images
+    that may be given, own ones among them; None for all. A look-alike that is not at hand is replaced by the next one
+    in its list that is, the first following on the last, or else by a random image.
     """
     options = context.options
     fate, which_hard, which_random, is_hard = context.draw(keys, "image", 4).unbind(1)
-    random_rows = other_images(own, which_random, num_images)
-    rows = random_rows
+    rows = other_images(own, which_random, num_images, at_hand)
+    tallies = {}
     if options.itm_negatives == "hard" and look_alikes is not None:
-        hard_rows = choose_look_alikes(own, look_alikes, which_hard, otherwise=random_rows, context=context)
-        rows = torch.where(is_hard < options.itm_hard_share, hard_rows, random_rows)
-    matched = (fate >= options.itm_share) | (num_images < 2)
-    return torch.where(matched, own, rows), matched
+        candidates, place, counts = draw_look_alikes(own, look_alikes, which_hard, context)
+        wanted = (counts > 0) & (is_hard < options.itm_hard_share)
+        usable = wanted
+        if candidates.shape[1]:
+            if at_hand is not None:
+                is_at_hand = torch.zeros(num_images, dtype=torch.bool).index_fill(0, at_hand, True)
+                is_at_hand = (candidates >= 0) & is_at_hand[candidates.clamp(min=0)]
+                here = is_at_hand.gather(1, place[:, None]).squeeze(1)
+                tallies["data/look_alikes_at_hand"] = Tally.of(here, wanted & (fate < options.itm_share))
+                place, found = _next_at_hand(candidates, place, is_at_hand)
+                usable = wanted & found
+            rows = torch.where(usable, candidates.gather(1, place[:, None]).squeeze(1), rows)
+    matched = (fate >= options.itm_share) | ((num_images if at_hand is None else len(at_hand)) < 2)
+    return ChosenImages(torch.where(matched, own, rows), matched, tallies)
+
+
+def other_images(own: Tensor, chances: Tensor, num_images: int, at_hand: Tensor | None = None) -> Tensor:
+    """int64 [B]: a random image of the others, all or those at hand; skipping one's own keeps the choice even."""
+    own_place = own if at_hand is None else torch.searchsorted(at_hand, own)
+    places = (chances * max((num_images if at_hand is None else len(at_hand)) - 1, 1)).long()
+    places = places + (places >= own_place).long()
+    return places if at_hand is None else at_hand[places.clamp(max=len(at_hand) - 1)]
+
+
+def _next_at_hand(candidates: Tensor, places: Tensor, is_at_hand: Tensor) -> tuple[Tensor, Tensor]:
+    """int64 [B]: the first place from `places` on whose candidate is at hand; bool [B]: whether there is any.
+
+    candidates: int64 [B, K], -1 beyond the last; is_at_hand: bool [B, K].
+    """
+    counts = (candidates >= 0).sum(1, keepdim=True).clamp(min=1)
+    behind = (torch.arange(candidates.shape[1]) - places[:, None]) % counts
+    behind = torch.where(is_at_hand, behind, candidates.shape[1])
+    return behind.argmin(1), is_at_hand.any(1)
 
 
 def _replace(pairs: Tensor, table: PairTable, context: Context) -> Chosen:
     keys, own = table.keys[pairs], table.images[pairs]
-    images, matched = replace_images(keys, own, table.look_alikes, table.num_images, context)
-    return Chosen(pairs=pairs, images=images, matched=matched)
+    found = replace_images(keys, own, table.look_alikes, table.num_images, context, table.images_at_hand)
+    return Chosen(pairs=pairs, images=found.rows, matched=found.matched, tallies=found.tallies)
 
 
 MASK_TOKENS = Corruption(name="mask tokens", order=2, apply=mask_tokens)

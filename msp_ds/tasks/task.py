@@ -5,7 +5,7 @@ An eighth task is one file ending in one `Task(...)` and its name in a stage of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -57,6 +57,8 @@ class PairTable(Protocol):
     num_images: int
     second_images: Tensor | None
     """int64 [P]: the second image of a statement about two."""
+    images_at_hand: Tensor | None
+    """int64 [n], ascending: the images that chance may choose from, None for all."""
 
     def some_pair_of(self, images: Tensor, chances: Tensor) -> Tensor:
         """int64 [B]: a pair of each of int64 [B] `images`, chosen by float32 [B] `chances` in [0, 1)."""
@@ -72,6 +74,8 @@ class Chosen:
     """int64 [n B]: the image rows that go with them."""
     matched: Tensor
     """bool [n B]: the image is the text's own."""
+    tallies: Mapping[str, Tally] = field(default_factory=dict)
+    """What there is to know of the choice."""
 
 
 @dataclass(frozen=True, kw_only=True)

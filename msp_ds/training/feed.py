@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice, pairwise
 from typing import TypeVar
 
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from msp_ds.curriculum import Part
 from msp_ds.data.batch_buffers import BatchBuffers
-from msp_ds.data.order import Order, rank_slice
+from msp_ds.data.order import GlobalBatch, Order, rank_slice
 from msp_ds.data.reader import Reader
-from msp_ds.records import Batch
+from msp_ds.data.remote.blocks import Blocks
+from msp_ds.records import Batch, Tally
 from msp_ds.tasks.task import Context, num_strays, pair_choice
 from msp_ds.training.runtime import Runtime
 
@@ -37,6 +38,8 @@ class Portion:
     part: Part
     micro_batches: tuple[Batch, ...]
     """One a forward pass, on the rank's device."""
+    tallies: tuple[Mapping[str, Tally], ...]
+    """What there is to know of each micro batch's images, on the rank's device too."""
 
 
 class Ring:
@@ -73,16 +76,28 @@ class Ring:
 class Feed:
     """Reads the portions of one rank in the order of the stage."""
 
-    def __init__(self, parts: Sequence[Part], readers: Sequence[Reader], context: Context, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        readers: Sequence[Reader],
+        context: Context,
+        runtime: Runtime,
+        blocks: Blocks | None = None,
+    ) -> None:
+        """blocks: where the parts' tars come block by block."""
         self.parts = parts
         self.readers = readers
         self.context = context
         self.runtime = runtime
+        self.blocks = blocks
 
-    def portions(self, order: Order, *, start: int, end: int, micro_batch: int) -> Iterator[Portion]:
-        """The portions of steps start to end - 1, read ahead by a thread of their own.
+    def portions(
+        self, order: Order, *, start: int, end: int, micro_batch: int, await_blocks: Callable[[int], None] | None = None
+    ) -> Iterator[Portion]:
+        """The portions of steps start to end - 1, read ahead by a thread of their own, but not beyond their blocks.
 
         On the CPU a portion's features live in memory that is reused: use it before asking for the next.
+        await_blocks(step) returns when the blocks of a step are ready; by default it waits for this rank's alone.
         """
         ranks = self.runtime.world_size
         size = order.batch_size // ranks
@@ -93,8 +108,9 @@ class Feed:
             num_tokens = self.readers[whole.part].longest(whole.pairs)
             mine = rank_slice(whole.pairs, rank=self.runtime.rank, world_size=ranks)
             memory, rows = ring.take(step, whole.part), pair_choice(self.parts[whole.part].tasks).rows
-            batches = tuple(
-                self.read(
+            found = [
+                self._read(
+                    self._reader_of(whole),
                     whole.part,
                     mine[first : first + micro_batch],
                     epoch=whole.epoch,
@@ -102,11 +118,18 @@ class Feed:
                     into=memory.rows(first * rows, (first + micro_batch) * rows),
                 )
                 for first in range(0, len(mine), micro_batch)
-            )
+            ]
             ring.sent(step)
-            return Portion(step=step, epoch=whole.epoch, part=self.parts[whole.part], micro_batches=batches)
+            batches, tallies = zip(*found, strict=True)
+            part = self.parts[whole.part]
+            return Portion(step=step, epoch=whole.epoch, part=part, micro_batches=batches, tallies=tallies)
 
-        return read_ahead(read, range(start, end), device=self.runtime.device)
+        # While the blocks change no thread reads.
+        for section, following in pairwise(chain(order.sections(start, end), [None])):
+            if self.blocks is not None and section:
+                self.blocks.enter(order.batch(section[0]), order.batch(following[0]) if following else None)
+                (await_blocks or self._await_own_blocks)(section[0])
+            yield from read_ahead(read, section or (), device=self.runtime.device)
 
     def _memory(self, part: int, size: int) -> BatchBuffers:
         """Room for a portion of `size` pairs of a part."""
@@ -127,7 +150,20 @@ class Feed:
 
         num_tokens: text slots at least. into: as for Reader.read.
         """
-        reader, tasks = self.readers[part], self.parts[part].tasks
+        return self._read(self.readers[part], part, pairs, epoch=epoch, num_tokens=num_tokens, into=into)[0]
+
+    def _read(
+        self,
+        reader: Reader,
+        part: int,
+        pairs: Tensor,
+        *,
+        epoch: int,
+        num_tokens: int | None = None,
+        into: BatchBuffers | None = None,
+    ) -> tuple[Batch, Mapping[str, Tally]]:
+        """The batch, and what there is to know of its images. reader: the part's, perhaps among some images."""
+        tasks = self.parts[part].tasks
         context = dataclasses.replace(self.context, epoch=epoch)
         chosen = pair_choice(tasks).choose(pairs, reader, context)
         strays = context.draw(reader.keys[chosen.pairs], "stray region", 2 * num_strays(tasks))
@@ -139,8 +175,24 @@ class Feed:
             num_tokens=max(num_tokens or 0, reader.longest(chosen.pairs)),  # other texts may be longer
             into=into,
         )
-        on_gpu = self.runtime.device.type == "cuda"
-        return (batch.pin_memory() if on_gpu else batch).to(self.runtime.device)
+        device = self.runtime.device
+        tallies = {
+            name: Tally(tally.total.to(device), tally.count.to(device)) for name, tally in chosen.tallies.items()
+        }
+        return (batch.pin_memory() if device.type == "cuda" else batch).to(device), tallies
+
+    def _reader_of(self, batch: GlobalBatch) -> Reader:
+        reader = self.readers[batch.part]
+        return reader if self.blocks is None else reader.among(self.blocks.images(batch))
+
+    def close(self) -> None:
+        """Let go of the blocks."""
+        if self.blocks is not None:
+            self.blocks.close()
+
+    def _await_own_blocks(self, step: int) -> None:
+        if self.blocks is not None:
+            self.blocks.wait()
 
 
 def read_ahead(read: Callable[[int], T], steps: Iterable[int], *, device: torch.device | None = None) -> Iterator[T]:

@@ -8,11 +8,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
 from msp_ds.chance import key_of
 from msp_ds.data.order import Order
+from msp_ds.errors import InputError, ShardError
 from msp_ds.records import Tally
 from msp_ds.training.board import Board
 from msp_ds.training.checkpoint import save_checkpoint
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 
 REPORT_EVERY = 10
 """Optimiser steps between two reports, at which the host reads what the device has summed up."""
+BLOCK_PAUSE = 0.1
+"""Seconds between two looks whether a block of shards has come."""
 VALIDATION_EPOCH = -1
 """The epoch whose chance poses validation: the same questions every time."""
 
@@ -84,11 +88,17 @@ class StageLoop:
             results = self.validate(self.start)
         meter, began, pairs = Meter(), time.monotonic(), 0
         micro_batch = self.engine.engine.train_micro_batch_size_per_gpu()
-        for portion in self.feed.portions(self.order, start=self.start, end=self.num_steps, micro_batch=micro_batch):
+        for portion in self.feed.portions(
+            self.order,
+            start=self.start,
+            end=self.num_steps,
+            micro_batch=micro_batch,
+            await_blocks=lambda step: self._await_blocks(step, meter),
+        ):
             self._step(portion, meter)
             done, pairs = portion.step + 1, pairs + self.order.batch_size
             epoch_ends = self._epoch_ends(done)
-            saves = epoch_ends or done % self.save_every == 0
+            saves = self._saves(done)
             if saves or done % REPORT_EVERY == 0:  # a report also keeps a loss that is not finite out of a checkpoint
                 self._report(done, meter, pairs / (time.monotonic() - began))
                 began, pairs = time.monotonic(), 0
@@ -104,18 +114,34 @@ class StageLoop:
         """Whether step `done` is followed by a validation."""
         return done % self.order.batches_per_epoch == 0 or done == self.num_steps
 
+    def _saves(self, done: int) -> bool:
+        """Whether step `done` is followed by a checkpoint."""
+        return self._epoch_ends(done) or done % self.save_every == 0
+
     def _step(self, portion: Portion, meter: Meter) -> None:
         """One optimiser step. Dropout is seeded by the step, so that a resumed run needs no generator state."""
         self.engine.set_rate(learning_rate(self.engine.optim, step=portion.step, num_steps=self.num_steps))
         torch.manual_seed(key_of(f"dropout {self.seed} {portion.part.name} {portion.step} {self.runtime.rank}"))
-        for batch in portion.micro_batches:
+        for batch, tallies in zip(portion.micro_batches, portion.tallies, strict=True):
             losses = self.engine.engine(batch, portion.part.tasks, portion.epoch)
             self.engine.backward(losses.total)
             self.engine.step()
-            meter.add(losses.tallies)
+            meter.add({**losses.tallies, **tallies})
 
     def _report(self, done: int, meter: Meter, speed: float) -> None:
         values = meter.read(self.runtime)
+        self._check_finite(done, values)
+        values |= {
+            "rate/lr": learning_rate(self.engine.optim, step=done - 1, num_steps=self.num_steps),
+            "norm/grad": float(self.engine.grad_norm),
+            "scale/loss": self.engine.loss_scale,
+            "speed/pairs_per_s": speed,
+        }
+        self.board.scalars(done, values)
+        self.board.advance(done, values)
+
+    def _check_finite(self, done: int, values: Mapping[str, float]) -> None:
+        """Raises FloatingPointError when a loss since the last report, or the last gradient, is not finite."""
         norm = float(self.engine.grad_norm)
         bad = sorted(name for name, value in values.items() if name.startswith("loss/") and not math.isfinite(value))
         if self.engine.execution.precision != "fp16" and not math.isfinite(norm):  # fp16 leaves such a step out
@@ -130,23 +156,55 @@ class StageLoop:
                 f"the loss scale fell below {self.engine.lowest_loss_scale} by step {done}: gradients overflow at any "
                 "scale; continue with --resume and a bf16 or fp32 --ds-config, or start again with a smaller --lr"
             )
-        values |= {
-            "rate/lr": learning_rate(self.engine.optim, step=done - 1, num_steps=self.num_steps),
-            "norm/grad": norm,
-            "scale/loss": self.engine.loss_scale,
-            "speed/pairs_per_s": speed,
-        }
-        self.board.scalars(done, values)
-        self.board.advance(done, values)
 
     def _stop_if_asked(self, done: int) -> None:
         """All ranks stop at the same step, whichever of them was asked."""
-        asked = self.runtime.largest(torch.tensor(self.stop.signal, device=self.runtime.device))
-        if int(asked):
-            path = self.checkpoints / f"step-{done:08d}"
+        if asked := self._asked_to_stop():
             if done > self.start:  # else it is there already
                 self._save(done, validated=None)
-            raise Interrupted(int(asked), f"stopped after step {done}; {path} is saved, --resume continues")
+            self._stop(asked, done)
+
+    def _asked_to_stop(self) -> int:
+        """The signal that any rank was sent, 0 for none."""
+        return int(self.runtime.largest(torch.tensor(self.stop.signal, device=self.runtime.device)))
+
+    def _stop(self, asked: int, done: int) -> NoReturn:
+        if not done:
+            raise Interrupted(asked, "stopped before the first step; --resume continues")
+        path = self.checkpoints / f"step-{done:08d}"
+        raise Interrupted(asked, f"stopped after step {done}; {path} is saved, --resume continues")
+
+    def _await_blocks(self, done: int, meter: Meter) -> None:
+        """All ranks go on after step `done` when each has its blocks; what one cannot have, ends the run for all.
+
+        Raises ShardError and, when somebody asked to stop, Interrupted, both after saving.
+        """
+        began, fault, ready = time.monotonic(), "", False
+        while True:
+            try:
+                ready = self.feed.blocks is None or self.feed.blocks.ready()
+            except InputError as error:
+                fault = str(error)
+            said, asked = self.runtime.any_says(fault), self._asked_to_stop()
+            if said or asked:
+                self._save_amid_epoch(done, meter)
+            if said:
+                saved = f"after step {done}, which is saved" if done else "before the first step"
+                raise ShardError(f"{saved}: {said}; continue with --resume and this --cache-limit")
+            if asked:
+                self._stop(asked, done)
+            if not int(self.runtime.largest(torch.tensor(int(not ready), device=self.runtime.device))):
+                break
+            time.sleep(BLOCK_PAUSE)
+        waited = time.monotonic() - began
+        if waited > 1:
+            log.info("%s: waited %.0f s for the next shards after step %d", self.board.name, waited, done)
+
+    def _save_amid_epoch(self, done: int, meter: Meter) -> None:
+        """Saves a step that has not been, unless a loss since the last report is not finite."""
+        if done > self.start and not self._saves(done):
+            self._check_finite(done, meter.read(self.runtime))
+            self._save(done, validated=None)
 
     def _save(self, done: int, *, validated: Mapping[str, float] | None) -> None:
         state = {"step": done, "validated": validated, **self.state}

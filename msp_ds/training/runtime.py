@@ -56,6 +56,14 @@ class Runtime:
             dist.broadcast_object_list(said, src=0)
         return said[0]
 
+    def any_says(self, value: str) -> str:
+        """On every rank the value of the last rank whose value is not empty; empty where none has one."""
+        speaker = int(self.largest(torch.tensor(self.rank + 1 if value else 0, device=self.device)))
+        said = [value]
+        if speaker and self.world_size > 1:
+            dist.broadcast_object_list(said, src=speaker - 1)
+        return said[0]
+
     def first_does(self, action: Callable[[], None]) -> None:
         """Rank 0's `action`; an InputError of it is every rank's, so that none waits for one that has left."""
         said = ""

@@ -13,8 +13,10 @@ import torch
 from msp_ds.chance import key_of
 from msp_ds.config import RunConfig, StageSchedule, write_json
 from msp_ds.curriculum import Part, Stage, curriculum
-from msp_ds.data.order import Order, choose_order
+from msp_ds.data.block_plan import BlockPlan, plan_blocks
+from msp_ds.data.order import Order, OrderChoice, choose_order
 from msp_ds.data.reader import Reader
+from msp_ds.data.remote.blocks import Blocks, BlockSource, block_source
 from msp_ds.data.shards import (
     ShardSet,
     open_set,
@@ -111,6 +113,7 @@ def check_stage(job: Job, stage: Stage, data: StageData) -> None:
     schedule, ranks = stage.schedule(job.config.schedule), job.runtime.world_size
     keys = [torch.from_numpy(one.pairs.keys) for one in data.train]
     Order(keys, seed=job.config.seed, batch_size=schedule.batch_size)
+    plan_stage_blocks(job, stage, data)
     accumulation(job.execution, batch_size=schedule.batch_size, world_size=ranks)
     if job.execution.zero_stage > 0 and job.execution.precision == "fp16" and job.runtime.device.type == "cpu":
         raise InputError("fp16 with ZeRO needs a GPU; give another --ds-config, for example ds_configs/cpu_fp32.json")
@@ -137,7 +140,21 @@ def _check_needs(job: Job, part: Part, one: ShardSet) -> None:
         require_look_alikes(one, task=needy[0])
     for task in part.tasks:
         if task.needs_questions:
-            require_questions(one, task=task.name)
+            questions = require_questions(one, task=task.name)
+            if one.comes_by_block and (questions.second_images >= 0).any():
+                raise ShardError(
+                    f"{one.path} is larger than --cache-limit, and task {task.name} needs both images of a statement "
+                    "at once; raise the limit until the set fits"
+                )
+
+
+def plan_stage_blocks(job: Job, stage: Stage, data: StageData) -> tuple[BlockPlan, BlockSource] | None:
+    """The blocks in which a stage's shards come, and where from; None where they are here. Raises InputError."""
+    source = block_source(data.train)
+    if source is None:
+        return None
+    batch_size = stage.schedule(job.config.schedule).batch_size
+    return plan_blocks(data.train, source.room, seed=job.config.seed, batch_size=batch_size), source
 
 
 def build_context(config: RunConfig, data: StageData) -> Context:
@@ -166,7 +183,7 @@ def build_learner(config: RunConfig, stage: Stage, context: Context, start_from:
 
 def resume(checkpoint: Path, engine: Engine, state: dict[str, Any]) -> dict[str, Any]:
     """Loads a checkpoint of the same stage and returns its state. Raises CheckpointError if the data changed."""
-    saved = read_state(checkpoint)
+    saved = {"order": _order_name(None), **read_state(checkpoint)}
     for name, value in state.items():
         if saved.get(name) != value:
             raise CheckpointError(
@@ -176,18 +193,27 @@ def resume(checkpoint: Path, engine: Engine, state: dict[str, Any]) -> dict[str,
     return load_checkpoint(checkpoint, engine)
 
 
+def order_pairs(config: RunConfig, readers: list[Reader], *, batch_size: int, blocks: Blocks | None) -> OrderChoice:
+    """The order in which a stage reads its pairs."""
+    return choose_order(
+        [reader.keys for reader in readers],
+        [reader.lengths for reader in readers],
+        seed=config.seed,
+        batch_size=batch_size,
+        length_buckets=config.length_buckets,
+        blocks=blocks.plan.pairs if blocks else None,
+    )
+
+
 def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_from: Path | None) -> None:
     """Trains one stage, from its own last checkpoint if it has one, else from `start_from` with fresh heads."""
     config, runtime = job.config, job.runtime
     schedule = stage.schedule(config.schedule)
     readers = [Reader(one) for one in data.train]
-    order, buckets, saved_share = choose_order(
-        [reader.keys for reader in readers],
-        [reader.lengths for reader in readers],
-        seed=config.seed,
-        batch_size=schedule.batch_size,
-        length_buckets=config.length_buckets,
-    )
+    plan = plan_stage_blocks(job, stage, data)
+    blocks = Blocks(plan[0], readers, plan[1]) if plan else None
+    choice = order_pairs(config, readers, batch_size=schedule.batch_size, blocks=blocks)
+    order = choice.order
     num_steps = schedule.epochs * order.batches_per_epoch
     num_steps = min(num_steps, config.max_steps or num_steps)
     context = build_context(config, data)
@@ -200,19 +226,19 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         "seed": config.seed,
         "batch_size": schedule.batch_size,
         "num_steps": num_steps,
-        "length_buckets": buckets,
+        "length_buckets": choice.buckets,
+        "order": _order_name(blocks),
         "indexes": [one.index_sha256 for one in data.train],
         "zero": _zero(job),
     }
     before = resume(saved[-1], engine, state) if saved else {}
     start = int(before.get("step", 0))
     _announce(stage, schedule, readers, num_steps=num_steps, start=start)
-    told = "on: they save" if buckets else "off: they would save"
-    log.info("%s: length buckets %s %.1f %% of the text slots", stage.name, told, 100 * saved_share)
+    _announce_order(stage, choice, blocks)
     held_out = Feed(stage.parts, [Reader(one) for one in data.validation], context, runtime)
     loop = StageLoop(
         engine=engine,
-        feed=Feed(stage.parts, readers, context, runtime),
+        feed=Feed(stage.parts, readers, context, runtime, blocks),
         validation=held_out if data.validation else None,
         order=order,
         board=Board(folder, name=stage.name, num_steps=num_steps, start=start, speaks=runtime.is_first),
@@ -230,11 +256,25 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         checkpoint, results = loop.run()
     finally:
         loop.board.close()
+        loop.feed.close()
     if runtime.is_first:
         finished = {"stage": stage.name, "steps": num_steps, "checkpoint": checkpoint.name, "validation": results}
         write_json(folder / STAGE_FILE, finished)
     runtime.wait_for_all()
     engine.close()
+
+
+def _announce_order(stage: Stage, choice: OrderChoice, blocks: Blocks | None) -> None:
+    told = "on: they save" if choice.buckets else "off: they would save"
+    log.info("%s: length buckets %s %.1f %% of the text slots", stage.name, told, 100 * choice.saved_share)
+    if blocks is not None:
+        log.info("%s: shards come while it trains, pairs %s", stage.name, _order_name(blocks))
+
+
+def _order_name(blocks: Blocks | None) -> str:
+    """How the pairs are ordered, beside the seed: a run continues in the order that it began."""
+    count = 1 if blocks is None else blocks.plan.num_blocks
+    return "from the whole set" if count == 1 else f"in {count} blocks, as --cache-limit decides"
 
 
 def _zero(job: Job) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 from torch import Tensor
 
 from msp_ds.chance import key_of
 from msp_ds.config import LengthBuckets
-from msp_ds.data.order import Order, OrderChoice, choose_order, rank_slice, text_slots
+from msp_ds.data.order import Order, OrderChoice, PairBlocks, choose_order, rank_slice, text_slots
 from msp_ds.errors import InputError
 
 
@@ -213,3 +215,91 @@ def test_a_set_smaller_than_a_batch_is_refused(counts: list[int]) -> None:
 def test_a_set_of_exactly_one_batch_is_enough() -> None:
     order = Order([some_keys(8)], seed=1, batch_size=8)
     assert [sorted(order.batch(step).pairs.tolist()) for step in range(2)] == [list(range(8))] * 2
+
+
+def test_orders_stay_what_they_were() -> None:
+    """Two sets, three epochs; sums of the orders that runs were started with before there were blocks."""
+    keys = [some_keys(count, name="p") for count in (203, 1003)]
+    lengths = [8 + 4 * torch.randint(4, (len(part),), generator=torch.Generator().manual_seed(1)) for part in keys]
+    sums = []
+    for order in (Order(keys, seed=5, batch_size=8), Order(keys, seed=5, batch_size=8, lengths=lengths)):
+        digest = hashlib.sha256()
+        for step in range(3 * order.batches_per_epoch):
+            batch = order.batch(step)
+            digest.update(bytes([batch.epoch, batch.part]) + batch.pairs.numpy().astype("<i8").tobytes())
+        sums.append(digest.hexdigest())
+    assert sums == [
+        "c881c5e0e31e7d99470b14b95a32d18425f70bffd80142b68540e82454b33033",
+        "1ec481920bcf048846452cd14fe7391eb6e07023f6260922d59b4a207d5a1a8a",
+    ]
+
+
+def dealt(counts: list[int], *, num_blocks: int) -> PairBlocks:
+    """Pair p of a set lies in block p % num_blocks, shifted by one each epoch."""
+    return lambda epoch: [(torch.arange(count) + epoch) % num_blocks for count in counts]
+
+
+def by_block(counts: list[int], *, num_blocks: int, with_lengths: bool = False) -> Order:
+    keys = [some_keys(count, name=f"set {number}") for number, count in enumerate(counts)]
+    lengths = [some_lengths(count) for count in counts] if with_lengths else None
+    return Order(keys, seed=1, batch_size=8, lengths=lengths, blocks=dealt(counts, num_blocks=num_blocks))
+
+
+@pytest.mark.parametrize("with_lengths", [False, True])
+@pytest.mark.parametrize("counts", [[1000], [200, 1003, 90]])
+def test_an_epoch_of_blocks_holds_every_pair_once_and_walks_from_block_to_block(
+    counts: list[int], with_lengths: bool
+) -> None:
+    order = by_block(counts, num_blocks=5, with_lengths=with_lengths)
+    for epoch in range(3):
+        batches = [
+            order.batch(step) for step in range(epoch * order.batches_per_epoch, (epoch + 1) * order.batches_per_epoch)
+        ]
+        seen = [(batch.part, pair) for batch in batches for pair in batch.pairs.tolist()]
+        assert len(seen) == len(set(seen)) == sum(count // 8 * 8 for count in counts)
+        for batch in batches:
+            held = (batch.pairs + epoch) % 5
+            assert (int(held.min()), int(held.max())) == batch.blocks
+            assert batch.blocks[1] - batch.blocks[0] <= 1
+        assert [batch.blocks for batch in batches] == sorted(batch.blocks for batch in batches)
+
+
+def test_one_batch_at_most_takes_from_two_blocks_on_each_edge() -> None:
+    # 5 blocks of 200 pairs: 25 batches each, none on an edge. Of 203 pairs: 25 and 3 pairs, which the next completes.
+    even, odd = by_block([1000], num_blocks=5), by_block([1015], num_blocks=5)
+    edges = [[one.batch(step).blocks for step in range(one.batches_per_epoch)] for one in (even, odd)]
+    assert not [blocks for blocks in edges[0] if blocks[0] < blocks[1]]
+    assert [blocks for blocks in edges[1] if blocks[0] < blocks[1]] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+
+
+def test_one_block_is_the_whole_set() -> None:
+    for with_lengths in (False, True):
+        one = by_block([203, 1003], num_blocks=1, with_lengths=with_lengths)
+        keys = [some_keys(count, name=f"set {number}") for number, count in enumerate((203, 1003))]
+        lengths = [some_lengths(203), some_lengths(1003)] if with_lengths else None
+        whole = Order(keys, seed=1, batch_size=8, lengths=lengths)
+        assert all(torch.equal(one.batch(step).pairs, whole.batch(step).pairs) for step in range(300))
+
+
+def test_buckets_share_out_pairs_within_their_block_alone() -> None:
+    plain, buckets = (by_block([1015], num_blocks=5, with_lengths=with_lengths) for with_lengths in (False, True))
+    for section in plain.sections(0, plain.batches_per_epoch):
+        without, with_them = (torch.cat([one.batch(step).pairs for step in section]) for one in (plain, buckets))
+        assert with_them.sort().values.tolist() == without.sort().values.tolist()
+    lengths = some_lengths(1015)
+    slots = [sum(int(lengths[one.batch(step).pairs].max()) for step in range(126)) for one in (plain, buckets)]
+    assert slots[1] < 0.9 * slots[0]
+
+
+def test_sections_are_the_steps_that_need_the_same_blocks() -> None:
+    order = by_block([48], num_blocks=2)  # 24 pairs, three batches a block
+    assert list(order.sections(0, 12)) == [range(3), range(3, 6), range(6, 9), range(9, 12)]
+    assert list(order.sections(4, 7)) == [range(4, 6), range(6, 7)]
+    assert list(Order([some_keys(48)], seed=1, batch_size=8).sections(4, 70)) == [range(4, 70)]
+
+
+def test_any_step_of_a_blockwise_epoch_can_be_asked_for_first() -> None:
+    forward, backward = (by_block([1003], num_blocks=5) for _ in range(2))
+    ahead = [forward.batch(step).pairs for step in range(250)]
+    behind = [backward.batch(step).pairs for step in reversed(range(250))][::-1]
+    assert all(torch.equal(one, other) for one, other in zip(ahead, behind, strict=True))

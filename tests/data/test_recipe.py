@@ -55,7 +55,7 @@ def test_what_the_coco_recipe_offers_to_exclude_can_be_switched_on(tmp_path: Pat
         ('holdout = "many"', "holdout: expected int, got 'many'"),
         ("holdout = -1", "holdout -1 is negative"),
         ('preset = "huge"', "preset 'huge' is none of paper, small, tiny"),
-        ("[max_tokens]\nword = 20", "max_tokens word = 20: stages are token, phrase, sentence"),
+        ("[max_tokens]\nword = 20", "max_tokens word = 20: sets are token, phrase, sentence"),
         ("[max_tokens]\ntoken = 2", "max_tokens token = 2"),
         ("[world]\nout = 'w'", "world: missing key images"),
         ("regions = [", "is no TOML"),

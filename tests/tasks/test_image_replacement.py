@@ -7,6 +7,7 @@ import torch
 from tiny import context
 from torch import Tensor
 
+from msp_ds.records import Tally
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.corruptions import replace_images
 from msp_ds.tasks.task import AS_WRITTEN, pair_choice
@@ -23,7 +24,7 @@ LOOK_ALIKES[1, 1:] = -1
 def choose(
     look_alikes: Tensor | None = LOOK_ALIKES, *, seed: int = 1, epoch: int = 0, **options: object
 ) -> tuple[Tensor, Tensor]:
-    return replace_images(KEYS, OWN, look_alikes, NUM_IMAGES, context(seed=seed, epoch=epoch, **options))
+    return replace_images(KEYS, OWN, look_alikes, NUM_IMAGES, context(seed=seed, epoch=epoch, **options))[:2]
 
 
 def is_even(counts: Tensor, *, limit: float) -> bool:
@@ -114,7 +115,7 @@ def test_skipping_past_a_short_row_falls_back_for_that_image_alone() -> None:
 
 def test_a_single_image_is_never_replaced() -> None:
     keys, own = torch.arange(50), torch.zeros(50, dtype=torch.int64)
-    rows, matched = replace_images(keys, own, None, 1, context(itm_share=1.0))
+    rows, matched, _ = replace_images(keys, own, None, 1, context(itm_share=1.0))
     assert matched.all()
     assert not rows.any()
 
@@ -140,3 +141,57 @@ def test_another_epoch_or_seed_chooses_anew(change: dict[str, int]) -> None:
 def test_only_itm_hs_chooses_images() -> None:
     assert pair_choice(list(TASKS.values())) is TASKS["itm_hs"].pair_choice
     assert pair_choice([task for name, task in TASKS.items() if name != "itm_hs"]) is AS_WRITTEN
+
+
+def chosen_at_hand(rows_at_hand: list[int], **options: object) -> tuple[Tensor, Tensor, dict[str, Tally]]:
+    """The choice for the pairs of images at hand, look-alikes i+1 to i+4 as above."""
+    at_hand = torch.tensor(rows_at_hand)
+    here = torch.isin(OWN, at_hand)
+    found = replace_images(KEYS[here], OWN[here], LOOK_ALIKES, NUM_IMAGES, context(**options), at_hand)
+    return OWN[here], found.rows, dict(found.tallies)
+
+
+def test_a_look_alike_that_is_elsewhere_is_replaced_by_the_next_that_is_here() -> None:
+    # 10 looks like 11 to 14, of which 12 and 13 are here: 11 gives way to 12, and so, beyond the end, does 14.
+    # 12 looks like 13 to 16: 14 and 15 give way to 16. 13 has 16 alone. 16 has none, so chance chooses for it.
+    own, rows, _ = chosen_at_hand([10, 12, 13, 16], itm_share=1.0)
+    for image, drawn_once, drawn_thrice in ((10, 13, 12), (12, 13, 16)):
+        counts = torch.bincount(rows[own == image], minlength=NUM_IMAGES)
+        assert counts.nonzero().flatten().tolist() == sorted((drawn_once, drawn_thrice))
+        share = int(counts[drawn_once]) / int(counts.sum())
+        assert share == pytest.approx(1 / 4, abs=4 * (3 / 16 / int(counts.sum())) ** 0.5)
+    assert set(rows[own == 13].tolist()) == {16}
+    assert set(rows[own == 16].tolist()) == {10, 12, 13}
+
+
+def test_after_the_last_look_alike_comes_the_first() -> None:
+    # Of 10's look-alikes only 11 is here: 12, 13 and 14 give way to it too.
+    own, rows, _ = chosen_at_hand([5, 10, 11], itm_share=1.0)
+    assert set(rows[own == 10].tolist()) == {11}
+
+
+def test_the_tally_counts_look_alikes_that_were_drawn_and_here() -> None:
+    # Two in four of 10's and of 12's are here, one of 13's, none of 16's: 5 of 16 in the mean.
+    _, _, tallies = chosen_at_hand([10, 12, 13, 16], itm_share=1.0)
+    tally = tallies["data/look_alikes_at_hand"]
+    assert float(tally.count) == 4 * NUM_PAIRS / NUM_IMAGES
+    assert tally.mean() == pytest.approx(5 / 16, abs=4 * (1 / 4 / float(tally.count)) ** 0.5)
+
+
+def test_random_images_at_hand_come_evenly_and_never_ones_own() -> None:
+    own, rows, tallies = chosen_at_hand([0, 3, 7, 24], itm_share=1.0, itm_negatives="random")
+    assert not tallies
+    for image in (0, 3, 7, 24):
+        counts = torch.bincount(rows[own == image], minlength=NUM_IMAGES)
+        assert set(counts.nonzero().flatten().tolist()) == {0, 3, 7, 24} - {image}
+        assert is_even(counts[counts > 0], limit=13.82)  # 99.9 % point, 2 degrees
+
+
+def test_all_images_at_hand_change_nothing() -> None:
+    _, rows, _ = chosen_at_hand(list(range(NUM_IMAGES)))
+    assert torch.equal(rows, choose()[0])
+
+
+def test_an_image_alone_in_its_block_is_never_replaced() -> None:
+    own, rows, _ = chosen_at_hand([9], itm_share=1.0)
+    assert torch.equal(own, rows)

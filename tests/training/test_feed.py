@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from batches import assert_equal, copied, joined
 
 from msp_ds.curriculum import curriculum
 from msp_ds.data.batch_buffers import BatchBuffers
@@ -85,39 +86,10 @@ def global_batches(shards: Path, spelling: str, *, world_size: int, start: int =
     return [joined(list(parts)) for parts in zip(*ranks, strict=True)]
 
 
-def copied(batch: Batch) -> Batch:
-    """The same batch in memory of its own."""
-    tensors = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch) if item.name != "marks"}
-    return dataclasses.replace(batch, **{name: tensor.clone() for name, tensor in tensors.items()})
-
-
-def joined(batches: list[Batch]) -> Batch:
-    """Batches one after the other as one."""
-
-    def together(values: list[Any]) -> dict[str, Any]:
-        return {
-            item.name: torch.cat([getattr(value, item.name) for value in values])
-            for item in dataclasses.fields(values[0])
-            if item.name != "marks"
-        }
-
-    marks = together([batch.marks for batch in batches])
-    return dataclasses.replace(batches[0], **together(batches), marks=dataclasses.replace(batches[0].marks, **marks))
-
-
 def portions(shards: Path, spelling: str, runtime: Runtime, *, start: int = 0, micro_batch: int = 16) -> list[Portion]:
     """The first four portions, or some of them."""
     feed, order = a_feed(shards, spelling, runtime)
     return list(feed.portions(order, start=start, end=4, micro_batch=micro_batch))
-
-
-def assert_equal(one: Batch, other: Batch) -> None:
-    for item in dataclasses.fields(one):
-        if item.name == "marks":
-            for mark in dataclasses.fields(one.marks):
-                assert torch.equal(getattr(one.marks, mark.name), getattr(other.marks, mark.name)), mark.name
-        else:
-            assert torch.equal(getattr(one, item.name), getattr(other, item.name)), item.name
 
 
 def feed_threads() -> int:

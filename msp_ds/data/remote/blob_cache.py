@@ -36,6 +36,11 @@ class BlobCache:
         except OSError as error:
             raise InputError(f"{folder} cannot be written ({error.strerror}); choose another --cache") from None
 
+    @property
+    def can_hold(self) -> bool:
+        """Whether this system has the locks that keep files in use from being evicted."""
+        return fcntl is not None
+
     def path(self, sha256: str) -> Path:
         """Where the file of that sum lies, or will lie."""
         return self._blobs / sha256
@@ -74,15 +79,7 @@ class BlobCache:
                 f"hold {self.limit / GIGABYTE:.1f} GB; give --cache-limit {total / GIGABYTE + 0.05:.1f}, "
                 "or ask for fewer sets at a time"
             )
-        others = sorted(
-            (path for path in self._blobs.iterdir() if path.name.removesuffix(PART_ENDING) not in needed),
-            key=lambda path: path.stat().st_mtime,
-        )
-        sizes = {path: path.stat().st_size for path in others}
-        over = total + sum(sizes.values()) - self.limit
-        for path in others:
-            if over > 0 and _evict(path):
-                over -= sizes[path]
+        self.evict_beside(needed)
         here = {name: self._size(name) for name in needed}
         missing = sum(size - min(size, here[name]) for name, size in needed.items())
         free = shutil.disk_usage(self._blobs).free
@@ -91,6 +88,22 @@ class BlobCache:
                 f"{what} need {missing / GIGABYTE:.1f} GB more in {self.folder}, but its disk has "
                 f"{free / GIGABYTE:.1f} GB left; make room, or choose another --cache"
             )
+
+    def evict_beside(self, needed: Mapping[str, int]) -> int:
+        """Evict other files than those of `needed` (sha256 -> bytes), the longest unused first, until these fit.
+
+        Returns the bytes by which they still do not, since what is left is in use.
+        """
+        others = sorted(
+            (path for path in self._blobs.iterdir() if path.name.removesuffix(PART_ENDING) not in needed),
+            key=lambda path: path.stat().st_mtime,
+        )
+        sizes = {path: path.stat().st_size for path in others}
+        over = sum(needed.values()) + sum(sizes.values()) - self.limit
+        for path in others:
+            if over > 0 and _evict(path):
+                over -= sizes[path]
+        return max(0, over)
 
     def _size(self, sha256: str) -> int:
         for path in (self.path(sha256), self.part(sha256)):

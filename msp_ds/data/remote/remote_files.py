@@ -128,7 +128,7 @@ class RemoteFolder:
                 fault = f"{error or type(error).__name__}"
         raise ShardError(
             f"{self.address}/{name} could not be had in {ATTEMPTS} attempts ({' '.join(fault.split())}); "
-            "the same command goes on where this one ended"
+            "the next attempt goes on where this one ended"
         )
 
 

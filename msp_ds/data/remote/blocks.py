@@ -1,0 +1,230 @@
+"""The tars of training sets that are larger than the cache: fetched block by block while the run trains.
+
+A thread fetches the next block while the current one is trained on. Every rank of a machine does the same, and the
+lock of the cache lets one fetch at a time: the others find there what it brought. What a rank reads from it holds, by
+locks that end with its process; so a block makes room for another when the last rank has left it.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from msp_ds.config import from_json, read_json
+from msp_ds.data import set_layout as layout
+from msp_ds.data.block_plan import BlockPlan, Room
+from msp_ds.data.order import GlobalBatch
+from msp_ds.data.reader import Reader
+from msp_ds.data.remote.blob_cache import GIGABYTE, BlobCache
+from msp_ds.data.remote.remote_files import RemoteFolder
+from msp_ds.data.set_layout import FileEntry
+from msp_ds.data.shards import ShardSet
+from msp_ds.errors import InputError
+
+log = logging.getLogger(__name__)
+
+PAUSE = 0.1
+"""Seconds between two looks for room in the cache."""
+PATIENCE = 60
+"""Seconds without room after which the log says so, again and again."""
+
+Block = tuple[int, int]
+"""(epoch, number)."""
+Files = Mapping[str, FileEntry]
+"""Path below the address -> size and sum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSource:
+    """Where the tars of a set come from, as the note in its folder says."""
+
+    address: str
+    """Of the folder that holds <stage>/<split>/."""
+    cache: str
+    """The folder of the cache."""
+    limit: int
+    """Bytes that the cache may hold."""
+    kept: int
+    """Bytes in it that stay as long as the run lasts."""
+
+    @property
+    def room(self) -> Room:
+        """What there is for blocks."""
+        return Room(limit=self.limit, kept=self.kept)
+
+
+def block_source(sets: Sequence[ShardSet]) -> BlockSource | None:
+    """Where the tars of a stage's training sets come from; None where they are here."""
+    path = sets[0].path / layout.BY_BLOCK_NAME
+    if not sets[0].comes_by_block:
+        return None
+    return from_json(BlockSource, read_json(path, what="the note on where tars come from"), where=str(path))
+
+
+class Blocks:
+    """The blocks that are here or coming. One thread calls; while it calls, nobody may read."""
+
+    def __init__(self, plan: BlockPlan, readers: Sequence[Reader], source: BlockSource) -> None:
+        """readers: of the sets in the order of the plan."""
+        self.plan = plan
+        self._readers = readers
+        self._remote = RemoteFolder(source.address)
+        self._cache = BlobCache(Path(source.cache), limit=source.limit)
+        self._worker = _Worker()
+        self._wanted: list[Block] = []
+        self._coming: dict[Block, Future[ExitStack]] = {}
+
+    def enter(self, batch: GlobalBatch, following: GlobalBatch | None) -> None:
+        """Let go of all blocks but those of `batch` and `following`, and begin to fetch what is missing of these.
+
+        A block whose fetching failed in the background is tried once more when its time has come.
+        """
+        self._wanted = list(_blocks_of(batch))
+        near = [*self._wanted, *(_blocks_of(following) if following else ())]
+        for block in self._coming.keys() - set(near):
+            self._let_go(block)
+        for reader, tars in zip(self._readers, self._tars_at_hand(), strict=True):
+            reader.files.close_all_but(tars)
+        for block in dict.fromkeys(near):
+            coming = self._coming.get(block)
+            if coming is None or (block in self._wanted and coming.done() and coming.exception()):
+                self._coming[block] = self._worker.does(partial(self._bring, self._files(block)))
+
+    def ready(self) -> bool:
+        """Whether all that the entered batch needs is here, and then open. Raises: InputError when it cannot be had."""
+        futures = [self._coming[block] for block in self._wanted]
+        for future in futures:
+            if future.done():
+                future.result()
+        if not all(future.done() for future in futures):
+            return False
+        for reader, tars in zip(self._readers, self._tars_at_hand(), strict=True):
+            reader.files.open(tars)
+        return True
+
+    def wait(self) -> None:
+        """Return when `ready`. Raises: InputError when it cannot be had."""
+        while not self.ready():
+            wait([self._coming[block] for block in self._wanted])
+
+    def images(self, batch: GlobalBatch) -> Tensor:
+        """int64 [n], ascending: the images of the batch's set that lie in its blocks."""
+        return self.plan.images(batch.epoch, batch.blocks)[batch.part]
+
+    def close(self) -> None:
+        """Stop fetching and let go of everything."""
+        self._worker.stop()
+        for reader in self._readers:
+            reader.files.close_all_but([])
+        for block in list(self._coming):
+            self._let_go(block)
+
+    def _let_go(self, block: Block) -> None:
+        future = self._coming.pop(block)
+        # One that is still coming lets go of its files as soon as it has them.
+        future.add_done_callback(_close)
+        future.cancel()
+
+    def _tars_at_hand(self) -> list[set[int]]:
+        """For each set, those of the wanted blocks' tars that have come."""
+        found: list[set[int]] = [set() for _ in self._readers]
+        for block in self._wanted:
+            future = self._coming.get(block)
+            if future is not None and future.done() and future.exception() is None:
+                for tars, more in zip(found, self.plan.tars(*block), strict=True):
+                    tars.update(more.tolist())
+        return found
+
+    def _files(self, block: Block) -> Files:
+        found = {}
+        for reader, tars in zip(self._readers, self.plan.tars(*block), strict=True):
+            shards, path = reader.shards.index.shards, reader.shards.path
+            for shard in (shards[tar] for tar in tars.tolist()):
+                entry = FileEntry(bytes=shard.bytes, sha256=shard.sha256)
+                found[f"{path.parent.name}/{path.name}/{shard.name}"] = entry
+        return found
+
+    def _bring(self, files: Files, stop: threading.Event) -> ExitStack:
+        """Fetches what is not here yet, as soon as there is room; keeps it all here until the result closes."""
+        needed = {entry.sha256: entry.bytes for entry in files.values()}
+        began, lines = time.monotonic(), 0
+        while True:
+            with self._cache.locked():
+                over = self._cache.evict_beside(needed)
+                if not over:
+                    self._cache.make_room(needed, what="the next shards")
+                    self._fetch(files, stop)
+                    return self._cache.hold(needed)
+            if time.monotonic() - began > PATIENCE * (lines + 1):
+                lines += 1
+                log.warning(
+                    "waiting for %.2f GB of room in %s, which other runs hold", over / GIGABYTE, self._cache.folder
+                )
+            if stop.wait(PAUSE):
+                raise _Stopped
+
+    def _fetch(self, files: Files, stop: threading.Event) -> None:
+        def advance(size: int) -> None:
+            if stop.is_set():
+                raise _Stopped
+
+        for name, entry in files.items():
+            target = self._cache.path(entry.sha256)
+            if not target.exists():
+                part = self._cache.part(entry.sha256)
+                self._remote.fetch(name, entry, part=part, target=target, advance=advance)
+
+
+def _close(done: Future[ExitStack]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        done.result().close()
+
+
+def _blocks_of(batch: GlobalBatch) -> Iterator[Block]:
+    return ((batch.epoch, number) for number in range(batch.blocks[0], batch.blocks[1] + 1))
+
+
+class _Stopped(InputError):
+    """Nobody waits for it any more."""
+
+
+class _Worker:
+    """One thread that does one thing after the other, and that a process does not wait for when it ends."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="blocks", daemon=True).start()
+
+    def does(self, work: Callable[[threading.Event], ExitStack]) -> Future[ExitStack]:
+        """What work(stop) gives, in time; it should end early once `stop` is set."""
+        future: Future[ExitStack] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work(self._stop))
+                except BaseException as error:
+                    future.set_exception(error)
+
+        self._work.put(run)
+        return future
+
+    def stop(self) -> None:
+        """End the thread, soon."""
+        self._stop.set()
+        self._work.put(lambda: None)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._work.get()()
