@@ -41,7 +41,9 @@ def distribution(outcomes: Sequence[Outcome]) -> float:
 
 
 def resampled_distribution(outcomes: Sequence[Outcome], resampling: Resampling) -> Interval:
-    """The bootstrap interval of the grade, questions resampled."""
+    """The bootstrap interval of the grade, questions resampled; nan for none."""
+    if not outcomes:
+        return Interval(float("nan"), float("nan"))
     right_cells = sorted({(outcome.group, outcome.right) for outcome in outcomes})
     numbers = {cell: number for number, cell in enumerate(right_cells)}
     groups = np.unique([group for group, _ in right_cells], return_inverse=True)[1]

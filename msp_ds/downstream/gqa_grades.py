@@ -167,7 +167,7 @@ def _consistency(balanced: Sequence[GqaQuestion], is_right: Mapping[str, bool]) 
     for some in entailing.values():
         if some:
             shares.append(sum(float(is_right[one]) for one in some) / len(some))
-    return Score(values=tuple(shares))
+    return Score(values=tuple(shares), is_paired=False)
 
 
 def _require_known(known: Collection[str], wanted: Sequence[str], what: str) -> None:

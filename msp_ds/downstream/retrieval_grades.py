@@ -5,7 +5,7 @@ N images, M captions. Image retrieval (IR): each caption ranks all N images, one
 pessimistically, everything that scores the same comes first: a scorer that says the same of every pair finds nothing.
 
 The protocol `first-caption` ranks for text retrieval only the first caption of each image, N instead of M: so the
-released code of the paper does, whose numbers are therefore higher than those of the standard protocol.
+released code of the paper does, whose numbers cannot be compared with those of the standard protocol.
 """
 
 from __future__ import annotations
@@ -48,14 +48,18 @@ def _check_matrix(scores: Tensor, image_of_caption: Tensor) -> None:
     _captions_per_image(image_of_caption, num_images=num_images)
 
 
-def _captions_per_image(image_of_caption: Tensor, *, num_images: int) -> Tensor:
-    """int64 [N], all positive."""
+def _require_rows(image_of_caption: Tensor, *, num_images: int) -> None:
     wrong = ((image_of_caption < 0) | (image_of_caption >= num_images)).nonzero().flatten()
     _check(
         wrong.numel() == 0,
         f"caption {wrong[:1].tolist()} names an image outside the {num_images} of the score matrix; "
         "score the captions against all images of the split",
     )
+
+
+def _captions_per_image(image_of_caption: Tensor, *, num_images: int) -> Tensor:
+    """int64 [N], all positive."""
+    _require_rows(image_of_caption, num_images=num_images)
     counts = torch.bincount(image_of_caption, minlength=num_images)
     bare = (counts == 0).nonzero().flatten()
     _check(
@@ -157,10 +161,11 @@ class RetrievalGrades:
 def require_captions(
     image_of_caption: Tensor, *, num_images: int, each: int, image_ids: Sequence[str] | None = None
 ) -> None:
-    """Demand `each` captions of every image. Raises: InputError that names the images that have fewer or more.
+    """Demand `each` captions of every image. Raises: InputError that names the images with fewer or more.
 
     image_of_caption: int64 [M]. image_ids: what to call the N images; their rows otherwise.
     """
+    _require_rows(image_of_caption, num_images=num_images)
     counts = torch.bincount(image_of_caption, minlength=num_images)
     wrong = (counts != each).nonzero().flatten().tolist()
     named = [f"{image_ids[row] if image_ids else f'row {row}'} has {int(counts[row])}" for row in wrong]

@@ -20,6 +20,8 @@ class Score:
     """What each question (sentence, image) that counts earned, from 0 to 1, in the file's order."""
     units: Counts | None = field(default=None, repr=False)
     """int64, as long as values: the unit that each belongs to, as five captions to an image; None for one each."""
+    is_paired: bool = True
+    """Whether the same questions count whatever is predicted, so that two systems can be compared one by one."""
 
     @property
     def share(self) -> float:
@@ -44,8 +46,10 @@ class Score:
     def difference(self, other: Score, resampling: Resampling) -> tuple[float, Interval]:
         """This score less another system's on the same questions, with its interval: both see the same draws.
 
-        Raises: InputError when the two are not over as many questions.
+        Raises: InputError when the two are not over the same questions.
         """
+        if not (self.is_paired and other.is_paired):
+            raise InputError("a score over the questions that each system answers rightly has no pairs to compare")
         if self.num != other.num:
             raise InputError(f"scores of {self.num} and {other.num} questions cannot be compared pair by pair")
         gains = np.asarray(self.values) - np.asarray(other.values)

@@ -66,8 +66,9 @@ def read_score_matrix(path: Path) -> ScoreMatrix:
             parts = {key: arrays[key] for key in _KEYS}
     except FileNotFoundError:
         raise InputError(f"{path} is missing; it should be {_NAME}") from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError, TypeError) as error:
-        raise InputError(f"{path} should be {_NAME}, but is not: {error}") from None
+    # A text file is to numpy a pickle, a plain .npy no context manager.
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError, TypeError, AttributeError):
+        raise InputError(f"{path} cannot be read; it should be {_NAME}") from None
     try:
         return ScoreMatrix(
             scores=torch.from_numpy(parts["scores"].astype(np.float32)),

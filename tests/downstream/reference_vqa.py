@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from msp_ds.downstream.answer_normalisation import CONTRACTIONS
+from msp_ds.data.answer_normalisation import CONTRACTIONS
 
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 

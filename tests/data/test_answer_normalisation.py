@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from msp_ds.downstream.answer_normalisation import CONTRACTIONS, normalise_answer
+from msp_ds.data.answer_normalisation import CONTRACTIONS, normalise_answer
 
 GOLDEN = {
     "the 2 dogs.": "2 dogs",

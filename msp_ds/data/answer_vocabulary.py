@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from msp_ds.config import read_json, write_json
+from msp_ds.data.answer_normalisation import normalise_answer
 from msp_ds.data.sources.questions import Question
 from msp_ds.data.sources.vqa import VqaQuestion
-from msp_ds.downstream.answer_normalisation import normalise_answer
 from msp_ds.errors import InputError
 
 LEAST_QUESTIONS = 9
