@@ -45,10 +45,13 @@ class Resampling:
         if self.num_resamples < 1:
             raise InputError(f"{self.num_resamples} resamples give no interval; ask for 1000 or more")
 
-    def of(self, rows: Floats, statistic: Callable[[Counts, Floats], Floats]) -> Interval:
+    def of(
+        self, rows: Floats, statistic: Callable[[Counts, Floats], Floats], *, centre: float | None = None
+    ) -> Interval:
         """The interval of `statistic(how often each kind, int64 [S, K]; kinds, float64 [K, C]) -> float64 [S]`.
 
-        rows: float64 [units, C], what each unit contributes.
+        rows: float64 [units, C], what each unit contributes. centre: shift the resamples until this is their mean, for
+        a statistic that resampling itself moves.
         """
         if not len(rows):
             return Interval(float("nan"), float("nan"))
@@ -61,13 +64,15 @@ class Resampling:
             )
             for start in range(0, self.num_resamples, at_once)
         ]
-        return _middle(np.concatenate(found))
+        return _middle(np.concatenate(found), centre)
 
 
-def _middle(statistics: Floats) -> Interval:
+def _middle(statistics: Floats, centre: float | None) -> Interval:
     known = statistics[~np.isnan(statistics)]
     if not len(known):
         return Interval(float("nan"), float("nan"))
+    if centre is not None:
+        known = known - known.mean() + centre
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
 

@@ -41,7 +41,10 @@ def distribution(outcomes: Sequence[Outcome]) -> float:
 
 
 def resampled_distribution(outcomes: Sequence[Outcome], resampling: Resampling) -> Interval:
-    """The bootstrap interval of the grade, questions resampled; nan for none."""
+    """The bootstrap interval of the grade, questions resampled; nan for none.
+
+    Resampling adds chance to chance, which only ever raises a chi-square: the resamples are centred on the grade.
+    """
     if not outcomes:
         return Interval(float("nan"), float("nan"))
     right_cells = sorted({(outcome.group, outcome.right) for outcome in outcomes})
@@ -63,11 +66,13 @@ def resampled_distribution(outcomes: Sequence[Outcome], resampling: Resampling) 
         by_group, size = (_summed(part, groups, int(groups.max()) + 1) for part in (terms, right))
         return np.asarray((by_group * size).sum(axis=1) / size.sum(axis=1) / 100, dtype=np.float64)
 
-    return resampling.of(rows, statistic)
+    return resampling.of(rows, statistic, centre=distribution(outcomes))
 
 
 def _summed(table: Floats | Counts, places: NDArray[np.int64], num_places: int) -> Floats:
     """Columns of [S, K] added up by place: float64 [S, num_places]."""
-    total: Floats = np.zeros((num_places, len(table)))
-    np.add.at(total, places, table.T)
-    return np.ascontiguousarray(total.T)
+    order = np.argsort(places, kind="stable")
+    present, starts = np.unique(places[order], return_index=True)
+    total: Floats = np.zeros((len(table), num_places))
+    total[:, present] = np.add.reduceat(table[:, order], starts, axis=1)
+    return total

@@ -66,8 +66,7 @@ class GqaGrades:
         }
 
     def distribution_interval(self, resampling: Resampling) -> Interval:
-        """The 95 % bootstrap interval of the distribution. It lies above the value where questions are few:
-        resampling adds a chance of its own to both sides."""
+        """The 95 % bootstrap interval of the distribution."""
         return resampled_distribution(self.outcomes, resampling)
 
 
