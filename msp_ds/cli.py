@@ -426,6 +426,32 @@ def evaluate(
     Console(soft_wrap=True).print(f"written to {report.path}, the scores beside it", highlight=False, markup=False)
 
 
+@app.command()
+def grade(
+    predictions: Annotated[Path, typer.Argument(help="A submission file, or a retrieval score matrix, .npz.")],
+    task: Annotated[Literal["vqa", "gqa", "nlvr2", "retrieval"], typer.Option(help="Whose official rules.")],
+    questions: Annotated[str | None, typer.Option(help="Official questions or statements, or LXMERT's.")] = None,
+    annotations: Annotated[str | None, typer.Option(help="VQA: the official annotations.")] = None,
+    choices: Annotated[str | None, typer.Option(help="GQA: for validity and plausibility.")] = None,
+    consistency: Annotated[bool, typer.Option("--consistency", help="GQA: of unbalanced questions too.")] = False,
+    answers: Annotated[Path | None, typer.Option(help="VQA: a vocabulary, for LXMERT's look-up score.")] = None,
+    protocol: Annotated[Literal["standard", "first-caption"], typer.Option(help="Retrieval.")] = "standard",
+    captions_per_image: Annotated[int, typer.Option(help="Retrieval: which every image must have.")] = 5,
+    against: Annotated[Path | None, typer.Option(help="Another system's file, compared one by one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the grades, .json.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Grade a file of predictions by the official rules, with 95 % intervals; needs no model."""
+    from msp_ds.report.grades import GradingPlan, QuestionSource, grade_and_compare
+
+    with one_line_errors(debug=debug):
+        source = QuestionSource(questions=questions, annotations=annotations, choices=choices, answers=answers)
+        plan = GradingPlan(
+            task=task, source=source, consistency=consistency, protocol=protocol, captions_per_image=captions_per_image
+        )
+        Console().print(grade_and_compare(plan, predictions, against=against, out=out), highlight=False)
+
+
 def main() -> None:
     """The entry point of `msp-ds`."""
     app()

@@ -3,18 +3,32 @@
 N images, M captions. Image retrieval (IR): each caption ranks all N images, one of which is its own. Text retrieval
 (TR): each image ranks all M captions and counts by the best of its own. Ranks start at 0. Ties are settled
 pessimistically, everything that scores the same comes first: a scorer that says the same of every pair finds nothing.
+
+The protocol `first-caption` ranks for text retrieval only the first caption of each image, N instead of M: so the
+released code of the paper does, whose numbers cannot be compared with those of the standard protocol.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from msp_ds.data.sources.questions import shown_ids
+from msp_ds.downstream.bootstrap import Floats, Interval, Resampling, median_rank_of_kinds, ratio
+from msp_ds.downstream.score import Score
 from msp_ds.errors import InputError
+
+RetrievalProtocol = Literal["standard", "first-caption"]
+"""Which captions text retrieval ranks: all, or the first of each image."""
+
+RECALLS = (1, 5, 10)
 
 
 def _check(condition: bool, message: str) -> None:
@@ -34,14 +48,18 @@ def _check_matrix(scores: Tensor, image_of_caption: Tensor) -> None:
     _captions_per_image(image_of_caption, num_images=num_images)
 
 
-def _captions_per_image(image_of_caption: Tensor, *, num_images: int) -> Tensor:
-    """int64 [N], all positive."""
+def _require_rows(image_of_caption: Tensor, *, num_images: int) -> None:
     wrong = ((image_of_caption < 0) | (image_of_caption >= num_images)).nonzero().flatten()
     _check(
         wrong.numel() == 0,
         f"caption {wrong[:1].tolist()} names an image outside the {num_images} of the score matrix; "
         "score the captions against all images of the split",
     )
+
+
+def _captions_per_image(image_of_caption: Tensor, *, num_images: int) -> Tensor:
+    """int64 [N], all positive."""
+    _require_rows(image_of_caption, num_images=num_images)
     counts = torch.bincount(image_of_caption, minlength=num_images)
     bare = (counts == 0).nonzero().flatten()
     _check(
@@ -132,6 +150,7 @@ class RetrievalGrades:
     """TR: an image looks for one of its captions."""
     num_images: int
     num_captions: int
+    protocol: RetrievalProtocol = "standard"
 
     def flat(self) -> dict[str, float]:
         """All recalls, ranks and chances by name: `ir/recall_1` ... `tr/chance_10`."""
@@ -139,25 +158,99 @@ class RetrievalGrades:
         return {f"{key}/{name}": value for key, grades in directions.items() for name, value in asdict(grades).items()}
 
 
-def grade_retrieval(scores: Tensor, image_of_caption: Tensor) -> RetrievalGrades:
-    """The grades of float32 [N, M] scores, given int64 [M] rows of the captions' images.
+def require_captions(
+    image_of_caption: Tensor, *, num_images: int, each: int, image_ids: Sequence[str] | None = None
+) -> None:
+    """Demand `each` captions of every image. Raises: InputError that names the images with fewer or more.
 
-    Raises InputError as ranks_of_images.
+    image_of_caption: int64 [M]. image_ids: what to call the N images; their rows otherwise.
     """
-    image_ranks = ranks_of_images(scores, image_of_caption)
-    caption_ranks = ranks_of_captions(scores, image_of_caption)
-    num_images, num_captions = scores.shape
-    chances = [chance_recall(image_of_caption, num_images=num_images, k=k) for k in (1, 5, 10)]
-    image_chances, caption_chances = zip(*chances, strict=True)
-    return RetrievalGrades(
-        image_retrieval=_grade_direction(image_ranks, chances=image_chances),
-        text_retrieval=_grade_direction(caption_ranks, chances=caption_chances),
-        num_images=num_images,
-        num_captions=num_captions,
+    _require_rows(image_of_caption, num_images=num_images)
+    counts = torch.bincount(image_of_caption, minlength=num_images)
+    wrong = (counts != each).nonzero().flatten().tolist()
+    named = [f"{image_ids[row] if image_ids else f'row {row}'} has {int(counts[row])}" for row in wrong]
+    _check(
+        not wrong,
+        f"{len(wrong)} of {num_images} images do not have {each} captions: {shown_ids(named)}; "
+        "score them with as many, or ask for fewer captions an image",
     )
 
 
-def _grade_direction(ranks: Tensor, *, chances: tuple[float, ...]) -> DirectionGrades:
+def direction_ranks(
+    scores: Tensor, image_of_caption: Tensor, *, protocol: RetrievalProtocol = "standard"
+) -> tuple[Tensor, Tensor]:
+    """(ranks of images for each caption, int64 [M]; ranks of captions for each image, int64 [N]).
+
+    Arguments and errors as ranks_of_images.
+    """
+    image_ranks = ranks_of_images(scores, image_of_caption)
+    if protocol == "first-caption":
+        scores = scores[:, _first_captions(image_of_caption, num_images=len(scores))]
+        image_of_caption = torch.arange(len(scores), device=scores.device)
+    return image_ranks, ranks_of_captions(scores, image_of_caption)
+
+
+def _first_captions(image_of_caption: Tensor, *, num_images: int) -> Tensor:
+    """int64 [N]: the first column of each image, all of which have one."""
+    places = torch.arange(len(image_of_caption), device=image_of_caption.device)
+    after_all = torch.full((num_images,), len(places), device=places.device)
+    return after_all.scatter_reduce(0, image_of_caption, places, reduce="amin")
+
+
+def grade_retrieval(
+    scores: Tensor, image_of_caption: Tensor, *, protocol: RetrievalProtocol = "standard"
+) -> RetrievalGrades:
+    """The grades of float32 [N, M] scores, given int64 [M] rows of the captions' images.
+
+    Raises: InputError as ranks_of_images.
+    """
+    image_ranks, caption_ranks = direction_ranks(scores, image_of_caption, protocol=protocol)
+    num_images, num_captions = scores.shape
+    ranked = image_of_caption if protocol == "standard" else torch.arange(num_images)
+    return RetrievalGrades(
+        image_retrieval=_grade_direction(
+            image_ranks, chances=[chance_recall(image_of_caption, num_images=num_images, k=k)[0] for k in RECALLS]
+        ),
+        text_retrieval=_grade_direction(
+            caption_ranks, chances=[chance_recall(ranked, num_images=num_images, k=k)[1] for k in RECALLS]
+        ),
+        num_images=num_images,
+        num_captions=num_captions,
+        protocol=protocol,
+    )
+
+
+def recall_scores(ranks: Tensor, units: Tensor) -> dict[str, Score]:
+    """The recalls of one direction with what they are means of: `recall_1`, `recall_5`, `recall_10`.
+
+    ranks: int64 [n]; units: int64 [n], the image that each query belongs to, which a resample draws as a whole.
+    """
+    found = {f"recall_{k}": (ranks < k).double().tolist() for k in RECALLS}
+    return {name: Score(values=tuple(values), units=units.cpu().numpy()) for name, values in found.items()}
+
+
+def rank_intervals(ranks: Tensor, units: Tensor, resampling: Resampling) -> dict[str, Interval]:
+    """The 95 % bootstrap intervals of one direction's `median_rank` and `mean_rank`. Arguments as recall_scores."""
+    by_image = _rows_of_ranks(ranks, units)
+    asked = np.stack([by_image.clip(min=0).sum(axis=1), (by_image >= 0).sum(axis=1)], axis=1)
+    low, high = resampling.of(asked, ratio)
+    return {
+        "median_rank": resampling.of(by_image, median_rank_of_kinds),
+        "mean_rank": Interval(low + 1, high + 1),
+    }
+
+
+def _rows_of_ranks(ranks: Tensor, units: Tensor) -> Floats:
+    """The ranks of each unit's queries, rising, after -1 where it has fewer than the most: float64 [units, most]."""
+    _, places, counts = torch.unique(units, return_inverse=True, return_counts=True)
+    order = torch.argsort(places, stable=True)
+    within = torch.arange(len(ranks)) - (counts.cumsum(0) - counts)[places[order]]
+    rows = torch.full((len(counts), int(counts.max())), -1.0, dtype=torch.float64)
+    rows[places[order], within] = ranks[order].double()
+    return rows.sort(dim=1).values.numpy()
+
+
+def _grade_direction(ranks: Tensor, *, chances: Sequence[float]) -> DirectionGrades:
     chance_1, chance_5, chance_10 = chances
     return DirectionGrades(
         recall_1=recall_at(ranks, 1),

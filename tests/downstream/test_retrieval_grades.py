@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
+from msp_ds.downstream.bootstrap import Resampling
 from msp_ds.downstream.retrieval_grades import (
     chance_recall,
+    direction_ranks,
     grade_retrieval,
     mean_rank,
     median_rank,
+    rank_intervals,
     ranks_of_captions,
     ranks_of_images,
     recall_at,
+    recall_scores,
+    require_captions,
 )
 from msp_ds.errors import InputError
 
@@ -160,6 +166,76 @@ def test_the_grades_of_the_small_matrix_are_those_worked_by_hand() -> None:
     assert (flat["tr/median_rank"], flat["tr/mean_rank"]) == (2, pytest.approx(2.0))
     assert flat["ir/chance_1"] == pytest.approx(100 / 3)
     assert flat["tr/chance_1"] == pytest.approx(100 * (2 / 5 + 1 / 5 + 2 / 5) / 3)
+
+
+def test_1000_random_captions_rank_as_in_loops() -> None:
+    generator = torch.Generator().manual_seed(5)
+    owners = torch.arange(200).repeat_interleave(5)[torch.randperm(1000, generator=generator)]
+    scores = torch.randint(0, 50, (200, 1000), generator=generator).float()
+    image_ranks, caption_ranks = looped_ranks(scores, owners)
+    grades = grade_retrieval(scores, owners)
+    for direction, ranks in ((grades.image_retrieval, image_ranks), (grades.text_retrieval, caption_ranks)):
+        expected = [100 * sum(rank < k for rank in ranks) / len(ranks) for k in (1, 5, 10)]
+        assert [direction.recall_1, direction.recall_5, direction.recall_10] == expected
+        assert direction.median_rank == int(statistics.median(ranks) + 1)
+        assert direction.mean_rank == sum(ranks) / len(ranks) + 1
+
+
+def test_the_first_caption_protocol_ranks_one_caption_an_image() -> None:
+    # of the small matrix the captions 0, 2 and 3 are left; image 1 finds 0.4 behind 0.6, image 2 0.5 behind 0.8
+    image_ranks, caption_ranks = direction_ranks(SCORES, OWNERS, protocol="first-caption")
+    assert image_ranks.tolist() == [0, 2, 2, 2, 1]  # unchanged
+    assert caption_ranks.tolist() == [0, 1, 1]
+    grades = grade_retrieval(SCORES, OWNERS, protocol="first-caption")
+    assert (grades.protocol, grades.num_captions) == ("first-caption", 5)
+    assert grades.text_retrieval.chance_1 == pytest.approx(100 / 3)
+    assert grade_retrieval(SCORES, OWNERS).protocol == "standard"
+
+
+def test_the_first_caption_is_the_first_column_in_any_order() -> None:
+    owners = torch.tensor([1, 0, 1, 0])
+    scores = torch.tensor([[1.0, 2.0, 0.0, 9.0], [1.0, 0.0, 9.0, 0.0]])
+    # columns 1 and 0: image 0 ranks its 2.0 before 1.0, image 1 its 1.0 before 0.0
+    assert direction_ranks(scores, owners, protocol="first-caption")[1].tolist() == [0, 0]
+    assert direction_ranks(scores.flip(1), owners.flip(0), protocol="first-caption")[1].tolist() == [0, 0]
+
+
+def test_an_image_with_four_captions_is_named() -> None:
+    owners = torch.arange(3).repeat_interleave(5)
+    require_captions(owners, num_images=3, each=5)
+    names = ["f30k-7", "f30k-8", "f30k-9"]
+    with pytest.raises(InputError, match=r"1 of 3 images do not have 5 captions: f30k-8 has 4; score"):
+        require_captions(torch.cat([owners[:9], owners[10:]]), num_images=3, each=5, image_ids=names)
+    with pytest.raises(
+        InputError, match=r"3 of 4 images do not have 1 captions: row 0 has 2, row 2 has 2, row 3 has 0"
+    ):
+        require_captions(OWNERS, num_images=4, each=1)
+    with pytest.raises(InputError, match="names an image outside the 1"):
+        require_captions(torch.tensor([-1]), num_images=1, each=1)
+
+
+def test_recalls_are_scored_by_image() -> None:
+    scores = recall_scores(ranks_of_images(SCORES, OWNERS), OWNERS)
+    assert {name: score.percent for name, score in scores.items()} == {
+        "recall_1": 20.0,
+        "recall_5": 100.0,
+        "recall_10": 100.0,
+    }
+    # images draw 1 of 2, 0 of 1 and 0 of 2: between the first never drawn and nothing but it
+    assert scores["recall_1"].interval(Resampling()) == (0.0, pytest.approx(50.0, abs=11))
+
+
+def test_rank_intervals_lie_around_the_ranks() -> None:
+    generator = torch.Generator().manual_seed(1)
+    units = torch.arange(300).repeat_interleave(torch.randint(1, 4, (300,), generator=generator))
+    ranks = torch.randint(0, 100, (len(units),), generator=generator)
+    intervals = rank_intervals(ranks, units, Resampling())
+    # independent ranks of deviation 28.9; that of a median of a uniform distribution is 100 / (2 sqrt(n))
+    mean, median = intervals["mean_rank"], intervals["median_rank"]
+    assert mean.high - mean.low == pytest.approx(2 * 1.96 * 28.9 / len(units) ** 0.5, rel=0.15)
+    assert mean.low < mean_rank(ranks) < mean.high
+    assert median.high - median.low == pytest.approx(2 * 1.96 * 50 / len(units) ** 0.5, rel=0.3)
+    assert median.low < median_rank(ranks) < median.high
 
 
 def test_infinite_scores_rank_like_any_other() -> None:

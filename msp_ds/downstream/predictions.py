@@ -1,0 +1,41 @@
+"""Predictions by question id: are they complete? The official scripts abort or guess; here the ids are named."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from msp_ds.data.sources.questions import shown_ids
+from msp_ds.errors import InputError
+
+
+def require_predictions(
+    predictions: Mapping[str, object], question_ids: Collection[str], *, extras_allowed: bool = False
+) -> None:
+    """Demand a prediction for every question and, unless extras are allowed, none for another.
+
+    Raises: InputError that names the missing and the unknown ids.
+    """
+    faults = []
+    known = set(question_ids)
+    if missing := [question_id for question_id in question_ids if question_id not in predictions]:
+        faults.append(f"{len(missing)} of {len(known)} questions have none: {shown_ids(missing)}")
+    unknown = [question_id for question_id in predictions if question_id not in known]
+    if unknown and not extras_allowed:
+        faults.append(f"{len(unknown)} are of unknown questions: {shown_ids(unknown)}")
+    if faults:
+        raise InputError(f"the predictions cannot be graded: {'; '.join(faults)}; predict the split that is graded")
+
+
+def collect(pairs: Iterable[tuple[str, str]], *, path: object) -> dict[str, str]:
+    """Predictions by question id. Raises: InputError that names repeated ids, or says that there are none."""
+    found: dict[str, str] = {}
+    repeated: dict[str, None] = {}
+    for question_id, answer in pairs:
+        if question_id in found:
+            repeated[question_id] = None
+        found[question_id] = answer
+    if repeated:
+        raise InputError(f"{path} answers {len(repeated)} questions more than once: {shown_ids(list(repeated))}")
+    if not found:
+        raise InputError(f"{path} holds no prediction")
+    return found

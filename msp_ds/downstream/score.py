@@ -1,0 +1,84 @@
+"""One number of a benchmark, with what it is the mean of, so that its interval and its differences can be told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from msp_ds.downstream.bootstrap import Counts, Floats, Interval, Resampling, ratio
+from msp_ds.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A mean over what counts, in percent."""
+
+    values: tuple[float, ...] = field(repr=False)
+    """What each question (sentence, image) that counts earned, from 0 to 1, in the file's order."""
+    units: Counts | None = field(default=None, repr=False)
+    """int64, as long as values: the unit that each belongs to, as five captions to an image; None for one each."""
+    is_paired: bool = True
+    """Whether the same questions count whatever is predicted, so that two systems can be compared one by one."""
+
+    @property
+    def share(self) -> float:
+        """The mean, from 0 to 1; nan when nothing counts."""
+        # sum() in the file's order, as the official scripts add: another order differs in the last bit.
+        return float(sum(self.values)) / len(self.values) if self.values else float("nan")
+
+    @property
+    def percent(self) -> float:
+        """The mean times 100, as GQA's script takes it."""
+        return self.share * 100
+
+    @property
+    def num(self) -> int:
+        """How many values there are."""
+        return len(self.values)
+
+    def interval(self, resampling: Resampling) -> Interval:
+        """The 95 % bootstrap interval, in percent; units are drawn with all their values."""
+        return _percent(resampling.of(self._rows(np.asarray(self.values)), ratio))
+
+    def difference(self, other: Score, resampling: Resampling) -> tuple[float, Interval]:
+        """This score less another system's on the same questions, with its interval: both see the same draws.
+
+        Raises: InputError when the two are not over the same questions.
+        """
+        if not (self.is_paired and other.is_paired):
+            raise InputError("a score over the questions that each system answers rightly has no pairs to compare")
+        if self.num != other.num:
+            raise InputError(f"scores of {self.num} and {other.num} questions cannot be compared pair by pair")
+        gains = np.asarray(self.values) - np.asarray(other.values)
+        return self.percent - other.percent, _percent(resampling.of(self._rows(gains), ratio))
+
+    def _rows(self, values: Floats) -> Floats:
+        """float64 [units, 2]: sum of the values and how many they are."""
+        if self.units is None:
+            return np.stack([values, np.ones(len(values))], axis=1)
+        _, places = np.unique(self.units, return_inverse=True)
+        return np.stack([np.bincount(places, weights=values), np.bincount(places).astype(np.float64)], axis=1)
+
+
+def _percent(interval: Interval) -> Interval:
+    return Interval(100 * interval.low, 100 * interval.high)
+
+
+class Grades(Protocol):
+    """What every benchmark's grades can tell."""
+
+    def scores(self) -> dict[str, Score]:
+        """The means by name: `accuracy`, `answer_type/yes/no`; the first is the benchmark's headline."""
+        ...
+
+
+def scores_by(names: Sequence[str], values: Sequence[float]) -> dict[str, Score]:
+    """The values' scores by name, in the order of the names' first appearance; those without a name count nowhere."""
+    found: dict[str, list[float]] = {}
+    for name, value in zip(names, values, strict=True):
+        if name:
+            found.setdefault(name, []).append(value)
+    return {name: Score(values=tuple(some)) for name, some in found.items()}
