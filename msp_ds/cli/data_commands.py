@@ -1,4 +1,4 @@
-"""The command line: `msp-ds COMMAND --help` explains each command. Flags in, one library call, the result shown."""
+"""Commands about data: make a world, write shards, look at them, verify and compare them."""
 
 from __future__ import annotations
 
@@ -10,37 +10,9 @@ from rich.console import Console
 
 from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB
 from msp_ds.terminal import bars, one_line_errors, resumable, speak
-from msp_ds.train import (
-    BatchSize,
-    Cache,
-    CacheLimit,
-    Curriculum,
-    Debug,
-    Drop,
-    DsConfig,
-    Epochs,
-    MaxSteps,
-    PresetName,
-    Rate,
-    Resume,
-    RunDir,
-    SaveEvery,
-    Seed,
-    Setting,
-    Shards,
-    train,
-)
+from msp_ds.train import Cache, CacheLimit, Debug
 from msp_ds.training.execution import find_shipped
 from msp_ds.training.planning import CACHE
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Multi-stage pre-training of small vision-language models. Start with: msp-ds demo",
-)
-app.command()(train)
 
 StageName = Literal["token", "phrase", "sentence"]
 BenchmarkName = Literal["vqa", "gqa", "nlvr2", "retrieval"]
@@ -66,24 +38,15 @@ Splits = Annotated[
 SetFolder = Annotated[str, typer.Argument(help="A shard set, as shards/sentence/val, or its https://, s3:// address.")]
 
 DEMO_RECIPE = Path("shards/demo.toml")
+ASKED = ("questions", "annotations", "val_questions", "val_annotations", "test_questions", "answers")
+"""Flags of `shard` that change a benchmark of the recipe."""
+RECIPE_FLAGS = (
+    *("regions", "on_error", "captions", "phrases", "exclude", "splits", "image_data", "objects_vocab"),
+    *("attributes_vocab", "vocab", "hard_negatives", "holdout", "allow_missing", "extractor", "preset"),
+)
+"""Flags of `shard` that change the recipe itself."""
 
 
-@app.command()
-def demo(
-    recipe: Annotated[Path, typer.Option(help="What world to make, and how.")] = DEMO_RECIPE,
-    shards: Annotated[Path, typer.Option(help="Folder to write the shards into.")] = Path("shards"),
-    debug: Debug = False,
-) -> None:
-    """Watch the whole method work: make a world, write its shards, train t, p and s, retrieve zero-shot."""
-    from msp_ds.report.demo import run_demo
-    from msp_ds.train import start
-
-    with one_line_errors(debug=debug):
-        speak()
-        run_demo(find_shipped(recipe), shards=shards, train=start, show=Console())
-
-
-@app.command()
 def world(
     out: Out = Path("world"),
     images: Annotated[int, typer.Option(help="How many scenes.")] = 2100,
@@ -100,8 +63,8 @@ def world(
     Console().print(f"{report.images} images, {report.captions} captions, {report.phrases} phrases in {report.folder}")
 
 
-@app.command()
 def shard(
+    context: typer.Context,
     stage: Annotated[StageName | None, typer.Option(help="Which granularity of text.")] = None,
     task: Annotated[BenchmarkName | None, typer.Option(help="Or for which benchmark.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A TOML file as in shards/. [shards/demo.toml]")] = None,
@@ -139,35 +102,11 @@ def shard(
     debug: Debug = False,
 ) -> None:
     """Write a stage's or a benchmark's shards from raw files: of the demo's recipe, another's, or the flags'."""
-    asked = {
-        "questions": questions,
-        "annotations": annotations,
-        "val_questions": val_questions,
-        "val_annotations": val_annotations,
-        "test_questions": test_questions,
-        "answers": answers,
-    }
-    flags = {
-        "regions": regions,
-        "on_error": on_error,
-        "captions": captions,
-        "phrases": phrases,
-        "exclude": exclude,
-        "splits": splits,
-        "image_data": image_data,
-        "objects_vocab": objects_vocab,
-        "attributes_vocab": attributes_vocab,
-        "vocab": vocab,
-        "hard_negatives": hard_negatives,
-        "holdout": holdout,
-        "allow_missing": allow_missing,
-        "extractor": extractor,
-        "preset": preset,
-    }
-    given = {name: value for name, value in flags.items() if value is not None}
-    named = {name: tuple(value) if isinstance(value, list) else value for name, value in asked.items() if value}
+    flags = {name: value for name, value in context.params.items() if value is not None}
+    asked = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items() if name in ASKED}
+    given = {name: value for name, value in flags.items() if name in RECIPE_FLAGS}
     with one_line_errors(debug=debug), resumable():
-        _write_shards(_one_of(stage, task, named), recipe, given, named, out=out, jobs=jobs)
+        _write_shards(_one_of(stage, task, asked), recipe, given, asked, out=out, jobs=jobs)
 
 
 def _one_of(stage: str | None, task: str | None, questions: dict[str, Any]) -> Any:
@@ -205,7 +144,6 @@ def _write_shards(
         Console(soft_wrap=True).print(line, highlight=False)
 
 
-@app.command()
 def negatives(
     shards: Annotated[
         Path | None, typer.Option(help="A shard set to compute from; with --attach to write into.")
@@ -241,7 +179,6 @@ def negatives(
     Console(soft_wrap=True).print(told, highlight=False, markup=False)
 
 
-@app.command()
 def inspect(
     path: SetFolder,
     html: Annotated[Path | None, typer.Option(help="Write one page of pictures instead, to open in a browser.")] = None,
@@ -265,7 +202,6 @@ def inspect(
     Console().print(*([f"{html}: open it in a browser"] if html else set_tables(facts)), sep="\n")
 
 
-@app.command()
 def verify(
     paths: Annotated[
         list[str], typer.Argument(help="Shard sets, or folders of them, as shards; https://, s3:// and gs:// too.")
@@ -292,7 +228,6 @@ def verify(
     raise typer.Exit(0 if in_order else 1)
 
 
-@app.command()
 def audit(
     trained_on: Annotated[
         list[str], typer.Option("--train", help="A shard set or a file that names images; may be repeated.")
@@ -315,143 +250,3 @@ def audit(
         Console(soft_wrap=True).print(*overlap_report(found), highlight=False, sep="\n")
         found.require_certainty()
     raise typer.Exit(1 if found.overlap else 0)
-
-
-@app.command()
-def stages(
-    curriculum: Curriculum = None,
-    shards: Shards = None,
-    preset: PresetName = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    drop: Drop = None,
-    debug: Debug = False,
-) -> None:
-    """Show what a command line would train, without training."""
-    from msp_ds.report.curriculum import stage_table
-    from msp_ds.training.planning import planned_schedule
-
-    flags = {
-        "curriculum": curriculum,
-        "shards": None if shards is None else str(shards),
-        "preset": preset,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "drop": tuple(drop) if drop else None,
-    }
-    with one_line_errors(debug=debug):
-        planned = planned_schedule({name: value for name, value in flags.items() if value is not None})
-        Console().print(stage_table(planned.stages, planned.rows, preset=planned.preset))
-
-
-@app.command()
-def info(preset: Annotated[str, typer.Option(help="paper, small or tiny.")] = "paper", debug: Debug = False) -> None:
-    """Print a preset's parameters by part, and counted the paper's way."""
-    from msp_ds.config import get_preset
-    from msp_ds.report.model import parameter_table
-
-    with one_line_errors(debug=debug):
-        Console().print(parameter_table(preset, get_preset(preset).model))
-
-
-@app.command()
-def finetune(
-    task: Annotated[BenchmarkName, typer.Option(help="The benchmark, whose shards lie in --shards.")],
-    init: Annotated[Path | None, typer.Option(help="Run or checkpoint whose trunk it starts from.")] = None,
-    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Start from chance instead.")] = False,
-    shards: Shards = None,
-    run_dir: RunDir = None,
-    preset: PresetName = None,
-    ds_config: DsConfig = None,
-    resume: Resume = False,
-    seed: Seed = None,
-    setting: Setting = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    lr: Rate = None,
-    few_shot: Annotated[int | None, typer.Option(help="Train on so many questions only.")] = None,
-    subset: Annotated[float | None, typer.Option(help="Train on this share of the questions.")] = None,
-    save_every: SaveEvery = 500,
-    max_steps: MaxSteps = None,
-    debug: Debug = False,
-) -> None:
-    """Fine-tune a pre-trained model on a benchmark, by the same loop as pre-training."""
-    from msp_ds.train import start
-    from msp_ds.training.planning import fine_tuning_flags
-
-    flags = {
-        "preset": preset,
-        "shards": shards,
-        "seed": seed,
-        "setting": tuple(setting) if setting else None,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "lr": lr,
-        "max_steps": max_steps,
-    }
-    given = {name: value for name, value in flags.items() if value is not None}
-    with one_line_errors(debug=debug):
-        if not resume:
-            given |= fine_tuning_flags(
-                task, init=init, from_scratch=from_scratch, few_shot=few_shot, subset=subset, shards=shards or "shards"
-            )
-        start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, save_every=save_every)
-
-
-@app.command()
-def evaluate(
-    checkpoint: Annotated[Path, typer.Option(help="A run, or one of its step-* folders.")],
-    task: Annotated[Literal["zero-shot-retrieval"], typer.Option(help="What to grade it on.")] = "zero-shot-retrieval",
-    shards: Annotated[Path, typer.Option(help="A held-out set.")] = Path("shards/sentence/val"),
-    images: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
-    captions_per_image: Annotated[int | None, typer.Option(help="Only so many of each image's captions.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Refuse a checkpoint of another preset than this.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for scores and grades. [the run's]")] = None,
-    debug: Debug = False,
-) -> None:
-    """Grade a checkpoint: rank images for captions and captions for images, zero-shot."""
-    from msp_ds.data.shards import open_set
-    from msp_ds.report.retrieval import evaluate_retrieval, retrieval_table
-    from msp_ds.training.inference import load_trained
-    from msp_ds.training.run_folder import run_of_checkpoint
-
-    with one_line_errors(debug=debug):
-        held_out = open_set(shards)
-        model = load_trained(checkpoint, shards=held_out, needed_heads=("match",), preset=preset)
-        folder = out or run_of_checkpoint(model.checkpoint)
-        report = evaluate_retrieval(
-            model, held_out, num_images=images, captions_per_image=captions_per_image, out=folder
-        )
-    Console().print(retrieval_table(report))
-    Console(soft_wrap=True).print(f"written to {report.path}, the scores beside it", highlight=False, markup=False)
-
-
-@app.command()
-def grade(
-    predictions: Annotated[Path, typer.Argument(help="A submission file, or a retrieval score matrix, .npz.")],
-    task: Annotated[Literal["vqa", "gqa", "nlvr2", "retrieval"], typer.Option(help="Whose official rules.")],
-    questions: Annotated[str | None, typer.Option(help="Official questions or statements, or LXMERT's.")] = None,
-    annotations: Annotated[str | None, typer.Option(help="VQA: the official annotations.")] = None,
-    choices: Annotated[str | None, typer.Option(help="GQA: for validity and plausibility.")] = None,
-    consistency: Annotated[bool, typer.Option("--consistency", help="GQA: of unbalanced questions too.")] = False,
-    answers: Annotated[Path | None, typer.Option(help="VQA: a vocabulary, for LXMERT's look-up score.")] = None,
-    protocol: Annotated[Literal["standard", "first-caption"], typer.Option(help="Retrieval.")] = "standard",
-    captions_per_image: Annotated[int, typer.Option(help="Retrieval: which every image must have.")] = 5,
-    against: Annotated[Path | None, typer.Option(help="Another system's file, compared one by one.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the grades, .json.")] = None,
-    debug: Debug = False,
-) -> None:
-    """Grade a file of predictions by the official rules, with 95 % intervals; needs no model."""
-    from msp_ds.report.grades import GradingPlan, QuestionSource, grade_and_compare
-
-    with one_line_errors(debug=debug):
-        source = QuestionSource(questions=questions, annotations=annotations, choices=choices, answers=answers)
-        plan = GradingPlan(
-            task=task, source=source, consistency=consistency, protocol=protocol, captions_per_image=captions_per_image
-        )
-        Console().print(grade_and_compare(plan, predictions, against=against, out=out), highlight=False)
-
-
-def main() -> None:
-    """The entry point of `msp-ds`."""
-    app()

@@ -1,0 +1,31 @@
+"""The command line: `msp-ds COMMAND --help` explains each command. Flags in, one library call, the result shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import typer
+
+from msp_ds.cli.data_commands import audit, inspect, negatives, shard, verify, world
+from msp_ds.cli.grading_commands import evaluate, grade
+from msp_ds.cli.training_commands import demo, finetune, info, stages
+from msp_ds.train import train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Multi-stage pre-training of small vision-language models. Start with: msp-ds demo",
+)
+COMMANDS: tuple[Callable[..., None], ...] = (
+    *(demo, world, shard, inspect, verify, audit, negatives),
+    *(stages, train, finetune, evaluate, grade, info),
+)
+for command in COMMANDS:
+    app.command()(command)
+
+
+def main() -> None:
+    """The entry point of `msp-ds`."""
+    app()

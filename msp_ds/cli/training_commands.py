@@ -1,0 +1,125 @@
+"""Commands that train, or show what would be trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from msp_ds.terminal import one_line_errors, speak
+from msp_ds.train import (
+    BatchSize,
+    Curriculum,
+    Debug,
+    Drop,
+    DsConfig,
+    Epochs,
+    MaxSteps,
+    PresetName,
+    Rate,
+    Resume,
+    RunDir,
+    SaveEvery,
+    Seed,
+    Setting,
+    Shards,
+)
+from msp_ds.training.execution import find_shipped
+
+BenchmarkName = Literal["vqa", "gqa", "nlvr2", "retrieval"]
+
+DEMO_RECIPE = Path("shards/demo.toml")
+
+
+def demo(
+    recipe: Annotated[Path, typer.Option(help="What world to make, and how.")] = DEMO_RECIPE,
+    shards: Annotated[Path, typer.Option(help="Folder to write the shards into.")] = Path("shards"),
+    debug: Debug = False,
+) -> None:
+    """Watch the whole method work: make a world, write its shards, train t, p and s, retrieve zero-shot."""
+    from msp_ds.report.demo import run_demo
+    from msp_ds.train import start
+
+    with one_line_errors(debug=debug):
+        speak()
+        run_demo(find_shipped(recipe), shards=shards, train=start, show=Console())
+
+
+def stages(
+    curriculum: Curriculum = None,
+    shards: Shards = None,
+    preset: PresetName = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    drop: Drop = None,
+    debug: Debug = False,
+) -> None:
+    """Show what a command line would train, without training."""
+    from msp_ds.report.curriculum import stage_table
+    from msp_ds.training.planning import planned_schedule
+
+    flags = {
+        "curriculum": curriculum,
+        "shards": None if shards is None else str(shards),
+        "preset": preset,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "drop": tuple(drop) if drop else None,
+    }
+    with one_line_errors(debug=debug):
+        planned = planned_schedule({name: value for name, value in flags.items() if value is not None})
+        Console().print(stage_table(planned.stages, planned.rows, preset=planned.preset))
+
+
+def finetune(
+    task: Annotated[BenchmarkName, typer.Option(help="The benchmark, whose shards lie in --shards.")],
+    init: Annotated[Path | None, typer.Option(help="Run or checkpoint whose trunk it starts from.")] = None,
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Start from chance instead.")] = False,
+    shards: Shards = None,
+    run_dir: RunDir = None,
+    preset: PresetName = None,
+    ds_config: DsConfig = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    setting: Setting = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    few_shot: Annotated[int | None, typer.Option(help="Train on so many questions only.")] = None,
+    subset: Annotated[float | None, typer.Option(help="Train on this share of the questions.")] = None,
+    save_every: SaveEvery = 500,
+    max_steps: MaxSteps = None,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune a pre-trained model on a benchmark, by the same loop as pre-training."""
+    from msp_ds.train import start
+    from msp_ds.training.planning import fine_tuning_flags
+
+    flags = {
+        "preset": preset,
+        "shards": shards,
+        "seed": seed,
+        "setting": tuple(setting) if setting else None,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "max_steps": max_steps,
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
+    with one_line_errors(debug=debug):
+        if not resume:
+            given |= fine_tuning_flags(
+                task, init=init, from_scratch=from_scratch, few_shot=few_shot, subset=subset, shards=shards or "shards"
+            )
+        start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, save_every=save_every)
+
+
+def info(preset: Annotated[str, typer.Option(help="paper, small or tiny.")] = "paper", debug: Debug = False) -> None:
+    """Print a preset's parameters by part, and counted the paper's way."""
+    from msp_ds.config import get_preset
+    from msp_ds.report.model import parameter_table
+
+    with one_line_errors(debug=debug):
+        Console().print(parameter_table(preset, get_preset(preset).model))
