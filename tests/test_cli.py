@@ -17,6 +17,7 @@ from small_world import files_below
 
 from msp_ds.cli import app
 from msp_ds.config import PRESETS
+from msp_ds.data.set_layout import STAGE_NAMES
 from msp_ds.data.world import make_world
 
 COMMANDS = sorted(typer.main.get_group(app).commands)
@@ -92,6 +93,7 @@ def test_the_list_of_commands_says_what_each_does() -> None:
         "audit",
         "demo",
         "evaluate",
+        "finetune",
         "grade",
         "info",
         "inspect",
@@ -320,7 +322,7 @@ def test_stages_takes_the_preset_that_training_on_the_shards_would_take(small_sh
     shown = run("stages", "--shards", small_shards).stdout
     assert shown.startswith("Curriculum, preset tiny  ")
     rows = PRESETS["tiny"].schedule
-    assert [int(epochs) for epochs in re.findall(r"(\d+) x 64", shown)] == [row.epochs for row in rows.values()]
+    assert [int(epochs) for epochs in re.findall(r"(\d+) x 64", shown)] == [rows[name].epochs for name in STAGE_NAMES]
     shown = run("stages", "--shards", small_shards, "--epochs", "t=9", "--batch-size", "8").stdout
     assert re.findall(r"\d+ x \d+", shown) == ["9 x 8", "4 x 8", f"{rows['sentence'].epochs} x 8"]
     assert run("stages", "--shards", small_shards, "--preset", "small").stdout.startswith("Curriculum, preset small  ")

@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from msp_ds import cli, train
+from msp_ds.cli.data_commands import RECIPE_FLAGS
 from msp_ds.config import PRESETS, RunConfig
 from msp_ds.curriculum import curriculum
 from msp_ds.data.recipe import load_recipe, recipe_with
@@ -96,9 +97,7 @@ def check_values(command: str, parameters: dict[str, Any]) -> None:
         curriculum(config.curriculum, drop=config.drop)
     if command == "shard":
         shown = given.get("recipe")
-        fields = {
-            name: value for name, value in given.items() if name not in ("recipe", "stage", "out", "jobs", "debug")
-        }
+        fields = {name: value for name, value in given.items() if name in RECIPE_FLAGS}
         recipe_with(load_recipe(ROOT / shown) if shown and (ROOT / shown).exists() else None, fields)
 
 
@@ -133,7 +132,7 @@ def test_the_texts_show_every_kind_of_command() -> None:
     "line",
     [
         "msp-ds shart --stage token",
-        "msp-ds shard --recipe shards/demo.toml",
+        "msp-ds shard --task vkqa",
         "msp-ds shard --stage word",
         "msp-ds train --curiculum tps",
         "deepspeed msp_ds/train.py --curriculum tps --zero 1",

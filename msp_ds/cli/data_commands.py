@@ -102,7 +102,8 @@ def shard(
     debug: Debug = False,
 ) -> None:
     """Write a stage's or a benchmark's shards from raw files: of the demo's recipe, another's, or the flags'."""
-    flags = {name: value for name, value in context.params.items() if value is not None}
+    # What may be repeated and was not given is empty here, everything else None.
+    flags = {name: value for name, value in context.params.items() if value not in (None, (), [])}
     asked = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items() if name in ASKED}
     given = {name: value for name, value in flags.items() if name in RECIPE_FLAGS}
     with one_line_errors(debug=debug), resumable():

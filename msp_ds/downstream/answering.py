@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from msp_ds.data.demands import require_questions
 from msp_ds.data.reader import Reader
-from msp_ds.data.shards import require_questions
 from msp_ds.model.encoder import Trunk
 from msp_ds.tasks.task import Context, Task, pair_choice
 

@@ -14,17 +14,11 @@ from msp_ds.chance import key_of
 from msp_ds.config import RunConfig, StageSchedule, write_json
 from msp_ds.curriculum import Part, Stage, curriculum
 from msp_ds.data.block_plan import BlockPlan, plan_blocks
+from msp_ds.data.demands import require_labels, require_look_alikes, require_questions, require_same_words
 from msp_ds.data.order import Order, OrderChoice, choose_order
 from msp_ds.data.reader import Reader
 from msp_ds.data.remote.blocks import Blocks, BlockSource, block_source
-from msp_ds.data.shards import (
-    ShardSet,
-    open_set,
-    require_labels,
-    require_look_alikes,
-    require_questions,
-    require_same_words,
-)
+from msp_ds.data.shards import ShardSet, open_set
 from msp_ds.data.subset import fewer_pairs
 from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.model.encoder import Trunk

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from raw_files import RawFolder, vocabulary
 
+from msp_ds.data.demands import require_look_alikes, require_same_words
 from msp_ds.data.set_layout import mending, unpack_record
-from msp_ds.data.shards import open_set, read_record, require_look_alikes, require_same_words
+from msp_ds.data.shards import open_set, read_record
 from msp_ds.data.text import WordPieces
 from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.data.writing.shard_writer import SetPlan, SetReport, write_set

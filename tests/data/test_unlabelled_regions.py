@@ -9,8 +9,9 @@ import pytest
 import torch
 from raw_files import NUM_IMAGES, RawFolder, Row, adaptive_row, snapshot, write_lines, write_npz
 
+from msp_ds.data.demands import require_labels
 from msp_ds.data.reader import Reader
-from msp_ds.data.shards import ShardSet, open_set, require_labels
+from msp_ds.data.shards import ShardSet, open_set
 from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import IGNORE

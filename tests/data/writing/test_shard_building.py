@@ -15,9 +15,10 @@ import zstandard
 from raw_files import RawFolder, Row, captions_json, ids, snapshot, write_json, write_npz, write_tsv
 
 from msp_ds.chance import key_of
+from msp_ds.data.demands import require_same_words
 from msp_ds.data.recipe import Recipe, WorldRecipe, load_recipe
 from msp_ds.data.set_layout import STAGE_NAMES, StageName
-from msp_ds.data.shards import ShardSet, open_set, read_record, require_same_words
+from msp_ds.data.shards import ShardSet, open_set, read_record
 from msp_ds.data.sources.region_files import list_region_files
 from msp_ds.data.writing.shard_building import build_shards, held_out, plan_build
 from msp_ds.errors import InputError
