@@ -254,6 +254,8 @@ class RunConfig:
     """Folder that holds one shard set a stage."""
     vocabulary_sha256: str
     """Of the shards' vocab.txt: weights and word pieces belong together."""
+    answers_sha256: str | None = None
+    """Of a benchmark's answers.json: the answer head's outputs are its lines; None in pre-training."""
     init: str | None = None
     """Run or checkpoint whose trunk the first stage starts from."""
     max_pairs: int | None = None

@@ -98,6 +98,7 @@ def test_the_list_of_commands_says_what_each_does() -> None:
         "info",
         "inspect",
         "negatives",
+        "predict",
         "shard",
         "stages",
         "train",

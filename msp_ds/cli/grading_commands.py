@@ -10,26 +10,40 @@ from rich.console import Console
 
 from msp_ds.terminal import one_line_errors
 from msp_ds.train import Debug
+from msp_ds.training.execution import find_shipped
+
+DEMO_RECIPE = Path("shards/demo.toml")
+Checkpoint = Annotated[Path, typer.Option(help="A run, or one of its step-* folders.")]
+Questions = Annotated[str | None, typer.Option(help="Official questions or statements, or LXMERT's. [the demo's]")]
+Annotations = Annotated[str | None, typer.Option(help="VQA: the official annotations.")]
+AnswerTask = Literal["vqa", "gqa", "nlvr2"]
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Option(help="A run, or one of its step-* folders.")],
-    task: Annotated[Literal["zero-shot-retrieval"], typer.Option(help="What to grade it on.")] = "zero-shot-retrieval",
-    shards: Annotated[Path, typer.Option(help="A held-out set.")] = Path("shards/sentence/val"),
-    images: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
-    captions_per_image: Annotated[int | None, typer.Option(help="Only so many of each image's captions.")] = None,
+    checkpoint: Checkpoint,
+    task: Annotated[
+        Literal["zero-shot-retrieval", "retrieval", "vqa", "gqa", "nlvr2"], typer.Option(help="What to grade it on.")
+    ] = "zero-shot-retrieval",
+    shards: Annotated[Path | None, typer.Option(help="A held-out set. [shards/TASK/val]")] = None,
+    images: Annotated[int | None, typer.Option(help="Retrieval: only the first so many images.")] = None,
+    captions_per_image: Annotated[int | None, typer.Option(help="Retrieval: only so many of each image's.")] = None,
+    questions: Questions = None,
+    annotations: Annotations = None,
     preset: Annotated[str | None, typer.Option(help="Refuse a checkpoint of another preset than this.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for scores and grades. [the run's]")] = None,
     debug: Debug = False,
 ) -> None:
-    """Grade a checkpoint: rank images for captions and captions for images, zero-shot."""
+    """Grade a checkpoint: its answers by the official rules, or how well it ranks images and captions."""
     from msp_ds.data.shards import open_set
     from msp_ds.report.retrieval import evaluate_retrieval, retrieval_table
     from msp_ds.training.inference import load_trained
     from msp_ds.training.run_folder import run_of_checkpoint
 
+    if task in ("vqa", "gqa", "nlvr2"):
+        _evaluate_answers(checkpoint, task, shards, (questions, annotations), preset=preset, out=out, debug=debug)
+        return
     with one_line_errors(debug=debug):
-        held_out = open_set(shards)
+        held_out = open_set(shards or Path("shards") / ("retrieval" if task == "retrieval" else "sentence") / "val")
         model = load_trained(checkpoint, shards=held_out, needed_heads=("match",), preset=preset)
         folder = out or run_of_checkpoint(model.checkpoint)
         report = evaluate_retrieval(
@@ -37,6 +51,60 @@ def evaluate(
         )
     Console().print(retrieval_table(report))
     Console(soft_wrap=True).print(f"written to {report.path}, the scores beside it", highlight=False, markup=False)
+
+
+def _evaluate_answers(
+    checkpoint: Path,
+    task: AnswerTask,
+    shards: Path | None,
+    files: tuple[str | None, str | None],
+    *,
+    preset: str | None,
+    out: Path | None,
+    debug: bool,
+) -> None:
+    from msp_ds.data.shards import open_set
+    from msp_ds.report.answers import grade_predictions, heads_of, predict_answers, source_of
+    from msp_ds.report.grades import grades_table, write_grades
+    from msp_ds.training.inference import load_trained
+    from msp_ds.training.run_folder import run_of_checkpoint
+
+    with one_line_errors(debug=debug):
+        held_out = open_set(shards or Path("shards") / task / "val")
+        model = load_trained(checkpoint, shards=held_out, needed_heads=heads_of(task), preset=preset)
+        folder = out or run_of_checkpoint(model.checkpoint)
+        stem = f"{task}-{model.checkpoint.name}-on-{held_out.index.split}"
+        predictions = predict_answers(model, held_out, task=task, out=folder / f"{stem}-predictions.json")
+        source = source_of(
+            held_out, task=task, demo_recipe=find_shipped(DEMO_RECIPE), questions=files[0], annotations=files[1]
+        )
+        graded, plan = grade_predictions(predictions, task=task, source=source)
+        write_grades(folder / f"{stem}.json", graded, plan)
+    Console().print(grades_table(graded, plan, title=f"{task}: {held_out.path}"), highlight=False)
+    Console(soft_wrap=True).print(f"written to {folder / stem}.json, the answers beside it", highlight=False)
+
+
+def predict(
+    checkpoint: Checkpoint,
+    task: Annotated[AnswerTask, typer.Option(help="Which benchmark's questions.")],
+    shards: Annotated[Path | None, typer.Option(help="The set to answer. [shards/TASK/test]")] = None,
+    out: Annotated[Path | None, typer.Option(help="The submission file. [in the run's folder]")] = None,
+    preset: Annotated[str | None, typer.Option(help="Refuse a checkpoint of another preset than this.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Answer the questions of a set, and write the file that the benchmark's server takes."""
+    from msp_ds.data.shards import open_set
+    from msp_ds.report.answers import heads_of, predict_answers
+    from msp_ds.training.inference import load_trained
+    from msp_ds.training.run_folder import run_of_checkpoint
+
+    with one_line_errors(debug=debug):
+        asked = open_set(shards or Path("shards") / task / "test")
+        model = load_trained(checkpoint, shards=asked, needed_heads=heads_of(task), preset=preset)
+        ending = "csv" if task == "nlvr2" else "json"
+        path = out or run_of_checkpoint(model.checkpoint) / f"{task}-{asked.index.split}-predictions.{ending}"
+        predictions = predict_answers(model, asked, task=task, out=path)
+    Console(soft_wrap=True).print(f"{len(predictions.answers)} answers in {path}", highlight=False, markup=False)
 
 
 def grade(

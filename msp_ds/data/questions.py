@@ -12,10 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from msp_ds.data.array_files import load_arrays
+from msp_ds.data.set_layout import ANSWERS_NAME, QUESTIONS_NAME
 from msp_ds.errors import ShardError
-
-QUESTIONS_NAME = "questions.npz"
-ANSWERS_NAME = "answers.json"
 
 _TYPES = {
     "question_ids": "S",

@@ -37,6 +37,8 @@ OBJECTS_NAME = "objects_vocab.txt"
 ATTRIBUTES_NAME = "attributes_vocab.txt"
 BY_BLOCK_NAME = "by_block.json"
 """In a set whose tars come while it trains: where from (remote/blocks.py)."""
+QUESTIONS_NAME = "questions.npz"
+ANSWERS_NAME = "answers.json"
 NEEDED_FILES = (PAIRS_NAME, FEATURE_MEAN_NAME, VOCAB_NAME, OBJECTS_NAME, ATTRIBUTES_NAME)
 MEMBER_ENDING = "mp"
 
@@ -108,6 +110,11 @@ class SetIndex:
     """Whether every source of regions had the detector's labels."""
     skipped: tuple[SkippedRow, ...] = ()
     """Rows of the sources that could not be used, of whatever split."""
+
+    @property
+    def answers_sha256(self) -> str | None:
+        """Of the answers that a benchmark chooses from; None in sets of pre-training."""
+        return self.files[ANSWERS_NAME].sha256 if ANSWERS_NAME in self.files else None
 
 
 def tar_name(number: int) -> str:

@@ -23,7 +23,7 @@ from msp_ds.data import set_layout as layout
 from msp_ds.data.array_files import load_arrays
 from msp_ds.data.checksum import sha256_of_file
 from msp_ds.data.index_checks import check_index
-from msp_ds.data.questions import ANSWERS_NAME, QUESTIONS_NAME, Questions, load_questions
+from msp_ds.data.questions import Questions, load_questions
 from msp_ds.data.set_layout import SetIndex
 from msp_ds.data.text import WordPieces, build_lexicon, load_labels
 from msp_ds.data.vocabulary import read_vocabulary
@@ -314,10 +314,10 @@ def _load_look_alikes(index: SetIndex, path: Path) -> np.ndarray | None:
 
 
 def _load_questions(index: SetIndex, path: Path) -> Questions | None:
-    if QUESTIONS_NAME not in index.files:
+    if layout.QUESTIONS_NAME not in index.files:
         return None
-    if ANSWERS_NAME not in index.files:
-        raise _fault(path / layout.INDEX_NAME, f"does not list {ANSWERS_NAME}")
+    if layout.ANSWERS_NAME not in index.files:
+        raise _fault(path / layout.INDEX_NAME, f"does not list {layout.ANSWERS_NAME}")
     return load_questions(path, num_pairs=index.num_pairs, num_images=index.num_images)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from msp_ds.config import write_json
 from msp_ds.data.answer_vocabulary import read_vocabulary
 from msp_ds.data.sources.gqa import read_gqa, read_gqa_choices
 from msp_ds.data.sources.nlvr2 import read_nlvr2
+from msp_ds.data.sources.questions import Q, shown_ids
 from msp_ds.data.sources.vqa import read_vqa
 from msp_ds.downstream.bootstrap import Interval, Resampling
 from msp_ds.downstream.gqa_grades import grade_gqa
@@ -45,6 +46,8 @@ class QuestionSource:
     """VQA's answers, where they are in a file of their own."""
     choices: str | None = None
     """GQA's choices, for validity and plausibility."""
+    only: frozenset[str] | None = None
+    """Grade these questions alone, as those of a set that holds a part of the file; None for all."""
     answers: Path | None = None
     """An answer vocabulary, for LXMERT's look-up score on VQA's official files."""
 
@@ -53,6 +56,16 @@ class QuestionSource:
         if self.questions is None:
             raise InputError("grading answers needs the questions; name their file with --questions FILE")
         return self.questions
+
+    def asked(self, questions: Iterable[Q]) -> Iterator[Q]:
+        """Those of the file's questions that are graded. Raises: InputError when some of `only` are not among them."""
+        missing = set(self.only or ())
+        for question in questions:
+            missing.discard(question.question_id)
+            if self.only is None or question.question_id in self.only:
+                yield question
+        if missing:
+            raise InputError(f"{self.questions} lacks questions that were predicted: {shown_ids(sorted(missing))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +97,7 @@ class Graded:
 
 def _grade_vqa(plan: GradingPlan, predictions: Path) -> Graded:
     vocabulary = None if plan.source.answers is None else read_vocabulary(plan.source.answers)
-    questions = read_vqa(plan.source.required_questions(), plan.source.annotations)
+    questions = tuple(plan.source.asked(read_vqa(plan.source.required_questions(), plan.source.annotations)))
     grades = grade_vqa(questions, SUBMISSIONS["vqa"].read(predictions), vocabulary=vocabulary)
     return Graded(
         scores=grades.scores(),
@@ -95,7 +108,7 @@ def _grade_vqa(plan: GradingPlan, predictions: Path) -> Graded:
 
 def _grade_gqa(plan: GradingPlan, predictions: Path) -> Graded:
     grades = grade_gqa(
-        read_gqa(plan.source.required_questions()),
+        plan.source.asked(read_gqa(plan.source.required_questions())),
         SUBMISSIONS["gqa"].read(predictions),
         choices=None if plan.source.choices is None else read_gqa_choices(plan.source.choices),
         with_consistency=plan.consistency,
@@ -112,7 +125,8 @@ def _grade_gqa(plan: GradingPlan, predictions: Path) -> Graded:
 
 
 def _grade_nlvr2(plan: GradingPlan, predictions: Path) -> Graded:
-    grades = grade_nlvr2(read_nlvr2(plan.source.required_questions()), SUBMISSIONS["nlvr2"].read(predictions))
+    statements = tuple(plan.source.asked(read_nlvr2(plan.source.required_questions())))
+    grades = grade_nlvr2(statements, SUBMISSIONS["nlvr2"].read(predictions))
     official = {"precision": grades.accuracy.share, "consistency": grades.consistency.share}
     return Graded(scores=grades.scores(), official=official)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,11 @@ def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...],
             f"{checkpoint} is of preset {config.preset}, not {preset}; leave --preset out or set it to {config.preset}"
         )
     _check_words(config, shards)
+    if config.answers_sha256 is not None and shards.index.answers_sha256 not in (None, config.answers_sha256):
+        raise ShardError(
+            f"{shards.path} has other answers to choose from than {checkpoint} was trained on; write it with the "
+            f"answers of {config.shards}: msp-ds shard --task {shards.index.stage} --answers answers.json"
+        )
     weights = read_weights(checkpoint)
     present = sorted({name.split(".")[1] for name in weights if name.startswith("heads.")})
     missing = [name for name in needed_heads if name not in present]
@@ -56,7 +62,8 @@ def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...],
 
 
 def _check_words(config: RunConfig, shards: ShardSet) -> None:
-    if model_for(config.model, shards) != config.model or config.vocabulary_sha256 != shards.index.vocabulary_sha256:
+    fitting = dataclasses.replace(model_for(config.model, shards), num_answers=config.model.num_answers)
+    if fitting != config.model or config.vocabulary_sha256 != shards.index.vocabulary_sha256:
         raise ShardError(
             f"{shards.path} was written with another vocabulary, label list or feature width than the model was "
             f"trained on; write it with the recipe of {config.shards}: "

@@ -70,6 +70,7 @@ def new_config(given: dict[str, Any]) -> RunConfig:
         length_buckets=preset.length_buckets,
         shards=str(shards),
         vocabulary_sha256=sets[0].index.vocabulary_sha256,
+        answers_sha256=sets[0].index.answers_sha256,
     )
     return with_flags(config, given)
 

@@ -88,6 +88,8 @@ def check_agreement(sets: list[ShardSet], config: RunConfig) -> None:
         )
     for one in sets:
         require_same_words(sets[0], one)
+        if one.index.answers_sha256 != config.answers_sha256:
+            raise ShardError(f"{one.path} has other answers to choose from than the run; write both splits together")
         if one.index.max_tokens > config.model.max_positions:
             raise ShardError(
                 f"{one.path} has texts of up to {one.index.max_tokens} pieces, the model {config.model.max_positions} "

@@ -18,7 +18,6 @@ from msp_ds.data import set_layout as layout
 from msp_ds.data.benchmark_questions import QuestionBook
 from msp_ds.data.durable import replace_folder, sync_folder, write_durably
 from msp_ds.data.look_alikes.lists import LookAlikeList, row_blocks_within
-from msp_ds.data.questions import ANSWERS_NAME, QUESTIONS_NAME
 from msp_ds.data.set_layout import FileEntry, SetIndex, SetName, Split
 from msp_ds.data.sources.faults import OnError, SkippedRow
 from msp_ds.data.text import Label, WordPieces, parse_labels
@@ -266,6 +265,10 @@ def _write_tables(
         entries[layout.LOOK_ALIKES_NAME] = write_npz(folder / layout.LOOK_ALIKES_NAME, rows)
     if plan.questions is not None:
         keys = [key for part in parts for key in part.facts.entry.keys]
-        entries[QUESTIONS_NAME] = write_durably(folder / QUESTIONS_NAME, npz_bytes(plan.questions.arrays(keys)))
-        entries[ANSWERS_NAME] = write_durably(folder / ANSWERS_NAME, json.dumps(plan.questions.answers).encode())
+        entries[layout.QUESTIONS_NAME] = write_durably(
+            folder / layout.QUESTIONS_NAME, npz_bytes(plan.questions.arrays(keys))
+        )
+        entries[layout.ANSWERS_NAME] = write_durably(
+            folder / layout.ANSWERS_NAME, json.dumps(plan.questions.answers).encode()
+        )
     return entries
