@@ -16,10 +16,11 @@ from command_line import refusal, run
 from small_world import recipe_of, write_shards
 from typer.testing import CliRunner
 
-from msp_ds.config import PRESETS, RunConfig, get_preset, to_json, write_json
+from msp_ds.config import RunConfig, to_json, write_json
 from msp_ds.data.shards import open_set
 from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError
+from msp_ds.presets import PRESETS, get_preset
 from msp_ds.train import app
 from msp_ds.training import runtime
 from msp_ds.training.execution import Execution

@@ -13,10 +13,11 @@ import pytest
 import torch
 from lessons import MODEL, OPTIM, a_batch, a_learner, an_engine, one_step
 
-from msp_ds.config import RunConfig, get_preset, to_json, write_json
+from msp_ds.config import RunConfig, to_json, write_json
 from msp_ds.curriculum import curriculum
 from msp_ds.errors import CheckpointError
 from msp_ds.model.encoder import Trunk
+from msp_ds.presets import get_preset
 from msp_ds.training.checkpoint import (
     MANIFEST,
     checkpoints,
