@@ -30,12 +30,12 @@ def _check(condition: bool, message: str) -> None:
 class ModelConfig:
     """The shape of LXMERT-S (paper section 3, FACTS 1.1-1.2) and of the models it can be exchanged for."""
 
-    encoder: Literal["cross", "single-stream"] = "cross"
-    """Two streams that look at each other, as in LXMERT, or text and regions in one sequence, as in UNITER and
-    VisualBERT."""
     hidden_size: int = 768
     num_layers: int = 5
     """Layers in which text and regions meet: cross-modality layers, or layers of the one sequence."""
+    encoder: Literal["cross", "single-stream"] = "cross"
+    """Two streams that look at each other, as in LXMERT, or text and regions in one sequence, as in UNITER and
+    VisualBERT."""
     language_layers: int = 0
     """Layers of the text alone below the cross-modality layers; LXMERT has 9."""
     region_layers: int = 0

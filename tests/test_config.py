@@ -70,7 +70,7 @@ def test_whole_numbers_serve_as_floats() -> None:
         (
             ModelConfig,
             {"hiden_size": 768},
-            "run.json: unknown key hiden_size; known are encoder, hidden_size, num_layers",
+            "run.json: unknown key hiden_size; known are hidden_size, num_layers",
         ),
         (StageSchedule, {"epochs": 1}, "run.json: missing key batch_size"),
         (StageSchedule, [1, 2], "run.json: expected a table, got [1, 2]"),
