@@ -37,8 +37,9 @@ class TextEmbedding(nn.Module):
     def forward(self, token_ids: Tensor, word_positions: Tensor) -> Tensor:
         """[B, T, H] from int64 [B, T] piece ids and int64 [B, T] word positions, unread where pieces are counted."""
         pieces = torch.arange(token_ids.shape[1], device=token_ids.device)
-        positions = self.position(pieces if self.counts_pieces else word_positions)
-        summed = self.word(token_ids) + positions + self.type_vector
+        words = self.word(token_ids) + self.position(pieces if self.counts_pieces else word_positions)
+        # DeepSpeed's half precision turns parameters, but leaves a buffer as it is.
+        summed = words + self.type_vector.to(words.dtype)
         return self.dropout(self.norm(summed))  # type: ignore[no-any-return]
 
 

@@ -62,6 +62,17 @@ def test_the_type_vector_is_saved_but_not_trained() -> None:
     assert "type_vector" not in dict(made.named_parameters())
 
 
+def test_half_precision_weights_meet_the_type_vector_in_full() -> None:
+    """As DeepSpeed leaves them with bf16 and ZeRO: LayerNorm refuses a state of another type than its own."""
+    made, batch = TextEmbedding(CONFIG).eval(), a_batch()
+    whole = made(batch.token_ids, batch.word_positions)
+    for parameter in made.parameters():
+        parameter.data = parameter.data.bfloat16()
+    half = made(batch.token_ids, batch.word_positions)
+    assert (made.type_vector.dtype, half.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(half.float(), whole, atol=0.05, rtol=0)
+
+
 def test_a_region_is_half_the_sum_of_two_norms() -> None:
     made, batch = RegionEmbedding(CONFIG).eval(), a_batch()
     out = made(batch.features, batch.boxes)

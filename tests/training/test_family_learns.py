@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
 from command_line import run
-from lessons import a_batch
+from lessons import TASKS, a_batch, an_engine
 
 from msp_ds.config import OptimConfig
 from msp_ds.curriculum import curriculum
@@ -18,6 +19,7 @@ from msp_ds.training.checkpoint import read_weights
 from msp_ds.training.engine import build_optimizer
 from msp_ds.training.learner import Learner
 from msp_ds.training.run_folder import find_checkpoint
+from msp_ds.training.runtime import Runtime
 
 
 @pytest.mark.parametrize("stage", ["t", "p", "s"])
@@ -39,6 +41,19 @@ def test_each_stage_is_learned_by_heart_by_each_encoder(name: str, stage: str) -
     assert losses[-1]["loss/total"] < 0.7 * losses[0]["loss/total"]
     for part, parameter in learner.named_parameters():
         assert parameter.grad is not None, part
+
+
+@pytest.mark.parametrize("name", tiny.FAMILY)
+def test_bf16_with_zero_starts_like_fp32_without(name: str, runtime: Runtime) -> None:
+    losses = []
+    for execution in ({"precision": "fp32"}, {"precision": "bf16", "zero_stage": 1, "bucket_elements": 10**6}):
+        torch.manual_seed(5)
+        config = dataclasses.replace(tiny.FAMILY[name], dropout=0.0)
+        learner = Learner(Trunk(config), TASKS, tiny.context(token_share=0.5, region_share=0.3, ifrs_share=1.0))
+        engine = an_engine(learner, runtime, **execution)
+        losses.append(float(engine.engine(a_batch(1).to(runtime.device), TASKS, 0).total.detach()))
+        engine.close()
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
 @pytest.mark.slow
