@@ -1,5 +1,4 @@
-"""The trunk: LXMERT-S, the five cross-modality layers of LXMERT and nothing below them (paper section 3, figure 2),
-or another encoder of its family on the same embeddings.
+"""The trunk: embeddings, layers and poolers of LXMERT-S (paper section 3, figure 2) or another encoder of its family.
 
 B batch, T text tokens, R regions, F feature width, H hidden size; S region slots: 1 + R with a visual [CLS], else R.
 """

@@ -31,7 +31,7 @@ class TwoStreams(nn.ModuleList):
         self, text: Tensor, regions: Tensor, text_mask: Tensor, region_mask: Tensor, *, cls_only: bool = False
     ) -> tuple[Tensor, Tensor]:
         """The states after the last layer, as this module says."""
-        *lower, last = list[Any](self)
+        *lower, last = list[Any](self)  # ModuleList hides what they are
         for layer in lower:
             text, regions = layer(text, regions, text_mask, region_mask)
         if cls_only and not self.visual_cls:
