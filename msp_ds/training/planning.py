@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msp_ds.config import DEFAULT_PRESET, RunConfig, StageSchedule, get_preset
+from msp_ds.config import RunConfig, StageSchedule
 from msp_ds.curriculum import STAGES, Stage, curriculum
 from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB, local_shards
 from msp_ds.data.shards import open_set
 from msp_ds.errors import InputError
+from msp_ds.presets import DEFAULT_PRESET, get_preset
 from msp_ds.terminal import bars
 from msp_ds.training.execution import Execution, choose_execution, read_execution
 from msp_ds.training.run_folder import model_for, read_run_config, read_run_execution

@@ -22,8 +22,13 @@ STAGE_FILE = "stage.json"
 _CARD = "a run's configuration, written by msp-ds train"
 
 TRUNK_FIELDS = (
+    "encoder",
     "hidden_size",
     "num_layers",
+    "language_layers",
+    "region_layers",
+    "visual_cls",
+    "positions",
     "num_heads",
     "intermediate_size",
     "layer_norm_eps",

@@ -10,13 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from lessons import MODEL, OPTIM, a_batch, a_learner, an_engine, one_step
 
-from msp_ds.config import RunConfig, get_preset, to_json, write_json
+from msp_ds.config import RunConfig, to_json, write_json
 from msp_ds.curriculum import curriculum
 from msp_ds.errors import CheckpointError
 from msp_ds.model.encoder import Trunk
+from msp_ds.presets import get_preset
 from msp_ds.training.checkpoint import (
     MANIFEST,
     checkpoints,
@@ -199,6 +201,13 @@ def test_a_checkpoint_of_a_larger_model_does_not_fill_a_smaller_one(trained: Pat
     fewer = Trunk(dataclasses.replace(MODEL, num_layers=1))
     with pytest.raises(CheckpointError, match=r"it has an unknown tensor trunk.layers.1\."):
         load_trunk(fewer, trained)
+
+
+@pytest.mark.parametrize("name", [name for name in tiny.FAMILY if name != "LXMERT-S"])
+def test_a_checkpoint_of_another_encoder_is_refused_by_name(name: str) -> None:
+    weights, other = a_learner().state_dict(), Trunk(tiny.FAMILY[name])
+    with pytest.raises(CheckpointError, match=r"^some/run is of another model: it has .* tensor trunk\.\S+; check"):
+        load_part(other, weights, "trunk.", where=Path("some/run"))
 
 
 def a_config(**changes: object) -> RunConfig:

@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
-from msp_ds.config import PRESETS, OptimConfig, RunConfig, TaskOptions
+from msp_ds.config import OptimConfig, RunConfig, TaskOptions
 from msp_ds.errors import InputError
+from msp_ds.presets import PRESETS
 from msp_ds.training.settings import with_settings
 
 
