@@ -11,6 +11,11 @@ from msp_ds.records import IGNORE, Batch, Encoded, Tally
 from msp_ds.tasks.task import Context, Score
 
 
+def full_precision(values: Tensor) -> Tensor:
+    """Half-precision values as float32; float32 and float64, in which gradients are checked, stay as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def mean_or_zero(values: Tensor) -> Tensor:
     """The mean of `values`, or a zero that still has a gradient where there are none."""
     return values.sum() / max(values.numel(), 1)
@@ -25,7 +30,7 @@ def region_mean(values: Tensor, batch: Batch, context: Context) -> Tensor:
     if context.options.region_normaliser == "asked":
         return mean_or_zero(values)
     # Regions of dropped pairs are never asked about: counting them would shrink the loss by the share that is dropped.
-    num_regions = (batch.region_mask & counted(batch, context)).sum()
+    num_regions = (batch.region_mask & counted(batch, context)).sum().to(values.dtype)
     return values.sum() / (num_regions * context.options.region_share).clamp(min=1.0)
 
 
@@ -101,10 +106,10 @@ def detection_tallies(name: str, found: Tensor, wanted: Tensor) -> dict[str, Tal
 def score_topics(name: str, logits: Tensor, topics: Tensor, asked: Tensor) -> Score:
     """Binary cross-entropy, mean over the asked pairs and the vocabulary; precision, recall and F1 at one half.
 
-    logits, topics: float32 [B, V]; asked: bool [B]. Elementwise accuracy would be 99.9 % for a head that never names
-    a topic, so it is not reported.
+    logits: float32 [B, V]; topics: [B, V], 0 or 1; asked: bool [B]. Elementwise accuracy would be 99.9 % for a head
+    that never names a topic, so it is not reported.
     """
-    logits, topics = logits[asked], topics[asked]
+    logits, topics = logits[asked], topics[asked].to(logits.dtype)
     return Score(
         loss=mean_or_zero(F.binary_cross_entropy_with_logits(logits, topics, reduction="none")),
         tallies=detection_tallies(name, logits > 0, topics > 0),
