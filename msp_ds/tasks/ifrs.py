@@ -26,7 +26,7 @@ def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, co
     is put back; `accuracy/ifrs` does: how often the answer is nearest to the right one of the triplet's three features,
     one in three by chance.
     """
-    asked, kind = posed.marks.shuffled_regions & counted(posed, context), context.options.ifrs_loss
+    asked, kind = posed.marks.shuffled_regions & counted("ifrs", posed, context), context.options.ifrs_loss
     head, gated = gated_regions(heads, encoded, asked)
     predicted = full_precision(head.features(gated))
     original = clean.features[asked].to(predicted.dtype)

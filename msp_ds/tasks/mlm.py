@@ -13,7 +13,7 @@ from msp_ds.tasks.task import Context, Score, Task
 
 def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context) -> Score:
     """Cross-entropy over the vocabulary, mean over the masked pieces; accuracy on the same."""
-    asked = posed.marks.masked_tokens & counted(posed, context)
+    asked = posed.marks.masked_tokens & counted("mlm", posed, context)
     logits = full_precision(heads["token"](encoded.text[asked]))
     answers = clean.token_ids[asked]
     return Score(

@@ -15,13 +15,13 @@ def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, co
 
     `error/mrfr` is that error relative to the one of answering the mean feature.
     """
-    asked, kind = posed.marks.masked_regions & counted(posed, context), context.options.mrfr_loss
+    asked, kind = posed.marks.masked_regions & counted("mrfr", posed, context), context.options.mrfr_loss
     head, gated = gated_regions(heads, encoded, asked)
     predicted = full_precision(head.features(gated))
     original = clean.features[asked].to(predicted.dtype)
     errors = feature_errors(predicted, original, kind)
     return Score(
-        loss=region_mean(errors, posed, context),
+        loss=region_mean("mrfr", errors, posed, context),
         tallies={"error/mrfr": relative_error(errors, original, context.feature_mean, kind)},
     )
 

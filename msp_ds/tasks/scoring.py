@@ -21,8 +21,8 @@ def mean_or_zero(values: Tensor) -> Tensor:
     return values.sum() / max(values.numel(), 1)
 
 
-def region_mean(values: Tensor, batch: Batch, context: Context) -> Tensor:
-    """The average of the N asked regions' losses [N]; by default over their expected number.
+def region_mean(task: str, values: Tensor, batch: Batch, context: Context) -> Tensor:
+    """The average of the N asked regions' losses [N] of a task; by default over their expected number.
 
     The expected number, 15 % of all regions that may be asked about, is what the released code divides by (its
     1 / 0.15): additive over ranks and equal to the plain mean on average.
@@ -30,13 +30,14 @@ def region_mean(values: Tensor, batch: Batch, context: Context) -> Tensor:
     if context.options.region_normaliser == "asked":
         return mean_or_zero(values)
     # Regions of dropped pairs are never asked about: counting them would shrink the loss by the share that is dropped.
-    num_regions = (batch.region_mask & counted(batch, context)).sum().to(values.dtype)
+    num_regions = (batch.region_mask & counted(task, batch, context)).sum().to(values.dtype)
     return values.sum() / (num_regions * context.options.region_share).clamp(min=1.0)
 
 
-def counted(batch: Batch, context: Context) -> Tensor:
-    """bool [B, 1]: the pairs that tasks other than matching may ask about."""
-    if context.options.mismatch_losses == "keep":
+def counted(task: str, batch: Batch, context: Context) -> Tensor:
+    """bool [B, 1]: the pairs that a task other than matching may ask about."""
+    options = context.options
+    if options.mismatch_losses_of.get(task, options.mismatch_losses) == "keep":
         return torch.ones_like(batch.marks.matched)[:, None]
     return batch.marks.matched[:, None]
 

@@ -13,7 +13,7 @@ def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, co
     """Binary cross-entropy over the vocabulary, with the attributes' words as topics if the options say so."""
     topics = topic_targets(clean, context, attributes=context.options.topic_attributes)
     logits = full_precision(heads["topic"](encoded.pair))
-    return score_topics("titp", logits, topics, counted(clean, context).squeeze(1))
+    return score_topics("titp", logits, topics, counted("titp", clean, context).squeeze(1))
 
 
 TITP = Task(name="titp", heads=("topic",), score=score, needs_labels=True)

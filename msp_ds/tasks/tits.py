@@ -13,7 +13,7 @@ def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, co
     """Binary cross-entropy over the vocabulary; the topics are those of the pair actually fed, few if mismatched."""
     topics = topic_targets(clean, context, attributes=False)
     logits = full_precision(heads["topic"](encoded.pair))
-    return score_topics("tits", logits, topics, counted(clean, context).squeeze(1))
+    return score_topics("tits", logits, topics, counted("tits", clean, context).squeeze(1))
 
 
 TITS = Task(name="tits", heads=("topic",), score=score, needs_labels=True)

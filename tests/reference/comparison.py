@@ -38,6 +38,7 @@ CHOICES: dict[str, Sequence[Any]] = {
     "topic_attributes": (False, True),
     "topic_min_score": (0.0, 0.5),
     "mismatch_losses": ("keep", "drop"),
+    "mismatch_losses_of": ({}, {"mlm": "keep", "moc": "drop", "tits": "keep"}),
 }
 """Every option that a loss or the asked places depend on, with every value; of a number, two."""
 GATES, TOPIC_HEADS = ("pair", "none"), ("gelu-layernorm", "plain")

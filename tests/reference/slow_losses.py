@@ -74,13 +74,14 @@ class Question:
     names: Names
     options: TaskOptions
 
-    def asked_pairs(self) -> list[Pair]:
-        """Pairs that the tasks other than matching ask about."""
-        return [pair for pair in self.pairs if pair.matched or self.options.mismatch_losses == "keep"]
+    def asked_pairs(self, task: str) -> list[Pair]:
+        """Pairs that a task other than matching asks about."""
+        how = self.options.mismatch_losses_of.get(task, self.options.mismatch_losses)
+        return [pair for pair in self.pairs if pair.matched or how == "keep"]
 
-    def regions(self) -> Iterator[tuple[Pair, Region]]:
+    def regions(self, task: str) -> Iterator[tuple[Pair, Region]]:
         """Every region of a pair that is asked about."""
-        for pair in self.asked_pairs():
+        for pair in self.asked_pairs(task):
             for region in pair.regions:
                 yield pair, region
 
@@ -125,14 +126,14 @@ def mlm(asked: Question) -> Answer:
     return mean_or_zero(
         [
             cross_entropy(asked.heads.tokens(piece.state), piece.id)
-            for pair in asked.asked_pairs()
+            for pair in asked.asked_pairs("mlm")
             for piece in pair.pieces
             if piece.masked
         ]
     )
 
 
-def _over_regions(asked: Question, total: float, num_asked: int) -> Answer:
+def _over_regions(asked: Question, task: str, total: float, num_asked: int) -> Answer:
     """A sum over regions, divided by how many masked ones are to be expected, or by how many were asked about.
 
     The released code's mean over all regions times 1/0.15 is the first; of batches so small that not even one masked
@@ -142,7 +143,7 @@ def _over_regions(asked: Question, total: float, num_asked: int) -> Answer:
         return Answer(loss=0.0, num_asked=0)
     if asked.options.region_normaliser == "asked":
         return Answer(loss=total / num_asked, num_asked=num_asked)
-    expected = max(1.0, asked.options.region_share * len(list(asked.regions())))
+    expected = max(1.0, asked.options.region_share * len(list(asked.regions(task))))
     return Answer(loss=total / expected, num_asked=num_asked)
 
 
@@ -152,16 +153,16 @@ def mrfr(asked: Question) -> Answer:
         mean_distance(
             asked.heads.feature(asked.heads.region(region.state, pair.state)), region.feature, asked.options.mrfr_loss
         )
-        for pair, region in asked.regions()
+        for pair, region in asked.regions("mrfr")
         if region.masked
     ]
-    return _over_regions(asked, sum(errors), len(errors))
+    return _over_regions(asked, "mrfr", sum(errors), len(errors))
 
 
 def moc(asked: Question) -> Answer:
     """Masked object classification: object and attribute of masked (or all) regions, by the detector's confidence."""
     total, num_asked = 0.0, 0
-    for pair, region in asked.regions():
+    for pair, region in asked.regions("moc"):
         if not (region.masked or asked.options.moc_target == "all"):
             continue
         num_asked += 1
@@ -173,7 +174,7 @@ def moc(asked: Question) -> Answer:
         if region.attribute_id != UNLABELLED:
             weight = region.attribute_score if trusted else 1.0
             total += weight * cross_entropy(asked.heads.attributes(state), region.attribute_id)
-    return _over_regions(asked, total, num_asked)
+    return _over_regions(asked, "moc", total, num_asked)
 
 
 def ifrs(asked: Question) -> Answer:
@@ -185,7 +186,7 @@ def ifrs(asked: Question) -> Answer:
                 region.feature,
                 asked.options.ifrs_loss,
             )
-            for pair, region in asked.regions()
+            for pair, region in asked.regions("ifrs")
             if region.shuffled
         ]
     )
@@ -206,10 +207,10 @@ def topics_of(pair: Pair, names: Names, options: TaskOptions, *, attributes: boo
     return both - names.function_pieces if options.topic_words == "content" else both
 
 
-def _topic_loss(asked: Question, *, attributes: bool) -> Answer:
+def _topic_loss(asked: Question, task: str, *, attributes: bool) -> Answer:
     """Binary cross entropy, mean over pairs and vocabulary (eq. 2 and 4 with the minus that they lack)."""
     errors, num_topics = [], 0
-    for pair in asked.asked_pairs():
+    for pair in asked.asked_pairs(task):
         topics = topics_of(pair, asked.names, asked.options, attributes=attributes)
         num_topics += len(topics)
         for piece, logit in enumerate(asked.heads.topics(pair.state)):
@@ -219,12 +220,12 @@ def _topic_loss(asked: Question, *, attributes: bool) -> Answer:
 
 def titp(asked: Question) -> Answer:
     """Topics of image and text for phrases; attribute names may count."""
-    return _topic_loss(asked, attributes=asked.options.topic_attributes)
+    return _topic_loss(asked, "titp", attributes=asked.options.topic_attributes)
 
 
 def tits(asked: Question) -> Answer:
     """Topics of image and text for sentences: of the pair that was fed, whether it matches or not."""
-    return _topic_loss(asked, attributes=False)
+    return _topic_loss(asked, "tits", attributes=False)
 
 
 def itm_hs(asked: Question) -> Answer:
