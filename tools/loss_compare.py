@@ -172,7 +172,7 @@ def main(
     largest = max(one.largest for one in found)
     equal = all(one.first_step is None for one in found)
     verdict = "equal to the last bit" if equal else f"largest difference {largest:.2e}, tolerance {tolerance:g}"
-    Console().print(f"{first} and {second}: {verdict}", highlight=False)
+    Console(soft_wrap=True).print(f"{first} and {second}: {verdict}", highlight=False, markup=False)
     raise typer.Exit(0 if largest <= tolerance else 1)
 
 
