@@ -11,7 +11,19 @@ from rich.console import Console
 from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB
 from msp_ds.presets import PRESETS, get_preset
 from msp_ds.terminal import bars, one_line_errors, resumable, speak
-from msp_ds.train import BatchSize, Cache, CacheLimit, Curriculum, Debug, Drop, Epochs, PresetName, Shards, train
+from msp_ds.train import (
+    BatchSize,
+    Cache,
+    CacheLimit,
+    Curriculum,
+    Debug,
+    Drop,
+    Epochs,
+    PresetName,
+    Setting,
+    Shards,
+    train,
+)
 from msp_ds.training.execution import find_shipped
 from msp_ds.training.planning import CACHE
 
@@ -271,6 +283,7 @@ def stages(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     drop: Drop = None,
+    setting: Setting = None,
     debug: Debug = False,
 ) -> None:
     """Show what a command line would train, without training."""
@@ -284,10 +297,11 @@ def stages(
         "epochs": epochs,
         "batch_size": batch_size,
         "drop": tuple(drop) if drop else None,
+        "setting": tuple(setting) if setting else None,
     }
     with one_line_errors(debug=debug):
         planned = planned_schedule({name: value for name, value in flags.items() if value is not None})
-        Console().print(stage_table(planned.stages, planned.rows, preset=planned.preset))
+        Console().print(stage_table(planned.stages, planned.rows, preset=planned.preset, settings=setting or ()))
 
 
 @app.command()

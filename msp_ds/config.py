@@ -149,7 +149,14 @@ class TaskOptions:
     itm_skip_nearest: int = 0
     """ITM_HS: leave out this many nearest look-alikes, which may fit the caption."""
     mismatch_losses: Literal["keep", "drop"] = "keep"
-    """Whether pairs with a replaced image keep the other tasks' losses."""
+    """Whether pairs with a replaced image keep the losses of the tasks other than matching."""
+    mismatch_losses_of: dict[str, Literal["keep", "drop"]] = field(default_factory=dict)
+    """Task -> the same, where one differs: `drop` and `mismatch_losses_of.tits=keep` ask mismatched pairs for topics
+    only, which are few there and so tell them."""
+    heads: Literal["fresh", "carried"] = "fresh"
+    """Whether a stage takes over the heads that the stage before it (or --init) has under the same names."""
+    heads_of: dict[str, Literal["fresh", "carried"]] = field(default_factory=dict)
+    """Stage -> the same, where one differs: `heads_of.sentence=carried`."""
     weights: dict[str, float] = field(default_factory=dict)
     """Task -> weight of its loss in the sum; 1 for those not named, as in the paper."""
 

@@ -228,6 +228,23 @@ def test_a_start_from_weights_of_the_same_shapes_and_another_meaning_is_refused(
     )
 
 
+def test_heads_of_another_kind_are_refused_only_where_they_are_carried(here: Path, small_shards: Path) -> None:
+    a_run(here / "old", small_shards)  # nothing lies at its checkpoint: the trunk alone is refused for that
+    flags = [
+        "--init",
+        "old",
+        "--batch-size",
+        "16",
+        "--set",
+        "model.topic_head=plain",
+        "--set",
+        "heads_of.token=carried",
+    ]
+    assert "its topic_head is gelu-layernorm, here it is plain" in refused_run(small_shards, *flags, log_lines=1)
+    run("train", "--shards", small_shards, "--run-dir", "run", *flags[:-2])
+    assert Path("run", RUN_FILE).exists()
+
+
 def test_a_start_from_a_run_with_other_words_is_refused(here: Path, small_shards: Path) -> None:
     config = a_run(here / "old", small_shards)
     write_json(here / "old" / RUN_FILE, {"config": to_json(dataclasses.replace(config, vocabulary_sha256="0" * 64))})

@@ -53,19 +53,27 @@ def new_config(given: dict[str, Any]) -> RunConfig:
     stages = curriculum(spelling, drop=given.get("drop", ()))
     sets = [open_set(shards / part.name / "train") for stage in stages for part in stage.parts]
     name = given.get("preset") or sets[0].index.preset or DEFAULT_PRESET
+    config = preset_config(name, given)
+    fitted = dataclasses.replace(
+        config, model=model_for(config.model, sets[0]), vocabulary_sha256=sets[0].index.vocabulary_sha256
+    )
+    return with_flags(fitted, given)
+
+
+def preset_config(name: str, given: dict[str, Any]) -> RunConfig:
+    """What a preset says of a run, before flags change it and shards decide the rest."""
     preset = get_preset(name)
-    config = RunConfig(
-        curriculum=spelling,
+    return RunConfig(
+        curriculum=given.get("curriculum", "tps"),
         preset=name,
-        model=model_for(preset.model, sets[0]),
+        model=preset.model,
         optim=preset.optim,
         schedule=preset.schedule,
         tasks=preset.tasks,
         length_buckets=preset.length_buckets,
-        shards=str(shards),
-        vocabulary_sha256=sets[0].index.vocabulary_sha256,
+        shards=str(Path(given.get("shards", "shards"))),
+        vocabulary_sha256="",
     )
-    return with_flags(config, given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +96,7 @@ def planned_schedule(given: dict[str, Any]) -> PlannedSchedule:
         config = new_config(given)
         return PlannedSchedule(stages=stages, rows=config.schedule, preset=config.preset)
     name = given.get("preset") or DEFAULT_PRESET
-    rows = changed_schedule(get_preset(name).schedule, epochs=given.get("epochs"), batch_size=given.get("batch_size"))
+    rows = with_flags(preset_config(name, given), given).schedule
     return PlannedSchedule(stages=stages, rows=rows, preset=f"{name} (no shards for stage {missing[0]} in {shards})")
 
 
