@@ -96,7 +96,7 @@ def test_a_text_gets_its_own_image_a_look_alike_or_where_there_is_none_any_other
     rows[0], rows[1] = [-1] * 4, [5, -1, -1, -1]
     own = [number % num_images for number in range(size)]
     asked = context(itm_negatives=negatives, itm_skip_nearest=skipped)
-    found, matched = replace_images(torch.arange(size), torch.tensor(own), torch.tensor(rows), num_images, asked)
+    found, matched, _ = replace_images(torch.arange(size), torch.tensor(own), torch.tensor(rows), num_images, asked)
     met: dict[int, set[int]] = {image: set() for image in range(num_images)}
     for mine, given, is_own in zip(own, found.tolist(), matched.tolist(), strict=True):
         assert is_own == (given == mine)
@@ -125,7 +125,7 @@ def fed(small_shards: Path) -> tuple[Batch, Reader, Context, Tensor]:
 def test_targets_are_those_of_the_image_that_is_fed(fed: tuple[Batch, Reader, Context, Tensor]) -> None:
     batch, reader, asked, pairs = fed
     own = reader.images[pairs]
-    rows, matched = replace_images(
+    rows, matched, _ = replace_images(
         reader.keys[pairs], own, reader.look_alikes, reader.num_images, dataclasses.replace(asked, epoch=0)
     )
     assert batch.marks.matched.equal(matched)

@@ -162,7 +162,7 @@ LOOK_ALIKES = (torch.arange(NUM_IMAGES)[:, None] + torch.arange(1, 6)).remainder
 
 
 def chosen(order: Tensor, asked: Context, device: str = "cpu") -> tuple[Tensor, Tensor]:
-    images, matched = replace_images(
+    images, matched, _ = replace_images(
         KEYS[order].to(device), OWN[order].to(device), LOOK_ALIKES.to(device), NUM_IMAGES, asked
     )
     return images.cpu(), matched.cpu()
