@@ -1,4 +1,4 @@
-"""What can be set, typed and checked: the model, the optimiser, the tasks, a run; and the presets.
+"""What can be set, typed and checked: the model, the optimiser, the tasks, a run.
 
 A number has one home: the paper's are here, with their source; what the data decide (vocabulary, feature width, label
 counts) is filled in from the shards' index.
@@ -29,11 +29,23 @@ def _check(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The shape of LXMERT-S (paper section 3, FACTS 1.1-1.2)."""
+    """The shape of LXMERT-S (paper section 3, FACTS 1.1-1.2) and of the models it can be exchanged for."""
 
     hidden_size: int = 768
     num_layers: int = 5
-    """Cross-modality layers."""
+    """Layers in which text and regions meet: cross-modality layers, or layers of the one sequence."""
+    encoder: Literal["cross", "single-stream"] = "cross"
+    """Two streams that look at each other, as in LXMERT, or text and regions in one sequence, as in UNITER and
+    VisualBERT."""
+    language_layers: int = 0
+    """Layers of the text alone below the cross-modality layers; LXMERT has 9."""
+    region_layers: int = 0
+    """Layers of the regions alone below the cross-modality layers; LXMERT has 5."""
+    visual_cls: bool = True
+    """A learned [CLS] before the regions: the pair is the product of both pooled [CLS] states. Without it the pair is
+    the pooled [CLS] of the text, as in LXMERT, UNITER and VisualBERT."""
+    positions: Literal["words", "pieces"] = "words"
+    """What the text's positions count: whole words (FACTS 1.3), or word pieces from 0, as in BERT and LXMERT."""
     num_heads: int = 12
     intermediate_size: int = 3072
     dropout: float = 0.1
@@ -59,6 +71,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions"):
             _check(getattr(self, name) > 0, f"{name} {getattr(self, name)} is not positive")
+        for name in ("language_layers", "region_layers"):
+            count = getattr(self, name)
+            _check(count >= 0, f"{name} {count} is negative")
+            one_sequence = "a single-stream encoder has no layers of one modality; set it to 0 or encoder to cross"
+            _check(count == 0 or self.encoder == "cross", f"{name} is {count}, but {one_sequence}")
         _check(self.hidden_size % self.num_heads == 0, f"hidden_size {self.hidden_size} is no multiple of num_heads")
         _check(0 < self.topic_prior < 1, f"topic_prior {self.topic_prior} is not between 0 and 1")
         _check(0 <= self.dropout < 1, f"dropout {self.dropout} is not in [0, 1)")
@@ -136,7 +153,14 @@ class TaskOptions:
     answer_loss: Literal["bce", "ce"] = "bce"
     """VQA, GQA: each answer a yes or no of its own, or one answer among all (the released --mceLoss)."""
     mismatch_losses: Literal["keep", "drop"] = "keep"
-    """Whether pairs with a replaced image keep the other tasks' losses."""
+    """Whether pairs with a replaced image keep the losses of the tasks other than matching."""
+    mismatch_losses_of: dict[str, Literal["keep", "drop"]] = field(default_factory=dict)
+    """Task -> the same, where one differs: `drop` and `mismatch_losses_of.tits=keep` ask mismatched pairs for topics
+    only, which are few there and so tell them."""
+    heads: Literal["fresh", "carried"] = "fresh"
+    """Whether a stage takes over the heads that the stage before it (or --init) has under the same names."""
+    heads_of: dict[str, Literal["fresh", "carried"]] = field(default_factory=dict)
+    """Stage -> the same, where one differs: `heads_of.sentence=carried`."""
     weights: dict[str, float] = field(default_factory=dict)
     """Task -> weight of its loss in the sum; 1 for those not named, as in the paper."""
 
@@ -164,74 +188,6 @@ class StageSchedule:
 
 LengthBuckets = Literal["auto", "on", "off"]
 """Whether texts of like length share batches: auto where that saves more than 5 % of the text slots."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """A model with the optimiser and the schedule that suit it."""
-
-    model: ModelConfig
-    optim: OptimConfig
-    schedule: dict[str, StageSchedule]
-    """By the name of the stage: token, phrase, sentence, or of a benchmark."""
-    tasks: TaskOptions = field(default_factory=TaskOptions)
-    length_buckets: LengthBuckets = "auto"
-    fine_tuning: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-5, warmup_share=0.1, clip_norm=5.0))
-    """The optimiser on a benchmark (section 4.4, FACTS 1.8)."""
-
-
-_BENCHMARKS = {"vqa": (6, 32), "gqa": (5, 32), "nlvr2": (8, 32), "retrieval": (8, 32)}
-"""Epochs and batch size of fine-tuning (FACTS 1.8); a batch of retrieval counts captions."""
-
-
-def _schedule(token: tuple[int, int], phrase: tuple[int, int], sentence: tuple[int, int]) -> dict[str, StageSchedule]:
-    rows = {"token": token, "phrase": phrase, "sentence": sentence, **_BENCHMARKS}
-    return {name: StageSchedule(epochs=epochs, batch_size=batch) for name, (epochs, batch) in rows.items()}
-
-
-# What high learning rates need: see the fields' own words.
-_STEADY: Any = {"region_gate": "none", "topic_prior": 0.005}
-
-PRESETS: dict[str, Preset] = {
-    "paper": Preset(
-        model=ModelConfig(),
-        optim=OptimConfig(),
-        schedule=_schedule((10, 64), (20, 128), (20, 128)),
-    ),
-    "small": Preset(
-        model=ModelConfig(hidden_size=384, num_heads=6, intermediate_size=1536, **_STEADY),
-        optim=OptimConfig(lr=1e-4),
-        schedule=_schedule((10, 64), (20, 128), (20, 128)),
-    ),
-    "tiny": Preset(
-        model=ModelConfig(
-            hidden_size=128,
-            num_layers=2,
-            num_heads=4,
-            intermediate_size=512,
-            dropout=0.0,
-            init_std=0.05,  # the paper's 0.02 times sqrt(768 / 128): states start equally strong
-            **_STEADY,
-        ),
-        optim=OptimConfig(lr=2e-3, warmup_share=0.1),
-        schedule=_schedule((8, 64), (4, 64), (5, 64)),
-        # In the few hundred steps that tiny trains, topics weigh too little as a mean over the vocabulary, and matching
-        # is not found out from look-alikes alone.
-        tasks=TaskOptions(itm_hard_share=0.5, weights={"titp": 50.0, "tits": 50.0, "itm_hs": 2.0}),
-        length_buckets="off",  # few steps at a high rate: batches as mixed as they can be
-    ),
-}
-"""paper: LXMERT-S as published. small: a quarter of it. tiny: trains on two CPU cores in minutes."""
-
-
-DEFAULT_PRESET = "paper"
-"""Where neither a flag nor the shards' recipe says another."""
-
-
-def get_preset(name: str) -> Preset:
-    """The preset called `name`; InputError lists them if there is none."""
-    _check(name in PRESETS, f"no preset is called {name!r}; presets are {', '.join(PRESETS)}")
-    return PRESETS[name]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,7 +134,7 @@ class Encoded:
     regions: Tensor
     """[B, R, H], without the visual [CLS]."""
     pair: Tensor
-    """[B, H]: product of the two pooled [CLS] states."""
+    """[B, H]: product of the two pooled [CLS] states; without a visual [CLS], the text's alone."""
 
 
 @dataclass(frozen=True)

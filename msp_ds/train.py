@@ -18,6 +18,7 @@ import typer
 from msp_ds.config import LengthBuckets, RunConfig
 from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB, refuse_rewriting
 from msp_ds.errors import InputError
+from msp_ds.presets import PRESETS
 from msp_ds.terminal import one_line_errors, speak
 from msp_ds.training.execution import Execution
 from msp_ds.training.planning import CACHE, ShardCache, execution_of, new_config, resumed_config, shards_at_hand
@@ -33,7 +34,7 @@ Shards = Annotated[str | None, typer.Option(help="Folder with one shard set a st
 Cache = Annotated[Path, typer.Option(help="Where shards from an address are kept.")]
 CacheLimit = Annotated[float, typer.Option(help="GB that may be kept there.")]
 RunDir = Annotated[Path | None, typer.Option(help="Folder of the run. [runs/CURRICULUM, numbered if taken]")]
-PresetName = Annotated[str | None, typer.Option(help="paper, small or tiny. [what the shards' recipe suggests]")]
+PresetName = Annotated[str | None, typer.Option(help=f"{', '.join(PRESETS)}. [what the shards' recipe suggests]")]
 DsConfig = Annotated[Path | None, typer.Option(help="How to execute, a file as in ds_configs/. [by the hardware]")]
 Init = Annotated[Path | None, typer.Option(help="Run or checkpoint whose trunk the first stage starts from.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run (the newest one without --run-dir).")]

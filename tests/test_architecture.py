@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-FOUNDATION = frozenset({"errors", "chance", "records", "config"})
+FOUNDATION = frozenset({"errors", "chance", "records", "config", "presets"})
 LAYERS: tuple[frozenset[str], ...] = (
     FOUNDATION,
     frozenset({"data", "model"}),

@@ -16,9 +16,9 @@ from command_line import refusal, run
 from small_world import files_below
 
 from msp_ds.cli import app
-from msp_ds.config import PRESETS
 from msp_ds.data.set_layout import STAGE_NAMES
 from msp_ds.data.world import make_world
+from msp_ds.presets import PRESETS
 
 COMMANDS = sorted(typer.main.get_group(app).commands)
 
@@ -310,7 +310,8 @@ def test_a_text_with_brackets_is_shown_as_it_is(here: Path) -> None:
 
 @pytest.mark.parametrize("command", ["info", "stages"])
 def test_an_unknown_preset_is_refused_with_those_there_are(command: str) -> None:
-    assert refusal(command, "--preset", "huge") == "no preset is called 'huge'; presets are paper, small, tiny"
+    known = "paper, small, tiny, lxmert, single-stream, tiny-lxmert, tiny-single-stream"
+    assert refusal(command, "--preset", "huge") == f"no preset is called 'huge'; presets are {known}"
 
 
 def test_stages_shows_what_would_be_trained() -> None:

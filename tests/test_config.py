@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,8 @@ from typing import Any
 import pytest
 
 from msp_ds.config import (
-    PRESETS,
     ModelConfig,
     OptimConfig,
-    Preset,
     RunConfig,
     StageSchedule,
     TaskOptions,
@@ -25,6 +22,7 @@ from msp_ds.config import (
     write_json,
 )
 from msp_ds.errors import InputError
+from msp_ds.presets import PRESETS
 
 
 def a_run(**changes: Any) -> RunConfig:
@@ -47,12 +45,6 @@ def refusal(kind: type, value: Any, *, where: str = "run.json") -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_survives_json(name: str) -> None:
-    text = json.dumps(to_json(PRESETS[name]))
-    assert from_json(Preset, json.loads(text), where=name) == PRESETS[name]
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -68,16 +60,6 @@ def test_a_run_survives_the_file(tmp_path: Path, changes: dict[str, Any]) -> Non
     assert from_json(RunConfig, read_json(tmp_path / "run.json", what="a run"), where="run.json") == run
 
 
-def test_the_paper_preset_has_the_papers_numbers() -> None:
-    paper = PRESETS["paper"]
-    assert (paper.model.hidden_size, paper.model.num_layers, paper.model.num_heads) == (768, 5, 12)
-    assert paper.optim.lr == 1e-5
-    rows = {name: (row.epochs, row.batch_size) for name, row in paper.schedule.items()}
-    stages = {"token": (10, 64), "phrase": (20, 128), "sentence": (20, 128)}
-    assert rows == stages | {"vqa": (6, 32), "gqa": (5, 32), "nlvr2": (8, 32), "retrieval": (8, 32)}
-    assert (paper.fine_tuning.lr, paper.fine_tuning.warmup_share, paper.fine_tuning.clip_norm) == (5e-5, 0.1, 5.0)
-
-
 def test_whole_numbers_serve_as_floats() -> None:
     assert from_json(OptimConfig, {"lr": 1, "betas": [0, 0.5]}, where="").betas == (0.0, 0.5)
 
@@ -85,7 +67,11 @@ def test_whole_numbers_serve_as_floats() -> None:
 @pytest.mark.parametrize(
     ("kind", "value", "part"),
     [
-        (ModelConfig, {"hiden_size": 768}, "run.json: unknown key hiden_size; known are hidden_size, num_layers"),
+        (
+            ModelConfig,
+            {"hiden_size": 768},
+            "run.json: unknown key hiden_size; known are hidden_size, num_layers",
+        ),
         (StageSchedule, {"epochs": 1}, "run.json: missing key batch_size"),
         (StageSchedule, [1, 2], "run.json: expected a table, got [1, 2]"),
         (ModelConfig, {"num_layers": "5"}, "run.json.num_layers: expected int, got '5'"),
@@ -124,6 +110,7 @@ def test_a_fault_deep_inside_says_where_it_is() -> None:
         (TaskOptions, {"topic_min_score": -0.1}),
         (TaskOptions, {"moc_target": "all", "region_share": 0.0}),
         (ModelConfig, {"num_heads": 0}),
+        (ModelConfig, {"language_layers": -1}),
         (OptimConfig, {"betas": (0.9, 1.0)}),
         (StageSchedule, {"epochs": 0, "batch_size": 64}),
     ],
@@ -131,6 +118,14 @@ def test_a_fault_deep_inside_says_where_it_is() -> None:
 def test_numbers_out_of_range_are_refused(kind: type, values: dict[str, float]) -> None:
     with pytest.raises(InputError):
         kind(**values)
+
+
+@pytest.mark.parametrize("name", ["language_layers", "region_layers"])
+def test_layers_of_one_modality_below_a_single_stream_are_refused_in_a_line(name: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"^{name} is 2, but a single-stream encoder has no .* set it to 0 or encoder"
+    ):
+        ModelConfig(**{"encoder": "single-stream", name: 2})
 
 
 def test_a_missing_file_and_a_broken_one_say_what_they_should_be(tmp_path: Path) -> None:
@@ -157,14 +152,6 @@ def test_an_interrupted_write_leaves_the_old_content(tmp_path: Path, monkeypatch
 
 def test_numbers_that_are_none_become_null() -> None:
     assert to_json({"loss": float("nan"), "rates": (float("inf"), 0.5)}) == {"loss": None, "rates": [None, 0.5]}
-
-
-def test_length_buckets_are_left_to_the_data_but_for_the_demo() -> None:
-    assert {name: preset.length_buckets for name, preset in PRESETS.items()} == {
-        "paper": "auto",
-        "small": "auto",
-        "tiny": "off",
-    }
 
 
 def test_a_column_of_plain_numbers_is_taken_as_it_is_and_a_mixed_one_is_refused() -> None:

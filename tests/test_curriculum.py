@@ -6,9 +6,10 @@ import itertools
 
 import pytest
 
-from msp_ds.config import PRESETS, StageSchedule
+from msp_ds.config import StageSchedule
 from msp_ds.curriculum import STAGES, Stage, curriculum
 from msp_ds.errors import InputError
+from msp_ds.presets import PRESETS
 from msp_ds.tasks import TASKS
 
 TABLE = {

@@ -13,9 +13,10 @@ import typer
 
 from msp_ds import cli, train
 from msp_ds.cli.data_commands import RECIPE_FLAGS
-from msp_ds.config import PRESETS, RunConfig
+from msp_ds.config import RunConfig
 from msp_ds.curriculum import curriculum
 from msp_ds.data.recipe import load_recipe, recipe_with
+from msp_ds.presets import PRESETS
 from msp_ds.training.planning import with_flags
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,10 +16,11 @@ from command_line import refusal, run
 from small_world import recipe_of, write_shards
 from typer.testing import CliRunner
 
-from msp_ds.config import PRESETS, RunConfig, get_preset, to_json, write_json
+from msp_ds.config import RunConfig, to_json, write_json
 from msp_ds.data.shards import open_set
 from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError
+from msp_ds.presets import PRESETS, get_preset
 from msp_ds.train import app
 from msp_ds.training import runtime
 from msp_ds.training.execution import Execution
@@ -215,13 +216,33 @@ def test_a_start_from_a_run_with_another_model_is_refused(here: Path, small_shar
     assert "--preset (it was trained with small)" in line
 
 
-def test_a_start_from_a_run_with_another_number_of_heads_is_refused(here: Path, small_shards: Path) -> None:
-    config = a_run(here / "old", small_shards)  # the weights have the same shapes
-    other = dataclasses.replace(config, model=dataclasses.replace(config.model, num_heads=2))
+@pytest.mark.parametrize(("name", "there", "here_it_is"), [("num_heads", 2, 4), ("positions", "pieces", "words")])
+def test_a_start_from_weights_of_the_same_shapes_and_another_meaning_is_refused(
+    here: Path, small_shards: Path, name: str, there: object, here_it_is: object
+) -> None:
+    config = a_run(here / "old", small_shards)
+    other = dataclasses.replace(config, model=dataclasses.replace(config.model, **{name: there}))
     write_json(here / "old" / RUN_FILE, {"config": to_json(other)})
-    assert "its num_heads is 2, here it is 4" in refused_run(
+    assert f"its {name} is {there}, here it is {here_it_is}" in refused_run(
         small_shards, "--init", "old", "--batch-size", "16", log_lines=1
     )
+
+
+def test_heads_of_another_kind_are_refused_only_where_they_are_carried(here: Path, small_shards: Path) -> None:
+    a_run(here / "old", small_shards)  # nothing lies at its checkpoint: the trunk alone is refused for that
+    flags = [
+        "--init",
+        "old",
+        "--batch-size",
+        "16",
+        "--set",
+        "model.topic_head=plain",
+        "--set",
+        "heads_of.token=carried",
+    ]
+    assert "its topic_head is gelu-layernorm, here it is plain" in refused_run(small_shards, *flags, log_lines=1)
+    run("train", "--shards", small_shards, "--run-dir", "run", *flags[:-2])
+    assert Path("run", RUN_FILE).exists()
 
 
 def test_a_start_from_a_run_with_other_words_is_refused(here: Path, small_shards: Path) -> None:

@@ -42,6 +42,16 @@ CONFIG = ModelConfig(
 )
 """Two layers, two heads of four; an init_std that lets every part speak."""
 
+_TEXT_CLS: Any = {"visual_cls": False, "positions": "pieces"}
+FAMILY: dict[str, ModelConfig] = {
+    "LXMERT-S": CONFIG,
+    "LXMERT": dataclasses.replace(CONFIG, language_layers=2, region_layers=1, **_TEXT_CLS),
+    "LXMERT with a visual [CLS]": dataclasses.replace(CONFIG, language_layers=1, region_layers=1),
+    "single stream": dataclasses.replace(CONFIG, encoder="single-stream", num_layers=3, **_TEXT_CLS),
+    "single stream with a visual [CLS]": dataclasses.replace(CONFIG, encoder="single-stream"),
+}
+"""One small model of each encoder, with and without a visual [CLS]."""
+
 
 def dice(seed: int) -> torch.Generator:
     """A generator of its own."""

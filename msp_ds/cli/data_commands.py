@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB
+from msp_ds.presets import PRESETS
 from msp_ds.terminal import bars, one_line_errors, resumable, speak
 from msp_ds.train import Cache, CacheLimit, Debug
 from msp_ds.training.execution import find_shipped
@@ -95,7 +96,7 @@ def shard(
         bool | None, typer.Option("--allow-missing", help="Leave out texts whose image has no regions.")
     ] = None,
     extractor: Annotated[str | None, typer.Option(help="What computed the features, in your words.")] = None,
-    preset: Annotated[str | None, typer.Option(help="What to suggest to train: paper, small or tiny.")] = None,
+    preset: Annotated[str | None, typer.Option(help=f"What to suggest to train: {', '.join(PRESETS)}.")] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Shards written at a time; any number gives the same bytes. [cores, to 4]")
     ] = None,

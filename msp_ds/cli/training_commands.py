@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from msp_ds.presets import PRESETS, get_preset
 from msp_ds.terminal import one_line_errors, speak
 from msp_ds.train import (
     BatchSize,
@@ -54,6 +55,7 @@ def stages(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     drop: Drop = None,
+    setting: Setting = None,
     debug: Debug = False,
 ) -> None:
     """Show what a command line would train, without training."""
@@ -67,10 +69,11 @@ def stages(
         "epochs": epochs,
         "batch_size": batch_size,
         "drop": tuple(drop) if drop else None,
+        "setting": tuple(setting) if setting else None,
     }
     with one_line_errors(debug=debug):
         planned = planned_schedule({name: value for name, value in flags.items() if value is not None})
-        Console().print(stage_table(planned.stages, planned.rows, preset=planned.preset))
+        Console().print(stage_table(planned.stages, planned.rows, preset=planned.preset, settings=setting or ()))
 
 
 def finetune(
@@ -116,9 +119,8 @@ def finetune(
         start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, save_every=save_every)
 
 
-def info(preset: Annotated[str, typer.Option(help="paper, small or tiny.")] = "paper", debug: Debug = False) -> None:
+def info(preset: Annotated[str, typer.Option(help=f"{', '.join(PRESETS)}.")] = "paper", debug: Debug = False) -> None:
     """Print a preset's parameters by part, and counted the paper's way."""
-    from msp_ds.config import get_preset
     from msp_ds.report.model import parameter_table
 
     with one_line_errors(debug=debug):

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from msp_ds.config import PRESETS, from_json, read_json
+from msp_ds.config import from_json, read_json
 from msp_ds.data.set_layout import BENCHMARK_NAMES, SetName
 from msp_ds.data.sources.faults import OnError
 from msp_ds.data.vocabulary import BERT_BASE_UNCASED
 from msp_ds.data.world import WORLD_VERSION, make_world
 from msp_ds.errors import InputError
+from msp_ds.presets import PRESETS
 
 FROM_CAPTIONS = "from-captions"
 """Among `phrases`: cut noun phrases from the captions instead of reading a file."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from msp_ds.data.reader import Reader
 from msp_ds.errors import InputError
@@ -94,15 +93,15 @@ class PairScorer:
         return scores
 
     def _embed_images(self, reader: Reader, pool: Pool) -> tuple[Tensor, Tensor]:
-        """[N, 1 + R, H] embedded regions and their bool mask [N, 1 + R]."""
-        batches = [self._read(reader, rows) for rows in torch.split(pool.first_pairs, READ_BATCH)]
-        masks = [F.pad(batch.region_mask, (1, 0), value=True) for batch in batches]
-        return torch.cat([self.trunk.regions(batch.features, batch.boxes) for batch in batches]), torch.cat(masks)
+        """[N, S, H] embedded regions, among them the visual [CLS] if there is one, and their bool mask [N, S]."""
+        batches = (self._read(reader, rows) for rows in torch.split(pool.first_pairs, READ_BATCH))
+        images = [self.trunk.embed_images(batch.features, batch.boxes, batch.region_mask) for batch in batches]
+        return torch.cat([regions for regions, _ in images]), torch.cat([mask for _, mask in images])
 
     def _embed_texts(self, reader: Reader, rows: Tensor) -> Tensor:
         """[m, T, H] embedded captions of one length."""
-        token_ids, positions = reader.texts(rows)
-        return self.trunk.text(token_ids.to(self.device), positions.to(self.device))  # type: ignore[no-any-return]
+        token_ids, positions = (part.to(self.device) for part in reader.texts(rows))
+        return self.trunk.embed_texts(token_ids, positions, torch.ones_like(token_ids, dtype=torch.bool))
 
     def _score_block(self, text: Tensor, regions: Tensor, region_mask: Tensor) -> Tensor:
         """float32 [n, m]: margins of n images against m captions."""

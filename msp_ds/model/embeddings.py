@@ -12,16 +12,22 @@ from torch.nn import functional as F
 from msp_ds.config import ModelConfig
 
 PADDING = 0
-"""Row of the word and position tables that padding uses; it gets no gradient through the embedding."""
+"""Row of the word table, and of the table of word positions, that padding uses: the embedding gives it no gradient."""
 
 
 class TextEmbedding(nn.Module):
-    """LayerNorm(word + position + type), then dropout. Positions count whole words (FACTS 1.3)."""
+    """LayerNorm(word + position + type), then dropout. Positions count whole words (FACTS 1.3) or pieces.
+
+    Counted in pieces, position 0 is that of the text's [CLS]. LXMERT's table still takes row 0 for padding and so
+    never trains it; here it is a position like any other.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.word = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=PADDING)
-        self.position = nn.Embedding(config.max_positions, config.hidden_size, padding_idx=PADDING)
+        self.counts_pieces = config.positions == "pieces"
+        padding = None if self.counts_pieces else PADDING
+        self.position = nn.Embedding(config.max_positions, config.hidden_size, padding_idx=padding)
         # Every token has type 0, which is the padding row of BERT's table: the vector is added but never trained.
         self.register_buffer("type_vector", torch.randn(config.hidden_size) * config.init_std)
         self.type_vector: Tensor
@@ -29,21 +35,26 @@ class TextEmbedding(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, token_ids: Tensor, word_positions: Tensor) -> Tensor:
-        """[B, T, H] from int64 [B, T] piece ids and int64 [B, T] word positions."""
-        summed = self.word(token_ids) + self.position(word_positions) + self.type_vector
+        """[B, T, H] from int64 [B, T] piece ids and int64 [B, T] word positions, unread where pieces are counted."""
+        pieces = torch.arange(token_ids.shape[1], device=token_ids.device)
+        words = self.word(token_ids) + self.position(pieces if self.counts_pieces else word_positions)
+        # DeepSpeed's half precision turns parameters, but leaves a buffer as it is.
+        summed = words + self.type_vector.to(words.dtype)
         return self.dropout(self.norm(summed))  # type: ignore[no-any-return]
 
 
 class RegionEmbedding(nn.Module):
-    """The visual [CLS] and the R regions: the mean of LayerNorm(feature) and LayerNorm(box), then dropout.
+    """The R regions: the mean of LayerNorm(feature) and LayerNorm(box), then dropout; before them the visual [CLS].
 
     The released code looks the [CLS] feature up in a 30 522 x 2048 table of which it only ever uses one row; one
-    learnable feature with the whole image as its box is the same model.
+    learnable feature with the whole image as its box is the same model. `visual_cls` False leaves it out.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.cls_feature = nn.Parameter(torch.randn(config.feature_width) * config.init_std)
+        self.cls_feature: nn.Parameter | None = None
+        if config.visual_cls:
+            self.cls_feature = nn.Parameter(torch.randn(config.feature_width) * config.init_std)
         self.register_buffer("cls_box", torch.tensor([0.0, 0.0, 1.0, 1.0]), persistent=False)
         self.cls_box: Tensor
         self.feature = nn.Linear(config.feature_width, config.hidden_size)
@@ -53,14 +64,18 @@ class RegionEmbedding(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
-        """[B, 1 + R, H] from features [B, R, F] and float32 [B, R, 4] boxes as shares of the image."""
-        features = features.to(self.cls_feature.dtype)
-        projected = torch.cat((self._project_cls(features), self.feature(features)), dim=1)
-        whole_image = self.cls_box.to(boxes.dtype).expand(len(boxes), 1, 4)
-        places = self.box(torch.cat((whole_image, boxes), dim=1).to(self.box.weight.dtype))
+        """[B, S, H] from features [B, R, F] and float32 [B, R, 4] boxes as shares of the image.
+
+        S is 1 + R with a visual [CLS], which comes first, and R without.
+        """
+        projected = self.feature(features.to(self.feature.weight.dtype))
+        if self.cls_feature is not None:
+            projected = torch.cat((self._project_cls(self.cls_feature, len(features)), projected), dim=1)
+            boxes = torch.cat((self.cls_box.to(boxes.dtype).expand(len(boxes), 1, 4), boxes), dim=1)
+        places = self.box(boxes.to(self.box.weight.dtype))
         return self.dropout((self.feature_norm(projected) + self.box_norm(places)) / 2)  # type: ignore[no-any-return]
 
-    def _project_cls(self, features: Tensor) -> Tensor:
+    def _project_cls(self, cls_feature: Tensor, batch_size: int) -> Tensor:
         """The projected [CLS] feature, [B, 1, H]; projected apart, so that the wide features are not copied."""
-        one = F.linear(self.cls_feature[None, None], self.feature.weight, self.feature.bias)
-        return one.expand(len(features), 1, -1)
+        one = F.linear(cls_feature[None, None], self.feature.weight, self.feature.bias)
+        return one.expand(batch_size, 1, -1)

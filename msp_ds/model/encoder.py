@@ -1,4 +1,7 @@
-"""The trunk: LXMERT-S, the five cross-modality layers of LXMERT and nothing below them (paper section 3, figure 2)."""
+"""The trunk: embeddings, layers and poolers of LXMERT-S (paper section 3, figure 2) or another encoder of its family.
+
+B batch, T text tokens, R regions, F feature width, H hidden size; S region slots: 1 + R with a visual [CLS], else R.
+"""
 
 from __future__ import annotations
 
@@ -8,49 +11,69 @@ from torch.nn import functional as F
 
 from msp_ds.config import ModelConfig
 from msp_ds.model.embeddings import RegionEmbedding, TextEmbedding
-from msp_ds.model.layers import CrossModalityLayer
+from msp_ds.model.layers import SelfLayer
+from msp_ds.model.streams import STREAMS
 from msp_ds.records import Batch, Encoded
 
 
 class Trunk(nn.Module):
-    """What a stage hands to the next: embeddings, cross-modality layers and the two poolers."""
+    """What a stage hands to the next: embeddings, layers and poolers."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.text = TextEmbedding(config)
         self.regions = RegionEmbedding(config)
-        self.layers = nn.ModuleList(CrossModalityLayer(config) for _ in range(config.num_layers))
+        self.language_layers = nn.ModuleList(SelfLayer(config) for _ in range(config.language_layers))
+        self.region_layers = nn.ModuleList(SelfLayer(config) for _ in range(config.region_layers))
+        self.layers = STREAMS[config.encoder](config)
         self.text_pooler = nn.Linear(config.hidden_size, config.hidden_size)
-        self.region_pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        self.region_pooler = nn.Linear(config.hidden_size, config.hidden_size) if config.visual_cls else None
         initialise(self, config.init_std)
         # A masked region has the zero feature. With a zero bias LayerNorm would see the zero vector, whose gradient is
         # 1 / sqrt(eps) = 1e6 times too large: clipping would shrink every other gradient to nothing.
         nn.init.normal_(self.regions.feature.bias, std=config.init_std)
 
     def forward(self, batch: Batch) -> Encoded:
-        """The states of a batch; the pair is tanh(pooled text [CLS]) x tanh(pooled visual [CLS])."""
-        text = self.text(batch.token_ids, batch.word_positions)
-        regions = self.regions(batch.features, batch.boxes)
-        region_mask = F.pad(batch.region_mask, (1, 0), value=True)  # the visual [CLS] is always there
-        for layer in self.layers:
-            text, regions = layer(text, regions, batch.token_mask, region_mask)
-        return Encoded(text=text, regions=regions[:, 1:], pair=self.pool(text[:, 0], regions[:, 0]))
+        """The states of a batch, the regions without the visual [CLS]."""
+        text = self.embed_texts(batch.token_ids, batch.word_positions, batch.token_mask)
+        regions, region_mask = self.embed_images(batch.features, batch.boxes, batch.region_mask)
+        text, regions = self.layers(text, regions, batch.token_mask, region_mask)
+        first = int(self.config.visual_cls)
+        return Encoded(text=text, regions=regions[:, first:], pair=self.pool(text, regions))
+
+    def embed_texts(self, token_ids: Tensor, word_positions: Tensor, token_mask: Tensor) -> Tensor:
+        """[B, T, H], what texts are before they meet images, from int64 ids and positions and a bool mask [B, T]."""
+        text = self.text(token_ids, word_positions)
+        for layer in self.language_layers:
+            text = layer(text, token_mask)
+        return text  # type: ignore[no-any-return]
+
+    def embed_images(self, features: Tensor, boxes: Tensor, region_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, S, H], what images are before they meet texts, and their bool mask [B, S].
+
+        features: [B, R, F]; boxes: float32 [B, R, 4] as shares of the image; region_mask: bool [B, R].
+        """
+        regions = self.regions(features, boxes)
+        mask = F.pad(region_mask, (int(self.config.visual_cls), 0), value=True)  # the visual [CLS] is always there
+        for layer in self.region_layers:
+            regions = layer(regions, mask)
+        return regions, mask
 
     def encode_pairs(self, text: Tensor, regions: Tensor, text_mask: Tensor, region_mask: Tensor) -> Tensor:
-        """The pairs [B, H] of embedded texts [B, T, H] and regions [B, 1 + R, H]; bool masks [B, T] and [B, 1 + R].
+        """The pairs [B, H] of texts from `embed_texts` and images from `embed_images`; bool masks [B, T] and [B, S].
 
-        The same numbers as `forward(...).pair`, but the last layer computes the two [CLS] rows only.
+        The same numbers as `forward(...).pair`, but the last layer computes the [CLS] rows only.
         """
-        *lower, last = self.layers
-        for layer in lower:
-            text, regions = layer(text, regions, text_mask, region_mask)
-        text, regions = last(text, regions, text_mask, region_mask, cls_only=True)
-        return self.pool(text[:, 0], regions[:, 0])
+        return self.pool(*self.layers(text, regions, text_mask, region_mask, cls_only=True))
 
-    def pool(self, text_cls: Tensor, region_cls: Tensor) -> Tensor:
-        """The pair [B, H] from the two [CLS] states [B, H]."""
-        return torch.tanh(self.text_pooler(text_cls)) * torch.tanh(self.region_pooler(region_cls))
+    def pool(self, text: Tensor, regions: Tensor) -> Tensor:
+        """The pair [B, H] of the [CLS] states, the first of text [B, T, H] and, if it is visual, of regions [B, S, H].
+
+        tanh(pooled text [CLS]) x tanh(pooled visual [CLS]), or the first factor alone.
+        """
+        pair = torch.tanh(self.text_pooler(text[:, 0]))
+        return pair if self.region_pooler is None else pair * torch.tanh(self.region_pooler(regions[:, 0]))
 
 
 def initialise(module: nn.Module, std: float) -> None:
@@ -63,19 +86,25 @@ def initialise(module: nn.Module, std: float) -> None:
 
 
 def count_parameters(trunk: Trunk) -> dict[str, int]:
-    """Parameters by part, in the order of the forward pass."""
-    parts = {
-        "text embeddings": trunk.text,
-        "region embeddings": nn.ModuleList(part for part in trunk.regions.children()),
-        "cross-modality layers": trunk.layers,
-        "text pooler": trunk.text_pooler,
-        "region pooler": trunk.region_pooler,
+    """Parameters by part, in the order of the forward pass; parts that the trunk does not have are left out."""
+    cls_feature, pooler = trunk.regions.cls_feature, trunk.region_pooler
+    counts = {
+        "text embeddings": _size(trunk.text),
+        "region embeddings": _size(*trunk.regions.children()),
+        "language layers": _size(trunk.language_layers),
+        "region layers": _size(trunk.region_layers),
+        trunk.layers.title: _size(trunk.layers),
+        "text pooler": _size(trunk.text_pooler),
+        "region pooler": 0 if pooler is None else _size(pooler),
+        "visual [CLS] feature": 0 if cls_feature is None else cls_feature.numel(),
     }
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-    return counts | {"visual [CLS] feature": trunk.regions.cls_feature.numel()}
+    return {name: count for name, count in counts.items() if count}
 
 
 def paper_count(trunk: Trunk) -> int:
     """Parameters counted the paper's way (its footnote 2): layers and region embeddings, nothing else."""
-    counts = count_parameters(trunk)
-    return counts["region embeddings"] + counts["cross-modality layers"]
+    return _size(*trunk.regions.children(), trunk.language_layers, trunk.region_layers, trunk.layers)
+
+
+def _size(*parts: nn.Module) -> int:
+    return sum(parameter.numel() for part in parts for parameter in part.parameters())

@@ -1,6 +1,6 @@
-"""One cross-modality layer of LXMERT (Tan and Bansal 2019; FACTS 1.1): look across, look inside, think.
+"""BERT's layer, and the cross-modality layer of LXMERT (Tan and Bansal 2019; FACTS 1.1): look across, inside, think.
 
-B batch, S queries, M memory slots, H hidden size.
+B batch, T text tokens, S queries or region slots, M memory slots, H hidden size.
 """
 
 from __future__ import annotations
@@ -57,6 +57,19 @@ class FeedForward(nn.Module):
         return self.norm(states + self.dropout(self.narrow(F.gelu(self.widen(states)))))  # type: ignore[no-any-return]
 
 
+class SelfLayer(nn.Module):
+    """BERT's layer, for one sequence: the text's, the regions', or both in a row."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.self_attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, states: Tensor, mask: Tensor, *, asked: slice | list[int] = slice(None)) -> Tensor:
+        """New states [B, S, H], of the `asked` rows only; the bool mask [B, S] is False on padding."""
+        return self.feed_forward(self.self_attention(states[:, asked], states, mask))  # type: ignore[no-any-return]
+
+
 class CrossModalityLayer(nn.Module):
     """Text and regions exchange what they know: cross-attention, self-attention and feed-forward for each stream."""
 
@@ -72,7 +85,7 @@ class CrossModalityLayer(nn.Module):
     def forward(
         self, text: Tensor, regions: Tensor, text_mask: Tensor, region_mask: Tensor, *, cls_only: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """New [B, T, H] text and [B, 1 + R, H] region states; masks are bool, False on padding.
+        """New [B, T, H] text and [B, S, H] region states; masks are bool, False on padding.
 
         With `cls_only`, [B, 1, H] each: the first row of what would be returned otherwise.
         """
@@ -83,3 +96,8 @@ class CrossModalityLayer(nn.Module):
         text = self.text_self(looked_text[:, rows], looked_text, text_mask)
         regions = self.region_self(looked_regions[:, rows], looked_regions, region_mask)
         return self.text_feed_forward(text), self.region_feed_forward(regions)
+
+    def text_cls(self, text: Tensor, regions: Tensor, text_mask: Tensor, region_mask: Tensor) -> Tensor:
+        """[B, 1, H]: the first text row of `forward`, without the work for the regions."""
+        looked = self.cross(text, regions, region_mask)
+        return self.text_feed_forward(self.text_self(looked[:, :1], looked, text_mask))  # type: ignore[no-any-return]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -31,10 +31,13 @@ METRICS = {
 """Validation metrics by name, as a reader says them."""
 
 
-def stage_table(stages: tuple[Stage, ...], schedule: Mapping[str, StageSchedule], *, preset: str) -> Table:
-    """What each stage trains, on what, for how long; `preset` says where the schedule is from."""
+def stage_table(
+    stages: tuple[Stage, ...], schedule: Mapping[str, StageSchedule], *, preset: str, settings: Sequence[str] = ()
+) -> Table:
+    """What each stage trains, on what, for how long, by which preset; `settings` are shown as they were written."""
     title = f"Curriculum, preset {preset}"
     table = Table("stage", "tasks", "text", "epochs x batch", title=title, title_justify="left")
+    table.caption, table.caption_justify = (f"set: {', '.join(settings)}" if settings else None), "left"
     text = {"token": "object labels in region order", "phrase": "phrases without verbs", "sentence": "captions"}
     for stage in stages:
         row = stage.schedule(dict(schedule))

@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 
-from msp_ds.config import DEFAULT_PRESET, get_preset
 from msp_ds.curriculum import curriculum
 from msp_ds.data.overwriting import require_own_sets
 from msp_ds.data.recipe import load_recipe
@@ -17,6 +16,7 @@ from msp_ds.data.set_layout import STAGE_NAMES
 from msp_ds.data.shards import open_set
 from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError
+from msp_ds.presets import DEFAULT_PRESET, get_preset
 from msp_ds.report.curriculum import results_table, stage_table
 from msp_ds.report.retrieval import evaluate_retrieval, retrieval_table
 from msp_ds.terminal import bars

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from rich.table import Table
 
 from msp_ds.config import ModelConfig
@@ -11,8 +12,9 @@ from msp_ds.model.heads import HEADS, build_heads
 
 def parameter_table(name: str, config: ModelConfig) -> Table:
     """Parameters by part of the trunk and by head, with the paper's way of counting (its footnote 2)."""
-    trunk = Trunk(config)
-    heads = build_heads(HEADS, config, trunk)
+    with torch.device("meta"):  # sizes only
+        trunk = Trunk(config)
+        heads = build_heads(HEADS, config, trunk)
     table = Table("part", title=f"Parameters of preset {name}", title_justify="left")
     table.add_column("parameters", justify="right")
     parts = count_parameters(trunk)

@@ -7,7 +7,14 @@ from torch import Tensor, nn
 
 from msp_ds.records import Batch, Encoded, Tally
 from msp_ds.tasks.corruptions import SHUFFLE_REGIONS
-from msp_ds.tasks.scoring import counted, feature_errors, gated_regions, mean_or_zero, relative_error
+from msp_ds.tasks.scoring import (
+    counted,
+    feature_errors,
+    full_precision,
+    gated_regions,
+    mean_or_zero,
+    relative_error,
+)
 from msp_ds.tasks.task import Context, Score, Task
 
 
@@ -19,16 +26,17 @@ def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, co
     is put back; `accuracy/ifrs` does: how often the answer is nearest to the right one of the triplet's three features,
     one in three by chance.
     """
-    asked, kind = posed.marks.shuffled_regions & counted(posed, context), context.options.ifrs_loss
+    asked, kind = posed.marks.shuffled_regions & counted("ifrs", posed, context), context.options.ifrs_loss
     head, gated = gated_regions(heads, encoded, asked)
-    predicted, original = head.features(gated).float(), clean.features[asked].float()
+    predicted = full_precision(head.features(gated))
+    original = clean.features[asked].to(predicted.dtype)
     errors = feature_errors(predicted, original, kind)
     return Score(
         loss=mean_or_zero(errors),
         tallies={
             "accuracy/ifrs": Tally.of(_is_nearest(predicted, clean.features, posed.marks.shuffled_regions, asked)),
             "error/ifrs": relative_error(errors, original, context.feature_mean, kind),
-            "error/ifrs_vs_copy": relative_error(errors, original, posed.features[asked].float(), kind),
+            "error/ifrs_vs_copy": relative_error(errors, original, posed.features[asked].to(predicted.dtype), kind),
         },
     )
 
@@ -42,7 +50,7 @@ def _is_nearest(predicted: Tensor, features: Tensor, shuffled: Tensor, asked: Te
     places = ((shuffled.cumsum(1) - 1) % 3)[asked]
     pair, slot = asked.nonzero().unbind(1)
     triplet = (slot - places)[:, None] + torch.arange(3, device=slot.device)
-    distances = (predicted[:, None].detach() - features[pair[:, None], triplet].float()).square().sum(2)
+    distances = (predicted[:, None].detach() - features[pair[:, None], triplet].to(predicted.dtype)).square().sum(2)
     return distances.argmin(1) == places
 
 

@@ -7,12 +7,13 @@ from torch.nn import functional as F
 
 from msp_ds.records import Batch, Encoded, Tally
 from msp_ds.tasks.corruptions import REPLACE_IMAGES
+from msp_ds.tasks.scoring import full_precision
 from msp_ds.tasks.task import Context, Score, Task
 
 
 def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context) -> Score:
     """Two-way cross-entropy, index 1 = matched, mean over all pairs."""
-    logits = heads["match"](encoded.pair).float()
+    logits = full_precision(heads["match"](encoded.pair))
     matched = posed.marks.matched.long()
     return Score(
         loss=F.cross_entropy(logits, matched),

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from msp_ds.records import IGNORE, Batch, Encoded, Tally
 from msp_ds.tasks.corruptions import MASK_REGIONS
-from msp_ds.tasks.scoring import counted, gated_regions, region_mean
+from msp_ds.tasks.scoring import counted, full_precision, gated_regions, region_mean
 from msp_ds.tasks.task import Context, Score, Task
 
 
@@ -19,7 +19,7 @@ def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, co
     """Cross-entropy of object and attribute of each masked region, weighed by the detector's confidence."""
     options = context.options
     regions = posed.marks.masked_regions if options.moc_target == "masked" else posed.region_mask
-    asked = regions & counted(posed, context)
+    asked = regions & counted("moc", posed, context)
     head, gated = gated_regions(heads, encoded, asked)
     kinds = {
         "object": (head.objects(gated), clean.object_ids[asked], clean.object_scores[asked]),
@@ -29,7 +29,7 @@ def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, co
     tallies = {}
     for kind, (logits, labels, confidence) in kinds.items():
         weights = confidence if options.moc_weight == "confidence" else torch.ones_like(confidence)
-        loss = loss + region_mean(_weighted(logits.float(), labels, weights), posed, context)
+        loss = loss + region_mean("moc", _weighted(full_precision(logits), labels, weights), posed, context)
         known = labels != IGNORE
         tallies[f"accuracy/moc_{kind}"] = Tally.of((logits.argmax(-1) == labels)[known])
     return Score(loss=loss, tallies=tallies)

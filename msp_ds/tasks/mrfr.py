@@ -6,7 +6,7 @@ from torch import nn
 
 from msp_ds.records import Batch, Encoded
 from msp_ds.tasks.corruptions import MASK_REGIONS
-from msp_ds.tasks.scoring import counted, feature_errors, gated_regions, region_mean, relative_error
+from msp_ds.tasks.scoring import counted, feature_errors, full_precision, gated_regions, region_mean, relative_error
 from msp_ds.tasks.task import Context, Score, Task
 
 
@@ -15,12 +15,13 @@ def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, co
 
     `error/mrfr` is that error relative to the one of answering the mean feature.
     """
-    asked, kind = posed.marks.masked_regions & counted(posed, context), context.options.mrfr_loss
+    asked, kind = posed.marks.masked_regions & counted("mrfr", posed, context), context.options.mrfr_loss
     head, gated = gated_regions(heads, encoded, asked)
-    original = clean.features[asked].float()
-    errors = feature_errors(head.features(gated).float(), original, kind)
+    predicted = full_precision(head.features(gated))
+    original = clean.features[asked].to(predicted.dtype)
+    errors = feature_errors(predicted, original, kind)
     return Score(
-        loss=region_mean(errors, posed, context),
+        loss=region_mean("mrfr", errors, posed, context),
         tallies={"error/mrfr": relative_error(errors, original, context.feature_mean, kind)},
     )
 

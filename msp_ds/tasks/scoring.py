@@ -11,13 +11,18 @@ from msp_ds.records import IGNORE, Batch, Encoded, Tally
 from msp_ds.tasks.task import Context, Score
 
 
+def full_precision(values: Tensor) -> Tensor:
+    """Half-precision values as float32; float32 and float64, in which gradients are checked, stay as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def mean_or_zero(values: Tensor) -> Tensor:
     """The mean of `values`, or a zero that still has a gradient where there are none."""
     return values.sum() / max(values.numel(), 1)
 
 
-def region_mean(values: Tensor, batch: Batch, context: Context) -> Tensor:
-    """The average of the N asked regions' losses [N]; by default over their expected number.
+def region_mean(task: str, values: Tensor, batch: Batch, context: Context) -> Tensor:
+    """The average of the N asked regions' losses [N] of a task; by default over their expected number.
 
     The expected number, 15 % of all regions that may be asked about, is what the released code divides by (its
     1 / 0.15): additive over ranks and equal to the plain mean on average.
@@ -25,13 +30,14 @@ def region_mean(values: Tensor, batch: Batch, context: Context) -> Tensor:
     if context.options.region_normaliser == "asked":
         return mean_or_zero(values)
     # Regions of dropped pairs are never asked about: counting them would shrink the loss by the share that is dropped.
-    num_regions = (batch.region_mask & counted(batch, context)).sum()
+    num_regions = (batch.region_mask & counted(task, batch, context)).sum().to(values.dtype)
     return values.sum() / (num_regions * context.options.region_share).clamp(min=1.0)
 
 
-def counted(batch: Batch, context: Context) -> Tensor:
-    """bool [B, 1]: the pairs that tasks other than matching may ask about."""
-    if context.options.mismatch_losses == "keep":
+def counted(task: str, batch: Batch, context: Context) -> Tensor:
+    """bool [B, 1]: the pairs that a task other than matching may ask about."""
+    options = context.options
+    if options.mismatch_losses_of.get(task, options.mismatch_losses) == "keep":
         return torch.ones_like(batch.marks.matched)[:, None]
     return batch.marks.matched[:, None]
 
@@ -101,10 +107,10 @@ def detection_tallies(name: str, found: Tensor, wanted: Tensor) -> dict[str, Tal
 def score_topics(name: str, logits: Tensor, topics: Tensor, asked: Tensor) -> Score:
     """Binary cross-entropy, mean over the asked pairs and the vocabulary; precision, recall and F1 at one half.
 
-    logits, topics: float32 [B, V]; asked: bool [B]. Elementwise accuracy would be 99.9 % for a head that never names
-    a topic, so it is not reported.
+    logits: float32 [B, V]; topics: [B, V], 0 or 1; asked: bool [B]. Elementwise accuracy would be 99.9 % for a head
+    that never names a topic, so it is not reported.
     """
-    logits, topics = logits[asked], topics[asked]
+    logits, topics = logits[asked], topics[asked].to(logits.dtype)
     return Score(
         loss=mean_or_zero(F.binary_cross_entropy_with_logits(logits, topics, reduction="none")),
         tallies=detection_tallies(name, logits > 0, topics > 0),

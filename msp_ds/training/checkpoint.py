@@ -144,6 +144,16 @@ def load_part(module: torch.nn.Module, weights: Mapping[str, Tensor], prefix: st
     return len(given)
 
 
+def load_heads(heads: torch.nn.ModuleDict, path: Path) -> str:
+    """Fills those heads that a checkpoint has under the same name, and says which; the others stay as they are."""
+    weights = read_weights(path)
+    carried = [name for name in heads if any(key.startswith(f"heads.{name}.") for key in weights)]
+    for name in carried:
+        load_part(heads[name], weights, f"heads.{name}.", where=path)
+    fresh = [name for name in heads if name not in carried]
+    return f"heads carried: {', '.join(carried) or 'none'}; fresh: {', '.join(fresh) or 'none'}"
+
+
 def load_trunk(trunk: Trunk, path: Path) -> str:
     """Fills the trunk from a checkpoint, in fp32, and says what was taken and what was left behind."""
     weights = read_weights(path)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from torch import nn
 
-from msp_ds.config import RunConfig, get_preset
+from msp_ds.config import RunConfig
 from msp_ds.data.shards import ShardSet
 from msp_ds.errors import CheckpointError, ShardError
 from msp_ds.model.encoder import Trunk
 from msp_ds.model.heads import build_heads
+from msp_ds.presets import get_preset
 from msp_ds.training.checkpoint import load_part, read_weights
 from msp_ds.training.run_folder import find_checkpoint, model_for, read_run_config, run_of_checkpoint
 

@@ -26,7 +26,15 @@ from msp_ds.training.run_folder import (
     stage_checkpoint,
     stage_folders,
 )
-from msp_ds.training.stage import Job, StageData, check_agreement, check_stage, open_stage_data, train_stage
+from msp_ds.training.stage import (
+    Job,
+    StageData,
+    carries_heads,
+    check_agreement,
+    check_stage,
+    open_stage_data,
+    train_stage,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +51,7 @@ def train(job: Job) -> Path:
     checkpoint = None
     if job.config.init and not has_begun(folders[0]):  # else it may have been moved or trained on since
         checkpoint = find_checkpoint(Path(job.config.init))
-        check_same_trunk(checkpoint, job.config)
+        check_same_trunk(checkpoint, job.config, heads=carries_heads(job.config, stages[0]))
     job.runtime.first_does(lambda: write_run_file(job, data))
     for folder, stage, sets in zip(folders, stages, data, strict=True):
         if (folder / STAGE_FILE).is_file():

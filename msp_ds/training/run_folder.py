@@ -22,8 +22,13 @@ STAGE_FILE = "stage.json"
 _CARD = "a run's configuration, written by msp-ds train"
 
 TRUNK_FIELDS = (
+    "encoder",
     "hidden_size",
     "num_layers",
+    "language_layers",
+    "region_layers",
+    "visual_cls",
+    "positions",
     "num_heads",
     "intermediate_size",
     "layer_norm_eps",
@@ -32,6 +37,8 @@ TRUNK_FIELDS = (
     "feature_width",
 )
 """Of ModelConfig: what decides the shape and the meaning of a trunk's weights."""
+HEAD_FIELDS = ("region_gate", "topic_head", "num_objects", "num_attributes")
+"""Of ModelConfig: what decides beside them those of the heads'."""
 
 
 def stage_folders(run: Path, stages: tuple[Stage, ...]) -> list[Path]:
@@ -104,10 +111,10 @@ def check_same_data(run: Path, found: Mapping[str, str]) -> None:
             )
 
 
-def check_same_trunk(checkpoint: Path, config: RunConfig) -> None:
-    """Raises CheckpointError unless the trunk of a checkpoint has the shape and the words of a run to be started."""
+def check_same_trunk(checkpoint: Path, config: RunConfig, *, heads: bool = False) -> None:
+    """Raises CheckpointError unless a checkpoint's trunk, with `heads` its heads too, fit a run to be started."""
     theirs = read_run_config(run_of_checkpoint(checkpoint))
-    for name in TRUNK_FIELDS:
+    for name in (*TRUNK_FIELDS, *(HEAD_FIELDS if heads else ())):
         there, here = getattr(theirs.model, name), getattr(config.model, name)
         if there != here:
             raise CheckpointError(

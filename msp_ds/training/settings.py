@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from msp_ds.config import RunConfig, TaskOptions, from_json, to_json
+from msp_ds.curriculum import STAGES
 from msp_ds.errors import InputError
 from msp_ds.tasks import TASKS
 
@@ -61,6 +62,11 @@ def _change(tables: dict[str, dict[str, Any]], name: str, value: Any) -> None:
 
 
 def _check_tasks(options: TaskOptions) -> None:
-    unknown = sorted(options.weights.keys() - TASKS.keys())
-    if unknown:
-        raise InputError(f"--set weights: no task is called {unknown[0]!r}; tasks are {', '.join(TASKS)}")
+    stages = [part.name for part in STAGES]
+    # Matching is about mismatched pairs: it has no loss to drop.
+    tasks = [name for name in TASKS if name != "itm_hs"]
+    tables = (("weights", "task", list(TASKS)), ("mismatch_losses_of", "task", tasks), ("heads_of", "stage", stages))
+    for table, noun, known in tables:
+        unknown = sorted(getattr(options, table).keys() - set(known))
+        if unknown:
+            raise InputError(f"--set {table}: no {noun} is called {unknown[0]!r}; {noun}s are {', '.join(known)}")

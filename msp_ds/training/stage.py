@@ -24,7 +24,7 @@ from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.model.encoder import Trunk
 from msp_ds.tasks.task import Context
 from msp_ds.training.board import Board
-from msp_ds.training.checkpoint import checkpoints, load_checkpoint, load_trunk, read_state
+from msp_ds.training.checkpoint import checkpoints, load_checkpoint, load_heads, load_trunk, read_state
 from msp_ds.training.engine import Engine
 from msp_ds.training.execution import Execution, accumulation
 from msp_ds.training.feed import Feed
@@ -166,15 +166,23 @@ def build_context(config: RunConfig, data: StageData) -> Context:
 
 
 def build_learner(config: RunConfig, stage: Stage, context: Context, start_from: Path | None) -> Learner:
-    """A trunk, from a checkpoint or from chance, under fresh heads; both depend on the seed and nothing else."""
+    """A trunk, from a checkpoint or from chance, under fresh or carried heads; chance depends on the seed alone."""
     torch.manual_seed(key_of(f"trunk {config.seed}"))
     trunk = Trunk(config.model)
     if start_from is not None:
         log.info("%s: %s", stage.name, load_trunk(trunk, start_from))
     torch.manual_seed(key_of(f"heads {config.seed} {stage.name}"))
     learner = Learner(trunk, stage.tasks, context)
-    log.info("%s: fresh heads: %s", stage.name, ", ".join(learner.heads))
+    if start_from is not None and carries_heads(config, stage):
+        log.info("%s: %s", stage.name, load_heads(learner.heads, start_from))
+    else:
+        log.info("%s: fresh heads: %s", stage.name, ", ".join(learner.heads))
     return learner
+
+
+def carries_heads(config: RunConfig, stage: Stage) -> bool:
+    """Whether a stage goes on with the heads of the checkpoint that it starts from; stages trained together as all."""
+    return config.tasks.heads_of.get(stage.name, config.tasks.heads) == "carried"
 
 
 def resume(checkpoint: Path, engine: Engine, state: dict[str, Any]) -> dict[str, Any]:
@@ -202,7 +210,7 @@ def order_pairs(config: RunConfig, readers: list[Reader], *, batch_size: int, bl
 
 
 def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_from: Path | None) -> None:
-    """Trains one stage, from its own last checkpoint if it has one, else from `start_from` with fresh heads."""
+    """Trains one stage, from its own last checkpoint if it has one, else from `start_from`."""
     config, runtime = job.config, job.runtime
     schedule = stage.schedule(config.schedule)
     readers = [Reader(one) for one in data.train]

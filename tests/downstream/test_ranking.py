@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from tiny import CONFIG, dice
+from tiny import CONFIG, FAMILY, dice
 from torch import Tensor
 
 from msp_ds.data.reader import Reader
@@ -72,11 +72,12 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     return Reader(open_set(folder))
 
 
-@pytest.fixture(scope="module")
-def scorer() -> PairScorer:
+@pytest.fixture(scope="module", params=FAMILY)
+def scorer(request: pytest.FixtureRequest) -> PairScorer:
+    """Each encoder's."""
     torch.manual_seed(2)
-    trunk = Trunk(CONFIG)
-    return PairScorer(trunk, MatchHead(CONFIG, trunk))
+    trunk = Trunk(FAMILY[request.param])
+    return PairScorer(trunk, MatchHead(trunk.config, trunk))
 
 
 @torch.no_grad()

@@ -1,26 +1,34 @@
-"""A cross-modality layer is what LXMERT's is, told a second time with loops over pairs, heads and queries."""
+"""A layer is what BERT's and LXMERT's are, told a second time with loops over pairs, heads and queries."""
 
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import pytest
 import torch
 from tiny import CONFIG, dice
-from torch import Tensor
+from torch import Tensor, nn
 
-from msp_ds.model.layers import CrossModalityLayer
+from msp_ds.model.layers import CrossModalityLayer, SelfLayer
 
 Weights = dict[str, Tensor]
 
 
+Made = TypeVar("Made", bound=nn.Module)
+
+
+def away_from_its_start(module: Made) -> Made:
+    """In double precision, with every weight (biases and LayerNorms too) at random."""
+    module.double().eval()
+    for place, parameter in enumerate(module.parameters()):
+        parameter.data = torch.randn(parameter.shape, generator=dice(place), dtype=torch.float64) * 0.5
+    return module
+
+
 @pytest.fixture
 def layer() -> CrossModalityLayer:
-    """In double precision, with every weight (biases and LayerNorms too) away from its start."""
-    made = CrossModalityLayer(CONFIG).double().eval()
-    for place, parameter in enumerate(made.parameters()):
-        parameter.data = torch.randn(parameter.shape, generator=dice(place), dtype=torch.float64) * 0.5
-    return made
+    return away_from_its_start(CrossModalityLayer(CONFIG))
 
 
 def streams() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -97,6 +105,29 @@ def test_cls_only_gives_the_first_rows(layer: CrossModalityLayer) -> None:
     whole, first = layer(*streams()), layer(*streams(), cls_only=True)
     for all_rows, one_row in zip(whole, first, strict=True):
         torch.testing.assert_close(one_row, all_rows[:, :1], atol=1e-12, rtol=0)
+
+
+@torch.no_grad()
+def test_text_cls_gives_the_first_text_row(layer: CrossModalityLayer) -> None:
+    torch.testing.assert_close(layer.text_cls(*streams()), layer(*streams())[0][:, :1], atol=1e-12, rtol=0)
+
+
+@torch.no_grad()
+def test_a_layer_of_one_sequence_equals_the_plain_one() -> None:
+    made = away_from_its_start(SelfLayer(CONFIG))
+    weights = dict(made.named_parameters())
+    states, _, mask, _ = streams()
+    together = made(states, mask)
+    for place in range(2):
+        seen = attend(states[place], states[place], mask[place], weights, "self_attention")
+        torch.testing.assert_close(together[place], think(seen, weights, "feed_forward"), atol=1e-9, rtol=0)
+
+
+@torch.no_grad()
+def test_a_layer_of_one_sequence_gives_the_rows_that_are_asked_for() -> None:
+    made = away_from_its_start(SelfLayer(CONFIG))
+    states, _, mask, _ = streams()
+    torch.testing.assert_close(made(states, mask, asked=[0, 2]), made(states, mask)[:, [0, 2]], atol=1e-12, rtol=0)
 
 
 def test_dropout_acts_in_training_and_not_in_evaluation(layer: CrossModalityLayer) -> None:

@@ -120,14 +120,6 @@ def test_a_single_image_is_never_replaced() -> None:
     assert not rows.any()
 
 
-def test_the_choice_depends_on_the_key_alone() -> None:
-    rows, matched = choose()
-    order = torch.arange(NUM_PAIRS - 1, -1, -7)
-    some = replace_images(KEYS[order], OWN[order], LOOK_ALIKES, NUM_IMAGES, context())
-    assert torch.equal(some[0], rows[order])
-    assert torch.equal(some[1], matched[order])
-
-
 def test_hard_and_random_negatives_replace_the_same_pairs() -> None:
     assert torch.equal(choose()[1], choose(itm_negatives="random")[1])
 

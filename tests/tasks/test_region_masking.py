@@ -1,4 +1,4 @@
-"""Regions are masked by key and epoch alone; their boxes never change; strays fill the replaced ones."""
+"""Regions are masked, 15 % of them, 80/10/10; their boxes never change; strays fill the replaced ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from tiny import a_batch, context, many_pairs, rows
+from tiny import a_batch, context, many_pairs
 from torch import Tensor
 
 from msp_ds.records import Batch
@@ -21,39 +21,10 @@ def fates(batch: Batch, posed: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return chosen & (feature == 0), chosen & (feature == -1), chosen & (feature == batch.features[..., 0])
 
 
-def test_the_mask_does_not_depend_on_the_place_in_the_batch() -> None:
-    batch, asked = a_batch(counts=(6, 6, 6)), context(region_share=0.5)
-    together, turned = mask_regions(batch, asked), mask_regions(rows(batch, [2, 0, 1]), asked)
-    assert torch.equal(turned.features, together.features[[2, 0, 1]])
-    assert torch.equal(turned.marks.masked_regions, together.marks.masked_regions[[2, 0, 1]])
-
-
-def test_the_mask_does_not_depend_on_the_number_of_slots() -> None:
-    narrow, wide = a_batch(counts=(6, 5, 4)), a_batch(counts=(6, 5, 4), num_regions=11)
-    asked = context(region_share=0.5)
-    assert torch.equal(choose_regions(wide, asked)[:, :6], choose_regions(narrow, asked))
-
-
-@pytest.mark.parametrize("tasks", [["mrfr"], ["moc"], ["mlm", "mrfr", "moc", "ifrs"], ["ifrs", "moc"], list(TASKS)])
-def test_masks_and_what_lies_there_do_not_depend_on_the_other_tasks(tasks: list[str]) -> None:
-    batch = many_pairs(200)
-    alone = mask_regions(batch, context(ifrs_share=0.5))
-    among = pose(batch, [TASKS[name] for name in tasks], context(ifrs_share=0.5))
-    chosen = alone.marks.masked_regions
-    assert torch.equal(among.marks.masked_regions, chosen)
-    assert torch.equal(among.features[chosen], alone.features[chosen])
-
-
 def test_mrfr_and_moc_ask_about_the_same_regions_masked_once() -> None:
     batch = many_pairs(50)
     both = pose(batch, [TASKS["mrfr"], TASKS["moc"]], context())
     assert torch.equal(both.features, pose(batch, [TASKS["moc"]], context()).features)
-
-
-@pytest.mark.parametrize("change", [{"epoch": 1}, {"seed": 2}])
-def test_another_epoch_or_seed_masks_anew(change: dict[str, int]) -> None:
-    batch = many_pairs(50)
-    assert not torch.equal(choose_regions(batch, context()), choose_regions(batch, context(**change)))
 
 
 def test_tokens_and_regions_are_masked_independently() -> None:

@@ -144,32 +144,6 @@ def test_boxes_move_with_their_features_if_asked_to() -> None:
     assert not torch.equal(posed.boxes, batch.boxes)
 
 
-@pytest.mark.parametrize("tasks", [["ifrs"], ["mlm", "ifrs"], ["mlm", "mrfr", "moc", "ifrs"]])
-def test_the_shuffle_does_not_depend_on_the_other_tasks(tasks: list[str]) -> None:
-    batch = many_pairs(100)
-    alone = shuffle_regions(batch, context()).marks
-    among = pose(batch, [TASKS[name] for name in tasks], context()).marks
-    assert torch.equal(among.region_order, alone.region_order)
-    assert torch.equal(among.shuffled_regions, alone.shuffled_regions)
-
-
-def test_the_shuffle_does_not_depend_on_place_or_slots() -> None:
-    batch, asked = many_pairs(60), context(**OFTEN)
-    order = [59 - place for place in range(60)]
-    whole = shuffle_regions(batch, asked).marks.region_order
-    assert torch.equal(shuffle_regions(rows(batch, order), asked).marks.region_order, whole[order])
-    some = a_batch([12] * 60, [10] * 60, num_regions=36)
-    few = a_batch([12] * 60, [10] * 60)
-    shuffled = [shuffle_regions(one, asked).marks.region_order[:, :10] for one in (some, few)]
-    assert torch.equal(*shuffled)
-
-
-@pytest.mark.parametrize("change", [{"epoch": 1}, {"seed": 2}])
-def test_another_epoch_or_seed_shuffles_anew(change: dict[str, int]) -> None:
-    one, other = (shuffle_regions(many_pairs(50), context(**OFTEN, **more)) for more in ({}, change))
-    assert not torch.equal(one.marks.region_order, other.marks.region_order)
-
-
 def test_shuffling_and_masking_do_not_disturb_each_other() -> None:
     batch, asked = many_pairs(50), context(**OFTEN)
     shuffled_first = mask_regions(shuffle_regions(batch, asked), asked)

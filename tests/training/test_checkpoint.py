@@ -8,20 +8,25 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny
 import torch
 from lessons import MODEL, OPTIM, a_batch, a_learner, an_engine, one_step
 
-from msp_ds.config import RunConfig, get_preset, to_json, write_json
+from msp_ds.config import RunConfig, TaskOptions, to_json, write_json
 from msp_ds.curriculum import curriculum
 from msp_ds.errors import CheckpointError
 from msp_ds.model.encoder import Trunk
+from msp_ds.model.heads import build_heads
+from msp_ds.presets import get_preset
 from msp_ds.training.checkpoint import (
     MANIFEST,
     checkpoints,
     is_complete,
     load_checkpoint,
+    load_heads,
     load_part,
     load_trunk,
     read_state,
@@ -201,6 +206,13 @@ def test_a_checkpoint_of_a_larger_model_does_not_fill_a_smaller_one(trained: Pat
         load_trunk(fewer, trained)
 
 
+@pytest.mark.parametrize("name", [name for name in tiny.FAMILY if name != "LXMERT-S"])
+def test_a_checkpoint_of_another_encoder_is_refused_by_name(name: str) -> None:
+    weights, other = a_learner().state_dict(), Trunk(tiny.FAMILY[name])
+    with pytest.raises(CheckpointError, match=r"^some/run is of another model: it has .* tensor trunk\.\S+; check"):
+        load_part(other, weights, "trunk.", where=Path("some/run"))
+
+
 def a_config(**changes: object) -> RunConfig:
     config = RunConfig(
         curriculum="tp",
@@ -229,6 +241,42 @@ def test_the_next_stage_starts_from_the_trunk_bit_for_bit_under_fresh_heads(trai
     for name in ("heads.token.transform.dense.weight", "heads.region.feature_decoder.weight"):
         assert not torch.equal(started[name], saved[name]), f"{name} is not fresh"
     assert "heads.topic.dense.weight" in started
+
+
+@pytest.mark.parametrize("options", [{"heads": "carried"}, {"heads_of": {"phrase": "carried"}}])
+def test_a_stage_can_carry_the_heads_that_the_one_before_has_too(trained: Path, options: dict[str, Any]) -> None:
+    saved, phrase, context = read_weights(trained), curriculum("p")[0], a_learner().context
+    config = a_config(tasks=TaskOptions(**options))
+    carried = build_learner(config, phrase, context, start_from=trained).state_dict()
+    fresh = build_learner(a_config(), phrase, context, start_from=None).state_dict()
+    for name, tensor in carried.items():  # the token stage has no topic head
+        assert torch.equal(tensor, fresh[name] if name.startswith("heads.topic.") else saved[name]), name
+    assert carried.keys() - saved.keys() == {name for name in carried if name.startswith("heads.topic.")}
+
+
+@pytest.mark.parametrize("options", [{}, {"heads": "carried", "heads_of": {"phrase": "fresh"}}])
+def test_heads_are_fresh_unless_the_stage_says_otherwise(trained: Path, options: dict[str, Any]) -> None:
+    config, phrase = a_config(tasks=TaskOptions(**options)), curriculum("p")[0]
+    started = build_learner(config, phrase, a_learner().context, start_from=trained)
+    name = "heads.region.feature_decoder.weight"
+    assert not torch.equal(started.state_dict()[name], read_weights(trained)[name])
+
+
+def test_a_carried_token_head_stays_tied_to_the_words(trained: Path) -> None:
+    config = a_config(tasks=TaskOptions(heads="carried"))
+    learner = build_learner(config, curriculum("s")[0], a_learner().context, start_from=trained)
+    assert learner.heads["token"].decoder.weight is learner.trunk.text.word.weight
+
+
+def test_carried_heads_are_told_from_fresh_ones(trained: Path) -> None:
+    heads = build_heads(["region", "match"], MODEL, Trunk(MODEL))
+    assert load_heads(heads, trained) == "heads carried: region; fresh: match"
+
+
+def test_heads_of_another_size_are_refused_by_name(trained: Path) -> None:
+    config = dataclasses.replace(MODEL, num_objects=7)
+    with pytest.raises(CheckpointError, match=r"of another model: heads\.region\.object_decoder\.\w+ is"):
+        load_heads(build_heads(["region"], config, Trunk(config)), trained)
 
 
 def test_a_learner_depends_on_the_seed_alone() -> None:

@@ -15,9 +15,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from msp_ds.config import get_preset
 from msp_ds.curriculum import curriculum
 from msp_ds.errors import CheckpointError, InputError, ShardError
+from msp_ds.presets import get_preset
 from msp_ds.records import Tally
 from msp_ds.training.checkpoint import checkpoints, read_weights
 from msp_ds.training.execution import Execution

@@ -21,8 +21,9 @@ from command_line import refusal, run
 from small_world import recipe_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from msp_ds.config import PRESETS, read_json
+from msp_ds.config import read_json
 from msp_ds.data.writing.shard_building import build_shards
+from msp_ds.presets import PRESETS
 from msp_ds.training.checkpoint import checkpoints, read_weights
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, find_checkpoint
 

@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
-from msp_ds.config import PRESETS, OptimConfig, RunConfig, TaskOptions
+from msp_ds.config import OptimConfig, RunConfig, TaskOptions
 from msp_ds.errors import InputError
+from msp_ds.presets import PRESETS
 from msp_ds.training.settings import with_settings
 
 
@@ -38,6 +39,12 @@ def test_a_weight_is_added_to_those_of_the_preset(setting: str) -> None:
     assert with_settings(a_run(), [setting]).tasks.weights == {"titp": 50.0, "mlm": 2.0}
 
 
+def test_a_stage_and_a_task_can_differ_from_the_others() -> None:
+    changed = with_settings(a_run(), ["heads=carried", "heads_of.sentence=fresh", "mismatch_losses_of.tits=drop"]).tasks
+    assert (changed.heads, changed.heads_of) == ("carried", {"sentence": "fresh"})
+    assert (changed.mismatch_losses, changed.mismatch_losses_of) == ("keep", {"tits": "drop"})
+
+
 def test_model_and_optimiser_are_reached_by_their_names() -> None:
     changed = with_settings(a_run(), ["model.topic_head=plain", "optim.warmup_share=0.25", "optim.betas=[0.5, 0.75]"])
     assert changed.model == dataclasses.replace(a_run().model, topic_head="plain")
@@ -62,6 +69,10 @@ def test_model_and_optimiser_are_reached_by_their_names() -> None:
         ("model.num_heads=0", "num_heads 0 is not positive"),
         ("weights.mml=2", "no task is called 'mml'"),
         ("weights=2", "expected a table"),
+        ("mismatch_losses_of.itm_hs=drop", "no task is called 'itm_hs'; tasks are mlm, mrfr, moc, ifrs, titp, tits"),
+        ("mismatch_losses_of.mlm=half", "--set.mismatch_losses_of.mlm: 'half' is none of keep, drop"),
+        ("heads=carry", "--set.heads: 'carry' is none of fresh, carried"),
+        ("heads_of.s=carried", "no stage is called 's'; stages are token, phrase, sentence"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(setting: str, part: str) -> None:

@@ -1,0 +1,72 @@
+"""The layers in which text and regions meet: two streams that look at each other, or one stream of both.
+
+B batch, T text tokens, S region slots (the visual [CLS], if there is one, and the regions), H hidden size.
+
+Each is a list of layers called with text [B, T, H], regions [B, S, H] and their bool masks [B, T] and [B, S], False on
+padding; it gives the new states of both. With `cls_only` the last layer computes just the rows that a pair is made of:
+[B, 1, H] for the text and [B, 1, H], or [B, 0, H] without a visual [CLS], for the regions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from msp_ds.config import ModelConfig
+from msp_ds.model.layers import CrossModalityLayer, SelfLayer
+
+
+class TwoStreams(nn.ModuleList):
+    """Cross-modality layers, as in LXMERT."""
+
+    title = "cross-modality layers"
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(CrossModalityLayer(config) for _ in range(config.num_layers))
+        self.visual_cls = config.visual_cls
+
+    def forward(
+        self, text: Tensor, regions: Tensor, text_mask: Tensor, region_mask: Tensor, *, cls_only: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The states after the last layer, as this module says."""
+        *lower, last = list[Any](self)  # ModuleList hides what they are
+        for layer in lower:
+            text, regions = layer(text, regions, text_mask, region_mask)
+        if cls_only and not self.visual_cls:
+            return last.text_cls(text, regions, text_mask, region_mask), regions[:, :0]
+        return last(text, regions, text_mask, region_mask, cls_only=cls_only)  # type: ignore[no-any-return]
+
+
+class SingleStream(nn.ModuleList):
+    """BERT's layers over the text and then the regions, as in UNITER and VisualBERT.
+
+    Text and regions need no mark that tells them apart: the text alone has BERT's type vector, and both have their own
+    LayerNorms.
+    """
+
+    title = "single-stream layers"
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(SelfLayer(config) for _ in range(config.num_layers))
+        self.visual_cls = config.visual_cls
+
+    def forward(
+        self, text: Tensor, regions: Tensor, text_mask: Tensor, region_mask: Tensor, *, cls_only: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The states after the last layer, as this module says."""
+        num_tokens = text.shape[1]
+        states, mask = torch.cat((text, regions), dim=1), torch.cat((text_mask, region_mask), dim=1)
+        *lower, last = self
+        for layer in lower:
+            states = layer(states, mask)
+        if cls_only:
+            cls_rows = last(states, mask, asked=[0, num_tokens] if self.visual_cls else [0])
+            return cls_rows[:, :1], cls_rows[:, 1:]
+        states = last(states, mask)
+        return states[:, :num_tokens], states[:, num_tokens:]
+
+
+STREAMS: dict[str, type[TwoStreams] | type[SingleStream]] = {"cross": TwoStreams, "single-stream": SingleStream}
+"""By the name of the encoder in ModelConfig."""

@@ -1,0 +1,95 @@
+"""Models with the optimiser, the schedule and the task options that suit them, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from msp_ds.config import LengthBuckets, ModelConfig, OptimConfig, StageSchedule, TaskOptions
+from msp_ds.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A model with the optimiser and the schedule that suit it."""
+
+    model: ModelConfig
+    optim: OptimConfig
+    schedule: dict[str, StageSchedule]
+    """By the name of the stage: token, phrase, sentence, or of a benchmark."""
+    tasks: TaskOptions = field(default_factory=TaskOptions)
+    length_buckets: LengthBuckets = "auto"
+    fine_tuning: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-5, warmup_share=0.1, clip_norm=5.0))
+    """The optimiser on a benchmark (section 4.4, FACTS 1.8)."""
+
+
+_BENCHMARKS = {"vqa": (6, 32), "gqa": (5, 32), "nlvr2": (8, 32), "retrieval": (8, 32)}
+"""Epochs and batch size of fine-tuning (FACTS 1.8); a batch of retrieval counts captions."""
+
+
+def _schedule(token: tuple[int, int], phrase: tuple[int, int], sentence: tuple[int, int]) -> dict[str, StageSchedule]:
+    rows = {"token": token, "phrase": phrase, "sentence": sentence, **_BENCHMARKS}
+    return {name: StageSchedule(epochs=epochs, batch_size=batch) for name, (epochs, batch) in rows.items()}
+
+
+# What high learning rates need: see the fields' own words.
+_STEADY: Any = {"region_gate": "none", "topic_prior": 0.005}
+# The pair and the positions of LXMERT, UNITER and VisualBERT.
+_TEXT_CLS: Any = {"visual_cls": False, "positions": "pieces"}
+
+_PAPER = Preset(
+    model=ModelConfig(),
+    optim=OptimConfig(),
+    schedule=_schedule((10, 64), (20, 128), (20, 128)),
+)
+_TINY = Preset(
+    model=ModelConfig(
+        hidden_size=128,
+        num_layers=2,
+        num_heads=4,
+        intermediate_size=512,
+        dropout=0.0,
+        init_std=0.05,  # the paper's 0.02 times sqrt(768 / 128): states start equally strong
+        **_STEADY,
+    ),
+    optim=OptimConfig(lr=2e-3, warmup_share=0.1),
+    schedule=_schedule((8, 64), (4, 64), (5, 64)),
+    # In the few hundred steps that tiny trains, topics weigh too little as a mean over the vocabulary, and matching
+    # is not found out from look-alikes alone.
+    tasks=TaskOptions(itm_hard_share=0.5, weights={"titp": 50.0, "tits": 50.0, "itm_hs": 2.0}),
+    length_buckets="off",  # few steps at a high rate: batches as mixed as they can be
+)
+
+
+def _on(preset: Preset, **changes: Any) -> Preset:
+    """`preset` with another model under it."""
+    return dataclasses.replace(preset, model=dataclasses.replace(preset.model, **changes))
+
+
+PRESETS: dict[str, Preset] = {
+    "paper": _PAPER,
+    "small": dataclasses.replace(
+        _PAPER,
+        model=ModelConfig(hidden_size=384, num_heads=6, intermediate_size=1536, **_STEADY),
+        optim=OptimConfig(lr=1e-4),
+    ),
+    "tiny": _TINY,
+    "lxmert": _on(_PAPER, language_layers=9, region_layers=5, region_gate="none", **_TEXT_CLS),
+    "single-stream": _on(_PAPER, encoder="single-stream", num_layers=12, **_TEXT_CLS, **_STEADY),
+    "tiny-lxmert": _on(_TINY, language_layers=2, region_layers=1, **_TEXT_CLS),
+    "tiny-single-stream": _on(_TINY, encoder="single-stream", num_layers=4, **_TEXT_CLS),
+}
+"""paper: LXMERT-S as published. small: a quarter of it. tiny: trains on two CPU cores in minutes. lxmert: LXMERT's
+9-5-5 layers. single-stream: of UNITER-base's size. tiny-lxmert, tiny-single-stream: these two, as small as tiny."""
+
+
+DEFAULT_PRESET = "paper"
+"""Where neither a flag nor the shards' recipe says another."""
+
+
+def get_preset(name: str) -> Preset:
+    """The preset called `name`; InputError lists them if there is none."""
+    if name not in PRESETS:
+        raise InputError(f"no preset is called {name!r}; presets are {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,228 @@
+"""What is done to a pair depends on its key, the seed and the epoch: not on batch, device or the other tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import a_batch, context, dice, rows
+from torch import Tensor
+
+from msp_ds.curriculum import STAGES, Part, curriculum
+from msp_ds.data.reader import Reader
+from msp_ds.data.shards import open_set
+from msp_ds.records import Batch
+from msp_ds.tasks import TASKS
+from msp_ds.tasks.corruptions import replace_images
+from msp_ds.tasks.task import Context, num_strays, pose
+from msp_ds.training.feed import Feed
+from msp_ds.training.planning import new_config
+from msp_ds.training.runtime import Runtime
+from msp_ds.training.stage import build_context, open_stage_data
+
+CPU = torch.device("cpu")
+OFTEN: dict[str, Any] = {"token_share": 0.5, "region_share": 0.3, "ifrs_share": 0.5}
+READINGS: list[dict[str, Any]] = [{}, {"mlm_unit": "word", "ifrs_choice": "stride3", "ifrs_boxes": "move"}]
+LENGTHS, COUNTS = (12, 9, 10, 5, 12, 7), (9, 12, 3, 7, 12, 10)
+
+SHOWS = {
+    "mlm": ("token_ids", "masked_tokens"),
+    "mrfr": ("masked_regions",),
+    "moc": ("masked_regions",),
+    "ifrs": ("region_order", "shuffled_regions"),
+    "titp": (),
+    "tits": (),
+    "itm_hs": (),
+}
+"""What the corruption of each task leaves behind, whatever others do to the same batch."""
+
+
+def posed(batch: Batch, names: Sequence[str] = tuple(TASKS), *, epoch: int = 0, **options: Any) -> Batch:
+    return pose(batch, [TASKS[name] for name in names], context(epoch=epoch, **{**OFTEN, **options}))
+
+
+def trace(batch: Batch, pair: int, names: Sequence[str] = tuple(TASKS)) -> dict[str, Any]:
+    """What was done to one pair, without its padding: fields of the batch and marks, as nested lists."""
+    num_tokens, num_regions = int(batch.token_mask[pair].sum()), int(batch.region_mask[pair].sum())
+    wanted = {field for name in names for field in SHOWS[name]}
+    found = {}
+    for field in sorted(wanted):
+        values = getattr(batch, field) if hasattr(batch, field) else getattr(batch.marks, field)
+        found[field] = values[pair, : num_tokens if "token" in field else num_regions].tolist()
+    if set(names) == set(TASKS):
+        found["features"] = batch.features[pair, :num_regions].tolist()
+        found["boxes"] = batch.boxes[pair, :num_regions].tolist()
+    return found
+
+
+def clean_batch(**changes: Any) -> Batch:
+    return a_batch(LENGTHS, COUNTS, **changes)
+
+
+def all_traces(batch: Batch) -> list[dict[str, Any]]:
+    return [trace(batch, pair) for pair in range(len(batch.keys))]
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_pair_is_posed_alike_wherever_it_stands_and_whoever_stands_beside_it(reading: dict[str, Any]) -> None:
+    together = all_traces(posed(clean_batch(), **reading))
+    for order in ([5, 4, 3, 2, 1, 0], [2], [3, 0], [1, 1, 1], [4, 2, 0]):
+        assert all_traces(posed(rows(clean_batch(), order), **reading)) == [together[pair] for pair in order]
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_pair_is_posed_alike_whatever_the_padding(reading: dict[str, Any]) -> None:
+    tight = all_traces(posed(clean_batch(), **reading))
+    assert all_traces(posed(padded(clean_batch(), num_tokens=31, num_regions=20), **reading)) == tight
+    assert all_traces(posed(padded(clean_batch(), num_tokens=13, num_regions=12), **reading)) == tight
+
+
+def padded(batch: Batch, *, num_tokens: int, num_regions: int) -> Batch:
+    """The same pairs in more slots."""
+
+    def wider(field: str, size: int, fill: int = 0) -> Tensor:
+        values = getattr(batch, field)
+        more = values.new_full((len(values), size - values.shape[1], *values.shape[2:]), fill)
+        return torch.cat((values, more), dim=1)
+
+    parts = {field: wider(field, num_tokens) for field in ("token_ids", "word_positions", "token_mask")}
+    for field in ("features", "boxes", "region_mask", "object_scores", "attribute_scores"):
+        parts[field] = wider(field, num_regions)
+    for field in ("object_ids", "attribute_ids"):
+        parts[field] = wider(field, num_regions, fill=-1)
+    return a_batch(LENGTHS, COUNTS, **parts)
+
+
+@pytest.mark.parametrize("name", [name for name, fields in SHOWS.items() if fields])
+def test_a_task_poses_alike_whatever_the_other_tasks(name: str) -> None:
+    batch = clean_batch()
+    alone = [trace(posed(batch, [name]), pair, [name]) for pair in range(len(batch.keys))]
+    others = [other for other in TASKS if other != name]
+    for size in range(1, len(TASKS)):
+        for some in itertools.combinations(others, size):
+            for names in ([name, *some], [*some, name]):
+                made = posed(batch, names)
+                assert [trace(made, pair, [name]) for pair in range(len(batch.keys))] == alone, names
+
+
+@pytest.mark.parametrize("names", [["mrfr"], ["moc"], ["ifrs", "mrfr"], ["mlm", "moc", "tits", "itm_hs"]])
+def test_what_lies_behind_a_mask_is_alike_whatever_the_other_tasks(names: list[str]) -> None:
+    batch = clean_batch()
+    alone, among = posed(batch, ["moc"]), posed(batch, names)
+    hidden = alone.marks.masked_regions
+    assert torch.equal(among.features[hidden], alone.features[hidden])
+
+
+def test_the_state_of_generators_plays_no_part_and_stays() -> None:
+    first = all_traces(posed(clean_batch()))
+    torch.manual_seed(12345)
+    before = torch.get_rng_state()
+    assert all_traces(posed(clean_batch())) == first
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("change", [{"epoch": 1}, {"seed": 2}])
+def test_another_epoch_or_seed_poses_anew(change: dict[str, int]) -> None:
+    batch = clean_batch()
+    one, other = (pose(batch, list(TASKS.values()), context(**OFTEN, **more)) for more in ({}, change))
+    for field in ("masked_tokens", "masked_regions", "region_order"):
+        assert not torch.equal(getattr(one.marks, field), getattr(other.marks, field))
+
+
+def test_the_words_and_the_image_play_no_part_in_the_masks() -> None:
+    batch = clean_batch()
+    other = dataclasses.replace(
+        clean_batch(seed=9), keys=batch.keys, token_mask=batch.token_mask, region_mask=batch.region_mask
+    )
+    assert not torch.equal(batch.token_ids, other.token_ids)
+    for field in ("masked_tokens", "masked_regions", "region_order"):
+        assert torch.equal(getattr(posed(batch).marks, field), getattr(posed(other).marks, field))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_gpu_poses_as_the_cpu(reading: dict[str, Any]) -> None:
+    asked = context(**OFTEN, **reading)
+    there = dataclasses.replace(asked, lexicon=asked.lexicon.to("cuda"), feature_mean=asked.feature_mean.to("cuda"))
+    made = pose(clean_batch().to("cuda"), list(TASKS.values()), there).to("cpu")
+    assert all_traces(made) == all_traces(posed(clean_batch(), **reading))
+
+
+# Which image a sentence gets.
+
+NUM_IMAGES, NUM_PAIRS = 25, 2000
+KEYS = torch.randint(2**62, (NUM_PAIRS,), generator=dice(1))
+OWN = torch.randint(NUM_IMAGES, (NUM_PAIRS,), generator=dice(2))
+LOOK_ALIKES = (torch.arange(NUM_IMAGES)[:, None] + torch.arange(1, 6)).remainder(NUM_IMAGES).int()
+
+
+def chosen(order: Tensor, asked: Context, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    images, matched, _ = replace_images(
+        KEYS[order].to(device), OWN[order].to(device), LOOK_ALIKES.to(device), NUM_IMAGES, asked
+    )
+    return images.cpu(), matched.cpu()
+
+
+@pytest.mark.parametrize("options", [{}, {"itm_hard_share": 0.5}, {"itm_negatives": "random"}])
+def test_an_image_is_chosen_alike_whatever_the_batch(options: dict[str, Any]) -> None:
+    whole = chosen(torch.arange(NUM_PAIRS), context(**options))
+    for order in (torch.arange(NUM_PAIRS - 1, -1, -7), torch.tensor([3]), torch.tensor([9, 3, 9])):
+        for one, all_of_them in zip(chosen(order, context(**options)), whole, strict=True):
+            assert torch.equal(one, all_of_them[order])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_chooses_the_images_of_the_cpu() -> None:
+    everything = torch.arange(NUM_PAIRS)
+    for one, other in zip(chosen(everything, context()), chosen(everything, context(), "cuda"), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.fixture(scope="module")
+def sentences(small_shards: Path) -> tuple[Reader, Context]:
+    config = new_config({"shards": str(small_shards), "curriculum": "s"})
+    data = open_stage_data(small_shards, curriculum("s")[0])
+    return Reader(open_set(small_shards / "sentence" / "train")), build_context(config, data)
+
+
+def read(sentences: tuple[Reader, Context], names: Sequence[str], pairs: Tensor, **sizes: int) -> Batch:
+    """The pairs as a stage of these tasks reads them."""
+    reader, asked = sentences
+    part = Part(initial="s", name="sentence", tasks=tuple(TASKS[name] for name in names))
+    return Feed([part], [reader], asked, Runtime(rank=0, world_size=1, device=CPU)).read(0, pairs, epoch=3, **sizes)
+
+
+@pytest.mark.parametrize("names", [["itm_hs"], ["mlm", "itm_hs"], ["moc", "tits", "itm_hs"], ["itm_hs", "ifrs"]])
+def test_an_image_is_chosen_alike_whatever_the_other_tasks(sentences: tuple[Reader, Context], names: list[str]) -> None:
+    pairs = torch.arange(0, 60)
+    stage, some = read(sentences, [task.name for task in STAGES[2].tasks], pairs), read(sentences, names, pairs)
+    assert torch.equal(some.marks.matched, stage.marks.matched)
+    assert torch.equal(some.features, stage.features)
+
+
+def test_stray_regions_are_the_pairs_own_whatever_the_batch_and_the_other_tasks(
+    sentences: tuple[Reader, Context],
+) -> None:
+    pairs = torch.arange(0, 60)
+    whole = read(sentences, ["mlm", "mrfr", "itm_hs"], pairs)
+    assert num_strays([TASKS["moc"]]) == whole.stray_features.shape[1]
+    order = torch.tensor([31, 4, 4, 59])
+    some = read(sentences, ["moc"], pairs[order], num_tokens=24)
+    assert torch.equal(some.stray_features, whole.stray_features[order])
+
+
+def test_dropping_the_task_that_swaps_images_leaves_every_mask(sentences: tuple[Reader, Context]) -> None:
+    pairs = torch.arange(0, 60)
+    _, asked = sentences
+    asked = dataclasses.replace(asked, epoch=3)
+    with_swaps, without = (read(sentences, names, pairs) for names in (["mlm", "moc", "itm_hs"], ["mlm", "moc"]))
+    assert not torch.equal(with_swaps.features, without.features)
+    one, other = (pose(batch, [TASKS["mlm"], TASKS["moc"]], asked) for batch in (with_swaps, without))
+    assert torch.equal(one.token_ids, other.token_ids)
+    there = with_swaps.region_mask & without.region_mask
+    assert torch.equal(one.marks.masked_regions & there, other.marks.masked_regions & there)

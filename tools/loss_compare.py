@@ -1,0 +1,180 @@
+"""Trains two commits alike for a few steps, or reads two runs, and says whether their losses are the same.
+
+    python tools/loss_compare.py main HEAD                 (two trainings of 30 steps a stage: a minute or two)
+    python tools/loss_compare.py runs/tps runs/tps-2       (at once)
+
+Each commit is checked out beside this one and runs tools/short_training.py there, on a world that it makes itself.
+Prints the curve of every task and the largest difference. Exit code 0 when all curves are equal to the last bit, or
+within --tolerance; 1 when they are not; 2 when there is nothing to compare.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # this checkout's, wherever the program is called from
+
+from msp_ds.errors import InputError  # noqa: E402
+from msp_ds.terminal import one_line_errors, progress_bar  # noqa: E402
+from tools.short_training import STEPS, Curves, curves_of  # noqa: E402
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How far the curves of one task in one stage are apart."""
+
+    stage: str
+    task: str
+    ours: list[float]
+    theirs: list[float]
+
+    @property
+    def largest(self) -> float:
+        """Of all steps; by at most this share, or for losses below 1 this much, do they differ."""
+        return max(distance(one, other) for one, other in zip(self.ours, self.theirs, strict=True))
+
+    @property
+    def first_step(self) -> int | None:
+        """The first step, from 1, whose losses are not equal to the last bit."""
+        pairs = enumerate(zip(self.ours, self.theirs, strict=True), start=1)
+        return next((step for step, (one, other) in pairs if one != other), None)
+
+
+def distance(one: float, other: float) -> float:
+    """|one - other|, of losses above 1 as a share of the larger."""
+    return abs(one - other) / max(1.0, abs(one), abs(other))
+
+
+def differences(ours: Curves, theirs: Curves) -> list[Difference]:
+    """One for each task of each stage. Raises InputError where one side has a curve or a step that the other lacks."""
+    found = []
+    for stage in dict.fromkeys([*ours, *theirs]):
+        here, there = ours.get(stage, {}), theirs.get(stage, {})
+        for task in dict.fromkeys([*here, *there]):
+            sizes = len(here.get(task, [])), len(there.get(task, []))
+            if sizes[0] != sizes[1]:
+                raise InputError(
+                    f"{task} of stage {stage} has {sizes[0]} losses in the first and {sizes[1]} in the second"
+                )
+            found.append(Difference(stage=stage, task=task, ours=here[task], theirs=there[task]))
+    if not found:
+        raise InputError("there are no losses to compare; give commits, or run folders as runs/tps")
+    return found
+
+
+def difference_table(found: list[Difference]) -> Table:
+    """A row a curve: its shape, its ends on both sides, and how far they are apart."""
+    table = Table("stage", "loss", "curve", "first to last", "the other's", "largest difference", "from step")
+    for one in found:
+        first = one.first_step
+        table.add_row(
+            one.stage,
+            one.task,
+            sketch(one.ours),
+            *(f"{curve[0]:.4f} → {curve[-1]:.4f}" for curve in (one.ours, one.theirs)),
+            "none" if first is None else f"{one.largest:.2e}",
+            "" if first is None else str(first),
+        )
+    return table
+
+
+def sketch(curve: list[float], *, width: int = 30) -> str:
+    """A curve as a line of bars."""
+    low, high = min(curve), max(curve)
+    step = max(1, len(curve) // width)
+    return "".join(
+        BARS[round((value - low) / ((high - low) or 1) * (len(BARS) - 1))] for value in curve[::step][:width]
+    )
+
+
+def commit_of(name: str) -> str:
+    """The full hash of a commit. Raises InputError where git knows none of that name."""
+    done = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    if done.returncode:
+        raise InputError(f"{name} is no commit and no run folder; give two of them, as: main HEAD, or runs/a runs/b")
+    return done.stdout.strip()
+
+
+def git(*words: str) -> subprocess.CompletedProcess[str]:
+    """What git says, of this repository."""
+    return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+
+
+@contextmanager
+def checked_out(commit: str, folder: Path) -> Iterator[Path]:
+    """A worktree of a commit in `folder`, taken away afterwards."""
+    done = git("worktree", "add", "--detach", "--quiet", str(folder), commit)
+    if done.returncode:
+        raise InputError(f"git cannot check out {commit}: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        git("worktree", "remove", "--force", str(folder))
+
+
+def trained_at(name: str, commit: str, *, steps: int) -> Curves:
+    """The curves of the short training of a commit, by this program's own tools/short_training.py."""
+    with tempfile.TemporaryDirectory() as scratch, checked_out(commit, Path(scratch, "checkout")) as code:
+        out = Path(scratch, "curves.json")
+        command = [sys.executable, str(ROOT / "tools" / "short_training.py"), "--out", str(out), "--steps", str(steps)]
+        # That commit's package and its tests' small world, not those of this checkout.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(code), str(code / "tests")))}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=code, env=environment)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise InputError(f"the short training of {name} failed: {last}")
+        curves: Curves = json.loads(out.read_text(encoding="utf-8"))["curves"]
+        return curves
+
+
+def losses_of(name: str, *, steps: int) -> Callable[[], Curves]:
+    """How to come by the curves of a run folder or a commit; raises InputError at once where it is neither."""
+    if (Path(name) / "run.json").is_file():
+        return lambda: curves_of(Path(name))
+    commit = commit_of(name)
+    return lambda: trained_at(name, commit, steps=steps)
+
+
+def main(
+    first: Annotated[str, typer.Argument(help="A commit, or a run folder.")],
+    second: Annotated[str, typer.Argument(help="Another.")],
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each stage, for commits.")] = STEPS,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="Largest difference that passes; of losses above 1, a share.")
+    ] = 0.0,
+) -> None:
+    """Compare the loss curves of two commits or of two runs."""
+    with one_line_errors(debug=False), progress_bar() as progress:
+        sources = {name: losses_of(name, steps=steps) for name in (first, second)}
+        curves = {}
+        for name, source in sources.items():
+            bar = progress.add_task(name[:18], total=None, note="training" if not Path(name).is_dir() else "")
+            curves[name] = source()
+            progress.update(bar, total=1, completed=1, note="")
+        found = differences(curves[first], curves[second])
+    Console().print(difference_table(found))
+    largest = max(one.largest for one in found)
+    equal = all(one.first_step is None for one in found)
+    verdict = "equal to the last bit" if equal else f"largest difference {largest:.2e}, tolerance {tolerance:g}"
+    Console(soft_wrap=True).print(f"{first} and {second}: {verdict}", highlight=False, markup=False)
+    raise typer.Exit(0 if largest <= tolerance else 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
