@@ -17,6 +17,7 @@ from small_world import recipe_of, write_shards
 from typer.testing import CliRunner
 
 from msp_ds.config import RunConfig, to_json, write_json
+from msp_ds.data.set_layout import STAGE_NAMES
 from msp_ds.data.shards import open_set
 from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError
@@ -381,7 +382,7 @@ def test_what_the_flags_leave_open_comes_from_the_preset_and_the_shards(small_sh
 
 
 def test_epochs_are_given_for_all_stages_or_by_initial() -> None:
-    rows = PRESETS["tiny"].schedule  # 3, 4 and 7 epochs in batches of 64
+    rows = {name: PRESETS["tiny"].schedule[name] for name in STAGE_NAMES}
     assert [row.epochs for row in changed_schedule(rows, epochs="6", batch_size=None).values()] == [6, 6, 6]
     assert [row.epochs for row in changed_schedule(rows, epochs="t=1,s=12", batch_size=None).values()] == [1, 4, 12]
     assert [row.batch_size for row in changed_schedule(rows, epochs=None, batch_size=8).values()] == [8, 8, 8]

@@ -110,8 +110,8 @@ def fine_tuning_flags(
 
 
 def _parent(given: dict[str, Any]) -> RunConfig | None:
-    """The configuration of the run that a new one starts from: it has its model, unless a preset is named."""
-    init = given.get("init")
+    """The configuration of the run that fine-tuning starts from: it has its model, unless a preset is named."""
+    init = given.get("init") if given.get("curriculum") in BENCHMARKS else None
     return read_run_config(run_of_checkpoint(find_checkpoint(Path(init)))) if init else None
 
 
