@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from msp_ds.cli_weights import export, import_weights
 from msp_ds.terminal import bars, one_line_errors, resumable, speak
 from msp_ds.train import BatchSize, Curriculum, Debug, Drop, Epochs, PresetName, Shards, train
 from msp_ds.training.execution import find_shipped
@@ -20,6 +21,8 @@ app = typer.Typer(
     help="Multi-stage pre-training of small vision-language models. Start with: msp-ds demo",
 )
 app.command()(train)
+app.command("import")(import_weights)
+app.command()(export)
 
 StageName = Literal["token", "phrase", "sentence"]
 Out = Annotated[Path, typer.Option(help="Folder to write into.")]
@@ -288,7 +291,7 @@ def info(preset: Annotated[str, typer.Option(help="paper, small or tiny.")] = "p
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Option(help="A run, or one of its step-* folders.")],
+    checkpoint: Annotated[Path, typer.Option(help="A run, one of its step-* folders, or a weights folder.")],
     task: Annotated[Literal["zero-shot-retrieval"], typer.Option(help="What to grade it on.")] = "zero-shot-retrieval",
     shards: Annotated[Path, typer.Option(help="A held-out set.")] = Path("shards/sentence/val"),
     images: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
@@ -301,12 +304,12 @@ def evaluate(
     from msp_ds.data.shards import open_set
     from msp_ds.report.retrieval import evaluate_retrieval, retrieval_table
     from msp_ds.training.inference import load_trained
-    from msp_ds.training.run_folder import run_of_checkpoint
+    from msp_ds.training.run_folder import results_folder
 
     with one_line_errors(debug=debug):
         held_out = open_set(shards)
         model = load_trained(checkpoint, shards=held_out, needed_heads=("match",), preset=preset)
-        folder = out or run_of_checkpoint(model.checkpoint)
+        folder = out or results_folder(model.checkpoint)
         report = evaluate_retrieval(
             model, held_out, num_images=images, captions_per_image=captions_per_image, out=folder
         )

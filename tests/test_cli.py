@@ -92,6 +92,8 @@ def test_the_list_of_commands_says_what_each_does() -> None:
         "audit",
         "demo",
         "evaluate",
+        "export",
+        "import",
         "info",
         "inspect",
         "negatives",
