@@ -1,7 +1,8 @@
-"""Small weights in other people's forms, made by transformers' own models or from names written down by hand."""
+"""Small weights in other people's forms, made by transformers' own models or from names written down; and in ours."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -9,6 +10,10 @@ from torch import Tensor
 from transformers import BertConfig, BertForPreTraining, LxmertConfig, LxmertForPreTraining
 
 from msp_ds.config import ModelConfig
+from msp_ds.model.encoder import Trunk
+from msp_ds.model.heads import HEADS, build_heads
+from msp_ds.model.weights.conversion import untied
+from msp_ds.training.weights_folder import StoredWeights, WeightsCard, write_card, write_weights
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(35))]
 CLS_ID = 2
@@ -110,3 +115,28 @@ def bert() -> BertForPreTraining:
         max_position_embeddings=32,
     )
     return shaken(BertForPreTraining(config).eval())
+
+
+def a_stored_model(
+    folder: Path, *, model: ModelConfig = MODEL, seed: int = 7, with_words: bool = True, **extra: Tensor
+) -> Path:
+    """A weights folder of random weights with all heads; keywords are further tensors, `__` for a dot."""
+    torch.manual_seed(seed)
+    trunk = Trunk(model)
+    heads = build_heads(HEADS, model, trunk)
+    shaken(torch.nn.ModuleList([trunk, heads]))
+    weights = {f"trunk.{name}": tensor.detach() for name, tensor in trunk.state_dict().items()}
+    weights |= {f"heads.{name}": tensor.detach() for name, tensor in heads.state_dict().items()}
+    weights |= {name.replace("__", "."): tensor for name, tensor in extra.items()}
+    vocabulary = write_vocabulary(folder / "words").read_bytes() if with_words else None
+    card = WeightsCard(
+        model=model,
+        vocabulary_sha256=hashlib.sha256(vocabulary).hexdigest() if vocabulary else None,
+        source="run made-up, 1-token/step-00000003",
+    )
+    path = folder / "weights"
+    path.mkdir(parents=True)
+    stored = StoredWeights(card=card, weights=untied(weights, where="made-up"), vocabulary=vocabulary)
+    write_weights(path, stored)
+    write_card(path, stored)
+    return path
