@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,7 +23,9 @@ def import_weights(
         str | None, typer.Option(help="Whose model it is. [what an export of ours says, else paper]")
     ] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="Of the model: num_layers=3; repeatable.")] = None,
-    vocab: Annotated[Path | None, typer.Option(help="Their vocab.txt. [that in the folder]")] = None,
+    vocab: Annotated[
+        Path | None, typer.Option(help="Their vocab.txt, or bert-base-uncased. [that in the folder]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of what stays fresh.")] = 9595,
     drop_unknown: Annotated[bool, typer.Option("--drop-unknown", help="Leave out tensors of unknown name.")] = False,
     overwrite: Overwrite = False,
@@ -40,7 +43,7 @@ def import_weights(
             out=out,
             preset=preset,
             settings=tuple(setting or ()),
-            vocab=vocab,
+            vocab=_words(vocab),
             seed=seed,
             drop_unknown=drop_unknown,
             overwrite=overwrite,
@@ -48,6 +51,15 @@ def import_weights(
         card = write(plan)
     Console().print(import_table(card))
     Console(soft_wrap=True).print(*import_lines(card), f"written to {out}", sep="\n", highlight=False, markup=False)
+
+
+def _words(vocab: Path | None) -> Path | None:
+    """The file that --vocab means: for bert-base-uncased, the one on this machine."""
+    from msp_ds.data.vocabulary import BERT_BASE_UNCASED, default_hf_home, find_bert_vocabulary
+
+    if str(vocab) != BERT_BASE_UNCASED:
+        return vocab
+    return Path(find_bert_vocabulary(hf_home=default_hf_home(os.environ)).name)
 
 
 def export(

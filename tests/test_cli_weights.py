@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from command_line import refusal, run
 from foreign_weights import FLAGS, a_stored_model, bert, hf_lxmert, lxmert_s, write_vocabulary
 from small_world import files_below
 from transformers import LxmertModel
+
+from msp_ds.data.vocabulary import read_vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,6 +48,15 @@ def test_import_lists_what_is_fresh_absent_and_left_out(tmp_path: Path) -> None:
     assert ["", "heads.match", "absent"] in rows
     assert any(row[0] == "cls.seq_relationship.weight" and "it answers another question" in shown for row in rows)
     assert "which 40 word pieces these weights know is not said" in shown
+
+
+def test_the_words_of_bert_are_found_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = read_vocabulary(write_vocabulary(tmp_path / "cache"))
+    monkeypatch.setattr("msp_ds.data.vocabulary.find_bert_vocabulary", lambda hf_home: here)
+    torch.save(lxmert_s(), tmp_path / "released.pth")
+    flags = ["--from", "lxmert-s", "--vocab", "bert-base-uncased", "--out", tmp_path / "out"]
+    assert run("import", tmp_path / "released.pth", *flags, *FLAGS).exit_code == 0
+    assert (tmp_path / "out" / "vocab.txt").read_bytes() == here.data
 
 
 def state_dict(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], str]:
@@ -110,9 +122,9 @@ def test_a_checkpoint_of_another_hidden_size_is_refused(tmp_path: Path) -> None:
     assert "name the model that fits with --preset or --set" in line
 
 
-@pytest.mark.parametrize("form", ["hf-lxmert"])
-def test_a_folder_without_its_config_is_refused(tmp_path: Path, form: str) -> None:
-    hf_lxmert().save_pretrained(tmp_path / "hf")
+@pytest.mark.parametrize(("form", "model"), [("hf-lxmert", hf_lxmert), ("bert", bert)])
+def test_a_folder_without_its_config_is_refused(tmp_path: Path, form: str, model: Callable[[], Any]) -> None:
+    model().save_pretrained(tmp_path / "hf")
     (tmp_path / "hf" / "config.json").unlink()
     line = refusal("import", tmp_path / "hf", "--from", form, "--out", tmp_path / "out", *FLAGS)
     assert "hf has no config.json; name a folder as Hugging Face's save_pretrained writes it" in line

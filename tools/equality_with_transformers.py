@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -159,6 +160,7 @@ def compare(ours: Ours, theirs: LxmertForPreTraining) -> dict[str, float]:
         found = {name: _distance(mine[name], other[name]) for name in mine}
         my_slopes, other_slopes = gradients(mine, ours), gradients(other, theirs)
         my_slopes["trunk.text.type_vector"] = torch.zeros_like(ours.trunk.text.type_vector)  # a buffer
+        my_slopes["trunk.text.position.weight"][0] = 0  # padding's row for transformers, which never trains it
         renamed, _ = to_theirs(my_slopes, HF_LXMERT_FORM, cls_id=None, where="gradients")
         for name, slope in renamed.items():
             name = name.replace("bert.", "lxmert.", 1) if name.startswith("bert.") else name
@@ -194,7 +196,7 @@ def imported(config: ModelConfig, folder: Path) -> tuple[Ours, LxmertForPreTrain
             parameter.add_(torch.randn_like(parameter) * config.init_std)
     theirs.save_pretrained(folder / "theirs")
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    settings = [f"{name}={value}" for name, value in fields.items() if name not in DECIDED_BY_DATA]
+    settings = [f"{name}={json.dumps(value)}" for name, value in fields.items() if name not in DECIDED_BY_DATA]
     plan = ImportPlan(source=folder / "theirs", form="hf-lxmert", out=folder / "ours", settings=settings)
     import_weights(plan)
     missing, unknown = ours.load_state_dict(tied(read_folder_weights(folder / "ours")), strict=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from pathlib import Path
 from torch import Tensor
 
 from msp_ds.config import ModelConfig, from_json, read_json, to_json
-from msp_ds.data.durable import replace_folder, sync_folder, write_durably
+from msp_ds.data.durable import replace_folder, sole_writer, sync_folder, write_durably
 from msp_ds.errors import CheckpointError, InputError
 from msp_ds.model.weights.conversion import Report, tied, untied
 from msp_ds.model.weights.tensor_files import read_tensors, write_safetensors
@@ -168,19 +167,20 @@ def prepared_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises InputError when something is there already, unless it was written by import or export and `overwrite` is set.
     """
     require_free(target, overwrite=overwrite)
-    prepared = target.with_name(f".{target.name}.writing-{os.getpid()}")
+    prepared = target.with_name(f".{target.name}.writing")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        prepared.mkdir()
-        yield prepared
-        sync_folder(prepared)
-        if target.is_dir() and not any(target.iterdir()):
-            target.rmdir()
-        replace_folder(prepared, target)
+        prepared.mkdir(parents=True, exist_ok=True)
+        with sole_writer(prepared):
+            try:
+                for left in prepared.iterdir():  # of a process that was killed
+                    left.unlink()
+                yield prepared
+                sync_folder(prepared)
+                replace_folder(prepared, target)
+            finally:
+                shutil.rmtree(prepared, ignore_errors=True)
     except OSError as error:
         raise InputError(f"{target} cannot be written ({error.strerror or error}); name another --out") from None
-    finally:
-        shutil.rmtree(prepared, ignore_errors=True)
 
 
 def require_free(target: Path, *, overwrite: bool) -> None:

@@ -81,7 +81,8 @@ def import_weights(plan: ImportPlan) -> WeightsCard:
     # A folder brings along what lies in it; a single file stands alone.
     own = read_card(plan.source) if (plan.source / MODEL_FILE).is_file() else None
     model = changed_model(_base_model(plan, own), plan.settings)
-    _check_config(plan.source, model, needed=form.needs_config)
+    needed = form.config == "always" or (form.config == "in folders" and plan.source.is_dir())
+    _check_config(plan.source, model, needed=needed)
     tensors = _read_all([*files, *(file for file in (plan.source / EXTRA_FILE,) if file.is_file())])
     vocabulary = _vocabulary(plan.vocab, plan.source)
     reading = Reading(

@@ -31,6 +31,7 @@ from msp_ds.training.weights_folder import (
     is_weights_folder,
     prepared_folder,
     read_card,
+    read_folder_weights,
     write_card,
     write_weights,
 )
@@ -61,7 +62,7 @@ def test_the_folder_says_where_its_weights_are_from(released: Path, tmp_path: Pa
     assert card.model == MODEL
     stored = load_file(tmp_path / "out" / "weights.safetensors")
     assert "heads.token.decoder.weight" not in stored
-    assert read_weights(tmp_path / "out")["heads.token.decoder.weight"].shape == (40, 64)
+    assert read_folder_weights(tmp_path / "out")["heads.token.decoder.weight"].shape == (40, 64)
 
 
 def test_what_stays_fresh_depends_on_the_seed_alone(tmp_path: Path) -> None:
@@ -148,6 +149,22 @@ def test_an_unfinished_folder_is_not_left_behind(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         interrupted()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_cleared_and_a_second_writer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".out.writing").mkdir()
+    (tmp_path / ".out.writing" / "half").touch()
+
+    def second() -> None:
+        with prepared_folder(tmp_path / "out", overwrite=False):
+            pytest.fail("two write at once")
+
+    with prepared_folder(tmp_path / "out", overwrite=False) as folder:
+        assert list(folder.iterdir()) == []
+        (folder / "whole").touch()
+        with pytest.raises(InputError, match=r"another process is writing into .*out"):
+            second()
+    assert files_below(tmp_path) == {"out/whole"}
 
 
 @pytest.mark.parametrize(

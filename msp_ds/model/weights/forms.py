@@ -38,8 +38,8 @@ class Form:
     """How their names begin -> why such tensors are left out."""
     counts_pieces: bool = True
     """Whether its positions count word pieces from 0, rather than whole words."""
-    needs_config: bool = False
-    """Whether it is a folder whose config.json must be there."""
+    config: Literal["none", "in folders", "always"] = "none"
+    """Where a config.json must lie beside the weights, which says how many attention heads they have."""
 
     def row_of_ours(self, name: str) -> Row | None:
         """Where their form keeps our tensor `name` as a row of a table."""
@@ -84,9 +84,16 @@ HF_LXMERT_FORM = Form(
     table=LXMERT,
     rows=(_TYPES,),
     not_ours={**_BUFFERS, **_ANSWERS},
-    needs_config=True,
+    config="always",
 )
-BERT_FORM = Form(name="bert", title="BERT", table=BERT, rows=(_TYPES,), not_ours={**_BUFFERS, **_NEXT_SENTENCE})
+BERT_FORM = Form(
+    name="bert",
+    title="BERT",
+    table=BERT,
+    rows=(_TYPES,),
+    not_ours={**_BUFFERS, **_NEXT_SENTENCE},
+    config="in folders",
+)
 
 FORMS: dict[str, Form] = {form.name: form for form in (LXMERT_S_FORM, LXMERT_FORM, BERT_FORM, HF_LXMERT_FORM)}
 """By the name that the command line gives them."""

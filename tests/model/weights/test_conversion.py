@@ -217,6 +217,20 @@ def test_an_encoder_of_another_kind_has_no_place_there() -> None:
         to_theirs(weights, FORMS["hf-lxmert"], cls_id=None, where="some run")
 
 
+@pytest.mark.skipif("encoder" not in ModelConfig.__dataclass_fields__, reason="one encoder is known")
+def test_berts_layers_go_to_the_text_alone_or_to_a_single_stream() -> None:
+    layers, family = dict(bert().state_dict()), {"visual_cls": False, "positions": "pieces"}
+    changes: dict[str, Any] = {"encoder": "single-stream", "num_layers": 3, **family}
+    taken, report = brought_in(layers, "bert", model=dataclasses.replace(MODEL, **changes))
+    assert all(name.startswith("trunk.regions.") for name in report.fresh)
+    expected = layers["bert.encoder.layer.2.output.dense.weight"]
+    assert torch.equal(taken.weights["trunk.layers.2.feed_forward.narrow.weight"], expected)
+    changes = {"language_layers": 3, **family}
+    taken, report = brought_in(layers, "bert", model=dataclasses.replace(MODEL, **changes))
+    assert torch.equal(taken.weights["trunk.language_layers.2.feed_forward.narrow.weight"], expected)
+    assert len([name for name in report.fresh if name.startswith("trunk.layers.")]) == 2 * 42
+
+
 def test_the_tied_decoder_is_the_table_of_words() -> None:
     words = torch.randn(4, 2)
     bare = {"trunk.text.word.weight": words, "heads.token.decoder.bias": torch.zeros(4)}
