@@ -36,7 +36,9 @@ CacheLimit = Annotated[float, typer.Option(help="GB that may be kept there.")]
 RunDir = Annotated[Path | None, typer.Option(help="Folder of the run. [runs/CURRICULUM, numbered if taken]")]
 PresetName = Annotated[str | None, typer.Option(help=f"{', '.join(PRESETS)}. [what the shards' recipe suggests]")]
 DsConfig = Annotated[Path | None, typer.Option(help="How to execute, a file as in ds_configs/. [by the hardware]")]
-Init = Annotated[Path | None, typer.Option(help="Run or checkpoint whose trunk the first stage starts from.")]
+Init = Annotated[
+    Path | None, typer.Option(help="Run, checkpoint or weights folder whose trunk the first stage starts from.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run (the newest one without --run-dir).")]
 Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and masks. [9595]")]
 Drop = Annotated[list[str] | None, typer.Option(help="Leave a task out of every stage; may be repeated.")]

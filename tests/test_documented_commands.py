@@ -124,6 +124,8 @@ def test_the_texts_show_every_kind_of_command() -> None:
         "inspect",
         "info",
         "demo",
+        "import",
+        "export",
     } <= commands
     assert {name for name, _ in SHOWN} == set(TEXTS)
     assert len(SHOWN) > 30

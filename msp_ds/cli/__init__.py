@@ -9,6 +9,7 @@ import typer
 from msp_ds.cli.data_commands import audit, inspect, negatives, shard, verify, world
 from msp_ds.cli.grading_commands import evaluate, grade, predict
 from msp_ds.cli.training_commands import demo, finetune, info, stages
+from msp_ds.cli.weights_commands import export, import_weights
 from msp_ds.train import train
 
 app = typer.Typer(
@@ -24,6 +25,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 )
 for command in COMMANDS:
     app.command()(command)
+app.command("import")(import_weights)
+app.command()(export)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from msp_ds.train import Debug
 from msp_ds.training.execution import find_shipped
 
 DEMO_RECIPE = Path("shards/demo.toml")
-Checkpoint = Annotated[Path, typer.Option(help="A run, or one of its step-* folders.")]
+Checkpoint = Annotated[Path, typer.Option(help="A run, one of its step-* folders, or a weights folder.")]
 Questions = Annotated[str | None, typer.Option(help="Official questions or statements, or LXMERT's. [the demo's]")]
 Annotations = Annotated[str | None, typer.Option(help="VQA: the official annotations.")]
 AnswerTask = Literal["vqa", "gqa", "nlvr2"]
@@ -37,7 +37,7 @@ def evaluate(
     from msp_ds.data.shards import open_set
     from msp_ds.report.retrieval import evaluate_retrieval, retrieval_table
     from msp_ds.training.inference import load_trained
-    from msp_ds.training.run_folder import run_of_checkpoint
+    from msp_ds.training.run_folder import results_folder
 
     if task in ("vqa", "gqa", "nlvr2"):
         _evaluate_answers(checkpoint, task, shards, (questions, annotations), preset=preset, out=out, debug=debug)
@@ -45,7 +45,7 @@ def evaluate(
     with one_line_errors(debug=debug):
         held_out = open_set(shards or Path("shards") / ("retrieval" if task == "retrieval" else "sentence") / "val")
         model = load_trained(checkpoint, shards=held_out, needed_heads=("match",), preset=preset)
-        folder = out or run_of_checkpoint(model.checkpoint)
+        folder = out or results_folder(model.checkpoint)
         report = evaluate_retrieval(
             model, held_out, num_images=images, captions_per_image=captions_per_image, out=folder
         )
@@ -67,12 +67,12 @@ def _evaluate_answers(
     from msp_ds.report.answers import grade_predictions, heads_of, predict_answers, source_of
     from msp_ds.report.grades import grades_table, write_grades
     from msp_ds.training.inference import load_trained
-    from msp_ds.training.run_folder import run_of_checkpoint
+    from msp_ds.training.run_folder import results_folder
 
     with one_line_errors(debug=debug):
         held_out = open_set(shards or Path("shards") / task / "val")
         model = load_trained(checkpoint, shards=held_out, needed_heads=heads_of(task), preset=preset)
-        folder = out or run_of_checkpoint(model.checkpoint)
+        folder = out or results_folder(model.checkpoint)
         stem = f"{task}-{model.checkpoint.name}-on-{held_out.index.split}"
         predictions = predict_answers(model, held_out, task=task, out=folder / f"{stem}-predictions.json")
         source = source_of(
@@ -96,13 +96,13 @@ def predict(
     from msp_ds.data.shards import open_set
     from msp_ds.report.answers import heads_of, predict_answers
     from msp_ds.training.inference import load_trained
-    from msp_ds.training.run_folder import run_of_checkpoint
+    from msp_ds.training.run_folder import results_folder
 
     with one_line_errors(debug=debug):
         asked = open_set(shards or Path("shards") / task / "test")
         model = load_trained(checkpoint, shards=asked, needed_heads=heads_of(task), preset=preset)
         ending = "csv" if task == "nlvr2" else "json"
-        path = out or run_of_checkpoint(model.checkpoint) / f"{task}-{asked.index.split}-predictions.{ending}"
+        path = out or results_folder(model.checkpoint) / f"{task}-{asked.index.split}-predictions.{ending}"
         predictions = predict_answers(model, asked, task=task, out=path)
     Console(soft_wrap=True).print(f"{len(predictions.answers)} answers in {path}", highlight=False, markup=False)
 

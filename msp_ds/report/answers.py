@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from msp_ds.config import TaskOptions
 from msp_ds.curriculum import BENCHMARKS
 from msp_ds.data.demands import require_questions
 from msp_ds.data.reader import Reader
@@ -50,9 +51,9 @@ def predict_answers(model: TrainedModel, shards: ShardSet, *, task: GradedTask, 
     reader, questions = Reader(shards), require_questions(shards, task=task)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     context = Context(
-        seed=model.config.seed,
+        seed=0,
         epoch=0,
-        options=model.config.tasks,
+        options=model.config.tasks if model.config else TaskOptions(),
         lexicon=shards.lexicon(),
         feature_mean=torch.from_numpy(shards.feature_mean),
     )

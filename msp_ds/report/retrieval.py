@@ -18,6 +18,7 @@ from msp_ds.errors import InputError
 from msp_ds.model.heads import MatchHead
 from msp_ds.terminal import bars
 from msp_ds.training.inference import TrainedModel
+from msp_ds.training.weights_folder import is_weights_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +86,9 @@ def evaluate_retrieval(
 def _name(model: TrainedModel, shards: ShardSet, *, num_images: int, captions_per_image: int | None) -> str:
     """What was graded, on what, fit for a file's name."""
     step = model.checkpoint.resolve()
+    source = step.name if is_weights_folder(step) else f"{step.parents[1].name}-{step.name}"
     pool = f"{num_images}x{captions_per_image or 'all'}"
-    return f"retrieval-{step.parents[1].name}-{step.name}-on-{shards.index.stage}-{shards.index.split}-{pool}"
+    return f"retrieval-{source}-on-{shards.index.stage}-{shards.index.split}-{pool}"
 
 
 def retrieval_table(report: RetrievalReport) -> Table:

@@ -23,6 +23,7 @@ from msp_ds.config import read_json, to_json, write_json
 from msp_ds.errors import CheckpointError
 from msp_ds.model.encoder import Trunk
 from msp_ds.training.runtime import Runtime
+from msp_ds.training.weights_folder import is_weights_folder, read_folder_weights
 
 if TYPE_CHECKING:  # reading weights must not need DeepSpeed, which takes seconds to import
     from msp_ds.training.engine import Engine
@@ -91,11 +92,13 @@ def load_checkpoint(path: Path, engine: Engine) -> dict[str, Any]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The fp32 weights of a checkpoint by name, on the CPU, without an engine.
+    """The fp32 weights of a checkpoint or a weights folder by name, on the CPU, without an engine.
 
     With ZeRO off nothing but tensors is unpickled. ZeRO's shards go through DeepSpeed's own reader, which unpickles
     what is there: read only those that you trust.
     """
+    if is_weights_folder(path):
+        return read_folder_weights(path)
     if not is_complete(path):
         raise CheckpointError(f"{path} is no complete checkpoint; give a run folder or one of its step-* folders")
     if list(path.glob("*zero_pp_rank_*")):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from msp_ds.config import RunConfig
 from msp_ds.data.shards import ShardSet
 from msp_ds.errors import CheckpointError, ShardError
 from msp_ds.model.encoder import Trunk
-from msp_ds.model.heads import build_heads
+from msp_ds.model.heads import HEADS, build_heads
+from msp_ds.model.weights.conversion import SIZES, head_of, sizes_of, tied
 from msp_ds.presets import get_preset
 from msp_ds.training.checkpoint import load_part, read_weights
-from msp_ds.training.run_folder import find_checkpoint, model_for, read_run_config, run_of_checkpoint
+from msp_ds.training.run_folder import TRUNK_FIELDS, Origin, find_checkpoint, origin_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,50 +27,80 @@ class TrainedModel:
     """A trunk with the heads it was trained with."""
 
     checkpoint: Path
-    config: RunConfig
+    config: RunConfig | None
+    """Of the run; None for a weights folder."""
     trunk: Trunk
     heads: nn.ModuleDict
 
 
 def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...], preset: str | None) -> TrainedModel:
-    """The model of a run or checkpoint, in fp32, in evaluation mode.
+    """The model of a run, checkpoint or weights folder, in fp32, in evaluation mode.
 
     Raises CheckpointError when it lacks a head that is needed or is not of the preset that was asked for, ShardError
     when the shards were written with another vocabulary than the model was trained on.
     """
     checkpoint = find_checkpoint(path)
-    run = run_of_checkpoint(checkpoint)
-    config = read_run_config(run)
-    if preset is not None and get_preset(preset) != get_preset(config.preset):
-        raise CheckpointError(
-            f"{checkpoint} is of preset {config.preset}, not {preset}; leave --preset out or set it to {config.preset}"
-        )
-    _check_words(config, shards)
-    if config.answers_sha256 is not None and shards.index.answers_sha256 not in (None, config.answers_sha256):
-        raise ShardError(
-            f"{shards.path} has other answers to choose from than {checkpoint} was trained on; write it with the "
-            f"answers of {config.shards}: msp-ds shard --task {shards.index.stage} --answers answers.json"
-        )
-    weights = read_weights(checkpoint)
-    present = sorted({name.split(".")[1] for name in weights if name.startswith("heads.")})
+    origin = origin_of(checkpoint)
+    if preset is not None:
+        _check_preset(origin, preset, where=checkpoint)
+    trunk_alone = ("vocab_size", "feature_width")
+    _check_words(origin, SIZES if origin.config else trunk_alone, shards)
+    _check_answers(origin, shards, where=checkpoint)
+    weights = _of_known_heads(tied(read_weights(checkpoint)))
+    _check_words(origin, sizes_of(weights), shards)
+    present = sorted({head for name in weights if (head := head_of(name))})
     missing = [name for name in needed_heads if name not in present]
     if missing:
         raise CheckpointError(
             f"{checkpoint} has heads {', '.join(present)} but no {missing[0]} head; "
             "take a checkpoint of a stage that trains it (the match head: the sentence stage)"
         )
-    trunk = Trunk(config.model)
+    trunk = Trunk(origin.model)
     load_part(trunk, weights, "trunk.", where=checkpoint)
-    heads = build_heads(present, config.model, trunk)
+    heads = build_heads(present, origin.model, trunk)
     load_part(heads, weights, "heads.", where=checkpoint)
-    return TrainedModel(checkpoint=checkpoint, config=config, trunk=trunk.eval(), heads=heads.eval())
+    return TrainedModel(checkpoint=checkpoint, config=origin.config, trunk=trunk.eval(), heads=heads.eval())
 
 
-def _check_words(config: RunConfig, shards: ShardSet) -> None:
-    fitting = dataclasses.replace(model_for(config.model, shards), num_answers=config.model.num_answers)
-    if fitting != config.model or config.vocabulary_sha256 != shards.index.vocabulary_sha256:
+def _check_preset(origin: Origin, preset: str, *, where: Path) -> None:
+    wanted = get_preset(preset)
+    if origin.config is not None:
+        own = origin.config.preset
+        if wanted != get_preset(own):
+            raise CheckpointError(f"{where} is of preset {own}, not {preset}; leave --preset out or set it to {own}")
+        return
+    differing = [name for name in TRUNK_FIELDS if name not in SIZES]
+    for name in differing:
+        if getattr(origin.model, name) != getattr(wanted.model, name):
+            raise CheckpointError(
+                f"{where} is not of preset {preset}: its {name} is {getattr(origin.model, name)}, that of the preset "
+                f"{getattr(wanted.model, name)}; leave --preset out"
+            )
+
+
+def _check_answers(origin: Origin, shards: ShardSet, *, where: Path) -> None:
+    """The outputs of an answer head are the lines of the answers that it was trained on."""
+    known = None if origin.config is None else origin.config.answers_sha256
+    if known is not None and shards.index.answers_sha256 not in (None, known):
+        raise ShardError(
+            f"{shards.path} has other answers to choose from than {where} was trained on; write it with the "
+            f"answers.json of its shards: msp-ds shard --task {shards.index.stage} --answers answers.json"
+        )
+
+
+def _of_known_heads(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without the heads of other tasks, which weights that were brought in may carry along."""
+    foreign = sorted({head for name in weights if (head := head_of(name)) and head not in HEADS})
+    if foreign:
+        log.info("heads left alone: %s", ", ".join(foreign))
+    return {name: tensor for name, tensor in weights.items() if head_of(name) not in foreign}
+
+
+def _check_words(origin: Origin, sizes: Iterable[str], shards: ShardSet) -> None:
+    """sizes: fields of ModelConfig that the weights depend on; labels do not matter to those without a region head."""
+    same_words = origin.vocabulary_sha256 in (None, shards.index.vocabulary_sha256)
+    if not same_words or any(getattr(origin.model, name) != getattr(shards.index, name) for name in sizes):
         raise ShardError(
             f"{shards.path} was written with another vocabulary, label list or feature width than the model was "
-            f"trained on; write it with the recipe of {config.shards}: "
-            f"msp-ds shard --stage {shards.index.stage} --recipe FILE"
+            f"trained on; write it with {origin.words}: msp-ds shard --stage {shards.index.stage} --recipe FILE"
         )

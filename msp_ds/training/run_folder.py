@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from msp_ds.data.shards import ShardSet
 from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.training.checkpoint import MANIFEST, checkpoints
 from msp_ds.training.execution import Execution
+from msp_ds.training.weights_folder import VOCAB_FILE, is_weights_folder, read_card
+
+log = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 """The whole configuration of a run, what it was made with, and the hashes of its shards' indexes."""
@@ -52,8 +57,8 @@ def has_begun(folder: Path) -> bool:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The newest complete checkpoint of a run folder, a stage folder or a checkpoint folder."""
-    if (path / MANIFEST).is_file():
+    """The newest complete checkpoint of a run folder, a stage folder or a checkpoint folder; or a weights folder."""
+    if (path / MANIFEST).is_file() or is_weights_folder(path):
         return path
     stages = sorted(path.glob("[0-9]*-*")) if (path / RUN_FILE).is_file() else [path]
     for stage in reversed(stages):
@@ -113,19 +118,63 @@ def check_same_data(run: Path, found: Mapping[str, str]) -> None:
 
 def check_same_trunk(checkpoint: Path, config: RunConfig, *, heads: bool = False) -> None:
     """Raises CheckpointError unless a checkpoint's trunk, with `heads` its heads too, fit a run to be started."""
-    theirs = read_run_config(run_of_checkpoint(checkpoint))
+    theirs = origin_of(checkpoint)
     for name in (*TRUNK_FIELDS, *(HEAD_FIELDS if heads else ())):
         there, here = getattr(theirs.model, name), getattr(config.model, name)
         if there != here:
             raise CheckpointError(
                 f"{checkpoint} is of another model: its {name} is {there}, here it is {here}; "
-                f"check --preset (it was trained with {theirs.preset}) and the shards"
+                f"check --preset ({theirs.made_as}) and the shards"
             )
-    if theirs.vocabulary_sha256 != config.vocabulary_sha256:
+    if theirs.vocabulary_sha256 is None:
+        log.warning("%s does not say which word pieces it knows: only their number is compared", checkpoint)
+    elif theirs.vocabulary_sha256 != config.vocabulary_sha256:
         raise CheckpointError(
             f"{checkpoint} was trained on another vocabulary than that of {config.shards}; "
-            f"write the shards with the recipe of {theirs.shards}"
+            f"write the shards with {theirs.words}"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What the weights of a checkpoint or a weights folder are of."""
+
+    model: ModelConfig
+    vocabulary_sha256: str | None
+    """None where nobody said which word pieces brought-in weights know."""
+    made_as: str
+    """For messages: `it was trained with tiny`."""
+    words: str
+    """For messages: what shards with its word pieces are written with."""
+    config: RunConfig | None
+    """Of the run; None for a weights folder."""
+
+
+def origin_of(checkpoint: Path) -> Origin:
+    """What a checkpoint or a weights folder, as `find_checkpoint` gives it, is of."""
+    if is_weights_folder(checkpoint):
+        card = read_card(checkpoint)
+        words = f"--vocab {checkpoint / VOCAB_FILE}"
+        return Origin(
+            model=card.model,
+            vocabulary_sha256=card.vocabulary_sha256,
+            made_as=f"it is {card.source}",
+            words=words,
+            config=None,
+        )
+    config = read_run_config(run_of_checkpoint(checkpoint))
+    return Origin(
+        model=config.model,
+        vocabulary_sha256=config.vocabulary_sha256,
+        made_as=f"it was trained with {config.preset}",
+        words=f"the recipe of {config.shards}",
+        config=config,
+    )
+
+
+def results_folder(checkpoint: Path) -> Path:
+    """Where results for a checkpoint go unless said otherwise: into its run, or into the weights folder itself."""
+    return checkpoint if is_weights_folder(checkpoint) else run_of_checkpoint(checkpoint)
 
 
 def model_for(model: ModelConfig, shards: ShardSet) -> ModelConfig:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from msp_ds.config import RunConfig, TaskOptions, from_json, to_json
+from msp_ds.config import ModelConfig, RunConfig, TaskOptions, from_json, to_json
 from msp_ds.curriculum import STAGES
 from msp_ds.errors import InputError
 from msp_ds.tasks import TASKS
@@ -25,20 +25,32 @@ def with_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
     """
     tables: dict[str, dict[str, Any]] = {name: to_json(getattr(config, name)) for name in PARTS}
     for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise InputError(f"--set {setting}: write it name=value, for example --set moc_target=all")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
-        _change(tables, name, value)
+        _change(tables, *_name_and_value(setting))
     parts: dict[str, Any] = {
         name: from_json(type(getattr(config, name)), table, where="--set" if name == "tasks" else f"--set {name}")
         for name, table in tables.items()
     }
     _check_tasks(parts["tasks"])
     return dataclasses.replace(config, **parts)
+
+
+def changed_model(model: ModelConfig, settings: Sequence[str]) -> ModelConfig:
+    """`model` changed by settings written `num_layers=3` or `model.num_layers=3`. Raises as with_settings."""
+    tables: dict[str, dict[str, Any]] = {"model": to_json(model)}
+    for setting in settings:
+        name, value = _name_and_value(setting)
+        _change(tables, name if name.startswith("model.") else f"model.{name}", value)
+    return from_json(ModelConfig, tables["model"], where="--set model")
+
+
+def _name_and_value(setting: str) -> tuple[str, Any]:
+    name, equals, text = setting.partition("=")
+    if not equals:
+        raise InputError(f"--set {setting}: write it name=value, for example --set moc_target=all")
+    try:
+        return name, json.loads(text)
+    except json.JSONDecodeError:
+        return name, text
 
 
 def _change(tables: dict[str, dict[str, Any]], name: str, value: Any) -> None:

@@ -1,0 +1,253 @@
+"""From another's names to ours and back: pure functions of tensors by name, and a report of what became of each.
+
+Weights here are fp32 under the names of our state dict: `trunk.…`, `heads.<head>.…`. The token head's decoder is tied
+to the word embeddings, so it is not among them: `tied` adds it for those who fill a module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from msp_ds.errors import InputError
+from msp_ds.model.weights.forms import Form, Row
+from msp_ds.model.weights.names import tidy_name
+
+WORDS = "trunk.text.word.weight"
+DECODER = "heads.token.decoder.weight"
+OWN = ("trunk.", "heads.")
+"""How our own names begin. A foreign form carries under them what it has no name for."""
+LXMERT_S_ONLY = ("trunk.regions.cls_feature", "trunk.region_pooler.")
+"""Of the trunk: what may be carried along because the rest makes sense without it."""
+SIZES = {
+    "vocab_size": (WORDS, 0),
+    "feature_width": ("trunk.regions.feature.weight", 1),
+    "num_objects": ("heads.region.object_decoder.weight", 0),
+    "num_attributes": ("heads.region.attribute_decoder.weight", 0),
+}
+"""Of ModelConfig: what data decide -> the tensor and its axis from which it can be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """Foreign weights under our names, of which no shape has been looked at."""
+
+    weights: dict[str, Tensor]
+    came_from: dict[str, str]
+    """Our name -> theirs."""
+    left_out: dict[str, str]
+    """Their name -> why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What became of every tensor."""
+
+    taken: dict[str, str] = field(default_factory=dict)
+    """Our name -> theirs."""
+    fresh: tuple[str, ...] = ()
+    """Tensors of the trunk that start from chance."""
+    absent_heads: tuple[str, ...] = ()
+    """Heads that the weights have not: they are not written, and start fresh in training."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Their name -> why."""
+    remarks: tuple[str, ...] = ()
+    """What means something else here than it did there."""
+
+
+def tied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with the decoder of the token head, which is the table of word embeddings."""
+    has_token_head = any(name.startswith("heads.token.") for name in weights)
+    return dict(weights) | ({DECODER: weights[WORDS]} if has_token_head and WORDS in weights else {})
+
+
+def untied(weights: Mapping[str, Tensor], *, where: str) -> dict[str, Tensor]:
+    """The weights without the tied decoder. Raises InputError when it is not the table of word embeddings."""
+    decoder, words = weights.get(DECODER), weights.get(WORDS)
+    if decoder is not None and words is not None and not torch.equal(decoder, words):
+        raise InputError(f"{where}: the token head's decoder is not the table of word embeddings, to which it is tied")
+    return {name: tensor for name, tensor in weights.items() if name != DECODER}
+
+
+def head_of(name: str) -> str | None:
+    """The head that a tensor of ours belongs to; None for the trunk's."""
+    kind, _, rest = name.partition(".")
+    return rest.split(".")[0] if kind == "heads" else None
+
+
+def sizes_of(weights: Mapping[str, Tensor]) -> dict[str, int]:
+    """What data decide of a model, as far as its weights tell: the fields of SIZES."""
+    return {
+        size: weights[name].shape[axis]
+        for size, (name, axis) in SIZES.items()
+        if name in weights and weights[name].ndim > axis
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How foreign tensors are to be read."""
+
+    form: Form
+    model: frozenset[str]
+    """The names of all tensors of the model with all heads."""
+    cls_id: int | None
+    """The number of [CLS]; None where the vocabulary is unknown."""
+    where: str
+    """The file, for messages."""
+    drop_unknown: bool = False
+    """Leave out tensors that are no part of the form instead of refusing them."""
+
+
+def take(tensors: Mapping[str, Tensor], reading: Reading) -> Taken:
+    """Foreign tensors under our names, in fp32.
+
+    Raises InputError for names that are no part of the form or stand twice, for what the model has no place for though
+    it should, and for tensors that are no finite numbers.
+    """
+    weights: dict[str, Tensor] = {}
+    came_from: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    for theirs, given in sorted(_tidied(tensors, where=reading.where).items()):
+        ours, reason = _place(theirs, given, reading)
+        if ours is None:
+            left_out[given] = reason
+            continue
+        row, where = reading.form.row_of_theirs(theirs), f"{reading.where}: {given}"
+        number = None if row is None else _row_number(row, reading)
+        weights[ours] = _plain(tensors[given] if number is None else _row(tensors[given], number, where), where=where)
+        came_from[ours] = given if number is None else f"{given}[{number}]"
+        if number is not None:
+            left_out[f"{given}[the other rows]"] = "no text or image ever reads them"
+    return Taken(weights=untied(weights, where=reading.where), came_from=came_from, left_out=left_out)
+
+
+def _tidied(tensors: Mapping[str, Tensor], *, where: str) -> dict[str, str]:
+    """Tidy name -> the name in the file."""
+    names: dict[str, str] = {}
+    for given in tensors:
+        name = tidy_name(given)
+        if name in names:
+            raise InputError(f"{where} holds {names[name]} and {given}, which are two names of the same weights")
+        names[name] = given
+    return names
+
+
+def _place(theirs: str, given: str, reading: Reading) -> tuple[str | None, str]:
+    """Our name of a tensor of theirs; None and the reason where it is left out."""
+    row = reading.form.row_of_theirs(theirs)
+    places = (row.ours,) if row else (theirs,) if theirs.startswith(OWN) else reading.form.table.to_ours(theirs)
+    if not places:
+        return None, _why_not(theirs, given, reading)
+    ours = next((place for place in places if place in reading.model), None)
+    known_heads = {head_of(name) for name in reading.model}
+    if ours is None and head_of(places[0]) not in known_heads:
+        return places[0], ""  # a head of another task, carried along
+    if ours is None and (head_of(places[0]) or places[0].startswith("trunk.layers.")):
+        raise InputError(
+            f"{reading.where} is of another model: it holds {given}, for which this model has no {places[0]}; "
+            "name the model that fits with --preset or --set model.NAME=VALUE"
+        )
+    return ours, "" if ours else "this model has no such part"
+
+
+def _why_not(theirs: str, given: str, reading: Reading) -> str:
+    reason = next((why for begin, why in reading.form.not_ours.items() if theirs.startswith(begin)), None)
+    if reason is None and not reading.drop_unknown:
+        raise InputError(
+            f"{reading.where} holds {given}, which is no part of {reading.form.title}; check --from, "
+            "or leave such tensors out with --drop-unknown"
+        )
+    return reason or "no part of this form of weights"
+
+
+def _row_number(row: Row, reading: Reading) -> int:
+    if row.row == "first":
+        return 0
+    if reading.cls_id is None:
+        raise InputError(f"{reading.where}: the one row of {row.theirs} is that of [CLS]; give --vocab FILE")
+    return reading.cls_id
+
+
+def _row(table: Tensor, number: int, where: str) -> Tensor:
+    if table.ndim != 2 or number >= len(table):
+        raise InputError(f"{where} is {tuple(table.shape)}; a table with a row {number} was expected")
+    if number and not table[number].any():
+        raise InputError(f"{where}: row {number}, that of [CLS], is all zero; give the right vocabulary with --vocab")
+    return table[number]
+
+
+def _plain(tensor: Tensor, *, where: str) -> Tensor:
+    if not tensor.is_floating_point():
+        raise InputError(f"{where} holds {str(tensor.dtype).removeprefix('torch.')}, not plain weights")
+    tensor = tensor.detach().to(torch.float32).clone()
+    if not torch.isfinite(tensor).all():
+        raise InputError(f"{where} holds numbers that are not finite")
+    return tensor
+
+
+def check_fit(taken: Taken, reading: Reading, *, shapes: Mapping[str, tuple[int, ...]]) -> Report:
+    """What became of each tensor, once it is sure that they fit a model whose tensors have these shapes.
+
+    Heads are whole or not there at all. Raises InputError for missing tensors and for shapes that do not fit.
+    """
+    for name, tensor in taken.weights.items():
+        if name in shapes and tuple(tensor.shape) != shapes[name]:
+            raise InputError(
+                f"{reading.where} is of another model: {taken.came_from[name]} is {tuple(tensor.shape)} there, "
+                f"{name} {shapes[name]} here; name the model that fits with --preset or --set model.NAME=VALUE"
+            )
+    heads = {head_of(name) for name in taken.weights}
+    fresh, missing = [], []
+    for name in sorted(shapes.keys() - taken.weights.keys() - {DECODER}):
+        head, theirs = head_of(name), _their_name(name, reading.form)
+        if head is None and theirs is None:
+            fresh.append(name)
+        elif head is None or head in heads:
+            missing.append(theirs or name)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(f"{reading.where} lacks {missing[0]}{more}, part of {reading.form.title}; check --from")
+    return Report(
+        taken={name: taken.came_from[name] for name in sorted(taken.weights)},
+        fresh=tuple(fresh),
+        absent_heads=tuple(sorted({head for name in shapes if (head := head_of(name)) and head not in heads})),
+        left_out=taken.left_out,
+    )
+
+
+def _their_name(name: str, form: Form) -> str | None:
+    row = form.row_of_ours(name)
+    return row.theirs if row else form.table.to_theirs(name)
+
+
+def to_theirs(
+    weights: Mapping[str, Tensor], form: Form, *, cls_id: int | None, where: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Our weights under their names, and those for which they have none under ours.
+
+    Tables of which only one row is read are zero elsewhere. Raises InputError for an encoder that is not of their kind,
+    and where the row of [CLS] is needed and unknown.
+    """
+    theirs: dict[str, Tensor] = {}
+    extra: dict[str, Tensor] = {}
+    num_pieces = len(weights[WORDS])
+    for name, tensor in untied(weights, where=where).items():
+        row, other = form.row_of_ours(name), form.table.to_theirs(name)
+        if row is not None:
+            reading = Reading(form=form, model=frozenset(), cls_id=cls_id, where=where)
+            table = tensor.new_zeros(row.num_rows or num_pieces, len(tensor))
+            table[_row_number(row, reading)] = tensor
+            theirs[row.theirs] = table
+        elif other is not None and tensor.numel():
+            theirs[other] = tensor
+        elif name.startswith("trunk.") and not name.startswith(LXMERT_S_ONLY):
+            raise InputError(
+                f"{where} has {name}, for which {form.title} has no place; export it with --to safetensors"
+            )
+        else:
+            extra[name] = tensor
+    return theirs, extra
