@@ -151,21 +151,27 @@ HEADS: dict[str, Callable[[ModelConfig, Trunk], nn.Module]] = {
     "region": RegionHead,
     "topic": TopicHead,
     "match": MatchHead,
+}
+"""The heads of pre-training by the names under which tasks ask for them."""
+
+BENCHMARK_HEADS: dict[str, Callable[[ModelConfig, Trunk], nn.Module]] = {
     "answer": AnswerHead,
     "statement": StatementHead,
 }
-"""Every head by the name under which tasks ask for it."""
+"""Those that only fine-tuning has."""
+
+ALL_HEADS = HEADS | BENCHMARK_HEADS
 
 
 def build_heads(names: Iterable[str], config: ModelConfig, trunk: Trunk) -> nn.ModuleDict:
     """Fresh heads. Each has its own chance, made of torch's seed and its name: it starts alike whatever the others."""
     wanted = sorted(set(names))
-    unknown = [name for name in wanted if name not in HEADS]
+    unknown = [name for name in wanted if name not in ALL_HEADS]
     if unknown:
-        raise InputError(f"no head is called {unknown[0]!r}; heads are {', '.join(HEADS)}")
+        raise InputError(f"no head is called {unknown[0]!r}; heads are {', '.join(ALL_HEADS)}")
     seed = torch.initial_seed()
     heads = nn.ModuleDict()
     for name in wanted:
         torch.manual_seed(key_of(f"head {name} {seed}"))
-        heads[name] = HEADS[name](config, trunk)
+        heads[name] = ALL_HEADS[name](config, trunk)
     return heads

@@ -114,7 +114,7 @@ class Task:
 
     name: str
     heads: tuple[str, ...]
-    """Names in model.heads.HEADS."""
+    """Names in model.heads.ALL_HEADS."""
     score: Callable[[nn.ModuleDict, Encoded, Batch, Batch, Context], Score]
     """(heads, encoded, clean batch, posed batch, context) -> Score."""
     corruptions: tuple[Corruption, ...] = ()

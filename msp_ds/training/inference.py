@@ -13,7 +13,7 @@ from msp_ds.config import RunConfig
 from msp_ds.data.shards import ShardSet
 from msp_ds.errors import CheckpointError, ShardError
 from msp_ds.model.encoder import Trunk
-from msp_ds.model.heads import HEADS, build_heads
+from msp_ds.model.heads import ALL_HEADS, build_heads
 from msp_ds.model.weights.conversion import SIZES, head_of, sizes_of, tied
 from msp_ds.presets import get_preset
 from msp_ds.training.checkpoint import load_part, read_weights
@@ -90,7 +90,7 @@ def _check_answers(origin: Origin, shards: ShardSet, *, where: Path) -> None:
 
 def _of_known_heads(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights without the heads of other tasks, which weights that were brought in may carry along."""
-    foreign = sorted({head for name in weights if (head := head_of(name)) and head not in HEADS})
+    foreign = sorted({head for name in weights if (head := head_of(name)) and head not in ALL_HEADS})
     if foreign:
         log.info("heads left alone: %s", ", ".join(foreign))
     return {name: tensor for name, tensor in weights.items() if head_of(name) not in foreign}
