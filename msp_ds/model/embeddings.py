@@ -30,7 +30,9 @@ class TextEmbedding(nn.Module):
 
     def forward(self, token_ids: Tensor, word_positions: Tensor) -> Tensor:
         """[B, T, H] from int64 [B, T] piece ids and int64 [B, T] word positions."""
-        summed = self.word(token_ids) + self.position(word_positions) + self.type_vector
+        words = self.word(token_ids)
+        # A buffer stays in fp32 where DeepSpeed keeps the weights in 16 bits.
+        summed = words + self.position(word_positions) + self.type_vector.to(words.dtype)
         return self.dropout(self.norm(summed))  # type: ignore[no-any-return]
 
 
