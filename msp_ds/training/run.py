@@ -1,4 +1,4 @@
-"""A run: the stages of a curriculum one after the other, each from the DeepSpeed checkpoint of the one before."""
+"""A run: the stages of a curriculum one after the other, each from the last checkpoint of the one before."""
 
 from __future__ import annotations
 

@@ -150,9 +150,20 @@ def build_learner(config: RunConfig, stage: Stage, context: Context, start_from:
 
 
 def newest_checkpoint(folder: Path, runtime: Runtime) -> Path | None:
-    """Where a stage goes on from: one choice for all ranks, of the first."""
-    found = newest_sound(folder) if runtime.is_first else None
-    said = runtime.first_says(str(found or ""))
+    """Where a stage goes on from, None at its start: one choice for all ranks, of the first.
+
+    Raises CheckpointError when there are checkpoints and none is sound: what is lost is not for a program to decide.
+    """
+    found: list[Path] = []
+
+    def choose() -> None:
+        if (path := newest_sound(folder)) is not None:
+            found.append(path)
+        elif any(folder.glob("step-*")):
+            raise CheckpointError(f"no checkpoint in {folder} is whole; remove them to train this stage from its start")
+
+    runtime.first_does(choose)
+    said = runtime.first_says(str(found[0]) if found else "")
     return Path(said) if said else None
 
 

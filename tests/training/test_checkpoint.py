@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from msp_ds.config import RunConfig, get_preset, to_json, write_json
 from msp_ds.curriculum import curriculum
-from msp_ds.errors import CheckpointError
+from msp_ds.errors import CheckpointError, InputError
 from msp_ds.model.encoder import Trunk
 from msp_ds.training.checkpoint import (
     BEST,
@@ -35,7 +35,7 @@ from msp_ds.training.checkpoint import (
 )
 from msp_ds.training.run_folder import RUN_FILE, find_checkpoint, run_of_checkpoint
 from msp_ds.training.runtime import Runtime
-from msp_ds.training.stage import build_learner, resume
+from msp_ds.training.stage import build_learner, newest_checkpoint, resume
 
 
 def fake(folder: Path, step: int) -> Path:
@@ -112,6 +112,17 @@ def test_a_byte_that_changed_is_noticed_and_the_checkpoint_before_is_taken(
     assert caplog.messages == [f"{bad} is damaged (b is not what was written); it is not used"]
     (good / "a").write_bytes(bytes(9) + b"!")
     assert newest_sound(tmp_path) is None
+
+
+def test_a_stage_starts_anew_only_where_no_checkpoint_was(tmp_path: Path, runtime: Runtime) -> None:
+    assert newest_checkpoint(tmp_path, runtime) is None
+    path = fake(tmp_path, 5)
+    assert newest_checkpoint(tmp_path, runtime) == path
+    write_json(path / MANIFEST, {"step": 5, "files": {"a": 10, "b": 20}, "state": {}})  # of another version
+    with pytest.raises(
+        InputError, match=r"no checkpoint in \S+ is whole; remove them to train this stage from its start"
+    ):
+        newest_checkpoint(tmp_path, runtime)
 
 
 def test_the_newest_whole_checkpoint_of_a_run_is_found_in_its_last_stage_that_has_one(tmp_path: Path) -> None:
