@@ -33,8 +33,8 @@ TRAIN = [sys.executable, str(ROOT / "msp_ds" / "train.py")]
 SHORT = ["--batch-size", "16", "--max-steps", "12", "--save-every", "2"]
 STAGES = ["1-token", "2-phrase", "3-sentence"]
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-PATIENCE = 60.0
-"""Seconds to wait for what takes five."""
+PATIENCE = 180.0
+"""Seconds to wait for what takes ten on a machine that does nothing else."""
 
 
 def alone() -> dict[str, str]:
@@ -288,20 +288,22 @@ def test_a_stage_leaves_its_last_two_checkpoints_and_its_best(whole: Path) -> No
     for stage in STAGES:
         folder = whole / stage / "checkpoints"
         best = (folder / BEST).read_text().strip()
-        assert best in {"step-00000004", "step-00000008", "step-00000012"}  # the epochs' ends
+        losses = scalars(whole / stage)["validation/loss/total"]
+        assert len(losses) > 1
+        assert best == f"step-{min(losses, key=lambda step: losses[step]):08d}"
         names = {path.name for path in folder.iterdir()}
         assert names == {BEST, best, "step-00000010", "step-00000012"}
 
 
 def test_a_checkpoint_says_where_the_run_stood_and_what_it_was_made_with(small_shards: Path, whole: Path) -> None:
-    last = whole / "2-phrase" / "checkpoints" / "step-00000012"
+    last = whole / "1-token" / "checkpoints" / "step-00000012"
     state = read_manifest(last).state
     card = read_json(whole / RUN_FILE, what="a run")
-    assert (state["stage"], state["step"], state["seed"], state["ranks"]) == ("phrase", 12, card["config"]["seed"], 1)
-    assert state["position"] == {"epoch": 3, "batch": 0, "pairs": 12 * 16}
+    assert (state["stage"], state["step"], state["seed"], state["ranks"]) == ("token", 12, card["config"]["seed"], 1)
+    assert state["position"] == {"epoch": 3, "batch": 0, "pairs": 12 * 16}  # of 64 pairs
     assert state["config"] == card["config"]
     assert state["execution"] == card["execution"]
-    assert state["indexes"] == [card["index_sha256"]["phrase/train"]]
+    assert state["indexes"] == [card["index_sha256"]["token/train"]]
     assert state["validated"]["loss/total"] > 0
 
 
