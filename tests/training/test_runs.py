@@ -289,7 +289,6 @@ def test_a_stage_leaves_its_last_two_checkpoints_and_its_best(whole: Path) -> No
         folder = whole / stage / "checkpoints"
         best = (folder / BEST).read_text().strip()
         losses = scalars(whole / stage)["validation/loss/total"]
-        assert len(losses) > 1
         assert best == f"step-{min(losses, key=lambda step: losses[step]):08d}"
         names = {path.name for path in folder.iterdir()}
         assert names == {BEST, best, "step-00000010", "step-00000012"}
