@@ -51,6 +51,7 @@ BatchSize = Annotated[int | None, typer.Option(help="Pairs an optimiser step, ov
 Rate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate. [the preset's]")]
 SaveEvery = Annotated[int, typer.Option(help="Optimiser steps between checkpoints, beside one an epoch.")]
 Buckets = Annotated[LengthBuckets | None, typer.Option(help="Texts of like length share batches. [the preset's]")]
+Keep = Annotated[int, typer.Option(help="Newest checkpoints of a stage that stay, beside its best.")]
 MaxSteps = Annotated[int | None, typer.Option(help="End each stage after this many optimiser steps.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -71,6 +72,7 @@ def train(
     lr: Rate = None,
     length_buckets: Buckets = None,
     save_every: SaveEvery = 500,
+    keep: Keep = 2,
     max_steps: MaxSteps = None,
     cache: Cache = CACHE,
     cache_limit: CacheLimit = DEFAULT_LIMIT_GB,
@@ -96,7 +98,8 @@ def train(
     # One rank a machine speaks for all of its ranks, which meet the same errors.
     with one_line_errors(debug=debug, quiet=os.environ.get("LOCAL_RANK", "0") != "0"):
         kept = ShardCache(folder=cache, limit_gb=cache_limit)
-        start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, save_every=save_every, cache=kept)
+        saves = {"save_every": save_every, "keep": keep}
+        start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, cache=kept, **saves)
 
 
 def start(
@@ -106,6 +109,7 @@ def start(
     ds_config: Path | None = None,
     resume: bool = False,
     save_every: int = 500,
+    keep: int = 2,
     cache: ShardCache | None = None,
 ) -> Path:
     """Runs what the flags `given` describe; returns the run's folder. Raises InputError before anything is written."""
@@ -113,8 +117,9 @@ def start(
     folder = (run_dir or newest_run(RUNS)) if resume else run_dir
     if folder is not None and not resume and (folder / RUN_FILE).exists():
         raise InputError(f"{folder} already holds a run; continue it with --resume, or choose another --run-dir")
-    if save_every < 1:
-        raise InputError(f"--save-every {save_every} is not positive")
+    for flag, value in (("--save-every", save_every), ("--keep", keep)):
+        if value < 1:
+            raise InputError(f"{flag} {value} is not positive")
     refuse_rewriting(os.environ)
     saved = resumed_config(folder, given) if resume and folder is not None else None
     with shards_at_hand(given, saved, cache=cache or ShardCache()) as shards:
@@ -122,10 +127,12 @@ def start(
             new_config({**given, "shards": str(shards)}), shards=str(given.get("shards", "shards"))
         )
         how = execution_of(ds_config, resumed=folder if resume else None)
-        return _run(config, how, folder=folder, save_every=save_every, shards=shards)
+        return _run(config, how, folder=folder, save_every=save_every, keep=keep, shards=shards)
 
 
-def _run(config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, save_every: int, shards: Path) -> Path:
+def _run(
+    config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, save_every: int, keep: int, shards: Path
+) -> Path:
     """Joins the other ranks and trains. how: name and content of the way to execute."""
     # DeepSpeed takes seconds to import, so it comes after everything that a user can get wrong.
     from msp_ds.training.runtime import start_runtime
@@ -148,6 +155,7 @@ def _run(config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, 
         runtime=runtime,
         stop=stop,
         save_every=save_every,
+        keep=keep,
         local_shards=shards,
     )
     try:

@@ -69,7 +69,7 @@ def a_run(folder: Path, shards: Path, *, preset: str = "tiny", **given: object) 
     config = new_config({"shards": str(shards), "preset": preset, **given})
     checkpoint = folder / "1-token" / "checkpoints" / "step-00000001"
     checkpoint.mkdir(parents=True)
-    write_json(checkpoint / MANIFEST, {"step": 1, "files": {}, "state": {}})
+    write_json(checkpoint / MANIFEST, {"step": 1, "files": {}, "state": {}, "loss_scale": None})
     execution = Execution(precision="bf16", micro_batch=8)
     write_json(folder / RUN_FILE, {"config": to_json(config), "execution": to_json(execution)})
     return config

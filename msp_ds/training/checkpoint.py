@@ -1,130 +1,170 @@
-"""Checkpoints that are whole or not there: DeepSpeed's files, then a manifest, then the name.
+"""Which checkpoints are whole, and what can be read of them. Needs no DeepSpeed and runs no code of theirs.
 
-A checkpoint is a folder `step-00000120/` of DeepSpeed's own files. It counts once `manifest.json` lies in it, which is
-written last and lists every file's size; so a run that is killed while saving continues from the checkpoint before.
-DeepSpeed's own `latest` is not written: with several ranks it can name a half-written checkpoint.
+A checkpoint is a folder `step-00000120/`: `weights.safetensors` (fp32, by the names of the module's state dict),
+`optimizer.safetensors` (Adam's moments) and `manifest.json`, which says where the run stood and has each file's size
+and sha256. The folder is written under another name and renamed when all of it is on the disk (saving.py).
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
-import pickle
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from msp_ds.config import read_json, to_json, write_json
-from msp_ds.errors import CheckpointError
+from msp_ds.config import from_json, read_json
+from msp_ds.data.set_layout import FileEntry
+from msp_ds.errors import CheckpointError, InputError
 from msp_ds.model.encoder import Trunk
-from msp_ds.training.runtime import Runtime
 from msp_ds.training.weights_folder import is_weights_folder, read_folder_weights
-
-if TYPE_CHECKING:  # reading weights must not need DeepSpeed, which takes seconds to import
-    from msp_ds.training.engine import Engine
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-STATE = "msp_ds"
-"""Our one key in DeepSpeed's client state: a JSON text, so that it loads with weights_only."""
+WEIGHTS = "weights.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+BEST = "best"
+"""Beside a stage's checkpoints: the name of the one with the lowest total loss on the held-out pairs."""
+
+_CHUNK = 1 << 20
 
 
-def save_checkpoint(folder: Path, engine: Engine, *, step: int, state: Mapping[str, Any], runtime: Runtime) -> Path:
-    """Saves after `step` optimiser steps and drops the checkpoint before the last. Every rank must call it."""
-    path = folder / f"step-{step:08d}"
-    if runtime.is_first and path.exists():
-        shutil.rmtree(path)
-    runtime.wait_for_all()
-    client_state: dict[str, Any] = {STATE: json.dumps(to_json(dict(state)))}
-    if engine.scaler is not None:
-        client_state[f"{STATE}_scaler"] = engine.scaler.state_dict()
-    engine.engine.save_checkpoint(str(folder), tag=path.name, client_state=client_state, save_latest=False)
-    runtime.wait_for_all()
-    if runtime.is_first:
-        sizes = {file.name: file.stat().st_size for file in sorted(path.iterdir()) if file.name != MANIFEST}
-        write_json(path / MANIFEST, {"step": step, "files": sizes, "state": dict(state)})
-        for old in checkpoints(folder)[:-2]:
-            shutil.rmtree(old)
-    runtime.wait_for_all()
-    return path
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a checkpoint says of itself."""
+
+    step: int
+    """Optimiser steps that were done."""
+    files: dict[str, FileEntry]
+    state: dict[str, Any]
+    """Where the run stood and what it was made with: seed, index hashes, position, validation, configuration."""
+    loss_scale: dict[str, float] | None
+    """As in EngineState."""
 
 
-def is_complete(path: Path) -> bool:
-    """Whether a checkpoint folder has its manifest and every file in it at its full size."""
-    if not (path / MANIFEST).is_file():
-        return False
-    files = read_json(path / MANIFEST, what="a checkpoint's manifest")["files"]
-    return all((path / name).is_file() and (path / name).stat().st_size == size for name, size in files.items())
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a checkpoint folder. Raises InputError when it is missing or of another shape."""
+    where = path / MANIFEST
+    value = read_json(where, what="a checkpoint's manifest")
+    fitting: dict[str, tuple[type, ...]] = {
+        "step": (int,),
+        "files": (dict,),
+        "state": (dict,),
+        "loss_scale": (dict, type(None)),
+    }
+    if not isinstance(value, dict) or not all(
+        key in value and isinstance(value[key], kind) for key, kind in fitting.items()
+    ):
+        raise CheckpointError(f"{where} is no manifest of this version of msp-ds: {', '.join(fitting)} are expected")
+    files = {name: from_json(FileEntry, entry, where=f"{where}: {name}") for name, entry in value["files"].items()}
+    scale = value["loss_scale"] and from_json(dict[str, float], value["loss_scale"], where=str(where))
+    return Manifest(step=value["step"], files=files, state=value["state"], loss_scale=scale)
+
+
+def flaw(path: Path, *, thorough: bool = False) -> str:
+    """What is wrong with a checkpoint folder; empty where it is whole.
+
+    thorough: every byte is read and compared with its sha256; else the sizes are.
+    """
+    try:
+        for name, entry in read_manifest(path).files.items():
+            found = flaw_of_file(path / name, entry, thorough=thorough)
+            if found:
+                return found
+    except (InputError, OSError) as error:
+        return _first_line(error)
+    return ""
+
+
+def flaw_of_file(file: Path, entry: FileEntry, *, thorough: bool) -> str:
+    """What is wrong with one file of a checkpoint; empty where it is as it was written."""
+    if not file.is_file():
+        return f"{file.name} is missing"
+    size = file.stat().st_size
+    if size != entry.bytes:
+        return f"{file.name} has {size} bytes instead of {entry.bytes}"
+    if thorough and sha256_of(file) != entry.sha256:
+        return f"{file.name} is not what was written"
+    return ""
+
+
+def sha256_of(file: Path) -> str:
+    """The sum of a file's bytes, read a megabyte at a time."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while chunk := opened.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints in a folder, oldest first; incomplete ones are passed over with a warning."""
-    found = sorted(path for path in folder.glob("step-*") if path.is_dir())
-    complete = [path for path in found if is_complete(path)]
-    for path in found:
-        if path not in complete:
-            log.warning("%s is incomplete (a save was interrupted); it is not used", path)
+    """The checkpoints in a folder whose files have their sizes, oldest first; of the others a warning says why not."""
+    complete = []
+    for path in sorted(path for path in folder.glob("step-*") if path.is_dir()):
+        if found := flaw(path):
+            log.warning("%s is incomplete (%s); it is not used", path, found)
+        else:
+            complete.append(path)
     return complete
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """The state that a complete checkpoint was saved with, without loading it."""
-    state: dict[str, Any] = read_json(path / MANIFEST, what="a checkpoint's manifest")["state"]
-    return state
+def newest_sound(folder: Path) -> Path | None:
+    """The newest checkpoint in a folder of which every byte is as it was written; None if there is none."""
+    for path in reversed(checkpoints(folder)):
+        found = flaw(path, thorough=True)
+        if not found:
+            return path
+        log.warning("%s is damaged (%s); it is not used", path, found)
+    return None
 
 
-def load_checkpoint(path: Path, engine: Engine) -> dict[str, Any]:
-    """Restores weights, optimiser and loss scale bit for bit, and returns the state saved with them."""
-    with _readable(path):
-        loaded, client_state = engine.engine.load_checkpoint(str(path.parent), tag=path.name)
-    if loaded is None:
-        raise CheckpointError(f"DeepSpeed could not load {path}; remove it to continue from the one before")
-    if engine.scaler is not None and f"{STATE}_scaler" in client_state:  # not there when precision was not fp16
-        engine.scaler.load_state_dict(client_state[f"{STATE}_scaler"])
-    state: dict[str, Any] = json.loads(client_state[STATE])
-    return state
+def validation_loss(path: Path) -> float | None:
+    """The total loss on the held-out pairs that a checkpoint was saved with, if it is a number."""
+    validated = read_manifest(path).state.get("validated")
+    loss = validated.get("loss/total") if isinstance(validated, dict) else None
+    return float(loss) if isinstance(loss, (int, float)) else None
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU. Raises CheckpointError when it is none."""
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise damaged(file.parent, f"{file.name}: {_first_line(error)}") from None
+    return tensors
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The fp32 weights of a checkpoint or a weights folder by name, on the CPU, without an engine.
+    """The fp32 weights by name, on the CPU, of a checkpoint, a weights folder or any folder with a weights.safetensors.
 
-    With ZeRO off nothing but tensors is unpickled. ZeRO's shards go through DeepSpeed's own reader, which unpickles
-    what is there: read only those that you trust.
+    Raises CheckpointError when there are none, or a checkpoint's are not what was written.
     """
     if is_weights_folder(path):
         return read_folder_weights(path)
-    if not is_complete(path):
+    if not (path / WEIGHTS).is_file():
         raise CheckpointError(f"{path} is no complete checkpoint; give a run folder or one of its step-* folders")
-    if list(path.glob("*zero_pp_rank_*")):
-        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-        with _readable(path):
-            weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(path.parent), tag=path.name)
-        return weights
-    with _readable(path):
-        saved = torch.load(path / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=True)
-        return {name: tensor.float() for name, tensor in saved["module"].items()}
+    if (path / MANIFEST).is_file():
+        entry = read_manifest(path).files.get(WEIGHTS)
+        found = flaw_of_file(path / WEIGHTS, entry, thorough=True) if entry else f"its manifest has no {WEIGHTS}"
+        if found:
+            raise damaged(path, found)
+    return {name: tensor.float() for name, tensor in read_tensors(path / WEIGHTS).items()}
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turns what torch.load raises on damaged files of the right size into a CheckpointError."""
-    try:
-        yield
-    except pickle.UnpicklingError:  # torch's text tells how to run the code in it
-        raise _damaged(path, "it is no plain table of tensors") from None
-    except (OSError, EOFError, KeyError, RuntimeError) as error:
-        raise _damaged(path, (str(error).strip().splitlines() or [type(error).__name__])[0]) from None
-
-
-def _damaged(path: Path, reason: str) -> CheckpointError:
+def damaged(path: Path, reason: str) -> CheckpointError:
+    """The error for a checkpoint that cannot be read."""
     return CheckpointError(f"{path} is damaged ({reason}); remove it to continue from the checkpoint before")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def load_part(module: torch.nn.Module, weights: Mapping[str, Tensor], prefix: str, *, where: Path) -> int:

@@ -36,6 +36,20 @@ Precision = Literal["fp32", "fp16", "bf16"]
 
 _NATIVE_BF16 = (8, 0)  # first CUDA compute capability (Ampere) that multiplies bf16 in hardware
 _NEVER = 2**31 - 1  # steps between DeepSpeed's own progress lines: the loop prints better ones
+_NOT_HERE = {
+    **dict.fromkeys(
+        ("fp16", "bf16", "bfloat16", "torch_autocast", "amp"), 'write "precision": "fp16", "bf16" or "fp32"'
+    ),
+    "zero_optimization": 'write "zero_stage", "bucket_elements", "overlap" and "offload_optimizer"',
+    "train_micro_batch_size_per_gpu": 'write "micro_batch"',
+    **dict.fromkeys(
+        ("train_batch_size", "gradient_accumulation_steps"),
+        'the batch is --batch-size, and "micro_batch" splits it; what they do not multiply to is worked out',
+    ),
+    "gradient_clipping": "use --set optim.clip_norm",
+    **dict.fromkeys(("optimizer", "scheduler"), "use --lr and --set optim.NAME"),
+}
+"""DeepSpeed's own keys, and what stands for them in our files."""
 _AUTOCAST_TYPES = {"fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -79,6 +93,10 @@ class Execution:
     """Largest number of pairs a rank takes through one forward pass; null: all of its share of the batch."""
     bucket_elements: int = 50_000_000
     """Gradients that ZeRO 1-3 gather into one message, in elements: a buffer of that size is held on the device."""
+    overlap: bool = False
+    """ZeRO 1-3: gradients travel while the backward pass goes on, at the cost of a second buffer."""
+    offload_optimizer: bool = False
+    """ZeRO 1-3: optimiser state and fp32 weights live in the host's memory, and the optimiser steps there."""
     loss_scale: LossScale | None = None
     """With fp16 alone; null: the defaults."""
 
@@ -86,6 +104,11 @@ class Execution:
         _check(0 <= self.zero_stage <= 3, f"zero_stage {self.zero_stage} is none of 0, 1, 2, 3")
         _check(self.micro_batch is None or self.micro_batch > 0, f"micro_batch {self.micro_batch} is not positive")
         _check(self.bucket_elements > 0, f"bucket_elements {self.bucket_elements} is not positive")
+        for name in ("overlap", "offload_optimizer"):
+            _check(
+                self.zero_stage > 0 or not getattr(self, name),
+                f"{name} has no effect with zero_stage 0; set it to false, or zero_stage to 2",
+            )
         _check(
             self.loss_scale is None or self.precision == "fp16",
             f"loss_scale has no effect with precision {self.precision}; take it out, or set precision to fp16",
@@ -109,11 +132,24 @@ def read_execution(path: Path) -> Execution:
     """
     shipped = ", ".join(sorted(file.name for file in SHIPPED.glob("*.json"))) or "none"
     value = read_json(find_shipped(path), what=f"a way to execute for --ds-config (ds_configs/ holds: {shipped})")
+    _check_schema(path, value)
     try:
         return from_json(Execution, value, where=str(path))
     except InputError as error:
         text = str(error)
         raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+
+
+def _check_schema(path: Path, value: Any) -> None:
+    """A file in DeepSpeed's own schema is told apart from a slip."""
+    keys = [key for key in value if key in _NOT_HERE] if isinstance(value, dict) else []
+    if {"fp16", "bf16"} <= set(keys):
+        raise InputError(f"{path}: fp16 and bf16 exclude each other; {_NOT_HERE['fp16']} instead of both")
+    if keys:
+        raise InputError(
+            f"{path}: {keys[0]} is a key of DeepSpeed's own configuration, which is made from the keys in "
+            f"ds_configs/README.md; {_NOT_HERE[keys[0]]}"
+        )
 
 
 def choose_execution() -> tuple[str, Execution]:
@@ -174,15 +210,23 @@ def deepspeed_config(execution: Execution, *, batch_size: int, world_size: int, 
         "gradient_clipping": float(clip_norm),
         "steps_per_print": _NEVER,
         "zero_optimization": _zero_block(execution),
+        # torch's fused AdamW steps on the host as well, and needs no compiler
+        **({"zero_force_ds_cpu_optimizer": False} if execution.offload_optimizer else {}),
         **_precision_block(execution),
     }
 
 
-def _zero_block(execution: Execution) -> dict[str, int]:
+def _zero_block(execution: Execution) -> dict[str, Any]:
     if execution.zero_stage == 0:
         return {"stage": 0}
     size = execution.bucket_elements  # the default of 5e8 holds a gigabyte of a 12 GB card
-    return {"stage": execution.zero_stage, "reduce_bucket_size": size, "allgather_bucket_size": size}
+    return {
+        "stage": execution.zero_stage,
+        "reduce_bucket_size": size,
+        "allgather_bucket_size": size,
+        "overlap_comm": execution.overlap,
+        "offload_optimizer": {"device": "cpu" if execution.offload_optimizer else "none"},
+    }
 
 
 def _precision_block(execution: Execution) -> dict[str, Any]:

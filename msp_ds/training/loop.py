@@ -17,11 +17,11 @@ from msp_ds.data.order import Order
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import Tally
 from msp_ds.training.board import Board
-from msp_ds.training.checkpoint import save_checkpoint
 from msp_ds.training.engine import Engine, learning_rate
 from msp_ds.training.feed import Feed, Portion
 from msp_ds.training.interrupt import Interrupted, StopRequest
 from msp_ds.training.runtime import Runtime
+from msp_ds.training.saving import Saver
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +66,9 @@ class StageLoop:
     board: Board
     runtime: Runtime
     stop: StopRequest
-    checkpoints: Path
+    saver: Saver
     state: Mapping[str, object]
-    """What a checkpoint says beside its step: seed, batch size, index hashes."""
+    """What a checkpoint says beside its step and position: seed, batch size, index hashes, configuration."""
     seed: int
     num_steps: int
     save_every: int
@@ -81,7 +81,8 @@ class StageLoop:
     def run(self) -> tuple[Path, Mapping[str, float]]:
         """Trains steps `start` to num_steps - 1; returns the last checkpoint and the last validation.
 
-        Raises Interrupted, after saving, when somebody asked to stop; FloatingPointError when a loss is not finite.
+        Raises Interrupted, after saving, when somebody asked to stop; FloatingPointError when a loss is not finite;
+        InputError when the last checkpoint could not be saved.
         """
         results = self.validated or {}
         if self.validated is None and self.start and self._epoch_ends(self.start):  # it was stopped before
@@ -108,7 +109,8 @@ class StageLoop:
             if saves:
                 self._save(done, validated=results if epoch_ends else None)
                 began = time.monotonic()
-        return self.checkpoints / f"step-{self.num_steps:08d}", results
+        self.saver.finish()
+        return self.saver.path(self.num_steps), results
 
     def _epoch_ends(self, done: int) -> bool:
         """Whether step `done` is followed by a validation."""
@@ -171,8 +173,9 @@ class StageLoop:
     def _stop(self, asked: int, done: int) -> NoReturn:
         if not done:
             raise Interrupted(asked, "stopped before the first step; --resume continues")
-        path = self.checkpoints / f"step-{done:08d}"
-        raise Interrupted(asked, f"stopped after step {done}; {path} is saved, --resume continues")
+        self.saver.wait()
+        told = self.saver.failure or f"{self.saver.path(done)} is saved"
+        raise Interrupted(asked, f"stopped after step {done}; {told}, --resume continues")
 
     def _await_blocks(self, done: int, meter: Meter) -> None:
         """All ranks go on after step `done` when each has its blocks; what one cannot have, ends the run for all.
@@ -189,7 +192,9 @@ class StageLoop:
             if said or asked:
                 self._save_amid_epoch(done, meter)
             if said:
-                saved = f"after step {done}, which is saved" if done else "before the first step"
+                self.saver.wait()
+                kept = self.saver.failure or "which is saved"
+                saved = f"after step {done}, {kept}" if done else "before the first step"
                 raise ShardError(f"{saved}: {said}; continue with --resume and this --cache-limit")
             if asked:
                 self._stop(asked, done)
@@ -207,9 +212,11 @@ class StageLoop:
             self._save(done, validated=None)
 
     def _save(self, done: int, *, validated: Mapping[str, float] | None) -> None:
-        state = {"step": done, "validated": validated, **self.state}
+        epoch, batch = divmod(done, self.order.batches_per_epoch)
+        position = {"epoch": epoch, "batch": batch, "pairs": done * self.order.batch_size}
         self.board.flush()
-        save_checkpoint(self.checkpoints, self.engine, step=done, state=state, runtime=self.runtime)
+        state = {"step": done, "validated": validated, "position": position, **self.state}
+        self.saver.save(self.engine, step=done, state=state)
 
     @torch.no_grad()
     def validate(self, done: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A run: the stages of a curriculum one after the other, each from the DeepSpeed checkpoint of the one before."""
+"""A run: the stages of a curriculum one after the other, each from the last checkpoint of the one before."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from msp_ds.curriculum import curriculum
 from msp_ds.errors import InputError
 from msp_ds.training.run_folder import (
     RUN_FILE,
-    STAGE_FILE,
     check_same_data,
     check_same_trunk,
     find_checkpoint,
     has_begun,
+    is_finished,
     read_run_card,
     stage_checkpoint,
     stage_folders,
@@ -54,7 +54,7 @@ def train(job: Job) -> Path:
         check_same_trunk(checkpoint, job.config, heads=carries_heads(job.config, stages[0]))
     job.runtime.first_does(lambda: write_run_file(job, data))
     for folder, stage, sets in zip(folders, stages, data, strict=True):
-        if (folder / STAGE_FILE).is_file():
+        if is_finished(folder):
             log.info("%s: finished before", stage.name)
         else:
             train_stage(job, stage, sets, folder=folder, start_from=checkpoint)

@@ -13,7 +13,7 @@ from msp_ds.config import ModelConfig, RunConfig, from_json, read_json
 from msp_ds.curriculum import Stage
 from msp_ds.data.shards import ShardSet
 from msp_ds.errors import CheckpointError, InputError, ShardError
-from msp_ds.training.checkpoint import MANIFEST, checkpoints
+from msp_ds.training.checkpoint import BEST, MANIFEST, checkpoints, flaw, newest_sound
 from msp_ds.training.execution import Execution
 from msp_ds.training.weights_folder import VOCAB_FILE, is_weights_folder, read_card
 
@@ -56,15 +56,27 @@ def has_begun(folder: Path) -> bool:
     return (folder / STAGE_FILE).is_file() or bool(checkpoints(folder / "checkpoints"))
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a stage has come to its end and its last checkpoint is there."""
+    if not (folder / STAGE_FILE).is_file():
+        return False
+    found = flaw(stage_checkpoint(folder))
+    if found:
+        log.warning("%s was finished, but %s: it is trained on from what is there", folder, found)
+    return not found
+
+
 def find_checkpoint(path: Path) -> Path:
-    """The newest complete checkpoint of a run folder, a stage folder or a checkpoint folder; or a weights folder."""
+    """The newest sound checkpoint of a run or stage folder; a checkpoint or weights folder; what `best` names."""
     if (path / MANIFEST).is_file() or is_weights_folder(path):
         return path
+    if path.name == BEST and path.is_file():
+        return path.with_name(path.read_text(encoding="utf-8").strip())
     stages = sorted(path.glob("[0-9]*-*")) if (path / RUN_FILE).is_file() else [path]
     for stage in reversed(stages):
-        found = checkpoints(stage / "checkpoints")
+        found = newest_sound(stage / "checkpoints")
         if found:
-            return found[-1]
+            return found
     raise CheckpointError(f"{path} holds no complete checkpoint; give the folder of a run, as runs/tps")
 
 

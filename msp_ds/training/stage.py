@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from msp_ds.chance import key_of
-from msp_ds.config import RunConfig, StageSchedule, write_json
+from msp_ds.config import RunConfig, StageSchedule, to_json, write_json
 from msp_ds.curriculum import Part, Stage, curriculum
 from msp_ds.data.block_plan import BlockPlan, plan_blocks
 from msp_ds.data.demands import require_labels, require_look_alikes, require_questions, require_same_words
@@ -24,7 +24,15 @@ from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.model.encoder import Trunk
 from msp_ds.tasks.task import Context
 from msp_ds.training.board import Board
-from msp_ds.training.checkpoint import checkpoints, load_checkpoint, load_heads, load_trunk, read_state
+from msp_ds.training.checkpoint import (
+    WEIGHTS,
+    load_heads,
+    load_part,
+    load_trunk,
+    newest_sound,
+    read_manifest,
+    read_tensors,
+)
 from msp_ds.training.engine import Engine
 from msp_ds.training.execution import Execution, accumulation
 from msp_ds.training.feed import Feed
@@ -33,6 +41,7 @@ from msp_ds.training.learner import Learner
 from msp_ds.training.loop import StageLoop
 from msp_ds.training.run_folder import STAGE_FILE
 from msp_ds.training.runtime import Runtime
+from msp_ds.training.saving import Saver, load_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +57,8 @@ class Job:
     stop: StopRequest
     save_every: int = 500
     """Optimiser steps between checkpoints, beside one an epoch."""
+    keep: int = 2
+    """Newest checkpoints of a stage that stay, beside its best."""
     local_shards: Path | None = None
     """Where the shards lie on this machine, if not where the configuration says."""
 
@@ -185,16 +196,47 @@ def carries_heads(config: RunConfig, stage: Stage) -> bool:
     return config.tasks.heads_of.get(stage.name, config.tasks.heads) == "carried"
 
 
-def resume(checkpoint: Path, engine: Engine, state: dict[str, Any]) -> dict[str, Any]:
-    """Loads a checkpoint of the same stage and returns its state. Raises CheckpointError if the data changed."""
-    saved = {"order": _order_name(None), **read_state(checkpoint)}
+def newest_checkpoint(folder: Path, runtime: Runtime) -> Path | None:
+    """Where a stage goes on from, None at its start: one choice for all ranks, of the first.
+
+    Raises CheckpointError when there are checkpoints and none is sound: what is lost is not for a program to decide.
+    """
+    found: list[Path] = []
+
+    def choose() -> None:
+        if (path := newest_sound(folder)) is not None:
+            found.append(path)
+        elif any(folder.glob("step-*")):
+            raise CheckpointError(f"no checkpoint in {folder} is whole; remove them to train this stage from its start")
+
+    runtime.first_does(choose)
+    said = runtime.first_says(str(found[0]) if found else "")
+    return Path(said) if said else None
+
+
+def resume(checkpoint: Path, learner: Learner, state: dict[str, Any]) -> dict[str, Any]:
+    """Fills a learner from a checkpoint of the same stage and returns its state.
+
+    Raises CheckpointError if something changed that decides what is computed: any of `state`.
+    """
+    saved = {"order": _order_name(None), **read_manifest(checkpoint).state}
     for name, value in state.items():
         if saved.get(name) != value:
             raise CheckpointError(
                 f"{checkpoint} was saved with {name} {saved.get(name)}, now it is {value}; bring back what changed, "
                 "or start anew with another --run-dir"
             )
-    return load_checkpoint(checkpoint, engine)
+    load_part(learner, read_tensors(checkpoint / WEIGHTS), "", where=checkpoint)
+    return saved
+
+
+def build_engine(job: Job, learner: Learner, *, batch_size: int, saved: Path | None) -> Engine:
+    """The engine around a learner, with the moments and the loss scale of the checkpoint that filled it, if one did."""
+    runtime = job.runtime
+    engine = Engine(learner, optim=job.config.optim, execution=job.execution, batch_size=batch_size, runtime=runtime)
+    if saved is not None:
+        load_optimizer(saved, engine, runtime)
+    return engine
 
 
 def order_pairs(config: RunConfig, readers: list[Reader], *, batch_size: int, blocks: Blocks | None) -> OrderChoice:
@@ -221,11 +263,8 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     num_steps = schedule.epochs * order.batches_per_epoch
     num_steps = min(num_steps, config.max_steps or num_steps)
     context = build_context(config, data)
-    saved = checkpoints(folder / "checkpoints")
+    saved = newest_checkpoint(folder / "checkpoints", runtime)
     learner = build_learner(config, stage, on_device(context, runtime), start_from=None if saved else start_from)
-    engine = Engine(
-        learner, optim=config.optim, execution=job.execution, batch_size=schedule.batch_size, runtime=runtime
-    )
     state = {
         "seed": config.seed,
         "batch_size": schedule.batch_size,
@@ -233,9 +272,9 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         "length_buckets": choice.buckets,
         "order": _order_name(blocks),
         "indexes": [one.index_sha256 for one in data.train],
-        "zero": _zero(job),
     }
-    before = resume(saved[-1], engine, state) if saved else {}
+    before = resume(saved, learner, state) if saved else {}
+    engine = build_engine(job, learner, batch_size=schedule.batch_size, saved=saved)
     start = int(before.get("step", 0))
     _announce(stage, schedule, readers, num_steps=num_steps, start=start)
     _announce_order(stage, choice, blocks)
@@ -248,8 +287,8 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         board=Board(folder, name=stage.name, num_steps=num_steps, start=start, speaks=runtime.is_first),
         runtime=runtime,
         stop=job.stop,
-        checkpoints=folder / "checkpoints",
-        state=state,
+        saver=Saver(folder / "checkpoints", keep=job.keep, runtime=runtime),
+        state={**state, **_told(job, stage)},
         seed=config.seed,
         num_steps=num_steps,
         save_every=job.save_every,
@@ -261,6 +300,7 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     finally:
         loop.board.close()
         loop.feed.close()
+        loop.saver.close()
     if runtime.is_first:
         finished = {"stage": stage.name, "steps": num_steps, "checkpoint": checkpoint.name, "validation": results}
         write_json(folder / STAGE_FILE, finished)
@@ -281,12 +321,14 @@ def _order_name(blocks: Blocks | None) -> str:
     return "from the whole set" if count == 1 else f"in {count} blocks, as --cache-limit decides"
 
 
-def _zero(job: Job) -> str:
-    """What DeepSpeed must find again to load a checkpoint; with ZeRO off neither precision nor ranks matter."""
-    execution = job.execution
-    if execution.zero_stage == 0:
-        return "off"
-    return f"{execution.zero_stage}, {execution.precision}, ranks {job.runtime.world_size}"
+def _told(job: Job, stage: Stage) -> dict[str, Any]:
+    """What a checkpoint says for its readers; a run may go on in another way."""
+    return {
+        "stage": stage.name,
+        "config": to_json(job.config),
+        "execution": to_json(job.execution),
+        "ranks": job.runtime.world_size,
+    }
 
 
 def _announce(stage: Stage, schedule: StageSchedule, readers: list[Reader], *, num_steps: int, start: int) -> None:

@@ -109,3 +109,12 @@ def test_dropout_zero_makes_training_and_evaluation_agree() -> None:
     config, batch = dataclasses.replace(CONFIG, dropout=0.0), a_batch()
     made = RegionEmbedding(config)
     assert torch.equal(made.train()(batch.features, batch.boxes), made.eval()(batch.features, batch.boxes))
+
+
+def test_weights_in_16_bits_take_the_fp32_buffers_that_deepspeed_leaves_beside_them() -> None:
+    text = TextEmbedding(CONFIG)
+    for parameter in text.parameters():
+        parameter.data = parameter.data.bfloat16()
+    batch = a_batch()
+    assert text.type_vector.dtype == torch.float32
+    assert text(batch.token_ids, batch.word_positions).dtype == torch.bfloat16

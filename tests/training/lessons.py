@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import tiny
@@ -12,10 +13,12 @@ from msp_ds.config import OptimConfig
 from msp_ds.curriculum import curriculum
 from msp_ds.model.encoder import Trunk
 from msp_ds.records import Batch
+from msp_ds.training.checkpoint import WEIGHTS, load_part, read_tensors
 from msp_ds.training.engine import Engine
 from msp_ds.training.execution import Execution
 from msp_ds.training.learner import Learner
 from msp_ds.training.runtime import Runtime
+from msp_ds.training.saving import Saver, load_optimizer
 
 MODEL = dataclasses.replace(tiny.CONFIG, dropout=0.0)
 OPTIM = OptimConfig(lr=0.01, clip_norm=0.1)
@@ -52,3 +55,21 @@ def one_step(engine: Engine, runtime: Runtime, *batches: Batch) -> None:
     for batch in batches:
         engine.backward(engine.engine(batch.to(runtime.device), TASKS, 0).total)
         engine.step()
+
+
+def a_save(folder: Path, engine: Engine, runtime: Runtime, *, step: int = 1, keep: int = 2, **state: Any) -> Path:
+    """A checkpoint of an engine, written and waited for."""
+    saver = Saver(folder, keep=keep, runtime=runtime)
+    saver.save(engine, step=step, state=state)
+    saver.finish()
+    saver.close()
+    return saver.path(step)
+
+
+def an_engine_from(path: Path, runtime: Runtime, **how: Any) -> Engine:
+    """An engine that goes on from a checkpoint, executed in any way."""
+    learner = a_learner(seed=77)
+    load_part(learner, read_tensors(path / WEIGHTS), "", where=path)
+    engine = an_engine(learner, runtime, **how)
+    load_optimizer(path, engine, runtime)
+    return engine

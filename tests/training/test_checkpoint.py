@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 import shutil
 import subprocess
@@ -13,40 +15,42 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from lessons import MODEL, OPTIM, a_batch, a_learner, an_engine, one_step
+from lessons import MODEL, OPTIM, a_batch, a_learner, a_save, an_engine, an_engine_from, one_step
+from safetensors.torch import save_file
 
 from msp_ds.config import RunConfig, TaskOptions, to_json, write_json
 from msp_ds.curriculum import curriculum
-from msp_ds.errors import CheckpointError
+from msp_ds.errors import CheckpointError, InputError
 from msp_ds.model.encoder import Trunk
 from msp_ds.model.heads import build_heads
 from msp_ds.presets import get_preset
 from msp_ds.training.checkpoint import (
+    BEST,
     MANIFEST,
+    OPTIMIZER,
+    WEIGHTS,
     checkpoints,
-    is_complete,
-    load_checkpoint,
+    flaw,
     load_heads,
     load_part,
     load_trunk,
-    read_state,
+    newest_sound,
+    read_manifest,
     read_weights,
-    save_checkpoint,
 )
 from msp_ds.training.run_folder import RUN_FILE, find_checkpoint, run_of_checkpoint
 from msp_ds.training.runtime import Runtime
-from msp_ds.training.stage import build_learner, resume
-
-WEIGHTS = "mp_rank_00_model_states.pt"
+from msp_ds.training.stage import build_learner, newest_checkpoint, resume
 
 
 def fake(folder: Path, step: int) -> Path:
     """A whole checkpoint of two files that hold nothing."""
-    path = folder / f"step-{step:08d}"
+    path, files = folder / f"step-{step:08d}", {}
     path.mkdir(parents=True)
-    for name, size in (("a.pt", 10), ("b.pt", 20)):
+    for name, size in (("a", 10), ("b", 20)):
         (path / name).write_bytes(bytes(size))
-    write_json(path / MANIFEST, {"step": step, "files": {"a.pt": 10, "b.pt": 20}, "state": {"seed": 1}})
+        files[name] = {"bytes": size, "sha256": hashlib.sha256(bytes(size)).hexdigest()}
+    write_json(path / MANIFEST, {"step": step, "files": files, "state": {"seed": 1}, "loss_scale": None})
     return path
 
 
@@ -56,9 +60,7 @@ def trained(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Path:
     engine = an_engine(a_learner(), runtime)
     one_step(engine, runtime, a_batch(1))
     one_step(engine, runtime, a_batch(2))
-    path = save_checkpoint(
-        tmp_path_factory.mktemp("trained"), engine, step=2, state={"step": 2, "seed": 9}, runtime=runtime
-    )
+    path = a_save(tmp_path_factory.mktemp("trained"), engine, runtime, step=2, seed=9)
     engine.close()
     return path
 
@@ -69,21 +71,63 @@ def test_whole_checkpoints_are_listed_oldest_first(tmp_path: Path) -> None:
     assert checkpoints(tmp_path / "nowhere") == []
 
 
-@pytest.mark.parametrize("damage", ["no manifest", "a file is missing", "a file is cut short", "a file grew"])
+# The damage, what of it is said, and what is then in the file: None takes the file away.
+DAMAGES = [
+    (MANIFEST, "manifest.json is missing", None),
+    (MANIFEST, "manifest.json should be a checkpoint's manifest, but is no readable JSON", b'{"step": 3'),
+    (MANIFEST, "manifest.json should be a checkpoint's manifest, but is no readable JSON", b""),
+    (MANIFEST, "manifest.json is no manifest of this version of msp-ds", b"[]"),
+    (MANIFEST, "manifest.json is no manifest of this version of msp-ds", b'{"files": 3}'),
+    (MANIFEST, "is no manifest of this version", b'{"step": 1, "files": {"a": 10}, "state": {}}'),
+    (MANIFEST, "a: expected a table, got 10", b'{"step": 1, "files": {"a": 10}, "state": {}, "loss_scale": null}'),
+    (
+        MANIFEST,
+        "scale: expected float, got 'x'",
+        b'{"step": 1, "files": {}, "state": {}, "loss_scale": {"scale": "x"}}',
+    ),
+    ("b", "b is missing", None),
+    ("b", "b has 19 bytes instead of 20", bytes(19)),
+    ("b", "b has 21 bytes instead of 20", bytes(21)),
+]
+
+
+@pytest.mark.parametrize(("name", "reason", "content"), DAMAGES)
 def test_an_incomplete_checkpoint_is_passed_over_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, reason: str, content: bytes | None
 ) -> None:
     good, bad = fake(tmp_path, 5), fake(tmp_path, 10)
-    if damage == "no manifest":
-        (bad / MANIFEST).unlink()
-    elif damage == "a file is missing":
-        (bad / "b.pt").unlink()
-    else:
-        (bad / "b.pt").write_bytes(bytes(19 if damage == "a file is cut short" else 21))
+    (bad / name).unlink() if content is None else (bad / name).write_bytes(content)
     with caplog.at_level(logging.WARNING):
         assert checkpoints(tmp_path) == [good]
-    assert f"{bad} is incomplete" in caplog.text
-    assert not is_complete(bad)
+    (said,) = caplog.messages
+    assert said.startswith(f"{bad} is incomplete (")
+    assert reason in said
+    assert said.endswith("); it is not used")
+    assert "\n" not in said
+
+
+def test_a_byte_that_changed_is_noticed_and_the_checkpoint_before_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad = fake(tmp_path, 5), fake(tmp_path, 10)
+    (bad / "b").write_bytes(bytes(19) + b"!")
+    assert flaw(bad) == ""
+    assert flaw(bad, thorough=True) == "b is not what was written"
+    assert newest_sound(tmp_path) == good
+    assert caplog.messages == [f"{bad} is damaged (b is not what was written); it is not used"]
+    (good / "a").write_bytes(bytes(9) + b"!")
+    assert newest_sound(tmp_path) is None
+
+
+def test_a_stage_starts_anew_only_where_no_checkpoint_was(tmp_path: Path, runtime: Runtime) -> None:
+    assert newest_checkpoint(tmp_path, runtime) is None
+    path = fake(tmp_path, 5)
+    assert newest_checkpoint(tmp_path, runtime) == path
+    write_json(path / MANIFEST, {"step": 5, "files": {"a": 10, "b": 20}, "state": {}})  # of another version
+    with pytest.raises(
+        InputError, match=r"no checkpoint in \S+ is whole; remove them to train this stage from its start"
+    ):
+        newest_checkpoint(tmp_path, runtime)
 
 
 def test_the_newest_whole_checkpoint_of_a_run_is_found_in_its_last_stage_that_has_one(tmp_path: Path) -> None:
@@ -94,6 +138,8 @@ def test_the_newest_whole_checkpoint_of_a_run_is_found_in_its_last_stage_that_ha
     assert find_checkpoint(tmp_path) == phrase
     assert find_checkpoint(tmp_path / "1-token") == token
     assert find_checkpoint(token) == token
+    (token.parent / BEST).write_text(f"{token.name}\n")
+    assert find_checkpoint(token.parent / BEST) == token
     assert run_of_checkpoint(token) == tmp_path
 
 
@@ -104,26 +150,6 @@ def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:
         find_checkpoint(tmp_path)
 
 
-def test_only_the_last_two_are_kept(runtime: Runtime, tmp_path: Path) -> None:
-    engine = an_engine(a_learner(), runtime)
-    for step in (1, 2, 3, 4):
-        save_checkpoint(tmp_path, engine, step=step, state={}, runtime=runtime)
-        kept = sorted(path.name for path in tmp_path.iterdir())
-        assert kept == [f"step-{one:08d}" for one in range(max(1, step - 1), step + 1)]
-    engine.close()
-
-
-def test_a_half_written_folder_of_the_same_step_is_replaced(runtime: Runtime, tmp_path: Path) -> None:
-    rest = tmp_path / "step-00000003" / "left over"
-    rest.parent.mkdir()
-    rest.write_text("from a save that was killed")
-    engine = an_engine(a_learner(), runtime)
-    path = save_checkpoint(tmp_path, engine, step=3, state={}, runtime=runtime)
-    assert is_complete(path)
-    assert not rest.exists()
-    engine.close()
-
-
 def test_weights_come_back_as_they_were(trained: Path) -> None:
     learner = a_learner()
     weights = read_weights(trained)
@@ -131,20 +157,6 @@ def test_weights_come_back_as_they_were(trained: Path) -> None:
     assert all(tensor.dtype == torch.float32 for tensor in weights.values())
     assert torch.equal(weights["heads.token.decoder.weight"], weights["trunk.text.word.weight"])
     assert not torch.equal(weights["trunk.text.word.weight"], learner.trunk.text.word.weight)
-
-
-def test_an_engine_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(runtime: Runtime, trained: Path) -> None:
-    unbroken, resumed = a_learner(), a_learner(seed=5)
-    engines = [an_engine(unbroken, runtime), an_engine(resumed, runtime)]
-    for seed in (1, 2):
-        one_step(engines[0], runtime, a_batch(seed))
-    assert load_checkpoint(trained, engines[1]) == {"step": 2, "seed": 9}
-    for engine in engines:
-        one_step(engine, runtime, a_batch(3))
-    for name, tensor in unbroken.state_dict().items():
-        assert torch.equal(tensor, resumed.state_dict()[name]), name
-    for engine in engines:
-        engine.close()
 
 
 def test_reading_weights_imports_no_deepspeed(trained: Path) -> None:
@@ -163,13 +175,28 @@ class Trap:
         return (pytest.fail, ("the checkpoint's code was run",))
 
 
-def test_reading_weights_runs_no_code_of_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "step-00000001"
-    path.mkdir()
-    torch.save({"module": {}, "trap": Trap()}, path / WEIGHTS)
-    write_json(path / MANIFEST, {"step": 1, "files": {WEIGHTS: (path / WEIGHTS).stat().st_size}, "state": {}})
-    with pytest.raises(CheckpointError, match="damaged \\(it is no plain table of tensors\\)"):
-        read_weights(path)
+@pytest.mark.parametrize("name", [WEIGHTS, OPTIMIZER])
+def test_reading_a_checkpoint_runs_no_code_of_it(trained: Path, tmp_path: Path, runtime: Runtime, name: str) -> None:
+    path = tmp_path / trained.name
+    shutil.copytree(trained, path)
+    torch.save({"module": {}, "trap": Trap()}, path / name)
+    content, manifest = (path / name).read_bytes(), json.loads((path / MANIFEST).read_text())
+    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    write_json(path / MANIFEST, manifest)
+    assert flaw(path, thorough=True) == "", "it is what its writer wanted it to be"
+    with pytest.raises(CheckpointError, match=rf"is damaged \({name}: .*header"):
+        an_engine_from(path, runtime)
+
+
+def test_no_file_of_a_checkpoint_is_a_pickle(trained: Path) -> None:
+    assert sorted(path.name for path in trained.iterdir()) == [MANIFEST, OPTIMIZER, WEIGHTS]
+
+
+def test_weights_of_a_folder_that_somebody_made_are_read_too(tmp_path: Path) -> None:
+    save_file({"trunk.a": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / WEIGHTS)
+    (read,) = read_weights(tmp_path).values()
+    assert read.dtype == torch.float32
+    assert torch.equal(read, torch.ones(2))
 
 
 def test_an_incomplete_checkpoint_is_not_read(trained: Path, tmp_path: Path) -> None:
@@ -297,7 +324,7 @@ def test_a_learner_depends_on_the_seed_alone() -> None:
 @pytest.mark.parametrize(
     ("state", "complaint"),
     [
-        ({"step": 2, "seed": 8}, "was saved with seed 9, now it is 8"),
+        ({"seed": 8}, "was saved with seed 9, now it is 8"),
         ({"seed": 9, "indexes": ["ab"]}, r"was saved with indexes None, now it is \['ab'\]"),
     ],
 )
@@ -310,7 +337,8 @@ def test_a_checkpoint_of_other_data_is_refused_before_it_is_loaded(
 
 
 def test_the_state_of_a_checkpoint_can_be_read_alone(trained: Path) -> None:
-    assert read_state(trained) == {"step": 2, "seed": 9}
+    manifest = read_manifest(trained)
+    assert (manifest.step, manifest.state, manifest.loss_scale) == (2, {"seed": 9}, None)
 
 
 def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
@@ -321,24 +349,13 @@ def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
     assert read_run_config(tmp_path) == config
 
 
-def damaged(trained: Path, folder: Path) -> Path:
-    """A copy of a checkpoint whose weights are zeros, as many bytes as they were."""
-    path = folder / trained.name
+def test_weights_that_are_not_what_was_written_are_refused(trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / trained.name
     shutil.copytree(trained, path)
     (path / WEIGHTS).write_bytes(bytes((path / WEIGHTS).stat().st_size))
-    assert is_complete(path)
-    return path
-
-
-def test_a_damaged_checkpoint_of_the_right_size_is_named(trained: Path, tmp_path: Path, runtime: Runtime) -> None:
-    path = damaged(trained, tmp_path)
-    complaint = rf"{path.name} is damaged \(.+\); remove it to continue from the checkpoint before"
+    complaint = rf"{path.name} is damaged \({WEIGHTS} is not what was written\); remove it to continue from the"
     with pytest.raises(CheckpointError, match=complaint):
         read_weights(path)
-    engine = an_engine(a_learner(), runtime)
-    with pytest.raises(CheckpointError, match=complaint):
-        load_checkpoint(path, engine)
-    engine.close()
 
 
 def test_a_checkpoint_folder_near_the_root_is_in_no_run() -> None:

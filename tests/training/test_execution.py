@@ -30,7 +30,18 @@ from msp_ds.training.execution import (
 ROOT = Path(__file__).resolve().parents[2]
 
 
-SHIPPED_NAMES = ["cpu_bf16", "cpu_fp32", "gpu_bf16", "titanx_fp16", "zero1", "zero2"]
+# Name -> precision and ZeRO stage.
+SHIPPED_WAYS = {
+    "titanx_fp16": ("fp16", 0),
+    "gpu_bf16": ("bf16", 0),
+    "cpu_fp32": ("fp32", 0),
+    "cpu_bf16": ("bf16", 0),
+    "zero1": ("bf16", 1),
+    "zero2": ("bf16", 2),
+    "zero3": ("bf16", 3),
+    "zero2_offload": ("bf16", 2),
+    "multi_node": ("bf16", 1),
+}
 
 
 def written(folder: Path, value: Any) -> Path:
@@ -43,32 +54,29 @@ def config(**settings: Any) -> dict[str, Any]:
     return deepspeed_config(Execution(**settings), batch_size=128, world_size=4, clip_norm=0.5)
 
 
+def has_fp16() -> bool:
+    """Whether DeepSpeed would run its fp16 block here."""
+    return torch.cuda.is_available() or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+
+
 def all_keys(value: Any) -> set[str]:
     if not isinstance(value, dict):
         return set()
     return set(value).union(*(all_keys(part) for part in value.values()))
 
 
-def test_the_shipped_files_are_the_six_ways_of_the_readme() -> None:
-    assert sorted(path.stem for path in SHIPPED.glob("*.json")) == SHIPPED_NAMES
+def test_the_shipped_files_are_the_ways_of_the_readme() -> None:
+    assert {path.stem for path in SHIPPED.glob("*.json")} == set(SHIPPED_WAYS)
     readme = (SHIPPED / "README.md").read_text(encoding="utf-8")
-    assert all(f"| `{name}.json` |" in readme for name in SHIPPED_NAMES)
+    assert all(f"| `{name}.json` |" in readme for name in SHIPPED_WAYS)
 
 
-@pytest.mark.parametrize(
-    ("name", "precision", "zero_stage"),
-    [
-        ("titanx_fp16", "fp16", 0),
-        ("gpu_bf16", "bf16", 0),
-        ("cpu_fp32", "fp32", 0),
-        ("cpu_bf16", "bf16", 0),
-        ("zero1", "bf16", 1),
-        ("zero2", "bf16", 2),
-    ],
-)
-def test_a_shipped_file_holds_what_its_name_says(name: str, precision: str, zero_stage: int) -> None:
+@pytest.mark.parametrize("name", SHIPPED_WAYS)
+def test_a_shipped_file_holds_what_its_name_says(name: str) -> None:
     execution = read_execution(SHIPPED / f"{name}.json")
-    assert (execution.precision, execution.zero_stage) == (precision, zero_stage)
+    assert (execution.precision, execution.zero_stage) == SHIPPED_WAYS[name]
+    assert execution.offload_optimizer == (name == "zero2_offload")
+    assert execution.overlap == (name in ("zero3", "multi_node"))
 
 
 def test_every_key_is_in_the_readme_with_its_default() -> None:
@@ -93,7 +101,26 @@ def test_every_key_is_in_the_readme_with_its_default() -> None:
         ({"precision": "fp32", "micro_batch": 1.5}, "micro_batch: expected int, got 1.5"),
         ({"precision": "fp32", "bucket_elements": 0}, "bucket_elements 0 is not positive"),
         ({"precision": "fp32", "gradient_cliping": 1.0}, "unknown key gradient_cliping; known are precision,"),
-        ({"precision": "fp32", "fp16": {"enabled": True}}, "unknown key fp16"),
+        ({"precision": "fp32", "fp16": {"enabled": True}}, "fp16 is a key of DeepSpeed's own configuration"),
+        ({"fp16": {"enabled": True}, "bf16": {"enabled": True}}, "fp16 and bf16 exclude each other; write "),
+        (
+            {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 3},
+            'the batch is --batch-size, and "micro_batch" splits',
+        ),
+        ({"zero_optimization": {"stage": 2}}, 'write "zero_stage"'),
+        ({"precision": "fp32", "gradient_clipping": 1.0}, "use --set optim.clip_norm"),
+        (
+            {"precision": "fp32", "overlap": True},
+            "overlap has no effect with zero_stage 0; set it to false, or zero_stage",
+        ),
+        (
+            {"precision": "fp32", "offload_optimizer": True},
+            "offload_optimizer has no effect with zero_stage 0; set it to",
+        ),
+        (
+            {"precision": "fp32", "zero_stage": 2, "offload_optimizer": "cpu"},
+            "offload_optimizer: expected bool, got 'cpu'",
+        ),
         ({"precision": "bf16", "loss_scale": {}}, "loss_scale has no effect with precision bf16; take it out"),
         ({"precision": "fp16", "loss_scale": {"hysteresis": 2}}, "hysteresis above 1 has no effect with zero_stage 0"),
         ({"precision": "fp16", "loss_scale": {"window": 1}}, "loss_scale: unknown key window"),
@@ -226,61 +253,62 @@ def test_the_dict_holds_nothing_that_is_owned_elsewhere(precision: str, zero_sta
     assert "auto" not in json.dumps(made).replace("torch_autocast", "")
 
 
+def test_offloading_lays_the_optimiser_on_the_host_with_torchs_own_adam() -> None:
+    made = config(precision="bf16", zero_stage=2, offload_optimizer=True, overlap=True)
+    assert made["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
+    assert made["zero_optimization"]["overlap_comm"] is True
+    assert made["zero_force_ds_cpu_optimizer"] is False
+    assert config(precision="bf16", zero_stage=2)["zero_optimization"]["offload_optimizer"] == {"device": "none"}
+
+
 def test_importing_the_module_leaves_deepspeed_alone() -> None:
     command = "import sys, msp_ds.training.execution; sys.exit('deepspeed' in sys.modules)"
     subprocess.run([sys.executable, "-c", command], check=True, timeout=120)
 
 
-# Two parameters of a linear regression under the real engine: prints the losses, and the types of weight and output.
-TOY_RUN = """
-import json, sys
+# A few steps of the real model on one batch under the real engine: what became of it, as JSON.
+REAL_RUN = """
+import json, os, sys
+sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
-import deepspeed, torch
-from msp_ds.config import from_json
-from msp_ds.training.execution import Execution, deepspeed_config
+from msp_ds.training.runtime import start_runtime
+runtime = start_runtime(os.environ)
+from lessons import OPTIM, TASKS, a_batch, a_learner
+from msp_ds.training.engine import Engine
+from msp_ds.training.execution import read_execution
 
-deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-deepspeed.init_distributed(dist_backend="gloo", verbose=False)
-torch.manual_seed(0)
-inputs = torch.randn(8, 4)
-targets = inputs @ torch.tensor([[1.0], [-2.0], [3.0], [0.5]])
-model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
-settings = from_json(Execution, json.loads(sys.argv[1]), where="the test")
-engine, *_ = deepspeed.initialize(
-    model=model,
-    optimizer=torch.optim.AdamW(model.parameters(), lr=0.02, fused=True),
-    config=deepspeed_config(settings, batch_size=8, world_size=1, clip_norm=1.0),
-)
-weight = next(engine.module.parameters())
-losses = []
+execution = read_execution(Path(sys.argv[3]))
+engine = Engine(a_learner(), optim=OPTIM, execution=execution, batch_size=8, runtime=runtime)
+deepspeed, losses = engine.engine, []
+batches = [a_batch(seed, pairs=deepspeed.train_micro_batch_size_per_gpu()).to(runtime.device) for seed in range(8)]
 for _ in range(6):
-    for part in range(engine.gradient_accumulation_steps()):
-        size = engine.train_micro_batch_size_per_gpu()
-        rows = slice(part * size, (part + 1) * size)
-        outputs = engine(inputs[rows].to(weight.dtype))
-        loss = (outputs.float() - targets[rows]).square().mean()
+    for batch in batches[: deepspeed.gradient_accumulation_steps()]:
+        loss = deepspeed(batch, TASKS, 0).total
         losses.append(loss.item())
         engine.backward(loss)
         engine.step()
-report = {"losses": losses, "weight": str(weight.dtype), "output": str(outputs.dtype), "steps": engine.global_steps}
-Path(sys.argv[2]).write_text(json.dumps(report))
+weight = next(deepspeed.module.parameters())
+said = {"losses": losses, "loss": str(loss.dtype), "weight": str(weight.dtype), "steps": deepspeed.global_steps}
+said |= {"autocast": deepspeed.torch_autocast_enabled(), "norm": float(engine.grad_norm)}
+said["offloaded"] = bool(getattr(deepspeed.optimizer, "cpu_offload", False))
+print("FOUND " + json.dumps(said))
 """
 
 
-def toy_run(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Train six steps in a process of its own: autocast leaves marks in a process."""
-    report = folder / "report.json"
-    lonely = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+def real_run(path: Path) -> dict[str, Any]:
+    """Trains six steps in a process of its own: autocast leaves marks in a process."""
+    here = Path(__file__).parent
+    rank_variables = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", TOY_RUN, json.dumps(settings), str(report)],
-        env={**os.environ, **lonely, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-W", "ignore", "-c", REAL_RUN, str(here), str(here.parent), str(path)],
+        env={name: value for name, value in os.environ.items() if name not in rank_variables},
         capture_output=True,
         text=True,
         check=False,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    loaded: dict[str, Any] = json.loads(report.read_text())
+    loaded: dict[str, Any] = json.loads(done.stdout.split("FOUND ")[1])
     return loaded
 
 
@@ -293,20 +321,23 @@ OTHER_WAYS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*SHIPPED_NAMES, *OTHER_WAYS])
-def test_the_real_engine_trains_with_it(name: str, tmp_path: Path) -> None:
-    settings = OTHER_WAYS.get(name) or json.loads((SHIPPED / f"{name}.json").read_text())
-    execution = read_execution(written(tmp_path, settings))
-    if name == "fp16 ZeRO 1" and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+@pytest.mark.parametrize("name", [*SHIPPED_WAYS, *OTHER_WAYS])
+def test_the_real_engine_trains_the_real_model_with_it(name: str, tmp_path: Path) -> None:
+    path = SHIPPED / f"{name}.json" if name in SHIPPED_WAYS else written(tmp_path, OTHER_WAYS[name])
+    execution = read_execution(path)
+    if name == "fp16 ZeRO 1" and not has_fp16():
         pytest.skip("DeepSpeed refuses its fp16 block on a processor without fp16 arithmetic")
-    report = toy_run(settings, tmp_path)
+    report = real_run(path)
 
     sixteen = {"fp32": "torch.float32", "fp16": "torch.float16", "bf16": "torch.bfloat16"}[execution.precision]
     passes = len(report["losses"]) // 6
     assert report["steps"] == 6
     assert sum(report["losses"][-passes:]) < sum(report["losses"][:passes])
-    assert report["output"] == sixteen
+    assert report["loss"] == "torch.float32"
     assert report["weight"] == (sixteen if execution.zero_stage else "torch.float32")
+    assert report["autocast"] == (execution.precision != "fp32" and execution.zero_stage == 0)
+    assert report["offloaded"] == execution.offload_optimizer
+    assert report["norm"] > 0
 
 
 def test_what_comes_with_the_project_is_found_beside_it_or_under_the_prefix(

@@ -19,6 +19,7 @@ from msp_ds.curriculum import curriculum
 from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.presets import get_preset
 from msp_ds.records import Tally
+from msp_ds.training import saving
 from msp_ds.training.checkpoint import checkpoints, read_weights
 from msp_ds.training.execution import Execution
 from msp_ds.training.feed import Feed
@@ -165,6 +166,33 @@ def test_a_request_to_stop_saves_and_leaves(
     assert caught.value.exit_code == 143
     assert [path.name for path in checkpoints(tmp_path / "1-token" / "checkpoints")] == ["step-00000002"]
     job.stop.signal = 0
+    assert (trained(job) / STAGE_FILE).is_file()
+
+
+def test_a_save_that_fails_stops_nothing_until_the_stages_end(
+    runtime: Runtime,
+    small_shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    write, full = saving.write_checkpoint, {4, 6}
+
+    def on_a_full_disk(*what: Any, step: int, **how: Any) -> None:
+        if step in full:
+            raise OSError(28, "No space left on device")
+        write(*what, step=step, **how)
+
+    monkeypatch.setattr(saving, "write_checkpoint", on_a_full_disk)
+    job = a_job(small_shards, tmp_path, runtime)
+    with pytest.raises(
+        InputError, match=r"step-00000006 could not be saved .*No space left.*; make room, then continue"
+    ):
+        trained(job)
+    assert "step-00000004 could not be saved" in caplog.text
+    assert not (tmp_path / "1-token" / STAGE_FILE).exists()
+    assert [path.name for path in checkpoints(tmp_path / "1-token" / "checkpoints")] == ["step-00000002"]
+    full.clear()
     assert (trained(job) / STAGE_FILE).is_file()
 
 
