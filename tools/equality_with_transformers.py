@@ -209,7 +209,7 @@ def imported(config: ModelConfig, folder: Path) -> tuple[Ours, LxmertForPreTrain
     return ours, theirs
 
 
-DECIDED_BY_DATA = ("vocab_size", "feature_width", "num_objects", "num_attributes")
+DECIDED_BY_DATA = ("vocab_size", "feature_width", "num_objects", "num_attributes", "num_answers")
 
 
 def measure(config: ModelConfig) -> dict[str, dict[str, float]]:

@@ -26,15 +26,8 @@ from msp_ds.training.run_folder import (
     stage_checkpoint,
     stage_folders,
 )
-from msp_ds.training.stage import (
-    Job,
-    StageData,
-    carries_heads,
-    check_agreement,
-    check_stage,
-    open_stage_data,
-    train_stage,
-)
+from msp_ds.training.stage import Job, StageData, carries_heads, open_stage_data, train_stage
+from msp_ds.training.stage_checks import check_agreement, check_stage
 
 log = logging.getLogger(__name__)
 

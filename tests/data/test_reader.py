@@ -69,10 +69,12 @@ def test_features_are_halves_and_labels_are_long(shards: ShardSet) -> None:
     batch = everything(Reader(shards))
     types = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch) if item.name != "marks"}
     assert {name: value.dtype for name, value in types.items()} == {
-        **dict.fromkeys(("keys", "token_ids", "word_positions", "object_ids", "attribute_ids"), torch.int64),
+        **dict.fromkeys(
+            ("keys", "token_ids", "word_positions", "object_ids", "attribute_ids", "answer_ids"), torch.int64
+        ),
         **dict.fromkeys(("token_mask", "region_mask"), torch.bool),
         **dict.fromkeys(("features", "stray_features"), torch.float16),
-        **dict.fromkeys(("boxes", "object_scores", "attribute_scores"), torch.float32),
+        **dict.fromkeys(("boxes", "object_scores", "attribute_scores", "answer_scores"), torch.float32),
     }
 
 

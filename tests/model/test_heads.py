@@ -143,5 +143,5 @@ def test_only_the_heads_asked_for_are_built(trunk: Trunk) -> None:
 
 
 def test_an_unknown_head_is_refused_with_the_known_ones(trunk: Trunk) -> None:
-    with pytest.raises(InputError, match=r"'answer'.*token, region, topic, match"):
-        start(trunk, "token", "answer")
+    with pytest.raises(InputError, match=r"'reply'.*token, region, topic, match, answer, statement"):
+        start(trunk, "token", "reply")

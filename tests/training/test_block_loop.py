@@ -16,12 +16,13 @@ from msp_ds.data.remote import blocks as remote_blocks
 from msp_ds.data.remote import remote_files
 from msp_ds.data.remote.blocks import Blocks
 from msp_ds.errors import CheckpointError, InputError, ShardError
-from msp_ds.training.checkpoint import checkpoints, read_state, read_weights
+from msp_ds.training.checkpoint import checkpoints, read_manifest, read_weights
 from msp_ds.training.execution import Execution
 from msp_ds.training.interrupt import Interrupted, StopRequest
 from msp_ds.training.planning import new_config
 from msp_ds.training.runtime import Runtime
-from msp_ds.training.stage import Job, check_stage, open_stage_data, train_stage
+from msp_ds.training.stage import Job, open_stage_data, train_stage
+from msp_ds.training.stage_checks import check_stage
 
 STAGE = curriculum("s")[0]
 STEPS = 7
@@ -86,7 +87,7 @@ def test_sets_that_fit_show_no_share(twelve_tars: Path, runtime: Runtime, tmp_pa
     board = EventAccumulator(str(stage))
     board.Reload()
     assert not [name for name in board.Tags()["scalars"] if "at_hand" in name]
-    assert read_state(checkpoints(stage / "checkpoints")[-1])["order"] == "from the whole set"
+    assert read_manifest(checkpoints(stage / "checkpoints")[-1]).state["order"] == "from the whole set"
 
 
 def test_a_block_that_cannot_be_had_ends_the_run_after_saving_and_it_goes_on_in_the_same_blocks_alone(
@@ -102,8 +103,8 @@ def test_a_block_that_cannot_be_had_ends_the_run_after_saving_and_it_goes_on_in_
     ):
         trained(site.folder, tmp_path / "run", runtime)
     saved = checkpoints(tmp_path / "run" / "1-sentence" / "checkpoints")[-1]
-    assert read_state(saved)["step"] == 5
-    assert read_state(saved)["order"] == "in 6 blocks, as --cache-limit decides"
+    assert read_manifest(saved).state["step"] == 5
+    assert read_manifest(saved).state["order"] == "in 6 blocks, as --cache-limit decides"
     site.server.cut = lambda path, start: None
     said = "saved with order in 6 blocks, as --cache-limit decides, now it is from the whole set; bring back"
     with pytest.raises(CheckpointError, match=said):

@@ -12,7 +12,7 @@ import pytest
 from block_site import ROOM, kept_bytes
 from file_server import serving
 
-from msp_ds.training.checkpoint import checkpoints, read_state
+from msp_ds.training.checkpoint import checkpoints, read_manifest
 from msp_ds.training.run_folder import STAGE_FILE
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def test_what_one_machine_cannot_fetch_ends_two_ranks_in_one_line_and_one_goes_o
         assert len([line for line in said if "shards come while it trains, pairs in 6 blocks" in line]) == 1
         assert len(set(tars()[:7])) == 7, "the second rank must find what the first has fetched"
         saved = checkpoints(tmp_path / "run" / "1-sentence" / "checkpoints")
-        assert read_state(saved[-1])["step"] == 5
+        assert read_manifest(saved[-1]).state["step"] == 5
         server.cut = lambda path, start: None
         code, said = said_by([sys.executable, TRAIN, "--resume", *where])
         assert code == 0, "\n".join(said)

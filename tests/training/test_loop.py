@@ -29,7 +29,8 @@ from msp_ds.training.planning import new_config
 from msp_ds.training.run import git_commit, train
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, read_run_card, read_run_execution
 from msp_ds.training.runtime import Runtime
-from msp_ds.training.stage import Job, check_stage, open_stage_data, train_stage
+from msp_ds.training.stage import Job, open_stage_data, train_stage
+from msp_ds.training.stage_checks import check_stage
 
 STAGE = curriculum("t")[0]
 

@@ -198,7 +198,7 @@ def test_nothing_is_reduced_alone(runtime: Runtime) -> None:
 
 def test_deepspeeds_own_checkpoints_are_neither_written_nor_read() -> None:
     """They can be half and called the latest, and be loaded in part without a word."""
-    for path in PACKAGE.rglob("*.py"):
+    for path in (PACKAGE / "training").rglob("*.py"):  # elsewhere weights come from other programs
         source = path.read_text(encoding="utf-8")
         for call in (".save_checkpoint(", ".load_checkpoint(", "zero_to_fp32", "torch.load("):
             assert call not in source, f"{path.name}: {call}"
