@@ -126,6 +126,9 @@ def test_the_texts_show_every_kind_of_command() -> None:
         "demo",
         "import",
         "export",
+        "finetune",
+        "predict",
+        "grade",
     } <= commands
     assert {name for name, _ in SHOWN} == set(TEXTS)
     assert len(SHOWN) > 30
