@@ -41,7 +41,8 @@ def evaluate(
         typer.Option(help="Retrieval: auto takes bf16 where the hardware multiplies it."),
     ] = "auto",
     part: Annotated[
-        str | None, typer.Option(help="Retrieval: 2/4 scores the second quarter. [the rank under torchrun, deepspeed]")
+        str | None,
+        typer.Option(help="Retrieval: 2/4 scores the second of four parts. [the rank under torchrun, deepspeed]"),
     ] = None,
     questions: Questions = None,
     annotations: Annotations = None,
@@ -64,20 +65,16 @@ def evaluate(
         plan = RetrievalPlan(protocol=protocol, precision=precision, part=read_part(part, os.environ))
         held_out = open_set(shards or Path("shards") / ("retrieval" if task == "retrieval" else "sentence") / "val")
         model = load_trained(checkpoint, shards=held_out, needed_heads=("match",), preset=preset)
+        folder = out or results_folder(model.checkpoint)
         scored = score_retrieval(
-            model,
-            held_out,
-            num_images=images,
-            captions_per_image=captions_per_image,
-            out=out or results_folder(model.checkpoint),
-            plan=plan,
+            model, held_out, num_images=images, captions_per_image=captions_per_image, out=folder, plan=plan
         )
         num_missing = scored.kept.num_missing()
-        report = None if num_missing else report_retrieval(scored, plan)
-    if report is None:
-        told = f"{plan.part} is scored; {num_missing} captions are left to other parts, the last of which grades"
-        Console(soft_wrap=True).print(told, highlight=False)
-        return
+        if num_missing:
+            told = f"{plan.part} is scored; {num_missing} captions are left to other parts, the last of which grades"
+            Console(soft_wrap=True).print(told, highlight=False)
+            return
+        report = report_retrieval(scored, plan)
     Console().print(retrieval_table(report))
     Console(soft_wrap=True).print(f"written to {report.path}, the scores beside it", highlight=False, markup=False)
 

@@ -105,18 +105,23 @@ class KeptScores:
         try:
             if not folder.exists():
                 _make(folder, scoring)
-            self._require_same(scoring)
-            self._rows: np.memmap[tuple[int, int], np.dtype[np.float32]] = np.lib.format.open_memmap(
-                folder / "scores.npy", mode="r+"
-            )
-        except FileNotFoundError:
-            self._refuse("is damaged")
         except OSError as error:
             raise InputError(f"{folder} cannot be written ({error.strerror}); name another folder with --out") from None
-        except ValueError:
-            self._refuse("is damaged")
+        self._require_same(scoring)
+        self._rows = self._open()
         if self._rows.shape != (scoring.num_captions, scoring.num_images) or self._rows.dtype != np.float32:
             self._refuse("is damaged")
+
+    def _open(self) -> np.memmap[tuple[int, int], np.dtype[np.float32]]:
+        path = self.folder / "scores.npy"
+        try:
+            np.load(path, mmap_mode="r")  # refuses a file that was cut off, which r+ would lengthen with zeros
+            rows: np.memmap[tuple[int, int], np.dtype[np.float32]] = np.load(path, mmap_mode="r+")
+        except (FileNotFoundError, ValueError, EOFError):
+            self._refuse("is damaged")
+        except OSError as error:
+            raise InputError(f"{path} cannot be written ({error.strerror}); name another folder with --out") from None
+        return rows
 
     def _require_same(self, scoring: Scoring) -> None:
         kept = from_json(
