@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from msp_ds.terminal import one_line_errors
+from msp_ds.terminal import one_line_errors, resumable, speak
 from msp_ds.train import Debug
 from msp_ds.training.execution import find_shipped
 
@@ -26,7 +27,23 @@ def evaluate(
     ] = "zero-shot-retrieval",
     shards: Annotated[Path | None, typer.Option(help="A held-out set. [shards/TASK/val]")] = None,
     images: Annotated[int | None, typer.Option(help="Retrieval: only the first so many images.")] = None,
-    captions_per_image: Annotated[int | None, typer.Option(help="Retrieval: only so many of each image's.")] = None,
+    captions_per_image: Annotated[
+        int | None, typer.Option(help="Retrieval: only so many of each image's, which it must have.")
+    ] = None,
+    protocol: Annotated[
+        Literal["standard", "first-caption"],
+        typer.Option(
+            help="Retrieval: text retrieval among all captions, or each image's first as in the paper's code."
+        ),
+    ] = "standard",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        typer.Option(help="Retrieval: auto takes bf16 where the hardware multiplies it."),
+    ] = "auto",
+    part: Annotated[
+        str | None,
+        typer.Option(help="Retrieval: 2/4 scores the second of four parts. [the rank under torchrun, deepspeed]"),
+    ] = None,
     questions: Questions = None,
     annotations: Annotations = None,
     preset: Annotated[str | None, typer.Option(help="Refuse a checkpoint of another preset than this.")] = None,
@@ -35,20 +52,29 @@ def evaluate(
 ) -> None:
     """Grade a checkpoint: its answers by the official rules, or how well it ranks images and captions."""
     from msp_ds.data.shards import open_set
-    from msp_ds.report.retrieval import evaluate_retrieval, retrieval_table
+    from msp_ds.downstream.kept_scores import read_part
+    from msp_ds.report.retrieval import RetrievalPlan, report_retrieval, retrieval_table, score_retrieval
     from msp_ds.training.inference import load_trained
     from msp_ds.training.run_folder import results_folder
 
     if task in ("vqa", "gqa", "nlvr2"):
         _evaluate_answers(checkpoint, task, shards, (questions, annotations), preset=preset, out=out, debug=debug)
         return
-    with one_line_errors(debug=debug):
+    speak()
+    with one_line_errors(debug=debug), resumable():
+        plan = RetrievalPlan(protocol=protocol, precision=precision, part=read_part(part, os.environ))
         held_out = open_set(shards or Path("shards") / ("retrieval" if task == "retrieval" else "sentence") / "val")
         model = load_trained(checkpoint, shards=held_out, needed_heads=("match",), preset=preset)
         folder = out or results_folder(model.checkpoint)
-        report = evaluate_retrieval(
-            model, held_out, num_images=images, captions_per_image=captions_per_image, out=folder
+        scored = score_retrieval(
+            model, held_out, num_images=images, captions_per_image=captions_per_image, out=folder, plan=plan
         )
+        num_missing = scored.kept.num_missing()
+        if num_missing:
+            told = f"{plan.part} is scored; {num_missing} captions are left to other parts, the last of which grades"
+            Console(soft_wrap=True).print(told, highlight=False)
+            return
+        report = report_retrieval(scored, plan)
     Console().print(retrieval_table(report))
     Console(soft_wrap=True).print(f"written to {report.path}, the scores beside it", highlight=False, markup=False)
 

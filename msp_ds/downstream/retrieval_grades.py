@@ -240,6 +240,23 @@ def rank_intervals(ranks: Tensor, units: Tensor, resampling: Resampling) -> dict
     }
 
 
+def recall_intervals(
+    scores: Tensor, image_of_caption: Tensor, *, protocol: RetrievalProtocol, resampling: Resampling
+) -> dict[str, Interval]:
+    """The 95 % bootstrap intervals of both directions, over images, by name: `ir/recall_1` ... `tr/mean_rank`.
+
+    Arguments and errors as grade_retrieval.
+    """
+    image_ranks, caption_ranks = direction_ranks(scores, image_of_caption, protocol=protocol)
+    found: dict[str, Interval] = {}
+    for key, ranks, units in (("ir", image_ranks, image_of_caption), ("tr", caption_ranks, torch.arange(len(scores)))):
+        recalls = {name: score.interval(resampling) for name, score in recall_scores(ranks, units).items()}
+        found |= {
+            f"{key}/{name}": value for name, value in (recalls | rank_intervals(ranks, units, resampling)).items()
+        }
+    return found
+
+
 def _rows_of_ranks(ranks: Tensor, units: Tensor) -> Floats:
     """The ranks of each unit's queries, rising, after -1 where it has fewer than the most: float64 [units, most]."""
     _, places, counts = torch.unique(units, return_inverse=True, return_counts=True)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from msp_ds.config import ModelConfig
 from msp_ds.model.embeddings import RegionEmbedding, TextEmbedding
-from msp_ds.model.layers import SelfLayer
+from msp_ds.model.layers import Projected, SelfLayer
 from msp_ds.model.streams import STREAMS
 from msp_ds.records import Batch, Encoded
 
@@ -60,10 +60,13 @@ class Trunk(nn.Module):
             regions = layer(regions, mask)
         return regions, mask
 
-    def encode_pairs(self, text: Tensor, regions: Tensor, text_mask: Tensor, region_mask: Tensor) -> Tensor:
+    def encode_pairs(
+        self, text: Tensor | Projected, regions: Tensor | Projected, text_mask: Tensor, region_mask: Tensor
+    ) -> Tensor:
         """The pairs [B, H] of texts from `embed_texts` and images from `embed_images`; bool masks [B, T] and [B, S].
 
-        The same numbers as `forward(...).pair`, but the last layer computes the [CLS] rows only.
+        The same numbers as `forward(...).pair`, but the last layer computes the [CLS] rows only. Both may come from
+        `layers.project`, which spares the first layer's projections.
         """
         return self.pool(*self.layers(text, regions, text_mask, region_mask, cls_only=True))
 

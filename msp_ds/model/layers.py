@@ -5,10 +5,28 @@ B batch, T text tokens, S queries or region slots, M memory slots, H hidden size
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msp_ds.config import ModelConfig
+
+
+class Projected(NamedTuple):
+    """A sequence with what an attention makes of it alone, so that it is made once however often it is paired."""
+
+    states: Tensor
+    """[B, S, H]."""
+    query: Tensor
+    """[B, S, H], and so the next two: the heads beside each other."""
+    key: Tensor
+    value: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Projected:
+        """Each of the four, changed alike."""
+        return Projected(*(change(part) for part in self))
 
 
 class Attention(nn.Module):
@@ -25,12 +43,18 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, states: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
-        """[B, S, H]: `states` [B, S, H] after looking at `memory` [B, M, H] where bool [B, M] `memory_mask` holds."""
-        query, key, value = (
-            layer(source).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for layer, source in ((self.query, states), (self.key, memory), (self.value, memory))
-        )
+    def project(self, states: Tensor) -> Projected:
+        """[B, S, H] `states` with their queries, keys and values."""
+        return Projected(states, self.query(states), self.key(states), self.value(states))
+
+    def forward(self, states: Tensor | Projected, memory: Tensor | Projected, memory_mask: Tensor) -> Tensor:
+        """[B, S, H]: `states` [B, S, H] after looking at `memory` [B, M, H] where bool [B, M] `memory_mask` holds.
+
+        Of sequences that are projected already, nothing is projected again.
+        """
+        asking = states.query if isinstance(states, Projected) else self.query(states)
+        told = memory[2:] if isinstance(memory, Projected) else (self.key(memory), self.value(memory))
+        query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (asking, *told))
         seen = F.scaled_dot_product_attention(
             query,
             key,
@@ -39,7 +63,8 @@ class Attention(nn.Module):
             dropout_p=self.dropout_share if self.training else 0.0,
         )
         merged = self.dropout(self.output(seen.transpose(1, 2).flatten(2)))
-        return self.norm(states + merged)  # type: ignore[no-any-return]
+        residual = states.states if isinstance(states, Projected) else states
+        return self.norm(residual + merged)  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
@@ -65,9 +90,10 @@ class SelfLayer(nn.Module):
         self.self_attention = Attention(config)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, states: Tensor, mask: Tensor, *, asked: slice | list[int] = slice(None)) -> Tensor:
+    def forward(self, states: Tensor | Projected, mask: Tensor, *, asked: slice | list[int] = slice(None)) -> Tensor:
         """New states [B, S, H], of the `asked` rows only; the bool mask [B, S] is False on padding."""
-        return self.feed_forward(self.self_attention(states[:, asked], states, mask))  # type: ignore[no-any-return]
+        own = states.map(lambda part: part[:, asked]) if isinstance(states, Projected) else states[:, asked]
+        return self.feed_forward(self.self_attention(own, states, mask))  # type: ignore[no-any-return]
 
 
 class CrossModalityLayer(nn.Module):
@@ -83,7 +109,13 @@ class CrossModalityLayer(nn.Module):
         self.region_feed_forward = FeedForward(config)
 
     def forward(
-        self, text: Tensor, regions: Tensor, text_mask: Tensor, region_mask: Tensor, *, cls_only: bool = False
+        self,
+        text: Tensor | Projected,
+        regions: Tensor | Projected,
+        text_mask: Tensor,
+        region_mask: Tensor,
+        *,
+        cls_only: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """New [B, T, H] text and [B, S, H] region states; masks are bool, False on padding.
 
@@ -92,12 +124,21 @@ class CrossModalityLayer(nn.Module):
         # Both directions look at the old states of the other stream.
         looked_text = self.cross(text, regions, region_mask)
         looked_regions = self.cross(regions, text, text_mask)
-        rows = slice(0, 1) if cls_only else slice(None)
-        text = self.text_self(looked_text[:, rows], looked_text, text_mask)
-        regions = self.region_self(looked_regions[:, rows], looked_regions, region_mask)
-        return self.text_feed_forward(text), self.region_feed_forward(regions)
+        asking_text, asking_regions = looked_text, looked_regions
+        if cls_only:
+            asking_text, asking_regions = _first_row(looked_text), _first_row(looked_regions)
+        new_text = self.text_self(asking_text, looked_text, text_mask)
+        new_regions = self.region_self(asking_regions, looked_regions, region_mask)
+        return self.text_feed_forward(new_text), self.region_feed_forward(new_regions)
 
-    def text_cls(self, text: Tensor, regions: Tensor, text_mask: Tensor, region_mask: Tensor) -> Tensor:
+    def text_cls(
+        self, text: Tensor | Projected, regions: Tensor | Projected, text_mask: Tensor, region_mask: Tensor
+    ) -> Tensor:
         """[B, 1, H]: the first text row of `forward`, without the work for the regions."""
         looked = self.cross(text, regions, region_mask)
-        return self.text_feed_forward(self.text_self(looked[:, :1], looked, text_mask))  # type: ignore[no-any-return]
+        return self.text_feed_forward(self.text_self(_first_row(looked), looked, text_mask))  # type: ignore[no-any-return]
+
+
+def _first_row(states: Tensor) -> Tensor:
+    """[B, 1, H] of [B, S, H], as a tensor of its own: F.linear of a mere view would copy its weight B times."""
+    return states[:, :1].contiguous()

@@ -5,6 +5,9 @@ B batch, T text tokens, S region slots (the visual [CLS], if there is one, and t
 Each is a list of layers called with text [B, T, H], regions [B, S, H] and their bool masks [B, T] and [B, S], False on
 padding; it gives the new states of both. With `cls_only` the last layer computes just the rows that a pair is made of:
 [B, 1, H] for the text and [B, 1, H], or [B, 0, H] without a visual [CLS], for the regions.
+
+What the first layer projects of a text or an image depends on no other: `project` computes it for sequences that are
+to be paired many times, and both streams may then come so projected.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from msp_ds.config import ModelConfig
-from msp_ds.model.layers import CrossModalityLayer, SelfLayer
+from msp_ds.model.layers import CrossModalityLayer, Projected, SelfLayer
 
 
 class TwoStreams(nn.ModuleList):
@@ -27,15 +30,26 @@ class TwoStreams(nn.ModuleList):
         super().__init__(CrossModalityLayer(config) for _ in range(config.num_layers))
         self.visual_cls = config.visual_cls
 
+    def project(self, states: Tensor) -> Projected:
+        """[B, S, H] texts or images with the projections of the first layer."""
+        return list[Any](self)[0].cross.project(states)  # type: ignore[no-any-return]
+
     def forward(
-        self, text: Tensor, regions: Tensor, text_mask: Tensor, region_mask: Tensor, *, cls_only: bool = False
+        self,
+        text: Tensor | Projected,
+        regions: Tensor | Projected,
+        text_mask: Tensor,
+        region_mask: Tensor,
+        *,
+        cls_only: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """The states after the last layer, as this module says."""
         *lower, last = list[Any](self)  # ModuleList hides what they are
         for layer in lower:
             text, regions = layer(text, regions, text_mask, region_mask)
         if cls_only and not self.visual_cls:
-            return last.text_cls(text, regions, text_mask, region_mask), regions[:, :0]
+            text_cls = last.text_cls(text, regions, text_mask, region_mask)
+            return text_cls, text_cls[:, :0]
         return last(text, regions, text_mask, region_mask, cls_only=cls_only)  # type: ignore[no-any-return]
 
 
@@ -52,12 +66,22 @@ class SingleStream(nn.ModuleList):
         super().__init__(SelfLayer(config) for _ in range(config.num_layers))
         self.visual_cls = config.visual_cls
 
+    def project(self, states: Tensor) -> Projected:
+        """[B, S, H] texts or images with the projections of the first layer."""
+        return list[Any](self)[0].self_attention.project(states)  # type: ignore[no-any-return]
+
     def forward(
-        self, text: Tensor, regions: Tensor, text_mask: Tensor, region_mask: Tensor, *, cls_only: bool = False
+        self,
+        text: Tensor | Projected,
+        regions: Tensor | Projected,
+        text_mask: Tensor,
+        region_mask: Tensor,
+        *,
+        cls_only: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """The states after the last layer, as this module says."""
-        num_tokens = text.shape[1]
-        states, mask = torch.cat((text, regions), dim=1), torch.cat((text_mask, region_mask), dim=1)
+        num_tokens, mask = text_mask.shape[1], torch.cat((text_mask, region_mask), dim=1)
+        states = _in_a_row(text, regions)
         *lower, last = self
         for layer in lower:
             states = layer(states, mask)
@@ -66,6 +90,15 @@ class SingleStream(nn.ModuleList):
             return cls_rows[:, :1], cls_rows[:, 1:]
         states = last(states, mask)
         return states[:, :num_tokens], states[:, num_tokens:]
+
+
+def _in_a_row(text: Tensor | Projected, regions: Tensor | Projected) -> Any:
+    """[B, T + S, H], projected if both are. Raises: TypeError when only one is."""
+    if isinstance(text, Tensor) and isinstance(regions, Tensor):
+        return torch.cat((text, regions), dim=1)
+    if isinstance(text, Projected) and isinstance(regions, Projected):
+        return Projected(*(torch.cat(parts, dim=1) for parts in zip(text, regions, strict=True)))
+    raise TypeError("text and regions must both be projected, or neither")
 
 
 STREAMS: dict[str, type[TwoStreams] | type[SingleStream]] = {"cross": TwoStreams, "single-stream": SingleStream}

@@ -127,6 +127,49 @@ def test_dropout_is_off_while_scoring(reader: Reader) -> None:
     assert torch.equal(scorer.scores(reader, pool), scorer.scores(reader, pool))
 
 
+def test_a_part_in_training_mode_is_refused(reader: Reader) -> None:
+    trunk = Trunk(CONFIG)
+    scorer = PairScorer(trunk, MatchHead(CONFIG, trunk))
+    trunk.layers[1].text_self.dropout.train()
+    with pytest.raises(RuntimeError, match=r"trunk.layers.1.text_self.dropout is in training mode"):
+        scorer.scores(reader, choose_pool(reader))
+
+
+def test_nothing_is_projected_twice(reader: Reader) -> None:
+    trunk = Trunk(CONFIG)
+    rows: dict[str, int] = {"query": 0, "key": 0, "value": 0, "feature": 0}
+    layers = {name: getattr(trunk.layers[0].cross, name) for name in ("query", "key", "value")}
+    for name, layer in {**layers, "feature": trunk.regions.feature}.items():
+        layer.register_forward_hook(
+            lambda _, given, made, name=name: rows.update({name: rows[name] + given[0].flatten(0, -2).shape[0]})
+        )
+    PairScorer(trunk, MatchHead(CONFIG, trunk), pairs_at_once=2).scores(reader, choose_pool(reader))
+    num_tokens = sum(len(text.split()) + 2 for texts in CAPTIONS for text in texts)
+    num_slots = 5 * 7  # five images, each with the visual [CLS] and padded to six regions
+    assert {rows[name] for name in layers} == {num_tokens + num_slots}
+    assert rows["feature"] == 5 * 6
+
+
+def test_blocks_hold_each_caption_once_and_one_length_each(reader: Reader) -> None:
+    trunk = Trunk(CONFIG)
+    blocks = PairScorer(trunk, MatchHead(CONFIG, trunk), pairs_at_once=11).blocks(reader, choose_pool(reader))
+    assert sorted(column for block in blocks for column in block.tolist()) == list(range(11))
+    lengths = [len(text.split()) for texts in CAPTIONS for text in texts]
+    for block in blocks:
+        assert len(block) <= 2
+        assert len({lengths[column] for column in block.tolist()}) == 1
+
+
+def test_bf16_stays_near_and_ties_nothing(scorer: PairScorer, reader: Reader) -> None:
+    pool = choose_pool(reader)
+    rounded = PairScorer(scorer.trunk, scorer.head, precision="bf16").scores(reader, pool)
+    exact = scorer.scores(reader, pool)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    assert (rounded - exact).abs().max() < 0.25 * exact.std()
+    assert all(len(set(column.tolist())) == 5 for column in rounded.T)
+
+
 def test_the_whole_set_is_the_pool_by_default(reader: Reader) -> None:
     pool = choose_pool(reader)
     assert pool.first_pairs.tolist() == CAPTIONS_BEFORE[:-1]

@@ -204,22 +204,28 @@ def test_forward_runs_every_layer_and_pools_the_two_cls_states(lxmert_s: Trunk) 
 
 
 @torch.no_grad()
-def fast_pair(trunk: Trunk, batch: Batch) -> Tensor:
-    """As retrieval computes it, each text and image embedded once."""
+def fast_pair(trunk: Trunk, batch: Batch, *, is_projected: bool = False) -> Tensor:
+    """As retrieval computes it, each text and image embedded once, and perhaps projected too."""
     regions, region_mask = trunk.embed_images(batch.features, batch.boxes, batch.region_mask)
     text = trunk.embed_texts(batch.token_ids, batch.word_positions, batch.token_mask)
+    if is_projected:
+        text, regions = trunk.layers.project(text), trunk.layers.project(regions)
     return trunk.encode_pairs(text, regions, batch.token_mask, region_mask)
 
 
-def test_encode_pairs_gives_the_pair_of_forward(trunk: Trunk) -> None:
+@pytest.mark.parametrize("is_projected", [False, True])
+def test_encode_pairs_gives_the_pair_of_forward(trunk: Trunk, is_projected: bool) -> None:
     batch = a_batch(num_tokens=9, num_regions=8)
-    torch.testing.assert_close(fast_pair(trunk, batch), encode(trunk, batch).pair, atol=1e-6, rtol=0)
+    fast = fast_pair(trunk, batch, is_projected=is_projected)
+    torch.testing.assert_close(fast, encode(trunk, batch).pair, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("is_projected", [False, True])
 @pytest.mark.parametrize("name", FAMILY)
-def test_one_layer_is_enough_for_encode_pairs(name: str) -> None:
+def test_one_layer_is_enough_for_encode_pairs(name: str, is_projected: bool) -> None:
     trunk, batch = made(dataclasses.replace(FAMILY[name], num_layers=1)), a_batch([6] * 2, [5] * 2)
-    torch.testing.assert_close(fast_pair(trunk, batch), encode(trunk, batch).pair, atol=1e-6, rtol=0)
+    fast = fast_pair(trunk, batch, is_projected=is_projected)
+    torch.testing.assert_close(fast, encode(trunk, batch).pair, atol=1e-6, rtol=0)
 
 
 def test_an_image_without_regions_spoils_nothing(trunk: Trunk) -> None:

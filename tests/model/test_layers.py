@@ -108,6 +108,15 @@ def test_cls_only_gives_the_first_rows(layer: CrossModalityLayer) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("cls_only", [False, True])
+def test_streams_projected_before_give_the_same(layer: CrossModalityLayer, cls_only: bool) -> None:
+    text, regions, *masks = streams()
+    early = layer(layer.cross.project(text), layer.cross.project(regions), *masks, cls_only=cls_only)
+    for got, wanted in zip(early, layer(text, regions, *masks, cls_only=cls_only), strict=True):
+        assert torch.equal(got, wanted)
+
+
+@torch.no_grad()
 def test_text_cls_gives_the_first_text_row(layer: CrossModalityLayer) -> None:
     torch.testing.assert_close(layer.text_cls(*streams()), layer(*streams())[0][:, :1], atol=1e-12, rtol=0)
 
