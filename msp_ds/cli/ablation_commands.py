@@ -43,7 +43,7 @@ def ablate(
     from msp_ds.report.ablation import finished_nodes, read_record, run_ablation, study_of
     from msp_ds.report.ablation_plan import Asked, chosen_benchmarks, chosen_rows, plan_ablation
     from msp_ds.report.ablation_plot import ablation_plot
-    from msp_ds.report.ablation_table import grid_of, plan_table, terminal_table, write_tables
+    from msp_ds.report.ablation_table import grid_of, plan_table, plan_words, terminal_table, write_tables
 
     show = Console(soft_wrap=False)
     with one_line_errors(debug=debug), resumable():
@@ -61,7 +61,8 @@ def ablate(
         study, hashes = study_of(asked, preset=preset, steps=steps)
         plan = plan_ablation(study)
         record = read_record(study, hashes)
-        show.print(plan_table(plan, record.nodes, finished_nodes(plan, record)), highlight=False)
+        show.print(plan_table(plan), highlight=False)
+        show.print(plan_words(plan, record.nodes, finished_nodes(plan, record)), highlight=False, soft_wrap=True)
         if dry_run:
             return
         results = run_ablation(plan, record, launch=launch)

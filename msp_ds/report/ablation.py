@@ -45,7 +45,7 @@ class Outcome:
     """What came of a node that is finished."""
 
     seconds: float
-    """Over all of its attempts that ended by themselves."""
+    """Of the attempt that finished it; 0 where nobody timed it."""
     grades: dict[str, float] = field(default_factory=dict)
     """Of an evaluation: column -> percent."""
     note: str = ""
@@ -155,23 +155,29 @@ def run_ablation(plan: Plan, record: Record, *, launch: Launch) -> Results:
             else:
                 began = time.monotonic()
                 try:
-                    _run(study, node, launch=launch)
+                    ran = _run(study, node, launch=launch)
                     grades, note = read_grades(study, node) if node.benchmark else ({}, "")
                 except InputError as error:
                     failures[node.name] = str(error)
                     log.error("%s failed: %s", node.name, error)
                 else:
-                    nodes[node.name] = Outcome(seconds=time.monotonic() - began, grades=grades, note=note)
+                    seconds = time.monotonic() - began if ran else 0.0
+                    nodes[node.name] = Outcome(seconds=seconds, grades=grades, note=note)
                     _save(study, record, nodes)
-                    told = f"{nodes[node.name].seconds:.0f} s, {_time_left(plan, left[place + 1 :], nodes)}"
+                    told = f"{seconds:.0f} s, {_time_left(plan, left[place + 1 :], nodes)}"
                     log.info("%d/%d %s: %s", len(done) + place + 1, len(plan.nodes), node.name, told)
             progress.advance(bar)
     return Results(nodes=nodes, failures=failures)
 
 
 def _time_left(plan: Plan, left: Sequence[Node], nodes: Mapping[str, Outcome]) -> str:
-    seconds = seconds_for(left, {name: one.seconds for name, one in nodes.items()}, every=plan.nodes)
+    seconds = seconds_for(left, timed(nodes), every=plan.nodes)
     return "time left unknown as yet" if seconds is None else f"about {spoken_time(seconds)} left"
+
+
+def timed(nodes: Mapping[str, Outcome]) -> dict[str, float]:
+    """Node -> the seconds that it took, of those that were timed."""
+    return {name: one.seconds for name, one in nodes.items() if one.seconds}
 
 
 def spoken_time(seconds: float) -> str:
@@ -187,11 +193,14 @@ def _save(study: Study, record: Record, nodes: dict[str, Outcome]) -> None:
     write_json(study.out / RECORD_FILE, saved)
 
 
-def _run(study: Study, node: Node, *, launch: Launch) -> None:
-    """Runs one node, from where it was interrupted if it was. Raises InputError when it fails."""
+def _run(study: Study, node: Node, *, launch: Launch) -> bool:
+    """Runs one node, from where it was interrupted if it was; False where it turns out to be finished.
+
+    Raises InputError when it fails.
+    """
     folder, said = run_folder(study, node), study.out / "logs" / f"{node.name}.log"
     if node.stage and (folder / _stage(node) / STAGE_FILE).is_file() and is_finished(folder / _stage(node)):
-        return  # finished, but the ablation was killed before it took note
+        return False  # the ablation was killed before it took note
     words = (*node.words, "--resume") if node.stage and (folder / RUN_FILE).is_file() else node.words
     try:
         said.parent.mkdir(parents=True, exist_ok=True)
@@ -204,6 +213,7 @@ def _run(study: Study, node: Node, *, launch: Launch) -> None:
         finished = read_json(folder / _stage(node) / STAGE_FILE, what="the mark of a finished stage")
         if finished["steps"] != node.steps:
             raise InputError(f"{folder} trained {finished['steps']} steps instead of {node.steps}")
+    return True
 
 
 def _last_line(path: Path) -> str:

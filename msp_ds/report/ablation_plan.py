@@ -122,6 +122,8 @@ class Plan:
     """Each after the one that it starts from; seed by seed, so that one seed's table is there early."""
     cells: Mapping[tuple[str, str], tuple[str, ...]]
     """(row, benchmark) -> the evaluations of its seeds; none where a row has nothing to evaluate."""
+    paths: Mapping[str, str]
+    """Row -> its stages, as its runs are called: `t200_p200-titp_s200`."""
     unshared: int
     """Optimiser steps that pre-training would take if every row trained all of its stages."""
 
@@ -160,10 +162,12 @@ def plan_ablation(study: Study) -> Plan:
     """The plan of a study. Raises InputError when a row has more stages than steps."""
     nodes: dict[str, Node] = {}
     cells: dict[tuple[str, str], tuple[str, ...]] = {}
+    paths: dict[str, str] = {}
     unshared = 0
     for seed in study.seeds:
         for row in study.rows:
             path = _pre_training(study, row, seed=seed)
+            paths[row.name] = _path_name(path[-1] if path else None)
             unshared += sum(node.steps for node in path)
             for node in path:
                 nodes.setdefault(node.name, node)
@@ -172,7 +176,7 @@ def plan_ablation(study: Study) -> Plan:
                 for node in chain:
                     nodes.setdefault(node.name, node)
                 cells[row.name, benchmark] = (*cells.get((row.name, benchmark), ()), *(n.name for n in chain[-1:]))
-    return Plan(study=study, nodes=tuple(nodes.values()), cells=cells, unshared=unshared)
+    return Plan(study=study, nodes=tuple(nodes.values()), cells=cells, paths=paths, unshared=unshared)
 
 
 def _pre_training(study: Study, row: Row, *, seed: int) -> list[Node]:
@@ -216,7 +220,7 @@ def _common(study: Study, name: str, *, seed: int) -> Iterable[str]:
 
 def _benchmark_nodes(study: Study, row: Row, benchmark: str, *, seed: int, parent: Node | None) -> list[Node]:
     """What gives a row its grades on a benchmark, the evaluation last; nothing where it has none to give."""
-    start = parent.name.partition("/")[2] if parent else "none"
+    start = _path_name(parent)
     if benchmark == ZERO_SHOT:
         # Only a model whose last stage was asked about matching can say what matches.
         last = curriculum(row.curriculum, drop=row.drop)[-1] if parent else None
@@ -239,6 +243,10 @@ def _benchmark_nodes(study: Study, row: Row, benchmark: str, *, seed: int, paren
     )
     pool = _pool(study) if benchmark == "retrieval" else ""
     return [tuned, _evaluation(study, benchmark, name=f"{folder}-grades{pool}/{start}", run=tuned)]
+
+
+def _path_name(run: Node | None) -> str:
+    return run.name.partition("/")[2] if run else "none"
 
 
 def _pool(study: Study) -> str:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from msp_ds.config import write_atomically
 from msp_ds.errors import InputError
-from msp_ds.report.ablation import METRICS, Outcome, spoken_time
+from msp_ds.report.ablation import METRICS, Outcome, spoken_time, timed
 from msp_ds.report.ablation_plan import Plan, Row, seconds_for
 
 PAPER: dict[str, dict[str, float]] = {
@@ -173,23 +173,25 @@ def write_tables(grid: Grid, out: Path, *, plot: str) -> list[Path]:
     return [out / name for name in texts]
 
 
-def plan_table(plan: Plan, nodes: Mapping[str, Outcome], done: set[str]) -> Table:
-    """What would run: each row's stages, then how much of everything, and how long where that is known."""
-    study = plan.study
+def plan_table(plan: Plan) -> Table:
+    """Each row's runs: stages with their steps, and what they leave out."""
     table = Table("row", "stages", "tasks", "runs", title="Table 4: the plan", title_justify="left")
-    for row in study.rows:
-        first = next((names[0] for (name, _), names in plan.cells.items() if name == row.name and names), "")
-        table.add_row(row.name, row.stages, row.tasks, first.rpartition("/")[2] or "none to grade")
+    for row in plan.study.rows:
+        table.add_row(row.name, row.stages, row.tasks, plan.paths[row.name].replace("_", " → "))
+    return table
+
+
+def plan_words(plan: Plan, nodes: Mapping[str, Outcome], done: set[str]) -> str:
+    """How much of everything there is to do, and how long it takes where that is known."""
+    study = plan.study
     left = [node for node in plan.nodes if node.name not in done]
     kinds = {node.kind: sum(one.kind == node.kind for one in plan.nodes) for node in plan.nodes}
     steps = sum(node.steps for node in plan.nodes if node.kind == "pre-train")
-    seconds = seconds_for(left, {name: one.seconds for name, one in nodes.items()}, every=plan.nodes)
-    time = "unknown before the first ones have run" if seconds is None else f"about {spoken_time(seconds)}"
-    table.caption, table.caption_justify = (
-        f"{len(study.rows)} rows, {len(study.seeds)} seeds; "
-        + ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
-        + f"; {steps:,} optimiser steps of pre-training, {plan.unshared:,} without sharing; "
-        f"{len(left)} of {len(plan.nodes)} still to do: {time}",
-        "left",
+    seconds = seconds_for(left, timed(nodes), every=plan.nodes)
+    time = "unknown before some have run" if seconds is None else f"about {spoken_time(seconds)}"
+    return (
+        f"{len(study.rows)} rows × {len(study.seeds)} seeds, {study.steps:,} steps a row with preset {study.preset}: "
+        f"{', '.join(f'{count} × {kind}' for kind, count in kinds.items())}.\n"
+        f"{steps:,} optimiser steps of pre-training, {plan.unshared:,} if no runs were shared.\n"
+        f"Still to do: {len(left)} of {len(plan.nodes)}, time {time}."
     )
-    return table
