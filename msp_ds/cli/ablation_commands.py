@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from msp_ds.terminal import one_line_errors, resumable, speak
-from msp_ds.train import Debug, PresetName
+from msp_ds.train import Debug, PresetName, Setting
 
 FIRST_SEED = 9595
 _PROGRAM = (sys.executable, "-c", "from msp_ds.cli import main; main()")
@@ -34,15 +34,22 @@ def ablate(
     fine_tuning_steps: Annotated[
         int | None, typer.Option(min=1, help="End fine-tuning after so many steps. [the preset's epochs]")
     ] = None,
-    images: Annotated[int | None, typer.Option(help="Retrieval: only the first so many images.")] = None,
-    captions_per_image: Annotated[int | None, typer.Option(help="Retrieval: only so many of each image's.")] = None,
+    setting: Setting = None,
+    fine_tuning_setting: Annotated[
+        list[str] | None, typer.Option("--fine-tuning-set", help="The same for fine-tuning: optim.lr=5e-4; repeatable.")
+    ] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Retrieval: only the first so many images.")] = None,
+    captions_per_image: Annotated[
+        int | None, typer.Option(min=1, help="Retrieval: only so many of each image's.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, its counts and an estimate.")] = False,
     debug: Debug = False,
 ) -> None:
     """Train and grade every row of the paper's Table 4; the same command goes on where it was interrupted."""
     from msp_ds.report.ablation import finished_nodes, read_record, run_ablation, study_of
-    from msp_ds.report.ablation_plan import Asked, chosen_benchmarks, chosen_rows, plan_ablation
+    from msp_ds.report.ablation_plan import Asked, chosen_benchmarks, plan_ablation
     from msp_ds.report.ablation_plot import ablation_plot
+    from msp_ds.report.ablation_rows import chosen_rows
     from msp_ds.report.ablation_table import grid_of, plan_table, plan_words, terminal_table, write_tables
 
     show = Console(soft_wrap=False)
@@ -54,6 +61,8 @@ def ablate(
             rows=chosen_rows(rows),
             benchmarks=chosen_benchmarks(benchmarks),
             seeds=tuple(range(FIRST_SEED, FIRST_SEED + seeds)),
+            setting=tuple(setting or ()),
+            fine_tuning_setting=tuple(fine_tuning_setting or ()),
             fine_tuning_limit=fine_tuning_steps,
             images=images,
             captions_per_image=captions_per_image,

@@ -7,6 +7,7 @@ dozens of them do not fit into one process. What they say goes into `logs/`, wha
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -54,10 +55,12 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What an ablation's folder holds: written after each node, read when the ablation goes on."""
+    """What an ablation's folder holds and was made with: written after each node, read when the ablation goes on."""
 
     preset: str
     shards: str
+    settings: tuple[str, ...]
+    fine_tuning_settings: tuple[str, ...]
     index_sha256: dict[str, str]
     """Shard set -> sha256 of its index: all numbers of a table are of the same data."""
     nodes: dict[str, Outcome] = field(default_factory=dict)
@@ -109,22 +112,29 @@ def read_record(study: Study, hashes: Mapping[str, str]) -> Record:
     Raises InputError when it is of other shards or of another preset.
     """
     path = study.out / RECORD_FILE
-    mine = Record(preset=study.preset, shards=str(study.shards), index_sha256=dict(hashes))
+    mine = Record(
+        preset=study.preset,
+        shards=str(study.shards),
+        settings=study.setting,
+        fine_tuning_settings=study.fine_tuning_setting,
+        index_sha256=dict(hashes),
+    )
     if not path.exists():
         return mine
     there = from_json(Record, read_json(path, what="the record of an ablation"), where=str(path))
-    for what, theirs, ours in (("preset", there.preset, mine.preset), ("shards", there.shards, mine.shards)):
+    for what in ("preset", "shards", "settings", "fine_tuning_settings"):
+        theirs, ours = (_said(getattr(record, what)) for record in (there, mine))
         if theirs != ours:
-            raise InputError(f"{study.out} holds an ablation with {what} {theirs}, not {ours}; name another --out")
+            kind = what.replace("fine_tuning_", "fine-tuning ")
+            raise InputError(f"{study.out} holds an ablation with {kind} {theirs}, not {ours}; name another --out")
     changed = [name for name, sha in hashes.items() if there.index_sha256.get(name, sha) != sha]
     if changed:
         raise InputError(f"shard set {changed[0]} has changed since {study.out} was begun; name another --out")
-    return Record(
-        preset=there.preset,
-        shards=there.shards,
-        index_sha256={**there.index_sha256, **hashes},
-        nodes=there.nodes,
-    )
+    return dataclasses.replace(there, index_sha256={**there.index_sha256, **hashes})
+
+
+def _said(value: str | tuple[str, ...]) -> str:
+    return value if isinstance(value, str) else " ".join(value) or "none"
 
 
 def finished_nodes(plan: Plan, record: Record) -> set[str]:
@@ -189,8 +199,7 @@ def spoken_time(seconds: float) -> str:
 
 
 def _save(study: Study, record: Record, nodes: dict[str, Outcome]) -> None:
-    saved = Record(preset=record.preset, shards=record.shards, index_sha256=record.index_sha256, nodes=nodes)
-    write_json(study.out / RECORD_FILE, saved)
+    write_json(study.out / RECORD_FILE, dataclasses.replace(record, nodes=nodes))
 
 
 def _run(study: Study, node: Node, *, launch: Launch) -> bool:

@@ -14,49 +14,11 @@ from pathlib import Path
 
 from msp_ds.curriculum import BENCHMARKS, Stage, curriculum
 from msp_ds.errors import InputError
+from msp_ds.report.ablation_rows import Row
 
 ZERO_SHOT = "zero-shot-retrieval"
 START_STEPS = 60
 """What starting a run costs, in optimiser steps of preset tiny: seconds of imports and of opening shards."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One row of Table 4."""
-
-    name: str
-    """As --rows names it."""
-    stages: str
-    tasks: str
-    """Both as the table says them."""
-    curriculum: str = ""
-    """Empty: no pre-training."""
-    drop: tuple[str, ...] = ()
-    setting: tuple[str, ...] = ()
-
-
-def _row(name: str, stages: str, *drop: str, tasks: str = "", setting: tuple[str, ...] = ()) -> Row:
-    less = " ".join(f"- {task.upper()}" for task in drop)
-    spelling = name.partition("-")[0].partition(":")[0]
-    return Row(name=name, stages=stages, tasks=tasks or less or "all", curriculum=spelling, drop=drop, setting=setting)
-
-
-ROWS: tuple[Row, ...] = (
-    Row(name="none", stages="none", tasks="none"),
-    _row("s", "S"),
-    _row("s-itm_hs", "S", "itm_hs"),
-    _row("s-itm_hs-tits", "S", "itm_hs", "tits"),
-    _row("s:itm", "S", "tits", tasks="MLM MRFR MOC ITM", setting=("itm_negatives=random",)),
-    _row("ts", "T → S"),
-    _row("ts-ifrs", "T → S", "ifrs"),
-    _row("ps", "P → S"),
-    _row("ps-titp", "P → S", "titp"),
-    _row("tps", "T → P → S"),
-    _row("tps-titp", "T → P → S", "titp"),
-    _row("spt", "S → P → T"),
-    _row("pts", "P → T → S"),
-    _row("t+p+s", "T + P + S"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +30,9 @@ class Asked:
     rows: tuple[Row, ...]
     benchmarks: tuple[str, ...]
     seeds: tuple[int, ...]
+    setting: tuple[str, ...] = ()
+    fine_tuning_setting: tuple[str, ...] = ()
+    """What --set says to all runs of pre-training, and of fine-tuning."""
     fine_tuning_limit: int | None = None
     """End fine-tuning after so many steps."""
     images: int | None = None
@@ -128,21 +93,6 @@ class Plan:
     """Optimiser steps that pre-training would take if every row trained all of its stages."""
 
 
-def chosen_rows(names: str | None) -> tuple[Row, ...]:
-    """The rows that `names` lists, separated by commas, in the table's order; all of them for None.
-
-    Raises InputError for a name that no row has.
-    """
-    if names is None:
-        return ROWS
-    wanted = [name.strip() for name in names.split(",")]
-    known = [row.name for row in ROWS]
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise InputError(f"--rows: Table 4 has no row {unknown[0]!r}; rows are {', '.join(known)}")
-    return tuple(row for row in ROWS if row.name in wanted)
-
-
 def chosen_benchmarks(names: str) -> tuple[str, ...]:
     """The benchmarks that `names` lists, separated by commas. Raises InputError for one that is none."""
     wanted = tuple(dict.fromkeys(name.strip() for name in names.split(",")))
@@ -199,7 +149,7 @@ def _stage_node(study: Study, row: Row, stage: Stage, *, steps: int, seed: int, 
     name = f"{parent.name}_{label}" if parent else f"seed-{seed}/{label}"
     epochs = -(-steps // sum(study.batches[part.name] for part in stage.parts))
     words = ["train", "--curriculum", spelling, "--max-steps", str(steps), "--epochs", str(epochs), "--keep", "1"]
-    for flag, values in (("--drop", dropped), ("--set", row.setting)):
+    for flag, values in (("--drop", dropped), ("--set", (*study.setting, *row.setting))):
         words += [word for value in values for word in (flag, value)]
     words += ["--init", str(study.out / parent.name)] if parent else []
     return Node(
@@ -231,6 +181,7 @@ def _benchmark_nodes(study: Study, row: Row, benchmark: str, *, seed: int, paren
     folder = f"seed-{seed}/{benchmark}{limit or ''}"
     words = ["finetune", "--task", benchmark]
     words += ["--max-steps", str(limit)] if limit else []
+    words += [word for setting in study.fine_tuning_setting for word in ("--set", setting)]
     words += ["--init", str(study.out / parent.name)] if parent else ["--from-scratch"]
     name = f"{folder}/{start}"
     tuned = Node(

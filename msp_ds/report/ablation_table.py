@@ -14,36 +14,8 @@ from rich.table import Table
 from msp_ds.config import write_atomically
 from msp_ds.errors import InputError
 from msp_ds.report.ablation import METRICS, Outcome, spoken_time, timed
-from msp_ds.report.ablation_plan import Plan, Row, seconds_for
-
-PAPER: dict[str, dict[str, float]] = {
-    "none": {"VQA": 68.1, "GQA": 55.71, "NLVR2": 51.07, "IR": 55.27, "TR": 58.07},
-    "tps": {
-        "VQA": 71.1,
-        "GQA": 58.7,
-        "NLVR2": 74.72,
-        "ZS-IR": 63.01,
-        "IR": 76.55,
-        "ZS-TR": 68.6,
-        "TR": 80.83,
-    },
-    "tps-titp": {
-        "VQA": 71.01,
-        "GQA": 58.3,
-        "NLVR2": 74.48,
-        "ZS-IR": 63.07,
-        "IR": 76.07,
-        "ZS-TR": 67.77,
-        "TR": 80.96,
-    },
-}
-"""Row -> column -> percent in the paper's Table 4: VQA and GQA test-dev, NLVR2 test-P, Flickr30k.
-
-Only the rows whose numbers a second place confirms: T → P → S by Tables 2 and 3 (the means of its recalls there are
-63.01, 76.53, 68.6 and 80.83), T → P → S without TITP by the differences that section 4.6 gives, and the row without
-pre-training, which stands beside the head of the table. In the text that these were typed from, the other rows' numbers
-have come apart from their rows; they are left out rather than guessed.
-"""
+from msp_ds.report.ablation_plan import Plan, seconds_for
+from msp_ds.report.ablation_rows import PAPER, Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +78,8 @@ def _caption(plan: Plan, nodes: Mapping[str, Outcome]) -> str:
         f"percent, mean ± standard deviation over {len(study.seeds)} seeds; each row {study.steps:,} optimiser steps "
         f"of preset {study.preset} in all, evenly over its stages",
         "IR and TR: mean of R@1, R@5 and R@10, ZS without fine-tuning",
+        *(["set: " + " ".join(study.setting)] if study.setting else []),
+        *(["set in fine-tuning: " + " ".join(study.fine_tuning_setting)] if study.fine_tuning_setting else []),
         "–: its last stage has no matching task",
         "grey: the paper's numbers, on other data; blank where they could not be typed with certainty",
         *sorted({nodes[name].note for name in used} - {""}),

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from msp_ds.config import write_json
-from msp_ds.report.ablation_plan import Study, chosen_rows
+from msp_ds.report.ablation_plan import Study
+from msp_ds.report.ablation_rows import chosen_rows
 
 
 def a_study(out: Path = Path("out"), *, rows: str | None = None, **changes: Any) -> Study:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from pathlib import Path
@@ -14,7 +15,6 @@ from msp_ds.config import write_json
 from msp_ds.errors import InputError
 from msp_ds.report.ablation import (
     Outcome,
-    Record,
     Results,
     finished_nodes,
     read_grades,
@@ -23,7 +23,8 @@ from msp_ds.report.ablation import (
     spoken_time,
     study_of,
 )
-from msp_ds.report.ablation_plan import Asked, Plan, chosen_rows, plan_ablation
+from msp_ds.report.ablation_plan import Asked, Plan, plan_ablation
+from msp_ds.report.ablation_rows import chosen_rows
 
 HASHES = {"sentence/train": "abc"}
 
@@ -111,15 +112,16 @@ def test_a_folder_of_another_ablation_is_refused(tmp_path: Path) -> None:
         read_record(a_study(tmp_path, preset="small"), HASHES)
     with pytest.raises(InputError, match="shard set sentence/train has changed"):
         read_record(study, {"sentence/train": "xyz"})
+    with pytest.raises(InputError, match="holds an ablation with settings none, not heads=carried"):
+        read_record(a_study(tmp_path, setting=("heads=carried",)), HASHES)
     more = read_record(study, {**HASHES, "vqa/train": "new"})
     assert more.index_sha256 == {"sentence/train": "abc", "vqa/train": "new"}
 
 
 def test_finished_evaluations_need_no_files(tmp_path: Path) -> None:
     plan = plan_ablation(a_study(tmp_path, rows="s"))
-    record = Record(
-        preset="tiny", shards="shards", index_sha256={}, nodes={n.name: Outcome(seconds=1) for n in plan.nodes}
-    )
+    outcomes = {node.name: Outcome(seconds=1) for node in plan.nodes}
+    record = dataclasses.replace(read_record(plan.study, HASHES), nodes=outcomes)
     assert finished_nodes(plan, record) == {"seed-1/zero-shot-retrieval/s90"}
 
 

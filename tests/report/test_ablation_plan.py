@@ -10,15 +10,14 @@ from test_table_4 import ROWS as COMMAND_LINES
 
 from msp_ds.errors import InputError
 from msp_ds.report.ablation_plan import (
-    ROWS,
     START_STEPS,
     Node,
     chosen_benchmarks,
-    chosen_rows,
     even_shares,
     plan_ablation,
     seconds_for,
 )
+from msp_ds.report.ablation_rows import ROWS, chosen_rows
 
 
 def trained(rows: str | None, **changes: object) -> list[str]:
@@ -33,7 +32,7 @@ def test_every_command_line_of_table_4_is_a_row() -> None:
         flags = list(zip(words[::2], words[1::2], strict=True))
         dropped, settings = (tuple(value for flag, value in flags if flag == name) for name in ("--drop", "--set"))
         assert (dict(flags)["--curriculum"], dropped, settings) in rows, line
-    assert len(ROWS) == len(COMMAND_LINES) + 2  # no pre-training, and T → P → S without TITP
+    assert len(ROWS) == len(COMMAND_LINES) + 1  # without pre-training, which no line trains
 
 
 def test_steps_are_divided_evenly_and_the_first_stages_take_the_rest() -> None:
@@ -109,6 +108,14 @@ def test_a_benchmark_is_fine_tuned_and_then_graded_also_without_pre_training() -
     assert "--init out/seed-1/s90" in " ".join(tuned.words)
     assert (graded.after, tuned.after, tuned.steps) == (scratch.name, pre_trained.name, 40)
     assert plan.cells["none", "vqa"] == (graded.name,)
+
+
+def test_settings_hold_for_all_runs_of_their_kind() -> None:
+    told = {"setting": ("heads=carried",), "fine_tuning_setting": ("optim.lr=0.001",), "benchmarks": ("vqa",)}
+    pre_trained, tuned, graded = (" ".join(n.words) for n in plan_ablation(a_study(rows="s:itm", **told)).nodes)
+    assert "--drop tits --set heads=carried --set itm_negatives=random" in pre_trained
+    assert "--set optim.lr=0.001" in tuned
+    assert "--set" not in graded
 
 
 def test_an_evaluation_of_fewer_pairs_is_another_evaluation() -> None:

@@ -14,10 +14,10 @@ from rich.console import Console
 
 from msp_ds.errors import InputError
 from msp_ds.report.ablation import METRICS, Outcome
-from msp_ds.report.ablation_plan import ROWS, plan_ablation
+from msp_ds.report.ablation_plan import plan_ablation
 from msp_ds.report.ablation_plot import ablation_plot
+from msp_ds.report.ablation_rows import PAPER, ROWS
 from msp_ds.report.ablation_table import (
-    PAPER,
     Cell,
     Grid,
     as_csv,
