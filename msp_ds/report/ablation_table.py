@@ -74,9 +74,10 @@ def grid_of(plan: Plan, nodes: Mapping[str, Outcome]) -> Grid:
 def _caption(plan: Plan, nodes: Mapping[str, Outcome]) -> str:
     study = plan.study
     used = {name for names in plan.cells.values() for name in names if name in nodes}
+    spread = f"mean ± standard deviation over {len(study.seeds)} seeds" if len(study.seeds) > 1 else "one seed"
     parts = [
-        f"percent, mean ± standard deviation over {len(study.seeds)} seeds; each row {study.steps:,} optimiser steps "
-        f"of preset {study.preset} in all, evenly over its stages",
+        f"percent, {spread}",
+        f"each row {study.steps:,} optimiser steps of preset {study.preset} in all, evenly over its stages",
         "IR and TR: mean of R@1, R@5 and R@10, ZS without fine-tuning",
         *(["set: " + " ".join(study.setting)] if study.setting else []),
         *(["set in fine-tuning: " + " ".join(study.fine_tuning_setting)] if study.fine_tuning_setting else []),
@@ -164,7 +165,7 @@ def plan_words(plan: Plan, nodes: Mapping[str, Outcome], done: set[str]) -> str:
     seconds = seconds_for(left, timed(nodes), every=plan.nodes)
     time = "unknown before some have run" if seconds is None else f"about {spoken_time(seconds)}"
     return (
-        f"{len(study.rows)} rows × {len(study.seeds)} seeds, {study.steps:,} steps a row with preset {study.preset}: "
+        f"rows {len(study.rows)}, seeds {len(study.seeds)}, {study.steps:,} steps a row with preset {study.preset}: "
         f"{', '.join(f'{count} × {kind}' for kind, count in kinds.items())}.\n"
         f"{steps:,} optimiser steps of pre-training, {plan.unshared:,} if no runs were shared.\n"
         f"Still to do: {len(left)} of {len(plan.nodes)}, time {time}."

@@ -58,6 +58,13 @@ def test_a_cell_is_mean_and_deviation_over_seeds() -> None:
     assert cell.text() == "43.0 ± 3.6"
 
 
+def test_the_caption_says_what_a_deviation_is_of() -> None:
+    assert a_grid().caption.startswith("percent, mean ± standard deviation over 3 seeds; each row 90 optimiser steps")
+    single = grid_of(plan_ablation(a_study(rows="s", setting=("heads=carried",))), {}).caption
+    assert single.startswith("percent, one seed; each row 90 optimiser steps of preset tiny in all")
+    assert "set: heads=carried" in single
+
+
 def test_one_seed_has_no_deviation_and_missing_ones_are_counted() -> None:
     assert Cell(values=(40.0,), planned=1).text() == "40.0"
     assert a_grid(seeds=(1, 2)).cells["tps", "ZS-IR"].text() == "41.0 ± 1.4 (2 of 3)"
@@ -145,7 +152,7 @@ def test_the_plan_says_how_much_there_is_and_what_is_known_of_the_time() -> None
     plan = plan_ablation(a_study(rows="tps,tps-titp", benchmarks=("zero-shot-retrieval", "vqa")))
     lines = plan_words(plan, {}, set()).splitlines()
     assert lines == [
-        "2 rows × 1 seeds, 90 steps a row with preset tiny: 5 × pre-train, 2 × evaluate zero-shot-retrieval, "
+        "rows 2, seeds 1, 90 steps a row with preset tiny: 5 × pre-train, 2 × evaluate zero-shot-retrieval, "
         "2 × fine-tune vqa, 2 × evaluate vqa.",
         "150 optimiser steps of pre-training, 180 if no runs were shared.",
         "Still to do: 11 of 11, time unknown before some have run.",
