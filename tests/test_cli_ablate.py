@@ -27,6 +27,12 @@ def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
     assert run("ablate", "--table", 3).exit_code == 2
 
 
+def test_a_wrong_setting_is_refused_before_anything_runs(small_shards: Path, tmp_path: Path) -> None:
+    words = ("--shards", small_shards, "--out", tmp_path / "out", "--benchmarks", "zero-shot-retrieval")
+    assert "'some' is none of masked, all" in refusal("ablate", *words, "--set", "moc_target=some")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_command_that_fails_is_named_and_the_exit_code_is_1(
     small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from msp_ds.terminal import one_line_errors, resumable, speak
 from msp_ds.train import Debug, PresetName, Setting
+
+if TYPE_CHECKING:
+    from msp_ds.report.ablation_plan import Asked
 
 FIRST_SEED = 9595
 _PROGRAM = (sys.executable, "-c", "from msp_ds.cli import main; main()")
@@ -46,13 +49,9 @@ def ablate(
     debug: Debug = False,
 ) -> None:
     """Train and grade every row of the paper's Table 4; the same command goes on where it was interrupted."""
-    from msp_ds.report.ablation import finished_nodes, read_record, run_ablation, study_of
-    from msp_ds.report.ablation_plan import Asked, chosen_benchmarks, plan_ablation
-    from msp_ds.report.ablation_plot import ablation_plot
+    from msp_ds.report.ablation_plan import Asked, chosen_benchmarks
     from msp_ds.report.ablation_rows import chosen_rows
-    from msp_ds.report.ablation_table import grid_of, plan_table, plan_words, terminal_table, write_tables
 
-    show = Console(soft_wrap=False)
     with one_line_errors(debug=debug), resumable():
         speak()
         asked = Asked(
@@ -67,22 +66,33 @@ def ablate(
             images=images,
             captions_per_image=captions_per_image,
         )
-        study, hashes = study_of(asked, preset=preset, steps=steps)
-        plan = plan_ablation(study)
-        record = read_record(study, hashes)
-        show.print(plan_table(plan), highlight=False)
-        show.print(plan_words(plan, record.nodes, finished_nodes(plan, record)), highlight=False, soft_wrap=True)
-        if dry_run:
-            return
-        results = run_ablation(plan, record, launch=launch)
-        grid = grid_of(plan, results.nodes)
-        files = write_tables(grid, out, plot=ablation_plot(grid))
+        failures = _plan_and_run(asked, preset=preset, steps=steps, dry_run=dry_run)
+    for node, reason in failures.items():
+        Console(stderr=True, soft_wrap=True).print(f"failed: {node}: {reason}", highlight=False, markup=False)
+    if failures:
+        raise SystemExit(1)
+
+
+def _plan_and_run(asked: Asked, *, preset: str | None, steps: int | None, dry_run: bool) -> Mapping[str, str]:
+    """Shows the plan, runs it and shows the table; returns what failed, and why."""
+    from msp_ds.report.ablation import finished_nodes, read_record, run_ablation, study_of
+    from msp_ds.report.ablation_plan import plan_ablation
+    from msp_ds.report.ablation_plot import ablation_plot
+    from msp_ds.report.ablation_table import grid_of, plan_table, plan_words, terminal_table, write_tables
+
+    show = Console()
+    study, hashes = study_of(asked, preset=preset, steps=steps)
+    plan, record = plan_ablation(study), read_record(study, hashes)
+    show.print(plan_table(plan), highlight=False)
+    show.print(plan_words(plan, record.nodes, finished_nodes(plan, record)), highlight=False, soft_wrap=True)
+    if dry_run:
+        return {}
+    results = run_ablation(plan, record, launch=launch)
+    grid = grid_of(plan, results.nodes)
+    files = write_tables(grid, asked.out, plot=ablation_plot(grid))
     show.print(terminal_table(grid), highlight=False)
     show.print(f"written to {', '.join(map(str, files))}", highlight=False, markup=False, soft_wrap=True)
-    for node, reason in results.failures.items():
-        Console(stderr=True, soft_wrap=True).print(f"failed: {node}: {reason}", highlight=False, markup=False)
-    if results.failures:
-        raise SystemExit(1)
+    return results.failures
 
 
 def launch(words: Sequence[str], said: Path) -> int:

@@ -22,6 +22,7 @@ from msp_ds.errors import InputError
 from msp_ds.presets import DEFAULT_PRESET, get_preset
 from msp_ds.report.ablation_plan import ZERO_SHOT, Asked, Node, Plan, Study, held_out_set, run_folder, seconds_for
 from msp_ds.terminal import progress_bar
+from msp_ds.training.planning import preset_config, with_flags
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, is_finished
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def study_of(asked: Asked, *, preset: str | None, steps: int | None) -> tuple[St
     """The study that was asked for, and the sha256 of every index it reads.
 
     Without `steps` each row has as many as the preset's T → P → S. Raises InputError for shards that are missing or
-    hold less than a batch.
+    hold less than a batch, and for settings that are none.
     """
     letters = {part.initial: part.name for part in STAGES}
     trained = "".join(row.curriculum for row in asked.rows) if steps is not None else "".join(letters)
@@ -89,6 +90,8 @@ def study_of(asked: Asked, *, preset: str | None, steps: int | None) -> tuple[St
     sets = {name: open_set(asked.shards / name) for name in needed}
     chosen = preset or sets[needed[0]].index.preset or DEFAULT_PRESET
     schedule = get_preset(chosen).schedule
+    for spelling, settings in (("tps", asked.setting), *((task, asked.fine_tuning_setting) for task in tasks)):
+        with_flags(preset_config(chosen, {"curriculum": spelling}), {"setting": settings})  # a wrong one says so now
     batches = {name: _batches(sets[f"{name}/train"], schedule[name].batch_size) for name in (*parts, *tasks)}
     study = Study(
         **vars(asked),
