@@ -22,6 +22,7 @@ ROWS: list[tuple[str, dict[str, str]]] = [
     ("--curriculum ps", {"phrase": P, "sentence": S}),
     ("--curriculum ps --drop titp", {"phrase": COMMON, "sentence": S}),
     ("--curriculum tps", {"token": T, "phrase": P, "sentence": S}),
+    ("--curriculum tps --drop titp", {"token": T, "phrase": COMMON, "sentence": S}),
     ("--curriculum spt", {"sentence": S, "phrase": P, "token": T}),
     ("--curriculum pts", {"phrase": P, "token": T, "sentence": S}),
     ("--curriculum t+p+s", {"token+phrase+sentence": f"{COMMON}, ifrs, titp, tits, itm_hs"}),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import typer
 
+from msp_ds.cli.ablation_commands import ablate
 from msp_ds.cli.data_commands import audit, inspect, negatives, shard, verify, world
 from msp_ds.cli.grading_commands import evaluate, grade, predict
 from msp_ds.cli.training_commands import demo, finetune, info, stages
@@ -21,7 +22,7 @@ app = typer.Typer(
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(demo, world, shard, inspect, verify, audit, negatives),
-    *(stages, train, finetune, evaluate, predict, grade, info),
+    *(stages, train, finetune, evaluate, predict, grade, ablate, info),
 )
 for command in COMMANDS:
     app.command()(command)
