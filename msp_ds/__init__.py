@@ -23,6 +23,6 @@ def load(checkpoint: str | PathLike[str], *, shards: str | PathLike[str], device
     checkpoint: as runs/tps. shards: a set's folder, as shards/sentence/val. device: of torch; by default the GPU where
     there is one. Raises InputError, a ValueError whose one line says how to mend it, for what does not fit.
     """
-    from msp_ds.library import load_model
+    from msp_ds.library import Model
 
-    return load_model(checkpoint, shards=shards, device=device)
+    return Model.load(checkpoint, shards=shards, device=device)

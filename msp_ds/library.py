@@ -89,6 +89,13 @@ class Model:
         self.reader = Reader(shards)
         self.pieces = shards.word_pieces()
 
+    @classmethod
+    def load(cls, checkpoint: str | PathLike[str], *, shards: str | PathLike[str], device: str | None = None) -> Model:
+        """What `msp_ds.load` gives."""
+        opened = open_set(Path(shards))
+        trained = load_trained(Path(checkpoint), shards=opened, needed_heads=(), preset=None)
+        return cls(trained, opened, device=device)
+
     @property
     def image_ids(self) -> tuple[str, ...]:
         """The images of the set, in its order: `coco-391895`."""
@@ -183,6 +190,18 @@ class Model:
         chances = logits.softmax(0).tolist()
         return {answers[place]: chances[place] for place in best_first(logits, len(answers))}
 
+    def right_answers(self, question: str, image_id: str) -> tuple[str, ...]:
+        """What the set knows to be right, best first; empty where it holds no such question about the image."""
+        questions, row = self.shards.questions, self.row_of(image_id)
+        if questions is None:
+            return ()
+        asked = samples_of(self.shards, [row])[0]["texts"]
+        if question not in asked:
+            return ()
+        pair = (self.reader.images == row).nonzero().squeeze(1)[asked.index(question)]
+        ids, scores = (part[0] for part in self.reader.answers(pair[None]))
+        return tuple(questions.answers[int(ids[place])] for place in best_first(scores, len(scores)) if ids[place] >= 0)
+
     def looks(self, text: str, image_id: str) -> Looks:
         """Where the words of a text look in an image."""
         texts = self._texts([text])
@@ -233,12 +252,6 @@ class Model:
         ordinal = int((self.reader.images[:pair] == row).sum())
         text: str = samples_of(self.shards, [row])[0]["texts"][ordinal]
         return text
-
-
-def load_model(checkpoint: str | PathLike[str], *, shards: str | PathLike[str], device: str | None = None) -> Model:
-    """What `msp_ds.load` gives."""
-    opened = open_set(Path(shards))
-    return Model(load_trained(Path(checkpoint), shards=opened, needed_heads=(), preset=None), opened, device=device)
 
 
 def best_first(scores: Tensor, top: int) -> list[int]:
