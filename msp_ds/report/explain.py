@@ -19,6 +19,8 @@ from msp_ds.terminal import Bars
 
 NAMED = 6
 """Regions of a picture that carry their names."""
+DARKEST = 0.75
+"""Of the colour that attention has in pictures, 1 hiding what lies behind it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +194,15 @@ def told_looks(sample: dict[str, Any], shares: Tensor) -> str:
         name = " ".join(filter(None, (sample["attributes"][place], sample["labels"][place] or "no label")))
         found.append(f"{name} {float(shares[place]):.2f}")
     return ", ".join(found)
+
+
+def darkness(shares: Tensor) -> Tensor:
+    """How dark each box is drawn, 0 to DARKEST, for float32 [R] `shares`: from the smallest to the largest.
+
+    Squared, for where many boxes lie on each other even faint colours add up.
+    """
+    span = (shares.max() - shares.min()).clamp(min=1e-9)
+    return DARKEST * ((shares - shares.min()) / span).square()
 
 
 def most_looked_at(sample: dict[str, Any], shares: Tensor) -> list[int]:

@@ -28,7 +28,8 @@ def write_explanation(
     """
     files = open_pictures(images, [example.sample["image_id"] for example in examples])
     page = out / PAGE_NAME
-    title = examples[0].title if len(examples) == 1 else f"{len(examples)} images, {len(examples[0].views)} models"
+    names = [view.name for view in examples[0].views]
+    title = f"{', '.join(names)} side by side" if len(names) > 1 else f"What {names[0]} makes of it"
     packs = {image_id: packed(picture) for image_id, picture in files.items()}
     write_html(page, explain_page(examples, title=title, note=note, pictures=packs))
     written = [page]

@@ -9,20 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from msp_ds.report.explain import Bar, Example, View, most_looked_at, told_looks
+from msp_ds.report.explain import Bar, Example, View, darkness, most_looked_at, told_looks
 from msp_ds.report.page import html_page
 from msp_ds.report.svg import boxes_to_scale
-
-_DARKEST = 0.75
 
 _STYLE = """
 body { max-width: 90rem; } :root { --look: 28 95% 50%; }
 section { margin-top: 2.4rem; } .views { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr));
   gap: 1.6rem; margin-top: .9rem; } .view { min-width: 0; } .view h3 { font-size: 1.05rem; }
-input[type=radio] { position: absolute; opacity: 0; } label { display: inline-block; padding: .05rem .5rem;
+input[type=radio] { position: absolute; opacity: 0; } .chips { margin-top: .6rem; }
+label { display: inline-block; padding: .05rem .5rem;
   margin: 0 .15rem .3rem 0; border: 1px solid var(--line); border-radius: 1rem; font-size: .88rem; cursor: pointer; }
-input:checked + label { background: hsl(var(--look)); border-color: hsl(var(--look)); color: #201300; }
-input:focus-visible + label { outline: 2px solid var(--bar); outline-offset: 1px; }
 .picture, .view svg { max-height: 24rem; margin-top: .3rem; }
 .picture g rect, .picture .named rect { fill: hsl(var(--look) / var(--shade, 0));
   stroke: hsl(var(--hue) 30% var(--ink) / .35); stroke-width: 1; }
@@ -46,26 +43,33 @@ def explain_page(examples: Sequence[Example], *, title: str, note: str, pictures
     most_words = max(len(view.looks.words) for example in examples for view in example.views)
     heading = (
         f'<h1>{escape(title)}</h1><p class="soft">{escape(note)}</p><p class="soft">Choose a word to see where it '
-        "looks: the share of its attention on each region in the last layer, mean over the heads; the darkest box has "
-        "the largest share, the pointer tells the others.</p>"
+        "looks: the share of its attention on each region in the last layer, mean over the heads. The strongest colour "
+        "has the largest share; boxes to scale, those looked at most are named, the pointer tells the other labels.</p>"
     )
     return html_page(heading + body, title=title, style=_STYLE + _word_rules(most_words + 1))
 
 
 def _word_rules(count: int) -> str:
-    """With button k chosen every box takes its share number k."""
-    return "".join(
-        f".w{k}:checked ~ .views g rect, .w{k}:checked ~ svg g rect {{ --shade: var(--s{k}); }}\n" for k in range(count)
-    )
+    """With button k chosen every box takes its share number k, and the word k shows it."""
+    rules = []
+    for k in range(count):
+        word = f"~ .chips label:nth-child({k + 1})"
+        rules.append(
+            f".w{k}:checked ~ .views g rect, .w{k}:checked ~ svg g rect {{ --shade: var(--s{k}); }}\n"
+            f".w{k}:checked {word} {{ background: hsl(var(--look)); color: #201300; }}\n"
+            f".w{k}:focus-visible {word} {{ outline: 2px solid var(--bar); outline-offset: 1px; }}\n"
+        )
+    return "".join(rules)
 
 
 def _section(example: Example, pictures: Mapping[str, str], *, number: int) -> str:
     sample = example.sample
     known = f" · right: {', '.join(example.right)}" if example.right else ""
-    # All models read the same question, so one row of buttons serves them all; their best captions differ.
-    shared = _buttons(example.views[0].looks.words, name=f"e{number}") if example.question else ""
+    # All models read the same question, so one row of words serves them all; their best captions differ.
+    words, name = example.views[0].looks.words, f"e{number}"
+    shared = _buttons(words, name=name) + _chips(words, name=name) if example.question else ""
     views = "".join(
-        _view(example, view, pictures.get(sample["image_id"], ""), name=f"e{number}v{place}")
+        _view(example, view, pictures.get(sample["image_id"], ""), name=f"{name}v{place}")
         for place, view in enumerate(example.views)
     )
     return (
@@ -76,30 +80,35 @@ def _section(example: Example, pictures: Mapping[str, str], *, number: int) -> s
 
 
 def _view(example: Example, view: View, picture: str, *, name: str) -> str:
-    own = "" if example.question else _buttons(view.looks.words, name=name)
+    words, bars = view.looks.words, _answer_bars(view.bars) if example.question else _caption_bars(view.bars)
     named = most_looked_at(example.sample, view.overall)
     drawing = boxes_to_scale(example.sample, picture=picture, styles=_shades(view), named=named)
-    bars = _answer_bars(view.bars) if example.question else _caption_bars(view.bars)
+    if not example.question:
+        drawing = _buttons(words, name=name) + drawing + _chips(words, name=name)
     return (
-        f'<div class="view"><h3>{escape(view.name)}</h3>{own}{drawing}'
-        f'<p class="most">looks most at {escape(told_looks(example.sample, view.overall))}</p>{bars}</div>'
+        f'<div class="view"><h3>{escape(view.name)}</h3>{drawing}'
+        f'<p class="most">all words look most at {escape(told_looks(example.sample, view.overall))}</p>{bars}</div>'
     )
 
 
 def _buttons(words: Sequence[str], *, name: str) -> str:
-    """All words, then each; the first is chosen."""
+    """One for all words, then one for each; the first is chosen. What they change comes after them."""
     return "".join(
         f'<input type="radio" class="w{place}" name="{name}" id="{name}w{place}"{" checked" if place == 0 else ""}>'
-        f'<label for="{name}w{place}">{escape(word)}</label>'
-        for place, word in enumerate(("all words", *words))
+        for place in range(len(words) + 1)
     )
+
+
+def _chips(words: Sequence[str], *, name: str) -> str:
+    """The words, to be chosen."""
+    labels = (f'<label for="{name}w{place}">{escape(word)}</label>' for place, word in enumerate(("all words", *words)))
+    return f'<div class="chips">{"".join(labels)}</div>'
 
 
 def _shades(view: View) -> list[str]:
     """CSS of each box: how dark all words together, then each word, make it."""
-    rows = [view.overall, *view.looks.shares]
-    scaled = [(_DARKEST * row / row.max().clamp(min=1e-9)).tolist() for row in rows]
-    return ["".join(f";--s{k}:{row[place]:.3f}" for k, row in enumerate(scaled)) for place in range(len(scaled[0]))]
+    rows = [darkness(row).tolist() for row in (view.overall, *view.looks.shares)]
+    return ["".join(f";--s{k}:{row[place]:.3f}" for k, row in enumerate(rows)) for place in range(len(rows[0]))]
 
 
 def _answer_bars(bars: Sequence[Bar]) -> str:

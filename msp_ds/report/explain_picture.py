@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from msp_ds.report.explain import Bar, Example, View, most_looked_at
+from msp_ds.report.explain import Bar, Example, View, darkness, most_looked_at
 from msp_ds.report.svg import placed_names
 
 _WIDE, _GAP, _LETTERS = 560, 40, 22
@@ -16,8 +16,8 @@ _LINE = 32
 _TALLEST = 560
 """Pixels that an image may be high."""
 _FONTS = ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "Arial.ttf", "Helvetica.ttc")
-_INK, _SOFT, _PAPER, _FRAME, _BAR, _LOOK = "#1f2328", "#61686f", "#ffffff", "#f4f4f1", "#3b6ea8", (249, 122, 6)
-_DARKEST = 190
+_INK, _SOFT, _PAPER, _FRAME, _BAR, _PALE = "#1f2328", "#61686f", "#ffffff", "#f4f4f1", "#3b6ea8", "#a6bcd6"
+_LOOK = (249, 122, 6)
 
 
 class _Sheet:
@@ -96,9 +96,10 @@ def _draw_line(sheet: _Sheet, place: tuple[int, int], text: str, bar: Bar | None
     if bar is None:
         return
     start, room = (left + 170, _WIDE - 260) if text else (left, _WIDE - 90)
-    sheet.pen.rectangle((start, top + 6, start + room, top + 24), fill=_FRAME)
+    sheet.pen.rectangle((start, top + 4, start + room, top + 20), fill=_FRAME)
     if round(room * bar.chance):
-        sheet.pen.rectangle((start, top + 6, start + round(room * bar.chance), top + 24), fill=_BAR)
+        colour = _PALE if bar.is_right is False else _BAR
+        sheet.pen.rectangle((start, top + 4, start + round(room * bar.chance), top + 20), fill=colour)
     sheet.write((start + room + 12, top), f"{bar.chance:.3f}", colour=_SOFT)
 
 
@@ -107,13 +108,13 @@ def _looked_at(sample: dict[str, Any], view: View, picture: Image.Image | None, 
     size = (round(sample["width"] * scale), round(sample["height"] * scale))
     whole = picture.resize(size) if picture else Image.new("RGB", size, _FRAME)
     shares = view.overall
-    darkness = (_DARKEST * shares / shares.max().clamp(min=1e-9)).round().int().tolist()
+    opacities = (255 * darkness(shares)).round().int().tolist()
     boxes = [tuple(round(side * scale) for side in box) for box in sample["boxes"]]
     # The largest first, so that what is small stays in sight.
     for place in sorted(range(len(boxes)), key=lambda one: -_area(boxes[one])):
         wash = Image.new("RGBA", size)
         pen = ImageDraw.Draw(wash)
-        pen.rectangle(boxes[place], fill=(*_LOOK, darkness[place]), outline=(60, 60, 60, 110))
+        pen.rectangle(boxes[place], fill=(*_LOOK, opacities[place]), outline=(60, 60, 60, 110))
         whole = Image.alpha_composite(whole.convert("RGBA"), wash)
     _write_names(whole, sample, most_looked_at(sample, shares), scale=scale)
     return whole.convert("RGB")
