@@ -43,11 +43,17 @@ class _Sheet:
                 lines[-1] = longer
         return lines
 
+    def shortened(self, text: str, *, width: float) -> str:
+        """A text that is at most so many pixels wide, its end left out where it is longer."""
+        while text and self.pen.textlength(self._letters(text), font=self.font) > width:
+            text = text[:-2] + "…" if text.endswith("…") else text[:-1] + "…"
+        return text
+
     def _letters(self, text: str) -> str:
         """A text in letters that the font has."""
         if self.has_all_letters:
             return text
-        return text.replace("→", "->").replace("✓", "*").encode("ascii", "replace").decode("ascii")
+        return text.replace("→", "->").replace("✓", "*").replace("…", "...").encode("ascii", "replace").decode("ascii")
 
 
 def draw_example(example: Example, picture: Image.Image | None) -> Image.Image:
@@ -92,10 +98,11 @@ def _lines_of(probe: _Sheet, example: Example, view: View) -> list[tuple[str, Ba
 
 def _draw_line(sheet: _Sheet, place: tuple[int, int], text: str, bar: Bar | None) -> None:
     left, top = place
-    sheet.write((left, top), text)
     if bar is None:
+        sheet.write((left, top), text)
         return
-    start, room = (left + 170, _WIDE - 260) if text else (left, _WIDE - 90)
+    start, room = (left + 180, _WIDE - 270) if text else (left, _WIDE - 90)
+    sheet.write((left, top), sheet.shortened(text, width=170))
     sheet.pen.rectangle((start, top + 4, start + room, top + 20), fill=_FRAME)
     if round(room * bar.chance):
         colour = _PALE if bar.is_right is False else _BAR

@@ -72,7 +72,11 @@ def boxes_to_scale(
             left, base = names[place]
             drawn.append(f'<text x="{left:.1f}" y="{base:.1f}" font-size="{size:.1f}">{name}</text>')
         drawn.append("</g>")
-    behind = f'<image href="{escape(picture)}" width="{width}" height="{height}"/>' if picture else ""
+    behind = (
+        f'<image href="{escape(picture)}" width="{width}" height="{height}" preserveAspectRatio="none"/>'
+        if picture
+        else ""
+    )
     return (
         f'<svg class="picture{" photo" if picture else ""}" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="boxes of {escape(sample["image_id"])}">'

@@ -119,6 +119,15 @@ def test_the_picture_has_a_column_for_each_model_and_is_darkest_where_they_look(
     assert dog[2] < sky[2] < nothing[2]
 
 
+def test_a_long_answer_leaves_its_bar_free() -> None:
+    long = Bar(text="a very long answer that nobody would give " * 3, chance=0.5, is_right=None)
+    made = View(name="s", bars=(long,), looks=view("s").looks)
+    drawn = np.asarray(draw_example(Example(sample=sample(), question="why?", right=(), views=(made,)), None))
+    # The first half of the bar is one blue, which no letter lies upon: it begins 180 pixels from the margin of 40.
+    row = drawn[144 + 280 - 8 + 40 + 12, 40 + 180 : 40 + 180 + 140]
+    assert (row == np.array([0x3B, 0x6E, 0xA8])).all()
+
+
 def test_the_files_are_a_page_and_a_picture_an_example_and_tensorboard_gets_them(tmp_path: Path) -> None:
     Image.new("RGB", (160, 80), "green").save(tmp_path / "7.jpg")
     written = write_explanation(
