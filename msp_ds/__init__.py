@@ -1,0 +1,28 @@
+"""Multi-stage pre-training of small vision-language models; as a library, `msp_ds.load` gives a model to ask.
+
+    model = msp_ds.load("runs/tps", shards="shards/sentence/val")
+    model.score(["a red bus near a tree"], model.image_ids)
+
+Importing the package imports nothing else: torch comes with the first `load`.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from msp_ds.library import Model
+
+__all__ = ["load"]
+
+
+def load(checkpoint: str | PathLike[str], *, shards: str | PathLike[str], device: str | None = None) -> Model:
+    """The model of a run, a checkpoint or a weights folder, with the images of a shard set that it can be asked about.
+
+    checkpoint: as runs/tps. shards: a set's folder, as shards/sentence/val. device: of torch; by default the GPU where
+    there is one. Raises InputError, a ValueError whose one line says how to mend it, for what does not fit.
+    """
+    from msp_ds.library import Model
+
+    return Model.load(checkpoint, shards=shards, device=device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from looking_site import make_site
 from small_world import write_shards, write_twelve_tars
 
 
@@ -18,3 +19,9 @@ def small_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def twelve_tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of the sentence stage in twelve tars; shared, so to be read only."""
     return write_twelve_tars(tmp_path_factory.mktemp("twelve"))
+
+
+@pytest.fixture(scope="session")
+def looking_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards and weights folders of untrained models as tests/looking_site.py says; shared, so to be read only."""
+    return make_site(tmp_path_factory.mktemp("looking"))

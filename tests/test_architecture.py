@@ -14,6 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+FACE = ""
+"""The room of msp_ds/__init__.py itself: what `import msp_ds` offers."""
 FOUNDATION = frozenset({"errors", "chance", "records", "config", "presets"})
 LAYERS: tuple[frozenset[str], ...] = (
     FOUNDATION,
@@ -23,9 +25,11 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"curriculum"}),
     frozenset({"terminal"}),
     frozenset({"training"}),
+    frozenset({"library"}),
     frozenset({"report"}),
     frozenset({"train"}),
     frozenset({"cli"}),
+    frozenset({FACE}),
 )
 """A room imports from the layers before its own; rooms of one layer do not know each other, the foundation's apart."""
 
@@ -326,9 +330,13 @@ def _import_in_fresh_python(statement: str, *, probe: str) -> str:
 
 
 def test_light_rooms_import_without_deepspeed_and_in_silence(package: Package) -> None:
-    heavy = {"training", "report", *ENTRY_POINTS}
+    heavy = {"training", "library", "report", *ENTRY_POINTS}
     light = [name for name, module in package.items() if module.room not in heavy]
     assert _import_in_fresh_python(f"import {', '.join(light)}", probe="'deepspeed' in sys.modules") == "False\n"
+
+
+def test_the_package_imports_without_torch() -> None:
+    assert _import_in_fresh_python("import msp_ds; msp_ds.load", probe="'torch' in sys.modules") == "False\n"
 
 
 def test_the_probe_for_silence_sees_an_import_and_a_print() -> None:

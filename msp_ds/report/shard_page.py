@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from msp_ds.errors import InputError
+from msp_ds.report.page import html_page, write_html
 from msp_ds.report.shard_set import said
 from msp_ds.report.svg import boxes_to_scale, histogram
 
@@ -15,23 +15,8 @@ SAMPLES = 12
 _FEWEST_BARS = 13
 
 _STYLE = """
-:root { color-scheme: light dark; --back: #fdfdfc; --card: #f4f4f1; --text: #1f2328; --soft: #61686f; --line: #d9d9d4;
-  --bar: #3b6ea8; --ink: 32%; --wash: 8%; }
-@media (prefers-color-scheme: dark) { :root { --back: #16181b; --card: #1f2226; --text: #e6e6e3; --soft: #9aa1a8;
-  --line: #3a3e44; --bar: #7fb0e6; --ink: 72%; --wash: 14%; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 75rem; background: var(--back); color: var(--text);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-h1 { font-size: 1.7rem; margin: 0 0 .2rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2.6rem 0 .9rem; }
-h3 { font-size: .95rem; margin: 0 0 .4rem; }
-p { margin: .2rem 0; } .soft, figcaption .soft { color: var(--soft); font-size: .88rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.2rem, 1fr)); gap: .7rem; margin-top: 1.4rem; }
-.cards div { background: var(--card); border-radius: .5rem; padding: .7rem .9rem; }
-.cards b { display: block; font-size: 1.25rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 1.2rem; }
 .panel { background: var(--card); border-radius: .5rem; padding: 1rem 1.1rem; min-width: 0; }
-svg { display: block; width: 100%; height: auto; }
 .chart { margin-top: .6rem; } .chart rect { fill: var(--bar); } .chart line { stroke: var(--line); }
 .chart text { fill: var(--soft); font-size: 12px; text-anchor: middle; } .chart .peak { text-anchor: start; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
@@ -39,38 +24,18 @@ td { padding: .13rem 0; white-space: nowrap; } td:first-child { padding-right: .
 td:nth-child(2) { width: 100%; } td:last-child { padding-left: .8rem; text-align: right; color: var(--soft);
   font-variant-numeric: tabular-nums; }
 td i { display: block; height: .72rem; min-width: 1px; background: var(--bar); border-radius: 2px; }
-.samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); gap: 1.4rem;
-  align-items: start; }
-figure { margin: 0; } .picture { max-height: 21rem; } .picture .frame { fill: var(--card); stroke: var(--line); }
-.picture g rect { fill: none; stroke: hsl(var(--hue) 65% var(--ink) / .3); stroke-width: 1; pointer-events: all; }
-.picture .named rect { fill: hsl(var(--hue) 70% 50% / var(--wash)); stroke: hsl(var(--hue) 65% var(--ink));
-  stroke-width: 1.6; }
-.picture g:hover rect { stroke-width: 3.5; stroke: hsl(var(--hue) 65% var(--ink)); }
-.picture text { fill: hsl(var(--hue) 70% var(--ink)); stroke: var(--card); stroke-width: 3px; paint-order: stroke;
-  font-weight: 600; vector-effect: non-scaling-stroke; }
-figcaption { margin-top: .5rem; } ul { margin: .3rem 0 0; padding-left: 1.1rem; }
 """
 
 
 def write_page(path: Path, facts: dict[str, Any]) -> None:
     """Write the page of what data.inspection.inspect_set found. Raises: InputError when it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(set_page(facts), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); name another file") from None
+    write_html(path, set_page(facts))
 
 
 def set_page(facts: dict[str, Any]) -> str:
-    """The page. It may load nothing from anywhere, and says so to the browser."""
-    title = escape(facts["set"]["path"])
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"{_head(facts)}\n{_lengths(facts)}\n{_features(facts)}\n{_labels(facts)}\n{_samples(facts)}\n</body>\n</html>\n"
-    )
+    """The page."""
+    parts = (_head(facts), _lengths(facts), _features(facts), _labels(facts), _samples(facts))
+    return html_page("\n".join(parts), title=facts["set"]["path"], style=_STYLE)
 
 
 def _head(facts: dict[str, Any]) -> str:

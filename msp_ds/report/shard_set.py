@@ -28,7 +28,7 @@ def set_tables(facts: dict[str, Any]) -> list[RenderableType]:
         for name, value in _flat(group).items():
             table.add_row(name.replace("_", " "), said(value))
         shown.append(table)
-    return shown + [part for sample in samples for part in _drawn(sample)]
+    return shown + [part for sample in samples for part in drawn(sample)]
 
 
 def said(value: Any) -> str:
@@ -57,7 +57,7 @@ def _flat(group: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _drawn(sample: dict[str, Any]) -> list[RenderableType]:
+def drawn(sample: dict[str, Any]) -> list[RenderableType]:
     """A heading, the picture, every label with its number, the texts."""
     heading = f"\n{sample['image_id']}  {sample['width']} x {sample['height']} pixels, {sample['regions']} regions"
     counts = Counter(label or "(no label)" for label in sample["labels"])

@@ -42,11 +42,18 @@ def histogram(starts: Sequence[float], counts: Sequence[int], *, bar: float, wha
     )
 
 
-def boxes_to_scale(sample: dict[str, Any]) -> str:
-    """A sample of data.inspection as boxes in its image's frame; the largest of different labels carry their names."""
+def boxes_to_scale(
+    sample: dict[str, Any], *, picture: str = "", styles: Sequence[str] = (), named: Sequence[int] | None = None
+) -> str:
+    """A sample of data.inspection as boxes in its image's frame, the `named` ones with their names where there is room.
+
+    By default these are the largest of different labels. picture: the image file as a data: address, laid behind the
+    boxes. styles: CSS for each box.
+    """
     width, height, boxes, labels = (sample[name] for name in ("width", "height", "boxes", "labels"))
     size = max(width, height) / 34
-    names = _placed_names(sample, size=size)
+    chosen = chosen_regions(boxes, labels, most=_NAMED_BOXES) if named is None else named
+    names = placed_names(sample, chosen, size=size)
     kinds = {label: number for number, label in enumerate(dict.fromkeys(labels))}
     drawn = []
     # The named ones last, so that nothing is drawn over a name.
@@ -56,7 +63,8 @@ def boxes_to_scale(sample: dict[str, Any]) -> str:
         tip = f"{place}: {escape(sample['attributes'][place])} {name}, {sample['scores'][place]:.2f}"
         drawn.append(
             f'<g class="{"named" if place in names else "plain"}" '
-            f'style="--hue:{_HUES[kinds[labels[place]] % len(_HUES)]}"><rect x="{x0:.1f}" y="{y0:.1f}" '
+            f'style="--hue:{_HUES[kinds[labels[place]] % len(_HUES)]}{styles[place] if styles else ""}">'
+            f'<rect x="{x0:.1f}" y="{y0:.1f}" '
             f'width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" vector-effect="non-scaling-stroke">'
             f"<title>{tip}</title></rect>"
         )
@@ -64,18 +72,26 @@ def boxes_to_scale(sample: dict[str, Any]) -> str:
             left, base = names[place]
             drawn.append(f'<text x="{left:.1f}" y="{base:.1f}" font-size="{size:.1f}">{name}</text>')
         drawn.append("</g>")
+    behind = (
+        f'<image href="{escape(picture)}" width="{width}" height="{height}" preserveAspectRatio="none"/>'
+        if picture
+        else ""
+    )
     return (
-        f'<svg class="picture" viewBox="0 0 {width} {height}" role="img" '
+        f'<svg class="picture{" photo" if picture else ""}" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="boxes of {escape(sample["image_id"])}">'
-        f'<rect class="frame" width="{width}" height="{height}"/>{"".join(drawn)}</svg>'
+        f'<rect class="frame" width="{width}" height="{height}"/>{behind}{"".join(drawn)}</svg>'
     )
 
 
-def _placed_names(sample: dict[str, Any], *, size: float) -> dict[int, tuple[float, float]]:
-    """Region -> where its name begins: in the upper left corner of its box, within the picture, on no other name."""
+def placed_names(sample: dict[str, Any], places: Sequence[int], *, size: float) -> dict[int, tuple[float, float]]:
+    """Region -> where its name begins: in the upper left corner of its box, within the picture, on no other name.
+
+    places: the regions to name, the most important first. size: of the letters, in pixels of the image.
+    """
     placed: dict[int, tuple[float, float]] = {}
     taken: list[tuple[float, float, float]] = []
-    for place in chosen_regions(sample["boxes"], sample["labels"], most=_NAMED_BOXES):
+    for place in places:
         wide = (len(sample["labels"][place]) + 1) * size * 0.62
         left = max(0.0, min(sample["boxes"][place][0] + size * 0.25, sample["width"] - wide))
         base = min(sample["boxes"][place][1] + size, sample["height"] - size * 0.25)

@@ -28,9 +28,7 @@ def inspect_set(shards: ShardSet, *, samples: int = SAMPLES_SHOWN) -> dict[str, 
     rows = np.unique(np.linspace(0, index.num_images - 1, IMAGES_SAMPLED).astype(np.int64))
     shown = rows[np.unique(np.linspace(0, len(rows) - 1, samples).astype(np.int64))]
     records = [read_record(shards, int(row))[0] for row in rows]
-    objects, attributes = (
-        load_labels(path, may_be_empty=True) for path in (shards.objects_path, shards.attributes_path)
-    )
+    objects, attributes = _labels_of(shards)
     return {
         "set": {
             "path": str(shards.path),
@@ -114,6 +112,21 @@ def _spread(values: np.ndarray) -> dict[str, float]:
     """Mean, percentiles and ends."""
     percentiles = {f"p{share}": float(np.percentile(values, share)) for share in _SHARES}
     return {"mean": float(values.mean()), "min": float(values.min()), **percentiles, "max": float(values.max())}
+
+
+def samples_of(shards: ShardSet, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """The images in some rows with their boxes, labels and texts, as JSON values, fit to be drawn.
+
+    Raises: ShardError when one is damaged.
+    """
+    objects, attributes = _labels_of(shards)
+    return [_sample(shards, row, objects=objects, attributes=attributes) for row in rows]
+
+
+def _labels_of(shards: ShardSet) -> tuple[tuple[Label, ...], ...]:
+    """The object labels and the attribute labels."""
+    paths = (shards.objects_path, shards.attributes_path)
+    return tuple(load_labels(path, may_be_empty=True) for path in paths)
 
 
 def _sample(shards: ShardSet, row: int, *, objects: Sequence[Label], attributes: Sequence[Label]) -> dict[str, Any]:

@@ -1,0 +1,89 @@
+"""The shares of attention are those that the layers' fused call uses, and stand at the right words and regions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tiny import CONFIG, FAMILY, HIDDEN, a_batch, dice
+from torch import Tensor
+
+from msp_ds.model.attention_weights import attention_shares, encode_and_look, last_look
+from msp_ds.model.encoder import Trunk
+from msp_ds.model.layers import Attention
+from msp_ds.records import Batch
+
+
+def some_attention() -> tuple[Attention, Tensor, Tensor, Tensor]:
+    torch.manual_seed(3)
+    attention = Attention(CONFIG).double().eval()
+    for place, parameter in enumerate(attention.parameters()):
+        parameter.data = torch.randn(parameter.shape, generator=dice(place), dtype=torch.float64)
+    states, memory = (torch.randn(2, n, HIDDEN, generator=dice(n), dtype=torch.float64) for n in (3, 4))
+    return attention, states, memory, torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0]]).bool()
+
+
+@torch.no_grad()
+def test_the_shares_times_the_values_are_what_the_fused_call_sees() -> None:
+    attention, states, memory, mask = some_attention()
+    shares = attention_shares(attention, states, memory, mask)
+    values = attention.value(memory).unflatten(-1, (2, -1)).transpose(1, 2)
+    seen = (shares @ values).transpose(1, 2).flatten(2)
+    expected = attention.norm(states + attention.output(seen))
+    torch.testing.assert_close(attention(states, memory, mask), expected, atol=1e-12, rtol=0)
+
+
+@torch.no_grad()
+def test_the_shares_are_those_of_a_plain_loop() -> None:
+    attention, states, memory, mask = some_attention()
+    shares = attention_shares(attention, states, memory, mask)
+    query, key = attention.query(states), attention.key(memory)
+    half = HIDDEN // 2
+    for head, part in enumerate((slice(0, half), slice(half, None))):
+        powers = [
+            math.exp(float(query[1, 2, part] @ key[1, place, part]) / math.sqrt(half)) if mask[1, place] else 0.0
+            for place in range(4)
+        ]
+        assert shares[1, head, 2].tolist() == pytest.approx([power / sum(powers) for power in powers])
+
+
+def whole_shares(trunk: Trunk, batch: Batch) -> Tensor:
+    """[B, h, queries, slots] of the last layer's first look, from what its fused call is given."""
+    caught: list[tuple[Tensor, Tensor, Tensor]] = []
+    fused = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor, dropout_p: float) -> Tensor:
+        caught.append((query, key, attn_mask))
+        return fused(query, key, value, attn_mask=attn_mask, dropout_p=dropout_p)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("msp_ds.model.layers.F.scaled_dot_product_attention", watched)
+        trunk(batch)
+    calls_a_layer = 4 if trunk.config.encoder == "cross" else 1  # across twice, then each stream at itself
+    query, key, mask = caught[-calls_a_layer]
+    # An identity as values makes the fused call return its own shares.
+    slots = torch.eye(key.shape[2]).expand(*key.shape[:2], -1, -1)
+    return fused(query, key, slots, attn_mask=mask)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+@torch.no_grad()
+def test_each_encoder_tells_where_its_last_layer_looks(name: str) -> None:
+    torch.manual_seed(5)
+    trunk, batch = Trunk(FAMILY[name]).eval(), a_batch()
+    encoded, shares = encode_and_look(trunk, batch)
+    assert torch.equal(encoded.pair, trunk(batch).pair)
+    whole = whole_shares(trunk, batch).mean(1)
+    num_tokens, num_regions = batch.token_ids.shape[1], batch.region_mask.shape[1]
+    torch.testing.assert_close(shares, whole[:, :num_tokens, -num_regions:], atol=1e-6, rtol=0)
+    assert not shares[~batch.region_mask[:, None].expand_as(shares)].any()
+    assert (shares.sum(2) <= 1 + 1e-6).all()
+    if not FAMILY[name].visual_cls and FAMILY[name].encoder == "cross":
+        torch.testing.assert_close(shares.sum(2), torch.ones(shares.shape[:2]))
+
+
+def test_looking_leaves_no_hook_behind() -> None:
+    trunk = Trunk(CONFIG).eval()
+    encode_and_look(trunk, a_batch())
+    assert not last_look(trunk)._forward_pre_hooks
