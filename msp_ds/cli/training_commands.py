@@ -11,6 +11,7 @@ from rich.console import Console
 from msp_ds.presets import PRESETS, get_preset
 from msp_ds.terminal import one_line_errors, speak
 from msp_ds.train import (
+    RUNS,
     BatchSize,
     Curriculum,
     Debug,
@@ -125,3 +126,15 @@ def info(preset: Annotated[str, typer.Option(help=f"{', '.join(PRESETS)}.")] = "
 
     with one_line_errors(debug=debug):
         Console().print(parameter_table(preset, get_preset(preset).model))
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Where runs lie.")] = RUNS,
+    debug: Debug = False,
+) -> None:
+    """List the runs in a folder: how far each is, whether it still trains, and its best validation."""
+    from msp_ds.report.runs import runs_table
+
+    with one_line_errors(debug=debug):
+        speak()
+        Console().print(runs_table(folder))
