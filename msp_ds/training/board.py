@@ -39,8 +39,8 @@ class Board:
         """The one in the stage's folder."""
         self._metrics: MetricsFile | None = None
         self._view: TerminalView | None = None
-        self._speaks = speaks
-        self._began, self._start = time.monotonic(), start
+        self.speaks = speaks
+        self._began, self.start = time.monotonic(), start
         self._last_line = 0.0
         if speaks:
             self._open(folder)
@@ -50,13 +50,13 @@ class Board:
         if (folder.parent / RUN_FILE).is_file():
             shown[folder.parent] = steps_before(folder)
         for place, before in shown.items():
-            writer = SummaryWriter(str(place), purge_step=before + self._start + 1, flush_secs=30)
+            writer = SummaryWriter(str(place), purge_step=before + self.start + 1, flush_secs=30)
             self._writers[writer] = before
             self._own = self._own or writer
-        self._metrics = MetricsFile(folder, start=self._start, facts={"stage": self.name, "num_steps": self.num_steps})
+        self._metrics = MetricsFile(folder, start=self.start, facts={"stage": self.name, "num_steps": self.num_steps})
         terminal = console()
         if terminal.is_terminal:
-            self._view = TerminalView(terminal, name=self.name, num_steps=self.num_steps, start=self._start)
+            self._view = TerminalView(terminal, name=self.name, num_steps=self.num_steps, start=self.start)
 
     def scalars(
         self, step: int, values: Mapping[str, float], *, epoch: float = 0.0, report: Report = "training"
@@ -96,10 +96,10 @@ class Board:
 
     def advance(self, step: int, values: Mapping[str, float]) -> None:
         """Moves the live view to `step`, or writes a line where there is no terminal."""
-        if not self._speaks:
+        if not self.speaks:
             return
         now = time.monotonic()
-        left = (self.num_steps - step) * (now - self._began) / max(step - self._start, 1)
+        left = (self.num_steps - step) * (now - self._began) / max(step - self.start, 1)
         if self._view is not None:
             self._view.advance(step, values, left=_clock(left))
         elif now - self._last_line > SECONDS_BETWEEN_LINES or step == self.num_steps:
