@@ -79,8 +79,6 @@ class StageLoop:
     validated: Mapping[str, float] | None = None
     """The validation after step `start`, if the checkpoint has it."""
     pace: Pace = field(default_factory=Pace)
-    flops: Callable[[Portion], float] = field(default=lambda portion: 0.0)
-    """What the multiplications of a step take on all ranks, forth and back."""
     show: Callable[[int], None] = field(default=lambda step: None)
     """Shows what the model says of a few held-out pairs; every rank calls it after a validation, in evaluation mode."""
 
@@ -105,7 +103,7 @@ class StageLoop:
         for portion in self.pace.waiting(portions):
             self._step(portion, meter)
             done = portion.step + 1
-            self.pace.add(self.order.batch_size, flops=self.flops(portion))
+            self.pace.add(self.order.batch_size)
             epoch_ends = self._epoch_ends(done)
             saves = self._saves(done)
             if saves or done % REPORT_EVERY == 0:  # a report also keeps a loss that is not finite out of a checkpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,9 +17,18 @@ _GIB = 2**30
 class Pace:
     """A clock that starts anew with each report."""
 
-    def __init__(self, *, peak_flops: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        """peak_flops: multiplications and additions a second that all ranks together could do, where that is known."""
-        self._peak = peak_flops
+    def __init__(
+        self,
+        *,
+        peak_flops: float | None = None,
+        flops_of: Callable[[Any], float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """peak_flops: multiplications and additions a second that a rank's device could do, where that is known.
+
+        flops_of: how many a rank's portion takes, forth and back.
+        """
+        self._peak, self._flops_of = peak_flops, flops_of
         self._clock = clock
         self.restart()
 
@@ -28,7 +37,7 @@ class Pace:
         self._began, self._waited, self._pairs, self._flops = self._clock(), 0.0, 0, 0.0
 
     def waiting(self, portions: Iterator[T]) -> Iterator[T]:
-        """The same portions; the time until each comes counts as waiting."""
+        """The same portions, each to be trained on; the time until it comes counts as waiting."""
         while True:
             began = self._clock()
             try:
@@ -36,11 +45,12 @@ class Pace:
             except StopIteration:
                 return
             self._waited += self._clock() - began
+            self._flops += self._flops_of(portion) if self._flops_of else 0.0
             yield portion
 
-    def add(self, pairs: int, *, flops: float = 0.0) -> None:
-        """Counts one optimiser step of all ranks. flops: what its multiplications take, forth and back."""
-        self._pairs, self._flops = self._pairs + pairs, self._flops + flops
+    def add(self, pairs: int) -> None:
+        """Counts the pairs of one optimiser step of all ranks."""
+        self._pairs += pairs
 
     def read(self) -> dict[str, float]:
         """The scalars since the last report; then it starts anew.

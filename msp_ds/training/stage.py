@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,6 @@ from msp_ds.errors import CheckpointError
 from msp_ds.model.encoder import Trunk
 from msp_ds.tasks.task import Context
 from msp_ds.training.board import Board
-from msp_ds.training.board_texts import config_text, stage_text
 from msp_ds.training.checkpoint import (
     WEIGHTS,
     load_heads,
@@ -40,11 +37,11 @@ from msp_ds.training.execution import Execution
 from msp_ds.training.feed import Feed
 from msp_ds.training.interrupt import StopRequest
 from msp_ds.training.learner import Learner
-from msp_ds.training.loop import VALIDATION_EPOCH, StageLoop
+from msp_ds.training.loop import StageLoop
 from msp_ds.training.run_folder import STAGE_FILE
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.saving import Saver, load_optimizer
-from msp_ds.training.showcase import Showcase
+from msp_ds.training.window import conclude, introduce, pace_of, showing
 
 log = logging.getLogger(__name__)
 
@@ -233,12 +230,13 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         save_every=job.save_every,
         start=start,
         validated=before.get("validated"),
-        show=_shows(learner, held_out, board),
+        show=showing(learner, held_out, board),
+        pace=pace_of(config, job.execution, runtime),
     )
     try:
-        _introduce(board, job)
+        introduce(board, config)
         checkpoint, results = loop.run()
-        board.hyperparameters(_settings(job, stage), (name for name, value in results.items() if math.isfinite(value)))
+        conclude(board, config, stage, results, execution=job.execution, ranks=runtime.world_size)
     finally:
         loop.board.close()
         loop.feed.close()
@@ -248,38 +246,6 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         write_json(folder / STAGE_FILE, finished)
     runtime.wait_for_all()
     engine.close()
-
-
-def _shows(learner: Learner, held_out: Feed, board: Board) -> Callable[[int], None]:
-    """What shows the model's answers after a validation; nothing without held-out pairs."""
-    if not held_out.readers:
-        return lambda step: None
-    return Showcase(learner, held_out.readers[-1], part=held_out.parts[-1], epoch=VALIDATION_EPOCH, board=board).show
-
-
-def _introduce(board: Board, job: Job) -> None:
-    """Says in TensorBoard what is trained, once."""
-    if not board.start:
-        board.text("config", config_text(job.config), step=0)
-        board.text("stages", stage_text(job.config), step=0)
-
-
-def _settings(job: Job, stage: Stage) -> dict[str, bool | str | float]:
-    """What tells runs apart in TensorBoard's table of them."""
-    config, row = job.config, stage.schedule(job.config.schedule)
-    return {
-        "stage": stage.name,
-        "curriculum": config.curriculum,
-        "preset": config.preset,
-        "tasks": ", ".join(task.name for task in stage.tasks),
-        "lr": config.optim.lr,
-        "epochs": row.epochs,
-        "batch_size": row.batch_size,
-        "seed": config.seed,
-        "precision": job.execution.precision,
-        "zero_stage": job.execution.zero_stage,
-        "ranks": job.runtime.world_size,
-    }
 
 
 def _announce_order(stage: Stage, choice: OrderChoice, blocks: Blocks | None) -> None:

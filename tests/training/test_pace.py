@@ -28,10 +28,10 @@ def three_portions(clock: Clock, *, seconds_each: float) -> Iterator[int]:
 
 def test_waiting_is_the_time_until_a_portion_comes_and_nothing_else() -> None:
     clock = Clock()
-    pace = Pace(clock=clock, peak_flops=1000.0)
+    pace = Pace(clock=clock, peak_flops=1000.0, flops_of=lambda portion: 300.0 * (portion + 1))
     for _ in pace.waiting(three_portions(clock, seconds_each=1.0)):
         clock.now += 3.0  # the step
-        pace.add(8, flops=600.0)
+        pace.add(8)
     assert pace.read() == pytest.approx({"speed/pairs_per_s": 2.0, "speed/wait_share": 0.25, "speed/mfu": 0.15})
 
 
