@@ -75,14 +75,21 @@ class Board:
             self._view.validated(step, values)
 
     def text(self, name: str, markdown: str, *, step: int) -> None:
-        """Shows a text in TensorBoard, as Markdown."""
-        for writer, before in self._writers.items():
-            writer.add_text(name, markdown, before + step)
+        """Shows a text, as Markdown, beside the stage's curves in TensorBoard."""
+        if self._own is not None:
+            self._own.add_text(name, markdown, step)
+
+    def introduce(self, texts: Mapping[str, str]) -> None:
+        """Shows texts, name -> Markdown, beside the curves of the whole run, where this is its beginning."""
+        if self._writers and not self.start:
+            *_, (writer, before) = self._writers.items()
+            for name, markdown in texts.items() if not before else ():
+                writer.add_text(name, markdown, 0)
 
     def picture(self, name: str, pixels: np.ndarray, *, step: int) -> None:
-        """Shows a picture in TensorBoard. pixels: uint8 [height, width, 3]."""
-        for writer, before in self._writers.items():
-            writer.add_image(name, pixels, before + step, dataformats="HWC")
+        """Shows a picture beside the stage's curves in TensorBoard. pixels: uint8 [height, width, 3]."""
+        if self._own is not None:
+            self._own.add_image(name, pixels, step, dataformats="HWC")
 
     def hyperparameters(self, settings: Mapping[str, bool | str | float], results: Iterable[str]) -> None:
         """Adds the stage to TensorBoard's table of runs. results: names of the metrics of its validations shown there.

@@ -6,6 +6,7 @@ There are no pixels of the image in the shards: regions are drawn as boxes in it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -16,6 +17,10 @@ _REGIONS_WIDTH, _WORD_WIDTH = 480, 280
 _GAP, _LINE = 12, 18
 _MAX_WORDS = 3
 _MAX_NAMES = 12
+_STRONG = 3.0
+"""Times an even look at all regions."""
+_LETTER = 7
+"""Pixels of an average letter."""
 _BACKGROUND, _FRAME, _INK, _FAINT = (255, 255, 255), (200, 205, 212), (32, 36, 44), (120, 130, 145)
 _PLAIN_BOX, _RIGHT, _WRONG = (150, 165, 190), (20, 130, 70), (200, 40, 40)
 _COLD, _HOT = np.array([250, 250, 252], np.float32), np.array([226, 74, 20], np.float32)
@@ -29,8 +34,8 @@ def draw_sample(sample: Sample) -> np.ndarray:
     words = chosen_words(sample)
     tall = round(_REGIONS_WIDTH * min(sample.height / sample.width, 1.4))
     small = round(_WORD_WIDTH * min(sample.height / sample.width, 1.4))
-    lines = _said(sample)
     width = _REGIONS_WIDTH + 2 * _GAP + len(words) * (_WORD_WIDTH + _GAP)
+    lines = [(part, color) for line, color in _said(sample) for part in wrap(line, (width - 2 * _GAP) // _LETTER)]
     height = _LINE + max(tall, small + _LINE) + 3 * _GAP + _LINE * len(lines)
     canvas = Image.new("RGB", (width, height), _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
@@ -94,9 +99,12 @@ def _draw_regions(canvas: Image.Image, sample: Sample, *, place: tuple[int, int]
 def _draw_looks(
     canvas: Image.Image, sample: Sample, word: int, *, place: tuple[int, int], size: tuple[int, int]
 ) -> None:
-    """A region is the redder the more the word looks at it; the three that it looks at most have their names."""
+    """A region is the redder the more the word looks at it; the three that it looks at most have their names.
+
+    Fully red is the most looked at, or three times an even look if none gets as much.
+    """
     looks = sample.looks[word]
-    heat = looks / max(float(looks.max(initial=0.0)), 1e-9)
+    heat = looks / max(float(looks.max(initial=0.0)), _STRONG / max(len(looks), 1))
     shade = np.zeros((size[1], size[0]), np.float32)
     for (x0, y0, x1, y1), share in zip(_scaled(sample, place=(0, 0), size=size), heat.tolist(), strict=True):
         inside = shade[y0 : y1 + 1, x0 : x1 + 1]

@@ -23,6 +23,7 @@ from msp_ds.errors import CheckpointError
 from msp_ds.model.encoder import Trunk
 from msp_ds.tasks.task import Context
 from msp_ds.training.board import Board
+from msp_ds.training.board_texts import config_text, stage_text
 from msp_ds.training.checkpoint import (
     WEIGHTS,
     load_heads,
@@ -41,7 +42,7 @@ from msp_ds.training.loop import StageLoop
 from msp_ds.training.run_folder import STAGE_FILE
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.saving import Saver, load_optimizer
-from msp_ds.training.window import conclude, introduce, pace_of, showing
+from msp_ds.training.window import conclude, pace_of, showing
 
 log = logging.getLogger(__name__)
 
@@ -234,7 +235,7 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         pace=pace_of(config, job.execution, runtime),
     )
     try:
-        introduce(board, config)
+        board.introduce({"config": config_text(config), "stages": stage_text(config)})
         checkpoint, results = loop.run()
         conclude(board, config, stage, results, execution=job.execution, ranks=runtime.world_size)
     finally:

@@ -9,7 +9,6 @@ from functools import partial
 from msp_ds.config import RunConfig
 from msp_ds.curriculum import Stage
 from msp_ds.training.board import Board
-from msp_ds.training.board_texts import config_text, stage_text
 from msp_ds.training.cards import peak_flops
 from msp_ds.training.execution import Execution
 from msp_ds.training.feed import Feed
@@ -32,13 +31,6 @@ def showing(learner: Learner, held_out: Feed, board: Board) -> Callable[[int], N
     if not held_out.readers:
         return lambda step: None
     return Showcase(learner, held_out.readers[-1], part=held_out.parts[-1], epoch=VALIDATION_EPOCH, board=board).show
-
-
-def introduce(board: Board, config: RunConfig) -> None:
-    """Says in TensorBoard what is trained, once."""
-    if not board.start:
-        board.text("config", config_text(config), step=0)
-        board.text("stages", stage_text(config), step=0)
 
 
 def conclude(

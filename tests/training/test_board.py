@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from msp_ds.config import write_json
@@ -76,6 +77,19 @@ def test_the_curves_of_the_run_go_on_where_the_stage_before_ended(tmp_path: Path
     assert shown(run, "validation/loss/total") == {110: 2.5}
     rows = [(row["report"], row["step"], row["loss/total"]) for row in read_metrics(run / "2-phrase" / METRICS_FILE)]
     assert rows == [("training", 10, 1.5), ("validation", 10, 2.5)]
+
+
+@pytest.mark.parametrize(
+    ("stage", "start", "introduced"), [("1-token", 0, True), ("1-token", 5, False), ("2-s", 0, False)]
+)
+def test_a_run_is_introduced_once(tmp_path: Path, stage: str, start: int, introduced: bool) -> None:
+    run = a_run(tmp_path)
+    board = Board(run / stage, name="token", num_steps=50, start=start, speaks=True)
+    board.introduce({"config": "a text"})
+    board.close()
+    seen = EventAccumulator(str(run))
+    seen.Reload()
+    assert seen.Tags()["tensors"] == (["config/text_summary"] if introduced else [])
 
 
 def test_texts_pictures_and_the_table_of_runs_are_in_the_stage_s_file(tmp_path: Path) -> None:
