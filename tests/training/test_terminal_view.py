@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import logging
 
+import pytest
 from rich.console import Console
 
+from msp_ds.terminal import speak
 from msp_ds.training.terminal_view import TerminalView
 
 TRAINED = {
@@ -51,3 +54,14 @@ def test_closing_gives_the_cursor_back_and_leaves_the_last_view() -> None:
     view.close()
     assert said.getvalue().rstrip().endswith("\x1b[?25h")
     assert "step 10 of 10" in said.getvalue()
+
+
+def test_a_log_line_above_the_view_is_the_message_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, said = a_terminal()
+    handlers = logging.getLogger().handlers[:]
+    monkeypatch.setattr("msp_ds.terminal.console", lambda: terminal)
+    speak()
+    logging.getLogger("msp_ds.training.stage").info("token: fresh heads")
+    logging.basicConfig(handlers=handlers or [logging.NullHandler()], force=True)
+    logging.getLogger("msp_ds").setLevel(logging.NOTSET)
+    assert said.getvalue().split(maxsplit=1)[1].strip() == "token: fresh heads"
