@@ -33,6 +33,7 @@ def speak(*, quiet: bool = False) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     if terminal.is_terminal:  # a log line must not tear the bar below it
         handler = RichHandler(console=terminal, show_path=False, show_level=False, log_time_format="%H:%M:%S")
+        handler.setFormatter(logging.Formatter("%(message)s"))  # else basicConfig puts level and module before it
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("msp_ds").setLevel(logging.WARNING if quiet else logging.INFO)
 

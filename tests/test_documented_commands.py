@@ -123,6 +123,7 @@ def test_the_texts_show_every_kind_of_command() -> None:
         "verify",
         "inspect",
         "info",
+        "runs",
         "demo",
         "import",
         "export",

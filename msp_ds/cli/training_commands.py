@@ -11,6 +11,7 @@ from rich.console import Console
 from msp_ds.presets import PRESETS, get_preset
 from msp_ds.terminal import one_line_errors, speak
 from msp_ds.train import (
+    RUNS,
     BatchSize,
     Curriculum,
     Debug,
@@ -27,7 +28,8 @@ from msp_ds.train import (
     Setting,
     Shards,
 )
-from msp_ds.training.execution import find_shipped
+from msp_ds.training.cards import CARDS, changed_card, find_card
+from msp_ds.training.execution import Execution, find_shipped, read_execution
 
 BenchmarkName = Literal["vqa", "gqa", "nlvr2", "retrieval"]
 
@@ -119,9 +121,36 @@ def finetune(
         start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, save_every=save_every)
 
 
-def info(preset: Annotated[str, typer.Option(help=f"{', '.join(PRESETS)}.")] = "paper", debug: Debug = False) -> None:
-    """Print a preset's parameters by part, and counted the paper's way."""
+def info(
+    preset: Annotated[str, typer.Option(help=f"{', '.join(PRESETS)}.")] = "paper",
+    fit: Annotated[bool, typer.Option("--fit", help="Predict memory and time on a card instead.")] = False,
+    card: Annotated[str, typer.Option(help=f"For --fit: {', '.join(CARDS)}, or 12gb.")] = "titanx",
+    batch_size: Annotated[int | None, typer.Option(help="For --fit: pairs in a batch. [the preset's]")] = None,
+    memory_gb: Annotated[float | None, typer.Option(help="For --fit: memory of the card, in GiB. [the card's]")] = None,
+    tflops: Annotated[float | None, typer.Option(help="For --fit: the card's peak. [its maker's]")] = None,
+    ds_config: Annotated[Path | None, typer.Option(help="For --fit: how to execute. [by the card]")] = None,
+    debug: Debug = False,
+) -> None:
+    """Print a preset's parameters by part, and counted the paper's way; or whether it fits a card."""
+    from msp_ds.report.fit import fit_table
     from msp_ds.report.model import parameter_table
 
     with one_line_errors(debug=debug):
-        Console().print(parameter_table(preset, get_preset(preset).model))
+        if not fit:
+            Console().print(parameter_table(preset, get_preset(preset).model))
+            return
+        chosen = changed_card(find_card(card), memory_gib=memory_gb, tflops=tflops)
+        execution = Execution(precision=chosen.precision) if ds_config is None else read_execution(ds_config)
+        Console().print(fit_table(preset, chosen, execution, batch_size=batch_size))
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Where runs lie.")] = RUNS,
+    debug: Debug = False,
+) -> None:
+    """List the runs in a folder: how far each is, whether it still trains, and its best validation."""
+    from msp_ds.report.runs import runs_table
+
+    with one_line_errors(debug=debug):
+        speak()
+        Console().print(runs_table(folder))

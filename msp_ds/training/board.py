@@ -1,64 +1,150 @@
-"""What a run shows while it trains: TensorBoard scalars, a progress bar or plain lines, and a file of metrics."""
+"""What a run shows while it trains: TensorBoard by stage and overall, metrics.jsonl, a live view or plain lines."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
-from msp_ds.terminal import progress_bar
+from msp_ds.config import read_json
+from msp_ds.terminal import console
+from msp_ds.training.metrics_file import MetricsFile, Report
+from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE
+from msp_ds.training.terminal_view import TerminalView
 
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
-"""Where there is no terminal to draw a bar on."""
+"""Where there is no terminal to draw on."""
 
 
 class Board:
     """The window on one stage, on rank 0; on the others every call does nothing."""
 
     def __init__(self, folder: Path, *, name: str, num_steps: int, start: int, speaks: bool) -> None:
-        """Opens TensorBoard's file so that steps after `start`, of an interrupted run, are replaced."""
+        """Opens the files of a stage's folder so that steps after `start`, of an interrupted run, are replaced.
+
+        In the folder of a run the scalars go into the run's own curves too, one stage after the other.
+        """
         self.name = name
         self.num_steps = num_steps
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1, flush_secs=30) if speaks else None
-        self._progress = progress_bar()
-        self._speaks = speaks
-        self._began, self._start = time.monotonic(), start
+        self._writers: dict[SummaryWriter, int] = {}
+        """TensorBoard's files, with the steps that come before the stage's first."""
+        self._own: SummaryWriter | None = None
+        """The one in the stage's folder."""
+        self._metrics: MetricsFile | None = None
+        self._view: TerminalView | None = None
+        self.speaks = speaks
+        self._began, self.start = time.monotonic(), start
         self._last_line = 0.0
         if speaks:
-            self._progress.start()
-        self._bar = self._progress.add_task(name, total=num_steps, completed=start, note="")
+            self._open(folder)
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes scalars at an optimiser step; TensorBoard groups them by what stands before the slash."""
-        if self._writer is not None:
+    def _open(self, folder: Path) -> None:
+        shown = {folder: 0}
+        if (folder.parent / RUN_FILE).is_file():
+            shown[folder.parent] = steps_before(folder)
+        for place, before in shown.items():
+            writer = SummaryWriter(str(place), purge_step=before + self.start + 1, flush_secs=30)
+            self._writers[writer] = before
+            self._own = self._own or writer
+        self._metrics = MetricsFile(folder, start=self.start, facts={"stage": self.name, "num_steps": self.num_steps})
+        terminal = console()
+        if terminal.is_terminal:
+            self._view = TerminalView(terminal, name=self.name, num_steps=self.num_steps, start=self.start)
+
+    def scalars(
+        self, step: int, values: Mapping[str, float], *, epoch: float = 0.0, report: Report = "training"
+    ) -> None:
+        """Writes scalars at an optimiser step; TensorBoard groups them by what stands before the slash.
+
+        epoch: how many have been trained. Those of a validation are shown with `validation/` before their names.
+        """
+        if self._metrics is not None:
+            self._metrics.add(step, values, report=report, epoch=epoch)
+        prefix = "" if report == "training" else f"{report}/"
+        for writer, before in self._writers.items():
             for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+                writer.add_scalar(prefix + name, value, before + step)
+        if self._view is not None and report == "validation":
+            self._view.validated(step, values)
+
+    def text(self, name: str, markdown: str, *, step: int) -> None:
+        """Shows a text, as Markdown, beside the stage's curves in TensorBoard."""
+        if self._own is not None:
+            self._own.add_text(name, markdown, step)
+
+    def introduce(self, texts: Mapping[str, str]) -> None:
+        """Shows texts, name -> Markdown, beside the curves of the whole run, where this is its beginning."""
+        if self._writers and not self.start:
+            *_, (writer, before) = self._writers.items()
+            for name, markdown in texts.items() if not before else ():
+                writer.add_text(name, markdown, 0)
+
+    def picture(self, name: str, pixels: np.ndarray, *, step: int) -> None:
+        """Shows a picture beside the stage's curves in TensorBoard. pixels: uint8 [height, width, 3]."""
+        if self._own is not None:
+            self._own.add_image(name, pixels, step, dataformats="HWC")
+
+    def hyperparameters(self, settings: Mapping[str, bool | str | float], results: Iterable[str]) -> None:
+        """Adds the stage to TensorBoard's table of runs. results: names of the metrics of its validations shown there.
+
+        The table takes their last values from the stage's curves.
+        """
+        if self._own is not None:
+            shown = dict.fromkeys((f"validation/{name}" for name in results), 0.0)
+            for summary in hparams(dict(settings), shown):  # type: ignore[no-untyped-call]
+                self._own._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
 
     def advance(self, step: int, values: Mapping[str, float]) -> None:
-        """Moves the bar to `step`, or writes a line where there is no terminal."""
-        if not self._speaks:
+        """Moves the live view to `step`, or writes a line where there is no terminal."""
+        if not self.speaks:
             return
-        note = f"loss {values['loss/total']:.3f}  {values['speed/pairs_per_s']:.0f} pairs/s"
-        self._progress.update(self._bar, completed=step, note=f"step {step} of {self.num_steps}  {note}")
         now = time.monotonic()
-        if self._progress.disable and (now - self._last_line > SECONDS_BETWEEN_LINES or step == self.num_steps):
+        left = (self.num_steps - step) * (now - self._began) / max(step - self.start, 1)
+        if self._view is not None:
+            self._view.advance(step, values, left=_clock(left))
+        elif now - self._last_line > SECONDS_BETWEEN_LINES or step == self.num_steps:
             self._last_line = now
-            left = (self.num_steps - step) * (now - self._began) / max(step - self._start, 1)
-            minutes, seconds = divmod(round(left), 60)
-            log.info("%s: step %d of %d, %s, %d:%02d left", self.name, step, self.num_steps, note, minutes, seconds)
+            note = f"loss {values['loss/total']:.3f}  {values['speed/pairs_per_s']:.0f} pairs/s"
+            log.info("%s: step %d of %d, %s, %s left", self.name, step, self.num_steps, note, _clock(left))
 
     def flush(self) -> None:
         """Writes out all scalars: a run that is killed and resumed must not lack those before its checkpoint."""
-        if self._writer is not None:
-            self._writer.flush()
+        for writer in self._writers:
+            writer.flush()
+        if self._metrics is not None:
+            self._metrics.flush()
 
     def close(self) -> None:
-        """Ends the bar and flushes TensorBoard's file."""
-        self._progress.stop()
-        if self._writer is not None:
-            self._writer.close()
+        """Gives the terminal back and closes the files."""
+        if self._view is not None:
+            self._view.close()
+        for writer in self._writers:
+            writer.close()
+        if self._metrics is not None:
+            self._metrics.close()
+
+
+def steps_before(folder: Path) -> int:
+    """Optimiser steps of the stages of a run that were finished before the one in `folder`."""
+    earlier = [path for path in folder.parent.glob(f"[0-9]*-*/{STAGE_FILE}") if _number(path.parent) < _number(folder)]
+    return sum(int(read_json(path, what="the mark of a finished stage")["steps"]) for path in earlier)
+
+
+def _number(stage: Path) -> int:
+    """2 of `2-phrase`; 0 of a folder of another name."""
+    first = stage.name.partition("-")[0]
+    return int(first) if first.isdecimal() else 0
+
+
+def _clock(seconds: float) -> str:
+    """1:02:03, or 2:03 below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -20,6 +20,7 @@ from msp_ds.training.board import Board
 from msp_ds.training.engine import Engine, learning_rate
 from msp_ds.training.feed import Feed, Portion
 from msp_ds.training.interrupt import Interrupted, StopRequest
+from msp_ds.training.pace import Pace, memory_scalars
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.saving import Saver
 
@@ -77,6 +78,9 @@ class StageLoop:
     """Steps that the checkpoint being continued from had done."""
     validated: Mapping[str, float] | None = None
     """The validation after step `start`, if the checkpoint has it."""
+    pace: Pace = field(default_factory=Pace)
+    show: Callable[[int], None] = field(default=lambda step: None)
+    """Shows what the model says of a few held-out pairs; every rank calls it after a validation, in evaluation mode."""
 
     def run(self) -> tuple[Path, Mapping[str, float]]:
         """Trains steps `start` to num_steps - 1; returns the last checkpoint and the last validation.
@@ -87,28 +91,29 @@ class StageLoop:
         results = self.validated or {}
         if self.validated is None and self.start and self._epoch_ends(self.start):  # it was stopped before
             results = self.validate(self.start)
-        meter, began, pairs = Meter(), time.monotonic(), 0
-        micro_batch = self.engine.engine.train_micro_batch_size_per_gpu()
-        for portion in self.feed.portions(
+        meter = Meter()
+        portions = self.feed.portions(
             self.order,
             start=self.start,
             end=self.num_steps,
-            micro_batch=micro_batch,
+            micro_batch=self.engine.engine.train_micro_batch_size_per_gpu(),
             await_blocks=lambda step: self._await_blocks(step, meter),
-        ):
+        )
+        self.pace.restart()
+        for portion in self.pace.waiting(portions):
             self._step(portion, meter)
-            done, pairs = portion.step + 1, pairs + self.order.batch_size
+            done = portion.step + 1
+            self.pace.add(self.order.batch_size)
             epoch_ends = self._epoch_ends(done)
             saves = self._saves(done)
             if saves or done % REPORT_EVERY == 0:  # a report also keeps a loss that is not finite out of a checkpoint
-                self._report(done, meter, pairs / (time.monotonic() - began))
-                began, pairs = time.monotonic(), 0
+                self._report(done, meter)
                 self._stop_if_asked(done)
             if epoch_ends:
                 results = self.validate(done)
             if saves:
                 self._save(done, validated=results if epoch_ends else None)
-                began = time.monotonic()
+                self.pace.restart()
         self.saver.finish()
         return self.saver.path(self.num_steps), results
 
@@ -130,16 +135,17 @@ class StageLoop:
             self.engine.step()
             meter.add({**losses.tallies, **tallies})
 
-    def _report(self, done: int, meter: Meter, speed: float) -> None:
+    def _report(self, done: int, meter: Meter) -> None:
         values = meter.read(self.runtime)
         self._check_finite(done, values)
         values |= {
             "rate/lr": learning_rate(self.engine.optim, step=done - 1, num_steps=self.num_steps),
             "norm/grad": float(self.engine.grad_norm),
             "scale/loss": self.engine.loss_scale,
-            "speed/pairs_per_s": speed,
+            **self.pace.read(),
+            **memory_scalars(self.runtime.device),
         }
-        self.board.scalars(done, values)
+        self.board.scalars(done, values, epoch=self._epochs(done))
         self.board.advance(done, values)
 
     def _check_finite(self, done: int, values: Mapping[str, float]) -> None:
@@ -238,7 +244,12 @@ class StageLoop:
                 num_read += 1
                 if num_read % REPORT_EVERY == 0:
                     self._stop_if_asked(done)
-        self.engine.engine.train()
         values = meter.read(self.runtime)
-        self.board.scalars(done, {f"validation/{name}": value for name, value in values.items()})
+        self.board.scalars(done, values, epoch=self._epochs(done), report="validation")
+        self.show(done)
+        self.engine.engine.train()
         return values
+
+    def _epochs(self, done: int) -> float:
+        """How many epochs `done` steps are."""
+        return done / self.order.batches_per_epoch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import subprocess
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from msp_ds.training.run_folder import (
     stage_checkpoint,
     stage_folders,
 )
+from msp_ds.training.run_lock import in_use
 from msp_ds.training.stage import Job, StageData, carries_heads, open_stage_data, train_stage
 from msp_ds.training.stage_checks import check_agreement, check_stage
 
@@ -46,12 +48,13 @@ def train(job: Job) -> Path:
         checkpoint = find_checkpoint(Path(job.config.init))
         check_same_trunk(checkpoint, job.config, heads=carries_heads(job.config, stages[0]))
     job.runtime.first_does(lambda: write_run_file(job, data))
-    for folder, stage, sets in zip(folders, stages, data, strict=True):
-        if is_finished(folder):
-            log.info("%s: finished before", stage.name)
-        else:
-            train_stage(job, stage, sets, folder=folder, start_from=checkpoint)
-        checkpoint = stage_checkpoint(folder)
+    with in_use(job.folder) if job.runtime.is_first else nullcontext():
+        for folder, stage, sets in zip(folders, stages, data, strict=True):
+            if is_finished(folder):
+                log.info("%s: finished before", stage.name)
+            else:
+                train_stage(job, stage, sets, folder=folder, start_from=checkpoint)
+            checkpoint = stage_checkpoint(folder)
     if checkpoint is None:
         raise InputError("the curriculum has no stage")
     return checkpoint

@@ -23,6 +23,7 @@ from msp_ds.errors import CheckpointError
 from msp_ds.model.encoder import Trunk
 from msp_ds.tasks.task import Context
 from msp_ds.training.board import Board
+from msp_ds.training.board_texts import config_text, stage_text
 from msp_ds.training.checkpoint import (
     WEIGHTS,
     load_heads,
@@ -41,6 +42,7 @@ from msp_ds.training.loop import StageLoop
 from msp_ds.training.run_folder import STAGE_FILE
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.saving import Saver, load_optimizer
+from msp_ds.training.window import conclude, pace_of, showing
 
 log = logging.getLogger(__name__)
 
@@ -213,12 +215,13 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     _announce(stage, schedule, readers, num_steps=num_steps, start=start)
     _announce_order(stage, choice, blocks)
     held_out = Feed(stage.parts, [Reader(one) for one in data.validation], context, runtime)
+    board = Board(folder, name=stage.name, num_steps=num_steps, start=start, speaks=runtime.is_first)
     loop = StageLoop(
         engine=engine,
         feed=Feed(stage.parts, readers, context, runtime, blocks),
         validation=held_out if data.validation else None,
         order=order,
-        board=Board(folder, name=stage.name, num_steps=num_steps, start=start, speaks=runtime.is_first),
+        board=board,
         runtime=runtime,
         stop=job.stop,
         saver=Saver(folder / "checkpoints", keep=job.keep, runtime=runtime),
@@ -228,9 +231,13 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         save_every=job.save_every,
         start=start,
         validated=before.get("validated"),
+        show=showing(learner, held_out, board),
+        pace=pace_of(config, job.execution, runtime),
     )
     try:
+        board.introduce({"config": config_text(config), "stages": stage_text(config)})
         checkpoint, results = loop.run()
+        conclude(board, config, stage, results, execution=job.execution, ranks=runtime.world_size)
     finally:
         loop.board.close()
         loop.feed.close()

@@ -5,9 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from msp_ds.config import write_json
 from msp_ds.training.board import Board
+from msp_ds.training.metrics_file import METRICS_FILE, read_metrics
+from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE
 
 
 def shown(folder: Path, name: str) -> dict[int, float]:
@@ -51,3 +56,51 @@ def test_only_the_first_rank_writes(tmp_path: Path) -> None:
     board.flush()
     board.close()
     assert not (tmp_path / "none").exists()
+
+
+def a_run(folder: Path) -> Path:
+    """The folder of a run whose first stage took 100 steps."""
+    write_json(folder / RUN_FILE, {})
+    (folder / "1-token").mkdir()
+    write_json(folder / "1-token" / STAGE_FILE, {"steps": 100})
+    return folder
+
+
+def test_the_curves_of_the_run_go_on_where_the_stage_before_ended(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    board = Board(run / "2-phrase", name="phrase", num_steps=50, start=0, speaks=True)
+    board.scalars(10, {"loss/total": 1.5}, epoch=0.5)
+    board.scalars(10, {"loss/total": 2.5}, epoch=0.5, report="validation")
+    board.close()
+    assert shown(run / "2-phrase", "loss/total") == {10: 1.5}
+    assert shown(run, "loss/total") == {110: 1.5}
+    assert shown(run, "validation/loss/total") == {110: 2.5}
+    rows = [(row["report"], row["step"], row["loss/total"]) for row in read_metrics(run / "2-phrase" / METRICS_FILE)]
+    assert rows == [("training", 10, 1.5), ("validation", 10, 2.5)]
+
+
+@pytest.mark.parametrize(
+    ("stage", "start", "introduced"), [("1-token", 0, True), ("1-token", 5, False), ("2-s", 0, False)]
+)
+def test_a_run_is_introduced_once(tmp_path: Path, stage: str, start: int, introduced: bool) -> None:
+    run = a_run(tmp_path)
+    board = Board(run / stage, name="token", num_steps=50, start=start, speaks=True)
+    board.introduce({"config": "a text"})
+    board.close()
+    seen = EventAccumulator(str(run))
+    seen.Reload()
+    assert seen.Tags()["tensors"] == (["config/text_summary"] if introduced else [])
+
+
+def test_texts_pictures_and_the_table_of_runs_are_in_the_stage_s_file(tmp_path: Path) -> None:
+    board = a_board(tmp_path, start=0)
+    board.scalars(6, {"loss/total": 2.5}, report="validation")
+    board.text("samples", "a *guess*", step=6)
+    board.picture("pairs/1", np.full((4, 8, 3), 255, np.uint8), step=6)
+    board.hyperparameters({"lr": 0.1, "preset": "tiny"}, ["loss/total"])
+    board.close()
+    seen = EventAccumulator(str(tmp_path))
+    seen.Reload()
+    assert seen.Tensors("samples/text_summary")[0].tensor_proto.string_val == [b"a *guess*"]
+    assert (seen.Images("pairs/1")[0].width, seen.Images("pairs/1")[0].height) == (8, 4)
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= seen.PluginTagToContent("hparams").keys()

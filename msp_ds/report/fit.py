@@ -1,0 +1,152 @@
+"""Whether a preset fits a card, and how long its stages take there: a prediction from shapes and measured constants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from msp_ds.curriculum import STAGES, Part
+from msp_ds.data.recipe import MAX_TOKENS
+from msp_ds.errors import InputError
+from msp_ds.presets import Preset, get_preset
+from msp_ds.training.cards import Card
+from msp_ds.training.execution import Execution
+from msp_ds.training.footprint import Load, count_weights, saved_bytes, training_flops
+
+_GIB = 2**30
+CONTEXT_BYTES = 0.6 * _GIB
+"""What a GPU's own libraries take beside the tensors: assumed, not measured here."""
+SLACK = 0.10
+"""Of the activations, what the allocator loses between them: assumed."""
+SHARE_OF_PEAK = {"plain": 0.6, "matrix units": 0.25}
+"""Of the peak, what a step reaches: 0.63 to 0.71 was measured in fp32, 0.26 where bf16 multiplies six times as fast as
+fp32 (both on a CPU; a GPU's own is `speed/mfu` of a run)."""
+PAPER_PAIRS = {"token": 120_000, "phrase": 340_000, "sentence": 620_000}
+"""Pairs of each stage in the paper (section 4.1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What one stage takes."""
+
+    stage: str
+    weights: int
+    """Parameters of trunk and heads."""
+    batch_size: int
+    num_tokens: int
+    state_bytes: float
+    """Weights, gradients, moments and copies in half precision."""
+    pair_bytes: float
+    """Kept of each pair for the backward pass, with the allocator's slack and the gradients that flow."""
+    flops: float
+    """Of a pair, forth and back."""
+    memory_bytes: float
+    """Of the card."""
+    pairs_per_second: float | None
+    epochs: int
+
+    @property
+    def bytes_needed(self) -> float:
+        """With the whole batch in one forward pass."""
+        return CONTEXT_BYTES + self.state_bytes + self.batch_size * self.pair_bytes
+
+    @property
+    def largest_micro_batch(self) -> int:
+        """Pairs that fit in one forward pass; 0 where not even the weights do."""
+        return max(0, int((self.memory_bytes - CONTEXT_BYTES - self.state_bytes) / self.pair_bytes))
+
+    @property
+    def hours(self) -> float | None:
+        """For the paper's number of pairs."""
+        if self.pairs_per_second is None:
+            return None
+        return self.epochs * PAPER_PAIRS[self.stage] / self.pairs_per_second / 3600
+
+
+def state_bytes(weights: int, execution: Execution) -> float:
+    """Bytes of weights, gradients and moments on one card that does everything alone."""
+    half = execution.precision != "fp32"
+    if execution.zero_stage == 0 or not half:
+        return weights * (4 + 4 + 8 + (2 if half else 0))  # fp32, and autocast's copies
+    own = weights * (2 + 2 + (0 if execution.offload_optimizer else 4 + 8))
+    return own + 2 * execution.bucket_elements * (2 if execution.overlap else 1)
+
+
+def stage_fit(part: Part, preset: Preset, card: Card, execution: Execution, *, batch_size: int | None) -> Fit:
+    """What a stage of a preset takes on a card; batch_size: pairs, by default those of the preset."""
+    row = preset.schedule[part.name]
+    num_tokens = {str(name): count for name, count in MAX_TOKENS.items()}[part.name]
+    load = Load(model=preset.model, tasks=part.tasks, options=preset.tasks, num_tokens=num_tokens)
+    half, weights, peak = execution.precision != "fp32", count_weights(load), card.tflops(execution.precision)
+    flops, speed = training_flops(load), None
+    if peak is not None:
+        is_fast = half and card.half_tflops is not None
+        speed = SHARE_OF_PEAK["matrix units" if is_fast else "plain"] * peak * 1e12 / flops
+    model = preset.model
+    # While the backward pass runs, the gradients of the widest states or of the topics' logits are there beside them.
+    widest = max(2 * (load.num_tokens + load.slots) * model.intermediate_size, 2 * model.vocab_size) * 4
+    return Fit(
+        stage=part.name,
+        weights=weights,
+        batch_size=batch_size or row.batch_size,
+        num_tokens=load.num_tokens,
+        state_bytes=state_bytes(weights, execution),
+        pair_bytes=(1 + SLACK) * (saved_bytes(load, half=half, on_gpu=True) + widest),
+        flops=flops,
+        memory_bytes=card.memory_gib * _GIB,
+        pairs_per_second=speed,
+        epochs=row.epochs,
+    )
+
+
+def fit_table(name: str, card: Card, execution: Execution, *, batch_size: int | None = None) -> Table:
+    """Every stage of a preset on a card. Raises InputError for a batch that is not positive."""
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"--batch-size {batch_size} is not positive")
+    preset = get_preset(name)
+    fits = [stage_fit(part, preset, card, execution, batch_size=batch_size) for part in STAGES]
+    how = f"{execution.precision}, ZeRO {execution.zero_stage}"
+    title = f"Preset {name} on {card.title}, {card.memory_gib:g} GiB, {how}: a prediction"
+    table = Table("", title=title, title_justify="left", caption_justify="left")
+    table.caption = (
+        "Texts of the longest kind, 36 regions; one card alone. 0.6 GiB for a GPU's libraries and 10 % of the "
+        "activations lost between them are assumed; the time is that of the multiplications, at the share of the peak "
+        "that was measured on a CPU."
+    )
+    for fit in fits:
+        table.add_column(fit.stage, justify="right")
+    for what, cells in _rows(fits):
+        table.add_row(what, *cells)
+    return table
+
+
+def _rows(fits: list[Fit]) -> list[tuple[str, list[str]]]:
+    rows = [
+        ("parameters, heads included", [f"{fit.weights / 1e6:.1f} M" for fit in fits]),
+        ("pairs in a batch x tokens of a text", [f"{fit.batch_size} x {fit.num_tokens}" for fit in fits]),
+        ("weights, gradients, moments", [_gib(fit.state_bytes) for fit in fits]),
+        ("activations, MiB a pair", [f"{fit.pair_bytes / 2**20:.1f}" for fit in fits]),
+        ("activations of the batch", [_gib(fit.batch_size * fit.pair_bytes) for fit in fits]),
+        ("all together", [_gib(fit.bytes_needed) for fit in fits]),
+        ("fits", [_verdict(fit) for fit in fits]),
+        ("largest micro batch", [f"{fit.largest_micro_batch:,}" for fit in fits]),
+        ("GFLOP a pair, forth and back", [f"{fit.flops / 1e9:.1f}" for fit in fits]),
+    ]
+    if fits[0].pairs_per_second is not None:
+        rows.append(("pairs a second", [f"{fit.pairs_per_second or 0:,.0f}" for fit in fits]))
+        rows.append(("hours for the paper's pairs", [f"{fit.hours or 0:.1f}" for fit in fits]))
+    return rows
+
+
+def _verdict(fit: Fit) -> str:
+    if fit.bytes_needed <= fit.memory_bytes:
+        return "[green]yes[/]"
+    if fit.largest_micro_batch:
+        share = next(size for size in range(fit.largest_micro_batch, 0, -1) if fit.batch_size % size == 0)
+        return f"[yellow]with micro_batch {share}[/]"
+    return "[red]no[/]"
+
+
+def _gib(count: float) -> str:
+    return f"{count / _GIB:.2f} GiB"

@@ -1,0 +1,158 @@
+"""A table of runs, from what lies in their folders: nothing is loaded and no process is asked."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.table import Table
+
+from msp_ds.config import read_json
+from msp_ds.curriculum import curriculum
+from msp_ds.errors import InputError
+from msp_ds.training.checkpoint import MANIFEST
+from msp_ds.training.metrics_file import METRICS_FILE, read_metrics
+from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, read_run_config, stage_folders
+from msp_ds.training.run_lock import is_in_use
+
+log = logging.getLogger(__name__)
+
+State = Literal["finished", "running", "stopped"]
+
+STILL = 120.0
+"""Seconds without a report after which a run counts as stopped, where no lock tells whether it lives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLine:
+    """What a run's folder says of it."""
+
+    name: str
+    curriculum: str
+    preset: str
+    stage: str
+    """The last that has begun; empty before the first."""
+    step: int
+    num_steps: int | None
+    """Of that stage; None before its first report."""
+    state: State
+    best: float
+    """The lowest total loss of that stage on the held-out pairs, nan without a validation."""
+    best_step: int
+    changed: float
+    """When the run last wrote something, in seconds since 1970."""
+
+
+def run_lines(folder: Path, *, now: Callable[[], float] = time.time) -> list[RunLine]:
+    """The runs in a folder and in those below it, the one that changed last at the end.
+
+    A run whose run.json cannot be read is only warned of. Raises InputError when there is no run.
+    """
+    found = [path.parent for path in folder.glob(f"**/{RUN_FILE}")] if folder.is_dir() else []
+    if not found:
+        raise InputError(f"there is no run in {folder}; start one with: msp-ds train --curriculum tps")
+    lines = []
+    for path in found:
+        try:
+            lines.append(_line(path, name=str(path.relative_to(folder)), now=now))
+        except InputError as error:
+            log.warning("%s is left out: %s", path, error)
+    return sorted(lines, key=lambda line: (line.changed, line.name))
+
+
+def _line(run: Path, *, name: str, now: Callable[[], float]) -> RunLine:
+    config = read_run_config(run)
+    stages = curriculum(config.curriculum, drop=config.drop)
+    folders = stage_folders(run, stages)
+    begun = [number for number, path in enumerate(folders) if path.is_dir()]
+    changed = max(path.stat().st_mtime for path in (run / RUN_FILE, *_written(folders)))
+    last = begun[-1] if begun else None
+    rows = read_metrics(folders[last] / METRICS_FILE) if last is not None else []
+    step, num_steps = (0, None) if last is None else _progress(folders[last], rows)
+    best, best_step = _best(rows)
+    return RunLine(
+        name=run.resolve().name if name == "." else name,
+        curriculum=config.curriculum,
+        preset=config.preset,
+        stage="" if last is None else stages[last].name,
+        step=step,
+        num_steps=num_steps,
+        state=_state(run, folders, age=now() - changed),
+        best=best,
+        best_step=best_step,
+        changed=changed,
+    )
+
+
+def _written(stages: list[Path]) -> list[Path]:
+    """The files that tell when stages last came on."""
+    names = (STAGE_FILE, METRICS_FILE, f"checkpoints/*/{MANIFEST}")
+    return [path for stage in stages for name in names for path in stage.glob(name)]
+
+
+def _progress(stage: Path, rows: list[dict[str, Any]]) -> tuple[int, int | None]:
+    """Steps done of how many: by its end mark, else by its last report, else by its newest checkpoint."""
+    if (stage / STAGE_FILE).is_file():
+        steps = int(read_json(stage / STAGE_FILE, what="the mark of a finished stage")["steps"])
+        return steps, steps
+    if rows:
+        return int(rows[-1]["step"]), _whole(rows[-1], "num_steps")
+    saved = sorted(stage.glob(f"checkpoints/step-*/{MANIFEST}"))
+    if not saved:
+        return 0, None
+    manifest = read_json(saved[-1], what="a checkpoint's manifest")
+    return int(manifest["step"]), _whole(manifest.get("state", {}), "num_steps")
+
+
+def _whole(values: Mapping[str, Any], name: str) -> int | None:
+    value = values.get(name)
+    return value if isinstance(value, int) else None
+
+
+def _best(rows: list[dict[str, Any]]) -> tuple[float, int]:
+    """The lowest total loss of the validations, and after which step it was."""
+    losses = [
+        (float(row["loss/total"]), int(row["step"]))
+        for row in rows
+        if row.get("report") == "validation" and isinstance(row.get("loss/total"), (int, float))
+    ]
+    return min(losses, default=(math.nan, 0))
+
+
+def _state(run: Path, stages: list[Path], *, age: float) -> State:
+    if all((stage / STAGE_FILE).is_file() for stage in stages):
+        return "finished"
+    locked = is_in_use(run)
+    return "running" if locked or (locked is None and age < STILL) else "stopped"
+
+
+_STYLES: dict[State, str] = {"finished": "green", "running": "bold yellow", "stopped": "red"}
+
+
+def runs_table(folder: Path, *, now: Callable[[], float] = time.time) -> Table:
+    """The runs in a folder as a table."""
+    table = Table("run", "curriculum", "preset", "stage", title=f"Runs in {folder}", title_justify="left")
+    table.add_column("step", justify="right")
+    table.add_column("state")
+    table.add_column("best held-out loss", justify="right")
+    table.add_column("last change", justify="right")
+    for line in run_lines(folder, now=now):
+        steps = f"{line.step:,} of {'?' if line.num_steps is None else f'{line.num_steps:,}'}"
+        best = "" if math.isnan(line.best) else f"{line.best:.4f} at {line.best_step:,}"
+        state = f"[{_STYLES[line.state]}]{line.state}[/]"
+        ago = _ago(now() - line.changed)
+        table.add_row(line.name, line.curriculum, line.preset, line.stage, steps, state, best, ago)
+    return table
+
+
+def _ago(seconds: float) -> str:
+    """`now`, `5 min ago`, `3 h ago`, `2 days ago`."""
+    for length, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return "now"

@@ -1,0 +1,206 @@
+"""What training a model takes: multiplications and memory a pair, from the shapes alone.
+
+T text tokens, R regions, S region slots (R and a visual [CLS]), H hidden size, I intermediate size, F feature width,
+V vocabulary, C object and A attribute classes. A test compares the memory with what torch keeps for the backward pass,
+and the multiplications with a count that was made independently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from msp_ds.config import ModelConfig, RunConfig, TaskOptions
+from msp_ds.model.encoder import Trunk
+from msp_ds.model.heads import build_heads
+from msp_ds.tasks.task import Task
+from msp_ds.training.feed import Portion
+
+_FULL, _HALF, _BIT = 4, 2, 1
+"""Bytes of a number in fp32 and in half precision, and of a flag in a dropout's mask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What one pair asks of a model."""
+
+    model: ModelConfig
+    tasks: tuple[Task, ...]
+    options: TaskOptions
+    num_tokens: int
+    """T: slots of the text, padding included."""
+    num_regions: int = 36
+    """R."""
+
+    @property
+    def slots(self) -> int:
+        """S."""
+        return self.num_regions + int(self.model.visual_cls)
+
+    @property
+    def hidden_words(self) -> float:
+        """Words that are asked about, on average; [CLS] and [SEP] never are."""
+        return self.options.token_share * max(self.num_tokens - 2, 0)
+
+    @property
+    def hidden_regions(self) -> float:
+        """Regions that a task asks about, on average."""
+        return self.options.region_share * self.num_regions
+
+    def readers(self, head: str) -> Sequence[Task]:
+        """The tasks that read a head."""
+        return [task for task in self.tasks if head in task.heads]
+
+
+def count_weights(load: Load) -> int:
+    """Parameters of the trunk and of the tasks' heads."""
+    with torch.device("meta"):  # sizes only
+        trunk = Trunk(load.model)
+        heads = build_heads((head for task in load.tasks for head in task.heads), load.model, trunk)
+    together = {id(parameter): parameter.numel() for part in (trunk, heads) for parameter in part.parameters()}
+    return sum(together.values())
+
+
+def training_flops(load: Load) -> float:
+    """Floating-point operations of a pair's multiplications, forth and back; a product and a sum are two.
+
+    Back takes twice as many as forth, but the region features get no gradient.
+    """
+    model = load.model
+    features = 2.0 * load.num_regions * model.feature_width * model.hidden_size
+    forth = features + _layer_flops(load) + _head_flops(load)
+    return 3 * forth - features
+
+
+def portion_flops(config: RunConfig, portion: Portion) -> float:
+    """Those of what one rank trains on in a step, as it is padded."""
+    total = 0.0
+    for batch in portion.micro_batches:
+        rows, num_tokens = batch.token_ids.shape
+        load = Load(
+            model=config.model,
+            tasks=portion.part.tasks,
+            options=config.tasks,
+            num_tokens=num_tokens,
+            num_regions=batch.features.shape[1],
+        )
+        total += rows * training_flops(load)
+    return total
+
+
+def _layer_flops(load: Load) -> float:
+    model, text, regions = load.model, load.num_tokens, load.slots
+    if model.encoder == "single-stream":
+        return model.num_layers * _self_layer_flops(model, text + regions)
+    layer = _attention_flops(model, text, regions) + _attention_flops(model, regions, text)
+    layer += _self_layer_flops(model, text) + _self_layer_flops(model, regions)
+    below = model.language_layers * _self_layer_flops(model, text)
+    return model.num_layers * layer + below + model.region_layers * _self_layer_flops(model, regions)
+
+
+def _attention_flops(model: ModelConfig, rows: float, memory: float) -> float:
+    """`rows` states that look at `memory` states: four projections, scores and their sums."""
+    width = model.hidden_size
+    return 4 * width * width * (rows + memory) + 4 * width * rows * memory
+
+
+def _self_layer_flops(model: ModelConfig, rows: float) -> float:
+    return _attention_flops(model, rows, rows) + 4 * rows * model.hidden_size * model.intermediate_size
+
+
+def _head_flops(load: Load) -> float:
+    model, width = load.model, load.model.hidden_size
+    flops = 4.0 * width * width  # the poolers
+    flops += len(load.readers("token")) * load.hidden_words * 2 * width * (width + model.vocab_size)
+    for task in load.readers("region"):
+        flops += load.hidden_regions * 2 * width * (width + _answers(load, task))
+    return flops + len(load.readers("topic")) * 2 * width * model.vocab_size
+
+
+def _answers(load: Load, task: Task) -> int:
+    """What a task asks of a region: its labels, or its feature."""
+    return load.model.num_objects + load.model.num_attributes if task.needs_labels else load.model.feature_width
+
+
+def saved_bytes(load: Load, *, half: bool, on_gpu: bool) -> float:
+    """Bytes that a pair's forward pass keeps for the backward pass, in training, weights left out.
+
+    half: whether the multiplications are in half precision under autocast, with the states between them in fp32. On a
+    GPU the attention shares are counted too, which its fused attention may not keep: there it is at most this.
+    """
+    kept = _Kept(load.model, half=half, on_gpu=on_gpu)
+    model, text, regions = load.model, load.num_tokens, load.slots
+    total = kept.embeddings(load)
+    if model.encoder == "single-stream":
+        total += model.num_layers * kept.self_layer(text + regions)
+    else:
+        layer = kept.attention(text, regions) + kept.attention(regions, text)
+        layer += kept.self_layer(text) + kept.self_layer(regions)
+        below = model.language_layers * kept.self_layer(text) + model.region_layers * kept.self_layer(regions)
+        total += model.num_layers * layer + below
+    return total + kept.heads(load)
+
+
+class _Kept:
+    """Bytes that the parts of a model keep."""
+
+    def __init__(self, model: ModelConfig, *, half: bool, on_gpu: bool) -> None:
+        self._model = model
+        self._on_gpu = on_gpu
+        self._drops = model.dropout > 0
+        self._operand = _HALF if half else _FULL
+        # The result of a LayerNorm, in fp32, is what all multiplications after it read; in half precision each of them
+        # keeps a copy of its own.
+        self._result, self._copy = (0, _HALF) if half else (_FULL, 0)
+
+    def _mask(self, dropped: int) -> int:
+        """Of a dropout, a number; dropped: bytes of what it drops, in which a CPU keeps its mask."""
+        return 0 if not self._drops else _BIT if self._on_gpu else dropped
+
+    def _shares(self) -> tuple[int, int]:
+        """Bytes of a number of query, key and value, and of an attention share: before and after dropout, and its mask.
+
+        A CPU has a fused attention, which keeps no shares, without dropout only; with it all is in fp32.
+        """
+        if self._on_gpu:
+            return self._operand, self._operand * (2 if self._drops else 1) + self._mask(self._operand)
+        return (_FULL, 3 * _FULL) if self._drops else (self._operand, 0)
+
+    def embeddings(self, load: Load) -> float:
+        """The inputs of three LayerNorms, two dropouts, two results, and the features as they are multiplied."""
+        text = load.num_tokens * (_FULL + self._mask(_FULL) + self._result)
+        regions = load.slots * (2 * _FULL + self._mask(_FULL) + self._result)
+        features = load.num_regions * self._model.feature_width * self._operand
+        return (text + regions) * self._model.hidden_size + features
+
+    def attention(self, rows: float, memory: float) -> float:
+        """Query, key, value, the shares, what was seen, the dropout, and the LayerNorm's input and result."""
+        projected, share = self._shares()
+        inputs = (rows + 2 * memory) * (self._copy + projected)
+        own = rows * (self._operand + self._mask(self._operand) + _FULL + self._result)
+        return (inputs + own) * self._model.hidden_size + self._model.num_heads * rows * memory * share
+
+    def feed_forward(self, rows: float) -> float:
+        """The wide states before and after GELU, the dropout, and the LayerNorm's input and result."""
+        wide = 2 * self._operand * self._model.intermediate_size
+        own = self._copy + self._mask(self._operand) + _FULL + self._result
+        return rows * (wide + own * self._model.hidden_size)
+
+    def self_layer(self, rows: float) -> float:
+        """BERT's layer."""
+        return self.attention(rows, rows) + self.feed_forward(rows)
+
+    def heads(self, load: Load) -> float:
+        """Of the asked rows: the transform, the answers, and what the losses compare them with."""
+        model, width = self._model, self._model.hidden_size
+        transform = width * (3 * self._operand + _FULL)
+        total = len(load.readers("token")) * load.hidden_words * (transform + model.vocab_size * _FULL)
+        for task in load.readers("region"):
+            gate = 2 * width * self._operand if model.region_gate == "pair" else 0
+            # A label's loss keeps the logarithms of its chances, a feature's the answer and the right one.
+            compared = _answers(load, task) * _FULL * (1 if task.needs_labels else 2)
+            total += load.hidden_regions * (transform + gate + compared)
+        before_norm = 0 if model.topic_head == "plain" else self._operand + _FULL
+        return total + len(load.readers("topic")) * model.vocab_size * (before_norm + 2 * _FULL)

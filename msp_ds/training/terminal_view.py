@@ -1,0 +1,83 @@
+"""A stage as a terminal shows it while it trains: a bar with the time left, and the last reports below it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+_BAR_WIDTH = 28
+_REFRESHES = 4
+"""A second."""
+_SPEED = {
+    "speed/pairs_per_s": "{:.0f} pairs/s",
+    "speed/wait_share": "waits for data {:.0%}",
+    "speed/mfu": "{:.0%} of the peak",
+    "memory/reserved_gib": "{:.1f} GiB",
+    "memory/resident_gib": "{:.1f} GiB",
+    "rate/lr": "rate {:.2g}",
+}
+
+
+class TerminalView:
+    """The live view of one stage; draws over itself until it is closed."""
+
+    def __init__(self, console: Console, *, name: str, num_steps: int, start: int) -> None:
+        self._name, self._num_steps = name, num_steps
+        self._trained: dict[str, float] = {}
+        self._held_out: dict[str, float] = {}
+        self._held_out_step = 0
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=_BAR_WIDTH),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self._task = self._bar.add_task(name, total=num_steps, completed=start, note=f"step {start} of {num_steps}")
+        self._live = Live(console=console, get_renderable=self.drawn, refresh_per_second=_REFRESHES)
+        self._live.start()
+
+    def advance(self, step: int, values: Mapping[str, float], *, left: str) -> None:
+        """Shows a report at an optimiser step. left: the time until the stage ends, as h:mm:ss."""
+        self._trained = dict(values)
+        self._bar.update(self._task, completed=step, note=f"step {step} of {self._num_steps}  {left} left")
+
+    def validated(self, step: int, values: Mapping[str, float]) -> None:
+        """Shows a validation beside the reports that follow it."""
+        self._held_out, self._held_out_step = dict(values), step
+
+    def drawn(self) -> RenderableType:
+        """What stands on the terminal now."""
+        table = Table.grid(padding=(0, 2))
+        for kind in ("loss", "accuracy", "f1"):
+            said = _numbers(self._trained, kind)
+            if said:
+                table.add_row(Text(f"  {kind}", style="dim"), said)
+        speed = "  ".join(words.format(self._trained[key]) for key, words in _SPEED.items() if key in self._trained)
+        if speed:
+            table.add_row(Text("  speed", style="dim"), Text(speed))
+        if self._held_out:
+            said = _numbers(self._held_out, "loss", "accuracy", "f1")
+            table.add_row(Text(f"  held out, step {self._held_out_step}", style="dim"), said)
+        return Group(self._bar, table)
+
+    def close(self) -> None:
+        """Leaves the last view standing and gives the terminal back."""
+        self._live.stop()
+
+
+def _numbers(values: Mapping[str, float], *kinds: str) -> Text:
+    """`total 3.214  mlm 2.105` of the scalars of some kinds, those that are no number left out."""
+    text = Text()
+    for kind in kinds:
+        for name, value in values.items():
+            if name.startswith(f"{kind}/") and math.isfinite(value):
+                what = name.removeprefix(f"{kind}/") + ("" if len(kinds) == 1 or kind == "loss" else f" {kind}")
+                text.append(f"{what} ", style="dim").append(f"{value:.3f}  ")
+    return text

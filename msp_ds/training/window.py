@@ -1,0 +1,54 @@
+"""What a stage shows beside its curves: what it is, what the model says of held-out pairs, how it ended."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from msp_ds.config import RunConfig
+from msp_ds.curriculum import Stage
+from msp_ds.training.board import Board
+from msp_ds.training.cards import peak_flops
+from msp_ds.training.execution import Execution
+from msp_ds.training.feed import Feed
+from msp_ds.training.footprint import portion_flops
+from msp_ds.training.learner import Learner
+from msp_ds.training.loop import VALIDATION_EPOCH
+from msp_ds.training.pace import Pace
+from msp_ds.training.runtime import Runtime
+from msp_ds.training.showcase import Showcase
+
+
+def pace_of(config: RunConfig, execution: Execution, runtime: Runtime) -> Pace:
+    """A clock that knows, on a GPU, what a step takes and what could be reached."""
+    peak = peak_flops(runtime.device, execution.precision)
+    return Pace(peak_flops=peak, flops_of=partial(portion_flops, config) if peak else None)
+
+
+def showing(learner: Learner, held_out: Feed, board: Board) -> Callable[[int], None]:
+    """What shows the model's answers after a validation; without held-out pairs it does nothing."""
+    if not held_out.readers:
+        return lambda step: None
+    return Showcase(learner, held_out.readers[-1], part=held_out.parts[-1], epoch=VALIDATION_EPOCH, board=board).show
+
+
+def conclude(
+    board: Board, config: RunConfig, stage: Stage, results: Mapping[str, float], *, execution: Execution, ranks: int
+) -> None:
+    """Adds a finished stage to TensorBoard's table of runs: what tells it from others, and its last validation."""
+    row = stage.schedule(config.schedule)
+    settings: dict[str, bool | str | float] = {
+        "stage": stage.name,
+        "curriculum": config.curriculum,
+        "preset": config.preset,
+        "tasks": ", ".join(task.name for task in stage.tasks),
+        "lr": config.optim.lr,
+        "epochs": row.epochs,
+        "batch_size": row.batch_size,
+        "seed": config.seed,
+        "precision": execution.precision,
+        "zero_stage": execution.zero_stage,
+        "ranks": ranks,
+    }
+    board.hyperparameters(settings, [name for name, value in results.items() if math.isfinite(value)])

@@ -1,0 +1,59 @@
+"""What a trained stage leaves in TensorBoard and in metrics.jsonl, and that a resumed run has nothing twice."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_loop import a_job, trained
+
+from msp_ds.training.metrics_file import METRICS_FILE, read_metrics
+from msp_ds.training.run_folder import STAGE_FILE
+from msp_ds.training.runtime import Runtime
+
+
+def seen(folder: Path) -> EventAccumulator:
+    board = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
+    board.Reload()
+    return board
+
+
+def test_a_stage_shows_curves_texts_pictures_and_its_row_in_the_table_of_runs(
+    runtime: Runtime, small_shards: Path, tmp_path: Path
+) -> None:
+    board = seen(trained(a_job(small_shards, tmp_path, runtime)))
+    groups = {name.partition("/")[0] for name in board.Tags()["scalars"]}
+    assert {"loss", "accuracy", "rate", "norm", "scale", "speed", "memory", "validation"} <= groups
+    assert {"speed/pairs_per_s", "speed/wait_share"} <= set(board.Tags()["scalars"])
+    assert {"config/text_summary", "stages/text_summary", "samples/text_summary"} <= set(board.Tags()["tensors"])
+    assert [event.step for event in board.Tensors("samples/text_summary")] == [4, 6]  # an epoch, the end
+    assert [event.step for event in board.Images("pairs/1")] == [4, 6]
+    assert "_hparams_/session_start_info" in board.PluginTagToContent("hparams")
+
+
+def test_a_resumed_stage_has_every_report_once(runtime: Runtime, small_shards: Path, tmp_path: Path) -> None:
+    job = a_job(small_shards, tmp_path, runtime)
+    folder = trained(job)
+    whole = [(row["report"], row["step"]) for row in read_metrics(folder / METRICS_FILE)]
+    assert whole == [
+        *[("training", 2), ("training", 4), ("validation", 4)],
+        *[("training", 6), ("validation", 6)],
+    ]
+    (folder / STAGE_FILE).unlink()
+    shutil.rmtree(folder / "checkpoints" / "step-00000006")
+    trained(job)
+    assert [(row["report"], row["step"]) for row in read_metrics(folder / METRICS_FILE)] == whole
+
+
+def test_showing_changes_nothing_of_what_is_learnt(
+    runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from msp_ds.training.showcase import Showcase
+
+    shown = trained(a_job(small_shards, tmp_path / "shown", runtime))
+    monkeypatch.setattr(Showcase, "show", lambda self, step: None)
+    hidden = trained(a_job(small_shards, tmp_path / "hidden", runtime))
+    one, other = (folder / "checkpoints" / "step-00000006" / "weights.safetensors" for folder in (shown, hidden))
+    assert one.read_bytes() == other.read_bytes()
