@@ -21,6 +21,7 @@ from msp_ds.errors import InputError
 from msp_ds.presets import PRESETS
 from msp_ds.terminal import one_line_errors, speak
 from msp_ds.training.execution import Execution
+from msp_ds.training.limits import Limits
 from msp_ds.training.planning import CACHE, ShardCache, execution_of, new_config, resumed_config, shards_at_hand
 from msp_ds.training.run_folder import RUN_FILE, fresh_folder, newest_run
 
@@ -53,6 +54,8 @@ SaveEvery = Annotated[int, typer.Option(help="Optimiser steps between checkpoint
 Buckets = Annotated[LengthBuckets | None, typer.Option(help="Texts of like length share batches. [the preset's]")]
 Keep = Annotated[int, typer.Option(help="Newest checkpoints of a stage that stay, beside its best.")]
 MaxSteps = Annotated[int | None, typer.Option(help="End each stage after this many optimiser steps.")]
+StopAfterNan = Annotated[int, typer.Option(help="End when so many steps in a row have a loss that is not finite.")]
+Patience = Annotated[float, typer.Option("--watchdog", help="End after so many minutes without a step; 0: never.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -73,6 +76,8 @@ def train(
     length_buckets: Buckets = None,
     save_every: SaveEvery = 500,
     keep: Keep = 2,
+    stop_after_nan: StopAfterNan = 3,
+    watchdog: Patience = 30.0,
     max_steps: MaxSteps = None,
     cache: Cache = CACHE,
     cache_limit: CacheLimit = DEFAULT_LIMIT_GB,
@@ -99,7 +104,8 @@ def train(
     with one_line_errors(debug=debug, quiet=os.environ.get("LOCAL_RANK", "0") != "0"):
         kept = ShardCache(folder=cache, limit_gb=cache_limit)
         saves = {"save_every": save_every, "keep": keep}
-        start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, cache=kept, **saves)
+        limits = Limits(stop_after_nan=stop_after_nan, watchdog=watchdog)
+        start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, cache=kept, limits=limits, **saves)
 
 
 def start(
@@ -111,6 +117,7 @@ def start(
     save_every: int = 500,
     keep: int = 2,
     cache: ShardCache | None = None,
+    limits: Limits | None = None,
 ) -> Path:
     """Runs what the flags `given` describe; returns the run's folder. Raises InputError before anything is written."""
     speak(quiet=os.environ.get("RANK", "0") != "0")
@@ -127,13 +134,12 @@ def start(
             new_config({**given, "shards": str(shards)}), shards=str(given.get("shards", "shards"))
         )
         how = execution_of(ds_config, resumed=folder if resume else None)
-        return _run(config, how, folder=folder, save_every=save_every, keep=keep, shards=shards)
+        habits = {"save_every": save_every, "keep": keep, "limits": limits or Limits(), "local_shards": shards}
+        return _run(config, how, folder=folder, habits=habits)
 
 
-def _run(
-    config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, save_every: int, keep: int, shards: Path
-) -> Path:
-    """Joins the other ranks and trains. how: name and content of the way to execute."""
+def _run(config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, habits: dict[str, Any]) -> Path:
+    """Joins the other ranks and trains. how: its name and content. habits: the other fields of Job."""
     # DeepSpeed takes seconds to import, so it comes after everything that a user can get wrong.
     from msp_ds.training.runtime import start_runtime
 
@@ -148,16 +154,7 @@ def _run(
         *(folder, config.curriculum, config.preset, how[0], runtime.describe()),
     )
     stop = StopRequest()
-    job = Job(
-        config=config,
-        execution=how[1],
-        folder=folder,
-        runtime=runtime,
-        stop=stop,
-        save_every=save_every,
-        keep=keep,
-        local_shards=shards,
-    )
+    job = Job(config=config, execution=how[1], folder=folder, runtime=runtime, stop=stop, **habits)
     try:
         with stop.listen():
             train_run(job)
@@ -165,7 +162,8 @@ def _run(
         log.warning("%s", interruption)
         raise SystemExit(interruption.exit_code) from None
     except FloatingPointError as error:
-        log.error("%s", error)
+        if runtime.is_first:  # all ranks stop for it
+            log.error("%s", error)
         raise SystemExit(1) from None
     return folder
 

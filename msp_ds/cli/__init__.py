@@ -8,7 +8,7 @@ import typer
 
 from msp_ds.cli.data_commands import audit, inspect, negatives, shard, verify, world
 from msp_ds.cli.grading_commands import evaluate, grade, predict
-from msp_ds.cli.training_commands import demo, finetune, info, stages
+from msp_ds.cli.training_commands import demo, finetune, info, replay, stages
 from msp_ds.cli.weights_commands import export, import_weights
 from msp_ds.train import train
 
@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(demo, world, shard, inspect, verify, audit, negatives),
-    *(stages, train, finetune, evaluate, predict, grade, info),
+    *(stages, train, replay, finetune, evaluate, predict, grade, info),
 )
 for command in COMMANDS:
     app.command()(command)

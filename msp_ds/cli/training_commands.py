@@ -76,6 +76,19 @@ def stages(
         Console().print(stage_table(planned.stages, planned.rows, preset=planned.preset, settings=setting or ()))
 
 
+def replay(
+    batch: Annotated[Path, typer.Argument(help="A file in the folder STAGE/not-finite of a run.")],
+    shards: Annotated[Path | None, typer.Option(help="Where the run's shards lie now, if not where it says.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Look again, in fp32 on the CPU, at a batch whose loss was not finite when a run trained on it."""
+    from msp_ds.training.replay import replay as look_again
+
+    with one_line_errors(debug=debug):
+        speak(quiet=True)
+        Console(soft_wrap=True).print(look_again(batch, shards=shards).describe(), highlight=False, markup=False)
+
+
 def finetune(
     task: Annotated[BenchmarkName, typer.Option(help="The benchmark, whose shards lie in --shards.")],
     init: Annotated[Path | None, typer.Option(help="Run or checkpoint whose trunk it starts from.")] = None,

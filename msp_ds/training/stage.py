@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from msp_ds.errors import CheckpointError
 from msp_ds.model.encoder import Trunk
 from msp_ds.tasks.task import Context
 from msp_ds.training.board import Board
+from msp_ds.training.care import take_care
 from msp_ds.training.checkpoint import (
     WEIGHTS,
     load_heads,
@@ -37,6 +39,7 @@ from msp_ds.training.execution import Execution
 from msp_ds.training.feed import Feed
 from msp_ds.training.interrupt import StopRequest
 from msp_ds.training.learner import Learner
+from msp_ds.training.limits import Limits
 from msp_ds.training.loop import StageLoop
 from msp_ds.training.run_folder import STAGE_FILE
 from msp_ds.training.runtime import Runtime
@@ -58,6 +61,8 @@ class Job:
     """Optimiser steps between checkpoints, beside one an epoch."""
     keep: int = 2
     """Newest checkpoints of a stage that stay, beside its best."""
+    limits: Limits = Limits()  # noqa: RUF009, it is frozen
+    """When it gives up."""
     local_shards: Path | None = None
     """Where the shards lie on this machine, if not where the configuration says."""
 
@@ -212,6 +217,8 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     start = int(before.get("step", 0))
     _announce(stage, schedule, readers, num_steps=num_steps, start=start)
     _announce_order(stage, choice, blocks)
+    watched = (*data.train, *data.validation)
+    care = take_care(job.limits, folder, watched, stage=stage.name, precision=job.execution.precision, runtime=runtime)
     held_out = Feed(stage.parts, [Reader(one) for one in data.validation], context, runtime)
     loop = StageLoop(
         engine=engine,
@@ -221,7 +228,8 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         board=Board(folder, name=stage.name, num_steps=num_steps, start=start, speaks=runtime.is_first),
         runtime=runtime,
         stop=job.stop,
-        saver=Saver(folder / "checkpoints", keep=job.keep, runtime=runtime),
+        saver=Saver(folder / "checkpoints", keep=job.keep, runtime=runtime, alive=care.watchdog.alive),
+        care=care,
         state={**state, **_told(job, stage)},
         seed=config.seed,
         num_steps=num_steps,
@@ -229,17 +237,23 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         start=start,
         validated=before.get("validated"),
     )
-    try:
-        checkpoint, results = loop.run()
-    finally:
-        loop.board.close()
-        loop.feed.close()
-        loop.saver.close()
+    checkpoint, results = _run(loop)
     if runtime.is_first:
         finished = {"stage": stage.name, "steps": num_steps, "checkpoint": checkpoint.name, "validation": results}
         write_json(folder / STAGE_FILE, finished)
     runtime.wait_for_all()
     engine.close()
+
+
+def _run(loop: StageLoop) -> tuple[Path, Mapping[str, float]]:
+    """Trains, and lets go of what the loop holds, whatever comes of it."""
+    try:
+        with loop.care.taken():
+            return loop.run()
+    finally:
+        loop.board.close()
+        loop.feed.close()
+        loop.saver.close()
 
 
 def _announce_order(stage: Stage, choice: OrderChoice, blocks: Blocks | None) -> None:
