@@ -68,8 +68,8 @@ def test_files_that_were_written_again_as_they_were_are_told_of_once(
     assert "was written again while this run reads it" in caplog.messages[0]
 
 
-def a_job(shards: Path, folder: Path, runtime: Runtime) -> Job:
-    given = {"curriculum": "t", "shards": str(shards), "batch_size": 16, "max_steps": 8}
+def a_job(shards: Path, folder: Path, runtime: Runtime, *, batch_size: int = 16) -> Job:
+    given = {"curriculum": "t", "shards": str(shards), "batch_size": batch_size, "max_steps": 8}
     return Job(
         config=new_config(given),
         execution=Execution(precision="fp32"),
@@ -105,7 +105,7 @@ def test_a_run_ends_at_the_epoch_after_which_its_shards_changed_and_goes_on_when
 def test_bytes_that_changed_are_found_when_they_are_read_and_say_why(
     runtime: Runtime, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = dataclasses.replace(a_job(shards, tmp_path / "run", runtime), save_every=1)
+    job = dataclasses.replace(a_job(shards, tmp_path / "run", runtime, batch_size=8), save_every=1)
     data = open_stage_data(shards, STAGE)
     tar, report = data.train[0].shard_paths[0], StageLoop._report
 
