@@ -22,7 +22,16 @@ from msp_ds.presets import PRESETS
 from msp_ds.terminal import one_line_errors, speak
 from msp_ds.training.execution import Execution
 from msp_ds.training.limits import Limits
-from msp_ds.training.planning import CACHE, ShardCache, execution_of, new_config, resumed_config, shards_at_hand
+from msp_ds.training.planning import (
+    AUTO,
+    CACHE,
+    ShardCache,
+    execution_of,
+    new_config,
+    resumed_config,
+    shards_at_hand,
+    with_micro_batch,
+)
 from msp_ds.training.run_folder import RUN_FILE, fresh_folder, newest_run
 
 log = logging.getLogger(__name__)
@@ -54,6 +63,9 @@ SaveEvery = Annotated[int, typer.Option(help="Optimiser steps between checkpoint
 Buckets = Annotated[LengthBuckets | None, typer.Option(help="Texts of like length share batches. [the preset's]")]
 Keep = Annotated[int, typer.Option(help="Newest checkpoints of a stage that stay, beside its best.")]
 MaxSteps = Annotated[int | None, typer.Option(help="End each stage after this many optimiser steps.")]
+MicroBatch = Annotated[
+    str | None, typer.Option(help="Pairs a rank takes through a forward pass; auto: what fits. [--ds-config's]")
+]
 StopAfterNan = Annotated[int, typer.Option(help="End when so many steps in a row have a loss that is not finite.")]
 Patience = Annotated[float, typer.Option("--watchdog", help="End after so many minutes without a step; 0: never.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -65,6 +77,7 @@ def train(
     run_dir: RunDir = None,
     preset: PresetName = None,
     ds_config: DsConfig = None,
+    micro_batch: MicroBatch = None,
     init: Init = None,
     resume: Resume = False,
     seed: Seed = None,
@@ -103,9 +116,9 @@ def train(
     # One rank a machine speaks for all of its ranks, which meet the same errors.
     with one_line_errors(debug=debug, quiet=os.environ.get("LOCAL_RANK", "0") != "0"):
         kept = ShardCache(folder=cache, limit_gb=cache_limit)
-        saves = {"save_every": save_every, "keep": keep}
         limits = Limits(stop_after_nan=stop_after_nan, watchdog=watchdog)
-        start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, cache=kept, limits=limits, **saves)
+        habits: dict[str, Any] = {"save_every": save_every, "keep": keep, "limits": limits, "micro_batch": micro_batch}
+        start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, cache=kept, **habits)
 
 
 def start(
@@ -113,6 +126,7 @@ def start(
     *,
     run_dir: Path | None = None,
     ds_config: Path | None = None,
+    micro_batch: str | None = None,
     resume: bool = False,
     save_every: int = 500,
     keep: int = 2,
@@ -133,9 +147,9 @@ def start(
         config = saved or dataclasses.replace(
             new_config({**given, "shards": str(shards)}), shards=str(given.get("shards", "shards"))
         )
-        how = execution_of(ds_config, resumed=folder if resume else None)
+        how = with_micro_batch(execution_of(ds_config, resumed=folder if resume else None), micro_batch)
         habits = {"save_every": save_every, "keep": keep, "limits": limits or Limits(), "local_shards": shards}
-        return _run(config, how, folder=folder, habits=habits)
+        return _run(config, how, folder=folder, habits={**habits, "fits_micro_batch": micro_batch == AUTO})
 
 
 def _run(config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, habits: dict[str, Any]) -> Path:

@@ -31,6 +31,8 @@ REPORT_EVERY = 10
 """Optimiser steps between two reports, at which the host reads what the device has summed up."""
 BLOCK_PAUSE = 0.1
 """Seconds between two looks whether a block of shards has come."""
+VALIDATION_ROOM = 4
+"""Micro batches that fit at once where nothing is kept for a backward pass."""
 VALIDATION_EPOCH = -1
 """The epoch whose chance poses validation: the same questions every time."""
 
@@ -252,11 +254,12 @@ class StageLoop:
         if self.validation is None:
             return {}
         meter, feed, rank, num_read = Meter(), self.validation, self.runtime.rank, 0
+        size = min(self.order.batch_size, VALIDATION_ROOM * self.engine.engine.train_micro_batch_size_per_gpu())
         self.engine.engine.eval()
         for number, part in enumerate(feed.parts):
             pairs = torch.arange(len(feed.readers[number].keys))
             # The same number of forward passes on every rank, which ZeRO-3 waits for.
-            num_batches = -(-len(pairs) // (self.runtime.world_size * self.order.batch_size))
+            num_batches = -(-len(pairs) // (self.runtime.world_size * size))
             for rows in torch.tensor_split(pairs[rank :: self.runtime.world_size], num_batches):
                 batch = feed.read(number, rows, epoch=VALIDATION_EPOCH)
                 meter.add(self.engine.engine(batch, part.tasks, VALIDATION_EPOCH).tallies)
