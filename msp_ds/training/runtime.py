@@ -17,8 +17,9 @@ from msp_ds.errors import InputError
 
 T = TypeVar("T")
 
-COLLECTIVE_TIMEOUT = timedelta(seconds=100)
-"""A rank that waits longer than this for another gives up, so that a dead one ends the run within two minutes."""
+COLLECTIVE_TIMEOUT = timedelta(seconds=80)
+"""A rank that waits longer than this for another gives up, so that a dead or frozen one ends the run within two
+minutes: torchrun gives a frozen one another 30 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
