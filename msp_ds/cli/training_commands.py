@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -82,6 +83,7 @@ def replay(
     debug: Debug = False,
 ) -> None:
     """Look again, in fp32 on the CPU, at a batch whose loss was not finite when a run trained on it."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed reads it when imported
     from msp_ds.training.replay import replay as look_again
 
     with one_line_errors(debug=debug):

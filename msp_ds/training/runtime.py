@@ -17,7 +17,7 @@ from msp_ds.errors import InputError
 
 T = TypeVar("T")
 
-COLLECTIVE_TIMEOUT = timedelta(seconds=80)
+COLLECTIVE_TIMEOUT = timedelta(seconds=70)
 """A rank that waits longer than this for another gives up, so that a dead or frozen one ends the run within two
 minutes: torchrun gives a frozen one another 30 s."""
 
