@@ -150,6 +150,12 @@ def num_threads(environment: Mapping[str, str]) -> int:
     return max(1, (os.cpu_count() or 1) // neighbours)
 
 
+def has_lost_a_rank(error: RuntimeError) -> bool:
+    """Whether a collective failed since another rank has ended or no longer answers."""
+    signs = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer")
+    return isinstance(error, dist.DistBackendError) or any(sign in str(error) for sign in signs)
+
+
 def _meeting_fault(error: Exception, environment: Mapping[str, str]) -> InputError:
     """Why the ranks did not meet, in one line."""
     place, ranks = f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}", environment["WORLD_SIZE"]

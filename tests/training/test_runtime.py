@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from msp_ds.training.runtime import _meeting_fault, num_threads
+from msp_ds.training.runtime import _meeting_fault, has_lost_a_rank, num_threads
 
 CORES = os.cpu_count() or 1
 PLACE = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "WORLD_SIZE": "4"}
@@ -46,3 +46,16 @@ def test_a_persons_number_of_threads_counts_and_else_the_cores_are_shared(
 )
 def test_ranks_that_cannot_meet_say_why_in_one_line(error: str, said: str) -> None:
     assert str(_meeting_fault(RuntimeError(error), PLACE)).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        ("[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 70000ms for recv operation to complete", True),
+        ("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4242", True),
+        ("Connection reset by peer", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_a_lost_rank_is_told_from_other_errors(error: str, lost: bool) -> None:
+    assert has_lost_a_rank(RuntimeError(error)) == lost
