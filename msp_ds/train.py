@@ -21,7 +21,17 @@ from msp_ds.errors import InputError
 from msp_ds.presets import PRESETS
 from msp_ds.terminal import one_line_errors, speak
 from msp_ds.training.execution import Execution
-from msp_ds.training.planning import CACHE, ShardCache, execution_of, new_config, resumed_config, shards_at_hand
+from msp_ds.training.limits import Limits
+from msp_ds.training.planning import (
+    AUTO,
+    CACHE,
+    ShardCache,
+    execution_of,
+    new_config,
+    resumed_config,
+    shards_at_hand,
+    with_micro_batch,
+)
 from msp_ds.training.run_folder import RUN_FILE, fresh_folder, newest_run
 
 log = logging.getLogger(__name__)
@@ -53,6 +63,11 @@ SaveEvery = Annotated[int, typer.Option(help="Optimiser steps between checkpoint
 Buckets = Annotated[LengthBuckets | None, typer.Option(help="Texts of like length share batches. [the preset's]")]
 Keep = Annotated[int, typer.Option(help="Newest checkpoints of a stage that stay, beside its best.")]
 MaxSteps = Annotated[int | None, typer.Option(help="End each stage after this many optimiser steps.")]
+MicroBatch = Annotated[
+    str | None, typer.Option(help="Pairs a rank takes through a forward pass; auto: what fits. [--ds-config's]")
+]
+StopAfterNan = Annotated[int, typer.Option(help="End when so many steps in a row have a loss that is not finite.")]
+Patience = Annotated[float, typer.Option("--watchdog", help="End after so many minutes without a step; 0: never.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -62,6 +77,7 @@ def train(
     run_dir: RunDir = None,
     preset: PresetName = None,
     ds_config: DsConfig = None,
+    micro_batch: MicroBatch = None,
     init: Init = None,
     resume: Resume = False,
     seed: Seed = None,
@@ -73,6 +89,8 @@ def train(
     length_buckets: Buckets = None,
     save_every: SaveEvery = 500,
     keep: Keep = 2,
+    stop_after_nan: StopAfterNan = 3,
+    watchdog: Patience = 30.0,
     max_steps: MaxSteps = None,
     cache: Cache = CACHE,
     cache_limit: CacheLimit = DEFAULT_LIMIT_GB,
@@ -98,8 +116,9 @@ def train(
     # One rank a machine speaks for all of its ranks, which meet the same errors.
     with one_line_errors(debug=debug, quiet=os.environ.get("LOCAL_RANK", "0") != "0"):
         kept = ShardCache(folder=cache, limit_gb=cache_limit)
-        saves = {"save_every": save_every, "keep": keep}
-        start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, cache=kept, **saves)
+        limits = Limits(stop_after_nan=stop_after_nan, watchdog=watchdog)
+        habits: dict[str, Any] = {"save_every": save_every, "keep": keep, "limits": limits, "micro_batch": micro_batch}
+        start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, cache=kept, **habits)
 
 
 def start(
@@ -107,10 +126,12 @@ def start(
     *,
     run_dir: Path | None = None,
     ds_config: Path | None = None,
+    micro_batch: str | None = None,
     resume: bool = False,
     save_every: int = 500,
     keep: int = 2,
     cache: ShardCache | None = None,
+    limits: Limits | None = None,
 ) -> Path:
     """Runs what the flags `given` describe; returns the run's folder. Raises InputError before anything is written."""
     speak(quiet=os.environ.get("RANK", "0") != "0")
@@ -126,16 +147,15 @@ def start(
         config = saved or dataclasses.replace(
             new_config({**given, "shards": str(shards)}), shards=str(given.get("shards", "shards"))
         )
-        how = execution_of(ds_config, resumed=folder if resume else None)
-        return _run(config, how, folder=folder, save_every=save_every, keep=keep, shards=shards)
+        how = with_micro_batch(execution_of(ds_config, resumed=folder if resume else None), micro_batch)
+        habits = {"save_every": save_every, "keep": keep, "limits": limits or Limits(), "local_shards": shards}
+        return _run(config, how, folder=folder, habits={**habits, "fits_micro_batch": micro_batch == AUTO})
 
 
-def _run(
-    config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, save_every: int, keep: int, shards: Path
-) -> Path:
-    """Joins the other ranks and trains. how: name and content of the way to execute."""
+def _run(config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, habits: dict[str, Any]) -> Path:
+    """Joins the other ranks and trains. how: its name and content. habits: the other fields of Job."""
     # DeepSpeed takes seconds to import, so it comes after everything that a user can get wrong.
-    from msp_ds.training.runtime import start_runtime
+    from msp_ds.training.runtime import has_lost_a_rank, start_runtime
 
     runtime = start_runtime(os.environ)  # names the device to DeepSpeed, which the rooms below import
     from msp_ds.training.interrupt import Interrupted, StopRequest
@@ -148,16 +168,7 @@ def _run(
         *(folder, config.curriculum, config.preset, how[0], runtime.describe()),
     )
     stop = StopRequest()
-    job = Job(
-        config=config,
-        execution=how[1],
-        folder=folder,
-        runtime=runtime,
-        stop=stop,
-        save_every=save_every,
-        keep=keep,
-        local_shards=shards,
-    )
+    job = Job(config=config, execution=how[1], folder=folder, runtime=runtime, stop=stop, **habits)
     try:
         with stop.listen():
             train_run(job)
@@ -165,7 +176,13 @@ def _run(
         log.warning("%s", interruption)
         raise SystemExit(interruption.exit_code) from None
     except FloatingPointError as error:
-        log.error("%s", error)
+        if runtime.is_first:  # all ranks stop for it
+            log.error("%s", error)
+        raise SystemExit(1) from None
+    except RuntimeError as error:
+        if not has_lost_a_rank(error):
+            raise
+        log.error("rank %d: another rank has ended or hangs (%s); --resume continues", runtime.rank, error)
         raise SystemExit(1) from None
     return folder
 

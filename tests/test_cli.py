@@ -102,6 +102,7 @@ def test_the_list_of_commands_says_what_each_does() -> None:
         "inspect",
         "negatives",
         "predict",
+        "replay",
         "runs",
         "search",
         "shard",

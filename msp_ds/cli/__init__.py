@@ -10,7 +10,7 @@ from msp_ds.cli.ablation_commands import ablate
 from msp_ds.cli.data_commands import audit, inspect, negatives, shard, verify, world
 from msp_ds.cli.grading_commands import evaluate, grade, predict
 from msp_ds.cli.looking_commands import explain, search
-from msp_ds.cli.training_commands import demo, finetune, info, runs, stages
+from msp_ds.cli.training_commands import demo, finetune, info, replay, runs, stages
 from msp_ds.cli.weights_commands import export, import_weights
 from msp_ds.train import train
 
@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(demo, world, shard, inspect, verify, audit, negatives),
-    *(stages, train, finetune, evaluate, predict, grade, ablate, search, explain, runs, info),
+    *(stages, train, replay, finetune, evaluate, predict, grade, ablate, search, explain, runs, info),
 )
 for command in COMMANDS:
     app.command()(command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -76,6 +77,20 @@ def stages(
     with one_line_errors(debug=debug):
         planned = planned_schedule({name: value for name, value in flags.items() if value is not None})
         Console().print(stage_table(planned.stages, planned.rows, preset=planned.preset, settings=setting or ()))
+
+
+def replay(
+    batch: Annotated[Path, typer.Argument(help="A file in the folder STAGE/not-finite of a run.")],
+    shards: Annotated[Path | None, typer.Option(help="Where the run's shards lie now, if not where it says.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Look again, in fp32 on the CPU, at a batch whose loss was not finite when a run trained on it."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed reads it when imported
+    from msp_ds.training.replay import replay as look_again
+
+    with one_line_errors(debug=debug):
+        speak(quiet=True)
+        Console(soft_wrap=True).print(look_again(batch, shards=shards).describe(), highlight=False, markup=False)
 
 
 def finetune(

@@ -79,6 +79,10 @@ class Engine:
     def _clip(self) -> None:
         """Clips as DeepSpeed does, and keeps the norm, which stage 0 otherwise throws away."""
         self.grad_norm = nn.utils.clip_grad_norm_(self.engine.module.parameters(), self.engine.gradient_clipping())
+        if self.scaler is None:
+            # DeepSpeed would write NaN into all weights; fused AdamW leaves a step out where this says 1, unasked.
+            # The norm is that of the reduced gradients, so all ranks do the same. A GradScaler sets it by itself.
+            self.engine.optimizer.found_inf = (~self.grad_norm.isfinite()).float()
 
     @property
     def scaler(self) -> Any:

@@ -17,8 +17,10 @@ from msp_ds.data.order import Order
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import Tally
 from msp_ds.training.board import Board
+from msp_ds.training.care import Care
 from msp_ds.training.engine import Engine, learning_rate
 from msp_ds.training.feed import Feed, Portion
+from msp_ds.training.finite import Story, soon, uncounted
 from msp_ds.training.interrupt import Interrupted, StopRequest
 from msp_ds.training.pace import Pace, memory_scalars
 from msp_ds.training.runtime import Runtime
@@ -30,6 +32,8 @@ REPORT_EVERY = 10
 """Optimiser steps between two reports, at which the host reads what the device has summed up."""
 BLOCK_PAUSE = 0.1
 """Seconds between two looks whether a block of shards has come."""
+VALIDATION_ROOM = 4
+"""Micro batches that fit at once where nothing is kept for a backward pass."""
 VALIDATION_EPOCH = -1
 """The epoch whose chance poses validation: the same questions every time."""
 
@@ -68,6 +72,7 @@ class StageLoop:
     runtime: Runtime
     stop: StopRequest
     saver: Saver
+    care: Care
     state: Mapping[str, object]
     """What a checkpoint says beside its step and position: seed, batch size, index hashes, configuration."""
     seed: int
@@ -85,8 +90,8 @@ class StageLoop:
     def run(self) -> tuple[Path, Mapping[str, float]]:
         """Trains steps `start` to num_steps - 1; returns the last checkpoint and the last validation.
 
-        Raises Interrupted, after saving, when somebody asked to stop; FloatingPointError when a loss is not finite;
-        InputError when the last checkpoint could not be saved.
+        Raises Interrupted, after saving, when somebody asked to stop; FloatingPointError when losses are not finite in
+        several steps in a row; ShardError when shards changed; InputError when the last checkpoint could not be saved.
         """
         results = self.validated or {}
         if self.validated is None and self.start and self._epoch_ends(self.start):  # it was stopped before
@@ -97,7 +102,7 @@ class StageLoop:
             start=self.start,
             end=self.num_steps,
             micro_batch=self.engine.engine.train_micro_batch_size_per_gpu(),
-            await_blocks=lambda step: self._await_blocks(step, meter),
+            await_blocks=self._await_blocks,
         )
         self.pace.restart()
         for portion in self.pace.waiting(portions):
@@ -106,13 +111,15 @@ class StageLoop:
             self.pace.add(self.order.batch_size)
             epoch_ends = self._epoch_ends(done)
             saves = self._saves(done)
-            if saves or done % REPORT_EVERY == 0:  # a report also keeps a loss that is not finite out of a checkpoint
+            if saves or done % REPORT_EVERY == 0:
                 self._report(done, meter)
                 self._stop_if_asked(done)
             if epoch_ends:
                 results = self.validate(done)
             if saves:
                 self._save(done, validated=results if epoch_ends else None)
+                if epoch_ends:
+                    self._look_at_shards(done)
                 self.pace.restart()
         self.saver.finish()
         return self.saver.path(self.num_steps), results
@@ -129,15 +136,36 @@ class StageLoop:
         """One optimiser step. Dropout is seeded by the step, so that a resumed run needs no generator state."""
         self.engine.set_rate(learning_rate(self.engine.optim, step=portion.step, num_steps=self.num_steps))
         torch.manual_seed(key_of(f"dropout {self.seed} {portion.part.name} {portion.step} {self.runtime.rank}"))
+        all_finite = True
         for batch, tallies in zip(portion.micro_batches, portion.tallies, strict=True):
             losses = self.engine.engine(batch, portion.part.tasks, portion.epoch)
+            is_finite = soon(losses.total.detach().isfinite())
             self.engine.backward(losses.total)
             self.engine.step()
-            meter.add({**losses.tallies, **tallies})
+            if is_finite():
+                meter.add({**losses.tallies, **tallies})
+            else:
+                all_finite = False
+                meter.add(uncounted({**losses.tallies, **tallies}))
+                self.care.finite.keep(batch, losses, self._story(portion))
+        self.care.finite.note(all_finite, self.engine.grad_norm)
+        self.care.watchdog.alive(f"after step {portion.step + 1} of stage {self.board.name}")
+
+    def _story(self, portion: Portion) -> Story:
+        return Story(
+            stage=self.board.name,
+            part=portion.part.name,
+            tasks=tuple(task.name for task in portion.part.tasks),
+            step=portion.step,
+            epoch=portion.epoch,
+            rank=self.runtime.rank,
+            seed=self.seed,
+            losses={},
+        )
 
     def _report(self, done: int, meter: Meter) -> None:
+        self._check_finite(done)
         values = meter.read(self.runtime)
-        self._check_finite(done, values)
         values |= {
             "rate/lr": learning_rate(self.engine.optim, step=done - 1, num_steps=self.num_steps),
             "norm/grad": float(self.engine.grad_norm),
@@ -148,17 +176,9 @@ class StageLoop:
         self.board.scalars(done, values, epoch=self._epochs(done))
         self.board.advance(done, values)
 
-    def _check_finite(self, done: int, values: Mapping[str, float]) -> None:
-        """Raises FloatingPointError when a loss since the last report, or the last gradient, is not finite."""
-        norm = float(self.engine.grad_norm)
-        bad = sorted(name for name, value in values.items() if name.startswith("loss/") and not math.isfinite(value))
-        if self.engine.execution.precision != "fp16" and not math.isfinite(norm):  # fp16 leaves such a step out
-            bad.append("the gradient's norm")
-        if bad:
-            raise FloatingPointError(
-                f"{', '.join(bad)} is not finite by step {done} of stage {self.board.name}; the last checkpoint is "
-                "whole: continue from it with --resume, or start again with a smaller --lr"
-            )
+    def _check_finite(self, done: int) -> None:
+        """Raises FloatingPointError when too many steps in a row were not finite, or the loss scale fell too low."""
+        self.care.finite.check(done)
         if self.engine.loss_scale < self.engine.lowest_loss_scale:
             raise FloatingPointError(
                 f"the loss scale fell below {self.engine.lowest_loss_scale} by step {done}: gradients overflow at any "
@@ -183,7 +203,7 @@ class StageLoop:
         told = self.saver.failure or f"{self.saver.path(done)} is saved"
         raise Interrupted(asked, f"stopped after step {done}; {told}, --resume continues")
 
-    def _await_blocks(self, done: int, meter: Meter) -> None:
+    def _await_blocks(self, done: int) -> None:
         """All ranks go on after step `done` when each has its blocks; what one cannot have, ends the run for all.
 
         Raises ShardError and, when somebody asked to stop, Interrupted, both after saving.
@@ -196,7 +216,7 @@ class StageLoop:
                 fault = str(error)
             said, asked = self.runtime.any_says(fault), self._asked_to_stop()
             if said or asked:
-                self._save_amid_epoch(done, meter)
+                self._save_amid_epoch(done)
             if said:
                 self.saver.wait()
                 kept = self.saver.failure or "which is saved"
@@ -206,15 +226,16 @@ class StageLoop:
                 self._stop(asked, done)
             if not int(self.runtime.largest(torch.tensor(int(not ready), device=self.runtime.device))):
                 break
+            self.care.watchdog.alive()
             time.sleep(BLOCK_PAUSE)
         waited = time.monotonic() - began
         if waited > 1:
             log.info("%s: waited %.0f s for the next shards after step %d", self.board.name, waited, done)
 
-    def _save_amid_epoch(self, done: int, meter: Meter) -> None:
-        """Saves a step that has not been, unless a loss since the last report is not finite."""
+    def _save_amid_epoch(self, done: int) -> None:
+        """Saves a step that has not been."""
         if done > self.start and not self._saves(done):
-            self._check_finite(done, meter.read(self.runtime))
+            self._check_finite(done)
             self._save(done, validated=None)
 
     def _save(self, done: int, *, validated: Mapping[str, float] | None) -> None:
@@ -223,6 +244,12 @@ class StageLoop:
         self.board.flush()
         state = {"step": done, "validated": validated, "position": position, **self.state}
         self.saver.save(self.engine, step=done, state=state)
+
+    def _look_at_shards(self, done: int) -> None:
+        """Raises ShardError, on every rank, when the shards of any changed; step `done` is saved."""
+        if done < self.num_steps and (said := self.runtime.any_says(self.care.shards.fault())):
+            self.saver.wait()
+            raise ShardError(f"{said}, then --resume ({self.saver.failure or f'step {done} is saved'})")
 
     @torch.no_grad()
     def validate(self, done: int) -> dict[str, float]:
@@ -233,15 +260,17 @@ class StageLoop:
         if self.validation is None:
             return {}
         meter, feed, rank, num_read = Meter(), self.validation, self.runtime.rank, 0
+        size = min(self.order.batch_size, VALIDATION_ROOM * self.engine.engine.train_micro_batch_size_per_gpu())
         self.engine.engine.eval()
         for number, part in enumerate(feed.parts):
             pairs = torch.arange(len(feed.readers[number].keys))
             # The same number of forward passes on every rank, which ZeRO-3 waits for.
-            num_batches = -(-len(pairs) // (self.runtime.world_size * self.order.batch_size))
+            num_batches = -(-len(pairs) // (self.runtime.world_size * size))
             for rows in torch.tensor_split(pairs[rank :: self.runtime.world_size], num_batches):
                 batch = feed.read(number, rows, epoch=VALIDATION_EPOCH)
                 meter.add(self.engine.engine(batch, part.tasks, VALIDATION_EPOCH).tallies)
                 num_read += 1
+                self.care.watchdog.alive()
                 if num_read % REPORT_EVERY == 0:
                     self._stop_if_asked(done)
         values = meter.read(self.runtime)

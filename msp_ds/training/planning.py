@@ -29,6 +29,9 @@ from msp_ds.training.settings import with_settings
 CACHE = Path("~/.cache/msp-ds")
 """Where shards that came from an address are kept by default."""
 
+AUTO = "auto"
+"""For --micro-batch: as many pairs as fit."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardCache:
@@ -172,6 +175,16 @@ def execution_of(ds_config: Path | None, *, resumed: Path | None) -> tuple[str, 
     if resumed is not None:
         return "executed as before", read_run_execution(resumed)
     return choose_execution()
+
+
+def with_micro_batch(how: tuple[str, Execution], micro_batch: str | None) -> tuple[str, Execution]:
+    """A way to execute with the micro batch of --micro-batch; AUTO is left to the stages. Raises InputError."""
+    name, execution = how
+    if micro_batch is None or micro_batch == AUTO:
+        return how
+    if not micro_batch.isdecimal():
+        raise InputError(f"--micro-batch {micro_batch} is no number of pairs; write 16, or {AUTO} for what fits")
+    return f"{name} in micro batches of {micro_batch}", dataclasses.replace(execution, micro_batch=int(micro_batch))
 
 
 def changed_schedule(

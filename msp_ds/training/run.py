@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import subprocess
+from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,8 +15,9 @@ import deepspeed
 import torch
 
 from msp_ds.config import to_json, write_json
-from msp_ds.curriculum import curriculum
+from msp_ds.curriculum import Stage, curriculum
 from msp_ds.errors import InputError
+from msp_ds.training.agreement import check_ranks_agree, code_version, facts_of
 from msp_ds.training.run_folder import (
     RUN_FILE,
     check_same_data,
@@ -37,11 +39,9 @@ log = logging.getLogger(__name__)
 def train(job: Job) -> Path:
     """Trains what is left of the run; returns the last stage's checkpoint."""
     stages = curriculum(job.config.curriculum, drop=job.config.drop)
-    config = job.config
-    data = [open_stage_data(job.shards, stage, max_pairs=config.max_pairs, seed=config.seed) for stage in stages]
-    check_agreement([one for sets in data for one in (*sets.train, *sets.validation)], job.config)
-    for stage, sets in zip(stages, data, strict=True):
-        check_stage(job, stage, sets)
+    data = job.runtime.all_do(lambda: open_data(job, stages))
+    _check_same_run(job, data)
+    job.runtime.all_do(lambda: check_before(job, stages, data))
     folders = stage_folders(job.folder, stages)
     checkpoint = None
     if job.config.init and not has_begun(folders[0]):  # else it may have been moved or trained on since
@@ -58,6 +58,29 @@ def train(job: Job) -> Path:
     if checkpoint is None:
         raise InputError("the curriculum has no stage")
     return checkpoint
+
+
+def open_data(job: Job, stages: Sequence[Stage]) -> list[StageData]:
+    """The sets of every stage. Raises InputError."""
+    config = job.config
+    return [open_stage_data(job.shards, stage, max_pairs=config.max_pairs, seed=config.seed) for stage in stages]
+
+
+def _check_same_run(job: Job, data: Sequence[StageData]) -> None:
+    """Raises InputError unless all ranks were started for the same run."""
+    if job.runtime.world_size == 1:
+        return
+    sets = [one for stage in data for one in (*stage.train, *stage.validation)]
+    flags = {name: getattr(job, name) for name in ("save_every", "keep", "fits_micro_batch")} | to_json(job.limits)
+    code = code_version(Path(__file__).parents[1])
+    check_ranks_agree(facts_of(job.config, job.execution, flags, sets, code=code), job.runtime)
+
+
+def check_before(job: Job, stages: Sequence[Stage], data: Sequence[StageData]) -> None:
+    """Raises InputError for what would end the run later."""
+    check_agreement([one for sets in data for one in (*sets.train, *sets.validation)], job.config)
+    for stage, sets in zip(stages, data, strict=True):
+        check_stage(job, stage, sets)
 
 
 def write_run_file(job: Job, data: list[StageData]) -> None:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from msp_ds.errors import InputError
 
-COLLECTIVE_TIMEOUT = timedelta(seconds=100)
-"""A rank that waits longer than this for another gives up, so that a dead one ends the run within two minutes."""
+T = TypeVar("T")
+
+COLLECTIVE_TIMEOUT = timedelta(seconds=70)
+"""A rank that waits longer than this for another gives up, so that a dead or frozen one ends the run within two
+minutes: torchrun gives a frozen one another 30 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,13 @@ class Runtime:
             dist.broadcast_object_list(said, src=0)
         return said[0]
 
+    def gather(self, value: str) -> list[str]:
+        """The value of each rank, on every rank."""
+        said = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(said, value)
+        return said
+
     def any_says(self, value: str) -> str:
         """On every rank the value of the last rank whose value is not empty; empty where none has one."""
         speaker = int(self.largest(torch.tensor(self.rank + 1 if value else 0, device=self.device)))
@@ -74,6 +85,19 @@ class Runtime:
                 said = str(error)
         if said := self.first_says(said):
             raise InputError(said)
+
+    def all_do(self, action: Callable[[], T]) -> T:
+        """What `action` gives on each rank; an InputError of one is every rank's."""
+        done, said = [], ""
+        try:
+            done.append(action())
+        except InputError as error:
+            if self.world_size == 1:
+                raise
+            said = str(error)
+        if said := self.any_says(said):
+            raise InputError(said)
+        return done[0]
 
     def wait_for_all(self) -> None:
         """Returns when every rank has come here."""
@@ -96,15 +120,59 @@ def start_runtime(environment: MutableMapping[str, str]) -> Runtime:
     if on_gpu:
         torch.cuda.set_device(device)
     else:
-        # Built by every init_distributed on a CPU, used by nothing here, and a stale lock of its build hangs for ever.
+        # Built by every init_distributed on a CPU, used by nothing here: without a compiler or ninja it fails, and a
+        # stale lock of its build hangs for ever.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        neighbours = int(environment.get("LOCAL_WORLD_SIZE", environment.get("LOCAL_SIZE", "1")))
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // neighbours))
+        torch.set_num_threads(num_threads(environment))
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    deepspeed.init_distributed(
-        dist_backend="nccl" if on_gpu else "gloo", timeout=COLLECTIVE_TIMEOUT, verbose=False, auto_mpi_discovery=False
-    )
+    try:
+        deepspeed.init_distributed(
+            dist_backend="nccl" if on_gpu else "gloo",
+            timeout=COLLECTIVE_TIMEOUT,
+            verbose=False,
+            auto_mpi_discovery=False,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise _meeting_fault(error, environment) from None
     return Runtime(rank=int(environment["RANK"]), world_size=world_size, device=device)
+
+
+def num_threads(environment: Mapping[str, str]) -> int:
+    """Threads of a rank on a CPU: OMP_NUM_THREADS where a person has set it, else its share of the cores.
+
+    torchrun sets it to 1 for each of several ranks unless it is set; that 1 counts as torchrun's.
+    """
+    neighbours = int(environment.get("LOCAL_WORLD_SIZE", environment.get("LOCAL_SIZE", "1")))
+    wanted = environment.get("OMP_NUM_THREADS", "")
+    by_torchrun = wanted == "1" and neighbours > 1 and "TORCHELASTIC_RUN_ID" in environment
+    if wanted.isdecimal() and int(wanted) > 0 and not by_torchrun:
+        return int(wanted)
+    return max(1, (os.cpu_count() or 1) // neighbours)
+
+
+def has_lost_a_rank(error: RuntimeError) -> bool:
+    """Whether a collective failed since another rank has ended or no longer answers."""
+    signs = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer")
+    return isinstance(error, dist.DistBackendError) or any(sign in str(error) for sign in signs)
+
+
+def _meeting_fault(error: Exception, environment: Mapping[str, str]) -> InputError:
+    """Why the ranks did not meet, in one line."""
+    place, ranks = f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}", environment["WORLD_SIZE"]
+    text = str(error)
+    if "EADDRINUSE" in text or "address already in use" in text.lower():
+        return InputError(
+            f"port {environment['MASTER_PORT']} of this machine is in use, so the ranks cannot meet there; give "
+            "another with --master_port N to deepspeed or torchrun, or MASTER_PORT=N"
+        )
+    if "timed out" in text.lower() or "timeout" in text.lower():
+        return InputError(
+            f"not all of {ranks} ranks came to {place} within {COLLECTIVE_TIMEOUT.total_seconds():.0f} s; start the "
+            "same command on every machine, and let the port through their firewalls"
+        )
+    return InputError(
+        f"the {ranks} ranks could not meet at {place} ({text.splitlines()[0] if text else type(error).__name__})"
+    )
 
 
 def _free_port() -> int:

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,13 +52,14 @@ _WRITING, _GOING = "writing", "going"
 class Saver:
     """Writes a stage's checkpoints, one at a time, on the first rank; every rank makes the same calls."""
 
-    def __init__(self, folder: Path, *, keep: int, runtime: Runtime) -> None:
-        """keep: how many of the newest checkpoints stay; the best one stays too."""
+    def __init__(self, folder: Path, *, keep: int, runtime: Runtime, alive: Callable[[], None] = lambda: None) -> None:
+        """keep: how many of the newest checkpoints stay; the best one stays too. alive: called while it waits."""
         self.folder = folder
         self.failure = ""
         """Why the last save did not succeed; on the first rank, after `wait`."""
         self._keep = keep
         self._runtime = runtime
+        self._alive = alive
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._writing: Future[str] | None = None
 
@@ -82,7 +83,7 @@ class Saver:
         The ranks wait together and in turns: however slow the disk is, none believes that another is dead.
         """
         while int(self._runtime.largest(torch.tensor(self._is_writing(), device=self._runtime.device))):
-            pass
+            self._alive()
 
     def _is_writing(self) -> int:
         if self._writing is None:

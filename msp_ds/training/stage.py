@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,12 @@ from msp_ds.data.reader import Reader
 from msp_ds.data.remote.blocks import Blocks, BlockSource, block_source
 from msp_ds.data.shards import ShardSet, open_set
 from msp_ds.data.subset import fewer_pairs
-from msp_ds.errors import CheckpointError
+from msp_ds.errors import CheckpointError, InputError
 from msp_ds.model.encoder import Trunk
 from msp_ds.tasks.task import Context
 from msp_ds.training.board import Board
 from msp_ds.training.board_texts import config_text, stage_text
+from msp_ds.training.care import take_care
 from msp_ds.training.checkpoint import (
     WEIGHTS,
     load_heads,
@@ -38,7 +41,9 @@ from msp_ds.training.execution import Execution
 from msp_ds.training.feed import Feed
 from msp_ds.training.interrupt import StopRequest
 from msp_ds.training.learner import Learner
+from msp_ds.training.limits import Limits
 from msp_ds.training.loop import StageLoop
+from msp_ds.training.memory import fitting_micro_batch, out_of_memory
 from msp_ds.training.run_folder import STAGE_FILE
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.saving import Saver, load_optimizer
@@ -60,6 +65,10 @@ class Job:
     """Optimiser steps between checkpoints, beside one an epoch."""
     keep: int = 2
     """Newest checkpoints of a stage that stay, beside its best."""
+    fits_micro_batch: bool = False
+    """Whether each stage finds out how many pairs fit into a forward pass, instead of what `execution` says."""
+    limits: Limits = Limits()  # noqa: RUF009, it is frozen
+    """When it gives up."""
     local_shards: Path | None = None
     """Where the shards lie on this machine, if not where the configuration says."""
 
@@ -175,6 +184,19 @@ def build_engine(job: Job, learner: Learner, *, batch_size: int, saved: Path | N
     return engine
 
 
+def fitted(job: Job, learner: Learner, feed: Feed, *, batch_size: int) -> Job:
+    """The job with a micro batch that fits, if it is to be found out. Raises InputError."""
+    if not job.fits_micro_batch:
+        return job
+    if feed.blocks is not None:
+        raise InputError(
+            "--micro-batch auto reads the longest texts first, for which all shards have to be here; raise "
+            "--cache-limit, or give a number"
+        )
+    found = fitting_micro_batch(learner, feed, job.execution, job.runtime, batch_size=batch_size)
+    return dataclasses.replace(job, execution=dataclasses.replace(job.execution, micro_batch=found))
+
+
 def order_pairs(config: RunConfig, readers: list[Reader], *, batch_size: int, blocks: Blocks | None) -> OrderChoice:
     """The order in which a stage reads its pairs."""
     return choose_order(
@@ -210,21 +232,26 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         "indexes": [one.index_sha256 for one in data.train],
     }
     before = resume(saved, learner, state) if saved else {}
+    feed = Feed(stage.parts, readers, context, runtime, blocks)
+    job = fitted(job, learner, feed, batch_size=schedule.batch_size)
     engine = build_engine(job, learner, batch_size=schedule.batch_size, saved=saved)
     start = int(before.get("step", 0))
     _announce(stage, schedule, readers, num_steps=num_steps, start=start)
     _announce_order(stage, choice, blocks)
+    watched = (*data.train, *data.validation)
+    care = take_care(job.limits, folder, watched, stage=stage.name, precision=job.execution.precision, runtime=runtime)
     held_out = Feed(stage.parts, [Reader(one) for one in data.validation], context, runtime)
     board = Board(folder, name=stage.name, num_steps=num_steps, start=start, speaks=runtime.is_first)
     loop = StageLoop(
         engine=engine,
-        feed=Feed(stage.parts, readers, context, runtime, blocks),
+        feed=feed,
         validation=held_out if data.validation else None,
         order=order,
         board=board,
         runtime=runtime,
         stop=job.stop,
-        saver=Saver(folder / "checkpoints", keep=job.keep, runtime=runtime),
+        saver=Saver(folder / "checkpoints", keep=job.keep, runtime=runtime, alive=care.watchdog.alive),
+        care=care,
         state={**state, **_told(job, stage)},
         seed=config.seed,
         num_steps=num_steps,
@@ -234,19 +261,32 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         show=showing(learner, held_out, board),
         pace=pace_of(config, job.execution, runtime),
     )
-    try:
-        board.introduce({"config": config_text(config), "stages": stage_text(config)})
-        checkpoint, results = loop.run()
-        conclude(board, config, stage, results, execution=job.execution, ranks=runtime.world_size)
-    finally:
-        loop.board.close()
-        loop.feed.close()
-        loop.saver.close()
+    board.introduce({"config": config_text(config), "stages": stage_text(config)})
+    told = partial(conclude, board, config, stage, execution=job.execution, ranks=runtime.world_size)
+    checkpoint, results = _run(loop, then=told)
     if runtime.is_first:
         finished = {"stage": stage.name, "steps": num_steps, "checkpoint": checkpoint.name, "validation": results}
         write_json(folder / STAGE_FILE, finished)
     runtime.wait_for_all()
     engine.close()
+
+
+def _run(loop: StageLoop, *, then: Callable[[Mapping[str, float]], None]) -> tuple[Path, Mapping[str, float]]:
+    """Trains, hands the last validation on, and lets go of what the loop holds, whatever comes of it."""
+    try:
+        with loop.care.taken():
+            checkpoint, results = loop.run()
+        then(results)
+        return checkpoint, results
+    except torch.OutOfMemoryError:
+        pass  # with the exception go the frames that hold the activations
+    finally:
+        loop.board.close()
+        loop.feed.close()
+        loop.saver.close()
+    engine = loop.engine
+    micro_batch = engine.engine.train_micro_batch_size_per_gpu()
+    raise out_of_memory(engine.engine.module, loop.feed, engine.execution, loop.runtime, micro_batch=micro_batch)
 
 
 def _announce_order(stage: Stage, choice: OrderChoice, blocks: Blocks | None) -> None:

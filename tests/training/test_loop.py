@@ -20,10 +20,12 @@ from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.presets import get_preset
 from msp_ds.records import Tally
 from msp_ds.training import saving
-from msp_ds.training.checkpoint import checkpoints, read_weights
+from msp_ds.training.checkpoint import WEIGHTS, checkpoints, read_weights
 from msp_ds.training.execution import Execution
 from msp_ds.training.feed import Feed
+from msp_ds.training.finite import read_batch
 from msp_ds.training.interrupt import Interrupted, StopRequest
+from msp_ds.training.limits import Limits
 from msp_ds.training.loop import Meter, StageLoop
 from msp_ds.training.planning import new_config
 from msp_ds.training.run import git_commit, train
@@ -108,36 +110,83 @@ def test_every_held_out_pair_is_asked_once(
     assert sorted(torch.cat(seen).tolist()) == list(range(16))
 
 
-@pytest.mark.parametrize("save_every", [1, 2, 5])
-def test_a_loss_that_is_not_finite_stops_the_run_and_stays_out_of_the_checkpoints(
-    runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
-) -> None:
+def poison(monkeypatch: pytest.MonkeyPatch, *, steps: set[int]) -> None:
+    """Makes the losses of these steps, counted from 1, not a number."""
     from msp_ds.training.learner import Learner
 
-    forward, steps = Learner.forward, []
+    forward, count = Learner.forward, []
 
-    def poisoned(learner: Learner, *arguments: object) -> object:
+    def poisoned(learner: Learner, *arguments: Any) -> Any:
         losses = forward(learner, *arguments)
         if learner.training:
-            steps.append(None)
-        if learner.training and len(steps) == 3:  # the third step's loss is not a number
+            count.append(None)
+        if learner.training and len(count) in steps:
             bad = losses.total * math.nan
-            return dataclasses.replace(losses, total=bad, tallies={**losses.tallies, "loss/total": Tally.of(bad)})
+            tallies = {**losses.tallies, "loss/total": Tally.of(bad), "loss/moc": Tally.of(bad)}
+            return dataclasses.replace(losses, total=bad, tallies=tallies)
         return losses
 
     monkeypatch.setattr(Learner, "forward", poisoned)
-    with pytest.raises(FloatingPointError, match=r"loss/.*is not finite by step \d of stage token; .* --resume"):
-        trained(a_job(small_shards, tmp_path, runtime, save_every=save_every))
+
+
+@pytest.mark.parametrize("save_every", [1, 2, 5])
+def test_losses_that_are_not_finite_again_and_again_stop_the_run_and_stay_out_of_the_checkpoints(
+    runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
+) -> None:
+    poison(monkeypatch, steps={3, 4, 5})
+    job = a_job(small_shards, tmp_path, runtime, save_every=save_every)
+    with pytest.raises(
+        FloatingPointError, match=r"loss/moc is not finite by step 5 of stage token, 3 steps in a row; .* --resume"
+    ):
+        trained(job)
     assert not (tmp_path / "1-token" / STAGE_FILE).exists()
     kept = checkpoints(tmp_path / "1-token" / "checkpoints")
-    assert [path.name for path in kept] == {1: ["step-00000001", "step-00000002"], 2: ["step-00000002"], 5: []}[
-        save_every
-    ]
+    assert kept
     for path in kept:
         assert all(bool(tensor.isfinite().all()) for tensor in read_weights(path).values())
 
 
-def test_a_gradient_that_is_not_finite_under_a_finite_loss_stays_out_of_the_checkpoints_too(
+def test_a_step_whose_loss_is_not_finite_is_left_out_named_and_kept(
+    runtime: Runtime,
+    small_shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    poison(monkeypatch, steps={3})
+    folder = trained(a_job(small_shards, tmp_path, runtime, save_every=1))
+    before, after = (read_weights(folder / "checkpoints" / f"step-0000000{step}") for step in (5, 6))
+    assert (folder / STAGE_FILE).is_file()
+    assert any(not torch.equal(before[name], after[name]) for name in before), "it goes on"
+    (path,) = (folder / "not-finite").iterdir()
+    assert path.name == "step-00000003-rank-0.safetensors"
+    batch, story = read_batch(path)
+    assert (story.stage, story.step, story.tasks) == ("token", 2, ("mlm", "mrfr", "moc", "ifrs"))
+    assert math.isnan(story.losses["loss/moc"])
+    assert math.isfinite(story.losses["loss/mlm"])
+    assert len(batch.keys) == 16
+    keys = ", ".join(map(str, batch.keys[:4].tolist()))
+    assert (
+        f"loss/moc is not finite in step 3 of stage token, which is left out; pairs {keys} and 12 more; "
+        f"look into it with: msp-ds replay {path}"
+    ) in caplog.messages
+    board = EventAccumulator(str(folder))
+    board.Reload()
+    points = {point.step: point.value for point in board.Scalars("loss/total")}
+    assert [step for step, value in points.items() if math.isnan(value)] == [3]
+
+
+def test_a_step_that_is_left_out_changes_no_weight(
+    runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, steps={3})
+    job = dataclasses.replace(a_job(small_shards, tmp_path, runtime, save_every=1), keep=9)
+    folder = trained(job)
+    before, after = (folder / "checkpoints" / f"step-0000000{step}" / WEIGHTS for step in (2, 3))
+    assert before.read_bytes() == after.read_bytes()
+
+
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_left_out_and_counted_too(
     runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from msp_ds.training.engine import Engine
@@ -146,15 +195,16 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_stays_out_of_the_chec
 
     def poisoned(engine: Engine) -> None:
         count.append(None)
-        if len(count) == 2:
-            engine.engine.module.trunk.text_pooler.weight.grad = None
+        if len(count) in (2, 3):
             engine.engine.module.trunk.regions.feature.weight.grad.fill_(math.inf)
         step(engine)
 
     monkeypatch.setattr(Engine, "step", poisoned)
-    with pytest.raises(FloatingPointError, match=r"the gradient's norm is not finite by step 2"):
-        trained(a_job(small_shards, tmp_path, runtime))
-    assert checkpoints(tmp_path / "1-token" / "checkpoints") == []
+    job = dataclasses.replace(a_job(small_shards, tmp_path, runtime), limits=Limits(stop_after_nan=2))
+    with pytest.raises(FloatingPointError, match=r"the gradient's norm is not finite by step 3 .* 2 steps in a row"):
+        trained(job)
+    (kept,) = checkpoints(tmp_path / "1-token" / "checkpoints")
+    assert all(bool(tensor.isfinite().all()) for tensor in read_weights(kept).values())
 
 
 def test_a_request_to_stop_saves_and_leaves(

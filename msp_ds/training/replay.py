@@ -1,0 +1,101 @@
+"""A batch whose loss was not finite, looked at again: in fp32, on the CPU, with the weights of its stage."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from msp_ds.chance import key_of
+from msp_ds.config import RunConfig
+from msp_ds.curriculum import curriculum
+from msp_ds.errors import InputError
+from msp_ds.records import Batch
+from msp_ds.training.checkpoint import WEIGHTS, checkpoints, load_part, read_manifest, read_tensors
+from msp_ds.training.finite import Story, read_batch
+from msp_ds.training.run_folder import find_checkpoint, read_run_config, run_of_checkpoint, stage_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """What became of a batch the second time."""
+
+    story: Story
+    """Of the first time."""
+    weights: str
+    """Where the weights come from."""
+    losses: Mapping[str, float]
+    """Each task's and their weighted sum. One that is finite now and was not: 16 bits did it, or later weights."""
+    gradient_norm: float
+    faulty_inputs: tuple[str, ...]
+    """Tensors of the batch that hold what is no number."""
+
+    def describe(self) -> str:
+        """A few lines for a person."""
+        story = self.story
+        where = f"step {story.step + 1} of stage {story.stage}, epoch {story.epoch}, rank {story.rank}"
+        lines = [f"{where}; weights of {self.weights}, fp32"]
+        lines += [f"{name} {self.losses[name]:.6g} (was {story.losses[name]:.6g})" for name in sorted(self.losses)]
+        lines += [f"the gradient's norm {self.gradient_norm:.6g}"]
+        faults = ", ".join(self.faulty_inputs)
+        return "\n".join([*lines, f"not finite in the batch itself: {faults}" if faults else "the batch is sound"])
+
+
+def replay(path: Path, *, shards: Path | None = None) -> Replay:
+    """Runs a batch that a run kept through its tasks, with its masks, and its dropout if it was its step's first.
+
+    The weights are those of the stage's last checkpoint before that step, or those it began with. shards: where they
+    lie on this machine, if not where the run says.
+
+    Raises InputError when the file is no kept batch or does not lie in its run's folder.
+    """
+    from msp_ds.training.stage import build_context, build_learner, open_stage_data  # imports DeepSpeed
+
+    batch, story = read_batch(path)
+    folder = path.resolve().parents[1]
+    config = read_run_config(run_of_checkpoint(folder / "checkpoints" / "any"))
+    stages = curriculum(config.curriculum, drop=config.drop)
+    number = next((number for number, stage in enumerate(stages) if stage.name == story.stage), None)
+    if number is None:
+        raise InputError(f"{path} is of stage {story.stage}, which {folder.parent} does not have; leave it in its run")
+    stage = stages[number]
+    context = build_context(config, open_stage_data(shards or Path(config.shards), stage))
+    saved = _last_before(folder, story.step)
+    begun = None if saved else _beginning(config, folder, number)
+    learner = build_learner(config, stage, context, start_from=begun)
+    if saved:
+        load_part(learner, read_tensors(saved / WEIGHTS), "", where=saved)
+    torch.manual_seed(key_of(f"dropout {story.seed} {story.part} {story.step} {story.rank}"))
+    tasks = [task for task in stage.tasks if task.name in story.tasks]
+    losses = learner(batch, tasks, story.epoch)
+    losses.total.backward()
+    norms = [weight.grad.norm() for weight in learner.parameters() if weight.grad is not None]
+    return Replay(
+        story=story,
+        weights=str(saved or begun or "the stage's beginning"),
+        losses={name: tally.mean() for name, tally in losses.tallies.items() if name.startswith("loss/")},
+        gradient_norm=float(torch.stack(norms).norm()),
+        faulty_inputs=tuple(_faulty(batch)),
+    )
+
+
+def _last_before(folder: Path, step: int) -> Path | None:
+    """The stage's newest checkpoint of at most `step` steps."""
+    found = [path for path in checkpoints(folder / "checkpoints") if read_manifest(path).step <= step]
+    return found[-1] if found else None
+
+
+def _beginning(config: RunConfig, folder: Path, number: int) -> Path | None:
+    """What the stage started from; None for chance."""
+    if number:
+        (before,) = folder.parent.glob(f"{number}-*")
+        return stage_checkpoint(before)
+    return find_checkpoint(Path(config.init)) if config.init else None
+
+
+def _faulty(batch: Batch) -> list[str]:
+    tensors = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch) if item.name != "marks"}
+    return [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]

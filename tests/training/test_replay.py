@@ -1,0 +1,82 @@
+"""A batch that a run kept is looked at again with the weights it met."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import run
+
+from msp_ds.errors import InputError
+from msp_ds.records import Tally
+from msp_ds.training.execution import Execution
+from msp_ds.training.interrupt import StopRequest
+from msp_ds.training.learner import Learner
+from msp_ds.training.planning import new_config
+from msp_ds.training.replay import replay
+from msp_ds.training.run import train
+from msp_ds.training.runtime import Runtime
+from msp_ds.training.stage import Job
+
+POISONED = 3
+"""Of the run's steps, counted from 1."""
+
+
+@pytest.fixture
+def kept(runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, float]:
+    """The batch that a run kept, and the loss that it had before it was poisoned."""
+    forward, true = Learner.forward, []
+
+    def poisoned(learner: Learner, *arguments: Any) -> Any:
+        losses = forward(learner, *arguments)
+        if learner.training:
+            true.append(float(losses.total.detach()))
+        if learner.training and len(true) == POISONED:
+            bad = losses.total * math.nan
+            return dataclasses.replace(losses, total=bad, tallies={**losses.tallies, "loss/moc": Tally.of(bad)})
+        return losses
+
+    given = {"curriculum": "t", "shards": str(small_shards), "batch_size": 16, "max_steps": 4}
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "forward", poisoned)
+        train(
+            Job(
+                config=new_config(given),
+                execution=Execution(precision="fp32"),
+                folder=tmp_path / "run",
+                runtime=runtime,
+                stop=StopRequest(),
+                save_every=1,
+                keep=9,
+            )
+        )
+    (path,) = (tmp_path / "run" / "1-token" / "not-finite").iterdir()
+    return path, true[POISONED - 1]
+
+
+def test_the_losses_are_those_of_that_step(kept: tuple[Path, float]) -> None:
+    path, true = kept
+    found = replay(path)
+    assert found.weights.endswith("step-00000002")
+    assert found.losses["loss/total"] == pytest.approx(true, rel=1e-5)
+    assert math.isnan(found.story.losses["loss/moc"])
+    assert 0 < found.gradient_norm < math.inf
+    assert found.faulty_inputs == ()
+
+
+def test_the_command_shows_both_times(kept: tuple[Path, float]) -> None:
+    shown = run("replay", kept[0]).stdout
+    assert shown.startswith("step 3 of stage token, epoch 0, rank 0; weights of ")
+    assert "(was nan)" in shown
+    assert shown.endswith("the batch is sound\n")
+
+
+def test_a_batch_that_left_its_run_is_refused(kept: tuple[Path, float], tmp_path: Path) -> None:
+    moved = tmp_path / "a" / "b" / "c" / "moved.safetensors"
+    moved.parent.mkdir(parents=True)
+    moved.write_bytes(kept[0].read_bytes())
+    with pytest.raises(InputError, match="lies in no run folder"):
+        replay(moved)

@@ -1,0 +1,61 @@
+"""How a process finds its place: its threads, and why it could not meet the others."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from msp_ds.training.runtime import _meeting_fault, has_lost_a_rank, num_threads
+
+CORES = os.cpu_count() or 1
+PLACE = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "WORLD_SIZE": "4"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "threads"),
+    [
+        ({}, CORES),
+        ({"OMP_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "1"}, 1),
+        ({"OMP_NUM_THREADS": "1", "LOCAL_SIZE": "2"}, 1),
+        ({"LOCAL_WORLD_SIZE": "2"}, max(1, CORES // 2)),
+        ({"LOCAL_WORLD_SIZE": str(2 * CORES)}, 1),
+        # torchrun's own 1, and what a person gave torchrun instead
+        ({"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}, max(1, CORES // 2)),
+        ({"OMP_NUM_THREADS": "5", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}, 5),
+        ({"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "x"}, 1),
+        ({"OMP_NUM_THREADS": "many"}, CORES),
+        ({"OMP_NUM_THREADS": "0"}, CORES),
+    ],
+)
+def test_a_persons_number_of_threads_counts_and_else_the_cores_are_shared(
+    environment: dict[str, str], threads: int
+) -> None:
+    assert num_threads(environment) == threads
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("The server socket has failed to listen (errno: 98 EADDRINUSE)", "port 29500 of this machine is in use, "),
+        ("Address already in use", "port 29500 of this machine is in use, "),
+        ("Timed out after 101 seconds waiting for clients", "not all of 4 ranks came to 10.0.0.1:29500 within "),
+        ("no route\nto host", "the 4 ranks could not meet at 10.0.0.1:29500 (no route)"),
+    ],
+)
+def test_ranks_that_cannot_meet_say_why_in_one_line(error: str, said: str) -> None:
+    assert str(_meeting_fault(RuntimeError(error), PLACE)).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        ("[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 70000ms for recv operation to complete", True),
+        ("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4242", True),
+        ("Connection reset by peer", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_a_lost_rank_is_told_from_other_errors(error: str, lost: bool) -> None:
+    assert has_lost_a_rank(RuntimeError(error)) == lost
