@@ -91,6 +91,7 @@ def _plan_and_run(asked: Asked, *, preset: str | None, steps: int | None, dry_ru
     grid = grid_of(plan, results.nodes)
     files = write_tables(grid, asked.out, plot=ablation_plot(grid))
     show.print(terminal_table(grid), highlight=False)
+    show.print(grid.caption, highlight=False, markup=False, style="dim")
     show.print(f"written to {', '.join(map(str, files))}", highlight=False, markup=False, soft_wrap=True)
     return results.failures
 

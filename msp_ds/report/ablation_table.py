@@ -89,8 +89,8 @@ def _caption(plan: Plan, nodes: Mapping[str, Outcome]) -> str:
 
 
 def terminal_table(grid: Grid) -> Table:
-    """The table for a terminal."""
-    table = Table(title="Table 4", title_justify="left", caption=grid.caption, caption_justify="left")
+    """The table for a terminal; its caption is said apart, as no narrow table should wrap it."""
+    table = Table(title="Table 4", title_justify="left")
     table.add_column("stages")
     table.add_column("tasks")
     for column in grid.columns:
