@@ -90,6 +90,7 @@ def first_at(array: np.ndarray, value: float) -> np.ndarray:
 def test_the_list_of_commands_says_what_each_does() -> None:
     shown = run("--help").stdout
     assert COMMANDS == [
+        "ablate",
         "audit",
         "demo",
         "evaluate",
