@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -257,7 +258,7 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         num_steps=num_steps,
         save_every=job.save_every,
         start=start,
-        validated=before.get("validated"),
+        validated=_numbers(before.get("validated")),
         show=showing(learner, held_out, board),
         pace=pace_of(config, job.execution, runtime),
     )
@@ -287,6 +288,13 @@ def _run(loop: StageLoop, *, then: Callable[[Mapping[str, float]], None]) -> tup
     engine = loop.engine
     micro_batch = engine.engine.train_micro_batch_size_per_gpu()
     raise out_of_memory(engine.engine.module, loop.feed, engine.execution, loop.runtime, micro_batch=micro_batch)
+
+
+def _numbers(saved: Mapping[str, float | None] | None) -> Mapping[str, float] | None:
+    """A validation as a checkpoint keeps it: what is no number is null there."""
+    if saved is None:
+        return None
+    return {name: math.nan if value is None else value for name, value in saved.items()}
 
 
 def _announce_order(stage: Stage, choice: OrderChoice, blocks: Blocks | None) -> None:
