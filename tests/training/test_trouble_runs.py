@@ -79,7 +79,7 @@ def test_two_nodes_train_as_two_ranks_do(small_shards: Path, tmp_path: Path) -> 
             [*TORCHRUN, *meeting, "--node_rank", str(node), TRAIN[1], *flags, "--run-dir", str(tmp_path / "two-nodes")],
             stderr=subprocess.PIPE,
             text=True,
-            env=alone(),
+            env={**alone(), "OMP_NUM_THREADS": "1"},  # as each of two ranks on one node has
         )
         for node in range(2)
     ]
