@@ -217,7 +217,6 @@ def test_an_encoder_of_another_kind_has_no_place_there() -> None:
         to_theirs(weights, FORMS["hf-lxmert"], cls_id=None, where="some run")
 
 
-@pytest.mark.skipif("encoder" not in ModelConfig.__dataclass_fields__, reason="one encoder is known")
 def test_berts_layers_go_to_the_text_alone_or_to_a_single_stream() -> None:
     layers, family = dict(bert().state_dict()), {"visual_cls": False, "positions": "pieces"}
     changes: dict[str, Any] = {"encoder": "single-stream", "num_layers": 3, **family}
