@@ -100,7 +100,7 @@ def _evaluate_answers(
         model = load_trained(checkpoint, shards=held_out, needed_heads=heads_of(task), preset=preset)
         folder = out or results_folder(model.checkpoint)
         stem = f"{task}-{model.checkpoint.name}-on-{held_out.index.split}"
-        predictions = predict_answers(model, held_out, task=task, out=folder / f"{stem}-predictions.json")
+        predictions = predict_answers(model, held_out, task=task, out=folder / f"{stem}-predictions.{_ending(task)}")
         source = source_of(
             held_out, task=task, demo_recipe=find_shipped(DEMO_RECIPE), questions=files[0], annotations=files[1]
         )
@@ -108,6 +108,11 @@ def _evaluate_answers(
         write_grades(folder / f"{stem}.json", graded, plan)
     Console().print(grades_table(graded, plan, title=f"{task}: {held_out.path}"), highlight=False)
     Console(soft_wrap=True).print(f"written to {folder / stem}.json, the answers beside it", highlight=False)
+
+
+def _ending(task: str) -> str:
+    """Of a submission file."""
+    return "csv" if task == "nlvr2" else "json"
 
 
 def predict(
@@ -127,8 +132,7 @@ def predict(
     with one_line_errors(debug=debug):
         asked = open_set(shards or Path("shards") / task / "test")
         model = load_trained(checkpoint, shards=asked, needed_heads=heads_of(task), preset=preset)
-        ending = "csv" if task == "nlvr2" else "json"
-        path = out or results_folder(model.checkpoint) / f"{task}-{asked.index.split}-predictions.{ending}"
+        path = out or results_folder(model.checkpoint) / f"{task}-{asked.index.split}-predictions.{_ending(task)}"
         predictions = predict_answers(model, asked, task=task, out=path)
     Console(soft_wrap=True).print(f"{len(predictions.answers)} answers in {path}", highlight=False, markup=False)
 

@@ -126,9 +126,14 @@ DEMO_EXTRACTOR = "msp-ds world"
 """What the features of the demo's recipe say of themselves: a set that `msp-ds shard` writes without flags."""
 
 
+def shard_command(stage: str) -> str:
+    """What writes the sets of a stage or a benchmark."""
+    return f"msp-ds shard {'--task' if stage in BENCHMARK_NAMES else '--stage'} {stage}"
+
+
 def mending(stage: str, extractor: str = "") -> str:
     """How to get a good set of a stage; `extractor` is the index's, empty where that cannot be read."""
-    command = f"write it again with: msp-ds shard {'--task' if stage in BENCHMARK_NAMES else '--stage'} {stage}"
+    command = f"write it again with: {shard_command(stage)}"
     return command if extractor == DEMO_EXTRACTOR else f"{command} --recipe FILE, or the flags it was written with"
 
 

@@ -207,7 +207,7 @@ def _read_index_bytes(path: Path) -> bytes:
         if path.is_dir():
             raise ShardError(f"{path} has no {layout.INDEX_NAME}; {layout.mending(stage)}") from None
         raise ShardError(
-            f"no shards for stage {stage} in {path}; write them with: msp-ds shard --stage {stage}"
+            f"no shards for stage {stage} in {path}; write them with: {layout.shard_command(stage)}"
         ) from None
 
 

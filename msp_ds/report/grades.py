@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,8 +185,10 @@ def write_grades(path: Path, graded: Graded, plan: GradingPlan) -> None:
         for name, score in graded.scores.items()
     }
     others = {name: {"value": value, "interval": interval} for name, (value, interval) in graded.numbers.items()}
+    # The ids of a held-out part stand in the predictions beside; here they would be most of the file.
+    told = dataclasses.replace(plan, source=dataclasses.replace(plan.source, only=None))
     try:
-        write_json(path, {"plan": plan, "grades": {**rows, **others}, "official": graded.official, "note": graded.note})
+        write_json(path, {"plan": told, "grades": {**rows, **others}, "official": graded.official, "note": graded.note})
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); name another --out") from None
 

@@ -10,6 +10,8 @@ import torch
 from command_line import refusal, run
 
 from msp_ds.downstream.score_matrix import ScoreMatrix
+from msp_ds.errors import InputError
+from msp_ds.report.grades import GradingPlan, QuestionSource, grade_file, write_grades
 
 
 @pytest.fixture
@@ -146,3 +148,23 @@ def test_an_image_with_four_captions_is_refused(tmp_path: Path) -> None:
     assert refusal("grade", path, "--task", "retrieval").startswith(
         "1 of 4 images do not have 5 captions: f30k-0 has 4"
     )
+
+
+def test_grades_of_a_part_of_the_questions_are_written_without_their_list(vqa: dict[str, Path], tmp_path: Path) -> None:
+    source = QuestionSource(
+        questions=str(vqa["questions"]), annotations=str(vqa["annotations"]), only=frozenset({"1000", "1003"})
+    )
+    plan = GradingPlan(task="vqa", source=source)
+    part = tmp_path / "part.json"
+    part.write_text(json.dumps([{"question_id": 1000, "answer": "yes"}, {"question_id": 1003, "answer": "blue"}]))
+    write_grades(tmp_path / "grades.json", grade_file(plan, part), plan)
+    written = json.loads((tmp_path / "grades.json").read_text())
+    assert written["grades"]["accuracy"]["percent"] == 50.0
+    assert written["grades"]["accuracy"]["num"] == 2
+    assert written["plan"]["source"]["only"] is None
+
+
+def test_predicted_questions_that_the_file_lacks_are_named(vqa: dict[str, Path]) -> None:
+    source = QuestionSource(questions=str(vqa["questions"]), annotations=str(vqa["annotations"]), only=frozenset({"7"}))
+    with pytest.raises(InputError, match="lacks questions that were predicted: 7"):
+        grade_file(GradingPlan(task="vqa", source=source), vqa["ours"])

@@ -184,6 +184,11 @@ def test_no_questions_and_unmatched_annotations_are_named(world: Path, tmp_path:
         write(world, tmp_path, "vqa", vqa={"annotations": ("a.json", "b.json")})
 
 
+def test_a_missing_set_names_the_command_that_writes_it(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=r"no shards for stage gqa .*; write them with: msp-ds shard --task gqa$"):
+        open_set(tmp_path / "gqa" / "val")
+
+
 def test_damaged_questions_are_refused(world: Path, tmp_path: Path) -> None:
     path = write(world, tmp_path, "vqa")["val"].path
     index = _json(path / "index.json")
