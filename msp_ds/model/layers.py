@@ -1,6 +1,6 @@
 """BERT's layer, and the cross-modality layer of LXMERT (Tan and Bansal 2019; FACTS 1.1): look across, inside, think.
 
-B batch, T text tokens, S queries or region slots, M memory slots, H hidden size.
+B batch, T text tokens, S queries or region slots, M memory slots, N rows that are read, H hidden.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msp_ds.config import ModelConfig
+from msp_ds.model.rows import Rows, take
 
 
 class Attention(nn.Module):
@@ -25,8 +26,11 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, states: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
-        """[B, S, H]: `states` [B, S, H] after looking at `memory` [B, M, H] where bool [B, M] `memory_mask` holds."""
+    def forward(self, states: Tensor, memory: Tensor, memory_mask: Tensor, rows: Rows | None = None) -> Tensor:
+        """[B, S, H]: `states` [B, S, H] after looking at `memory` [B, M, H] where bool [B, M] `memory_mask` holds.
+
+        With `rows` of the grid [B, S], those of them alone, [N, H].
+        """
         query, key, value = (
             layer(source).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for layer, source in ((self.query, states), (self.key, memory), (self.value, memory))
@@ -38,7 +42,10 @@ class Attention(nn.Module):
             attn_mask=memory_mask[:, None, None, :],
             dropout_p=self.dropout_share if self.training else 0.0,
         )
-        merged = self.dropout(self.output(seen.transpose(1, 2).flatten(2)))
+        seen = seen.transpose(1, 2).flatten(2)
+        if rows is not None:
+            states, seen = take(states, rows), take(seen, rows)
+        merged = self.dropout(self.output(seen))
         return self.norm(states + merged)  # type: ignore[no-any-return]
 
 
@@ -65,9 +72,14 @@ class SelfLayer(nn.Module):
         self.self_attention = Attention(config)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, states: Tensor, mask: Tensor, *, asked: slice | list[int] = slice(None)) -> Tensor:
-        """New states [B, S, H], of the `asked` rows only; the bool mask [B, S] is False on padding."""
-        return self.feed_forward(self.self_attention(states[:, asked], states, mask))  # type: ignore[no-any-return]
+    def forward(
+        self, states: Tensor, mask: Tensor, *, asked: slice | list[int] = slice(None), rows: Rows | None = None
+    ) -> Tensor:
+        """New states [B, S, H]; the bool mask [B, S] is False on padding.
+
+        Of the `asked` places of every sequence only, or, as [N, H], of some `rows`.
+        """
+        return self.feed_forward(self.self_attention(states[:, asked], states, mask, rows))  # type: ignore[no-any-return]
 
 
 class CrossModalityLayer(nn.Module):
@@ -83,18 +95,26 @@ class CrossModalityLayer(nn.Module):
         self.region_feed_forward = FeedForward(config)
 
     def forward(
-        self, text: Tensor, regions: Tensor, text_mask: Tensor, region_mask: Tensor, *, cls_only: bool = False
+        self,
+        text: Tensor,
+        regions: Tensor,
+        text_mask: Tensor,
+        region_mask: Tensor,
+        *,
+        cls_only: bool = False,
+        rows: tuple[Rows | None, Rows | None] = (None, None),
     ) -> tuple[Tensor, Tensor]:
         """New [B, T, H] text and [B, S, H] region states; masks are bool, False on padding.
 
-        With `cls_only`, [B, 1, H] each: the first row of what would be returned otherwise.
+        With `cls_only`, [B, 1, H] each: the first row of what would be returned otherwise. With `rows` of text and
+        regions, [N, H] each: these rows of it.
         """
         # Both directions look at the old states of the other stream.
         looked_text = self.cross(text, regions, region_mask)
         looked_regions = self.cross(regions, text, text_mask)
-        rows = slice(0, 1) if cls_only else slice(None)
-        text = self.text_self(looked_text[:, rows], looked_text, text_mask)
-        regions = self.region_self(looked_regions[:, rows], looked_regions, region_mask)
+        first = slice(0, 1) if cls_only else slice(None)
+        text = self.text_self(looked_text[:, first], looked_text, text_mask, rows[0])
+        regions = self.region_self(looked_regions[:, first], looked_regions, region_mask, rows[1])
         return self.text_feed_forward(text), self.region_feed_forward(regions)
 
     def text_cls(self, text: Tensor, regions: Tensor, text_mask: Tensor, region_mask: Tensor) -> Tensor:

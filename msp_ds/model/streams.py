@@ -3,8 +3,9 @@
 B batch, T text tokens, S region slots (the visual [CLS], if there is one, and the regions), H hidden size.
 
 Each is a list of layers called with text [B, T, H], regions [B, S, H] and their bool masks [B, T] and [B, S], False on
-padding; it gives the new states of both. With `cls_only` the last layer computes just the rows that a pair is made of:
-[B, 1, H] for the text and [B, 1, H], or [B, 0, H] without a visual [CLS], for the regions.
+padding; it gives the new states of both. The last layer can do with less. With `cls_only` it computes just the rows
+that a pair is made of: [B, 1, H] for the text and [B, 1, H], or [B, 0, H] without a visual [CLS], for the regions. With
+`asked` it computes the states that are asked for; the others are zero.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from msp_ds.config import ModelConfig
 from msp_ds.model.layers import CrossModalityLayer, SelfLayer
+from msp_ds.model.rows import Asked, put_back
 
 
 class TwoStreams(nn.ModuleList):
@@ -28,7 +30,14 @@ class TwoStreams(nn.ModuleList):
         self.visual_cls = config.visual_cls
 
     def forward(
-        self, text: Tensor, regions: Tensor, text_mask: Tensor, region_mask: Tensor, *, cls_only: bool = False
+        self,
+        text: Tensor,
+        regions: Tensor,
+        text_mask: Tensor,
+        region_mask: Tensor,
+        *,
+        cls_only: bool = False,
+        asked: Asked | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The states after the last layer, as this module says."""
         *lower, last = list[Any](self)  # ModuleList hides what they are
@@ -36,7 +45,11 @@ class TwoStreams(nn.ModuleList):
             text, regions = layer(text, regions, text_mask, region_mask)
         if cls_only and not self.visual_cls:
             return last.text_cls(text, regions, text_mask, region_mask), regions[:, :0]
-        return last(text, regions, text_mask, region_mask, cls_only=cls_only)  # type: ignore[no-any-return]
+        if asked is None:
+            return last(text, regions, text_mask, region_mask, cls_only=cls_only)  # type: ignore[no-any-return]
+        rows = asked.text.rows(), asked.regions.rows()
+        some_text, some_regions = last(text, regions, text_mask, region_mask, rows=rows)
+        return put_back(some_text, rows[0], like=text), put_back(some_regions, rows[1], like=regions)
 
 
 class SingleStream(nn.ModuleList):
@@ -53,7 +66,14 @@ class SingleStream(nn.ModuleList):
         self.visual_cls = config.visual_cls
 
     def forward(
-        self, text: Tensor, regions: Tensor, text_mask: Tensor, region_mask: Tensor, *, cls_only: bool = False
+        self,
+        text: Tensor,
+        regions: Tensor,
+        text_mask: Tensor,
+        region_mask: Tensor,
+        *,
+        cls_only: bool = False,
+        asked: Asked | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The states after the last layer, as this module says."""
         num_tokens = text.shape[1]
@@ -64,7 +84,11 @@ class SingleStream(nn.ModuleList):
         if cls_only:
             cls_rows = last(states, mask, asked=[0, num_tokens] if self.visual_cls else [0])
             return cls_rows[:, :1], cls_rows[:, 1:]
-        states = last(states, mask)
+        if asked is None:
+            states = last(states, mask)
+        else:
+            rows = asked.text.beside(asked.regions).rows()
+            states = put_back(last(states, mask, rows=rows), rows, like=states)
         return states[:, :num_tokens], states[:, num_tokens:]
 
 

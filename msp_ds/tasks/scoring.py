@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msp_ds.model.heads import RegionHead
+from msp_ds.model.rows import Places, Rows, take
 from msp_ds.records import IGNORE, Batch, Encoded, Tally
 from msp_ds.tasks.task import Context, Score
 
@@ -16,22 +17,27 @@ def full_precision(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def mean_or_zero(values: Tensor) -> Tensor:
-    """The mean of `values`, or a zero that still has a gradient where there are none."""
-    return values.sum() / max(values.numel(), 1)
+def asked_rows(task: str, asked: Tensor, context: Context) -> Rows:
+    """The places at which bool [B, S] `asked` holds, as a list; on a GPU with the room that the host has counted."""
+    return Places(where=asked, room=context.rooms.get(task)).rows()
 
 
-def region_mean(task: str, values: Tensor, batch: Batch, context: Context) -> Tensor:
-    """The average of the N asked regions' losses [N] of a task; by default over their expected number.
+def mean_or_zero(values: Tensor, asked: Tensor) -> Tensor:
+    """The mean of `values` [N] where bool [N] `asked`, or a zero that still has a gradient where nothing is."""
+    return values.masked_fill(~asked, 0.0).sum() / asked.sum().clamp(min=1)
+
+
+def region_mean(task: str, values: Tensor, asked: Tensor, batch: Batch, context: Context) -> Tensor:
+    """The average of the asked regions' losses [N] of a task; by default over their expected number.
 
     The expected number, 15 % of all regions that may be asked about, is what the released code divides by (its
     1 / 0.15): additive over ranks and equal to the plain mean on average.
     """
     if context.options.region_normaliser == "asked":
-        return mean_or_zero(values)
+        return mean_or_zero(values, asked)
     # Regions of dropped pairs are never asked about: counting them would shrink the loss by the share that is dropped.
     num_regions = (batch.region_mask & counted(task, batch, context)).sum().to(values.dtype)
-    return values.sum() / (num_regions * context.options.region_share).clamp(min=1.0)
+    return values.masked_fill(~asked, 0.0).sum() / (num_regions * context.options.region_share).clamp(min=1.0)
 
 
 def counted(task: str, batch: Batch, context: Context) -> Tensor:
@@ -42,13 +48,13 @@ def counted(task: str, batch: Batch, context: Context) -> Tensor:
     return batch.marks.matched[:, None]
 
 
-def gated_regions(heads: nn.ModuleDict, encoded: Encoded, asked: Tensor) -> tuple[RegionHead, Tensor]:
-    """The region head and its gated states [N, H] of the N regions where bool [B, R] `asked` holds."""
+def gated_regions(heads: nn.ModuleDict, encoded: Encoded, rows: Rows) -> tuple[RegionHead, Tensor]:
+    """The region head and its gated states [N, H] of the N regions that `rows` lists."""
     head = heads["region"]
     if not isinstance(head, RegionHead):
         raise TypeError(f"the head called 'region' is a {type(head).__name__}")
-    pair_of_row = asked.nonzero()[:, 0]
-    return head, head(encoded.regions[asked], encoded.pair[pair_of_row])
+    pair_of_row = rows.index // encoded.regions.shape[1]
+    return head, head(take(encoded.regions, rows), encoded.pair.index_select(0, pair_of_row))
 
 
 def feature_errors(predicted: Tensor, target: Tensor, kind: str) -> Tensor:
@@ -57,10 +63,14 @@ def feature_errors(predicted: Tensor, target: Tensor, kind: str) -> Tensor:
     return distance(predicted, target, reduction="none").mean(1)
 
 
-def relative_error(errors: Tensor, target: Tensor, yardstick: Tensor, kind: str) -> Tally:
-    """`errors` [N] as a share of those that answering `yardstick`, [N, F] or [F], would make; target: [N, F]."""
+def relative_error(errors: Tensor, target: Tensor, yardstick: Tensor, kind: str, asked: Tensor) -> Tally:
+    """`errors` [N] as a share of those that answering `yardstick`, [N, F] or [F], would make; target: [N, F].
+
+    asked: bool [N], the rows that count.
+    """
     theirs = feature_errors(yardstick.expand_as(target), target, kind)
-    return Tally(errors.detach().double().sum(), theirs.double().sum())
+    ours, theirs = (each.detach().double().masked_fill(~asked, 0.0).sum() for each in (errors, theirs))
+    return Tally(ours, theirs)
 
 
 def _pieces_present(ids: Tensor, table: Tensor, usable: Tensor, vocab_size: int) -> Tensor:
@@ -110,8 +120,8 @@ def score_topics(name: str, logits: Tensor, topics: Tensor, asked: Tensor) -> Sc
     logits: float32 [B, V]; topics: [B, V], 0 or 1; asked: bool [B]. Elementwise accuracy would be 99.9 % for a head
     that never names a topic, so it is not reported.
     """
-    logits, topics = logits[asked], topics[asked].to(logits.dtype)
+    losses = F.binary_cross_entropy_with_logits(logits, topics.to(logits.dtype), reduction="none").mean(1)
     return Score(
-        loss=mean_or_zero(F.binary_cross_entropy_with_logits(logits, topics, reduction="none")),
-        tallies=detection_tallies(name, logits > 0, topics > 0),
+        loss=mean_or_zero(losses, asked),
+        tallies=detection_tallies(name, (logits > 0) & asked[:, None], (topics > 0) & asked[:, None]),
     )

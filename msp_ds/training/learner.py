@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from msp_ds.model.encoder import Trunk
 from msp_ds.model.heads import build_heads
 from msp_ds.records import Batch, Losses, Tally
+from msp_ds.tasks.asking import asked_by
 from msp_ds.tasks.task import Context, Task, pose
 
 
@@ -28,7 +29,7 @@ class Learner(nn.Module):
         """The weighted sum of the tasks' losses (unless the options say otherwise, all weights 1) and their tallies."""
         context = dataclasses.replace(self.context, epoch=epoch)
         posed = pose(clean, tasks, context)
-        encoded = self.trunk(posed)
+        encoded = self.trunk(posed, asked_by(tasks, posed, context))
         total = clean.boxes.new_zeros(())
         tallies: dict[str, Tally] = {}
         for task in tasks:
