@@ -196,7 +196,8 @@ class ReleasedManner(nn.Module):
 
     def _pair_losses(self, pair: Tensor, clean: Batch, posed: Batch, context: Context) -> Tensor:
         topics = self.topics(pair).float()
-        wanted = topic_targets(clean, context, attributes=False)
+        found = topic_targets(clean, context, attributes=False)
+        wanted = torch.zeros_like(topics).scatter_reduce_(1, found.pieces, found.wanted.float(), "amax")
         ((topics > 0) == (wanted > 0)).float().mean()
         matching = F.cross_entropy(self.match(pair).float(), posed.marks.matched.long())
         return matching + F.binary_cross_entropy_with_logits(topics, wanted)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -73,40 +75,48 @@ def relative_error(errors: Tensor, target: Tensor, yardstick: Tensor, kind: str,
     return Tally(ours, theirs)
 
 
-def _pieces_present(ids: Tensor, table: Tensor, usable: Tensor, vocab_size: int) -> Tensor:
-    """bool [B, V]: the pieces of the labels `ids` [B, R] where bool [B, R] `usable`; table: int64 [C, P], -1 unused."""
-    pieces = table[ids.clamp(min=0)].masked_fill(~usable[..., None], -1).flatten(1)
-    present = torch.zeros(len(ids), vocab_size + 1, dtype=torch.bool, device=ids.device)
-    # Unused entries land in an extra column, which is cut off.
-    return present.scatter_(1, torch.where(pieces < 0, vocab_size, pieces), True)[:, :vocab_size]
+class Topics(NamedTuple):
+    """The topics of B pairs: all of them stand in their texts."""
+
+    pieces: Tensor
+    """int64 [B, T]: the pieces of the texts."""
+    wanted: Tensor
+    """bool [B, T]: the piece is a topic; of several like it, the first."""
 
 
-def topic_targets(batch: Batch, context: Context, *, attributes: bool) -> Tensor:
-    """float32 [B, V]: 1 for the word pieces that stand both in the text and in the regions' labels (paper eq. 2, 4).
+def topic_targets(batch: Batch, context: Context, *, attributes: bool) -> Topics:
+    """The word pieces that stand both in the text and in the regions' labels (paper eq. 2, 4).
 
     The text is the original one, before masking; the labels are those of the image actually fed.
     """
-    lexicon, options = context.lexicon, context.options
-    is_word = batch.token_mask & (batch.token_ids != lexicon.cls_id) & (batch.token_ids != lexicon.sep_id)
-    in_text = _pieces_present(
-        batch.token_ids, torch.arange(lexicon.vocab_size, device=is_word.device)[:, None], is_word, lexicon.vocab_size
-    )
+    lexicon, options, pieces = context.lexicon, context.options, batch.token_ids
+    wanted = batch.token_mask & (pieces != lexicon.cls_id) & (pieces != lexicon.sep_id)
+    # A topic is wanted once, however often it is said.
+    wanted = wanted & ~((pieces[:, :, None] == pieces[:, None, :]) & wanted[:, None, :]).tril(-1).any(2)
     table = lexicon.object_pieces if options.topic_synonyms == "first" else lexicon.object_pieces_all
     usable = (batch.object_ids != IGNORE) & (batch.object_scores >= options.topic_min_score)
-    in_labels = _pieces_present(batch.object_ids, table, usable, lexicon.vocab_size)
+    in_labels = _are_named(pieces, batch.object_ids, table, usable)
     if attributes:
         usable = (batch.attribute_ids != IGNORE) & (batch.attribute_scores >= options.topic_min_score)
-        in_labels |= _pieces_present(batch.attribute_ids, lexicon.attribute_pieces, usable, lexicon.vocab_size)
-    topics = in_text & in_labels
+        in_labels |= _are_named(pieces, batch.attribute_ids, lexicon.attribute_pieces, usable)
+    wanted = wanted & in_labels
     if options.topic_words == "content":
-        topics &= ~lexicon.is_function_piece
-    return topics.float()
+        wanted = wanted & ~lexicon.is_function_piece[pieces]
+    return Topics(pieces, wanted)
 
 
-def detection_tallies(name: str, found: Tensor, wanted: Tensor) -> dict[str, Tally]:
-    """Precision, recall and F1 of bool `found` against bool `wanted`, any equal shape; each additive."""
-    hits = (found & wanted).sum().double()
-    num_found, num_wanted = found.sum().double(), wanted.sum().double()
+def _are_named(pieces: Tensor, ids: Tensor, table: Tensor, usable: Tensor) -> Tensor:
+    """bool [B, T]: whether `pieces` [B, T] are among those of the labels `ids` [B, R] where bool [B, R] `usable`.
+
+    table: int64 [C, P], -1 beyond a name's end.
+    """
+    named = table[ids.clamp(min=0)].masked_fill(~usable[..., None], -1).flatten(1)
+    return (pieces[:, :, None] == named[:, None, :]).any(2)
+
+
+def detection_tallies(name: str, hits: Tensor, num_found: Tensor, num_wanted: Tensor) -> dict[str, Tally]:
+    """Precision, recall and F1 from three counts; each additive."""
+    hits, num_found, num_wanted = hits.double(), num_found.double(), num_wanted.double()
     return {
         f"precision/{name}": Tally(hits, num_found),
         f"recall/{name}": Tally(hits, num_wanted),
@@ -114,14 +124,21 @@ def detection_tallies(name: str, found: Tensor, wanted: Tensor) -> dict[str, Tal
     }
 
 
-def score_topics(name: str, logits: Tensor, topics: Tensor, asked: Tensor) -> Score:
+def score_topics(name: str, logits: Tensor, topics: Topics, asked: Tensor) -> Score:
     """Binary cross-entropy, mean over the asked pairs and the vocabulary; precision, recall and F1 at one half.
 
-    logits: float32 [B, V]; topics: [B, V], 0 or 1; asked: bool [B]. Elementwise accuracy would be 99.9 % for a head
-    that never names a topic, so it is not reported.
+    logits: float32 [B, V]; asked: bool [B]. Elementwise accuracy would be 99.9 % for a head that never names a topic,
+    so it is not reported.
     """
-    losses = F.binary_cross_entropy_with_logits(logits, topics.to(logits.dtype), reduction="none").mean(1)
+    of_topics, wanted = logits.gather(1, topics.pieces), topics.wanted & asked[:, None]
+    # log(1 + e^x) for every piece, less x for each topic; from 40 on log(1 + e^x) is x to the last bit.
+    losses = F.softplus(logits, threshold=40.0).sum(1) - of_topics.masked_fill(~wanted, 0.0).sum(1)
     return Score(
-        loss=mean_or_zero(losses, asked),
-        tallies=detection_tallies(name, (logits > 0) & asked[:, None], (topics > 0) & asked[:, None]),
+        loss=mean_or_zero(losses, asked) / logits.shape[1],
+        tallies=detection_tallies(
+            name,
+            hits=((of_topics > 0) & wanted).sum(),
+            num_found=((logits > 0) & asked[:, None]).sum(),
+            num_wanted=wanted.sum(),
+        ),
     )
