@@ -45,6 +45,7 @@ from msp_ds.tasks.task import pose
 from msp_ds.terminal import one_line_errors
 from msp_ds.training.engine import build_optimizer
 from msp_ds.training.learner import Learner
+from tools.held_memory import held_after
 from tools.step_peers import ReleasedManner, transformers_inputs, transformers_lxmert
 from tools.step_pool import PAIRS, Draw, Pool, a_context
 
@@ -183,20 +184,13 @@ def in_precision(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def measure_memory(variant: Variant, draw: Draw, device: torch.device) -> None:
-    """Bytes that the forward pass keeps for the backward pass, each storage once, parameters left out; operations."""
-    module = variant.subject.module
-    own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
-    kept: dict[int, int] = {}
+    """Bytes that the forward pass leaves for the backward pass, and the operations of both."""
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def forward() -> Tensor:
+        with in_precision(variant.precision, device):
+            return variant.subject.loss(draw)
 
-    with in_precision(variant.precision, device), torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
-        loss = variant.subject.loss(draw)
-    variant.saved_bytes = sum(kept.values())
+    loss, variant.saved_bytes = held_after(forward, device=device.type)
     del loss
     with in_precision(variant.precision, device), FlopCounterMode(display=False) as counter:
         variant.subject.loss(draw).backward()

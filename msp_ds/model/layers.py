@@ -5,10 +5,14 @@ B batch, T text tokens, S queries or region slots, M memory slots, N rows that a
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msp_ds.config import ModelConfig
+from msp_ds.model.dropout import Dropout, attend
+from msp_ds.model.recomputing import recomputed
 from msp_ds.model.rows import Rows, take
 
 
@@ -23,7 +27,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, states: Tensor, memory: Tensor, memory_mask: Tensor, rows: Rows | None = None) -> Tensor:
@@ -35,13 +39,8 @@ class Attention(nn.Module):
             layer(source).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for layer, source in ((self.query, states), (self.key, memory), (self.value, memory))
         )
-        seen = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=memory_mask[:, None, None, :],
-            dropout_p=self.dropout_share if self.training else 0.0,
-        )
+        dropout = self.dropout_share if self.training else 0.0
+        seen = attend(query, key, value, memory_mask[:, None, None, :], dropout=dropout)
         seen = seen.transpose(1, 2).flatten(2)
         if rows is not None:
             states, seen = take(states, rows), take(seen, rows)
@@ -56,12 +55,17 @@ class FeedForward(nn.Module):
         super().__init__()
         self.widen = nn.Linear(config.hidden_size, config.intermediate_size)
         self.narrow = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, states: Tensor) -> Tensor:
         """[..., H] from [..., H]."""
-        return self.norm(states + self.dropout(self.narrow(F.gelu(self.widen(states)))))  # type: ignore[no-any-return]
+        wide = self.widen(states)
+        bent = F.gelu(wide)
+        # Four times as wide as all else: the backward pass bends anew what it needs rather than keep it.
+        with recomputed(bent, partial(F.gelu, wide.detach())):
+            narrow = self.narrow(bent)
+        return self.norm(states + self.dropout(narrow))  # type: ignore[no-any-return]
 
 
 class SelfLayer(nn.Module):
