@@ -1,6 +1,6 @@
 """One training step of the paper's model beside transformers' LXMERT and the released code's way.
 
-    python tools/bench_step.py                             (a CPU: 10 to 20 minutes on one idle core, 12 GB of memory)
+    python tools/bench_step.py                             (a CPU: some ten minutes of an idle core, 12 GB of memory)
     python tools/bench_step.py --batch-size 16 --repeat 3  (a first look, 2 minutes)
     python tools/bench_step.py --device cuda               (a GPU: pairs/s, share of the peak, hours of the schedule)
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 try:
-    import transformers
+    import transformers  # noqa: F401
 except ImportError as error:
     raise SystemExit(f"error: {error}; it is what a step is measured against: pip install -e '.[test]'") from None
 import torch
@@ -44,7 +44,8 @@ from msp_ds.tasks.asking import count_rooms
 from msp_ds.tasks.task import pose
 from msp_ds.terminal import one_line_errors
 from msp_ds.training.engine import build_optimizer
-from msp_ds.training.learner import Learner
+from msp_ds.training.learner import NOT_COUNTED, Learner
+from tools.bench_hardware import hardware, multiplies_bf16
 from tools.held_memory import held_after
 from tools.step_peers import ReleasedManner, transformers_inputs, transformers_lxmert
 from tools.step_pool import PAIRS, Draw, Pool, a_context
@@ -112,10 +113,9 @@ def ours(name: str, config: ModelConfig, tasks: tuple[str, ...], device: torch.d
     learner.context = dataclasses.replace(context, lexicon=lexicon, feature_mean=mean)
 
     def loss(draw: Draw) -> Tensor:
-        if device.type == "cuda":  # the host counts what is asked about while it reads the batch
-            rooms = count_rooms(draw.bucketed, chosen, context)
-            learner.context = dataclasses.replace(learner.context, rooms=rooms)
-        total: Tensor = learner(draw.bucketed.to(device), chosen, 0).total
+        # On the way to a GPU the feed counts what is asked about.
+        rooms = count_rooms(draw.bucketed, chosen, context) if device.type == "cuda" else NOT_COUNTED
+        total: Tensor = learner(draw.bucketed.to(device), chosen, 0, rooms).total
         return total
 
     return Subject(name=name, module=learner, optimizer=build_optimizer(learner, OptimConfig()), loss=loss)
@@ -304,28 +304,6 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
             name, f"{one['median']:.2f}", f"{one['least']:.2f} to {one['most']:.2f}", f"{one['of_sums']:.2f}"
         )
     yield compared
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """What it ran on."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else (names or ["a CPU"])[0],
-        "threads": torch.get_num_threads(),
-        "amx": multiplies_bf16(torch.device("cpu")),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": sys.version.split()[0],
-    }
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Whether bf16 is faster than fp32 there."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    tell = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(tell and tell())
 
 
 def main(

@@ -124,8 +124,8 @@ class StageLoop:
         """One optimiser step. Dropout is seeded by the step, so that a resumed run needs no generator state."""
         self.engine.set_rate(learning_rate(self.engine.optim, step=portion.step, num_steps=self.num_steps))
         torch.manual_seed(key_of(f"dropout {self.seed} {portion.part.name} {portion.step} {self.runtime.rank}"))
-        for batch, tallies in zip(portion.micro_batches, portion.tallies, strict=True):
-            losses = self.engine.engine(batch, portion.part.tasks, portion.epoch)
+        for batch, tallies, rooms in zip(portion.micro_batches, portion.tallies, portion.rooms, strict=True):
+            losses = self.engine.engine(batch, portion.part.tasks, portion.epoch, rooms)
             self.engine.backward(losses.total)
             self.engine.step()
             meter.add({**losses.tallies, **tallies})

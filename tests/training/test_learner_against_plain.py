@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from msp_ds.curriculum import curriculum
 from msp_ds.model.rows import Asked
 from msp_ds.records import Batch, Encoded
 from msp_ds.tasks.asking import count_rooms
-from msp_ds.training.learner import Learner
+from msp_ds.training.learner import NOT_COUNTED, Learner
 
 STAGES = ("t", "p", "s", "t+p+s")
 
@@ -30,15 +30,15 @@ def computing_every_state(learner: Learner) -> Learner:
     return learner
 
 
-def with_rooms(learner: Learner, batch: Batch, stage: str) -> Learner:
-    """Told how many places are asked about, as on a GPU."""
-    rooms = count_rooms(batch, curriculum(stage)[0].tasks, learner.context)
-    learner.context = dataclasses.replace(learner.context, rooms=rooms)
-    return learner
+def counted(learner: Learner, batch: Batch, stage: str) -> dict[str, int]:
+    """How many places are asked about, as a GPU is told."""
+    return count_rooms(batch, curriculum(stage)[0].tasks, learner.context)
 
 
-def losses_and_gradients(learner: Learner, batch: Batch, stage: str) -> tuple[dict[str, float], dict[str, Tensor]]:
-    losses = learner(batch, curriculum(stage)[0].tasks, 0)
+def losses_and_gradients(
+    learner: Learner, batch: Batch, stage: str, rooms: Mapping[str, int] = NOT_COUNTED
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    losses = learner(batch, curriculum(stage)[0].tasks, 0, rooms)
     losses.total.backward()
     gradients = {name: part.grad for name, part in learner.named_parameters() if part.grad is not None}
     return {name: tally.mean() for name, tally in losses.tallies.items()}, gradients
@@ -47,9 +47,9 @@ def losses_and_gradients(learner: Learner, batch: Batch, stage: str) -> tuple[di
 @pytest.mark.parametrize("roomy", [False, True], ids=["as many rows as needed", "room for more"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_losses_and_gradients_are_those_of_the_plain_path(stage: str, roomy: bool) -> None:
-    batch = a_batch(1)
-    learner = with_rooms(a_learner(stage), batch, stage) if roomy else a_learner(stage)
-    losses, gradients = losses_and_gradients(learner, batch, stage)
+    batch, learner = a_batch(1), a_learner(stage)
+    rooms = counted(learner, batch, stage) if roomy else NOT_COUNTED
+    losses, gradients = losses_and_gradients(learner, batch, stage, rooms)
     plain_losses, plain_gradients = losses_and_gradients(computing_every_state(a_learner(stage)), batch, stage)
     assert losses == pytest.approx(plain_losses, rel=1e-5, nan_ok=True)
     assert gradients.keys() == plain_gradients.keys()
@@ -60,10 +60,10 @@ def test_losses_and_gradients_are_those_of_the_plain_path(stage: str, roomy: boo
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_with_rooms_a_step_waits_for_no_result(stage: str) -> None:
-    batch = a_batch(1)
-    learner = with_rooms(a_learner(stage), batch, stage)
+    batch, learner = a_batch(1), a_learner(stage)
+    rooms = counted(learner, batch, stage)
     with NoWaiting():
-        learner(batch, curriculum(stage)[0].tasks, 0).total.backward()
+        learner(batch, curriculum(stage)[0].tasks, 0, rooms).total.backward()
 
 
 def test_without_rooms_it_would_be_seen_to_wait() -> None:
