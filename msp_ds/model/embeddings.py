@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msp_ds.config import ModelConfig
+from msp_ds.model.dropout import Dropout
 
 PADDING = 0
 """Row of the word table, and of the table of word positions, that padding uses: the embedding gives it no gradient."""
@@ -32,7 +33,7 @@ class TextEmbedding(nn.Module):
         self.register_buffer("type_vector", torch.randn(config.hidden_size) * config.init_std)
         self.type_vector: Tensor
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, token_ids: Tensor, word_positions: Tensor) -> Tensor:
         """[B, T, H] from int64 [B, T] piece ids and int64 [B, T] word positions, unread where pieces are counted."""
@@ -61,7 +62,7 @@ class RegionEmbedding(nn.Module):
         self.feature_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.box = nn.Linear(4, config.hidden_size)
         self.box_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
         """[B, S, H] from features [B, R, F] and float32 [B, R, 4] boxes as shares of the image.

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from msp_ds.config import ModelConfig
 from msp_ds.model.embeddings import RegionEmbedding, TextEmbedding
 from msp_ds.model.layers import Projected, SelfLayer
+from msp_ds.model.rows import Asked
 from msp_ds.model.streams import STREAMS
 from msp_ds.records import Batch, Encoded
 
@@ -34,12 +35,19 @@ class Trunk(nn.Module):
         # 1 / sqrt(eps) = 1e6 times too large: clipping would shrink every other gradient to nothing.
         nn.init.normal_(self.regions.feature.bias, std=config.init_std)
 
-    def forward(self, batch: Batch) -> Encoded:
-        """The states of a batch, the regions without the visual [CLS]."""
+    def forward(self, batch: Batch, asked: Asked | None = None) -> Encoded:
+        """The states of a batch, the regions without the visual [CLS].
+
+        asked: the states of text and regions, without the visual [CLS], that will be read; the last layer computes no
+        others, which are zero. None for all.
+        """
         text = self.embed_texts(batch.token_ids, batch.word_positions, batch.token_mask)
         regions, region_mask = self.embed_images(batch.features, batch.boxes, batch.region_mask)
-        text, regions = self.layers(text, regions, batch.token_mask, region_mask)
         first = int(self.config.visual_cls)
+        if asked is not None:  # and the rows that the pair is made of
+            regions_asked = asked.regions.after_one_more() if self.config.visual_cls else asked.regions
+            asked = Asked(text=asked.text.with_first(), regions=regions_asked)
+        text, regions = self.layers(text, regions, batch.token_mask, region_mask, asked=asked)
         return Encoded(text=text, regions=regions[:, first:], pair=self.pool(text, regions))
 
     def embed_texts(self, token_ids: Tensor, word_positions: Tensor, token_mask: Tensor) -> Tensor:
@@ -75,8 +83,11 @@ class Trunk(nn.Module):
 
         tanh(pooled text [CLS]) x tanh(pooled visual [CLS]), or the first factor alone.
         """
-        pair = torch.tanh(self.text_pooler(text[:, 0]))
-        return pair if self.region_pooler is None else pair * torch.tanh(self.region_pooler(regions[:, 0]))
+        # Copies, so that the backward pass keeps a row rather than its sequence.
+        pair = torch.tanh(self.text_pooler(text[:, 0].contiguous()))
+        if self.region_pooler is None:
+            return pair
+        return pair * torch.tanh(self.region_pooler(regions[:, 0].contiguous()))
 
 
 def initialise(module: nn.Module, std: float) -> None:

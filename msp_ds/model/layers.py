@@ -1,17 +1,21 @@
 """BERT's layer, and the cross-modality layer of LXMERT (Tan and Bansal 2019; FACTS 1.1): look across, inside, think.
 
-B batch, T text tokens, S queries or region slots, M memory slots, H hidden size.
+B batch, T text tokens, S queries or region slots, M memory slots, N rows that are read, H hidden.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msp_ds.config import ModelConfig
+from msp_ds.model.dropout import Dropout, attend
+from msp_ds.model.recomputing import recomputed
+from msp_ds.model.rows import Rows, take
 
 
 class Projected(NamedTuple):
@@ -40,30 +44,31 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def project(self, states: Tensor) -> Projected:
         """[B, S, H] `states` with their queries, keys and values."""
         return Projected(states, self.query(states), self.key(states), self.value(states))
 
-    def forward(self, states: Tensor | Projected, memory: Tensor | Projected, memory_mask: Tensor) -> Tensor:
+    def forward(
+        self, states: Tensor | Projected, memory: Tensor | Projected, memory_mask: Tensor, rows: Rows | None = None
+    ) -> Tensor:
         """[B, S, H]: `states` [B, S, H] after looking at `memory` [B, M, H] where bool [B, M] `memory_mask` holds.
 
-        Of sequences that are projected already, nothing is projected again.
+        With `rows` of the grid [B, S], those of them alone, [N, H]. Of sequences that are projected already, nothing is
+        projected again.
         """
         asking = states.query if isinstance(states, Projected) else self.query(states)
         told = memory[2:] if isinstance(memory, Projected) else (self.key(memory), self.value(memory))
         query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (asking, *told))
-        seen = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=memory_mask[:, None, None, :],
-            dropout_p=self.dropout_share if self.training else 0.0,
-        )
-        merged = self.dropout(self.output(seen.transpose(1, 2).flatten(2)))
+        dropout = self.dropout_share if self.training else 0.0
+        seen = attend(query, key, value, memory_mask[:, None, None, :], dropout=dropout)
+        seen = seen.transpose(1, 2).flatten(2)
         residual = states.states if isinstance(states, Projected) else states
+        if rows is not None:
+            residual, seen = take(residual, rows), take(seen, rows)
+        merged = self.dropout(self.output(seen))
         return self.norm(residual + merged)  # type: ignore[no-any-return]
 
 
@@ -74,12 +79,17 @@ class FeedForward(nn.Module):
         super().__init__()
         self.widen = nn.Linear(config.hidden_size, config.intermediate_size)
         self.narrow = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, states: Tensor) -> Tensor:
         """[..., H] from [..., H]."""
-        return self.norm(states + self.dropout(self.narrow(F.gelu(self.widen(states)))))  # type: ignore[no-any-return]
+        wide = self.widen(states)
+        bent = F.gelu(wide)
+        # Four times as wide as all else: the backward pass bends anew what it needs rather than keep it.
+        with recomputed(bent, partial(F.gelu, wide.detach())):
+            narrow = self.narrow(bent)
+        return self.norm(states + self.dropout(narrow))  # type: ignore[no-any-return]
 
 
 class SelfLayer(nn.Module):
@@ -90,10 +100,20 @@ class SelfLayer(nn.Module):
         self.self_attention = Attention(config)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, states: Tensor | Projected, mask: Tensor, *, asked: slice | list[int] = slice(None)) -> Tensor:
-        """New states [B, S, H], of the `asked` rows only; the bool mask [B, S] is False on padding."""
+    def forward(
+        self,
+        states: Tensor | Projected,
+        mask: Tensor,
+        *,
+        asked: slice | list[int] = slice(None),
+        rows: Rows | None = None,
+    ) -> Tensor:
+        """New states [B, S, H]; the bool mask [B, S] is False on padding.
+
+        Of the `asked` places of every sequence only, or, as [N, H], of some `rows`.
+        """
         own = states.map(lambda part: part[:, asked]) if isinstance(states, Projected) else states[:, asked]
-        return self.feed_forward(self.self_attention(own, states, mask))  # type: ignore[no-any-return]
+        return self.feed_forward(self.self_attention(own, states, mask, rows))  # type: ignore[no-any-return]
 
 
 class CrossModalityLayer(nn.Module):
@@ -116,10 +136,12 @@ class CrossModalityLayer(nn.Module):
         region_mask: Tensor,
         *,
         cls_only: bool = False,
+        rows: tuple[Rows | None, Rows | None] = (None, None),
     ) -> tuple[Tensor, Tensor]:
         """New [B, T, H] text and [B, S, H] region states; masks are bool, False on padding.
 
-        With `cls_only`, [B, 1, H] each: the first row of what would be returned otherwise.
+        With `cls_only`, [B, 1, H] each: the first row of what would be returned otherwise. With `rows` of text and
+        regions, [N, H] each: these rows of it.
         """
         # Both directions look at the old states of the other stream.
         looked_text = self.cross(text, regions, region_mask)
@@ -127,8 +149,8 @@ class CrossModalityLayer(nn.Module):
         asking_text, asking_regions = looked_text, looked_regions
         if cls_only:
             asking_text, asking_regions = _first_row(looked_text), _first_row(looked_regions)
-        new_text = self.text_self(asking_text, looked_text, text_mask)
-        new_regions = self.region_self(asking_regions, looked_regions, region_mask)
+        new_text = self.text_self(asking_text, looked_text, text_mask, rows[0])
+        new_regions = self.region_self(asking_regions, looked_regions, region_mask, rows[1])
         return self.text_feed_forward(new_text), self.region_feed_forward(new_regions)
 
     def text_cls(

@@ -3,8 +3,9 @@
 B batch, T text tokens, S region slots (the visual [CLS], if there is one, and the regions), H hidden size.
 
 Each is a list of layers called with text [B, T, H], regions [B, S, H] and their bool masks [B, T] and [B, S], False on
-padding; it gives the new states of both. With `cls_only` the last layer computes just the rows that a pair is made of:
-[B, 1, H] for the text and [B, 1, H], or [B, 0, H] without a visual [CLS], for the regions.
+padding; it gives the new states of both. The last layer can do with less. With `cls_only` it computes just the rows
+that a pair is made of: [B, 1, H] for the text and [B, 1, H], or [B, 0, H] without a visual [CLS], for the regions. With
+`asked` it computes the states that are asked for; the others are zero.
 
 What the first layer projects of a text or an image depends on no other: `project` computes it for sequences that are
 to be paired many times, and both streams may then come so projected.
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from msp_ds.config import ModelConfig
 from msp_ds.model.layers import CrossModalityLayer, Projected, SelfLayer
+from msp_ds.model.rows import Asked, put_back
 
 
 class TwoStreams(nn.ModuleList):
@@ -42,6 +44,7 @@ class TwoStreams(nn.ModuleList):
         region_mask: Tensor,
         *,
         cls_only: bool = False,
+        asked: Asked | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The states after the last layer, as this module says."""
         *lower, last = list[Any](self)  # ModuleList hides what they are
@@ -50,7 +53,11 @@ class TwoStreams(nn.ModuleList):
         if cls_only and not self.visual_cls:
             text_cls = last.text_cls(text, regions, text_mask, region_mask)
             return text_cls, text_cls[:, :0]
-        return last(text, regions, text_mask, region_mask, cls_only=cls_only)  # type: ignore[no-any-return]
+        if asked is None:
+            return last(text, regions, text_mask, region_mask, cls_only=cls_only)  # type: ignore[no-any-return]
+        rows = asked.text.rows(), asked.regions.rows()
+        some_text, some_regions = last(text, regions, text_mask, region_mask, rows=rows)
+        return put_back(some_text, rows[0], like=text_mask), put_back(some_regions, rows[1], like=region_mask)
 
 
 class SingleStream(nn.ModuleList):
@@ -78,6 +85,7 @@ class SingleStream(nn.ModuleList):
         region_mask: Tensor,
         *,
         cls_only: bool = False,
+        asked: Asked | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The states after the last layer, as this module says."""
         num_tokens, mask = text_mask.shape[1], torch.cat((text_mask, region_mask), dim=1)
@@ -88,7 +96,11 @@ class SingleStream(nn.ModuleList):
         if cls_only:
             cls_rows = last(states, mask, asked=[0, num_tokens] if self.visual_cls else [0])
             return cls_rows[:, :1], cls_rows[:, 1:]
-        states = last(states, mask)
+        if asked is None:
+            states = last(states, mask)
+        else:
+            rows = asked.text.beside(asked.regions).rows()
+            states = put_back(last(states, mask, rows=rows), rows, like=mask)
         return states[:, :num_tokens], states[:, num_tokens:]
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from msp_ds.model.rows import Rows, take
 from msp_ds.records import Batch, Encoded, Tally
 from msp_ds.tasks.corruptions import SHUFFLE_REGIONS
 from msp_ds.tasks.scoring import (
+    asked_rows,
     counted,
     feature_errors,
     full_precision,
@@ -18,6 +20,11 @@ from msp_ds.tasks.scoring import (
 from msp_ds.tasks.task import Context, Score, Task
 
 
+def asks(posed: Batch, context: Context) -> Tensor:
+    """bool [B, R]: the regions of shuffled triplets."""
+    return posed.marks.shuffled_regions & counted("ifrs", posed, context)
+
+
 def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context) -> Score:
     """Squared error to the feature that belongs here, mean over its width and over the regions of shuffled triplets.
 
@@ -26,32 +33,36 @@ def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, co
     is put back; `accuracy/ifrs` does: how often the answer is nearest to the right one of the triplet's three features,
     one in three by chance.
     """
-    asked, kind = posed.marks.shuffled_regions & counted("ifrs", posed, context), context.options.ifrs_loss
-    head, gated = gated_regions(heads, encoded, asked)
+    rows, kind = asked_rows("ifrs", asks(posed, context), context), context.options.ifrs_loss
+    head, gated = gated_regions(heads, encoded, rows)
     predicted = full_precision(head.features(gated))
-    original = clean.features[asked].to(predicted.dtype)
+    original, there = (take(batch.features, rows).to(predicted.dtype) for batch in (clean, posed))
     errors = feature_errors(predicted, original, kind)
     return Score(
-        loss=mean_or_zero(errors),
+        loss=mean_or_zero(errors, rows.asked),
         tallies={
-            "accuracy/ifrs": Tally.of(_is_nearest(predicted, clean.features, posed.marks.shuffled_regions, asked)),
-            "error/ifrs": relative_error(errors, original, context.feature_mean, kind),
-            "error/ifrs_vs_copy": relative_error(errors, original, posed.features[asked].to(predicted.dtype), kind),
+            "accuracy/ifrs": Tally.of(
+                _is_nearest(predicted, clean.features, posed.marks.shuffled_regions, rows), rows.asked
+            ),
+            "error/ifrs": relative_error(errors, original, context.feature_mean, kind, rows.asked),
+            "error/ifrs_vs_copy": relative_error(errors, original, there, kind, rows.asked),
         },
     )
 
 
-def _is_nearest(predicted: Tensor, features: Tensor, shuffled: Tensor, asked: Tensor) -> Tensor:
+def _is_nearest(predicted: Tensor, features: Tensor, shuffled: Tensor, rows: Rows) -> Tensor:
     """bool [N]: whether an answer [N, F] is nearer to its own feature than to the two others of its triplet.
 
-    features: [B, R, F], unshuffled; shuffled, asked: bool [B, R]. Triplets do not overlap, so that counting an image's
-    shuffled slots by threes tells the place of each in its triplet.
+    features: [B, R, F], unshuffled; shuffled: bool [B, R]; rows: the N asked about. Triplets do not overlap, so that
+    counting an image's shuffled slots by threes tells the place of each in its triplet.
     """
-    places = ((shuffled.cumsum(1) - 1) % 3)[asked]
-    pair, slot = asked.nonzero().unbind(1)
+    num_regions = shuffled.shape[1]
+    places = take((shuffled.cumsum(1) - 1) % 3, rows)
+    pair, slot = rows.index // num_regions, rows.index % num_regions
     triplet = (slot - places)[:, None] + torch.arange(3, device=slot.device)
+    triplet = triplet.clamp(0, num_regions - 1)  # a place that only fills the list is in none
     distances = (predicted[:, None].detach() - features[pair[:, None], triplet].to(predicted.dtype)).square().sum(2)
     return distances.argmin(1) == places
 
 
-IFRS = Task(name="ifrs", heads=("region",), corruptions=(SHUFFLE_REGIONS,), score=score)
+IFRS = Task(name="ifrs", heads=("region",), corruptions=(SHUFFLE_REGIONS,), asks_regions=asks, score=score)

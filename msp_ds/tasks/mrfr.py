@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
+from msp_ds.model.rows import take
 from msp_ds.records import Batch, Encoded
 from msp_ds.tasks.corruptions import MASK_REGIONS
-from msp_ds.tasks.scoring import counted, feature_errors, full_precision, gated_regions, region_mean, relative_error
+from msp_ds.tasks.scoring import (
+    asked_rows,
+    counted,
+    feature_errors,
+    full_precision,
+    gated_regions,
+    region_mean,
+    relative_error,
+)
 from msp_ds.tasks.task import Context, Score, Task
+
+
+def asks(posed: Batch, context: Context) -> Tensor:
+    """bool [B, R]: the masked regions."""
+    return posed.marks.masked_regions & counted("mrfr", posed, context)
 
 
 def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context) -> Score:
@@ -15,15 +29,15 @@ def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, co
 
     `error/mrfr` is that error relative to the one of answering the mean feature.
     """
-    asked, kind = posed.marks.masked_regions & counted("mrfr", posed, context), context.options.mrfr_loss
-    head, gated = gated_regions(heads, encoded, asked)
+    rows, kind = asked_rows("mrfr", asks(posed, context), context), context.options.mrfr_loss
+    head, gated = gated_regions(heads, encoded, rows)
     predicted = full_precision(head.features(gated))
-    original = clean.features[asked].to(predicted.dtype)
+    original = take(clean.features, rows).to(predicted.dtype)
     errors = feature_errors(predicted, original, kind)
     return Score(
-        loss=region_mean("mrfr", errors, posed, context),
-        tallies={"error/mrfr": relative_error(errors, original, context.feature_mean, kind)},
+        loss=region_mean("mrfr", errors, rows.asked, posed, context),
+        tallies={"error/mrfr": relative_error(errors, original, context.feature_mean, kind, rows.asked)},
     )
 
 
-MRFR = Task(name="mrfr", heads=("region",), corruptions=(MASK_REGIONS,), score=score)
+MRFR = Task(name="mrfr", heads=("region",), corruptions=(MASK_REGIONS,), asks_regions=asks, score=score)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msp_ds.model.heads import RegionHead
+from msp_ds.model.rows import Places, Rows, take
 from msp_ds.records import IGNORE, Batch, Encoded, Tally
 from msp_ds.tasks.task import Context, Score
 
@@ -16,22 +19,27 @@ def full_precision(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def mean_or_zero(values: Tensor) -> Tensor:
-    """The mean of `values`, or a zero that still has a gradient where there are none."""
-    return values.sum() / max(values.numel(), 1)
+def asked_rows(task: str, asked: Tensor, context: Context) -> Rows:
+    """The places at which bool [B, S] `asked` holds, as a list; on a GPU with the room that the host has counted."""
+    return Places(where=asked, room=context.rooms.get(task)).rows()
 
 
-def region_mean(task: str, values: Tensor, batch: Batch, context: Context) -> Tensor:
-    """The average of the N asked regions' losses [N] of a task; by default over their expected number.
+def mean_or_zero(values: Tensor, asked: Tensor) -> Tensor:
+    """The mean of `values` [N] where bool [N] `asked`, or a zero that still has a gradient where nothing is."""
+    return values.masked_fill(~asked, 0.0).sum() / asked.sum().clamp(min=1)
+
+
+def region_mean(task: str, values: Tensor, asked: Tensor, batch: Batch, context: Context) -> Tensor:
+    """The average of the asked regions' losses [N] of a task; by default over their expected number.
 
     The expected number, 15 % of all regions that may be asked about, is what the released code divides by (its
     1 / 0.15): additive over ranks and equal to the plain mean on average.
     """
     if context.options.region_normaliser == "asked":
-        return mean_or_zero(values)
+        return mean_or_zero(values, asked)
     # Regions of dropped pairs are never asked about: counting them would shrink the loss by the share that is dropped.
     num_regions = (batch.region_mask & counted(task, batch, context)).sum().to(values.dtype)
-    return values.sum() / (num_regions * context.options.region_share).clamp(min=1.0)
+    return values.masked_fill(~asked, 0.0).sum() / (num_regions * context.options.region_share).clamp(min=1.0)
 
 
 def counted(task: str, batch: Batch, context: Context) -> Tensor:
@@ -42,13 +50,13 @@ def counted(task: str, batch: Batch, context: Context) -> Tensor:
     return batch.marks.matched[:, None]
 
 
-def gated_regions(heads: nn.ModuleDict, encoded: Encoded, asked: Tensor) -> tuple[RegionHead, Tensor]:
-    """The region head and its gated states [N, H] of the N regions where bool [B, R] `asked` holds."""
+def gated_regions(heads: nn.ModuleDict, encoded: Encoded, rows: Rows) -> tuple[RegionHead, Tensor]:
+    """The region head and its gated states [N, H] of the N regions that `rows` lists."""
     head = heads["region"]
     if not isinstance(head, RegionHead):
         raise TypeError(f"the head called 'region' is a {type(head).__name__}")
-    pair_of_row = asked.nonzero()[:, 0]
-    return head, head(encoded.regions[asked], encoded.pair[pair_of_row])
+    pair_of_row = rows.index // encoded.regions.shape[1]
+    return head, head(take(encoded.regions, rows), encoded.pair.index_select(0, pair_of_row))
 
 
 def feature_errors(predicted: Tensor, target: Tensor, kind: str) -> Tensor:
@@ -57,46 +65,58 @@ def feature_errors(predicted: Tensor, target: Tensor, kind: str) -> Tensor:
     return distance(predicted, target, reduction="none").mean(1)
 
 
-def relative_error(errors: Tensor, target: Tensor, yardstick: Tensor, kind: str) -> Tally:
-    """`errors` [N] as a share of those that answering `yardstick`, [N, F] or [F], would make; target: [N, F]."""
+def relative_error(errors: Tensor, target: Tensor, yardstick: Tensor, kind: str, asked: Tensor) -> Tally:
+    """`errors` [N] as a share of those that answering `yardstick`, [N, F] or [F], would make; target: [N, F].
+
+    asked: bool [N], the rows that count.
+    """
     theirs = feature_errors(yardstick.expand_as(target), target, kind)
-    return Tally(errors.detach().double().sum(), theirs.double().sum())
+    ours, theirs = (each.detach().double().masked_fill(~asked, 0.0).sum() for each in (errors, theirs))
+    return Tally(ours, theirs)
 
 
-def _pieces_present(ids: Tensor, table: Tensor, usable: Tensor, vocab_size: int) -> Tensor:
-    """bool [B, V]: the pieces of the labels `ids` [B, R] where bool [B, R] `usable`; table: int64 [C, P], -1 unused."""
-    pieces = table[ids.clamp(min=0)].masked_fill(~usable[..., None], -1).flatten(1)
-    present = torch.zeros(len(ids), vocab_size + 1, dtype=torch.bool, device=ids.device)
-    # Unused entries land in an extra column, which is cut off.
-    return present.scatter_(1, torch.where(pieces < 0, vocab_size, pieces), True)[:, :vocab_size]
+class Topics(NamedTuple):
+    """The topics of B pairs: all of them stand in their texts."""
+
+    pieces: Tensor
+    """int64 [B, T]: the pieces of the texts."""
+    wanted: Tensor
+    """bool [B, T]: the piece is a topic; of several like it, the first."""
 
 
-def topic_targets(batch: Batch, context: Context, *, attributes: bool) -> Tensor:
-    """float32 [B, V]: 1 for the word pieces that stand both in the text and in the regions' labels (paper eq. 2, 4).
+def topic_targets(batch: Batch, context: Context, *, attributes: bool) -> Topics:
+    """The word pieces that stand both in the text and in the regions' labels (paper eq. 2, 4).
 
     The text is the original one, before masking; the labels are those of the image actually fed.
     """
-    lexicon, options = context.lexicon, context.options
-    is_word = batch.token_mask & (batch.token_ids != lexicon.cls_id) & (batch.token_ids != lexicon.sep_id)
-    in_text = _pieces_present(
-        batch.token_ids, torch.arange(lexicon.vocab_size, device=is_word.device)[:, None], is_word, lexicon.vocab_size
-    )
+    lexicon, options, pieces = context.lexicon, context.options, batch.token_ids
+    wanted = batch.token_mask & (pieces != lexicon.cls_id) & (pieces != lexicon.sep_id)
+    # A topic is wanted once, however often it is said.
+    wanted = wanted & ~((pieces[:, :, None] == pieces[:, None, :]) & wanted[:, None, :]).tril(-1).any(2)
     table = lexicon.object_pieces if options.topic_synonyms == "first" else lexicon.object_pieces_all
     usable = (batch.object_ids != IGNORE) & (batch.object_scores >= options.topic_min_score)
-    in_labels = _pieces_present(batch.object_ids, table, usable, lexicon.vocab_size)
+    in_labels = _are_named(pieces, batch.object_ids, table, usable)
     if attributes:
         usable = (batch.attribute_ids != IGNORE) & (batch.attribute_scores >= options.topic_min_score)
-        in_labels |= _pieces_present(batch.attribute_ids, lexicon.attribute_pieces, usable, lexicon.vocab_size)
-    topics = in_text & in_labels
+        in_labels |= _are_named(pieces, batch.attribute_ids, lexicon.attribute_pieces, usable)
+    wanted = wanted & in_labels
     if options.topic_words == "content":
-        topics &= ~lexicon.is_function_piece
-    return topics.float()
+        wanted = wanted & ~lexicon.is_function_piece[pieces]
+    return Topics(pieces, wanted)
 
 
-def detection_tallies(name: str, found: Tensor, wanted: Tensor) -> dict[str, Tally]:
-    """Precision, recall and F1 of bool `found` against bool `wanted`, any equal shape; each additive."""
-    hits = (found & wanted).sum().double()
-    num_found, num_wanted = found.sum().double(), wanted.sum().double()
+def _are_named(pieces: Tensor, ids: Tensor, table: Tensor, usable: Tensor) -> Tensor:
+    """bool [B, T]: whether `pieces` [B, T] are among those of the labels `ids` [B, R] where bool [B, R] `usable`.
+
+    table: int64 [C, P], -1 beyond a name's end.
+    """
+    named = table[ids.clamp(min=0)].masked_fill(~usable[..., None], -1).flatten(1)
+    return (pieces[:, :, None] == named[:, None, :]).any(2)
+
+
+def detection_tallies(name: str, hits: Tensor, num_found: Tensor, num_wanted: Tensor) -> dict[str, Tally]:
+    """Precision, recall and F1 from three counts; each additive."""
+    hits, num_found, num_wanted = hits.double(), num_found.double(), num_wanted.double()
     return {
         f"precision/{name}": Tally(hits, num_found),
         f"recall/{name}": Tally(hits, num_wanted),
@@ -104,14 +124,21 @@ def detection_tallies(name: str, found: Tensor, wanted: Tensor) -> dict[str, Tal
     }
 
 
-def score_topics(name: str, logits: Tensor, topics: Tensor, asked: Tensor) -> Score:
+def score_topics(name: str, logits: Tensor, topics: Topics, asked: Tensor) -> Score:
     """Binary cross-entropy, mean over the asked pairs and the vocabulary; precision, recall and F1 at one half.
 
-    logits: float32 [B, V]; topics: [B, V], 0 or 1; asked: bool [B]. Elementwise accuracy would be 99.9 % for a head
-    that never names a topic, so it is not reported.
+    logits: float32 [B, V]; asked: bool [B]. Elementwise accuracy would be 99.9 % for a head that never names a topic,
+    so it is not reported.
     """
-    logits, topics = logits[asked], topics[asked].to(logits.dtype)
+    of_topics, wanted = logits.gather(1, topics.pieces), topics.wanted & asked[:, None]
+    # log(1 + e^x) for every piece, less x for each topic; from 40 on log(1 + e^x) is x to the last bit.
+    losses = F.softplus(logits, threshold=40.0).sum(1) - of_topics.masked_fill(~wanted, 0.0).sum(1)
     return Score(
-        loss=mean_or_zero(F.binary_cross_entropy_with_logits(logits, topics, reduction="none")),
-        tallies=detection_tallies(name, logits > 0, topics > 0),
+        loss=mean_or_zero(losses, asked) / logits.shape[1],
+        tallies=detection_tallies(
+            name,
+            hits=((of_topics > 0) & wanted).sum(),
+            num_found=((logits > 0) & asked[:, None]).sum(),
+            num_wanted=wanted.sum(),
+        ),
     )

@@ -27,6 +27,8 @@ class Context:
     lexicon: Lexicon
     feature_mean: Tensor
     """float32 [F]: the mean region feature of the training images, the yardstick of MRFR and IFRS."""
+    rooms: Mapping[str, int] = field(default_factory=dict)
+    """How long the lists of asked places are, where the host has counted them (tasks/asking.py); empty on a CPU."""
 
     def draw(self, keys: Tensor, purpose: str, n: int) -> Tensor:
         """float32 [len(keys), n] in [0, 1): this epoch's chance for `purpose`, a function of each key alone."""
@@ -117,6 +119,10 @@ class Task:
     """Names in model.heads.ALL_HEADS."""
     score: Callable[[nn.ModuleDict, Encoded, Batch, Batch, Context], Score]
     """(heads, encoded, clean batch, posed batch, context) -> Score."""
+    asks_text: Callable[[Batch, Context], Tensor] | None = None
+    """(posed batch, context) -> bool [B, T], the text states that `score` reads; None where it reads none."""
+    asks_regions: Callable[[Batch, Context], Tensor] | None = None
+    """The same of the regions, bool [B, R]. The pair can always be read."""
     corruptions: tuple[Corruption, ...] = ()
     pair_choice: PairChoice | None = None
     needs_labels: bool = False

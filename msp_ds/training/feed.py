@@ -20,7 +20,9 @@ from msp_ds.data.order import GlobalBatch, Order, rank_slice
 from msp_ds.data.reader import Reader
 from msp_ds.data.remote.blocks import Blocks
 from msp_ds.records import Batch, Tally
+from msp_ds.tasks.asking import count_rooms
 from msp_ds.tasks.task import Context, num_strays, pair_choice
+from msp_ds.training.learner import NOT_COUNTED
 from msp_ds.training.runtime import Runtime
 
 T = TypeVar("T")
@@ -40,6 +42,8 @@ class Portion:
     """One a forward pass, on the rank's device."""
     tallies: tuple[Mapping[str, Tally], ...]
     """What there is to know of each micro batch's images, on the rank's device too."""
+    rooms: tuple[Mapping[str, int], ...]
+    """For each micro batch, how long the lists of what is asked are (tasks/asking.py); empty on a CPU."""
 
 
 class Ring:
@@ -90,6 +94,8 @@ class Feed:
         self.context = context
         self.runtime = runtime
         self.blocks = blocks
+        self.counts_rooms = runtime.device.type == "cuda"
+        """Whether to count beforehand what a batch is asked about, so that nobody waits for the device."""
 
     def portions(
         self, order: Order, *, start: int, end: int, micro_batch: int, await_blocks: Callable[[int], None] | None = None
@@ -120,9 +126,9 @@ class Feed:
                 for first in range(0, len(mine), micro_batch)
             ]
             ring.sent(step)
-            batches, tallies = zip(*found, strict=True)
+            batches, tallies, rooms = zip(*found, strict=True)
             part = self.parts[whole.part]
-            return Portion(step=step, epoch=whole.epoch, part=part, micro_batches=batches, tallies=tallies)
+            return Portion(step=step, epoch=whole.epoch, part=part, micro_batches=batches, tallies=tallies, rooms=rooms)
 
         # While the blocks change no thread reads.
         for section, following in pairwise(chain(order.sections(start, end), [None])):
@@ -161,8 +167,8 @@ class Feed:
         epoch: int,
         num_tokens: int | None = None,
         into: BatchBuffers | None = None,
-    ) -> tuple[Batch, Mapping[str, Tally]]:
-        """The batch, and what there is to know of its images. reader: the part's, perhaps among some images."""
+    ) -> tuple[Batch, Mapping[str, Tally], Mapping[str, int]]:
+        """The batch, what there is to know of its images, its rooms. reader: the part's, perhaps among some images."""
         tasks = self.parts[part].tasks
         context = dataclasses.replace(self.context, epoch=epoch)
         chosen = pair_choice(tasks).choose(pairs, reader, context)
@@ -179,7 +185,8 @@ class Feed:
         tallies = {
             name: Tally(tally.total.to(device), tally.count.to(device)) for name, tally in chosen.tallies.items()
         }
-        return (batch.pin_memory() if device.type == "cuda" else batch).to(device), tallies
+        rooms = count_rooms(batch, tasks, context) if self.counts_rooms else NOT_COUNTED
+        return (batch.pin_memory() if device.type == "cuda" else batch).to(device), tallies, rooms
 
     def _reader_of(self, batch: GlobalBatch) -> Reader:
         reader = self.readers[batch.part]

@@ -15,6 +15,7 @@ import torch
 from msp_ds.config import ModelConfig, RunConfig, TaskOptions
 from msp_ds.model.encoder import Trunk
 from msp_ds.model.heads import build_heads
+from msp_ds.tasks.corruptions import SHUFFLE_REGIONS
 from msp_ds.tasks.task import Task
 from msp_ds.training.feed import Portion
 
@@ -44,10 +45,22 @@ class Load:
         """Words that are asked about, on average; [CLS] and [SEP] never are."""
         return self.options.token_share * max(self.num_tokens - 2, 0)
 
+    def regions_asked(self, task: Task) -> float:
+        """Regions that a task asks about, on average: the masked ones, or those of shuffled triplets."""
+        options = self.options
+        if SHUFFLE_REGIONS not in task.corruptions:
+            return options.region_share * self.num_regions
+        chance = options.ifrs_share * (1 - options.region_share) ** 3  # of a triplet without masked regions
+        if options.ifrs_choice == "stride3":
+            return 3 * chance * (self.num_regions // 3)
+        return 3 * chance * (self.num_regions - 2) / (1 + 2 * chance)  # a triplet keeps two starts from another
+
     @property
-    def hidden_regions(self) -> float:
-        """Regions that a task asks about, on average."""
-        return self.options.region_share * self.num_regions
+    def rows_read(self) -> tuple[float, float]:
+        """States of the last layer that heads read, of text and of regions, on average; it computes no others."""
+        tokens = self.hidden_words if any(task.asks_text for task in self.tasks) else 0.0
+        regions = {task.corruptions: self.regions_asked(task) for task in self.tasks if task.asks_regions}
+        return 1 + tokens, int(self.model.visual_cls) + sum(regions.values())
 
     def readers(self, head: str) -> Sequence[Task]:
         """The tasks that read a head."""
@@ -92,22 +105,26 @@ def portion_flops(config: RunConfig, portion: Portion) -> float:
 
 def _layer_flops(load: Load) -> float:
     model, text, regions = load.model, load.num_tokens, load.slots
+    text_read, regions_read = load.rows_read
+    lower = model.num_layers - 1
     if model.encoder == "single-stream":
-        return model.num_layers * _self_layer_flops(model, text + regions)
-    layer = _attention_flops(model, text, regions) + _attention_flops(model, regions, text)
-    layer += _self_layer_flops(model, text) + _self_layer_flops(model, regions)
-    below = model.language_layers * _self_layer_flops(model, text)
-    return model.num_layers * layer + below + model.region_layers * _self_layer_flops(model, regions)
+        both = text + regions
+        return lower * _self_layer_flops(model, both, both) + _self_layer_flops(model, both, text_read + regions_read)
+    text_layer, region_layer = _self_layer_flops(model, text, text), _self_layer_flops(model, regions, regions)
+    across = _attention_flops(model, text, regions, text) + _attention_flops(model, regions, text, regions)
+    last = across + _self_layer_flops(model, text, text_read) + _self_layer_flops(model, regions, regions_read)
+    below = model.language_layers * text_layer + model.region_layers * region_layer
+    return lower * (across + text_layer + region_layer) + last + below
 
 
-def _attention_flops(model: ModelConfig, rows: float, memory: float) -> float:
-    """`rows` states that look at `memory` states: four projections, scores and their sums."""
+def _attention_flops(model: ModelConfig, rows: float, memory: float, read: float) -> float:
+    """`rows` states that look at `memory` states, of which `read` go on: projections, scores and their sums."""
     width = model.hidden_size
-    return 4 * width * width * (rows + memory) + 4 * width * rows * memory
+    return 2 * width * width * (rows + 2 * memory + read) + 4 * width * rows * memory
 
 
-def _self_layer_flops(model: ModelConfig, rows: float) -> float:
-    return _attention_flops(model, rows, rows) + 4 * rows * model.hidden_size * model.intermediate_size
+def _self_layer_flops(model: ModelConfig, rows: float, read: float) -> float:
+    return _attention_flops(model, rows, rows, read) + 4 * read * model.hidden_size * model.intermediate_size
 
 
 def _head_flops(load: Load) -> float:
@@ -115,7 +132,7 @@ def _head_flops(load: Load) -> float:
     flops = 4.0 * width * width  # the poolers
     flops += len(load.readers("token")) * load.hidden_words * 2 * width * (width + model.vocab_size)
     for task in load.readers("region"):
-        flops += load.hidden_regions * 2 * width * (width + _answers(load, task))
+        flops += load.regions_asked(task) * 2 * width * (width + _answers(load, task))
     return flops + len(load.readers("topic")) * 2 * width * model.vocab_size
 
 
@@ -132,15 +149,16 @@ def saved_bytes(load: Load, *, half: bool, on_gpu: bool) -> float:
     """
     kept = _Kept(load.model, half=half, on_gpu=on_gpu)
     model, text, regions = load.model, load.num_tokens, load.slots
-    total = kept.embeddings(load)
+    text_read, regions_read = load.rows_read
+    lower, total = model.num_layers - 1, kept.embeddings(load) + kept.heads(load)
     if model.encoder == "single-stream":
-        total += model.num_layers * kept.self_layer(text + regions)
-    else:
-        layer = kept.attention(text, regions) + kept.attention(regions, text)
-        layer += kept.self_layer(text) + kept.self_layer(regions)
-        below = model.language_layers * kept.self_layer(text) + model.region_layers * kept.self_layer(regions)
-        total += model.num_layers * layer + below
-    return total + kept.heads(load)
+        both = text + regions
+        return total + lower * kept.self_layer(both, both) + kept.self_layer(both, text_read + regions_read)
+    text_layer, region_layer = kept.self_layer(text, text), kept.self_layer(regions, regions)
+    across = kept.attention(text, regions, text) + kept.attention(regions, text, regions)
+    last = across + kept.self_layer(text, text_read) + kept.self_layer(regions, regions_read)
+    below = model.language_layers * text_layer + model.region_layers * region_layer
+    return total + lower * (across + text_layer + region_layer) + last + below
 
 
 class _Kept:
@@ -148,49 +166,39 @@ class _Kept:
 
     def __init__(self, model: ModelConfig, *, half: bool, on_gpu: bool) -> None:
         self._model = model
-        self._on_gpu = on_gpu
         self._drops = model.dropout > 0
+        # Shares of attention, before and after dropout; the fused attention without dropout keeps none on a CPU.
+        self._num_shares = 2 if self._drops else int(on_gpu)
         self._operand = _HALF if half else _FULL
+        self._mask = _BIT if self._drops else 0
         # The result of a LayerNorm, in fp32, is what all multiplications after it read; in half precision each of them
         # keeps a copy of its own.
         self._result, self._copy = (0, _HALF) if half else (_FULL, 0)
 
-    def _mask(self, dropped: int) -> int:
-        """Of a dropout, a number; dropped: bytes of what it drops, in which a CPU keeps its mask."""
-        return 0 if not self._drops else _BIT if self._on_gpu else dropped
-
-    def _shares(self) -> tuple[int, int]:
-        """Bytes of a number of query, key and value, and of an attention share: before and after dropout, and its mask.
-
-        A CPU has a fused attention, which keeps no shares, without dropout only; with it all is in fp32.
-        """
-        if self._on_gpu:
-            return self._operand, self._operand * (2 if self._drops else 1) + self._mask(self._operand)
-        return (_FULL, 3 * _FULL) if self._drops else (self._operand, 0)
-
     def embeddings(self, load: Load) -> float:
         """The inputs of three LayerNorms, two dropouts, two results, and the features as they are multiplied."""
-        text = load.num_tokens * (_FULL + self._mask(_FULL) + self._result)
-        regions = load.slots * (2 * _FULL + self._mask(_FULL) + self._result)
+        text = load.num_tokens * (_FULL + self._mask + self._result)
+        regions = load.slots * (2 * _FULL + self._mask + self._result)
         features = load.num_regions * self._model.feature_width * self._operand
         return (text + regions) * self._model.hidden_size + features
 
-    def attention(self, rows: float, memory: float) -> float:
+    def attention(self, rows: float, memory: float, read: float) -> float:
         """Query, key, value, the shares, what was seen, the dropout, and the LayerNorm's input and result."""
-        projected, share = self._shares()
-        inputs = (rows + 2 * memory) * (self._copy + projected)
-        own = rows * (self._operand + self._mask(self._operand) + _FULL + self._result)
-        return (inputs + own) * self._model.hidden_size + self._model.num_heads * rows * memory * share
+        inputs = (rows + 2 * memory) * (self._copy + self._operand)
+        own = read * (self._operand + self._mask + _FULL + self._result)
+        if not self._drops and read < rows:  # the fused attention keeps what it gave
+            own += rows * self._operand
+        shares = rows * memory * (self._num_shares * self._operand + self._mask)
+        return (inputs + own) * self._model.hidden_size + self._model.num_heads * shares
 
     def feed_forward(self, rows: float) -> float:
-        """The wide states before and after GELU, the dropout, and the LayerNorm's input and result."""
-        wide = 2 * self._operand * self._model.intermediate_size
-        own = self._copy + self._mask(self._operand) + _FULL + self._result
-        return rows * (wide + own * self._model.hidden_size)
+        """The wide states before GELU, the dropout, and the LayerNorm's input and result."""
+        own = self._copy + self._mask + _FULL + self._result
+        return rows * (self._operand * self._model.intermediate_size + own * self._model.hidden_size)
 
-    def self_layer(self, rows: float) -> float:
-        """BERT's layer."""
-        return self.attention(rows, rows) + self.feed_forward(rows)
+    def self_layer(self, rows: float, read: float) -> float:
+        """BERT's layer, of whose states `read` go on after the attention."""
+        return self.attention(rows, rows, read) + self.feed_forward(read)
 
     def heads(self, load: Load) -> float:
         """Of the asked rows: the transform, the answers, and what the losses compare them with."""
@@ -201,6 +209,6 @@ class _Kept:
             gate = 2 * width * self._operand if model.region_gate == "pair" else 0
             # A label's loss keeps the logarithms of its chances, a feature's the answer and the right one.
             compared = _answers(load, task) * _FULL * (1 if task.needs_labels else 2)
-            total += load.hidden_regions * (transform + gate + compared)
+            total += load.regions_asked(task) * (transform + gate + compared)
         before_norm = 0 if model.topic_head == "plain" else self._operand + _FULL
         return total + len(load.readers("topic")) * model.vocab_size * (before_norm + 2 * _FULL)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,11 @@ from torch import Tensor, nn
 from msp_ds.model.encoder import Trunk
 from msp_ds.model.heads import build_heads
 from msp_ds.records import Batch, Losses, Tally
+from msp_ds.tasks.asking import asked_by
 from msp_ds.tasks.task import Context, Task, pose
+
+NOT_COUNTED: Mapping[str, int] = MappingProxyType({})
+"""The rooms of a batch whose asked places nobody has counted."""
 
 
 class Learner(nn.Module):
@@ -24,11 +29,16 @@ class Learner(nn.Module):
         self.heads = build_heads((head for task in tasks for head in task.heads), trunk.config, trunk)
         self.context = context
 
-    def forward(self, clean: Batch, tasks: Sequence[Task], epoch: int) -> Losses:
-        """The weighted sum of the tasks' losses (unless the options say otherwise, all weights 1) and their tallies."""
-        context = dataclasses.replace(self.context, epoch=epoch)
+    def forward(
+        self, clean: Batch, tasks: Sequence[Task], epoch: int, rooms: Mapping[str, int] = NOT_COUNTED
+    ) -> Losses:
+        """The weighted sum of the tasks' losses (unless the options say otherwise, all weights 1) and their tallies.
+
+        rooms: what tasks.asking.count_rooms says of the batch, so that a GPU need not be asked.
+        """
+        context = dataclasses.replace(self.context, epoch=epoch, rooms=rooms)
         posed = pose(clean, tasks, context)
-        encoded = self.trunk(posed)
+        encoded = self.trunk(posed, asked_by(tasks, posed, context))
         total = clean.boxes.new_zeros(())
         tallies: dict[str, Tally] = {}
         for task in tasks:

@@ -137,8 +137,8 @@ class StageLoop:
         self.engine.set_rate(learning_rate(self.engine.optim, step=portion.step, num_steps=self.num_steps))
         torch.manual_seed(key_of(f"dropout {self.seed} {portion.part.name} {portion.step} {self.runtime.rank}"))
         all_finite = True
-        for batch, tallies in zip(portion.micro_batches, portion.tallies, strict=True):
-            losses = self.engine.engine(batch, portion.part.tasks, portion.epoch)
+        for batch, tallies, rooms in zip(portion.micro_batches, portion.tallies, portion.rooms, strict=True):
+            losses = self.engine.engine(batch, portion.part.tasks, portion.epoch, rooms)
             is_finite = soon(losses.total.detach().isfinite())
             self.engine.backward(losses.total)
             self.engine.step()

@@ -18,10 +18,11 @@ from msp_ds.data.reader import Reader
 from msp_ds.data.shards import read_record
 from msp_ds.data.text import load_labels
 from msp_ds.data.vocabulary import read_vocabulary
+from msp_ds.model.attention_weights import encode_and_look
+from msp_ds.model.rows import Places
 from msp_ds.records import IGNORE, Batch, Encoded
 from msp_ds.tasks.scoring import full_precision, gated_regions, topic_targets
 from msp_ds.tasks.task import Context, Task, num_strays, pose
-from msp_ds.training.attention_map import encode_and_look
 from msp_ds.training.learner import Learner
 
 _GUESSES = 3
@@ -164,7 +165,7 @@ def _objects(learner: Learner, encoded: Encoded, clean: Batch, posed: Batch, nam
     asked = posed.marks.masked_regions
     if "region" not in learner.heads or not names.objects or not asked.any():
         return [[] for _ in range(len(asked))]
-    head, gated = gated_regions(learner.heads, encoded, asked)
+    head, gated = gated_regions(learner.heads, encoded, Places(where=asked).rows())
     logits = head.objects(gated)
     return _questions(asked, logits, clean.object_ids[asked], called=names.objects, batch_size=len(asked))
 
@@ -181,7 +182,7 @@ def _topics(
     for row in range(len(clean.keys)):
         ranked = zip(best[row].tolist(), chances[row].tolist(), strict=True)
         said = tuple((names.pieces[number], share) for number, share in ranked if share > 0.5)
-        found.append((said, tuple(names.pieces[number] for number in right[row].nonzero().flatten().tolist())))
+        found.append((said, tuple(names.pieces[piece] for piece in right.pieces[row][right.wanted[row]].tolist())))
     return found
 
 

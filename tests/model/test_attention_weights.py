@@ -58,7 +58,7 @@ def whole_shares(trunk: Trunk, batch: Batch) -> Tensor:
         return fused(query, key, value, attn_mask=attn_mask, dropout_p=dropout_p)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("msp_ds.model.layers.F.scaled_dot_product_attention", watched)
+        patch.setattr("msp_ds.model.dropout.F.scaled_dot_product_attention", watched)
         trunk(batch)
     calls_a_layer = 4 if trunk.config.encoder == "cross" else 1  # across twice, then each stream at itself
     query, key, mask = caught[-calls_a_layer]

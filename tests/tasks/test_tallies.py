@@ -11,6 +11,7 @@ from tiny import LEXICON, WIDTH, a_batch, context, encoded
 from torch import Tensor, nn
 
 from msp_ds.model.heads import RegionHead
+from msp_ds.model.rows import Places
 from msp_ds.records import IGNORE, Batch, Encoded, Tally
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.scoring import feature_errors, gated_regions, mean_or_zero, relative_error
@@ -77,12 +78,12 @@ def test_a_relative_error_is_a_share_of_the_yardsticks_error() -> None:
     mean = torch.tensor([1.0, 1.0])
     errors = feature_errors(predicted, target, "mse")
     assert errors.tolist() == [(1 + 4) / 2, (0 + 1) / 2]
-    tally = relative_error(errors, target, mean, "mse")
+    tally = relative_error(errors, target, mean, "mse", torch.ones(2).bool())
     assert (tally.total.item(), tally.count.item()) == (2.5 + 0.5, 1 + 5)
     # SmoothL1: half the square up to 1, beyond it the distance less a half.
     errors = feature_errors(predicted, target, "smooth_l1")
     assert errors.tolist() == [(0.5 + 1.5) / 2, 0.5 / 2]
-    tally = relative_error(errors, target, mean, "smooth_l1")
+    tally = relative_error(errors, target, mean, "smooth_l1", torch.ones(2).bool())
     assert (tally.total.item(), tally.count.item()) == (1 + 0.25, 0.5 + (0.5 + 2.5) / 2)
 
 
@@ -139,14 +140,14 @@ def test_regions_are_gated_by_the_pair_they_belong_to() -> None:
     states = Encoded(
         text=torch.empty(0), regions=torch.arange(9.0).view(3, 3, 1), pair=torch.tensor([[10.0], [20.0], [30.0]])
     )
-    _, gated = gated_regions(nn.ModuleDict({"region": Both()}), states, asked)
+    _, gated = gated_regions(nn.ModuleDict({"region": Both()}), states, Places(where=asked).rows())
     assert gated.tolist() == [[0, 10], [2, 10], [7, 30]]
 
 
 def test_another_kind_of_region_head_is_refused() -> None:
     states = encoded(a_batch())
     with pytest.raises(TypeError, match="'region' is a Identity"):
-        gated_regions(nn.ModuleDict({"region": nn.Identity()}), states, torch.ones(3, 6).bool())
+        gated_regions(nn.ModuleDict({"region": nn.Identity()}), states, Places(where=torch.ones(3, 6).bool()).rows())
 
 
 def test_a_tally_is_the_same_in_one_piece_and_in_many() -> None:
@@ -174,7 +175,7 @@ def test_tallies_count_in_double_precision_and_carry_no_gradient() -> None:
 
 
 def test_the_mean_of_nothing_is_zero_for_a_loss_and_nan_for_a_tally() -> None:
-    assert mean_or_zero(torch.empty(0)).item() == 0.0
+    assert mean_or_zero(torch.empty(0), torch.empty(0).bool()).item() == 0.0
     assert math.isnan(Tally.of(torch.empty(0)).mean())
 
 

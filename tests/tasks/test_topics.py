@@ -11,10 +11,10 @@ import torch
 from tiny import CLS, LEXICON, NUM_PIECES, SEP, a_batch, context
 from torch import Tensor, nn
 
-from msp_ds.records import IGNORE, Batch, Encoded
+from msp_ds.records import IGNORE, Batch, Encoded, Tally
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.corruptions import mask_tokens
-from msp_ds.tasks.scoring import detection_tallies, score_topics, topic_targets
+from msp_ds.tasks.scoring import Topics, detection_tallies, score_topics, topic_targets
 
 
 def pair(words: list[int], objects: list[int], attributes: list[int] | None = None, **fields: Any) -> Batch:
@@ -29,10 +29,10 @@ def pair(words: list[int], objects: list[int], attributes: list[int] | None = No
 
 
 def topics(batch: Batch, *, attributes: bool = False, **options: Any) -> list[set[int]]:
-    targets = topic_targets(batch, context(**options), attributes=attributes)
-    assert targets.shape == (len(batch.keys), NUM_PIECES)
-    assert set(targets.unique().tolist()) <= {0.0, 1.0}
-    return [set(row.nonzero().flatten().tolist()) for row in targets]
+    found = topic_targets(batch, context(**options), attributes=attributes)
+    lists = [pieces[wanted].tolist() for pieces, wanted in zip(found.pieces, found.wanted, strict=True)]
+    assert all(len(set(pieces)) == len(pieces) for pieces in lists)  # each once
+    return [set(pieces) for pieces in lists]
 
 
 # Objects (first name): 0 -> 5; 1 -> 6 7; 2 -> 8; 3 -> 9; 4 -> 5 10. Synonyms add 11 to 0 and 4, 12 to 3.
@@ -46,6 +46,10 @@ def test_topics_are_both_said_and_seen() -> None:
 def test_a_label_of_two_pieces_gives_those_that_are_said() -> None:
     assert topics(pair([7, 17], [1])) == [{7}]
     assert topics(pair([7, 6, 17], [1])) == [{6, 7}]
+
+
+def test_a_word_that_is_said_twice_is_one_topic() -> None:
+    assert topics(pair([5, 16, 5, 8, 5], [0, 2])) == [{5, 8}]
 
 
 def test_nothing_in_common_gives_no_topic() -> None:
@@ -162,8 +166,12 @@ def bits(*places: int) -> Tensor:
     return torch.isin(torch.arange(8), torch.tensor(places))
 
 
+def detected(found: Tensor, wanted: Tensor) -> dict[str, Tally]:
+    return detection_tallies("x", (found & wanted).sum(), found.sum(), wanted.sum())
+
+
 def test_detection_counts_hits_found_and_wanted() -> None:
-    tallies = detection_tallies("x", bits(0, 1, 2), bits(1, 2, 3, 4))
+    tallies = detected(bits(0, 1, 2), bits(1, 2, 3, 4))
     means = {name: tally.mean() for name, tally in tallies.items()}
     assert means == pytest.approx({"precision/x": 2 / 3, "recall/x": 1 / 2, "f1/x": 4 / 7})
 
@@ -171,8 +179,8 @@ def test_detection_counts_hits_found_and_wanted() -> None:
 def test_detections_add_up_over_batches() -> None:
     found, wanted = torch.stack([bits(0, 1), bits(2)]), torch.stack([bits(1), bits(2, 3, 4)])
     whole, parts = (
-        detection_tallies("x", found, wanted),
-        [detection_tallies("x", f, w) for f, w in zip(found, wanted, strict=True)],
+        detected(found, wanted),
+        [detected(f, w) for f, w in zip(found, wanted, strict=True)],
     )
     for name, tally in whole.items():
         summed = parts[0][name] + parts[1][name]
@@ -180,6 +188,8 @@ def test_detections_add_up_over_batches() -> None:
 
 
 def test_scores_of_no_pair_are_zero_and_uncounted() -> None:
-    score = score_topics("x", torch.zeros(2, 8), torch.zeros(2, 8), torch.zeros(2).bool())
+    score = score_topics(
+        "x", torch.zeros(2, 8), Topics(torch.ones(2, 3).long(), torch.ones(2, 3).bool()), torch.zeros(2).bool()
+    )
     assert score.loss.item() == 0.0
     assert all(math.isnan(tally.mean()) for tally in score.tallies.values())

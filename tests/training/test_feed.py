@@ -20,6 +20,7 @@ from msp_ds.data.reader import Reader
 from msp_ds.data.shards import open_set
 from msp_ds.errors import ShardError
 from msp_ds.records import Batch
+from msp_ds.tasks.asking import ROOM_STEP
 from msp_ds.tasks.task import Context, pose
 from msp_ds.training.feed import READ_AHEAD, Feed, Portion, read_ahead
 from msp_ds.training.planning import new_config
@@ -90,6 +91,19 @@ def portions(shards: Path, spelling: str, runtime: Runtime, *, start: int = 0, m
     """The first four portions, or some of them."""
     feed, order = a_feed(shards, spelling, runtime)
     return list(feed.portions(order, start=start, end=4, micro_batch=micro_batch))
+
+
+def test_on_the_way_to_a_gpu_what_is_asked_about_is_counted(small_shards: Path, runtime: Runtime) -> None:
+    feed, order = a_feed(small_shards, "t", runtime)
+    feed.counts_rooms = True
+    for portion in feed.portions(order, start=0, end=2, micro_batch=8):
+        assert len(portion.rooms) == 2
+        for batch, rooms in zip(portion.micro_batches, portion.rooms, strict=True):
+            posed = pose(batch, portion.part.tasks, dataclasses.replace(feed.context, epoch=portion.epoch))
+            masks = {"mlm": posed.marks.masked_tokens, "moc": posed.marks.masked_regions}
+            for name, mask in masks.items():
+                assert 0 <= rooms[name] - int(mask.sum()) < ROOM_STEP
+    assert all(not rooms for portion in portions(small_shards, "t", runtime) for rooms in portion.rooms)
 
 
 def feed_threads() -> int:

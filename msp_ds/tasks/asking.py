@@ -1,0 +1,50 @@
+"""Which states the tasks of a batch read: known as soon as it is posed, before anything is encoded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from msp_ds.model.rows import Asked, Places
+from msp_ds.records import Batch
+from msp_ds.tasks.task import Context, Task, pose
+
+ROOM_STEP = 64
+"""Rooms are multiples of this, so that a GPU meets few shapes."""
+TEXT, REGIONS = "any task's text", "any task's regions"
+"""The rooms of all tasks together, beside that of each under its name."""
+
+
+def asked_by(tasks: Sequence[Task], posed: Batch, context: Context) -> Asked:
+    """What any of the tasks asks about."""
+    text, regions = (posed.token_mask & False), (posed.region_mask & False)
+    for task in tasks:
+        text = text if task.asks_text is None else text | task.asks_text(posed, context)
+        regions = regions if task.asks_regions is None else regions | task.asks_regions(posed, context)
+    return Asked(
+        text=Places(where=text, room=context.rooms.get(TEXT)),
+        regions=Places(where=regions, room=context.rooms.get(REGIONS)),
+    )
+
+
+def count_rooms(clean: Batch, tasks: Sequence[Task], context: Context) -> dict[str, int]:
+    """The rooms that a batch needs: how long the lists of asked places are, for Context.rooms.
+
+    For batches on the host that will go to a GPU, which need not be waited for then: whatever is asked about follows
+    from the keys of the pairs alone. Features are left out, so that this costs next to nothing.
+    """
+    outline = dataclasses.replace(clean, features=clean.features[..., :0], stray_features=clean.stray_features[..., :0])
+    posed = pose(outline, tasks, context)
+    together = asked_by(tasks, posed, context)
+    asked = {TEXT: together.text.where, REGIONS: together.regions.where}
+    for task in tasks:
+        for asks in (task.asks_text, task.asks_regions):
+            if asks is not None:
+                asked[task.name] = asks(posed, context)
+    return {name: _room(where) for name, where in asked.items()}
+
+
+def _room(where: Tensor) -> int:
+    return -(-int(where.sum()) // ROOM_STEP) * ROOM_STEP

@@ -1,0 +1,81 @@
+"""The learner's losses and gradients are those of the plain path, which computes every state; it waits for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from lessons import a_batch, a_learner
+from no_waiting import NoWaiting
+from torch import Tensor
+
+from msp_ds.curriculum import curriculum
+from msp_ds.model.rows import Asked
+from msp_ds.records import Batch, Encoded
+from msp_ds.tasks.asking import count_rooms
+from msp_ds.training.learner import NOT_COUNTED, Learner
+
+STAGES = ("t", "p", "s", "t+p+s")
+
+
+def computing_every_state(learner: Learner) -> Learner:
+    """The plain path: whatever is asked, the last layer computes all rows."""
+
+    class Plain(type(learner.trunk)):  # type: ignore[misc]
+        def forward(self, batch: Batch, asked: Asked | None = None) -> Encoded:
+            return super().forward(batch)  # type: ignore[no-any-return]
+
+    learner.trunk.__class__ = Plain
+    return learner
+
+
+def counted(learner: Learner, batch: Batch, stage: str) -> dict[str, int]:
+    """How many places are asked about, as a GPU is told."""
+    return count_rooms(batch, curriculum(stage)[0].tasks, learner.context)
+
+
+def losses_and_gradients(
+    learner: Learner, batch: Batch, stage: str, rooms: Mapping[str, int] = NOT_COUNTED
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    losses = learner(batch, curriculum(stage)[0].tasks, 0, rooms)
+    losses.total.backward()
+    gradients = {name: part.grad for name, part in learner.named_parameters() if part.grad is not None}
+    return {name: tally.mean() for name, tally in losses.tallies.items()}, gradients
+
+
+@pytest.mark.parametrize("roomy", [False, True], ids=["as many rows as needed", "room for more"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_losses_and_gradients_are_those_of_the_plain_path(stage: str, roomy: bool) -> None:
+    batch, learner = a_batch(1), a_learner(stage)
+    rooms = counted(learner, batch, stage) if roomy else NOT_COUNTED
+    losses, gradients = losses_and_gradients(learner, batch, stage, rooms)
+    plain_losses, plain_gradients = losses_and_gradients(computing_every_state(a_learner(stage)), batch, stage)
+    assert losses == pytest.approx(plain_losses, rel=1e-5, nan_ok=True)
+    assert gradients.keys() == plain_gradients.keys()
+    for name, gradient in plain_gradients.items():
+        if not name.endswith("key.bias"):  # whose gradient is rounding: softmax does not feel it
+            assert (gradients[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_with_rooms_a_step_waits_for_no_result(stage: str) -> None:
+    batch, learner = a_batch(1), a_learner(stage)
+    rooms = counted(learner, batch, stage)
+    with NoWaiting():
+        learner(batch, curriculum(stage)[0].tasks, 0, rooms).total.backward()
+
+
+def test_without_rooms_it_would_be_seen_to_wait() -> None:
+    with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
+        a_learner("t")(a_batch(1), curriculum("t")[0].tasks, 0)
+
+
+def test_the_plain_path_computes_more() -> None:
+    batch, seen = a_batch(1), []
+    for learner in (a_learner("t"), computing_every_state(a_learner("t"))):
+        block = learner.trunk.layers[-1].text_feed_forward
+        block.register_forward_hook(lambda _, arguments, result: seen.append(arguments[0].shape[:-1].numel()))
+        with torch.no_grad():
+            learner(batch, curriculum("t")[0].tasks, 0)
+    assert seen[0] < seen[1] == batch.token_ids.numel()

@@ -1,0 +1,33 @@
+"""What a benchmark of training ran on, for its table and its JSON."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What it ran on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else (names or ["a CPU"])[0],
+        "threads": torch.get_num_threads(),
+        "amx": multiplies_bf16(torch.device("cpu")),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "python": sys.version.split()[0],
+    }
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether bf16 is faster than fp32 there."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    tell = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(tell and tell())
