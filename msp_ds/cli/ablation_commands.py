@@ -75,7 +75,7 @@ def ablate(
 
 def _plan_and_run(asked: Asked, *, preset: str | None, steps: int | None, dry_run: bool) -> Mapping[str, str]:
     """Shows the plan, runs it and shows the table; returns what failed, and why."""
-    from msp_ds.report.ablation import finished_nodes, read_record, run_ablation, study_of
+    from msp_ds.report.ablation import alone_in, finished_nodes, read_record, run_ablation, study_of
     from msp_ds.report.ablation_plan import plan_ablation
     from msp_ds.report.ablation_plot import ablation_plot
     from msp_ds.report.ablation_table import grid_of, plan_table, plan_words, terminal_table, write_tables
@@ -87,7 +87,8 @@ def _plan_and_run(asked: Asked, *, preset: str | None, steps: int | None, dry_ru
     show.print(plan_words(plan, record.nodes, finished_nodes(plan, record)), highlight=False, soft_wrap=True)
     if dry_run:
         return {}
-    results = run_ablation(plan, record, launch=launch)
+    with alone_in(asked.out):
+        results = run_ablation(plan, read_record(study, hashes), launch=launch)
     grid = grid_of(plan, results.nodes)
     files = write_tables(grid, asked.out, plot=ablation_plot(grid))
     show.print(terminal_table(grid), highlight=False)

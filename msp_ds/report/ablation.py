@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from msp_ds.report.ablation_plan import ZERO_SHOT, Asked, Node, Plan, Study, hel
 from msp_ds.terminal import progress_bar
 from msp_ds.training.planning import preset_config, with_flags
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, is_finished
+from msp_ds.training.run_lock import in_use, is_in_use
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +153,22 @@ def finished_nodes(plan: Plan, record: Record) -> set[str]:
 
 def _stage(node: Node) -> str:
     return f"1-{node.stage}"
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Keeps other ablations out of a folder, which is made if need be, while the block runs.
+
+    Raises InputError when one works there already, or when the folder cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}); name another --out") from None
+    if is_in_use(out):
+        raise InputError(f"another msp-ds ablate works in {out}; wait until it ends, or name another --out")
+    with in_use(out):
+        yield
 
 
 def run_ablation(plan: Plan, record: Record, *, launch: Launch) -> Results:

@@ -88,7 +88,7 @@ class Plan:
     cells: Mapping[tuple[str, str], tuple[str, ...]]
     """(row, benchmark) -> the evaluations of its seeds; none where a row has nothing to evaluate."""
     paths: Mapping[str, str]
-    """Row -> its stages, as its runs are called: `t200_p200-titp_s200`."""
+    """Row -> its runs: `t200 → p200-titp → s200`."""
     unshared: int
     """Optimiser steps that pre-training would take if every row trained all of its stages."""
 
@@ -117,7 +117,7 @@ def plan_ablation(study: Study) -> Plan:
     for seed in study.seeds:
         for row in study.rows:
             path = _pre_training(study, row, seed=seed)
-            paths[row.name] = _path_name(path[-1] if path else None)
+            paths[row.name] = " → ".join(_label(node) for node in path) or "none"
             unshared += sum(node.steps for node in path)
             for node in path:
                 nodes.setdefault(node.name, node)
@@ -194,6 +194,11 @@ def _benchmark_nodes(study: Study, row: Row, benchmark: str, *, seed: int, paren
     )
     pool = _pool(study) if benchmark == "retrieval" else ""
     return [tuned, _evaluation(study, benchmark, name=f"{folder}-grades{pool}/{start}", run=tuned)]
+
+
+def _label(node: Node) -> str:
+    """What a pre-training run adds to the name of the run before it."""
+    return node.name.removeprefix(f"{node.after}_") if node.after else _path_name(node)
 
 
 def _path_name(run: Node | None) -> str:

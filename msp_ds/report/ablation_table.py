@@ -152,7 +152,7 @@ def plan_table(plan: Plan) -> Table:
     """Each row's runs: stages with their steps, and what they leave out."""
     table = Table("row", "stages", "tasks", "runs", title="Table 4: the plan", title_justify="left")
     for row in plan.study.rows:
-        table.add_row(row.name, row.stages, row.tasks, plan.paths[row.name].replace("_", " → "))
+        table.add_row(row.name, row.stages, row.tasks, plan.paths[row.name])
     return table
 
 

@@ -143,9 +143,10 @@ def test_tables_are_written_beside_each_other(tmp_path: Path) -> None:
 
 
 def test_the_plan_shows_the_runs_of_each_row() -> None:
-    text = shown(plan_table(plan_ablation(a_study(rows="none,spt,tps-titp"))))
+    text = shown(plan_table(plan_ablation(a_study(rows="none,spt,tps-titp,s-itm_hs"))))
     assert "t30 → p30-titp → s30" in text
     assert "s30 → p30 → t30" in text
+    assert "s90-itm_hs" in text
 
 
 def test_the_plan_says_how_much_there_is_and_what_is_known_of_the_time() -> None:
