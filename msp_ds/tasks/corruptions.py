@@ -7,6 +7,7 @@ for each, so that it depends on the example and the epoch and on nothing else.
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ HIDDEN_SHARE = 0.8
 REPLACED_SHARE = 0.1
 NUM_STRAYS = 4
 """Stray regions a pair: 0.54 are used on average; beyond four they repeat."""
-PERMUTATIONS = torch.tensor([[0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]])
+PERMUTATIONS = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 """The five orders of a triplet that change something: place k gets the feature of place PERMUTATIONS[choice, k]."""
 
 
@@ -86,7 +87,7 @@ def shuffle_regions(batch: Batch, context: Context) -> Batch:
     stride = 3 if options.ifrs_choice == "stride3" else 1
     starts = _triplet_starts(allowed, chances, stride, options.ifrs_share)
     choice = (context.draw(batch.keys, "triplet order", num_regions) * len(PERMUTATIONS)).long()
-    moves = (PERMUTATIONS.to(choice.device)[choice] - torch.arange(3, device=choice.device)) * starts[..., None]
+    moves = (_permutations(choice.device)[choice] - torch.arange(3, device=choice.device)) * starts[..., None]
     order = batch.marks.region_order + sum(moves[..., place].roll(place, dims=1) for place in range(3))
     features = batch.features.gather(1, order[..., None].expand_as(batch.features))
     boxes = batch.boxes
@@ -95,6 +96,12 @@ def shuffle_regions(batch: Batch, context: Context) -> Batch:
     shuffled = starts | starts.roll(1, dims=1) | starts.roll(2, dims=1)
     marks = dataclasses.replace(batch.marks, region_order=order, shuffled_regions=shuffled)
     return dataclasses.replace(batch, features=features, boxes=boxes, marks=marks)
+
+
+@cache
+def _permutations(device: torch.device) -> Tensor:
+    """int64 [5, 3], copied to a device once: a copy a step would make the host wait for it."""
+    return torch.tensor(PERMUTATIONS, device=device)
 
 
 def draw_look_alikes(
