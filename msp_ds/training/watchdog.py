@@ -44,6 +44,7 @@ class Watchdog:
             yield
             return
         self._ended.clear()
+        self._hold_off_backstop()
         watcher = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         watcher.start()
         try:
@@ -60,7 +61,10 @@ class Watchdog:
             seen = self._signs
             if in_vain >= LOOKS:
                 self._give_up()
-            faulthandler.dump_traceback_later(BACKSTOP * self._patience, exit=True, file=STDERR)
+            self._hold_off_backstop()
+
+    def _hold_off_backstop(self) -> None:
+        faulthandler.dump_traceback_later(BACKSTOP * self._patience, exit=True, file=STDERR)
 
     def _give_up(self) -> None:
         log.error(

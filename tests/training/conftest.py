@@ -17,6 +17,7 @@ def runtime() -> Iterator[Runtime]:
     """One rank; the process is left as it was found."""
     environment, threads = dict(os.environ), torch.get_num_threads()
     started = start_runtime(os.environ)
+    del os.environ["MASTER_PORT"]  # processes that tests start cannot meet there too
     yield started
     dist.destroy_process_group()
     torch.set_num_threads(threads)
