@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from msp_ds.config import from_json, to_json
+from msp_ds.curriculum import BENCHMARKS
 from msp_ds.errors import InputError
 from msp_ds.model.encoder import Trunk, paper_count
 from msp_ds.presets import PRESETS, Preset, get_preset
@@ -28,6 +29,19 @@ def test_the_paper_preset_has_the_papers_numbers() -> None:
     stages = {"token": (10, 64), "phrase": (20, 128), "sentence": (20, 128)}
     assert rows == stages | {"vqa": (6, 32), "gqa": (5, 32), "nlvr2": (8, 32), "retrieval": (8, 32)}
     assert (paper.fine_tuning.lr, paper.fine_tuning.warmup_share, paper.fine_tuning.clip_norm) == (5e-5, 0.1, 5.0)
+
+
+@pytest.mark.parametrize("name", ["small", "lxmert", "single-stream"])
+def test_the_large_presets_fine_tune_by_the_papers_numbers(name: str) -> None:
+    paper, other = PRESETS["paper"], PRESETS[name]
+    assert (other.fine_tuning, other.schedule) == (paper.fine_tuning, paper.schedule)
+
+
+def test_tiny_fine_tunes_at_a_rate_and_for_epochs_of_its_own() -> None:
+    tiny = PRESETS["tiny"]
+    assert (tiny.fine_tuning.lr, tiny.fine_tuning.warmup_share, tiny.fine_tuning.clip_norm) == (1e-3, 0.1, 5.0)
+    rows = {name: (tiny.schedule[name].epochs, tiny.schedule[name].batch_size) for name in BENCHMARKS}
+    assert rows == {"vqa": (4, 32), "gqa": (4, 32), "nlvr2": (2, 32), "retrieval": (1, 32)}
 
 
 def sizes(name: str) -> tuple[int, int]:

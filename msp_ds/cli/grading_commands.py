@@ -17,7 +17,13 @@ DEMO_RECIPE = Path("shards/demo.toml")
 Checkpoint = Annotated[Path, typer.Option(help="A run, one of its step-* folders, or a weights folder.")]
 Questions = Annotated[str | None, typer.Option(help="Official questions or statements, or LXMERT's. [the demo's]")]
 Annotations = Annotated[str | None, typer.Option(help="VQA: the official annotations.")]
+TrainingQuestions = Annotated[
+    str | None, typer.Option(help="VQA: the training split's, for the baseline. [those of --questions that are in it]")
+]
+TrainingAnnotations = Annotated[str | None, typer.Option(help="VQA: their official annotations.")]
 AnswerTask = Literal["vqa", "gqa", "nlvr2"]
+Files = tuple[str | None, str | None]
+"""Of questions and of annotations."""
 
 
 def evaluate(
@@ -46,6 +52,8 @@ def evaluate(
     ] = None,
     questions: Questions = None,
     annotations: Annotations = None,
+    training_questions: TrainingQuestions = None,
+    training_annotations: TrainingAnnotations = None,
     preset: Annotated[str | None, typer.Option(help="Refuse a checkpoint of another preset than this.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for scores and grades. [the run's]")] = None,
     debug: Debug = False,
@@ -58,7 +66,8 @@ def evaluate(
     from msp_ds.training.run_folder import results_folder
 
     if task in ("vqa", "gqa", "nlvr2"):
-        _evaluate_answers(checkpoint, task, shards, (questions, annotations), preset=preset, out=out, debug=debug)
+        files = (questions, annotations), (training_questions, training_annotations)
+        _evaluate_answers(checkpoint, task, shards, files, preset=preset, out=out, debug=debug)
         return
     speak()
     with one_line_errors(debug=debug), resumable():
@@ -83,7 +92,7 @@ def _evaluate_answers(
     checkpoint: Path,
     task: AnswerTask,
     shards: Path | None,
-    files: tuple[str | None, str | None],
+    files: tuple[Files, Files],
     *,
     preset: str | None,
     out: Path | None,
@@ -91,10 +100,12 @@ def _evaluate_answers(
 ) -> None:
     from msp_ds.data.shards import open_set
     from msp_ds.report.answers import grade_predictions, heads_of, predict_answers, source_of
-    from msp_ds.report.grades import grades_table, write_grades
+    from msp_ds.report.baseline import with_baseline
+    from msp_ds.report.grades import QuestionSource, grades_table, write_grades
     from msp_ds.training.inference import load_trained
     from msp_ds.training.run_folder import results_folder
 
+    (questions, annotations), (training, answered) = files
     with one_line_errors(debug=debug):
         held_out = open_set(shards or Path("shards") / task / "val")
         model = load_trained(checkpoint, shards=held_out, needed_heads=heads_of(task), preset=preset)
@@ -102,9 +113,11 @@ def _evaluate_answers(
         stem = f"{task}-{model.checkpoint.name}-on-{held_out.index.split}"
         predictions = predict_answers(model, held_out, task=task, out=folder / f"{stem}-predictions.{_ending(task)}")
         source = source_of(
-            held_out, task=task, demo_recipe=find_shipped(DEMO_RECIPE), questions=files[0], annotations=files[1]
+            held_out, task=task, demo_recipe=find_shipped(DEMO_RECIPE), questions=questions, annotations=annotations
         )
         graded, plan = grade_predictions(predictions, task=task, source=source)
+        learnt_from = QuestionSource(questions=training, annotations=answered)
+        graded = with_baseline(graded, plan, shards=held_out, training=learnt_from)
         write_grades(folder / f"{stem}.json", graded, plan)
     Console().print(grades_table(graded, plan, title=f"{task}: {held_out.path}"), highlight=False)
     Console(soft_wrap=True).print(f"written to {folder / stem}.json, the answers beside it", highlight=False)

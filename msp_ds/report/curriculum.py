@@ -30,6 +30,17 @@ METRICS = {
 }
 """Validation metrics by name, as a reader says them."""
 
+TEXTS = {
+    "token": "object labels in region order",
+    "phrase": "phrases without verbs",
+    "sentence": "captions",
+    "vqa": "questions",
+    "gqa": "questions",
+    "nlvr2": "statements about two images",
+    "retrieval": "captions",
+}
+"""What a stage or a benchmark reads, by its name."""
+
 
 def stage_table(
     stages: tuple[Stage, ...], schedule: Mapping[str, StageSchedule], *, preset: str, settings: Sequence[str] = ()
@@ -38,11 +49,10 @@ def stage_table(
     title = f"Curriculum, preset {preset}"
     table = Table("stage", "tasks", "text", "epochs x batch", title=title, title_justify="left")
     table.caption, table.caption_justify = (f"set: {', '.join(settings)}" if settings else None), "left"
-    text = {"token": "object labels in region order", "phrase": "phrases without verbs", "sentence": "captions"}
     for stage in stages:
         row = stage.schedule(dict(schedule))
         tasks = ", ".join(task.name for task in stage.tasks)
-        said = "; ".join(text[part.name] for part in stage.parts)
+        said = "; ".join(TEXTS[part.name] for part in stage.parts)
         table.add_row(stage.name, tasks, said, f"{row.epochs} x {row.batch_size}")
     return table
 

@@ -17,6 +17,7 @@ from msp_ds.downstream.bootstrap import Interval, Resampling
 from msp_ds.downstream.kept_scores import KeptScores, Part, Scoring, pool_sha256, weights_sha256
 from msp_ds.downstream.precision import Precision, PrecisionChoice, choose_precision
 from msp_ds.downstream.ranking import PairScorer, Pool, choose_pool, match_accuracy
+from msp_ds.downstream.retrieval import RETRIEVAL
 from msp_ds.downstream.retrieval_grades import (
     DirectionGrades,
     RetrievalGrades,
@@ -47,6 +48,8 @@ class RetrievalReport:
     match_accuracy: float
     """Of the match head, half of the pairs mismatched at random."""
     precision: Precision
+    what: str
+    """`Zero-shot retrieval`, or `Retrieval` of a model that was fine-tuned for it."""
     path: Path
     """The JSON file with these numbers; the score matrix lies beside it as .npz."""
 
@@ -183,6 +186,7 @@ def report_retrieval(scored: ScoredPool, plan: RetrievalPlan = PLAIN) -> Retriev
         intervals=recall_intervals(scores, pool.image_of_caption, protocol=plan.protocol, resampling=plan.resampling),
         match_accuracy=match_accuracy(scores, pool.image_of_caption),
         precision=scored.precision,
+        what=_what(scored.model),
         path=scored.stem.with_name(f"{scored.stem.name}{ending}.json"),
     )
     matrix = ScoreMatrix(
@@ -196,11 +200,16 @@ def report_retrieval(scored: ScoredPool, plan: RetrievalPlan = PLAIN) -> Retriev
     return report
 
 
+def _what(model: TrainedModel) -> str:
+    is_fine_tuned = model.config is not None and model.config.curriculum == RETRIEVAL.name
+    return "Retrieval" if is_fine_tuned else "Zero-shot retrieval"
+
+
 def _facts(scored: ScoredPool, report: RetrievalReport) -> dict[str, object]:
     note = "" if report.grades.protocol == "standard" else f"; {FIRST_CAPTION_NOTE}"
     shards = scored.reader.shards
     return {
-        "task": "zero-shot retrieval",
+        "task": report.what.lower(),
         "protocol": f"{scored.captions_per_image or 'all'} captions an image, ties against us{note}",
         "precision": report.precision,
         "checkpoint": str(scored.model.checkpoint),
@@ -232,7 +241,7 @@ def retrieval_table(report: RetrievalReport) -> Table:
     notes = [f"Match head: {report.match_accuracy:.1%} right, half of the pairs mismatched. In {report.precision}"]
     notes += [FIRST_CAPTION_NOTE[0].upper() + FIRST_CAPTION_NOTE[1:]] * (grades.protocol == "first-caption")
     table = Table(
-        title=f"Zero-shot retrieval: {grades.num_images} held-out images, {grades.num_captions} captions",
+        title=f"{report.what}: {grades.num_images} held-out images, {grades.num_captions} captions",
         title_justify="left",
         caption="\n".join(notes),
         caption_justify="left",

@@ -102,6 +102,8 @@ def fine_tuning_flags(
         raise InputError("say what fine-tuning starts from: --init RUN, or --from-scratch")
     if few_shot is not None and subset is not None:
         raise InputError("--few-shot counts questions and --subset takes a share of them; give one of the two")
+    if few_shot is not None and few_shot < 1:
+        raise InputError(f"--few-shot {few_shot} leaves no question to train on; write 64 for so many")
     given: dict[str, Any] = {"curriculum": task}
     if init is not None:
         given["init"] = str(init)

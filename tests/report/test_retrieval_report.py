@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,17 @@ def model(small_shards: Path, tmp_path: Path) -> TrainedModel:
 def scored(model: TrainedModel, shards: ShardSet, out: Path, **plan: Any) -> Any:
     """Three images with two captions each."""
     return score_retrieval(model, shards, num_images=3, captions_per_image=2, out=out, plan=RetrievalPlan(**plan))
+
+
+def test_only_a_model_that_was_not_fine_tuned_for_it_retrieves_zero_shot(
+    model: TrainedModel, held_out: ShardSet, tmp_path: Path
+) -> None:
+    assert model.config is not None
+    tuned = dataclasses.replace(model, config=dataclasses.replace(model.config, curriculum="retrieval"))
+    for name, one, told in (("a", model, "Zero-shot retrieval"), ("b", tuned, "Retrieval")):
+        report = report_retrieval(scored(one, held_out, tmp_path / name))
+        assert str(retrieval_table(report).title).startswith(f"{told}: 3 held-out images")
+        assert json.loads(report.path.read_text())["task"] == told.lower()
 
 
 def test_grades_go_into_a_folder(model: TrainedModel, held_out: ShardSet, tmp_path: Path) -> None:
