@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from msp_ds.curriculum import STAGES, Part
 from msp_ds.data.order import Order
 from msp_ds.model.encoder import Trunk
 from msp_ds.presets import Preset
-from msp_ds.records import Batch
+from msp_ds.records import Batch, Losses
 from msp_ds.tasks.asking import count_rooms
-from msp_ds.tasks.task import Context
+from msp_ds.tasks.task import Context, pose
 from msp_ds.training.board import Board
 from msp_ds.training.care import take_care
 from msp_ds.training.engine import Engine, build_optimizer, learning_rate
@@ -64,6 +64,8 @@ class Stand:
     execution: Execution
     folder: Path
     """Where the loop writes its curves."""
+    save_every: int | None = None
+    """Steps between two checkpoints; None: nothing is saved."""
 
     def learner(self, context: Context) -> Learner:
         """The same weights each time, on the device."""
@@ -80,10 +82,8 @@ class Stand:
         there = batch.to(device)
         return Portion(step=step, epoch=0, part=SENTENCE, micro_batches=(there,), tallies=({},), rooms=(rooms,))
 
-    def loop(
-        self, learner: Learner, portions: Iterator[Portion], order: Order, *, saver: Saver | None = None
-    ) -> StageLoop:
-        """The real loop around a learner and portions; without a saver it saves nothing."""
+    def loop(self, learner: Learner, portions: Iterator[Portion], order: Order) -> StageLoop:
+        """The real loop around a learner and portions."""
         runtime, folder = self.runtime, self.folder
         precision = self.execution.precision
         care = take_care(Limits(), folder, (), stage="sentence", precision=precision, runtime=runtime)
@@ -101,12 +101,12 @@ class Stand:
             board=Board(folder, name="sentence", num_steps=self.num_steps, start=0, speaks=runtime.is_first),
             runtime=runtime,
             stop=StopRequest(),
-            saver=saver or NotSaved(folder / "checkpoints", keep=1, runtime=runtime),
+            saver=(NotSaved if self.save_every is None else Saver)(folder / "checkpoints", keep=1, runtime=runtime),
             care=care,
             state={},
             seed=0,
             num_steps=self.num_steps,
-            save_every=self.num_steps,
+            save_every=self.save_every or self.num_steps,
         )
 
     def plain_step(self, learner: Learner) -> PlainStep:
@@ -123,13 +123,28 @@ class PlainStep:
         self._half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(stand.execution.precision)
 
     def __call__(self, portion: Portion) -> Tensor:
-        """Trains on one portion; its loss."""
+        """Trains on one portion, poses it before; its loss."""
+        (batch,), (rooms,) = portion.micro_batches, portion.rooms
+        return self._step(portion, lambda: self._learner(batch, portion.part.tasks, portion.epoch, rooms))
+
+    def posed(self, portion: Portion) -> Batch:
+        """The portion's batch as the tasks ask it."""
+        return pose(portion.micro_batches[0], portion.part.tasks, self._context(portion))
+
+    def on_posed(self, portion: Portion, posed: Batch) -> Tensor:
+        """Trains on one portion that is posed already; its loss."""
+        clean, tasks, context = portion.micro_batches[0], portion.part.tasks, self._context(portion)
+        return self._step(portion, lambda: self._learner.answer(clean, posed, tasks, context))
+
+    def _context(self, portion: Portion) -> Context:
+        return dataclasses.replace(self._learner.context, epoch=portion.epoch, rooms=portion.rooms[0])
+
+    def _step(self, portion: Portion, losses: Callable[[], Losses]) -> Tensor:
         stand, optim = self._stand, self._stand.preset.optim
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(optim, step=portion.step, num_steps=stand.num_steps)
-        (batch,), (rooms,) = portion.micro_batches, portion.rooms
         with torch.autocast(stand.runtime.device.type, dtype=self._half, enabled=self._half is not None):
-            loss: Tensor = self._learner(batch, portion.part.tasks, portion.epoch, rooms).total
+            loss = losses().total
         loss.backward()
         nn.utils.clip_grad_norm_(self._learner.parameters(), optim.clip_norm)
         self._optimizer.step()
