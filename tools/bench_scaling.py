@@ -31,7 +31,7 @@ from msp_ds.errors import InputError
 from msp_ds.presets import Preset, get_preset
 from msp_ds.terminal import one_line_errors
 from msp_ds.training.cards import find_card
-from tools.bench_figures import choose_device, spread, write_figures
+from tools.bench_figures import BUSY, choose_device, spread, write_figures
 from tools.bench_hardware import hardware
 from tools.rank_worlds import Turn, World, WorldPlan
 from tools.scaling_model import Machine, Work
@@ -80,6 +80,7 @@ def compared(turns: dict[str, list[Turn]], pairs: dict[str, int]) -> dict[str, A
             # if every core were free all the time
             "at_most": ranks * spread(by_cpu, [pairs[ALONE] / turn.cpu for turn in turns[ALONE]])["median"],
             "reducing_share": statistics.median(turn.reducing / turn.wall for turn in mine),
+            "wall_to_cpu": ranks * statistics.median(turn.wall / turn.cpu for turn in mine),
             "updating_share": statistics.median(turn.updating / turn.wall for turn in mine),
         }
     return found
@@ -181,6 +182,9 @@ def main(  # noqa: PLR0913, one parameter a flag
         console.print(
             f"{'reaches' if best >= BAR else 'below'} the bar of {BAR} times one rank; load {found['load']:.1f}"
         )
+        if found["ranks"][ALONE]["wall_to_cpu"] > BUSY:
+            busy = found["ranks"][ALONE]["wall_to_cpu"]
+            console.print(f"other programs kept this machine busy (wall/CPU {busy:.2f}): run it again")
         work = work_of_turns(chosen, turns[ALONE], pairs[ALONE])
     if model_nodes:
         gpus = tuple(2**power for power in range(most_gpus.bit_length()))
