@@ -115,24 +115,27 @@ def _both(moments: list[Any], milliseconds: Any) -> dict[str, float]:
     }
 
 
-def table(found: dict[str, Any]) -> Table:
-    """Where the time of a step goes."""
+def table(found: dict[str, Any], *, on_gpu: bool = False) -> Table:
+    """Where the time of a step goes. Of a GPU's only the wall's: its work is waited for at the ends of rounds alone."""
     said = found["milliseconds"]
     rest = {kind: said["step"][kind] - said["bare"][kind] - said["posing"][kind] for kind in ("cpu", "wall")}
     rows = {
         "the bare step: forward, backward, clipping, AdamW": said["bare"],
         "posing": said["posing"],
-        "in the step beside these: DeepSpeed, guards, tallies": rest,
+        "in the step beside these: DeepSpeed, guards, tallies": None if on_gpu else rest,
         "waiting for data": said["wait"],
         "reports": said["report"],
         "saving, as far as the loop waits": said["save"],
-        "threads that read and write": said["background"],
+        "threads that read and write, meanwhile": None if on_gpu else said["background"],
         "all": said["whole"],
     }
-    shown = Table("ms a step", "CPU", "wall", "CPU, of the bare step")
+    kinds = ("wall",) if on_gpu else ("cpu", "wall")
+    shown = Table("ms a step", *kinds, f"{kinds[0]}, of the bare step")
     for name, one in rows.items():
-        wall = "beside" if name.startswith("threads") else f"{one['wall']:.1f}"
-        shown.add_row(name, f"{one['cpu']:.1f}", wall, f"{one['cpu'] / said['bare']['cpu']:.1%}")
+        if one is not None:
+            shown.add_row(
+                name, *(f"{one[kind]:.1f}" for kind in kinds), f"{one[kinds[0]] / said['bare'][kinds[0]]:.1%}"
+            )
     shown.title = f"{found['preset']}, B = {found['batch_size']}, {found['repeat']} rounds of {found['steps']} steps"
     return shown
 
@@ -170,7 +173,7 @@ def main(  # noqa: PLR0913, one parameter a flag
     found = hardware(runtime.device) | {"preset": preset, "batch_size": batch_size, "steps": steps, "repeat": repeat}
     found |= compared(rounds, steps=steps)
     console = Console(width=140)
-    console.print(table(found))
+    console.print(table(found, on_gpu=device == "cuda"))
     for line in told(found, peak, most_bytes=max(one.gpu_bytes for one in rounds), parameters=count(config)):
         console.print(line, highlight=False)
     write_figures(found, out, console)

@@ -2,7 +2,8 @@
 
 n GPUs, g of them in a machine. P parameters. A ring of n carries 2 (n - 1) / n of a message's bytes over its slowest
 link for an all-reduce, half of that for a reduce-scatter or an all-gather, in 2 (n - 1) or n - 1 hops.
-Weak points: one ring, links that nobody else uses, compute that grows with the pairs and with nothing else.
+Weak points: one ring, links that nobody else uses, compute that grows with the pairs and with nothing else, and none of
+the work that ZeRO itself has on host and device.
 """
 
 from __future__ import annotations

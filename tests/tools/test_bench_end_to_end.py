@@ -11,7 +11,7 @@ import torch
 
 from msp_ds.records import Batch
 from msp_ds.training.feed import Portion
-from tools.bench_end_to_end import compared, recipe_in, told
+from tools.bench_end_to_end import compared, recipe_in, table, told
 from tools.bench_figures import Clock
 from tools.replayed_loop import SENTENCE
 from tools.whole_steps import Moment, Round, Rounds, bytes_of, copied
@@ -107,6 +107,16 @@ def test_the_time_of_a_step_is_told_by_its_parts() -> None:
     assert found["wait_share"] == pytest.approx(1.5 / 30)
     assert (found["pairs_a_second"], found["flops_a_second"]) == (2.0, 10.0)
     assert found["wall_to_cpu"] == 15 / 12
+
+
+def test_a_gpus_table_has_no_time_that_nobody_waited_for() -> None:
+    rounds = [a_round(99.0, 1.0), a_round(6.0, 4.0)]
+    found = compared(rounds, steps=2) | {"preset": "tiny", "batch_size": 4, "repeat": 1, "steps": 2}
+    assert [table(found, on_gpu=on_gpu).row_count for on_gpu in (False, True)] == [8, 6]
+    assert [str(column.header) for column in table(found, on_gpu=True).columns][1:] == [
+        "wall",
+        "wall, of the bare step",
+    ]
 
 
 def test_what_is_told_beside_the_table() -> None:
