@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,20 @@ def hardware(device: torch.device) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else (names or ["a CPU"])[0],
         "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "amx": multiplies_bf16(torch.device("cpu")),
         "torch": torch.__version__,
-        "transformers": version("transformers"),
+        **{name: known for name in ("deepspeed", "transformers") if (known := _version(name))},
         "python": sys.version.split()[0],
     }
+
+
+def _version(name: str) -> str:
+    """Of a package; empty where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
 
 
 def multiplies_bf16(device: torch.device) -> bool:

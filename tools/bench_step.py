@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import statistics
 import sys
 import time
@@ -45,13 +44,12 @@ from msp_ds.tasks.task import pose
 from msp_ds.terminal import one_line_errors
 from msp_ds.training.engine import build_optimizer
 from msp_ds.training.learner import NOT_COUNTED, Learner
+from tools.bench_figures import BUSY, SCHEDULE_PAIRS, Clock, spread, write_figures
 from tools.bench_hardware import hardware, multiplies_bf16
 from tools.held_memory import held_after
 from tools.step_peers import ReleasedManner, transformers_inputs, transformers_lxmert
 from tools.step_pool import PAIRS, Draw, Pool, a_context
 
-SCHEDULE_PAIRS = 20_400_000
-"""Pairs of the paper's three stages, all epochs."""
 LXMERT_TASKS = ("mlm", "mrfr", "moc", "itm_hs")
 Loss = Callable[[Draw], Tensor]
 
@@ -89,20 +87,6 @@ class Variant:
     def steps(self) -> list[float]:
         """Seconds of each step."""
         return [sum(parts) for parts in zip(self.forward, self.backward, self.update, strict=True)]
-
-
-class Clock:
-    """Seconds: of this process on a CPU, so that neighbours do not count; on a GPU by the wall, work finished."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def now(self) -> float:
-        """Since some start."""
-        if self.device.type == "cpu":
-            return time.process_time()
-        torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
 
 def ours(name: str, config: ModelConfig, tasks: tuple[str, ...], device: torch.device) -> Subject:
@@ -216,13 +200,7 @@ def peak(precision: str, clock: Clock, *, size: int) -> float:
 
 def ratios(variant: Variant, baseline: Variant) -> dict[str, float]:
     """How many times faster than `baseline`: the median of the rounds, the least, the most, and of all rounds."""
-    each = [theirs / mine for mine, theirs in zip(variant.steps, baseline.steps, strict=True)]
-    return {
-        "median": statistics.median(each),
-        "least": min(each),
-        "most": max(each),
-        "of_sums": sum(baseline.steps) / sum(variant.steps),
-    }
+    return spread(baseline.steps, variant.steps)
 
 
 PAIRINGS = (
@@ -330,12 +308,12 @@ def main(
     console = Console(width=160)
     for table in tables(found):
         console.print(table)
-    if out is not None:
-        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        console.print(f"written to {out}")
-    busy = [name for name, one in found["variants"].items() if one["wall_to_cpu"] > 1.2]
+    write_figures(found, out, console)
+    busy = [name for name, one in found["variants"].items() if one["wall_to_cpu"] > BUSY]
     if busy:
-        console.print(f"other programs kept this machine busy (wall/CPU above 1.2 in {', '.join(busy)}): run it again")
+        console.print(
+            f"other programs kept this machine busy (wall/CPU above {BUSY} in {', '.join(busy)}): run it again"
+        )
 
 
 if __name__ == "__main__":

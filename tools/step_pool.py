@@ -66,20 +66,22 @@ class Pool:
 
     def draws(self, count: int) -> list[Draw]:
         """`count` of them: ours are spaced evenly from the shortest to the longest."""
-        some = [self._by_length[int((place + 0.5) / count * len(self._by_length))] for place in range(count)]
         return [
-            Draw(
-                bucketed=self._batch(pairs, int(self.slots[pairs].max())),
-                padded=self._batch(self._plain.batch(place).pairs, LONGEST),
-            )
-            for place, pairs in enumerate(some)
+            Draw(bucketed=self.batch(pairs), padded=self.batch(self._plain.batch(place).pairs, LONGEST))
+            for place, pairs in enumerate(self.choices(count))
         ]
+
+    def choices(self, count: int) -> list[Tensor]:
+        """The pairs, int64 [batch_size], of `count` of our batches, evenly from the shortest to the longest."""
+        return [self._by_length[int((place + 0.5) / count * len(self._by_length))] for place in range(count)]
 
     def mean_slots(self) -> float:
         """Text slots a pair in our batches, padding included."""
         return sum(float(self.slots[pairs].max()) for pairs in self._by_length) / len(self._by_length)
 
-    def _batch(self, pairs: Tensor, num_tokens: int) -> Batch:
+    def batch(self, pairs: Tensor, num_tokens: int | None = None) -> Batch:
+        """The batch of some pairs, its texts padded to `num_tokens`, by default as ours are."""
+        num_tokens = num_tokens or int(self.slots[pairs].max())
         config, maker = self.config, torch.Generator().manual_seed(int(pairs[0]))
         size, lengths = (len(pairs), REGIONS), self.lengths[pairs][:, None]
         places = torch.arange(num_tokens)

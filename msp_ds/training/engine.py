@@ -14,6 +14,7 @@ from torch.distributed import distributed_c10d
 
 from msp_ds.config import OptimConfig
 from msp_ds.training.execution import Execution, deepspeed_config, grad_scaler_settings
+from msp_ds.training.gradient_average import GradientAverage
 from msp_ds.training.runtime import COLLECTIVE_TIMEOUT, Runtime
 
 log = logging.getLogger(__name__)
@@ -65,16 +66,23 @@ class Engine:
         self.grad_norm = torch.zeros((), device=runtime.device)
         """The global gradient norm of the last step, before clipping."""
         self._checked = execution.zero_stage == 3  # it takes the weights away between two backward passes
+        self._average: GradientAverage | None = None
         self._harden(runtime)
 
     def _harden(self, runtime: Runtime) -> None:
         # The data-parallel group is a clone with torch's 30 minutes; a dead rank must end the run in two.
+        ranks = groups._get_sequence_data_parallel_group()
         if runtime.world_size > 1:
-            distributed_c10d._set_pg_timeout(COLLECTIVE_TIMEOUT, groups._get_sequence_data_parallel_group())
-        if self.execution.zero_stage == 0:
-            self.engine.clip_fp32_gradients = self._clip
-            # Alone there is nothing to reduce, yet the engine copies every gradient to and fro.
-            self.engine.enable_backward_allreduce = runtime.world_size > 1
+            distributed_c10d._set_pg_timeout(COLLECTIVE_TIMEOUT, ranks)
+        if self.execution.zero_stage > 0:
+            return
+        self.engine.clip_fp32_gradients = self._clip
+        # Alone there is nothing to reduce, yet the engine copies every gradient to and fro.
+        self.engine.enable_backward_allreduce = runtime.world_size > 1
+        if runtime.world_size > 1:
+            ends_step = self.engine.is_gradient_accumulation_boundary
+            average = self._average = GradientAverage(self.engine.module, ranks, ends_step=ends_step)
+            self.engine.buffered_allreduce_fallback = lambda **_: average.finish()
 
     def _clip(self) -> None:
         """Clips as DeepSpeed does, and keeps the norm, which stage 0 otherwise throws away."""
@@ -155,6 +163,8 @@ class Engine:
 
     def close(self) -> None:
         """Frees what the engine holds, before the next stage builds its own."""
+        if self._average is not None:
+            self._average.close()
         self.engine.destroy()
         self.engine.optimizer = None
         self.engine.module = None

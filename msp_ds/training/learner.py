@@ -37,7 +37,10 @@ class Learner(nn.Module):
         rooms: what tasks.asking.count_rooms says of the batch, so that a GPU need not be asked.
         """
         context = dataclasses.replace(self.context, epoch=epoch, rooms=rooms)
-        posed = pose(clean, tasks, context)
+        return self.answer(clean, pose(clean, tasks, context), tasks, context)
+
+    def answer(self, clean: Batch, posed: Batch, tasks: Sequence[Task], context: Context) -> Losses:
+        """The losses of a batch that is posed already."""
         encoded = self.trunk(posed, asked_by(tasks, posed, context))
         total = clean.boxes.new_zeros(())
         tallies: dict[str, Tally] = {}

@@ -1,0 +1,144 @@
+"""The bench of the whole way: rounds of both kinds on the same batches, and a table that adds up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from msp_ds.records import Batch
+from msp_ds.training.feed import Portion
+from tools.bench_end_to_end import compared, recipe_in, table, told
+from tools.bench_figures import Clock
+from tools.replayed_loop import SENTENCE
+from tools.whole_steps import Moment, Round, Rounds, bytes_of, copied
+
+
+def a_portion(step: int, batch: Batch) -> Portion:
+    return Portion(step=step, epoch=0, part=SENTENCE, micro_batches=(batch,), tallies=({},), rooms=({},))
+
+
+class Bare:
+    """Notes what it is given, after the batch's memory was used again."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, float]] = []
+
+    def posed(self, portion: Portion) -> Batch:
+        return portion.micro_batches[0]
+
+    def on_posed(self, portion: Portion, posed: Batch) -> None:
+        self.seen.append((portion.step, float(posed.boxes[0, 0, 0])))
+
+
+def test_bare_steps_follow_on_copies_of_the_same_batches() -> None:
+    batch, bare = tiny.a_batch([5, 4], [3, 3], seed=1), Bare()
+
+    def portions() -> Any:
+        for step in range(4):
+            batch.boxes.fill_(step / 10)  # the memory of a portion is the next one's too
+            yield a_portion(step, batch)
+
+    settled: list[int] = []
+    rounds = Rounds(
+        portions=portions(),
+        bare=bare,  # type: ignore[arg-type]
+        clock=Clock(torch.device("cpu")),
+        steps=2,
+        settle=lambda: settled.append(len(bare.seen)),
+        flops_of=lambda portion: 10.0,
+    )
+    trained = []
+    for portion in rounds:
+        trained.append((portion.step, len(bare.seen)))
+    assert trained == [(0, 0), (1, 0), (2, 2), (3, 2)]
+    assert bare.seen == [(step, pytest.approx(step / 10)) for step in range(4)]
+    assert settled == [0, 2]
+    assert [(one.pairs, one.flops) for one in rounds.found] == [(4, 20.0), (4, 20.0)]
+    assert all(set(one.phases) == {"wait"} for one in rounds.found)
+
+
+def test_a_copy_has_memory_of_its_own() -> None:
+    batch = tiny.a_batch([5], [3], seed=1)
+    other = copied(batch)
+    assert torch.equal(other.features, batch.features)
+    assert other.features.data_ptr() != batch.features.data_ptr()
+    assert other.marks.matched.data_ptr() != batch.marks.matched.data_ptr()
+    assert bytes_of(batch) == bytes_of(other) > batch.features.nbytes
+
+
+def a_round(whole: float, bare: float, *, save: float = 0.0) -> Round:
+    """The loop's own thread takes 1 s less than the process, for 1 s of the clock's reading in the background."""
+    phases = {"wait": Moment(0.0, 0.0, 0.5), "step": Moment(bare, bare, bare), "report": Moment(0.25, 0.25, 0.25)}
+    if save:
+        phases["save"] = Moment(save, save, save)
+    return Round(
+        whole=Moment(whole, whole - 1.0, 10.0),
+        bare=Moment(bare, bare, 5.0),
+        posing=Moment(0.5, 0.5, 0.5),
+        phases=phases,
+        pairs=20,
+        flops=100.0,
+    )
+
+
+def test_the_time_of_a_step_is_told_by_its_parts() -> None:
+    rounds = [a_round(99.0, 1.0), a_round(6.0, 4.0), a_round(8.0, 4.0, save=2.0), a_round(4.0, 4.0)]
+    found = compared(rounds, steps=2)
+    assert found["to_bare"] == {"median": 1.5, "least": 1.0, "most": 2.0, "of_sums": 1.5}
+    assert found["to_bare_by_the_wall"]["median"] == 2.0
+    # three rounds of two steps, in ms a step
+    said = {name: one["cpu"] for name, one in found["milliseconds"].items()}
+    assert said == pytest.approx(
+        {
+            "whole": 3000,
+            "wait": 0,
+            "step": 2000,
+            "report": 125,
+            "save": 1000 / 3,
+            "posing": 250,
+            "bare": 2000,
+            "background": 500,
+        }
+    )
+    assert found["wait_share"] == pytest.approx(1.5 / 30)
+    assert (found["pairs_a_second"], found["flops_a_second"]) == (2.0, 10.0)
+    assert found["wall_to_cpu"] == 15 / 12
+
+
+def test_a_gpus_table_has_no_time_that_nobody_waited_for() -> None:
+    rounds = [a_round(99.0, 1.0), a_round(6.0, 4.0)]
+    found = compared(rounds, steps=2) | {"preset": "tiny", "batch_size": 4, "repeat": 1, "steps": 2}
+    assert [table(found, on_gpu=on_gpu).row_count for on_gpu in (False, True)] == [8, 6]
+    assert [str(column.header) for column in table(found, on_gpu=True).columns][1:] == [
+        "wall",
+        "wall, of the bare step",
+    ]
+
+
+def test_what_is_told_beside_the_table() -> None:
+    spread = {"median": 1.04, "least": 1.0, "most": 1.1, "of_sums": 1.05}
+    found = {
+        "to_bare": spread,
+        "to_bare_by_the_wall": spread,
+        "pairs_a_second": 20_400_000 / 7200,
+        "wait_share": 0.01,
+        "flops_a_second": 30.0,
+        "wall_to_cpu": 1.0,
+    }
+    lines = told(found, 100.0, most_bytes=2**30, parameters=2**30)
+    assert lines[0].endswith("within the bar of 1.05")
+    assert lines[1].endswith("wait_share 1.00%; the paper's 20.4 M pairs take 2.00 hours")
+    assert lines[2] == "MFU 30.0%, peak memory 13.00 GiB beside the bare copy"
+    assert len(told(found, None, most_bytes=0, parameters=1)) == 2
+
+
+def test_the_recipe_is_the_demos_elsewhere(tmp_path: Path) -> None:
+    recipe = recipe_in(tmp_path)
+    assert recipe.regions == (str(tmp_path / "world/regions.tsv"),)
+    assert recipe.captions == (str(tmp_path / "world/captions.json"),)
+    assert recipe.world is None
+    assert recipe.preset == "tiny"

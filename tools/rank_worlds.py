@@ -1,0 +1,173 @@
+"""Worlds of ranks on one machine that stand ready and train some steps when they are told to, in turns."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from msp_ds.training.feed import Portion
+
+BATCHES = 8
+"""Different batches that are trained again and again, from short to long texts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldPlan:
+    """Some ranks that train together; each is a process with one thread."""
+
+    name: str
+    ranks: int
+    batch_size: int
+    """Pairs in an optimiser step, over all ranks."""
+    preset: str
+    settings: dict[str, Any]
+    """Fields of Execution."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What some steps of a world took."""
+
+    wall: float
+    """Seconds, of the slowest rank."""
+    cpu: float
+    """Seconds, of all ranks together."""
+    reducing: float
+    """Seconds of `wall` that were spent on gradients after the backward pass, of the rank that waited least."""
+    updating: float
+    """Seconds of `wall` for clipping and the optimiser, of the slowest rank."""
+    steps: int
+
+    @classmethod
+    def of(cls, ranks: list[dict[str, float]], steps: int) -> Turn:
+        """What the ranks said of themselves."""
+        return cls(
+            wall=max(one["wall"] for one in ranks),
+            cpu=sum(one["cpu"] for one in ranks),
+            reducing=min(one["reducing"] for one in ranks),
+            updating=max(one["updating"] for one in ranks),
+            steps=steps,
+        )
+
+
+class World:
+    """Processes that wait for their turn, each at the end of a pipe."""
+
+    def __init__(self, plan: WorldPlan) -> None:
+        self.plan = plan
+        processes, port = multiprocessing.get_context("spawn"), _free_port()
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for rank in range(plan.ranks):
+            ours, theirs = processes.Pipe()
+            process = processes.Process(target=_train, args=(theirs, plan, rank, port), daemon=True)
+            process.start()
+            theirs.close()  # a rank that dies is noticed by its pipe's end
+            self._pipes.append(ours)
+            self._processes.append(process)
+        said = [self._hear(pipe) for pipe in self._pipes]
+        self.facts: dict[str, float] = said[0]
+        """`parameters` and `text_slots_a_pair`."""
+
+    def train(self, steps: int) -> Turn:
+        """Lets it train some steps."""
+        for pipe in self._pipes:
+            pipe.send(steps)
+        return Turn.of([self._hear(pipe) for pipe in self._pipes], steps)
+
+    def end(self) -> None:
+        """Lets its processes end."""
+        for pipe in self._pipes:
+            pipe.send(0)
+        for process in self._processes:
+            process.join()
+
+    def _hear(self, pipe: Connection) -> Any:
+        try:
+            return pipe.recv()
+        except EOFError:
+            raise RuntimeError(f"a rank of {self.plan.name} has died; its traceback is above") from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _train(pipe: Connection, plan: WorldPlan, rank: int, port: int) -> None:
+    """A rank: the training loop of msp-ds, whose feed waits for its turns."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(plan.ranks)}
+    os.environ |= {"LOCAL_WORLD_SIZE": str(plan.ranks), "OMP_NUM_THREADS": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    from msp_ds.training.runtime import start_runtime
+
+    runtime = start_runtime(os.environ)  # names the device to DeepSpeed, which the next lines import
+    import torch
+
+    from msp_ds.data.order import Order, rank_slice
+    from msp_ds.presets import get_preset
+    from msp_ds.training.execution import Execution
+    from tools.replayed_loop import Stand
+    from tools.step_pool import PAIRS, Pool, a_context
+
+    with tempfile.TemporaryDirectory() as folder:
+        stand = Stand(
+            preset=get_preset(plan.preset),
+            batch_size=plan.batch_size,
+            num_steps=10**9,  # the pipe ends it
+            runtime=runtime,
+            execution=Execution(**{"precision": "fp32", **plan.settings}),
+            folder=Path(folder),
+        )
+        model = stand.preset.model
+        context, pool = a_context(model), Pool(model, batch_size=plan.batch_size)
+        mine = [rank_slice(pairs, rank=rank, world_size=plan.ranks) for pairs in pool.choices(BATCHES)]
+        portions = [stand.portion(step, pool.batch(pairs), context) for step, pairs in enumerate(mine)]
+        spent = {"reducing": 0.0, "updating": 0.0}
+        order = Order([torch.arange(PAIRS)], seed=0, batch_size=plan.batch_size)
+        learner = stand.learner(context)
+        loop = stand.loop(learner, _turns(pipe, portions, spent), order)
+        engine = loop.engine.engine
+        engine.allreduce_gradients = timed(engine.allreduce_gradients, spent, "reducing")
+        engine.step = timed(engine.step, spent, "updating")
+        size = sum(one.numel() for one in learner.parameters())
+        pipe.send({"parameters": size, "text_slots_a_pair": pool.mean_slots()})
+        with loop.care.taken():
+            loop.run()
+        loop.board.close()
+    torch.distributed.destroy_process_group()
+
+
+def _turns(pipe: Connection, portions: list[Portion], spent: dict[str, float]) -> Iterator[Portion]:
+    """As many portions as the pipe asks for, then what they took, until it asks for none."""
+    number = 0
+    while steps := pipe.recv():
+        wall, cpu, before = time.perf_counter(), time.process_time(), dict(spent)
+        for _ in range(steps):
+            yield portions[number % len(portions)]
+            number += 1
+        told = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        pipe.send({**told, **{what: seconds - before[what] for what, seconds in spent.items()}})
+
+
+def timed(call: Callable[..., Any], spent: dict[str, float], what: str) -> Callable[..., Any]:
+    """`call`, which adds the seconds that it takes to spent[what]."""
+
+    def timed_call(*arguments: Any, **named: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return call(*arguments, **named)
+        finally:
+            spent[what] += time.perf_counter() - began
+
+    return timed_call

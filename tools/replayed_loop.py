@@ -1,0 +1,152 @@
+"""The training loop of a stage around batches that a benchmark hands it, so that it can look on between two steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from msp_ds.curriculum import STAGES, Part
+from msp_ds.data.order import Order
+from msp_ds.model.encoder import Trunk
+from msp_ds.presets import Preset
+from msp_ds.records import Batch, Losses
+from msp_ds.tasks.asking import count_rooms
+from msp_ds.tasks.task import Context, pose
+from msp_ds.training.board import Board
+from msp_ds.training.care import take_care
+from msp_ds.training.engine import Engine, build_optimizer, learning_rate
+from msp_ds.training.execution import Execution
+from msp_ds.training.feed import Feed, Portion
+from msp_ds.training.interrupt import StopRequest
+from msp_ds.training.learner import NOT_COUNTED, Learner
+from msp_ds.training.limits import Limits
+from msp_ds.training.loop import StageLoop
+from msp_ds.training.runtime import Runtime
+from msp_ds.training.saving import Saver
+
+SENTENCE: Part = next(part for part in STAGES if part.name == "sentence")
+
+
+class Replay(Feed):
+    """Hands out what an iterator yields; while the loop waits for a portion, the iterator may do as it likes."""
+
+    def __init__(self, portions: Iterator[Portion], runtime: Runtime) -> None:
+        self.parts, self.readers, self.blocks, self.runtime = (SENTENCE,), (), None, runtime
+        self._portions = portions
+
+    def portions(self, *_: Any, **__: Any) -> Iterator[Portion]:
+        """The iterator's, whatever is asked for."""
+        return self._portions
+
+
+class NotSaved(Saver):
+    """Leaves checkpoints out."""
+
+    def save(self, engine: Engine, *, step: int, state: Mapping[str, Any]) -> None:
+        """Does nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stand:
+    """A preset's sentence stage, to be trained in the real way or in a plain one."""
+
+    preset: Preset
+    batch_size: int
+    """Pairs in an optimiser step, over all ranks."""
+    num_steps: int
+    runtime: Runtime
+    execution: Execution
+    folder: Path
+    """Where the loop writes its curves."""
+    save_every: int | None = None
+    """Steps between two checkpoints; None: nothing is saved."""
+
+    def learner(self, context: Context) -> Learner:
+        """The same weights each time, on the device."""
+        torch.manual_seed(0)
+        device = self.runtime.device
+        lexicon, mean = context.lexicon.to(device), context.feature_mean.to(device)
+        there = dataclasses.replace(context, lexicon=lexicon, feature_mean=mean)
+        return Learner(Trunk(self.preset.model), SENTENCE.tasks, there).to(device)
+
+    def portion(self, step: int, batch: Batch, context: Context) -> Portion:
+        """A batch as the feed hands it over."""
+        device = self.runtime.device
+        rooms = count_rooms(batch, SENTENCE.tasks, context) if device.type == "cuda" else NOT_COUNTED
+        there = batch.to(device)
+        return Portion(step=step, epoch=0, part=SENTENCE, micro_batches=(there,), tallies=({},), rooms=(rooms,))
+
+    def loop(self, learner: Learner, portions: Iterator[Portion], order: Order) -> StageLoop:
+        """The real loop around a learner and portions."""
+        runtime, folder = self.runtime, self.folder
+        precision = self.execution.precision
+        care = take_care(Limits(), folder, (), stage="sentence", precision=precision, runtime=runtime)
+        return StageLoop(
+            engine=Engine(
+                learner,
+                optim=self.preset.optim,
+                execution=self.execution,
+                batch_size=self.batch_size,
+                runtime=runtime,
+            ),
+            feed=Replay(portions, runtime),
+            order=order,
+            validation=None,
+            board=Board(folder, name="sentence", num_steps=self.num_steps, start=0, speaks=runtime.is_first),
+            runtime=runtime,
+            stop=StopRequest(),
+            saver=(NotSaved if self.save_every is None else Saver)(folder / "checkpoints", keep=1, runtime=runtime),
+            care=care,
+            state={},
+            seed=0,
+            num_steps=self.num_steps,
+            save_every=self.save_every or self.num_steps,
+        )
+
+    def plain_step(self, learner: Learner) -> PlainStep:
+        """A step of the same mathematics as torch's documentation writes it."""
+        return PlainStep(self, learner)
+
+
+class PlainStep:
+    """forward, backward, clip, AdamW: what anybody would write, and nothing else."""
+
+    def __init__(self, stand: Stand, learner: Learner) -> None:
+        self._stand, self._learner = stand, learner
+        self._optimizer = build_optimizer(learner, stand.preset.optim)
+        self._half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(stand.execution.precision)
+
+    def __call__(self, portion: Portion) -> Tensor:
+        """Trains on one portion, poses it before; its loss."""
+        (batch,), (rooms,) = portion.micro_batches, portion.rooms
+        return self._step(portion, lambda: self._learner(batch, portion.part.tasks, portion.epoch, rooms))
+
+    def posed(self, portion: Portion) -> Batch:
+        """The portion's batch as the tasks ask it."""
+        return pose(portion.micro_batches[0], portion.part.tasks, self._context(portion))
+
+    def on_posed(self, portion: Portion, posed: Batch) -> Tensor:
+        """Trains on one portion that is posed already; its loss."""
+        clean, tasks, context = portion.micro_batches[0], portion.part.tasks, self._context(portion)
+        return self._step(portion, lambda: self._learner.answer(clean, posed, tasks, context))
+
+    def _context(self, portion: Portion) -> Context:
+        return dataclasses.replace(self._learner.context, epoch=portion.epoch, rooms=portion.rooms[0])
+
+    def _step(self, portion: Portion, losses: Callable[[], Losses]) -> Tensor:
+        stand, optim = self._stand, self._stand.preset.optim
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(optim, step=portion.step, num_steps=stand.num_steps)
+        with torch.autocast(stand.runtime.device.type, dtype=self._half, enabled=self._half is not None):
+            loss = losses().total
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._learner.parameters(), optim.clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return loss
