@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from msp_ds.curriculum import BenchmarkName
+from msp_ds.data.recipe import DEMO_RECIPE
 from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB
 from msp_ds.presets import PRESETS
 from msp_ds.terminal import bars, one_line_errors, resumable, speak
@@ -16,7 +18,6 @@ from msp_ds.training.execution import find_shipped
 from msp_ds.training.planning import CACHE
 
 StageName = Literal["token", "phrase", "sentence"]
-BenchmarkName = Literal["vqa", "gqa", "nlvr2", "retrieval"]
 Questions = Annotated[
     list[str] | None, typer.Option(help="Questions of VQA, GQA or NLVR2, official or LXMERT's; may be repeated.")
 ]
@@ -38,7 +39,6 @@ Splits = Annotated[
 ]
 SetFolder = Annotated[str, typer.Argument(help="A shard set, as shards/sentence/val, or its https://, s3:// address.")]
 
-DEMO_RECIPE = Path("shards/demo.toml")
 ASKED = ("questions", "annotations", "val_questions", "val_annotations", "test_questions", "answers")
 """Flags of `shard` that change a benchmark of the recipe."""
 RECIPE_FLAGS = (
