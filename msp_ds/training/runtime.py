@@ -173,9 +173,9 @@ def has_lost_a_rank(error: RuntimeError) -> bool:
 
 
 def loss_told(error: RuntimeError) -> str:
-    """The first line of a lost rank's error, without the place in the library's source that it begins with."""
+    """What a lost rank's error says first: without a place in the library's source, and its advice to look further."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(r"^\[[^\]]*\.(cc|cpp|cu|h):\d+\] *", "", first)
+    return re.sub(r"^\[[^\]]*\.(cc|cpp|cu|h):\d+\] *", "", first).partition(". ")[0]
 
 
 def _meeting_fault(error: Exception, environment: Mapping[str, str]) -> InputError:

@@ -67,6 +67,8 @@ def test_a_lost_rank_is_told_from_other_errors(error: str, lost: bool) -> None:
 def test_a_lost_rank_is_told_without_the_librarys_source() -> None:
     error = "[/a/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 55000ms for recv operation to complete\nat"
     assert loss_told(RuntimeError(error)) == "Timed out waiting 55000ms for recv operation to complete"
+    reset = "Read error [127.0.0.1]:53987: Connection reset by peer. This is typically caused by a remote worker. GLHF!"
+    assert loss_told(RuntimeError(reset)) == "Read error [127.0.0.1]:53987: Connection reset by peer"
     assert loss_told(RuntimeError("[1] is no source")) == "[1] is no source"
 
 
