@@ -5,7 +5,7 @@
 makes a demo world of 80 images and, for one rank, two ranks with ZeRO 0 and two ranks with ZeRO 2, trains a run of
 all three stages that nothing disturbs, then runs whose ranks are killed with SIGKILL and resumed, until there were
 that many kills and the last run is through. Exit code 1 if weights, moments, reports or pairs differ anywhere.
-60 kills take a quarter of an hour on two idle cores.
+60 kills took 22 minutes on two cores that were shared with others.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rich.table import Table
 from msp_ds.training.checkpoint import OPTIMIZER, WEIGHTS
 from msp_ds.training.metrics_file import METRICS_FILE, read_metrics
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, stage_checkpoint
-from tools.noted_training import PLACES, Launch, Notes, launch, notes_of, pairs_trained_on, place_of
+from tools.noted_training import PLACES, Launch, Notes, import_all, launch, notes_of, pairs_trained_on, place_of
 
 START_UP_SHARE = 0.15
 """Of the kills, before the first step of a start; without a bound most would fall there, where little can be lost."""
@@ -208,6 +208,7 @@ def main() -> None:
 
     flags.folder.mkdir(parents=True, exist_ok=True)
     shards = flags.shards or write_shards(flags.folder)
+    import_all()
     show, rows = Console(stderr=True, highlight=False), []
     for place, how in prepared(flags.folder, shards, steps=flags.steps):
         rows.append(provoke(place, how, kills=flags.kills, seed=flags.seed, show=show))

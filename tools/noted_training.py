@@ -117,13 +117,17 @@ class Launch:
         return None not in codes
 
 
-def launch(run: Path, num_ranks: int, flags: Sequence[str]) -> Launch:
-    """Starts the ranks of a run, as a launcher would."""
+def import_all() -> None:
+    """Imports what ranks need, in this process, of which they are forks: seconds that each would take at each start."""
     os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}  # DeepSpeed reads it when imported
-    import torch._dynamo  # noqa: F401, for torch's optimisers; these seconds would be every rank's at every start
+    import torch._dynamo  # noqa: F401, for torch's optimisers
 
     import msp_ds.train
     import msp_ds.training.run  # noqa: F401, for DeepSpeed
+
+
+def launch(run: Path, num_ranks: int, flags: Sequence[str]) -> Launch:
+    """Starts the ranks of a run, as a launcher would. Call `import_all` before."""
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
