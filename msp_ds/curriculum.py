@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from msp_ds.config import StageSchedule
 from msp_ds.downstream.nlvr2 import NLVR2
@@ -56,6 +57,8 @@ STAGES: tuple[Part, ...] = (
 )
 """The curriculum of the paper, in its order: t, p, s."""
 
+BenchmarkName = Literal["vqa", "gqa", "nlvr2", "retrieval"]
+"""A key of BENCHMARKS, as a command line spells it."""
 BENCHMARKS: dict[str, Part] = {
     task.name: Part(initial="", name=task.name, tasks=(task,)) for task in (VQA, GQA, NLVR2, RETRIEVAL)
 }

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from msp_ds.config import LengthBuckets, RunConfig
+from msp_ds.data.remote.remote_files import is_remote
 from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB, refuse_rewriting
 from msp_ds.errors import InputError
 from msp_ds.presets import PRESETS
@@ -25,7 +26,7 @@ from msp_ds.training.limits import Limits
 from msp_ds.training.planning import (
     AUTO,
     CACHE,
-    ShardCache,
+    cache_of,
     execution_of,
     new_config,
     resumed_config,
@@ -41,8 +42,8 @@ RUNS = Path("runs")
 
 Curriculum = Annotated[str | None, typer.Option(help="Stages by initial: tps, s, ts, pts ...; t+p+s mixes them. [tps]")]
 Shards = Annotated[str | None, typer.Option(help="Folder with one shard set a stage, or its https, s3 or gs address.")]
-Cache = Annotated[Path, typer.Option(help="Where shards from an address are kept.")]
-CacheLimit = Annotated[float, typer.Option(help="GB that may be kept there.")]
+Cache = Annotated[Path | None, typer.Option(help=f"Where shards from an address are kept. [{CACHE}]")]
+CacheLimit = Annotated[float | None, typer.Option(help=f"GB that may be kept there. [{DEFAULT_LIMIT_GB:g}]")]
 RunDir = Annotated[Path | None, typer.Option(help="Folder of the run. [runs/CURRICULUM, numbered if taken]")]
 PresetName = Annotated[str | None, typer.Option(help=f"{', '.join(PRESETS)}. [what the shards' recipe suggests]")]
 DsConfig = Annotated[Path | None, typer.Option(help="How to execute, a file as in ds_configs/. [by the hardware]")]
@@ -92,8 +93,8 @@ def train(
     stop_after_nan: StopAfterNan = 3,
     watchdog: Patience = 30.0,
     max_steps: MaxSteps = None,
-    cache: Cache = CACHE,
-    cache_limit: CacheLimit = DEFAULT_LIMIT_GB,
+    cache: Cache = None,
+    cache_limit: CacheLimit = None,
     debug: Debug = False,
     local_rank: Annotated[int, typer.Option("--local_rank", hidden=True)] = 0,
 ) -> None:
@@ -115,10 +116,11 @@ def train(
     given = {name: value for name, value in flags.items() if value is not None}
     # One rank a machine speaks for all of its ranks, which meet the same errors.
     with one_line_errors(debug=debug, quiet=os.environ.get("LOCAL_RANK", "0") != "0"):
-        kept = ShardCache(folder=cache, limit_gb=cache_limit)
         limits = Limits(stop_after_nan=stop_after_nan, watchdog=watchdog)
         habits: dict[str, Any] = {"save_every": save_every, "keep": keep, "limits": limits, "micro_batch": micro_batch}
-        start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, cache=kept, **habits)
+        start(
+            given, run_dir=run_dir, ds_config=ds_config, resume=resume, cache=cache, cache_limit=cache_limit, **habits
+        )
 
 
 def start(
@@ -130,7 +132,8 @@ def start(
     resume: bool = False,
     save_every: int = 500,
     keep: int = 2,
-    cache: ShardCache | None = None,
+    cache: Path | None = None,
+    cache_limit: float | None = None,
     limits: Limits | None = None,
 ) -> Path:
     """Runs what the flags `given` describe; returns the run's folder. Raises InputError before anything is written."""
@@ -143,19 +146,22 @@ def start(
             raise InputError(f"{flag} {value} is not positive")
     refuse_rewriting(os.environ)
     saved = resumed_config(folder, given) if resume and folder is not None else None
-    with shards_at_hand(given, saved, cache=cache or ShardCache()) as shards:
+    kept = cache_of(cache, cache_limit, resumed=folder if resume else None)
+    with shards_at_hand(given, saved, cache=kept) as shards:
         config = saved or dataclasses.replace(
             new_config({**given, "shards": str(shards)}), shards=str(given.get("shards", "shards"))
         )
         how = with_micro_batch(execution_of(ds_config, resumed=folder if resume else None), micro_batch)
         habits = {"save_every": save_every, "keep": keep, "limits": limits or Limits(), "local_shards": shards}
+        if is_remote(config.shards):
+            habits["cache"] = kept
         return _run(config, how, folder=folder, habits={**habits, "fits_micro_batch": micro_batch == AUTO})
 
 
 def _run(config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, habits: dict[str, Any]) -> Path:
     """Joins the other ranks and trains. how: its name and content. habits: the other fields of Job."""
     # DeepSpeed takes seconds to import, so it comes after everything that a user can get wrong.
-    from msp_ds.training.runtime import has_lost_a_rank, start_runtime
+    from msp_ds.training.runtime import has_lost_a_rank, loss_told, start_runtime
 
     runtime = start_runtime(os.environ)  # names the device to DeepSpeed, which the rooms below import
     from msp_ds.training.interrupt import Interrupted, StopRequest
@@ -182,7 +188,7 @@ def _run(config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, 
     except RuntimeError as error:
         if not has_lost_a_rank(error):
             raise
-        log.error("rank %d: another rank has ended or hangs (%s); --resume continues", runtime.rank, error)
+        log.error("rank %d: another rank has ended or hangs (%s); --resume continues", runtime.rank, loss_told(error))
         raise SystemExit(1) from None
     return folder
 

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ import typer
 from command_line import refusal, run
 from small_world import files_below
 
+import msp_ds.train
 from msp_ds.cli import app
 from msp_ds.data.set_layout import STAGE_NAMES
 from msp_ds.data.world import make_world
 from msp_ds.presets import PRESETS
+from msp_ds.training.limits import Limits
 
 COMMANDS = sorted(typer.main.get_group(app).commands)
 
@@ -359,3 +362,18 @@ def test_the_demo_recipe_is_not_written_over_the_sets_of_another(here: Path) -> 
 def test_a_demo_that_could_not_be_graded_is_refused_before_it_trains(here: Path) -> None:
     Path("mine.toml").write_text((Path(__file__).parents[1] / "shards" / "demo.toml").read_text().replace("300 ", "0 "))
     assert refusal("demo", "--recipe", "mine.toml").startswith("mine.toml holds out no images")
+
+
+def test_fine_tuning_keeps_and_gives_up_as_pre_training_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(msp_ds.train, "start", lambda flags, **habits: given.append(habits))
+    flags = ["--keep", "5", "--watchdog", "7", "--stop-after-nan", "4", "--micro-batch", "auto"]
+    for command in (["train"], ["finetune", "--task", "vqa", "--from-scratch"]):
+        assert run(*command, *flags).exit_code == 0
+    for habits in given:
+        assert (habits["keep"], habits["micro_batch"]) == (5, "auto")
+        assert habits["limits"] == Limits(watchdog=7.0, stop_after_nan=4)
+    assert len(given) == 2
+    assert refusal("finetune", "--task", "vqa", "--from-scratch", "--watchdog", "-1") == (
+        "--watchdog -1.0 is negative; 0 never ends a run"
+    )

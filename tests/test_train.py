@@ -27,6 +27,7 @@ from msp_ds.training import runtime
 from msp_ds.training.execution import Execution
 from msp_ds.training.planning import (
     ShardCache,
+    cache_of,
     changed_schedule,
     new_config,
     resumed_config,
@@ -88,13 +89,24 @@ def test_shards_at_an_address_are_brought_here_and_named_by_it(small_shards: Pat
     address = small_shards.as_uri().replace("file://", "local://")
     with (
         pytest.raises(InputError, match="shards cannot be read from local://"),
-        shards_at_hand({"shards": address}, None, cache=ShardCache(folder=tmp_path)),
+        shards_at_hand({"shards": address}, None, cache=ShardCache(folder=str(tmp_path))),
     ):
         pass
     with shards_at_hand(
-        {"shards": str(small_shards), "curriculum": "s"}, None, cache=ShardCache(folder=tmp_path)
+        {"shards": str(small_shards), "curriculum": "s"}, None, cache=ShardCache(folder=str(tmp_path))
     ) as here:
         assert here == small_shards
+
+
+def test_a_resumed_run_has_the_cache_that_it_had_last_unless_a_flag_says_otherwise(tmp_path: Path) -> None:
+    first, last = {"folder": "one", "limit_gb": 3.0}, {"folder": "two", "limit_gb": 0.5}
+    card = {"cache": first, "resumed": [{"cache": last}, {"cache": None}]}
+    (tmp_path / RUN_FILE).write_text(json.dumps(card))
+    assert cache_of(None, None, resumed=tmp_path) == ShardCache(folder="two", limit_gb=0.5)
+    assert cache_of(Path("three"), None, resumed=tmp_path) == ShardCache(folder="three", limit_gb=0.5)
+    assert cache_of(None, 7.0, resumed=tmp_path) == ShardCache(folder="two", limit_gb=7.0)
+    (tmp_path / RUN_FILE).write_text("{}")  # of a run from before
+    assert cache_of(None, None, resumed=tmp_path) == cache_of(None, None) == ShardCache()
 
 
 def test_length_buckets_come_from_the_preset_unless_a_flag_says_otherwise(small_shards: Path) -> None:

@@ -8,15 +8,15 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB
+from msp_ds.curriculum import BenchmarkName
+from msp_ds.data.recipe import DEMO_RECIPE
 from msp_ds.presets import PRESETS
 from msp_ds.terminal import bars, one_line_errors, resumable, speak
 from msp_ds.train import Cache, CacheLimit, Debug
 from msp_ds.training.execution import find_shipped
-from msp_ds.training.planning import CACHE
+from msp_ds.training.planning import cache_of
 
 StageName = Literal["token", "phrase", "sentence"]
-BenchmarkName = Literal["vqa", "gqa", "nlvr2", "retrieval"]
 Questions = Annotated[
     list[str] | None, typer.Option(help="Questions of VQA, GQA or NLVR2, official or LXMERT's; may be repeated.")
 ]
@@ -38,7 +38,6 @@ Splits = Annotated[
 ]
 SetFolder = Annotated[str, typer.Argument(help="A shard set, as shards/sentence/val, or its https://, s3:// address.")]
 
-DEMO_RECIPE = Path("shards/demo.toml")
 ASKED = ("questions", "annotations", "val_questions", "val_annotations", "test_questions", "answers")
 """Flags of `shard` that change a benchmark of the recipe."""
 RECIPE_FLAGS = (
@@ -184,8 +183,8 @@ def negatives(
 def inspect(
     path: SetFolder,
     html: Annotated[Path | None, typer.Option(help="Write one page of pictures instead, to open in a browser.")] = None,
-    cache: Cache = CACHE,
-    cache_limit: CacheLimit = DEFAULT_LIMIT_GB,
+    cache: Cache = None,
+    cache_limit: CacheLimit = None,
     debug: Debug = False,
 ) -> None:
     """Describe a shard set: counts, lengths, labels, features and three samples."""
@@ -196,8 +195,10 @@ def inspect(
     from msp_ds.report.shard_set import set_tables
 
     with one_line_errors(debug=debug), bars() as progress:
-        copies = local_copies([path], cache=cache, limit_gb=cache_limit, progress=progress, one_set=True)
-        with copies as folders:
+        kept = cache_of(cache, cache_limit)
+        with local_copies(
+            [path], cache=Path(kept.folder), limit_gb=kept.limit_gb, progress=progress, one_set=True
+        ) as folders:
             facts = inspect_set(open_set(folders[0]), samples=SAMPLES if html else SAMPLES_SHOWN)
         if html:
             write_page(html, facts)
@@ -212,8 +213,8 @@ def verify(
         bool, typer.Option("--quick", help="Only sizes, index and tables; leave the tars unread.")
     ] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Tars read at once. [one a core]")] = None,
-    cache: Cache = CACHE,
-    cache_limit: CacheLimit = DEFAULT_LIMIT_GB,
+    cache: Cache = None,
+    cache_limit: CacheLimit = None,
     debug: Debug = False,
 ) -> None:
     """Read every byte of shard sets, compare it with what was written and name every fault; exit code 1 if any."""
@@ -223,7 +224,8 @@ def verify(
 
     with one_line_errors(debug=debug), bars() as progress:
         show = Console(soft_wrap=True)
-        with local_copies(paths, cache=cache, limit_gb=cache_limit, progress=progress) as folders:
+        kept = cache_of(cache, cache_limit)
+        with local_copies(paths, cache=Path(kept.folder), limit_gb=kept.limit_gb, progress=progress) as folders:
             in_order = verify_sets(
                 folders, quick=quick, jobs=jobs, progress=progress, tell=lambda found: show.print(verdict_text(found))
             )

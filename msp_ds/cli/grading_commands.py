@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from msp_ds.curriculum import BenchmarkName
+from msp_ds.data.recipe import DEMO_RECIPE
 from msp_ds.terminal import one_line_errors, resumable, speak
 from msp_ds.train import Debug
 from msp_ds.training.execution import find_shipped
 
-DEMO_RECIPE = Path("shards/demo.toml")
 Checkpoint = Annotated[Path, typer.Option(help="A run, one of its step-* folders, or a weights folder.")]
 Questions = Annotated[str | None, typer.Option(help="Official questions or statements, or LXMERT's. [the demo's]")]
 Annotations = Annotated[str | None, typer.Option(help="VQA: the official annotations.")]
@@ -152,7 +153,7 @@ def predict(
 
 def grade(
     predictions: Annotated[Path, typer.Argument(help="A submission file, or a retrieval score matrix, .npz.")],
-    task: Annotated[Literal["vqa", "gqa", "nlvr2", "retrieval"], typer.Option(help="Whose official rules.")],
+    task: Annotated[BenchmarkName, typer.Option(help="Whose official rules.")],
     questions: Annotated[str | None, typer.Option(help="Official questions or statements, or LXMERT's.")] = None,
     annotations: Annotated[str | None, typer.Option(help="VQA: the official annotations.")] = None,
     choices: Annotated[str | None, typer.Option(help="GQA: for validity and plausibility.")] = None,

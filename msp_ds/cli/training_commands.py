@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from msp_ds.curriculum import BenchmarkName
+from msp_ds.data.recipe import DEMO_RECIPE
 from msp_ds.presets import PRESETS, get_preset
 from msp_ds.terminal import one_line_errors, speak
 from msp_ds.train import (
@@ -19,7 +21,10 @@ from msp_ds.train import (
     Drop,
     DsConfig,
     Epochs,
+    Keep,
     MaxSteps,
+    MicroBatch,
+    Patience,
     PresetName,
     Rate,
     Resume,
@@ -28,13 +33,11 @@ from msp_ds.train import (
     Seed,
     Setting,
     Shards,
+    StopAfterNan,
 )
 from msp_ds.training.cards import CARDS, changed_card, find_card
 from msp_ds.training.execution import Execution, find_shipped, read_execution
-
-BenchmarkName = Literal["vqa", "gqa", "nlvr2", "retrieval"]
-
-DEMO_RECIPE = Path("shards/demo.toml")
+from msp_ds.training.limits import Limits
 
 
 def demo(
@@ -101,6 +104,7 @@ def finetune(
     run_dir: RunDir = None,
     preset: PresetName = None,
     ds_config: DsConfig = None,
+    micro_batch: MicroBatch = None,
     resume: Resume = False,
     seed: Seed = None,
     setting: Setting = None,
@@ -110,6 +114,9 @@ def finetune(
     few_shot: Annotated[int | None, typer.Option(help="Train on so many questions only.")] = None,
     subset: Annotated[float | None, typer.Option(help="Train on this share of the questions.")] = None,
     save_every: SaveEvery = 500,
+    keep: Keep = 2,
+    stop_after_nan: StopAfterNan = 3,
+    watchdog: Patience = 30.0,
     max_steps: MaxSteps = None,
     debug: Debug = False,
 ) -> None:
@@ -133,7 +140,16 @@ def finetune(
             given |= fine_tuning_flags(
                 task, init=init, from_scratch=from_scratch, few_shot=few_shot, subset=subset, shards=shards or "shards"
             )
-        start(given, run_dir=run_dir, ds_config=ds_config, resume=resume, save_every=save_every)
+        start(
+            given,
+            run_dir=run_dir,
+            ds_config=ds_config,
+            micro_batch=micro_batch,
+            resume=resume,
+            save_every=save_every,
+            keep=keep,
+            limits=Limits(stop_after_nan=stop_after_nan, watchdog=watchdog),
+        )
 
 
 def info(

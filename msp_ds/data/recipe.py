@@ -19,6 +19,8 @@ from msp_ds.data.world import WORLD_VERSION, make_world
 from msp_ds.errors import InputError
 from msp_ds.presets import PRESETS
 
+DEMO_RECIPE = Path("shards/demo.toml")
+"""Of the demo world; it comes with the project."""
 FROM_CAPTIONS = "from-captions"
 """Among `phrases`: cut noun phrases from the captions instead of reading a file."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from msp_ds.config import TaskOptions
-from msp_ds.curriculum import BENCHMARKS
+from msp_ds.curriculum import BENCHMARKS, BenchmarkName
 from msp_ds.data.demands import require_questions
 from msp_ds.data.reader import Reader
 from msp_ds.data.recipe import load_recipe
@@ -20,7 +20,7 @@ from msp_ds.downstream.answering import Answerer
 from msp_ds.downstream.score import Score
 from msp_ds.downstream.submissions import SUBMISSIONS
 from msp_ds.errors import InputError
-from msp_ds.report.grades import Graded, GradedTask, GradingPlan, QuestionSource, grade_file
+from msp_ds.report.grades import Graded, GradingPlan, QuestionSource, grade_file
 from msp_ds.tasks.task import Context
 from msp_ds.terminal import bars
 from msp_ds.training.inference import TrainedModel
@@ -43,7 +43,7 @@ def heads_of(task: str) -> tuple[str, ...]:
     return BENCHMARKS[task].tasks[0].heads
 
 
-def predict_answers(model: TrainedModel, shards: ShardSet, *, task: GradedTask, out: Path) -> Predictions:
+def predict_answers(model: TrainedModel, shards: ShardSet, *, task: BenchmarkName, out: Path) -> Predictions:
     """Answer every question of a set, with progress, and write the official submission file `out`.
 
     Raises: InputError when the file cannot be written, ShardError for a set without questions.
@@ -77,7 +77,7 @@ def _lookup(reader: Reader, answers: dict[str, str]) -> Score:
 
 
 def grade_predictions(
-    predictions: Predictions, *, task: GradedTask, source: QuestionSource
+    predictions: Predictions, *, task: BenchmarkName, source: QuestionSource
 ) -> tuple[Graded, GradingPlan]:
     """The official grades where `source` names the questions, and LXMERT's look-up score by the set's labels.
 

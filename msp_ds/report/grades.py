@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.table import Table
 
 from msp_ds.config import write_json
+from msp_ds.curriculum import BenchmarkName
 from msp_ds.data.answer_vocabulary import read_vocabulary
 from msp_ds.data.sources.gqa import read_gqa, read_gqa_choices
 from msp_ds.data.sources.nlvr2 import read_nlvr2
@@ -33,8 +34,6 @@ from msp_ds.downstream.score_matrix import read_score_matrix
 from msp_ds.downstream.submissions import SUBMISSIONS
 from msp_ds.downstream.vqa_grades import grade_vqa
 from msp_ds.errors import InputError
-
-GradedTask = Literal["vqa", "gqa", "nlvr2", "retrieval"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,7 @@ class QuestionSource:
 class GradingPlan:
     """By which rules is graded."""
 
-    task: GradedTask
+    task: BenchmarkName
     source: QuestionSource = field(default_factory=QuestionSource)
     consistency: bool = False
     """GQA's, which needs predictions for unbalanced questions too."""
@@ -150,7 +149,7 @@ def _grade_retrieval(plan: GradingPlan, predictions: Path) -> Graded:
     return Graded(scores=scores, numbers=numbers, note=note)
 
 
-GRADERS: dict[GradedTask, Callable[[GradingPlan, Path], Graded]] = {
+GRADERS: dict[BenchmarkName, Callable[[GradingPlan, Path], Graded]] = {
     "vqa": _grade_vqa,
     "gqa": _grade_gqa,
     "nlvr2": _grade_nlvr2,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msp_ds.config import RunConfig, StageSchedule
+from msp_ds.config import RunConfig, StageSchedule, from_json
 from msp_ds.curriculum import BENCHMARKS, STAGES, Stage, curriculum
 from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB, local_shards
 from msp_ds.data.shards import open_set
@@ -18,8 +18,10 @@ from msp_ds.presets import DEFAULT_PRESET, get_preset
 from msp_ds.terminal import bars
 from msp_ds.training.execution import Execution, choose_execution, read_execution
 from msp_ds.training.run_folder import (
+    RUN_FILE,
     find_checkpoint,
     model_for,
+    read_run_card,
     read_run_config,
     read_run_execution,
     run_of_checkpoint,
@@ -37,8 +39,20 @@ AUTO = "auto"
 class ShardCache:
     """Where shards from an address are kept, and how much of them."""
 
-    folder: Path = CACHE
+    folder: str = str(CACHE)
     limit_gb: float = DEFAULT_LIMIT_GB
+    """Where it is less than a run needs, it decides the order of pairs: a resumed run keeps to it."""
+
+
+def cache_of(folder: Path | None, limit_gb: float | None, *, resumed: Path | None = None) -> ShardCache:
+    """The cache that the flags name; what they leave open is as the run in folder `resumed` had it last."""
+    card = read_run_card(resumed) if resumed is not None else {}
+    known = [entry["cache"] for entry in (card, *card.get("resumed", [])) if entry.get("cache")]
+    cache = from_json(ShardCache, known[-1], where=f"{resumed}/{RUN_FILE}") if known else ShardCache()
+    return ShardCache(
+        folder=cache.folder if folder is None else str(folder),
+        limit_gb=cache.limit_gb if limit_gb is None else limit_gb,
+    )
 
 
 @contextmanager
@@ -51,7 +65,7 @@ def shards_at_hand(given: dict[str, Any], saved: RunConfig | None, *, cache: Sha
     with ExitStack() as held:
         with bars() as progress:
             shards = held.enter_context(
-                local_shards(address, names, cache=cache.folder, limit_gb=cache.limit_gb, progress=progress)
+                local_shards(address, names, cache=Path(cache.folder), limit_gb=cache.limit_gb, progress=progress)
             )
         yield shards
 

@@ -72,6 +72,7 @@ def _check_same_run(job: Job, data: Sequence[StageData]) -> None:
         return
     sets = [one for stage in data for one in (*stage.train, *stage.validation)]
     flags = {name: getattr(job, name) for name in ("save_every", "keep", "fits_micro_batch")} | to_json(job.limits)
+    flags |= {"cache_limit": job.cache.limit_gb if job.cache else None}
     code = code_version(Path(__file__).parents[1])
     check_ranks_agree(facts_of(job.config, job.execution, flags, sets, code=code), job.runtime)
 
@@ -95,6 +96,7 @@ def write_run_file(job: Job, data: list[StageData]) -> None:
     }
     circumstances = {
         "execution": to_json(job.execution),
+        "cache": to_json(job.cache),
         "world_size": job.runtime.world_size,
         "device": str(job.runtime.device.type),
         "git_commit": git_commit(),

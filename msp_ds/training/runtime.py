@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -12,14 +13,20 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from msp_ds.errors import InputError
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
-COLLECTIVE_TIMEOUT = timedelta(seconds=70)
-"""A rank that waits longer than this for another gives up, so that a dead or frozen one ends the run within two
-minutes: torchrun gives a frozen one another 30 s."""
+COLLECTIVE_TIMEOUT = timedelta(seconds=55)
+"""A rank that waits longer than this for another gives up, so that a frozen one ends the run within two minutes: the
+launcher needs 40 s more, 30 of them for a frozen process to heed SIGTERM. A machine that is slow but healthy has as
+long for what one rank does alone, as a stage's pictures; saves and shards that are fetched are waited for in turns."""
+MEETING_TIMEOUT = timedelta(minutes=5)
+"""A rank that waits longer than this for the others to be started gives up: people start machines one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,15 +133,24 @@ def start_runtime(environment: MutableMapping[str, str]) -> Runtime:
         torch.set_num_threads(num_threads(environment))
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     try:
-        deepspeed.init_distributed(
-            dist_backend="nccl" if on_gpu else "gloo",
-            timeout=COLLECTIVE_TIMEOUT,
-            verbose=False,
-            auto_mpi_discovery=False,
-        )
+        _meet("nccl" if on_gpu else "gloo", environment)
+        deepspeed.init_distributed(timeout=COLLECTIVE_TIMEOUT, verbose=False, auto_mpi_discovery=False)
     except (RuntimeError, ValueError) as error:
         raise _meeting_fault(error, environment) from None
     return Runtime(rank=int(environment["RANK"]), world_size=world_size, device=device)
+
+
+def _meet(backend: str, environment: Mapping[str, str]) -> None:
+    """Finds the other ranks: long enough for people, and from then on nobody waits as long for anything."""
+    if environment["WORLD_SIZE"] != "1":
+        log.info("waiting for %s ranks at %s", environment["WORLD_SIZE"], _place(environment))
+    store, rank, world_size = next(rendezvous("env://", timeout=MEETING_TIMEOUT))
+    store.set_timeout(COLLECTIVE_TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT)
+
+
+def _place(environment: Mapping[str, str]) -> str:
+    return f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
 
 
 def num_threads(environment: Mapping[str, str]) -> int:
@@ -156,9 +172,15 @@ def has_lost_a_rank(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistBackendError) or any(sign in str(error) for sign in signs)
 
 
+def loss_told(error: RuntimeError) -> str:
+    """What a lost rank's error says first: without a place in the library's source, and its advice to look further."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[[^\]]*\.(cc|cpp|cu|h):\d+\] *", "", first).partition(". ")[0]
+
+
 def _meeting_fault(error: Exception, environment: Mapping[str, str]) -> InputError:
     """Why the ranks did not meet, in one line."""
-    place, ranks = f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}", environment["WORLD_SIZE"]
+    place, ranks = _place(environment), environment["WORLD_SIZE"]
     text = str(error)
     if "EADDRINUSE" in text or "address already in use" in text.lower():
         return InputError(
@@ -167,7 +189,7 @@ def _meeting_fault(error: Exception, environment: Mapping[str, str]) -> InputErr
         )
     if "timed out" in text.lower() or "timeout" in text.lower():
         return InputError(
-            f"not all of {ranks} ranks came to {place} within {COLLECTIVE_TIMEOUT.total_seconds():.0f} s; start the "
+            f"not all of {ranks} ranks came to {place} within {MEETING_TIMEOUT.total_seconds():.0f} s; start the "
             "same command on every machine, and let the port through their firewalls"
         )
     return InputError(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -50,6 +50,9 @@ from msp_ds.training.runtime import Runtime
 from msp_ds.training.saving import Saver, load_optimizer
 from msp_ds.training.window import conclude, pace_of, showing
 
+if TYPE_CHECKING:
+    from msp_ds.training.planning import ShardCache
+
 log = logging.getLogger(__name__)
 
 
@@ -72,6 +75,8 @@ class Job:
     """When it gives up."""
     local_shards: Path | None = None
     """Where the shards lie on this machine, if not where the configuration says."""
+    cache: ShardCache | None = None
+    """Of shards that are named by an address."""
 
     @property
     def shards(self) -> Path:

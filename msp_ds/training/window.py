@@ -21,9 +21,8 @@ from msp_ds.training.showcase import Showcase
 
 
 def pace_of(config: RunConfig, execution: Execution, runtime: Runtime) -> Pace:
-    """A clock that knows, on a GPU, what a step takes and what could be reached."""
-    peak = peak_flops(runtime.device, execution.precision)
-    return Pace(peak_flops=peak, flops_of=partial(portion_flops, config) if peak else None)
+    """A clock that knows what a step takes and what the device could reach."""
+    return Pace(peak_flops=peak_flops(runtime.device, execution.precision), flops_of=partial(portion_flops, config))
 
 
 def showing(learner: Learner, held_out: Feed, board: Board) -> Callable[[int], None]:

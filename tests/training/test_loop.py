@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 import shutil
@@ -20,7 +21,7 @@ from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.presets import get_preset
 from msp_ds.records import Tally
 from msp_ds.training import saving
-from msp_ds.training.checkpoint import WEIGHTS, checkpoints, read_weights
+from msp_ds.training.checkpoint import MANIFEST, WEIGHTS, checkpoints, read_weights
 from msp_ds.training.execution import Execution
 from msp_ds.training.feed import Feed
 from msp_ds.training.finite import read_batch
@@ -443,3 +444,17 @@ def test_without_a_terminal_a_run_says_where_it_is(
 
 def test_the_commit_is_that_of_this_checkout() -> None:
     assert git_commit() == "unknown" or len(git_commit().rstrip("+")) == 40
+
+
+def test_a_validation_with_what_is_no_number_survives_a_resume(
+    runtime: Runtime, small_shards: Path, tmp_path: Path
+) -> None:
+    job = a_job(small_shards, tmp_path, runtime)
+    folder = trained(job)
+    (folder / STAGE_FILE).unlink()
+    path = folder / "checkpoints" / "step-00000006" / MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["state"]["validated"] = {"loss/total": 3.0, "accuracy/moc_object": None}  # nobody asked about an object
+    path.write_text(json.dumps(manifest))
+    trained(job)
+    assert json.loads((folder / STAGE_FILE).read_text())["validation"] == manifest["state"]["validated"]

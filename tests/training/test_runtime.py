@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 
 import pytest
 
-from msp_ds.training.runtime import _meeting_fault, has_lost_a_rank, num_threads
+from msp_ds.training.runtime import _meeting_fault, has_lost_a_rank, loss_told, num_threads
 
 CORES = os.cpu_count() or 1
 PLACE = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "WORLD_SIZE": "4"}
@@ -51,7 +54,7 @@ def test_ranks_that_cannot_meet_say_why_in_one_line(error: str, said: str) -> No
 @pytest.mark.parametrize(
     ("error", "lost"),
     [
-        ("[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 70000ms for recv operation to complete", True),
+        ("[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 55000ms for recv operation to complete", True),
         ("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4242", True),
         ("Connection reset by peer", True),
         ("mat1 and mat2 shapes cannot be multiplied", False),
@@ -59,3 +62,40 @@ def test_ranks_that_cannot_meet_say_why_in_one_line(error: str, said: str) -> No
 )
 def test_a_lost_rank_is_told_from_other_errors(error: str, lost: bool) -> None:
     assert has_lost_a_rank(RuntimeError(error)) == lost
+
+
+def test_a_lost_rank_is_told_without_the_librarys_source() -> None:
+    error = "[/a/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 55000ms for recv operation to complete\nat"
+    assert loss_told(RuntimeError(error)) == "Timed out waiting 55000ms for recv operation to complete"
+    reset = "Read error [127.0.0.1]:53987: Connection reset by peer. This is typically caused by a remote worker. GLHF!"
+    assert loss_told(RuntimeError(reset)) == "Read error [127.0.0.1]:53987: Connection reset by peer"
+    assert loss_told(RuntimeError("[1] is no source")) == "[1] is no source"
+
+
+# Nobody waits two seconds for a collective here, but for a rank that is started later.
+LATE = """
+import os, time
+from datetime import timedelta
+from msp_ds.training import runtime
+runtime.COLLECTIVE_TIMEOUT = timedelta(seconds=2)
+time.sleep(8 * int(os.environ["RANK"]))
+print(len(runtime.start_runtime(os.environ).gather("here")))
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_started_later_is_waited_for() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", LATE],
+            env={**os.environ, **place, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    assert [rank.communicate(timeout=180)[0].strip() for rank in ranks] == ["2", "2"]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from test_runs import PATIENCE, SHORT, TRAIN, alone, finished, saved
+from test_runs import PATIENCE, SHORT, TRAIN, alone, saved
 
 from msp_ds.config import read_json
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE
@@ -60,33 +60,38 @@ def test_when_a_rank_dies_all_end_within_two_minutes(small_shards: Path, tmp_pat
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
 
 
-def test_two_nodes_train_as_two_ranks_do(small_shards: Path, tmp_path: Path) -> None:
+def of_node(launcher: str, node: int, *, port: int, hosts: Path) -> list[str]:
+    """The command of one of two machines, up to the program's flags."""
+    place = ["--node_rank", str(node), "--master_addr", "127.0.0.1", "--master_port", str(port)]
+    if launcher == "torchrun":
+        return [*TORCHRUN, "--nnodes", "2", "--nproc_per_node", "1", *place, TRAIN[1]]
+    deepspeed = Path(sys.executable).with_name("deepspeed")
+    if not deepspeed.is_file():
+        pytest.skip("the deepspeed launcher is not beside this interpreter")
+    hosts.write_text("localhost slots=1\n127.0.0.1 slots=1\n")
+    return [str(deepspeed), "--hostfile", str(hosts), "--no_ssh", *place, TRAIN[1]]
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed --no_ssh"])
+def test_two_nodes_train_as_two_ranks_do(small_shards: Path, tmp_path: Path, launcher: str) -> None:
     flags = ["--shards", str(small_shards), "--curriculum", "t", *SHORT[:2], "--max-steps", "4", "--save-every", "2"]
     together = [*TORCHRUN, "--standalone", "--nproc_per_node", "2", TRAIN[1], *flags]
-    finished([*together, "--run-dir", tmp_path / "one-node"])
-    meeting = [
-        "--nnodes",
-        "2",
-        "--nproc_per_node",
-        "1",
-        "--master_addr",
-        "127.0.0.1",
-        "--master_port",
-        str(free_port()),
-    ]
+    environment = {**alone(), "OMP_NUM_THREADS": "2"}  # a person's for every rank: sums are added up alike
+    subprocess.run([*together, "--run-dir", str(tmp_path / "one-node")], env=environment, check=True, timeout=PATIENCE)
+    port = free_port()
     nodes = [
         subprocess.Popen(
-            [*TORCHRUN, *meeting, "--node_rank", str(node), TRAIN[1], *flags, "--run-dir", str(tmp_path / "two-nodes")],
+            [*of_node(launcher, node, port=port, hosts=tmp_path / "hosts"), *flags, "--run-dir", str(tmp_path / "two")],
             stderr=subprocess.PIPE,
             text=True,
-            env={**alone(), "OMP_NUM_THREADS": "1"},  # as each of two ranks on one node has
+            env=environment,
         )
         for node in range(2)
     ]
     said = [node.communicate(timeout=PATIENCE)[1] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
-    assert read_json(tmp_path / "two-nodes" / RUN_FILE, what="a run")["world_size"] == 2
-    assert saved(tmp_path / "two-nodes", "1-token") == saved(tmp_path / "one-node", "1-token")
+    assert read_json(tmp_path / "two" / RUN_FILE, what="a run")["world_size"] == 2
+    assert saved(tmp_path / "two", "1-token") == saved(tmp_path / "one-node", "1-token")
 
 
 def launched_apart(folder: Path, shards: Path, *, of_rank: str) -> tuple[int, str]:
