@@ -95,8 +95,8 @@ class FiniteGuard:
         path = self._folder / f"step-{story.step + 1:08d}-rank-{story.rank}.safetensors"
         told = self._write(path, batch, dataclasses.replace(story, losses=values))
         log.warning(
-            "%s is not finite in step %d of stage %s, which is left out; pairs %s%s",
-            *(" and ".join(bad), story.step + 1, self._stage, some, told),
+            "%s not finite in step %d of stage %s, which is left out; pairs %s%s",
+            *(_are(" and ".join(bad)), story.step + 1, self._stage, some, told),
         )
 
     def _write(self, path: Path, batch: Batch, story: Story) -> str:
@@ -138,9 +138,13 @@ class FiniteGuard:
     def _give_up(self, what: str, step: int) -> None:
         in_a_row = f", {self._in_a_row} steps in a row" if self._in_a_row > 1 else ""
         raise FloatingPointError(
-            f"{what} is not finite by step {step} of stage {self._stage}{in_a_row}; the last checkpoint is whole: "
+            f"{_are(what)} not finite by step {step} of stage {self._stage}{in_a_row}; the last checkpoint is whole: "
             "continue from it with --resume, or start again with a smaller --lr"
         )
+
+
+def _are(names: str) -> str:
+    return f"{names} {'are' if ' and ' in names else 'is'}"
 
 
 def write_batch(path: Path, batch: Batch, story: Story) -> None:

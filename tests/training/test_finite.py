@@ -69,7 +69,9 @@ def test_only_the_losses_that_are_not_finite_are_named(
     runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     a_guard(tmp_path, runtime).keep(a_batch(0), losses_of(mlm=math.inf, moc=2.0, mrfr=math.nan), STORY)
-    assert caplog.messages[0].startswith("loss/mlm and loss/mrfr is not finite in step 7 of stage token, which is left")
+    assert caplog.messages[0].startswith(
+        "loss/mlm and loss/mrfr are not finite in step 7 of stage token, which is left"
+    )
 
 
 def test_no_more_than_ten_batches_are_kept(runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
