@@ -133,7 +133,8 @@ def start_runtime(environment: MutableMapping[str, str]) -> Runtime:
         torch.set_num_threads(num_threads(environment))
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     try:
-        _meet("nccl" if on_gpu else "gloo", environment)
+        if not dist.is_initialized():  # else this process has trained before
+            _meet("nccl" if on_gpu else "gloo", environment)
         deepspeed.init_distributed(timeout=COLLECTIVE_TIMEOUT, verbose=False, auto_mpi_discovery=False)
     except (RuntimeError, ValueError) as error:
         raise _meeting_fault(error, environment) from None
