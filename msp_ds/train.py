@@ -31,6 +31,7 @@ from msp_ds.training.planning import (
     new_config,
     resumed_config,
     shards_at_hand,
+    with_compile,
     with_micro_batch,
 )
 from msp_ds.training.run_folder import RUN_FILE, fresh_folder, newest_run
@@ -67,6 +68,7 @@ MaxSteps = Annotated[int | None, typer.Option(help="End each stage after this ma
 MicroBatch = Annotated[
     str | None, typer.Option(help="Pairs a rank takes through a forward pass; auto: what fits. [--ds-config's]")
 ]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the layers: pays on a GPU. [--ds-config's]")]
 StopAfterNan = Annotated[int, typer.Option(help="End when so many steps in a row have a loss that is not finite.")]
 Patience = Annotated[float, typer.Option("--watchdog", help="End after so many minutes without a step; 0: never.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -79,6 +81,7 @@ def train(
     preset: PresetName = None,
     ds_config: DsConfig = None,
     micro_batch: MicroBatch = None,
+    compiles: Compile = False,
     init: Init = None,
     resume: Resume = False,
     seed: Seed = None,
@@ -118,6 +121,7 @@ def train(
     with one_line_errors(debug=debug, quiet=os.environ.get("LOCAL_RANK", "0") != "0"):
         limits = Limits(stop_after_nan=stop_after_nan, watchdog=watchdog)
         habits: dict[str, Any] = {"save_every": save_every, "keep": keep, "limits": limits, "micro_batch": micro_batch}
+        habits["compiles"] = compiles
         start(
             given, run_dir=run_dir, ds_config=ds_config, resume=resume, cache=cache, cache_limit=cache_limit, **habits
         )
@@ -129,6 +133,7 @@ def start(
     run_dir: Path | None = None,
     ds_config: Path | None = None,
     micro_batch: str | None = None,
+    compiles: bool = False,
     resume: bool = False,
     save_every: int = 500,
     keep: int = 2,
@@ -152,6 +157,7 @@ def start(
             new_config({**given, "shards": str(shards)}), shards=str(given.get("shards", "shards"))
         )
         how = with_micro_batch(execution_of(ds_config, resumed=folder if resume else None), micro_batch)
+        how = with_compile(how, compiles)
         habits = {"save_every": save_every, "keep": keep, "limits": limits or Limits(), "local_shards": shards}
         if is_remote(config.shards):
             habits["cache"] = kept

@@ -16,6 +16,7 @@ from msp_ds.terminal import one_line_errors, speak
 from msp_ds.train import (
     RUNS,
     BatchSize,
+    Compile,
     Curriculum,
     Debug,
     Drop,
@@ -105,6 +106,7 @@ def finetune(
     preset: PresetName = None,
     ds_config: DsConfig = None,
     micro_batch: MicroBatch = None,
+    compiles: Compile = False,
     resume: Resume = False,
     seed: Seed = None,
     setting: Setting = None,
@@ -145,6 +147,7 @@ def finetune(
             run_dir=run_dir,
             ds_config=ds_config,
             micro_batch=micro_batch,
+            compiles=compiles,
             resume=resume,
             save_every=save_every,
             keep=keep,

@@ -21,7 +21,7 @@ class Dropout(nn.Module):
         """`values` of any shape; in training a share of them zero and the others larger in turn."""
         if not self.training or not self.share:
             return values
-        if values.device.type != "cpu":
+        if values.device.type != "cpu" or torch.compiler.is_compiling():
             return F.dropout(values, self.share)
         return thinned(values, left_out(values, self.share), self.share)
 
@@ -47,7 +47,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, dropout: 
 
     mask: bool, broadcast to [B, heads, S, M]; a query that sees nothing at all gets zeros.
     """
-    if not dropout or query.device.type != "cpu":
+    if not dropout or query.device.type != "cpu" or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     # For dropout torch has no kernel on a CPU. It does as follows, but in fp32 when all else is in bf16, at twice the
     # cost, and with masks of four bytes.

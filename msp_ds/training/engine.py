@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import deepspeed
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed import distributed_c10d
 
 from msp_ds.config import OptimConfig
+from msp_ds.training.compiling import as_written
 from msp_ds.training.execution import Execution, deepspeed_config, grad_scaler_settings
 from msp_ds.training.gradient_average import GradientAverage
 from msp_ds.training.runtime import COLLECTIVE_TIMEOUT, Runtime
@@ -160,6 +163,14 @@ class Engine:
         if self.execution.zero_stage > 0:
             norm = self.engine.get_global_grad_norm()
             self.grad_norm = torch.as_tensor(0.0 if norm is None else norm)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """In here the module evaluates; afterwards it trains again."""
+        self.engine.eval()
+        with as_written() if self.execution.compile else nullcontext():
+            yield
+        self.engine.train()
 
     def close(self) -> None:
         """Frees what the engine holds, before the next stage builds its own."""

@@ -97,6 +97,8 @@ class Execution:
     """ZeRO 1-3: gradients travel while the backward pass goes on, at the cost of a second buffer."""
     offload_optimizer: bool = False
     """ZeRO 1-3: optimiser state and fp32 weights live in the host's memory, and the optimiser steps there."""
+    compile: bool = False
+    """torch.compile of the layers: it pays on a GPU, not on a CPU."""
     loss_scale: LossScale | None = None
     """With fp16 alone; null: the defaults."""
 
@@ -109,6 +111,10 @@ class Execution:
                 self.zero_stage > 0 or not getattr(self, name),
                 f"{name} has no effect with zero_stage 0; set it to false, or zero_stage to 2",
             )
+        _check(
+            self.zero_stage < 3 or not self.compile,
+            "compile does not go with zero_stage 3, which takes the weights away between steps; set one of them lower",
+        )
         _check(
             self.loss_scale is None or self.precision == "fp16",
             f"loss_scale has no effect with precision {self.precision}; take it out, or set precision to fp16",

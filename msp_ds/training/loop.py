@@ -261,22 +261,21 @@ class StageLoop:
             return {}
         meter, feed, rank, num_read = Meter(), self.validation, self.runtime.rank, 0
         size = min(self.order.batch_size, VALIDATION_ROOM * self.engine.engine.train_micro_batch_size_per_gpu())
-        self.engine.engine.eval()
-        for number, part in enumerate(feed.parts):
-            pairs = torch.arange(len(feed.readers[number].keys))
-            # The same number of forward passes on every rank, which ZeRO-3 waits for.
-            num_batches = -(-len(pairs) // (self.runtime.world_size * size))
-            for rows in torch.tensor_split(pairs[rank :: self.runtime.world_size], num_batches):
-                batch = feed.read(number, rows, epoch=VALIDATION_EPOCH)
-                meter.add(self.engine.engine(batch, part.tasks, VALIDATION_EPOCH).tallies)
-                num_read += 1
-                self.care.watchdog.alive()
-                if num_read % REPORT_EVERY == 0:
-                    self._stop_if_asked(done)
-        values = meter.read(self.runtime)
-        self.board.scalars(done, values, epoch=self._epochs(done), report="validation")
-        self.show(done)
-        self.engine.engine.train()
+        with self.engine.evaluating():
+            for number, part in enumerate(feed.parts):
+                pairs = torch.arange(len(feed.readers[number].keys))
+                # The same number of forward passes on every rank, which ZeRO-3 waits for.
+                num_batches = -(-len(pairs) // (self.runtime.world_size * size))
+                for rows in torch.tensor_split(pairs[rank :: self.runtime.world_size], num_batches):
+                    batch = feed.read(number, rows, epoch=VALIDATION_EPOCH)
+                    meter.add(self.engine.engine(batch, part.tasks, VALIDATION_EPOCH).tallies)
+                    num_read += 1
+                    self.care.watchdog.alive()
+                    if num_read % REPORT_EVERY == 0:
+                        self._stop_if_asked(done)
+            values = meter.read(self.runtime)
+            self.board.scalars(done, values, epoch=self._epochs(done), report="validation")
+            self.show(done)
         return values
 
     def _epochs(self, done: int) -> float:

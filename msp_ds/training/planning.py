@@ -203,6 +203,14 @@ def with_micro_batch(how: tuple[str, Execution], micro_batch: str | None) -> tup
     return f"{name} in micro batches of {micro_batch}", dataclasses.replace(execution, micro_batch=int(micro_batch))
 
 
+def with_compile(how: tuple[str, Execution], compiles: bool) -> tuple[str, Execution]:
+    """A way to execute with what --compile says. Raises InputError for one that cannot be compiled."""
+    name, execution = how
+    if not compiles or execution.compile:
+        return how
+    return f"{name}, compiled", dataclasses.replace(execution, compile=True)
+
+
 def changed_schedule(
     rows: dict[str, StageSchedule], *, epochs: str | None, batch_size: int | None
 ) -> dict[str, StageSchedule]:

@@ -37,6 +37,7 @@ from msp_ds.training.checkpoint import (
     read_manifest,
     read_tensors,
 )
+from msp_ds.training.compiling import compile_layers
 from msp_ds.training.engine import Engine
 from msp_ds.training.execution import Execution
 from msp_ds.training.feed import Feed
@@ -184,6 +185,8 @@ def resume(checkpoint: Path, learner: Learner, state: dict[str, Any]) -> dict[st
 def build_engine(job: Job, learner: Learner, *, batch_size: int, saved: Path | None) -> Engine:
     """The engine around a learner, with the moments and the loss scale of the checkpoint that filled it, if one did."""
     runtime = job.runtime
+    if job.execution.compile:
+        compile_layers(learner.trunk, runtime.device)
     engine = Engine(learner, optim=job.config.optim, execution=job.execution, batch_size=batch_size, runtime=runtime)
     if saved is not None:
         load_optimizer(saved, engine, runtime)

@@ -1,0 +1,53 @@
+"""torch.compile of a trunk's layers: fewer and larger kernels on a GPU, after a minute's wait; off unless asked for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from msp_ds.errors import InputError
+from msp_ds.model.encoder import Trunk
+
+log = logging.getLogger(__name__)
+
+MOST_SHAPES = 32
+"""Texts are padded to a few lengths, lists of asked places to a few rooms; beyond so many layers run as they are."""
+
+
+def compile_layers(trunk: Trunk, device: torch.device, *, backend: str = "inductor") -> None:
+    """Compiles each layer for the shapes that training meets; weights and their names stay where they are.
+
+    Raises InputError on a CPU without the C++ compiler that inductor needs there.
+    """
+    if device.type == "cpu":
+        compiler = os.environ.get("CXX", "g++")
+        if backend == "inductor" and shutil.which(compiler) is None:
+            raise InputError(
+                f"compiling for a CPU needs a C++ compiler, and there is no {compiler}; leave out --compile, install "
+                "one, or name it in CXX"
+            )
+        log.info("layers are compiled, which takes minutes on a CPU and does not pay there")
+    import torch._dynamo
+
+    torch._dynamo.config.cache_size_limit = MOST_SHAPES
+    for layer in (*trunk.language_layers, *trunk.region_layers, *trunk.layers):
+        layer.compile(dynamic=False, backend=backend)
+
+
+def compiled_graphs() -> int:
+    """How many graphs this process has compiled so far: it stops growing when every shape has come by."""
+    import torch._dynamo
+
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """In here layers run as they are: batches of other sizes, as validation has, would each be compiled anew."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
