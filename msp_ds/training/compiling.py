@@ -19,18 +19,19 @@ MOST_SHAPES = 32
 """Texts are padded to a few lengths, lists of asked places to a few rooms; beyond so many layers run as they are."""
 
 
-def compile_layers(trunk: Trunk, device: torch.device, *, backend: str = "inductor") -> None:
-    """Compiles each layer for the shapes that training meets; weights and their names stay where they are.
+def require_compiler() -> None:
+    """Raises InputError on a machine without a GPU that lacks the C++ compiler which compiling takes there."""
+    compiler = os.environ.get("CXX", "g++")
+    if not torch.cuda.is_available() and shutil.which(compiler) is None:
+        raise InputError(
+            f"compiling for a CPU needs a C++ compiler, and there is no {compiler}; leave out --compile, install one, "
+            "or name it in CXX"
+        )
 
-    Raises InputError on a CPU without the C++ compiler that inductor needs there.
-    """
+
+def compile_layers(trunk: Trunk, device: torch.device, *, backend: str = "inductor") -> None:
+    """Compiles each layer for the shapes that training meets; weights and their names stay where they are."""
     if device.type == "cpu":
-        compiler = os.environ.get("CXX", "g++")
-        if backend == "inductor" and shutil.which(compiler) is None:
-            raise InputError(
-                f"compiling for a CPU needs a C++ compiler, and there is no {compiler}; leave out --compile, install "
-                "one, or name it in CXX"
-            )
         log.info("layers are compiled, which takes minutes on a CPU and does not pay there")
     import torch._dynamo
 

@@ -16,6 +16,7 @@ from msp_ds.data.shards import open_set
 from msp_ds.errors import InputError
 from msp_ds.presets import DEFAULT_PRESET, get_preset
 from msp_ds.terminal import bars
+from msp_ds.training.compiling import require_compiler
 from msp_ds.training.execution import Execution, choose_execution, read_execution
 from msp_ds.training.run_folder import (
     RUN_FILE,
@@ -206,9 +207,11 @@ def with_micro_batch(how: tuple[str, Execution], micro_batch: str | None) -> tup
 def with_compile(how: tuple[str, Execution], compiles: bool) -> tuple[str, Execution]:
     """A way to execute with what --compile says. Raises InputError for one that cannot be compiled."""
     name, execution = how
-    if not compiles or execution.compile:
-        return how
-    return f"{name}, compiled", dataclasses.replace(execution, compile=True)
+    if compiles and not execution.compile:
+        name, execution = f"{name}, compiled", dataclasses.replace(execution, compile=True)
+    if execution.compile:
+        require_compiler()
+    return name, execution
 
 
 def changed_schedule(

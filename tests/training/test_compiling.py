@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from command_line import run
+from command_line import refusal, run
 
 from msp_ds.curriculum import curriculum
 from msp_ds.errors import InputError
 from msp_ds.model.encoder import Trunk
-from msp_ds.training import compiling
 from msp_ds.training.checkpoint import read_weights
 from msp_ds.training.compiling import as_written, compile_layers, compiled_graphs
 from msp_ds.training.execution import Execution
@@ -79,13 +78,14 @@ def test_in_validation_layers_run_as_written() -> None:
     assert compiled_graphs() == 0
 
 
-def test_without_a_compiler_a_cpu_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+def test_without_a_compiler_a_run_ends_before_it_leaves_anything(
+    small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(
-        InputError, match=r"needs a C[+][+] compiler, and there is no no-such-compiler; leave out --compi"
-    ):
-        compile_layers(Trunk(tiny.CONFIG), CPU)
+    said = refusal("train", "--shards", small_shards, "--run-dir", tmp_path / "run", "--compile")
+    assert said.startswith("compiling for a CPU needs a C++ compiler, and there is no no-such-compiler; leave out")
+    assert not (tmp_path / "run").exists()
 
 
 def test_zero_3_is_not_compiled_and_the_name_says_what_is() -> None:
