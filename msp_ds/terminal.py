@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -90,6 +92,26 @@ def one_line_errors(*, debug: bool, quiet: bool = False) -> Iterator[None]:
             f"[bold red]error:[/] {_plain(str(error))}", highlight=False
         )
         raise SystemExit(2) from None
+
+
+def run_command(app: Callable[[], object]) -> None:
+    """Runs a command line that ends with SystemExit, and ends the process with its code.
+
+    One of several ranks skips the interpreter's tear-down: a thread of gloo may let go of a Python tensor only then,
+    and a rank that has done all its work would end as aborted (exit code 134).
+    """
+    try:
+        app()
+    except SystemExit as end:
+        ranks = sys.modules.get("torch.distributed")  # commands without ranks never load it
+        if ranks is None or not ranks.is_initialized() or ranks.get_world_size() == 1:
+            raise
+        if end.code is not None and not isinstance(end.code, int):
+            raise
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code or 0)
 
 
 @contextmanager

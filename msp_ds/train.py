@@ -20,7 +20,7 @@ from msp_ds.data.remote.remote_files import is_remote
 from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB, refuse_rewriting
 from msp_ds.errors import InputError
 from msp_ds.presets import PRESETS
-from msp_ds.terminal import one_line_errors, speak
+from msp_ds.terminal import one_line_errors, run_command, speak
 from msp_ds.training.execution import Execution
 from msp_ds.training.limits import Limits
 from msp_ds.training.planning import (
@@ -205,7 +205,7 @@ app.command()(train)
 
 def main() -> None:
     """The entry point of `deepspeed msp_ds/train.py`."""
-    app()
+    run_command(app)
 
 
 if __name__ == "__main__":

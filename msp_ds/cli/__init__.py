@@ -12,6 +12,7 @@ from msp_ds.cli.grading_commands import evaluate, grade, predict
 from msp_ds.cli.looking_commands import explain, search
 from msp_ds.cli.training_commands import demo, finetune, info, replay, runs, stages
 from msp_ds.cli.weights_commands import export, import_weights
+from msp_ds.terminal import run_command
 from msp_ds.train import train
 
 app = typer.Typer(
@@ -33,4 +34,4 @@ app.command()(export)
 
 def main() -> None:
     """The entry point of `msp-ds`."""
-    app()
+    run_command(app)
