@@ -116,7 +116,7 @@ def work_of(preset: Preset, *, seconds_a_pair: float, update_seconds: float, hal
         seconds_a_pair=seconds_a_pair,
         update_seconds=update_seconds,
         parameters=count_weights(load),
-        pair_bytes=saved_bytes(load, half=half, on_gpu=True),
+        pair_bytes=saved_bytes(load, half=half),
     )
 
 

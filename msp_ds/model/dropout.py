@@ -47,10 +47,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, dropout: 
 
     mask: bool, broadcast to [B, heads, S, M]; a query that sees nothing at all gets zeros.
     """
-    if not dropout or query.device.type != "cpu" or torch.compiler.is_compiling():
+    if query.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-    # For dropout torch has no kernel on a CPU. It does as follows, but in fp32 when all else is in bf16, at twice the
-    # cost, and with masks of four bytes.
+    # On a CPU torch's fused kernel knows no dropout, and its backward pass leaves cores idle. Without the kernel torch
+    # does as follows, but in fp32 when all else is in bf16, at twice the cost, and with masks of four bytes.
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     shares = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
+    if not dropout:
+        seen: Tensor = shares @ value
+        return seen.masked_fill(~mask.any(-1, keepdim=True), 0.0)
     return thinned(shares, left_out(shares, dropout) | ~mask, dropout) @ value

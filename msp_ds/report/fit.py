@@ -92,7 +92,7 @@ def stage_fit(part: Part, preset: Preset, card: Card, execution: Execution, *, b
         batch_size=batch_size or row.batch_size,
         num_tokens=load.num_tokens,
         state_bytes=state_bytes(weights, execution),
-        pair_bytes=(1 + SLACK) * (saved_bytes(load, half=half, on_gpu=True) + widest),
+        pair_bytes=(1 + SLACK) * (saved_bytes(load, half=half) + widest),
         flops=flops,
         memory_bytes=card.memory_gib * _GIB,
         pairs_per_second=speed,

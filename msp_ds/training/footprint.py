@@ -141,13 +141,13 @@ def _answers(load: Load, task: Task) -> int:
     return load.model.num_objects + load.model.num_attributes if task.needs_labels else load.model.feature_width
 
 
-def saved_bytes(load: Load, *, half: bool, on_gpu: bool) -> float:
+def saved_bytes(load: Load, *, half: bool) -> float:
     """Bytes that a pair's forward pass keeps for the backward pass, in training, weights left out.
 
-    half: whether the multiplications are in half precision under autocast, with the states between them in fp32. On a
-    GPU the attention shares are counted too, which its fused attention may not keep: there it is at most this.
+    half: whether the multiplications are in half precision under autocast, with the states between them in fp32. The
+    attention shares are counted, which a GPU's fused attention may not keep: there it is at most this.
     """
-    kept = _Kept(load.model, half=half, on_gpu=on_gpu)
+    kept = _Kept(load.model, half=half)
     model, text, regions = load.model, load.num_tokens, load.slots
     text_read, regions_read = load.rows_read
     lower, total = model.num_layers - 1, kept.embeddings(load) + kept.heads(load)
@@ -164,11 +164,10 @@ def saved_bytes(load: Load, *, half: bool, on_gpu: bool) -> float:
 class _Kept:
     """Bytes that the parts of a model keep."""
 
-    def __init__(self, model: ModelConfig, *, half: bool, on_gpu: bool) -> None:
+    def __init__(self, model: ModelConfig, *, half: bool) -> None:
         self._model = model
         self._drops = model.dropout > 0
-        # Shares of attention, before and after dropout; the fused attention without dropout keeps none on a CPU.
-        self._num_shares = 2 if self._drops else int(on_gpu)
+        self._num_shares = 2 if self._drops else 1  # of attention, before and after dropout
         self._operand = _HALF if half else _FULL
         self._mask = _BIT if self._drops else 0
         # The result of a LayerNorm, in fp32, is what all multiplications after it read; in half precision each of them
@@ -186,8 +185,6 @@ class _Kept:
         """Query, key, value, the shares, what was seen, the dropout, and the LayerNorm's input and result."""
         inputs = (rows + 2 * memory) * (self._copy + self._operand)
         own = read * (self._operand + self._mask + _FULL + self._result)
-        if not self._drops and read < rows:  # the fused attention keeps what it gave
-            own += rows * self._operand
         shares = rows * memory * (self._num_shares * self._operand + self._mask)
         return (inputs + own) * self._model.hidden_size + self._model.num_heads * shares
 

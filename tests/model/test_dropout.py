@@ -106,7 +106,14 @@ def test_shares_drop_out_and_padding_is_never_seen(kind: torch.dtype) -> None:
 
 
 def test_without_dropout_attention_is_torchs() -> None:
-    query, key, value, mask = states()
-    assert torch.equal(
-        attend(query, key, value, mask, dropout=0.0), F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    )
+    *ours, mask = states()
+    *theirs, _ = states()
+    found, wanted = attend(*ours, mask, dropout=0.0), F.scaled_dot_product_attention(*theirs, attn_mask=mask)
+    torch.testing.assert_close(found, wanted)
+    assert not found[1].any()
+    for end in (found, wanted):
+        end.sin().sum().backward()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    with torch.no_grad():
+        assert torch.equal(attend(*ours, mask, dropout=0.0), wanted)

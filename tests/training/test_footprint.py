@@ -82,9 +82,7 @@ def per_pair(model: ModelConfig, stage: str, *, half: bool) -> float:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_memory_is_what_torch_keeps(shape: str, stage: str) -> None:
     model = SHAPES[shape]
-    assert saved_bytes(a_load(model, stage), half=False, on_gpu=False) == pytest.approx(
-        per_pair(model, stage, half=False), rel=0.03
-    )
+    assert saved_bytes(a_load(model, stage), half=False) == pytest.approx(per_pair(model, stage, half=False), rel=0.03)
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if SHAPES[shape].dropout])
@@ -92,9 +90,7 @@ def test_the_memory_in_half_precision_is_nearly_what_torch_keeps(shape: str) -> 
     # On a CPU autocast leaves the LayerNorms of the regions' stream in half precision, on a GPU it does not, which the
     # formula is made for.
     model = SHAPES[shape]
-    assert saved_bytes(a_load(model, "s"), half=True, on_gpu=False) == pytest.approx(
-        per_pair(model, "s", half=True), rel=0.2
-    )
+    assert saved_bytes(a_load(model, "s"), half=True) == pytest.approx(per_pair(model, "s", half=True), rel=0.2)
 
 
 def test_the_multiplications_of_the_paper_s_model_are_those_of_another_count() -> None:
