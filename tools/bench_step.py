@@ -115,28 +115,38 @@ def as_lxmert(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, visual_cls=False, positions="pieces", region_gate="none")
 
 
-def subjects(config: ModelConfig, device: torch.device) -> list[Subject]:
-    """transformers' LXMERT and ours of its kind; the released way and our sentence stage."""
+def builders(config: ModelConfig, device: torch.device) -> dict[str, Callable[[], Subject]]:
+    """By name what makes transformers' LXMERT, ours of its kind, the released way, and our sentence stage."""
     tasks, context = [TASKS[name] for name in LXMERT_TASKS], a_context(config)
+    there = dataclasses.replace(context, lexicon=context.lexicon.to(device))
     posed: dict[int, Any] = {}
 
     def ready(draw: Draw) -> Any:
         """The padded batch, clean and posed, on the device: made once."""
         if id(draw) not in posed:
             clean = draw.padded.to(device)
-            lexicon = context.lexicon.to(device)
-            posed[id(draw)] = (clean, pose(clean, tasks, dataclasses.replace(context, lexicon=lexicon)))
+            posed[id(draw)] = (clean, pose(clean, tasks, there))
         return posed[id(draw)]
 
-    lxmert = transformers_lxmert(config).to(device)
-    released = ReleasedManner(config).to(device)
-    there = dataclasses.replace(context, lexicon=context.lexicon.to(device))
-    return [
-        theirs("transformers", lxmert, lambda draw: lxmert(**transformers_inputs(*ready(draw))).loss),
-        ours("ours, LXMERT", as_lxmert(config), LXMERT_TASKS, device),
-        theirs("released way", released, lambda draw: released(*ready(draw), there)),
-        ours("ours, LXMERT-S", config, (*LXMERT_TASKS, "tits"), device),
-    ]
+    def transformers_way() -> Subject:
+        lxmert = transformers_lxmert(config).to(device)
+        return theirs("transformers", lxmert, lambda draw: lxmert(**transformers_inputs(*ready(draw))).loss)
+
+    def released_way() -> Subject:
+        released = ReleasedManner(config).to(device)
+        return theirs("released way", released, lambda draw: released(*ready(draw), there))
+
+    return {
+        "transformers": transformers_way,
+        "ours, LXMERT": lambda: ours("ours, LXMERT", as_lxmert(config), LXMERT_TASKS, device),
+        "released way": released_way,
+        "ours, LXMERT-S": lambda: ours("ours, LXMERT-S", config, (*LXMERT_TASKS, "tits"), device),
+    }
+
+
+def subjects(config: ModelConfig, device: torch.device) -> list[Subject]:
+    """All that `builders` names."""
+    return [build() for build in builders(config, device).values()]
 
 
 def one_step(variant: Variant, draw: Draw, clock: Clock, *, keep: bool) -> None:
@@ -211,6 +221,15 @@ PAIRINGS = (
     ("ours, LXMERT-S bf16", "released way fp32"),
     ("ours, LXMERT-S bf16", "released way bf16"),
 )
+
+
+def the_device(name: str, *, batch_size: int) -> torch.device:
+    """Raises InputError where there is none of that name, or too few pairs for a batch."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("there is no GPU here; leave --device out")
+    if batch_size > PAIRS:
+        raise InputError(f"the pool has {PAIRS} pairs; make --batch-size smaller")
+    return torch.device(name)
 
 
 def measured(variants: list[Variant], pool: Pool, *, repeat: int, clock: Clock) -> dict[str, Any]:
@@ -292,11 +311,7 @@ def main(
 ) -> None:
     """Time a training step beside its peers."""
     with one_line_errors(debug=False):
-        place = torch.device(device)
-        if place.type == "cuda" and not torch.cuda.is_available():
-            raise InputError("there is no GPU here; leave --device out")
-        if batch_size > PAIRS:
-            raise InputError(f"the pool has {PAIRS} pairs; make --batch-size smaller")
+        place = the_device(device, batch_size=batch_size)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = ModelConfig()
