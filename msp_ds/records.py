@@ -121,8 +121,10 @@ class Batch:
         return cast(Batch, _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=True)))
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory, from which a GPU copies without blocking."""
-        return cast(Batch, _map_tensors(self, lambda tensor: tensor.pin_memory()))
+        """The same batch in page-locked memory, from which a GPU copies without blocking; what is there stays."""
+        return cast(
+            Batch, _map_tensors(self, lambda tensor: tensor.pin_memory() if tensor.device.type == "cpu" else tensor)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from msp_ds.data.batch_buffers import BatchBuffers
-from msp_ds.data.image_files import ImageFiles
+from msp_ds.data.image_files import ImageFiles, RegionSource
 from msp_ds.data.shards import ShardSet
 from msp_ds.records import Batch, RegionRecord, neutral_marks
 
@@ -43,12 +43,20 @@ class Reader:
         self.images_at_hand: Tensor | None = None
         """int64 [n], ascending: the images that chance may choose from, None for all."""
         self.files = ImageFiles(shards)
+        self.source: RegionSource = self.files
+        """Where the regions of a batch come from."""
 
     def among(self, images: Tensor) -> Reader:
         """The same reader, whose chance chooses from int64 [n] `images`, ascending, alone."""
         limited = copy.copy(self)
         limited.images_at_hand = images
         return limited
+
+    def through(self, source: RegionSource) -> Reader:
+        """The same reader, whose regions come by way of `source` instead of the tars."""
+        other = copy.copy(self)
+        other.source = source
+        return other
 
     def longest(self, pairs: Tensor) -> int:
         """Text slots of a batch of int64 [B] `pairs`."""
@@ -70,13 +78,15 @@ class Reader:
         image rows and of D regions in them. num_tokens: T, by default that of the longest text. into: memory for the
         B images; the batch is gone when the same memory is read into again. By default each batch has its own.
 
+        The features are where the reader's source has them, all else on the CPU.
+
         Raises ShardError when bytes on disk differ from the index.
         """
         token_ids, positions = self.texts(pairs, num_tokens or self.longest(pairs))
         answer_ids, answer_scores = self.answers(pairs)
         into = into or self.buffers(len(pairs), num_strays=strays.shape[1] // 2)
-        self.files.read(images.numpy(), into)
-        self._read_strays(strays.numpy(), into)
+        features = self.source.read(images.numpy(), into)
+        stray_features = self.source.read_strays(*self._choose_strays(strays.numpy()), into)
         return Batch(
             keys=self.keys[pairs],
             token_ids=token_ids,
@@ -85,7 +95,7 @@ class Reader:
             answer_ids=answer_ids,
             answer_scores=answer_scores,
             marks=dataclasses.replace(neutral_marks(token_ids, into.region_mask), matched=matched),
-            **into.tensors(),
+            **{**into.tensors(), "features": features, "stray_features": stray_features},
         )
 
     def texts(self, pairs: Tensor, num_tokens: int | None = None) -> tuple[Tensor, Tensor]:
@@ -128,12 +138,12 @@ class Reader:
             batch_size,
             num_regions=index.num_regions,
             num_strays=num_strays,
-            feature_width=index.feature_width,
+            feature_width=self.source.buffer_width,
             pinned=pinned,
         )
 
-    def _read_strays(self, chances: np.ndarray, into: BatchBuffers) -> None:
-        """The regions that float32 [B, 2 D] `chances` fall on: D images, then a region in each."""
+    def _choose_strays(self, chances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The regions that float32 [B, 2 D] `chances` fall on: int64 [B, D] rows of images, and places in them."""
         count = chances.shape[1] // 2
         if self.images_at_hand is None:
             rows = (chances[:, :count] * self.num_images).astype(np.int64)
@@ -141,5 +151,4 @@ class Reader:
             rows = self.images_at_hand.numpy()[(chances[:, :count] * len(self.images_at_hand)).astype(np.int64)]
         regions = self.shards.region_counts[rows]
         # The numbers are exact in float64: a float32 product could round up to the number of regions.
-        places = (chances[:, count:].astype(np.float64) * regions).astype(np.int64)
-        self.files.read_strays(rows, places, into)
+        return rows, (chances[:, count:].astype(np.float64) * regions).astype(np.int64)

@@ -12,18 +12,19 @@ from msp_ds.errors import InputError
 from msp_ds.presets import Preset, get_preset
 from msp_ds.training.cards import Card
 from msp_ds.training.execution import Execution
-from msp_ds.training.footprint import Load, count_weights, saved_bytes, training_flops
+from msp_ds.training.footprint import Load, count_weights, pair_bytes, training_flops
+from msp_ds.training.memory import SPARE_SHARE
 
 _GIB = 2**30
 CONTEXT_BYTES = 0.6 * _GIB
 """What a GPU's own libraries take beside the tensors: assumed, not measured here."""
-SLACK = 0.10
-"""Of the activations, what the allocator loses between them: assumed."""
 SHARE_OF_PEAK = {"plain": 0.6, "matrix units": 0.25}
 """Of the peak, what a step reaches: 0.63 to 0.71 was measured in fp32, 0.26 where bf16 multiplies six times as fast as
 fp32 (both on a CPU; a GPU's own is `speed/mfu` of a run)."""
 PAPER_PAIRS = {"token": 120_000, "phrase": 340_000, "sentence": 620_000}
 """Pairs of each stage in the paper (section 4.1)."""
+COCO_IMAGES = 123_287
+"""Whose features `--resident` keeps on the card where they fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,13 @@ class Fit:
     """Of the card."""
     pairs_per_second: float | None
     epochs: int
+    table_bytes: float = 0.0
+    """Of the features of COCO's images."""
+
+    @property
+    def has_room_for_features(self) -> bool:
+        """Whether COCO's features fit beside the batch, with what `--resident auto` leaves to spare."""
+        return self.bytes_needed + self.table_bytes <= (1 - SPARE_SHARE) * self.memory_bytes
 
     @property
     def bytes_needed(self) -> float:
@@ -83,20 +91,18 @@ def stage_fit(part: Part, preset: Preset, card: Card, execution: Execution, *, b
     if peak is not None:
         is_fast = half and card.half_tflops is not None
         speed = SHARE_OF_PEAK["matrix units" if is_fast else "plain"] * peak * 1e12 / flops
-    model = preset.model
-    # While the backward pass runs, the gradients of the widest states or of the topics' logits are there beside them.
-    widest = max(2 * (load.num_tokens + load.slots) * model.intermediate_size, 2 * model.vocab_size) * 4
     return Fit(
         stage=part.name,
         weights=weights,
         batch_size=batch_size or row.batch_size,
         num_tokens=load.num_tokens,
         state_bytes=state_bytes(weights, execution),
-        pair_bytes=(1 + SLACK) * (saved_bytes(load, half=half) + widest),
+        pair_bytes=pair_bytes(load, half=half),
         flops=flops,
         memory_bytes=card.memory_gib * _GIB,
         pairs_per_second=speed,
         epochs=row.epochs,
+        table_bytes=2.0 * COCO_IMAGES * load.num_regions * preset.model.feature_width,
     )
 
 
@@ -130,6 +136,10 @@ def _rows(fits: list[Fit]) -> list[tuple[str, list[str]]]:
         ("activations of the batch", [_gib(fit.batch_size * fit.pair_bytes) for fit in fits]),
         ("all together", [_gib(fit.bytes_needed) for fit in fits]),
         ("fits", [_verdict(fit) for fit in fits]),
+        (
+            f"COCO's features beside it, {_gib(fits[0].table_bytes)}",
+            ["[green]yes[/]" if fit.has_room_for_features else "no: from the shards" for fit in fits],
+        ),
         ("largest micro batch", [f"{fit.largest_micro_batch:,}" for fit in fits]),
         ("GFLOP a pair, forth and back", [f"{fit.flops / 1e9:.1f}" for fit in fits]),
     ]

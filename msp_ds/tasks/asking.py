@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from msp_ds.model.rows import Asked, Places
@@ -33,9 +34,10 @@ def count_rooms(clean: Batch, tasks: Sequence[Task], context: Context) -> dict[s
     """The rooms that a batch needs: how long the lists of asked places are, for Context.rooms.
 
     For batches on the host that will go to a GPU, which need not be waited for then: whatever is asked about follows
-    from the keys of the pairs alone. Features are left out, so that this costs next to nothing.
+    from the keys of the pairs alone. Features are left out, so that this costs next to nothing; they may be on the GPU.
     """
-    outline = dataclasses.replace(clean, features=clean.features[..., :0], stray_features=clean.stray_features[..., :0])
+    places, strays = clean.features.shape[:2], clean.stray_features.shape[:2]
+    outline = dataclasses.replace(clean, features=torch.empty(*places, 0), stray_features=torch.empty(*strays, 0))
     posed = pose(outline, tasks, context)
     together = asked_by(tasks, posed, context)
     asked = {TEXT: together.text.where, REGIONS: together.regions.where}

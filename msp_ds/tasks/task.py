@@ -5,6 +5,7 @@ An eighth task is one file ending in one `Task(...)` and its name in a stage of 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -29,6 +30,10 @@ class Context:
     """float32 [F]: the mean region feature of the training images, the yardstick of MRFR and IFRS."""
     rooms: Mapping[str, int] = field(default_factory=dict)
     """How long the lists of asked places are, where the host has counted them (tasks/asking.py); empty on a CPU."""
+
+    def to(self, device: torch.device | str) -> Context:
+        """The same context with its tensors on `device`."""
+        return dataclasses.replace(self, lexicon=self.lexicon.to(device), feature_mean=self.feature_mean.to(device))
 
     def draw(self, keys: Tensor, purpose: str, n: int) -> Tensor:
         """float32 [len(keys), n] in [0, 1): this epoch's chance for `purpose`, a function of each key alone."""

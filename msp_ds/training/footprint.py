@@ -21,6 +21,8 @@ from msp_ds.training.feed import Portion
 
 _FULL, _HALF, _BIT = 4, 2, 1
 """Bytes of a number in fp32 and in half precision, and of a flag in a dropout's mask."""
+SLACK = 0.10
+"""Of the activations, what a GPU's allocator loses between them: assumed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +161,14 @@ def saved_bytes(load: Load, *, half: bool) -> float:
     last = across + kept.self_layer(text, text_read) + kept.self_layer(regions, regions_read)
     below = model.language_layers * text_layer + model.region_layers * region_layer
     return total + lower * (across + text_layer + region_layer) + last + below
+
+
+def pair_bytes(load: Load, *, half: bool) -> float:
+    """Bytes that a pair takes of a GPU at most, with the allocator's slack and the gradients that flow."""
+    model = load.model
+    # While the backward pass runs, the gradients of the widest states or of the topics' logits are there beside them.
+    widest = max(2 * (load.num_tokens + load.slots) * model.intermediate_size, 2 * model.vocab_size) * _FULL
+    return (1 + SLACK) * (saved_bytes(load, half=half) + widest)
 
 
 class _Kept:

@@ -17,7 +17,7 @@ from msp_ds.errors import InputError
 from msp_ds.presets import DEFAULT_PRESET, get_preset
 from msp_ds.terminal import bars
 from msp_ds.training.compiling import require_compiler
-from msp_ds.training.execution import Execution, choose_execution, read_execution
+from msp_ds.training.execution import Execution, Resident, choose_execution, read_execution
 from msp_ds.training.run_folder import (
     RUN_FILE,
     find_checkpoint,
@@ -212,6 +212,12 @@ def with_compile(how: tuple[str, Execution], compiles: bool) -> tuple[str, Execu
     if execution.compile:
         require_compiler()
     return name, execution
+
+
+def with_resident(how: tuple[str, Execution], resident: Resident | None) -> tuple[str, Execution]:
+    """A way to execute with what --resident says, if it says anything."""
+    name, execution = how
+    return name, dataclasses.replace(execution, resident=resident or execution.resident)
 
 
 def changed_schedule(

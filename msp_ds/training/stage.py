@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from msp_ds.data.block_plan import BlockPlan, plan_blocks
 from msp_ds.data.order import OrderChoice, choose_order
 from msp_ds.data.reader import Reader
 from msp_ds.data.remote.blocks import Blocks, BlockSource, block_source
+from msp_ds.data.resident import FeatureTable
 from msp_ds.data.shards import ShardSet, open_set
 from msp_ds.data.subset import fewer_pairs
 from msp_ds.errors import CheckpointError, InputError
@@ -46,6 +47,7 @@ from msp_ds.training.learner import Learner
 from msp_ds.training.limits import Limits
 from msp_ds.training.loop import StageLoop
 from msp_ds.training.memory import fitting_micro_batch, out_of_memory
+from msp_ds.training.residency import Residency
 from msp_ds.training.run_folder import STAGE_FILE
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.saving import Saver, load_optimizer
@@ -78,6 +80,8 @@ class Job:
     """Where the shards lie on this machine, if not where the configuration says."""
     cache: ShardCache | None = None
     """Of shards that are named by an address."""
+    tables: list[FeatureTable] = field(default_factory=list)
+    """Features that stay on the device from stage to stage."""
 
     @property
     def shards(self) -> Path:
@@ -114,6 +118,12 @@ def plan_stage_blocks(job: Job, stage: Stage, data: StageData) -> tuple[BlockPla
         return None
     batch_size = stage.schedule(job.config.schedule).batch_size
     return plan_blocks(data.train, source.room, seed=job.config.seed, batch_size=batch_size), source
+
+
+def residency_of(job: Job, stage: Stage) -> Residency:
+    """What decides whether a stage's features stay on the device: never at the cost of a smaller micro batch."""
+    how = dataclasses.replace(job.execution, micro_batch=None) if job.fits_micro_batch else job.execution
+    return Residency(stage=stage, config=job.config, execution=how, runtime=job.runtime, tables=job.tables)
 
 
 def build_context(config: RunConfig, data: StageData) -> Context:
@@ -222,7 +232,7 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     """Trains one stage, from its own last checkpoint if it has one, else from `start_from`."""
     config, runtime = job.config, job.runtime
     schedule = stage.schedule(config.schedule)
-    readers = [Reader(one) for one in data.train]
+    readers = residency_of(job, stage).readers(data.train)
     plan = plan_stage_blocks(job, stage, data)
     blocks = Blocks(plan[0], readers, plan[1]) if plan else None
     choice = order_pairs(config, readers, batch_size=schedule.batch_size, blocks=blocks)
@@ -231,7 +241,7 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     num_steps = min(num_steps, config.max_steps or num_steps)
     context = build_context(config, data)
     saved = newest_checkpoint(folder / "checkpoints", runtime)
-    learner = build_learner(config, stage, on_device(context, runtime), start_from=None if saved else start_from)
+    learner = build_learner(config, stage, context.to(runtime.device), start_from=None if saved else start_from)
     state = {
         "seed": config.seed,
         "batch_size": schedule.batch_size,
@@ -300,9 +310,7 @@ def _run(loop: StageLoop, *, then: Callable[[Mapping[str, float]], None]) -> tup
 
 def _numbers(saved: Mapping[str, float | None] | None) -> Mapping[str, float] | None:
     """A validation as a checkpoint keeps it: what is no number is null there."""
-    if saved is None:
-        return None
-    return {name: math.nan if value is None else value for name, value in saved.items()}
+    return None if saved is None else {name: math.nan if one is None else one for name, one in saved.items()}
 
 
 def _announce_order(stage: Stage, choice: OrderChoice, blocks: Blocks | None) -> None:
@@ -338,13 +346,4 @@ def _announce(stage: Stage, schedule: StageSchedule, readers: list[Reader], *, n
         schedule.batch_size,
         num_steps,
         f", continued after step {start}" if start else "",
-    )
-
-
-def on_device(context: Context, runtime: Runtime) -> Context:
-    """The context with its tensors where the model is."""
-    return dataclasses.replace(
-        context,
-        lexicon=context.lexicon.to(runtime.device),
-        feature_mean=context.feature_mean.to(runtime.device),
     )

@@ -91,6 +91,14 @@ def test_rooms_suffice_and_are_few() -> None:
     assert len(sizes) <= 3  # of about 300 masked pieces, 16 more or less
 
 
+def test_features_need_not_be_where_the_rooms_are_counted() -> None:
+    batch = many_pairs(20)
+    away = dataclasses.replace(
+        batch, features=batch.features.to("meta"), stray_features=batch.stray_features.to("meta")
+    )
+    assert count_rooms(away, ALL, context()) == count_rooms(batch, ALL, context())
+
+
 def test_a_task_that_asks_about_everything_has_room_for_everything() -> None:
     batch = a_batch()
     rooms = count_rooms(batch, [TASKS["moc"]], context(moc_target="all"))

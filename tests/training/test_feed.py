@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from batches import assert_equal, copied, joined
 
@@ -117,6 +118,16 @@ def test_the_reading_thread_pins_memory_through_its_own_rank(monkeypatch: pytest
     assert settled == [("feed_0", torch.device("cuda", 1))]
     assert list(read_ahead(lambda step: step, range(3), device=torch.device("cpu"))) == [0, 1, 2]
     assert len(settled) == 1
+
+
+def test_what_is_on_the_device_is_not_pinned_nor_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 0)
+    batch = tiny.a_batch([4, 6], [3, 3])
+    away = dataclasses.replace(batch, features=batch.features.to("meta"))
+    pinned = away.pin_memory()
+    assert pinned.features is away.features
+    assert pinned.boxes is not away.boxes
+    assert pinned.to("meta").features is away.features
 
 
 def test_results_come_in_order_and_are_read_ahead() -> None:
