@@ -182,11 +182,6 @@ class Model:
         self._head("answer", AnswerHead)
         batch = read_pairs(self.reader, self._texts([question]), self._rows_of([image_id]))
         logits = answer_logits(self.heads, self.trunk(batch.to(self.device)))[0].cpu()
-        if len(logits) != len(answers):
-            raise ShardError(
-                f"{self.shards.path} has {len(answers)} answers to choose from, {self.checkpoint} {len(logits)}; "
-                "take the shards that it was fine-tuned on"
-            )
         chances = logits.softmax(0).tolist()
         return {answers[place]: chances[place] for place in best_first(logits, len(answers))}
 

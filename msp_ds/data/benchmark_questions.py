@@ -145,6 +145,8 @@ def read_benchmark(name: BenchmarkName, recipe: BenchmarkRecipe, *, picture: Cal
             counts["questions_read"] += 1
             entry = Asked(question.question_id, question.text, second[0] if second else "", targets)
             by_image.setdefault(first, []).append(entry)
+    if "val" not in asked:  # the holdout divides what is not for the test
+        split_of = {image_id: split for image_id, split in split_of.items() if split == "test"}
     return QuestionBook(by_image=by_image, answers=vocabulary.answers, split_of=split_of, counts=counts)
 
 
