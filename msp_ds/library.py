@@ -40,7 +40,7 @@ Head = TypeVar("Head", bound=nn.Module)
 
 _TRAINED_BY = {
     "match": "the sentence stage trains it (msp-ds train --curriculum s), or msp-ds finetune --task retrieval",
-    "answer": "msp-ds finetune --task vqa, or gqa, trains it",
+    "answer": "msp-ds finetune --task vqa, or gqa, trains it, for questions about one image",
 }
 
 

@@ -20,6 +20,7 @@ from msp_ds.data.recipe import BenchmarkRecipe
 from msp_ds.data.shards import open_set
 from msp_ds.data.world import make_world
 from msp_ds.data.writing.shard_building import build_shards
+from msp_ds.report.explain import set_to_explain
 from msp_ds.train import new_config
 from msp_ds.training.checkpoint import MANIFEST
 from msp_ds.training.run_folder import RUN_FILE
@@ -197,4 +198,24 @@ def test_a_model_fine_tuned_for_another_benchmark_is_told_so_first(here: Path, t
     assert refusal("evaluate", "--task", task, "--checkpoint", "tuned") == (
         f"{checkpoint.removeprefix(f'{here}/')} was fine-tuned for vqa, not for {task}; "
         f"train one with: msp-ds finetune --task {task} {start}"
+    )
+
+
+def test_explaining_takes_the_questions_that_the_model_was_fine_tuned_for(here: Path) -> None:
+    for task, chosen in {"vqa": "vqa", "gqa": "gqa", "nlvr2": "vqa"}.items():
+        tuned_run(here / task, task)
+        assert set_to_explain([f"x={task}"], asks=True) == Path("shards", chosen, "val")
+    assert set_to_explain(["vqa"], asks=False) == Path("shards/sentence/val")
+
+
+def test_answers_of_gqa_are_explained_as_those_of_vqa(here: Path) -> None:
+    image = open_set(Path("shards/gqa/val")).keys[0]
+    flags = ("--shards", "shards/gqa/val", "--image", image, "--question", "what color?")
+    result = run("explain", "--checkpoint", "runs/gqa", *flags)
+    assert result.exit_code == 0, result.output
+    assert f"{image}: what color?  (right: " in result.stdout
+    flags = ("--shards", "shards/nlvr2/val", "--image", image, "--question", "both are red .")
+    assert refusal("explain", "--checkpoint", "runs/nlvr2", *flags) == (
+        "runs/nlvr2 has heads statement but no answer head; "
+        "msp-ds finetune --task vqa, or gqa, trains it, for questions about one image"
     )
