@@ -20,6 +20,7 @@ from msp_ds.data.recipe import BenchmarkRecipe
 from msp_ds.data.shards import open_set
 from msp_ds.data.world import make_world
 from msp_ds.data.writing.shard_building import build_shards
+from msp_ds.downstream.answering import Answerer
 from msp_ds.report.explain import set_to_explain
 from msp_ds.train import new_config
 from msp_ds.training.checkpoint import MANIFEST
@@ -146,6 +147,18 @@ def test_a_missing_test_split_is_told_with_the_way_to_write_one(here: Path) -> N
     assert refusal("predict", "--task", "gqa", "--checkpoint", "runs/gqa") == (
         "no shards for stage gqa in shards/gqa/test; write them with: msp-ds shard --task gqa --recipe FILE "
         "--test-questions FILE; or take the held-out set, --shards shards/gqa/val"
+    )
+
+
+def test_an_answers_folder_is_made_or_refused_before_any_question_is_answered(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("predict", "--task", "nlvr2", "--checkpoint", "runs/nlvr2", "--out")
+    assert run(*words, "new/folder/said.csv").exit_code == 0
+    assert Path("new/folder/said.csv").is_file()
+    monkeypatch.setattr(Answerer, "answers", None)
+    assert refusal(*words, "new/folder/said.csv/said.csv").startswith(
+        "new/folder/said.csv/said.csv cannot be written ("
     )
 
 

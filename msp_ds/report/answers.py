@@ -56,6 +56,10 @@ def predict_answers(model: TrainedModel, shards: ShardSet, *, task: BenchmarkNam
 
     Raises: InputError when the file cannot be written, ShardError for a set without questions.
     """
+    try:  # before the work rather than after it
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}); name another --out") from None
     reader, questions = Reader(shards), require_questions(shards, task=task)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     context = Context(

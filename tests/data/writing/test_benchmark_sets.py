@@ -201,6 +201,12 @@ def test_no_questions_and_unmatched_annotations_are_named(world: Path, tmp_path:
         write(world, tmp_path, "vqa", vqa={"annotations": ("a.json", "b.json")})
 
 
+def test_answers_of_which_no_question_has_one_are_refused(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "answers.json").write_text('["zeppelin"]')
+    with pytest.raises(InputError, match=r"no question has an answer that .* holds; name other --answers"):
+        write(world, tmp_path, "vqa", vqa={"answers": str(tmp_path / "answers.json")})
+
+
 def test_a_missing_set_names_the_command_that_writes_it(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"no shards for stage gqa .*; write them with: msp-ds shard --task gqa$"):
         open_set(tmp_path / "gqa" / "val")
