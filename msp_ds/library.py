@@ -40,7 +40,7 @@ Head = TypeVar("Head", bound=nn.Module)
 
 _TRAINED_BY = {
     "match": "the sentence stage trains it (msp-ds train --curriculum s), or msp-ds finetune --task retrieval",
-    "answer": "msp-ds finetune --task vqa, or gqa, trains it",
+    "answer": "msp-ds finetune --task vqa, or gqa, trains it, for questions about one image",
 }
 
 
@@ -182,11 +182,6 @@ class Model:
         self._head("answer", AnswerHead)
         batch = read_pairs(self.reader, self._texts([question]), self._rows_of([image_id]))
         logits = answer_logits(self.heads, self.trunk(batch.to(self.device)))[0].cpu()
-        if len(logits) != len(answers):
-            raise ShardError(
-                f"{self.shards.path} has {len(answers)} answers to choose from, {self.checkpoint} {len(logits)}; "
-                "take the shards that it was fine-tuned on"
-            )
         chances = logits.softmax(0).tolist()
         return {answers[place]: chances[place] for place in best_first(logits, len(answers))}
 

@@ -99,8 +99,7 @@ def _evaluate_answers(
     out: Path | None,
     debug: bool,
 ) -> None:
-    from msp_ds.data.shards import open_set
-    from msp_ds.report.answers import grade_predictions, heads_of, predict_answers, source_of
+    from msp_ds.report.answers import grade_predictions, heads_of, open_questions, predict_answers, source_of
     from msp_ds.report.baseline import with_baseline
     from msp_ds.report.grades import QuestionSource, grades_table, write_grades
     from msp_ds.training.inference import load_trained
@@ -108,7 +107,7 @@ def _evaluate_answers(
 
     (questions, annotations), (training, answered) = files
     with one_line_errors(debug=debug):
-        held_out = open_set(shards or Path("shards") / task / "val")
+        held_out = open_questions(shards or Path("shards") / task / "val", task=task)
         model = load_trained(checkpoint, shards=held_out, needed_heads=heads_of(task), preset=preset)
         folder = out or results_folder(model.checkpoint)
         stem = f"{task}-{model.checkpoint.name}-on-{held_out.index.split}"
@@ -138,13 +137,12 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Answer the questions of a set, and write the file that the benchmark's server takes."""
-    from msp_ds.data.shards import open_set
-    from msp_ds.report.answers import heads_of, predict_answers
+    from msp_ds.report.answers import heads_of, open_questions, predict_answers
     from msp_ds.training.inference import load_trained
     from msp_ds.training.run_folder import results_folder
 
     with one_line_errors(debug=debug):
-        asked = open_set(shards or Path("shards") / task / "test")
+        asked = open_questions(shards or Path("shards") / task / "test", task=task)
         model = load_trained(checkpoint, shards=asked, needed_heads=heads_of(task), preset=preset)
         path = out or results_folder(model.checkpoint) / f"{task}-{asked.index.split}-predictions.{_ending(task)}"
         predictions = predict_answers(model, asked, task=task, out=path)

@@ -57,7 +57,7 @@ def explain(
         list[str] | None, typer.Option(help="What to ask of it; one for all images, or one for each. [captions]")
     ] = None,
     shards: Annotated[
-        Path | None, typer.Option(help="The set. [shards/vqa/val with a question, else sentence's]")
+        Path | None, typer.Option(help="The set. [with a question shards/vqa/val or gqa's, else sentence's]")
     ] = None,
     pool: Annotated[Path | None, typer.Option(help="Captions to choose from, one a line. [all of the set]")] = None,
     top: Annotated[int, typer.Option(min=1, help="Answers or captions of each model.")] = 3,
@@ -67,12 +67,12 @@ def explain(
     debug: Debug = False,
 ) -> None:
     """Set models side by side: their answers or captions for images, and where their words look."""
-    from msp_ds.report.explain import examples_of, explanation_lines, named_models, read_pool
+    from msp_ds.report.explain import examples_of, explanation_lines, named_models, read_pool, set_to_explain
     from msp_ds.report.explain_files import write_explanation
 
     with one_line_errors(debug=debug), bars() as progress:
         speak(quiet=True)
-        folder = shards or (Path("shards/vqa/val") if question else SET)
+        folder = shards or set_to_explain(checkpoint, asks=bool(question))
         captions = read_pool(pool)
         models = named_models(checkpoint, shards=folder)
         examples = examples_of(

@@ -32,7 +32,9 @@ class AnswerVocabulary:
         self.name = name
         self._numbers = {answer: number for number, answer in enumerate(self.answers)}
         if not self.answers:
-            raise InputError(f"{name} is empty; build it from more questions or with a smaller least count")
+            raise InputError(
+                f"{name} is empty; build it from more questions or set a smaller least_questions in the recipe"
+            )
         if len(self._numbers) < len(self.answers):
             answer, times = Counter(self.answers).most_common(1)[0]
             raise InputError(f"{name} holds {answer!r} {times} times; each answer needs one number")

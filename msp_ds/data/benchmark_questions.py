@@ -122,7 +122,7 @@ _READERS: dict[BenchmarkName, Callable[[str, str], Iterable[Question]]] = {
 def read_benchmark(name: BenchmarkName, recipe: BenchmarkRecipe, *, picture: Callable[[str], str]) -> QuestionBook:
     """The questions of a benchmark. picture: an image's canonical id -> the id under which its regions stand.
 
-    Raises: InputError when the recipe names none, a file is broken, or an image is in two splits.
+    Raises: InputError when the recipe names none, a file is broken, an image is in two splits, or no answer is known.
     """
     if not recipe.questions:
         raise InputError(f"task {name} needs questions; name a file of them with --questions FILE")
@@ -139,12 +139,15 @@ def read_benchmark(name: BenchmarkName, recipe: BenchmarkRecipe, *, picture: Cal
     for split, questions in asked.items():
         for question in questions:
             first, *second = (picture(image_id) for image_id in question.image_ids)
-            if len(asked) > 1:
-                _claim(split_of, (first, *second), split)
+            _claim(split_of, (first, *second), split)
             targets = _targets(question, vocabulary, counts) if split != "test" else ()
             counts["questions_read"] += 1
             entry = Asked(question.question_id, question.text, second[0] if second else "", targets)
             by_image.setdefault(first, []).append(entry)
+    if counts["questions_without_known_answer"] == counts["questions_read"] - len(asked.get("test", ())):
+        raise InputError(f"no question has an answer that {vocabulary.name} holds; name other --answers")
+    if "val" not in asked:  # the holdout divides what is not for the test
+        split_of = {image_id: split for image_id, split in split_of.items() if split == "test"}
     return QuestionBook(by_image=by_image, answers=vocabulary.answers, split_of=split_of, counts=counts)
 
 

@@ -36,7 +36,7 @@ def require_labels(shards: ShardSet, *, tasks: Sequence[str]) -> None:
         raise ShardError(
             f"{shards.path} was written from regions without labels, which tasks {', '.join(tasks)} need; "
             f"train without them: {drops}, or write it from labelled regions: "
-            f"msp-ds shard --stage {shards.index.stage}"
+            + layout.shard_command(shards.index.stage)
         )
 
 
@@ -61,5 +61,5 @@ def require_same_words(shards: ShardSet, other: ShardSet) -> None:
         if shards.index.files[name].sha256 != other.index.files[name].sha256:
             raise ShardError(
                 f"{shards.path} and {other.path} were written with different {name}; "
-                f"write both from one recipe with: msp-ds shard --stage {other.index.stage} --recipe FILE"
+                f"write both from one recipe with: {layout.shard_command(other.index.stage)} --recipe FILE"
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from msp_ds.config import from_json, read_json
-from msp_ds.data.set_layout import BENCHMARK_NAMES, SetName
+from msp_ds.data.set_layout import ASKING_NAMES, SetName
 from msp_ds.data.sources.faults import OnError
 from msp_ds.data.vocabulary import BERT_BASE_UNCASED
 from msp_ds.data.world import WORLD_VERSION, make_world
@@ -121,9 +121,11 @@ class Recipe:
             raise InputError(f"holdout {self.holdout} is negative")
         if self.preset is not None and self.preset not in PRESETS:
             raise InputError(f"preset {self.preset!r} is none of {', '.join(PRESETS)}")
-        unknown = self.benchmarks.keys() - set(BENCHMARK_NAMES)
+        unknown = self.benchmarks.keys() - set(ASKING_NAMES)
         if unknown:
-            raise InputError(f"no benchmark is called {min(unknown)!r}; benchmarks are {', '.join(BENCHMARK_NAMES)}")
+            raise InputError(
+                f"no benchmark {min(unknown)!r} asks questions; those that do are {', '.join(ASKING_NAMES)}"
+            )
         for stage, count in self.max_tokens.items():
             if stage not in MAX_TOKENS or not 3 <= count <= _MOST_TOKENS:
                 raise InputError(

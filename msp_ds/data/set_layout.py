@@ -27,6 +27,8 @@ SetName = Literal["token", "phrase", "sentence", "vqa", "gqa", "nlvr2", "retriev
 Split = Literal["train", "val", "test"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 BENCHMARK_NAMES: tuple[BenchmarkName, ...] = get_args(BenchmarkName)
+ASKING_NAMES: tuple[BenchmarkName, ...] = ("vqa", "gqa", "nlvr2")
+"""Benchmarks that have files of questions; retrieval takes the captions."""
 
 INDEX_NAME = "index.json"
 PAIRS_NAME = "pairs.npz"

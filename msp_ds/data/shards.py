@@ -206,9 +206,10 @@ def _read_index_bytes(path: Path) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         if path.is_dir():
             raise ShardError(f"{path} has no {layout.INDEX_NAME}; {layout.mending(stage)}") from None
-        raise ShardError(
-            f"no shards for stage {stage} in {path}; write them with: {layout.shard_command(stage)}"
-        ) from None
+        mend = layout.shard_command(stage)
+        if path.name == "test" and stage in layout.ASKING_NAMES:
+            mend += f" --recipe FILE --test-questions FILE; or take the held-out set, --shards {path.with_name('val')}"
+        raise ShardError(f"no shards for stage {stage} in {path}; write them with: {mend}") from None
 
 
 def parse_index(data: bytes, *, where: str, mend: str) -> SetIndex:

@@ -15,11 +15,11 @@ from msp_ds.data.demands import require_questions
 from msp_ds.data.reader import Reader
 from msp_ds.data.recipe import load_recipe
 from msp_ds.data.set_layout import DEMO_EXTRACTOR
-from msp_ds.data.shards import ShardSet
+from msp_ds.data.shards import ShardSet, open_set
 from msp_ds.downstream.answering import Answerer
 from msp_ds.downstream.score import Score
 from msp_ds.downstream.submissions import SUBMISSIONS
-from msp_ds.errors import InputError
+from msp_ds.errors import InputError, ShardError
 from msp_ds.report.grades import Graded, GradingPlan, QuestionSource, grade_file
 from msp_ds.tasks.task import Context
 from msp_ds.terminal import bars
@@ -43,11 +43,23 @@ def heads_of(task: str) -> tuple[str, ...]:
     return BENCHMARKS[task].tasks[0].heads
 
 
+def open_questions(path: Path, *, task: BenchmarkName) -> ShardSet:
+    """The set in folder `path`. Raises: ShardError unless it holds the questions of this benchmark."""
+    shards = open_set(path)
+    if shards.index.stage != task:
+        raise ShardError(f"{path} was written for {shards.index.stage}, not for {task}; name a set of shards/{task}")
+    return shards
+
+
 def predict_answers(model: TrainedModel, shards: ShardSet, *, task: BenchmarkName, out: Path) -> Predictions:
     """Answer every question of a set, with progress, and write the official submission file `out`.
 
     Raises: InputError when the file cannot be written, ShardError for a set without questions.
     """
+    try:  # before the work rather than after it
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}); name another --out") from None
     reader, questions = Reader(shards), require_questions(shards, task=task)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     context = Context(

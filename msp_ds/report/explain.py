@@ -16,6 +16,7 @@ from msp_ds.data.checking.inspection import samples_of
 from msp_ds.errors import InputError
 from msp_ds.library import Looks, Model
 from msp_ds.terminal import Bars
+from msp_ds.training.run_folder import find_checkpoint, origin_of
 
 NAMED = 6
 """Regions of a picture that carry their names."""
@@ -78,14 +79,26 @@ def named_models(checkpoints: Sequence[str], *, shards: Path) -> dict[str, Model
     msp_ds.load refuses.
     """
     found: dict[str, Model] = {}
-    for given in checkpoints:
-        name, equals, rest = given.partition("=")
-        path = Path(rest if equals else given)
-        name = name if equals else arrowed(path.name or str(path))
+    for name, path in map(_named, checkpoints):
         if name in found:
             raise InputError(f"two checkpoints are called {name}; name them: --checkpoint NAME={path}")
         found[name] = Model.load(path, shards=shards)
     return found
+
+
+def set_to_explain(checkpoints: Sequence[str], *, asks: bool) -> Path:
+    """The held-out captions; for questions those that the first model was fine-tuned for: GQA's, else VQA's."""
+    if not asks:
+        return Path("shards/sentence/val")
+    tuned_for = origin_of(find_checkpoint(_named(checkpoints[0])[1])).curriculum
+    return Path("shards") / ("gqa" if tuned_for == "gqa" else "vqa") / "val"
+
+
+def _named(given: str) -> tuple[str, Path]:
+    """Name and place of a model, of `t→s=runs/ts` or `runs/ts`."""
+    name, equals, rest = given.partition("=")
+    path = Path(rest if equals else given)
+    return (name if equals else arrowed(path.name or str(path))), path
 
 
 def arrowed(name: str) -> str:

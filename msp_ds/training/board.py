@@ -92,7 +92,7 @@ class Board:
             self._own.add_image(name, pixels, step, dataformats="HWC")
 
     def hyperparameters(self, settings: Mapping[str, bool | str | float], results: Iterable[str]) -> None:
-        """Adds the stage to TensorBoard's table of runs. results: names of the metrics of its validations shown there.
+        """Adds the stage to TensorBoard's table of runs. results: names of metrics of validations, the table's columns.
 
         The table takes their last values from the stage's curves.
         """

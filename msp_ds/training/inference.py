@@ -10,6 +10,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from msp_ds.config import RunConfig
+from msp_ds.curriculum import BENCHMARKS
+from msp_ds.data.set_layout import shard_command
 from msp_ds.data.shards import ShardSet
 from msp_ds.errors import CheckpointError, ShardError
 from msp_ds.model.encoder import Trunk
@@ -36,13 +38,16 @@ class TrainedModel:
 def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...], preset: str | None) -> TrainedModel:
     """The model of a run, checkpoint or weights folder, in fp32, in evaluation mode.
 
-    Raises CheckpointError when it lacks a head that is needed or is not of the preset that was asked for, ShardError
-    when the shards were written with another vocabulary than the model was trained on.
+    Raises CheckpointError when it lacks a head that is needed, was fine-tuned for another benchmark or is not of the
+    preset that was asked for, ShardError when the shards were written with another vocabulary than the model was
+    trained on, or with other answers.
     """
     checkpoint = find_checkpoint(path)
     origin = origin_of(checkpoint)
     if preset is not None:
         _check_preset(origin, preset, where=checkpoint)
+    if needed_heads:
+        _check_benchmark(origin, shards.index.stage, where=checkpoint)
     trunk_alone = ("vocab_size", "feature_width")
     _check_words(origin, SIZES if origin.config else trunk_alone, shards)
     _check_answers(origin, shards, where=checkpoint)
@@ -53,10 +58,12 @@ def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...],
     if missing:
         raise CheckpointError(
             f"{checkpoint} has heads {', '.join(present)} but no {missing[0]} head; "
-            "take a checkpoint of a stage that trains it (the match head: the sentence stage)"
+            + _training_of(shards.index.stage, origin, where=checkpoint)
         )
     trunk = Trunk(origin.model)
     load_part(trunk, weights, "trunk.", where=checkpoint)
+    if "answer" in present:
+        _check_number_of_answers(origin.model.num_answers, shards, where=checkpoint)
     heads = build_heads(present, origin.model, trunk)
     load_part(heads, weights, "heads.", where=checkpoint)
     return TrainedModel(checkpoint=checkpoint, config=origin.config, trunk=trunk.eval(), heads=heads.eval())
@@ -78,14 +85,41 @@ def _check_preset(origin: Origin, preset: str, *, where: Path) -> None:
             )
 
 
+def _check_benchmark(origin: Origin, stage: str, *, where: Path) -> None:
+    """What was fine-tuned for one benchmark knows neither the heads nor the answers of another."""
+    if origin.curriculum != stage and {origin.curriculum, stage} <= BENCHMARKS.keys():
+        mend = _training_of(stage, origin, where=where)
+        raise CheckpointError(f"{where} was fine-tuned for {origin.curriculum}, not for {stage}; {mend}")
+
+
 def _check_answers(origin: Origin, shards: ShardSet, *, where: Path) -> None:
     """The outputs of an answer head are the lines of the answers that it was trained on."""
-    known = None if origin.config is None else origin.config.answers_sha256
+    known = origin.answers_sha256
     if known is not None and shards.index.answers_sha256 not in (None, known):
+        _check_benchmark(origin, shards.index.stage, where=where)
         raise ShardError(
             f"{shards.path} has other answers to choose from than {where} was trained on; write it with the "
-            f"answers.json of its shards: msp-ds shard --task {shards.index.stage} --answers answers.json"
+            f"answers.json of its shards: {shard_command(shards.index.stage)} --answers answers.json"
         )
+
+
+def _check_number_of_answers(num_answers: int, shards: ShardSet, *, where: Path) -> None:
+    """All that can be said of a head whose answers nobody knows."""
+    if shards.questions is not None and len(shards.questions.answers) != num_answers:
+        raise ShardError(
+            f"{shards.path} has {len(shards.questions.answers)} answers to choose from, {where} {num_answers}; "
+            "take the shards that it was fine-tuned on"
+        )
+
+
+def _training_of(stage: str, origin: Origin, *, where: Path) -> str:
+    """For messages: how to get a model with the heads that a set of a stage or a benchmark asks for."""
+    if stage not in BENCHMARKS:
+        return "train one with: msp-ds train --curriculum s"
+    start: Path | str | None = where
+    if origin.curriculum in BENCHMARKS:  # what that was fine-tuned from knows more
+        start = origin.config.init if origin.config else "RUN"
+    return f"train one with: msp-ds finetune --task {stage} " + (f"--init {start}" if start else "--from-scratch")
 
 
 def _of_known_heads(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -102,5 +136,5 @@ def _check_words(origin: Origin, sizes: Iterable[str], shards: ShardSet) -> None
     if not same_words or any(getattr(origin.model, name) != getattr(shards.index, name) for name in sizes):
         raise ShardError(
             f"{shards.path} was written with another vocabulary, label list or feature width than the model was "
-            f"trained on; write it with {origin.words}: msp-ds shard --stage {shards.index.stage} --recipe FILE"
+            f"trained on; write it with {origin.words}: {shard_command(shards.index.stage)} --recipe FILE"
         )

@@ -22,10 +22,10 @@ from msp_ds.training.run_folder import (
     RUN_FILE,
     find_checkpoint,
     model_for,
+    origin_of,
     read_run_card,
     read_run_config,
     read_run_execution,
-    run_of_checkpoint,
 )
 from msp_ds.training.settings import with_settings
 
@@ -130,9 +130,12 @@ def fine_tuning_flags(
 
 
 def _parent(given: dict[str, Any]) -> RunConfig | None:
-    """The configuration of the run that fine-tuning starts from: it has its model, unless a preset is named."""
+    """The configuration of the run that fine-tuning starts from: it has its model, unless a preset is named.
+
+    None for a weights folder, which has no run.
+    """
     init = given.get("init") if given.get("curriculum") in BENCHMARKS else None
-    return read_run_config(run_of_checkpoint(find_checkpoint(Path(init)))) if init else None
+    return origin_of(find_checkpoint(Path(init))).config if init else None
 
 
 @dataclass(frozen=True, kw_only=True)

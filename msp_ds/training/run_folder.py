@@ -158,6 +158,10 @@ class Origin:
     """For messages: `it was trained with tiny`."""
     words: str
     """For messages: what shards with its word pieces are written with."""
+    curriculum: str | None
+    """What it was trained on, as RunConfig spells it; None for weights that were not trained here."""
+    answers_sha256: str | None
+    """Of the answers that its head chooses from; None where it has none, or nobody said which."""
     config: RunConfig | None
     """Of the run; None for a weights folder."""
 
@@ -172,6 +176,8 @@ def origin_of(checkpoint: Path) -> Origin:
             vocabulary_sha256=card.vocabulary_sha256,
             made_as=f"it is {card.source}",
             words=words,
+            curriculum=card.history.curriculum if card.history else None,
+            answers_sha256=card.answers_sha256,
             config=None,
         )
     config = read_run_config(run_of_checkpoint(checkpoint))
@@ -180,6 +186,8 @@ def origin_of(checkpoint: Path) -> Origin:
         vocabulary_sha256=config.vocabulary_sha256,
         made_as=f"it was trained with {config.preset}",
         words=f"the recipe of {config.shards}",
+        curriculum=config.curriculum,
+        answers_sha256=config.answers_sha256,
         config=config,
     )
 

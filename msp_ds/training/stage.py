@@ -290,12 +290,12 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     engine.close()
 
 
-def _run(loop: StageLoop, *, then: Callable[[Mapping[str, float]], None]) -> tuple[Path, Mapping[str, float]]:
-    """Trains, hands the last validation on, and lets go of what the loop holds, whatever comes of it."""
+def _run(loop: StageLoop, *, then: Callable[[], None]) -> tuple[Path, Mapping[str, float]]:
+    """Trains, does what comes `then`, and lets go of what the loop holds, whatever comes of it."""
     try:
         with loop.care.taken():
             checkpoint, results = loop.run()
-        then(results)
+        then()
         return checkpoint, results
     except torch.OutOfMemoryError:
         pass  # with the exception go the frames that hold the activations

@@ -8,6 +8,7 @@ from msp_ds.config import RunConfig
 from msp_ds.curriculum import Part, Stage, curriculum
 from msp_ds.data.demands import require_labels, require_look_alikes, require_questions, require_same_words
 from msp_ds.data.order import Order
+from msp_ds.data.set_layout import shard_command
 from msp_ds.data.shards import ShardSet
 from msp_ds.errors import InputError, ShardError
 from msp_ds.training.execution import accumulation
@@ -35,7 +36,7 @@ def check_agreement(sets: list[ShardSet], config: RunConfig) -> None:
             if theirs != ours:
                 raise ShardError(
                     f"{one.path} has {name} {theirs}, the model {ours}; write all stages with the same recipe: "
-                    f"msp-ds shard --stage {one.index.stage} --recipe FILE"
+                    f"{shard_command(one.index.stage)} --recipe FILE"
                 )
 
 

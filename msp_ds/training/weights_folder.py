@@ -93,6 +93,8 @@ class WeightsCard:
     model: ModelConfig
     vocabulary_sha256: str | None
     """None where nobody said which word pieces the weights know: then only their number is compared."""
+    answers_sha256: str | None = None
+    """Of the answers that a fine-tuned head chooses from."""
     source: str
     """`run tps, 3-sentence/step-00000120`, or `lxmert model_LXRT.pth`."""
     inputs_sha256: dict[str, str] = field(default_factory=dict)

@@ -56,6 +56,7 @@ def _of_run(checkpoint: Path) -> StoredWeights:
     card = WeightsCard(
         model=config.model,
         vocabulary_sha256=config.vocabulary_sha256,
+        answers_sha256=config.answers_sha256,
         source=f"run {run.name}, {_place(checkpoint)}",
         history=_history(checkpoint, run, config),
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 from msp_ds.config import RunConfig
-from msp_ds.curriculum import Stage
+from msp_ds.curriculum import BENCHMARKS, Stage
 from msp_ds.training.board import Board
 from msp_ds.training.cards import peak_flops
 from msp_ds.training.execution import Execution
@@ -18,6 +17,14 @@ from msp_ds.training.loop import VALIDATION_EPOCH
 from msp_ds.training.pace import Pace
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.showcase import Showcase
+
+COLUMNS = (
+    *("loss/total", "accuracy/mlm", "accuracy/moc_object", "accuracy/moc_attribute", "error/mrfr"),
+    *("accuracy/ifrs", "f1/titp", "f1/tits", "accuracy/itm_hs"),
+    *(f"accuracy/{name}" for name in BENCHMARKS),
+)
+"""Metrics of validations in TensorBoard's table of runs, of whatever stage: it takes the columns for all runs in a
+folder from the first that it meets."""
 
 
 def pace_of(config: RunConfig, execution: Execution, runtime: Runtime) -> Pace:
@@ -32,9 +39,7 @@ def showing(learner: Learner, held_out: Feed, board: Board) -> Callable[[int], N
     return Showcase(learner, held_out.readers[-1], part=held_out.parts[-1], epoch=VALIDATION_EPOCH, board=board).show
 
 
-def conclude(
-    board: Board, config: RunConfig, stage: Stage, results: Mapping[str, float], *, execution: Execution, ranks: int
-) -> None:
+def conclude(board: Board, config: RunConfig, stage: Stage, *, execution: Execution, ranks: int) -> None:
     """Adds a finished stage to TensorBoard's table of runs: what tells it from others, and its last validation."""
     row = stage.schedule(config.schedule)
     settings: dict[str, bool | str | float] = {
@@ -50,4 +55,4 @@ def conclude(
         "zero_stage": execution.zero_stage,
         "ranks": ranks,
     }
-    board.hyperparameters(settings, [name for name, value in results.items() if math.isfinite(value)])
+    board.hyperparameters(settings, COLUMNS)

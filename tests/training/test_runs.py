@@ -22,10 +22,12 @@ from small_world import recipe_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from msp_ds.config import read_json
+from msp_ds.curriculum import BENCHMARKS
 from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.presets import PRESETS
 from msp_ds.training.checkpoint import BEST, OPTIMIZER, WEIGHTS, checkpoints, read_manifest, read_weights
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, find_checkpoint
+from msp_ds.training.window import COLUMNS
 
 pytestmark = pytest.mark.slow
 
@@ -330,6 +332,12 @@ def test_every_stage_reports_its_held_out_metrics(whole: Path) -> None:
         done = read_json(whole / stage / STAGE_FILE, what="a stage")
         assert (done["steps"], done["checkpoint"]) == (12, "step-00000012")
         assert {"loss/mlm", "accuracy/mlm", "loss/moc", "error/mrfr", f"loss/{task}"} <= done["validation"].keys()
+
+
+def test_the_columns_of_the_table_of_runs_are_there_in_one_stage_or_another(whole: Path) -> None:
+    measured = {name for stage in whole.glob("[0-9]-*") for name in scalars(stage)}
+    benchmarks = {f"accuracy/{name}" for name in BENCHMARKS}  # each names its measure so
+    assert set(COLUMNS) == {name for name in COLUMNS if f"validation/{name}" in measured} | benchmarks
 
 
 def test_tensorboard_shows_losses_metrics_rate_norm_scale_and_speed(whole: Path) -> None:

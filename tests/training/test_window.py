@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.metadata import parse_experiment_plugin_data
 from test_loop import a_job, trained
 
 from msp_ds.training.metrics_file import METRICS_FILE, read_metrics
@@ -30,7 +31,10 @@ def test_a_stage_shows_curves_texts_pictures_and_its_row_in_the_table_of_runs(
     assert {"config/text_summary", "stages/text_summary", "samples/text_summary"} <= set(board.Tags()["tensors"])
     assert [event.step for event in board.Tensors("samples/text_summary")] == [4, 6]  # an epoch, the end
     assert [event.step for event in board.Images("pairs/1")] == [4, 6]
-    assert "_hparams_/session_start_info" in board.PluginTagToContent("hparams")
+    table = board.PluginTagToContent("hparams")
+    assert "_hparams_/session_start_info" in table
+    columns = parse_experiment_plugin_data(table["_hparams_/experiment"]).metric_infos
+    assert {"validation/f1/tits", "validation/accuracy/vqa"} <= {one.name.tag for one in columns}  # of any stage
 
 
 def test_a_resumed_stage_has_every_report_once(runtime: Runtime, small_shards: Path, tmp_path: Path) -> None:

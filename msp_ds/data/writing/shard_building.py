@@ -207,7 +207,7 @@ def _choose(
             f"{min(unexplained)}; add their region features, or leave their texts out with --allow-missing"
         )
     decided = texts.questions.split_of if texts.questions is not None else {}
-    apart = frozenset[str]() if decided else held_out(image_ids - left_out, recipe.holdout)
+    apart = frozenset[str]() if "val" in decided.values() else held_out(image_ids - left_out, recipe.holdout)
     counts = Counter(text_files.counts)
     counts.update(images_without_regions=len(without_regions), twins_left_out=len(twins))
     counts.update(exclusion.counts(image_ids))

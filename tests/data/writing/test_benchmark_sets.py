@@ -171,6 +171,23 @@ def test_files_of_their_own_decide_the_splits(world: Path, tmp_path: Path) -> No
     assert not set(sets["train"].keys) & set(sets["val"].keys)
 
 
+def test_beside_a_test_file_the_holdout_is_still_set_apart(world: Path, tmp_path: Path) -> None:
+    whole = write(world, tmp_path / "whole", "vqa")
+    tested = set(whole["train"].keys[:10])
+    questions = _json(world / "vqa_questions.json")["questions"]
+    for name in ("rest", "test"):
+        some = [one for one in questions if (f"coco-{one['image_id']}" in tested) == (name == "test")]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"questions": some}))
+    said = [one["question_id"] for one in _json(tmp_path / "rest.json")["questions"]]
+    answers = [one for one in _json(world / "vqa_annotations.json")["annotations"] if one["question_id"] in said]
+    (tmp_path / "said.json").write_text(json.dumps({"annotations": answers}))
+    files = {"questions": "rest.json", "annotations": "said.json", "test_questions": "test.json"}
+    sets = write(world, tmp_path / "part", "vqa", vqa={key: (str(tmp_path / name),) for key, name in files.items()})
+    assert sets["val"].keys == whole["val"].keys
+    assert set(sets["test"].keys) == tested
+    assert set(sets["train"].keys) == set(whole["train"].keys) - tested
+
+
 def test_an_image_in_two_splits_is_refused(world: Path, tmp_path: Path) -> None:
     same = {"questions": (str(world / "nlvr2.json"),), "val_questions": (str(world / "nlvr2.json"),)}
     with pytest.raises(InputError, match=r"image coco-\d+ is in the questions of split train and of split val"):
@@ -182,6 +199,12 @@ def test_no_questions_and_unmatched_annotations_are_named(world: Path, tmp_path:
         write(world, tmp_path, "gqa", gqa={"questions": ()})
     with pytest.raises(InputError, match="1 files of questions need as many of annotations, not 2"):
         write(world, tmp_path, "vqa", vqa={"annotations": ("a.json", "b.json")})
+
+
+def test_answers_of_which_no_question_has_one_are_refused(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "answers.json").write_text('["zeppelin"]')
+    with pytest.raises(InputError, match=r"no question has an answer that .* holds; name other --answers"):
+        write(world, tmp_path, "vqa", vqa={"answers": str(tmp_path / "answers.json")})
 
 
 def test_a_missing_set_names_the_command_that_writes_it(tmp_path: Path) -> None:
