@@ -13,7 +13,6 @@ import torch
 
 from msp_ds.config import RunConfig
 from msp_ds.curriculum import curriculum
-from msp_ds.data.reader import Reader
 from msp_ds.presets import get_preset
 from msp_ds.records import Batch
 from msp_ds.training.cards import peak_flops
@@ -21,6 +20,7 @@ from msp_ds.training.execution import Execution
 from msp_ds.training.feed import Feed, Portion
 from msp_ds.training.footprint import portion_flops
 from msp_ds.training.loop import StageLoop
+from msp_ds.training.residency import Residency
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.stage import build_context, open_stage_data, order_pairs
 from tools.bench_figures import Clock
@@ -201,6 +201,8 @@ class Course:
     num_rounds: int
     save_every: int
     precision: Any
+    resident: bool
+    """Whether the features of all images lie on the device."""
 
 
 def train_whole(course: Course, *, runtime: Runtime, folder: Path) -> tuple[list[Round], float | None]:
@@ -208,7 +210,9 @@ def train_whole(course: Course, *, runtime: Runtime, folder: Path) -> tuple[list
     config = course.config
     (stage,) = curriculum(config.curriculum)
     data = open_stage_data(Path(config.shards), stage)
-    readers, context = [Reader(one) for one in data.train], build_context(config, data)
+    execution = Execution(precision=course.precision, resident="always" if course.resident else "never")
+    residency = Residency(stage=stage, config=config, execution=execution, runtime=runtime, tables=[])
+    readers, context = residency.readers(data.train), build_context(config, data)
     batch_size = stage.schedule(config.schedule).batch_size
     order = order_pairs(config, readers, batch_size=batch_size, blocks=None).order
     stand = Stand(
@@ -216,7 +220,7 @@ def train_whole(course: Course, *, runtime: Runtime, folder: Path) -> tuple[list
         batch_size=batch_size,
         num_steps=course.steps * course.num_rounds,
         runtime=runtime,
-        execution=Execution(precision=course.precision),
+        execution=execution,
         folder=folder,
         save_every=course.save_every,
     )
