@@ -62,9 +62,8 @@ class FeatureTable:
         is_there = torch.arange(features.shape[1]) < torch.from_numpy(counts)[:, None]
         flat = features.flatten(0, 1) if bool(is_there.all()) else features[is_there]
         first = int(self.first[start])
-        self.features[first : first + len(flat)].copy_(
-            flat
-        )  # has ended when it returns: the host's memory serves again
+        # The copy has ended when it returns: the host's memory serves again.
+        self.features[first : first + len(flat)].copy_(flat)
 
     def at(self, places: np.ndarray) -> Tensor:
         """float16 [..., F]: the regions at int64 [...] `places`, on the table's device.
