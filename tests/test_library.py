@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -186,3 +188,9 @@ def test_the_example_of_the_readme_runs(looking_site: Path, monkeypatch: pytest.
     answers = found["answers"]
     assert isinstance(answers, dict)
     assert sum(answers.values()) == pytest.approx(1)
+
+
+def test_a_script_ends_without_a_word_of_what_it_leaves_open(looking_site: Path) -> None:
+    (script,) = re.findall(r"```python\n(import msp_ds\n.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    ended = subprocess.run([sys.executable, "-c", script], cwd=looking_site, capture_output=True, text=True, check=True)
+    assert ended.stderr == ""

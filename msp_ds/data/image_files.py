@@ -7,6 +7,7 @@ scratch buffer and its features where the batch wants them.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
@@ -64,13 +65,10 @@ class ImageFiles:
         self._checked = np.zeros(len(shards.keys), dtype=np.bool_)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="images")
         self._files = [CLOSED] * len(shards.index.shards)
+        # Not __del__, which at the end of a program finds os gone.
+        weakref.finalize(self, _close, self._files)
         if not shards.comes_by_block:
             self.open(range(len(self._files)))
-
-    def __del__(self) -> None:
-        for file in getattr(self, "_files", []):
-            if file != CLOSED:
-                os.close(file)
 
     def open(self, tars: Iterable[int]) -> None:
         """Open these tars, unless they are. No other thread may read meanwhile."""
@@ -262,3 +260,9 @@ def _columns(heads: list[Head]) -> dict[str, np.ndarray]:
     sides = np.array([[head["width"], head["height"]] * 2 for head in heads], np.float32).reshape(-1, 4)
     joined["boxes"] = joined["boxes"].reshape(-1, 4) / np.repeat(sides, counts, axis=0)
     return joined
+
+
+def _close(files: list[int]) -> None:
+    for file in files:
+        if file != CLOSED:
+            os.close(file)

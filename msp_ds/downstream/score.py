@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
@@ -65,14 +64,6 @@ class Score:
 
 def _percent(interval: Interval) -> Interval:
     return Interval(100 * interval.low, 100 * interval.high)
-
-
-class Grades(Protocol):
-    """What every benchmark's grades can tell."""
-
-    def scores(self) -> dict[str, Score]:
-        """The means by name: `accuracy`, `answer_type/yes/no`; the first is the benchmark's headline."""
-        ...
 
 
 def scores_by(names: Sequence[str], values: Sequence[float]) -> dict[str, Score]:

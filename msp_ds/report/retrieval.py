@@ -201,8 +201,7 @@ def report_retrieval(scored: ScoredPool, plan: RetrievalPlan = PLAIN) -> Retriev
 
 
 def _what(model: TrainedModel) -> str:
-    is_fine_tuned = model.config is not None and model.config.curriculum == RETRIEVAL.name
-    return "Retrieval" if is_fine_tuned else "Zero-shot retrieval"
+    return "Retrieval" if model.curriculum == RETRIEVAL.name else "Zero-shot retrieval"
 
 
 def _facts(scored: ScoredPool, report: RetrievalReport) -> dict[str, object]:

@@ -31,6 +31,8 @@ class TrainedModel:
     checkpoint: Path
     config: RunConfig | None
     """Of the run; None for a weights folder."""
+    curriculum: str | None
+    """What it was trained on, as RunConfig spells it; None for weights that were not trained here."""
     trunk: Trunk
     heads: nn.ModuleDict
 
@@ -66,7 +68,13 @@ def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...],
         _check_number_of_answers(origin.model.num_answers, shards, where=checkpoint)
     heads = build_heads(present, origin.model, trunk)
     load_part(heads, weights, "heads.", where=checkpoint)
-    return TrainedModel(checkpoint=checkpoint, config=origin.config, trunk=trunk.eval(), heads=heads.eval())
+    return TrainedModel(
+        checkpoint=checkpoint,
+        config=origin.config,
+        curriculum=origin.curriculum,
+        trunk=trunk.eval(),
+        heads=heads.eval(),
+    )
 
 
 def _check_preset(origin: Origin, preset: str, *, where: Path) -> None:
