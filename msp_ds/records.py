@@ -157,6 +157,12 @@ class Tally:
         weights = weights.detach().to(torch.float64)
         return cls((values * weights).sum(), weights.sum())
 
+    def to(self, device: torch.device) -> Tally:
+        """The same on `device`, copied without blocking."""
+        from_host = device.type == "cuda" and self.total.device.type == "cpu"
+        both = ((one.pin_memory() if from_host else one) for one in (self.total, self.count))
+        return Tally(*(one.to(device, non_blocking=True) for one in both))
+
     def __add__(self, other: Tally) -> Tally:
         return Tally(self.total + other.total, self.count + other.count)
 
@@ -186,6 +192,16 @@ def neutral_marks(token_ids: Tensor, region_mask: Tensor) -> Marks:
         shuffled_regions=torch.zeros_like(region_mask),
         matched=torch.ones(batch_size, dtype=torch.bool, device=device),
     )
+
+
+def record_stream(value: Batch | Tally, stream: torch.cuda.Stream) -> None:
+    """Tells the allocator of a GPU that `stream` uses tensors that another stream took memory for."""
+
+    def note(tensor: Tensor) -> Tensor:
+        tensor.record_stream(stream)
+        return tensor
+
+    _map_tensors(value, note)
 
 
 def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

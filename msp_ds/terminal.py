@@ -103,8 +103,8 @@ def run_command(app: Callable[[], object]) -> None:
     try:
         app()
     except SystemExit as end:
-        ranks = sys.modules.get("torch.distributed")  # commands without ranks never load it
-        if ranks is None or not ranks.is_initialized() or ranks.get_world_size() == 1:
+        ranks = sys.modules.get("torch.distributed")  # importing it takes seconds, which a mere --help would wait for
+        if ranks is None or not ranks.is_available() or not ranks.is_initialized() or ranks.get_world_size() == 1:
             raise
         if end.code is not None and not isinstance(end.code, int):
             raise

@@ -1,4 +1,4 @@
-"""Dropout and attention with it, with less work and memory than torch's on a CPU."""
+"""Dropout and attention, with less work and memory than torch's on a CPU."""
 
 from __future__ import annotations
 

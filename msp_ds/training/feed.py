@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice, pairwise
@@ -19,7 +20,7 @@ from msp_ds.data.batch_buffers import BatchBuffers
 from msp_ds.data.order import GlobalBatch, Order, rank_slice
 from msp_ds.data.reader import Reader
 from msp_ds.data.remote.blocks import Blocks
-from msp_ds.records import Batch, Tally
+from msp_ds.records import Batch, Tally, record_stream
 from msp_ds.tasks.asking import count_rooms
 from msp_ds.tasks.task import Context, num_strays, pair_choice
 from msp_ds.training.learner import NOT_COUNTED
@@ -44,6 +45,19 @@ class Portion:
     """What there is to know of each micro batch's images, on the rank's device too."""
     rooms: tuple[Mapping[str, int], ...]
     """For each micro batch, how long the lists of what is asked are (tasks/asking.py); empty on a CPU."""
+    copied: torch.cuda.Event | None = None
+    """On a GPU: when the copies to it have ended, which a stream of their own makes while others compute."""
+
+    def received(self) -> Portion:
+        """The same for the stream that computes: its work waits for the copies, this thread does not."""
+        if self.copied is not None:
+            stream = torch.cuda.current_stream(self.micro_batches[0].keys.device)
+            stream.wait_event(self.copied)
+            for batch in self.micro_batches:
+                record_stream(batch, stream)
+            for tally in (tally for some in self.tallies for tally in some.values()):
+                record_stream(tally, stream)
+        return self
 
 
 class Ring:
@@ -71,10 +85,13 @@ class Ring:
             slot[part] = self._makers[part]()
         return slot[part]
 
-    def sent(self, step: int) -> None:
-        """The copies of a step's portion to the device have been queued."""
-        if self._device.type == "cuda":
-            self._copied[step % len(self._slots)] = torch.cuda.current_stream(self._device).record_event()
+    def sent(self, step: int) -> torch.cuda.Event | None:
+        """The copies of a step's portion to the device have been queued; on a GPU, what tells their end."""
+        if self._device.type != "cuda":
+            return None
+        event: torch.cuda.Event = torch.cuda.current_stream(self._device).record_event()
+        self._copied[step % len(self._slots)] = event
+        return event
 
 
 class Feed:
@@ -125,17 +142,25 @@ class Feed:
                 )
                 for first in range(0, len(mine), micro_batch)
             ]
-            ring.sent(step)
             batches, tallies, rooms = zip(*found, strict=True)
-            part = self.parts[whole.part]
-            return Portion(step=step, epoch=whole.epoch, part=part, micro_batches=batches, tallies=tallies, rooms=rooms)
+            return Portion(
+                step=step,
+                epoch=whole.epoch,
+                part=self.parts[whole.part],
+                micro_batches=batches,
+                tallies=tallies,
+                rooms=rooms,
+                copied=ring.sent(step),
+            )
 
         # While the blocks change no thread reads.
         for section, following in pairwise(chain(order.sections(start, end), [None])):
             if self.blocks is not None and section:
                 self.blocks.enter(order.batch(section[0]), order.batch(following[0]) if following else None)
                 (await_blocks or self._await_own_blocks)(section[0])
-            yield from read_ahead(read, section or (), device=self.runtime.device)
+            with closing(read_ahead(read, section or (), device=self.runtime.device)) as coming:
+                for portion in coming:
+                    yield portion.received()
 
     def _memory(self, part: int, size: int) -> BatchBuffers:
         """Room for a portion of `size` pairs of a part."""
@@ -182,9 +207,7 @@ class Feed:
             into=into,
         )
         device = self.runtime.device
-        tallies = {
-            name: Tally(tally.total.to(device), tally.count.to(device)) for name, tally in chosen.tallies.items()
-        }
+        tallies = {name: tally.to(device) for name, tally in chosen.tallies.items()}
         rooms = count_rooms(batch, tasks, context) if self.counts_rooms else NOT_COUNTED
         return (batch.pin_memory() if device.type == "cuda" else batch).to(device), tallies, rooms
 
@@ -202,7 +225,9 @@ class Feed:
             self.blocks.wait()
 
 
-def read_ahead(read: Callable[[int], T], steps: Iterable[int], *, device: torch.device | None = None) -> Iterator[T]:
+def read_ahead(
+    read: Callable[[int], T], steps: Iterable[int], *, device: torch.device | None = None
+) -> Generator[T, None, None]:
     """read(step) for each step in order, up to READ_AHEAD of them early, in a thread that ends with the iterator."""
     waiting: deque[Future[T]] = deque()
     coming = iter(steps)
@@ -218,6 +243,7 @@ def read_ahead(read: Callable[[int], T], steps: Iterable[int], *, device: torch.
 
 
 def _settle(device: torch.device | None) -> None:
-    """A new thread's GPU is the first, through which every rank would pin its memory."""
+    """A new thread's GPU is the first, through which every rank would pin its memory, and its stream everyone's."""
     if device is not None and device.type == "cuda":
         torch.cuda.set_device(device)
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]

@@ -20,7 +20,7 @@ from msp_ds.data.order import Order
 from msp_ds.data.reader import Reader
 from msp_ds.data.shards import open_set
 from msp_ds.errors import ShardError
-from msp_ds.records import Batch
+from msp_ds.records import Batch, Tally
 from msp_ds.tasks.asking import ROOM_STEP
 from msp_ds.tasks.task import Context, pose
 from msp_ds.training.feed import READ_AHEAD, Feed, Portion, read_ahead
@@ -112,12 +112,38 @@ def feed_threads() -> int:
 
 
 def test_the_reading_thread_pins_memory_through_its_own_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    settled: list[tuple[str, torch.device]] = []
+    settled: list[tuple[str, Any]] = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda one: f"a stream of {one}")
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda one: settled.append((threading.current_thread().name, one)))
     monkeypatch.setattr(torch.cuda, "set_device", lambda one: settled.append((threading.current_thread().name, one)))
     assert list(read_ahead(lambda step: step, range(3), device=torch.device("cuda", 1))) == [0, 1, 2]
-    assert settled == [("feed_0", torch.device("cuda", 1))]
+    assert settled == [("feed_0", torch.device("cuda", 1)), ("feed_0", "a stream of cuda:1")]
     assert list(read_ahead(lambda step: step, range(3), device=torch.device("cpu"))) == [0, 1, 2]
-    assert len(settled) == 1
+    assert len(settled) == 2
+
+
+def test_what_computes_waits_for_the_copies_and_keeps_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+
+    class Stream:
+        def wait_event(self, event: Any) -> None:
+            done.append(event)
+
+    ours = Stream()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: ours)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: done.append((id(tensor), stream)))
+    batches = (tiny.a_batch([4, 6], [3, 3]), tiny.a_batch([5], [2]))
+    tally = Tally.of(torch.ones(3))
+    portion = Portion(
+        step=0, epoch=0, part=curriculum("t")[0].parts[0], micro_batches=batches, tallies=({"t": tally}, {}), rooms=()
+    )
+    assert portion.received() is portion
+    assert not done
+    assert dataclasses.replace(portion, copied="the end of the copies").received().micro_batches == batches
+    held = [part for batch in batches for value in (batch, batch.marks) for part in vars(value).values()]
+    tensors = [part for part in [*held, tally.total, tally.count] if isinstance(part, torch.Tensor)]
+    assert done[0] == "the end of the copies"
+    assert sorted(done[1:], key=lambda one: one[0]) == sorted(((id(one), ours) for one in tensors), key=lambda x: x[0])
 
 
 def test_what_is_on_the_device_is_not_pinned_nor_copied(monkeypatch: pytest.MonkeyPatch) -> None:
