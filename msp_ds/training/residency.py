@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -33,9 +32,6 @@ from msp_ds.training.footprint import Load, count_weights, pair_bytes
 from msp_ds.training.interrupt import Interrupted, StopRequest
 from msp_ds.training.memory import SPARE_SHARE, has_own_memory, state_bytes
 from msp_ds.training.runtime import Runtime
-
-if TYPE_CHECKING:
-    from msp_ds.training.stage import Job
 
 log = logging.getLogger(__name__)
 
@@ -260,24 +256,9 @@ class Residency:
         log.info("%s: features " + what, self.stage.name, *values)
 
 
-def residency_of(job: Job, stage: Stage, start: int = 0) -> Residency:
-    """What decides whether a stage's features stay on the device, after `start` steps.
-
-    Where the micro batch is to be found out, the estimate leaves room for a rank's whole share, or, where features are
-    to stay whatever it costs, for one pair.
-    """
-    execution = job.execution
-    if job.fits_micro_batch:
-        execution = dataclasses.replace(execution, micro_batch=1 if execution.resident == "always" else None)
-    return Residency(
-        stage=stage,
-        config=job.config,
-        execution=execution,
-        runtime=job.runtime,
-        tables=job.tables,
-        start=start,
-        stop=job.stop,
-    )
+def counted(execution: Execution) -> Execution:
+    """How a micro batch that is to be found out counts: whole, or as one pair where features stay whatever it costs."""
+    return dataclasses.replace(execution, micro_batch=1 if execution.resident == "always" else None)
 
 
 def step_bytes(stage: Stage, sets: Sequence[ShardSet], *, config: RunConfig, execution: Execution, ranks: int) -> int:

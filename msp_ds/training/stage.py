@@ -47,7 +47,7 @@ from msp_ds.training.learner import Learner
 from msp_ds.training.limits import Limits
 from msp_ds.training.loop import StageLoop
 from msp_ds.training.memory import fitting_micro_batch, out_of_memory
-from msp_ds.training.residency import residency_of
+from msp_ds.training.residency import Residency, counted
 from msp_ds.training.run_folder import STAGE_FILE
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.saving import Saver, load_optimizer
@@ -118,6 +118,13 @@ def plan_stage_blocks(job: Job, stage: Stage, data: StageData) -> tuple[BlockPla
         return None
     batch_size = stage.schedule(job.config.schedule).batch_size
     return plan_blocks(data.train, source.room, seed=job.config.seed, batch_size=batch_size), source
+
+
+def residency_of(job: Job, stage: Stage, start: int = 0) -> Residency:
+    """What decides whether a stage's features stay on the device, after `start` steps."""
+    how = counted(job.execution) if job.fits_micro_batch else job.execution
+    this = Residency(stage=stage, config=job.config, execution=how, runtime=job.runtime, tables=job.tables)
+    return dataclasses.replace(this, start=start, stop=job.stop)
 
 
 def build_context(config: RunConfig, data: StageData) -> Context:
@@ -246,8 +253,7 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     }
     before = resume(saved, learner, state) if saved else {}
     start = int(before.get("step", 0))
-    resident = residency_of(job, stage, start).readers(data.train, readers)
-    feed = Feed(stage.parts, resident, context, runtime, blocks)
+    feed = Feed(stage.parts, residency_of(job, stage, start).readers(data.train, readers), context, runtime, blocks)
     job = fitted(job, learner, feed, batch_size=schedule.batch_size)
     engine = build_engine(job, learner, batch_size=schedule.batch_size, saved=saved)
     _announce(stage, schedule, readers, num_steps=num_steps, start=start)

@@ -12,8 +12,7 @@ from msp_ds.data.set_layout import shard_command
 from msp_ds.data.shards import ShardSet
 from msp_ds.errors import InputError, ShardError
 from msp_ds.training.execution import accumulation
-from msp_ds.training.residency import residency_of
-from msp_ds.training.stage import Job, StageData, plan_stage_blocks
+from msp_ds.training.stage import Job, StageData, plan_stage_blocks, residency_of
 
 
 def check_agreement(sets: list[ShardSet], config: RunConfig) -> None:

@@ -38,10 +38,10 @@ from msp_ds.training.execution import Execution, Resident, read_execution
 from msp_ds.training.feed import Feed
 from msp_ds.training.interrupt import Interrupted, StopRequest
 from msp_ds.training.planning import new_config, with_resident
-from msp_ds.training.residency import Residency, Room, residency_of, step_bytes
+from msp_ds.training.residency import Residency, Room, step_bytes
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, find_checkpoint
 from msp_ds.training.runtime import Runtime
-from msp_ds.training.stage import Job, StageData, build_context, build_learner, open_stage_data
+from msp_ds.training.stage import Job, StageData, build_context, build_learner, open_stage_data, residency_of
 
 CPU = torch.device("cpu")
 ALONE = Runtime(rank=0, world_size=1, device=CPU)
