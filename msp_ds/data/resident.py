@@ -26,7 +26,7 @@ class FeatureTable:
     """The features of a set's regions, one after the other, on a device; `ResidentImages.load` fills it."""
 
     def __init__(self, shards: ShardSet, device: torch.device) -> None:
-        """Takes the memory. Raises torch.OutOfMemoryError where there is not as much."""
+        """Takes the memory. Raises MemoryError where the system gives no such piece."""
         self.counts = shards.region_counts.astype(np.int64)
         """int64 [N]: regions of each image."""
         self.first = np.cumsum(self.counts) - self.counts
@@ -36,7 +36,7 @@ class FeatureTable:
         self.padding = int(self.counts.sum())
         """The place of a region of zeros, for slots beyond an image's last."""
         self._rows = {key: row for row, key in enumerate(shards.keys)}
-        self.features = torch.empty(self.padding + 1, shards.index.feature_width, dtype=torch.float16, device=device)
+        self.features = _allocated(self.padding + 1, shards.index.feature_width, device)
         """float16 [S + 1, F]."""
         self.features[self.padding] = 0
         # Gathering moves bits: a GPU moves eight bytes as fast as two.
@@ -84,11 +84,8 @@ class ResidentImages:
     `load` or `recognise` has to have gone over all images before any is read.
     """
 
-    def __init__(self, files: ImageFiles, table: FeatureTable) -> None:
-        """Raises ValueError unless the table has a row for each image."""
-        rows = table.rows_of(files.shards)
-        if rows is None:
-            raise ValueError(f"the table has not all images of {files.shards.path}")
+    def __init__(self, files: ImageFiles, table: FeatureTable, rows: np.ndarray) -> None:
+        """rows: int64 [N], the table's row of each image."""
         self.table = table
         self._files = files
         self._rows = rows
@@ -146,3 +143,13 @@ class ResidentImages:
         last = first + int(self._counts[start:end].sum())
         for name, values in columns.items():
             self._columns[name][first:last] = values
+
+
+def _allocated(rows: int, width: int, device: torch.device) -> Tensor:
+    """float16 [rows, width], whatever stands in it."""
+    try:
+        return torch.empty(rows, width, dtype=torch.float16, device=device)
+    except RuntimeError as error:  # torch.OutOfMemoryError is one of a GPU; a CPU's has no type of its own
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise MemoryError(f"no memory for {rows} regions") from None

@@ -13,7 +13,7 @@ from msp_ds.presets import Preset, get_preset
 from msp_ds.training.cards import Card
 from msp_ds.training.execution import Execution
 from msp_ds.training.footprint import Load, count_weights, pair_bytes, training_flops
-from msp_ds.training.memory import SPARE_SHARE
+from msp_ds.training.memory import SPARE_SHARE, state_bytes
 
 _GIB = 2**30
 CONTEXT_BYTES = 0.6 * _GIB
@@ -72,15 +72,6 @@ class Fit:
         return self.epochs * PAPER_PAIRS[self.stage] / self.pairs_per_second / 3600
 
 
-def state_bytes(weights: int, execution: Execution) -> float:
-    """Bytes of weights, gradients and moments on one card that does everything alone."""
-    half = execution.precision != "fp32"
-    if execution.zero_stage == 0 or not half:
-        return weights * (4 + 4 + 8 + (2 if half else 0))  # fp32, and autocast's copies
-    own = weights * (2 + 2 + (0 if execution.offload_optimizer else 4 + 8))
-    return own + 2 * execution.bucket_elements * (2 if execution.overlap else 1)
-
-
 def stage_fit(part: Part, preset: Preset, card: Card, execution: Execution, *, batch_size: int | None) -> Fit:
     """What a stage of a preset takes on a card; batch_size: pairs, by default those of the preset."""
     row = preset.schedule[part.name]
@@ -96,7 +87,7 @@ def stage_fit(part: Part, preset: Preset, card: Card, execution: Execution, *, b
         weights=weights,
         batch_size=batch_size or row.batch_size,
         num_tokens=load.num_tokens,
-        state_bytes=state_bytes(weights, execution),
+        state_bytes=state_bytes(execution, weights, world_size=1),
         pair_bytes=pair_bytes(load, half=half),
         flops=flops,
         memory_bytes=card.memory_gib * _GIB,

@@ -24,7 +24,7 @@ MENDS = {
     "torch": "install the same version on every machine",
     "deepspeed": "install the same version on every machine",
     "config": "start every rank with the same flags",
-    "execution": "start every rank with the same --ds-config",
+    "execution": "start every rank with the same --ds-config and flags",
     "flags": "start every rank with the same flags",
     "vocabulary": "copy the same shards to every machine",
     "index": "copy the same shards to every machine",

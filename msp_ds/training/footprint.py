@@ -164,7 +164,7 @@ def saved_bytes(load: Load, *, half: bool) -> float:
 
 
 def pair_bytes(load: Load, *, half: bool) -> float:
-    """Bytes that a pair takes of a GPU at most, with the allocator's slack and the gradients that flow."""
+    """Bytes that a pair takes of a GPU, about, with the allocator's slack and the gradients that flow."""
     model = load.model
     # While the backward pass runs, the gradients of the widest states or of the topics' logits are there beside them.
     widest = max(2 * (load.num_tokens + load.slots) * model.intermediate_size, 2 * model.vocab_size) * _FULL

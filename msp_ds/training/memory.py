@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 SPARE_SHARE = 0.05
 """Of the device's memory, kept free in a trial: training takes and gives back in another order."""
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
-_BYTES = 4
+_FULL, _HALF = 4, 2
+"""Bytes of a number."""
 
 Trial = Callable[[int], bool]
 """Whether this many pairs fit."""
@@ -72,12 +73,24 @@ def _let_go() -> None:
 
 
 def state_bytes(execution: Execution, num_weights: int, *, world_size: int) -> int:
-    """What the engine will hold on the device beside fp32 weights and their gradients, to be kept free in a trial."""
-    if execution.zero_stage == 0:
-        copies = 2 if world_size == 1 else 3  # Adam's moments, and the flat copy that travels
-        return copies * _BYTES * num_weights
-    split = 0 if execution.offload_optimizer else 3 * _BYTES * num_weights // world_size
-    return split + 2 * _BYTES * execution.bucket_elements
+    """Bytes of weights, gradients, moments and copies that a rank holds beside the activations.
+
+    As counted in DeepSpeed's engine on a CPU; ZeRO's optimiser takes its share of the gradients in fp32 once more, when
+    the activations are gone.
+    """
+    half = execution.precision != "fp32"
+    if execution.zero_stage == 0:  # gradients travel in their place
+        return num_weights * (4 * _FULL + (_HALF if half else 0))
+    number = _HALF if half else _FULL
+    split = 0 if execution.offload_optimizer else 3 * _FULL * num_weights // world_size  # fp32 weights and moments
+    buckets = number * execution.bucket_elements * (2 if execution.overlap else 1)
+    return 2 * number * num_weights + split + buckets
+
+
+def bytes_beside_trial(execution: Execution, num_weights: int, *, world_size: int) -> int:
+    """What the engine will hold on the device beside what a trial does: fp32 weights, gradients, autocast's copies."""
+    there = num_weights * (2 * _FULL + (_HALF if execution.precision != "fp32" else 0))
+    return max(0, state_bytes(execution, num_weights, world_size=world_size) - there)
 
 
 @contextmanager
@@ -109,7 +122,7 @@ def fitting_micro_batch(
     learner.to(runtime.device)
     spare = int(SPARE_SHARE * torch.cuda.get_device_properties(runtime.device).total_memory)
     num_weights = sum(weight.numel() for weight in learner.parameters())
-    size = state_bytes(execution, num_weights, world_size=runtime.world_size) + spare
+    size = bytes_beside_trial(execution, num_weights, world_size=runtime.world_size) + spare
     with held(size, runtime.device) as there:
         found = largest_fitting(divisors(share), _trial(learner, feed, execution.precision)) if there else 0
     found = -int(runtime.largest(torch.tensor(-found, device=runtime.device)))  # the smallest of all ranks

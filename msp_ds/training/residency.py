@@ -9,10 +9,11 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from msp_ds.config import RunConfig
@@ -20,13 +21,15 @@ from msp_ds.curriculum import Stage
 from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.data.reader import Reader
 from msp_ds.data.resident import FeatureTable, ResidentImages, table_bytes
+from msp_ds.data.set_layout import SetIndex
 from msp_ds.data.shards import ShardSet
 from msp_ds.errors import InputError
-from msp_ds.tasks.task import num_strays, pair_choice
+from msp_ds.tasks.task import Task, num_strays, pair_choice
 from msp_ds.terminal import bars
 from msp_ds.training.execution import Execution, accumulation
 from msp_ds.training.feed import READ_AHEAD
 from msp_ds.training.footprint import Load, count_weights, pair_bytes
+from msp_ds.training.interrupt import Interrupted, StopRequest
 from msp_ds.training.memory import SPARE_SHARE, has_own_memory, state_bytes
 from msp_ds.training.runtime import Runtime
 
@@ -37,8 +40,8 @@ IMAGES_AT_ONCE = 512
 TELL_EVERY = 30.0
 """Seconds between two log lines while features are read."""
 _GIB = 2**30
-_HALF, _FULL = 2, 4
-"""Bytes of a number."""
+_HALF = 2
+"""Bytes of a number of a feature."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +60,9 @@ class Room:
 
     def told(self) -> str:
         """In words."""
-        table, step, spare, free = (f"{size / _GIB:.2f}" for size in (self.table, self.step, self.spare, self.free))
-        return f"they take {table} GiB, a step about {step}, {spare} are kept to spare, and {free} are free"
+        table, step, spare = (f"{size / _GIB:.2f}" for size in (self.table, self.step, self.spare))
+        free = f"{self.free / _GIB:.2f} are" if self.free < math.inf else "an unknown number is"
+        return f"they take {table} GiB, a step about {step}, {spare} are kept to spare, and {free} free"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +75,13 @@ class Residency:
     runtime: Runtime
     tables: list[FeatureTable]
     """Of the stages before; of this one, once its readers are there."""
+    start: int = 0
+    """Steps of the stage that are done."""
+    stop: StopRequest = field(default_factory=StopRequest)
+    """Looked at while features are read."""
 
     def check(self, sets: Sequence[ShardSet]) -> None:
-        """Raises InputError where features are to be kept that cannot be."""
+        """Raises InputError where features are to be kept that cannot be: images of one name are taken for the same."""
         if self.execution.resident != "always":
             return
         for one in sets:
@@ -82,13 +90,21 @@ class Residency:
                     f"--resident always needs all shards here, but those of {one.path.parent.name} come block by "
                     "block; raise --cache-limit, or leave it out"
                 )
-        room = self.room(max(table_bytes(one) for one in sets), sets)
+        needed: list[ShardSet] = []
+        for one in sorted(sets, key=table_bytes, reverse=True):
+            if not any(set(one.keys) <= set(other.keys) for other in needed):
+                needed.append(one)
+        room = self.room(sum(table_bytes(one) for one in needed), sets)
         if not room.fits:
             raise self._refusal(room.told())
 
-    def readers(self, sets: Sequence[ShardSet]) -> list[Reader]:
-        """The readers of a stage's training sets. Every rank must call it. Raises ShardError, and as `check`."""
-        readers = [Reader(one) for one in sets]
+    def readers(self, sets: Sequence[ShardSet], plain: Sequence[Reader] = ()) -> list[Reader]:
+        """The readers of a stage's training sets, made of `plain` ones if given. Every rank must call it.
+
+        A set that an earlier table holds stays with it, even where a larger one that is read now has its images too.
+        Raises ShardError, as `check`, and Interrupted when somebody asked to stop.
+        """
+        readers = list(plain) or [Reader(one) for one in sets]
         if against := self._against(sets):
             self._let_go([])
             if has_own_memory(self.runtime):
@@ -110,7 +126,8 @@ class Residency:
 
     def room(self, table: int, sets: Sequence[ShardSet]) -> Room:
         """What there is for a table of so many bytes beside the stage's steps."""
-        free, total = memory_of(self.runtime.device)
+        sharers = 1 if has_own_memory(self.runtime) else self.runtime.ranks_here
+        free, total = (size / sharers for size in memory_of(self.runtime.device))
         step = step_bytes(self.stage, sets, config=self.config, execution=self.execution, ranks=self.runtime.world_size)
         return Room(table=table, step=step, spare=int(SPARE_SHARE * total) if total < math.inf else 0, free=free)
 
@@ -125,14 +142,15 @@ class Residency:
             return ""
         if not has_own_memory(self.runtime):
             return "on a CPU the page cache keeps them"
-        reads, images = self._reads(sets), sum(one.index.num_images for one in sets)
-        return f"the stage reads {reads:,} images of {images:,}" if reads < images else ""
+        pairs, images = self._pairs_to_go(sets), sum(one.index.num_images for one in sets)
+        return f"a rank trains on {pairs:,} pairs, of {images:,} images" if pairs < images else ""
 
-    def _reads(self, sets: Sequence[ShardSet]) -> int:
-        """Images that a rank reads in the whole stage."""
+    def _pairs_to_go(self, sets: Sequence[ShardSet]) -> int:
+        """Pairs that a rank trains on until the stage ends."""
         row = self.stage.schedule(self.config.schedule)
         steps = row.epochs * sum(one.index.num_pairs // row.batch_size for one in sets)
-        return min(steps, self.config.max_steps or steps) * row.batch_size // self.runtime.world_size
+        steps = min(steps, self.config.max_steps or steps) - self.start
+        return steps * row.batch_size // self.runtime.world_size
 
     def _known(self, readers: Sequence[Reader]) -> dict[int, ResidentImages]:
         """By the number of a set, the images of those that are in a table of an earlier stage."""
@@ -143,9 +161,9 @@ class Residency:
     def _recognised(self, reader: Reader) -> ResidentImages | None:
         """The images of a set in one of the tables; None unless one has them all, on every rank."""
         for table in self.tables:
-            if table.rows_of(reader.shards) is None:
+            if (rows := table.rows_of(reader.shards)) is None:
                 continue
-            images, count = ResidentImages(reader.files, table), reader.num_images
+            images, count = ResidentImages(reader.files, table, rows), reader.num_images
             starts = range(0, count, IMAGES_AT_ONCE)
             if all(self._agree(images.recognise(start, min(start + IMAGES_AT_ONCE, count))) for start in starts):
                 return images
@@ -160,14 +178,14 @@ class Residency:
         shortage = self._shortage(room)
         table = None if shortage else self._allocated(reader.shards)
         if table is None:
-            shortage = shortage or f"{room.told()}, but in pieces that are too small"
+            shortage = shortage or f"{room.told()}, but the system gives no such piece"
             if self.execution.resident == "always":
                 raise self._refusal(shortage)
             self._say("come from the shards: %s", shortage)
             return None
         self._say("are read from the shards, to be %s: %s", self._place(), room.told())
         self.tables.append(table)
-        images = ResidentImages(reader.files, table)
+        images = ResidentImages(reader.files, table, np.arange(reader.num_images))
         self._load(images, reader)
         return images
 
@@ -175,7 +193,7 @@ class Residency:
         """An empty table; None where one rank has no room for it."""
         try:
             table = FeatureTable(shards, self.runtime.device)
-        except torch.OutOfMemoryError:
+        except MemoryError:
             table = None
         return table if self._agree(table is not None) else None
 
@@ -191,6 +209,7 @@ class Residency:
             for start in range(0, count, IMAGES_AT_ONCE):
                 end = min(start + IMAGES_AT_ONCE, count)
                 self.runtime.all_do(partial(images.load, start, end, through))
+                self._stop_if_asked()
                 progress.advance(end - start)
                 now = time.monotonic()
                 if now - told > TELL_EVERY:
@@ -199,6 +218,12 @@ class Residency:
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # whatever stream gathers from it later
         self._say("are %s after %.0f s", self._place(), time.monotonic() - began)
+
+    def _stop_if_asked(self) -> None:
+        """All ranks stop together, whichever of them was asked; nothing has been written."""
+        if asked := int(self.runtime.largest(torch.tensor(self.stop.signal, device=self.runtime.device))):
+            place = f"after step {self.start}, which is saved" if self.start else "before the first step"
+            raise Interrupted(asked, f"stopped {place}; --resume continues")
 
     def _let_go(self, but: Sequence[FeatureTable]) -> None:
         """Frees all tables but some, so that what is free can be told."""
@@ -216,9 +241,11 @@ class Residency:
         return not self.runtime.any_says("" if mine else "no")
 
     def _refusal(self, why: str) -> InputError:
+        mend = "leave it out" + (
+            ", or make the step smaller with --micro-batch" if self.execution.micro_batch != 1 else ""
+        )
         return InputError(
-            f"--resident always: the features of {self.stage.name} do not fit {self._place()}: {why}; leave it out, or "
-            "make the step smaller with --micro-batch"
+            f"--resident always: the features of {self.stage.name} do not fit {self._place()}: {why}; {mend}"
         )
 
     def _place(self) -> str:
@@ -229,8 +256,13 @@ class Residency:
         log.info("%s: features " + what, self.stage.name, *values)
 
 
+def counted(execution: Execution) -> Execution:
+    """How a micro batch that is to be found out counts: whole, or as one pair where features stay whatever it costs."""
+    return dataclasses.replace(execution, micro_batch=1 if execution.resident == "always" else None)
+
+
 def step_bytes(stage: Stage, sets: Sequence[ShardSet], *, config: RunConfig, execution: Execution, ranks: int) -> int:
-    """Bytes that a rank's steps take at most beside the features: weights, moments, activations, batches that wait.
+    """Bytes that a rank's steps take beside the features, about: weights, moments, activations, batches that wait.
 
     Of a mixed stage, those of the part that takes most.
     """
@@ -239,20 +271,23 @@ def step_bytes(stage: Stage, sets: Sequence[ShardSet], *, config: RunConfig, exe
     parts = []
     for part, one in zip(stage.parts, sets, strict=True):
         index, rows = one.index, pair_choice(part.tasks).rows
-        load = Load(
-            model=config.model,
-            tasks=part.tasks,
-            options=config.tasks,
-            num_tokens=index.max_tokens,
-            num_regions=index.num_regions,
-        )
         waiting = (index.num_regions + num_strays(part.tasks)) * index.feature_width * _HALF
         share = batch_size // ranks * (READ_AHEAD + 1)
-        parts.append((micro_batch * pair_bytes(load, half=half) + share * waiting) * rows)
-    num_weights = count_weights(dataclasses.replace(load, tasks=stage.tasks))
-    # Weights, their gradients, and the copies that autocast makes.
-    state = num_weights * (2 * _FULL + (_HALF if half else 0)) + state_bytes(execution, num_weights, world_size=ranks)
-    return int(state + max(parts))
+        kept = micro_batch * pair_bytes(_load(config, part.tasks, index), half=half)
+        parts.append((kept + share * waiting) * rows)
+    num_weights = count_weights(_load(config, stage.tasks, sets[0].index))
+    return int(state_bytes(execution, num_weights, world_size=ranks) + max(parts))
+
+
+def _load(config: RunConfig, tasks: tuple[Task, ...], index: SetIndex) -> Load:
+    """What a pair of a set asks of the model."""
+    return Load(
+        model=config.model,
+        tasks=tasks,
+        options=config.tasks,
+        num_tokens=index.max_tokens,
+        num_regions=index.num_regions,
+    )
 
 
 def memory_of(device: torch.device) -> tuple[float, float]:

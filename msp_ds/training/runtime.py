@@ -36,6 +36,8 @@ class Runtime:
     rank: int
     world_size: int
     device: torch.device
+    ranks_here: int = 1
+    """Processes of the run on this machine."""
 
     @property
     def is_first(self) -> bool:
@@ -138,7 +140,8 @@ def start_runtime(environment: MutableMapping[str, str]) -> Runtime:
         deepspeed.init_distributed(timeout=COLLECTIVE_TIMEOUT, verbose=False, auto_mpi_discovery=False)
     except (RuntimeError, ValueError) as error:
         raise _meeting_fault(error, environment) from None
-    return Runtime(rank=int(environment["RANK"]), world_size=world_size, device=device)
+    here = ranks_here(environment)
+    return Runtime(rank=int(environment["RANK"]), world_size=world_size, device=device, ranks_here=here)
 
 
 def _meet(backend: str, environment: Mapping[str, str]) -> None:
@@ -154,12 +157,17 @@ def _place(environment: Mapping[str, str]) -> str:
     return f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
 
 
+def ranks_here(environment: Mapping[str, str]) -> int:
+    """How many ranks a launcher has started on this machine: torchrun says so, or DeepSpeed's."""
+    return int(environment.get("LOCAL_WORLD_SIZE", environment.get("LOCAL_SIZE", "1")))
+
+
 def num_threads(environment: Mapping[str, str]) -> int:
     """Threads of a rank on a CPU: OMP_NUM_THREADS where a person has set it, else its share of the cores.
 
     torchrun sets it to 1 for each of several ranks unless it is set; that 1 counts as torchrun's.
     """
-    neighbours = int(environment.get("LOCAL_WORLD_SIZE", environment.get("LOCAL_SIZE", "1")))
+    neighbours = ranks_here(environment)
     wanted = environment.get("OMP_NUM_THREADS", "")
     by_torchrun = wanted == "1" and neighbours > 1 and "TORCHELASTIC_RUN_ID" in environment
     if wanted.isdecimal() and int(wanted) > 0 and not by_torchrun:

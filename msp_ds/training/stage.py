@@ -47,7 +47,7 @@ from msp_ds.training.learner import Learner
 from msp_ds.training.limits import Limits
 from msp_ds.training.loop import StageLoop
 from msp_ds.training.memory import fitting_micro_batch, out_of_memory
-from msp_ds.training.residency import Residency
+from msp_ds.training.residency import Residency, counted
 from msp_ds.training.run_folder import STAGE_FILE
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.saving import Saver, load_optimizer
@@ -120,10 +120,11 @@ def plan_stage_blocks(job: Job, stage: Stage, data: StageData) -> tuple[BlockPla
     return plan_blocks(data.train, source.room, seed=job.config.seed, batch_size=batch_size), source
 
 
-def residency_of(job: Job, stage: Stage) -> Residency:
-    """What decides whether a stage's features stay on the device: never at the cost of a smaller micro batch."""
-    how = dataclasses.replace(job.execution, micro_batch=None) if job.fits_micro_batch else job.execution
-    return Residency(stage=stage, config=job.config, execution=how, runtime=job.runtime, tables=job.tables)
+def residency_of(job: Job, stage: Stage, start: int = 0) -> Residency:
+    """What decides whether a stage's features stay on the device, after `start` steps."""
+    how = counted(job.execution) if job.fits_micro_batch else job.execution
+    this = Residency(stage=stage, config=job.config, execution=how, runtime=job.runtime, tables=job.tables)
+    return dataclasses.replace(this, start=start, stop=job.stop)
 
 
 def build_context(config: RunConfig, data: StageData) -> Context:
@@ -232,7 +233,7 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     """Trains one stage, from its own last checkpoint if it has one, else from `start_from`."""
     config, runtime = job.config, job.runtime
     schedule = stage.schedule(config.schedule)
-    readers = residency_of(job, stage).readers(data.train)
+    readers = [Reader(one) for one in data.train]
     plan = plan_stage_blocks(job, stage, data)
     blocks = Blocks(plan[0], readers, plan[1]) if plan else None
     choice = order_pairs(config, readers, batch_size=schedule.batch_size, blocks=blocks)
@@ -251,10 +252,10 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         "indexes": [one.index_sha256 for one in data.train],
     }
     before = resume(saved, learner, state) if saved else {}
-    feed = Feed(stage.parts, readers, context, runtime, blocks)
+    start = int(before.get("step", 0))
+    feed = Feed(stage.parts, residency_of(job, stage, start).readers(data.train, readers), context, runtime, blocks)
     job = fitted(job, learner, feed, batch_size=schedule.batch_size)
     engine = build_engine(job, learner, batch_size=schedule.batch_size, saved=saved)
-    start = int(before.get("step", 0))
     _announce(stage, schedule, readers, num_steps=num_steps, start=start)
     _announce_order(stage, choice, blocks)
     watched = (*data.train, *data.validation)

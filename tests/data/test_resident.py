@@ -47,9 +47,16 @@ def shards(raw: RawFolder) -> ShardSet:
     return write_set(raw, "sentence", six_images())
 
 
+def among(shards: ShardSet, table: FeatureTable) -> ResidentImages:
+    """The images of a set in a table that has them."""
+    rows = table.rows_of(shards)
+    assert rows is not None
+    return ResidentImages(ImageFiles(shards), table, rows)
+
+
 def resident(shards: ShardSet, *, at_once: int = 4) -> ResidentImages:
     """All images of a set, loaded a few at a time."""
-    images = ResidentImages(ImageFiles(shards), FeatureTable(shards, CPU))
+    images = among(shards, FeatureTable(shards, CPU))
     through = torch.empty(at_once, shards.index.num_regions, shards.index.feature_width, dtype=torch.float16)
     for start in range(0, len(shards.keys), at_once):
         images.load(start, min(start + at_once, len(shards.keys)), through)
@@ -137,7 +144,7 @@ def test_a_stage_with_the_same_images_uses_the_table_of_another(raw: RawFolder, 
     """Its payloads have other texts, so other checksums; only what stands before the features is read."""
     labels = write_set(raw, "token", six_images())
     assert (labels.crc32 != shards.crc32).all()
-    images = ResidentImages(ImageFiles(labels), resident(shards).table)
+    images = among(labels, resident(shards).table)
     assert images.recognise(0, 4)
     assert images.recognise(4, 6)
     reader = Reader(labels)
@@ -147,7 +154,7 @@ def test_a_stage_with_the_same_images_uses_the_table_of_another(raw: RawFolder, 
 
 def test_a_set_of_some_of_the_images_uses_the_table_too(raw: RawFolder, shards: ShardSet) -> None:
     fewer = write_set(raw, "token", six_images()[1:5])
-    images = ResidentImages(ImageFiles(fewer), resident(shards).table)
+    images = among(fewer, resident(shards).table)
     assert images.recognise(0, 4)
     reader = Reader(fewer)
     pairs = torch.arange(len(reader.keys))
@@ -162,8 +169,6 @@ def test_a_table_without_an_image_or_with_another_number_of_regions_is_not_used(
     other = write_set(raw, "token", [*six_images()[:5], image(6, 2)], out="other")
     assert table.rows_of(more) is None
     assert table.rows_of(other) is None
-    with pytest.raises(ValueError, match="has not all images of"):
-        ResidentImages(ImageFiles(more), table)
     assert table.rows_of(shards).tolist() == [0, 1, 2, 3, 4, 5]  # type: ignore[union-attr]
 
 
@@ -171,9 +176,34 @@ def test_images_with_other_features_are_not_recognised(raw: RawFolder, shards: S
     rows = six_images()
     rows[3].features = rows[3].features + np.float32(0.5)
     changed = write_set(raw, "token", rows)
-    images = ResidentImages(ImageFiles(changed), resident(shards).table)
+    images = among(changed, resident(shards).table)
     assert images.recognise(0, 3)
     assert not images.recognise(3, 6)
+
+
+def test_an_image_of_another_name_is_not_recognised(raw: RawFolder) -> None:
+    """Two images of the same features, each in the place of the other: the checksums agree."""
+    rows = six_images()
+    rows[3].features = rows[0].features
+    shards = write_set(raw, "sentence", rows)
+    table = resident(shards).table
+    keys = [*shards.keys]
+    keys[0], keys[3] = keys[3], keys[0]
+    images = among(dataclasses.replace(shards, keys=tuple(keys)), table)
+    assert images.recognise(1, 3)
+    assert not images.recognise(0, 1)
+
+
+def test_a_table_that_the_system_has_no_memory_for_is_one_error(
+    shards: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vast = dataclasses.replace(shards, index=dataclasses.replace(shards.index, feature_width=2**52))
+    with pytest.raises(MemoryError, match="no memory for 16 regions"):  # of torch's RuntimeError for a CPU
+        FeatureTable(vast, CPU)
+    for error, expected in ((torch.OutOfMemoryError("CUDA"), MemoryError), (RuntimeError("a bug"), RuntimeError)):
+        monkeypatch.setattr(torch, "empty", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
+        with pytest.raises(expected):
+            FeatureTable(shards, CPU)
 
 
 def test_a_damaged_head_is_not_recognised(raw: RawFolder, shards: ShardSet) -> None:
@@ -181,7 +211,7 @@ def test_a_damaged_head_is_not_recognised(raw: RawFolder, shards: ShardSet) -> N
     with Path(labels.shard_paths[0]).open("r+b") as file:
         file.seek(int(labels.offsets[2]) + 30)
         file.write(b"\xff")
-    images = ResidentImages(ImageFiles(labels), resident(shards).table)
+    images = among(labels, resident(shards).table)
     assert images.recognise(0, 2)
     assert not images.recognise(2, 3)
 

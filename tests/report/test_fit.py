@@ -10,7 +10,7 @@ from rich.table import Table
 from msp_ds.curriculum import STAGES
 from msp_ds.errors import InputError
 from msp_ds.presets import get_preset
-from msp_ds.report.fit import CONTEXT_BYTES, Fit, fit_table, stage_fit, state_bytes
+from msp_ds.report.fit import CONTEXT_BYTES, Fit, fit_table, stage_fit
 from msp_ds.training.cards import CARDS, find_card
 from msp_ds.training.execution import Execution
 
@@ -33,14 +33,6 @@ def test_what_is_needed_and_what_fits() -> None:
     assert FIT.largest_micro_batch == 4
     assert dataclasses.replace(FIT, memory_bytes=100.0).largest_micro_batch == 0
     assert FIT.hours == 3 * 120_000 / 100 / 3600
-
-
-def test_state_takes_sixteen_bytes_a_weight_and_two_more_under_autocast() -> None:
-    assert state_bytes(10, Execution(precision="fp32")) == 160
-    assert state_bytes(10, Execution(precision="fp16")) == 180
-    zero = Execution(precision="bf16", zero_stage=2, bucket_elements=5)
-    assert state_bytes(10, zero) == 160 + 10
-    assert state_bytes(10, dataclasses.replace(zero, offload_optimizer=True)) == 40 + 10
 
 
 def test_the_paper_s_model_fits_its_card_at_its_batch_sizes() -> None:

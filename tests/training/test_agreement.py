@@ -44,7 +44,7 @@ def test_ranks_that_mean_the_same_agree(runtime: Runtime, small_shards: Path, mo
         ("code", "2", "install the same version on every machine"),
         ("torch", "2.6.0", "install the same version on every machine"),
         ("config.optim.lr", "0.5", "start every rank with the same flags"),
-        ("execution.zero_stage", "2", "start every rank with the same --ds-config"),
+        ("execution.zero_stage", "2", "start every rank with the same --ds-config and flags"),
         ("flags.keep", "3", "start every rank with the same flags"),
         ("vocabulary", "f" * 64, "copy the same shards to every machine"),
         ("index of token/train", "0" * 64, "copy the same shards to every machine"),

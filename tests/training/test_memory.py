@@ -17,7 +17,7 @@ from msp_ds.training.checkpoint import checkpoints, read_manifest
 from msp_ds.training.execution import Execution
 from msp_ds.training.interrupt import StopRequest
 from msp_ds.training.learner import Learner
-from msp_ds.training.memory import a_pass_fits, divisors, largest_fitting, state_bytes
+from msp_ds.training.memory import a_pass_fits, bytes_beside_trial, divisors, largest_fitting, state_bytes
 from msp_ds.training.planning import AUTO, new_config, with_micro_batch
 from msp_ds.training.run_folder import STAGE_FILE
 from msp_ds.training.runtime import Runtime
@@ -66,17 +66,29 @@ def test_a_pass_that_does_not_fit_is_no_error_and_leaves_no_gradient(monkeypatch
     assert all(weight.grad is None for weight in learner.parameters())
 
 
+ZERO = Execution(precision="bf16", zero_stage=2, bucket_elements=10)
+
+
 @pytest.mark.parametrize(
-    ("execution", "ranks", "expected"),
+    ("execution", "ranks", "held", "beside"),
     [
-        (FP32, 1, 800),  # two moments of 4 bytes for 100 weights
-        (FP32, 2, 1200),
-        (Execution(precision="bf16", zero_stage=2, bucket_elements=10), 2, 600 + 80),
-        (Execution(precision="bf16", zero_stage=2, bucket_elements=10, offload_optimizer=True), 2, 80),
+        # weights, gradients and two moments of 4 bytes for 100 weights
+        (FP32, 1, 1600, 800),
+        (FP32, 2, 1600, 800),
+        (Execution(precision="fp16"), 1, 1800, 800),
+        # 2 bytes for weights and gradients; fp32 weights and moments split; a bucket of 2 bytes, or two of them
+        (ZERO, 1, 400 + 1200 + 20, 620),
+        (ZERO, 2, 400 + 600 + 20, 20),
+        (dataclasses.replace(ZERO, overlap=True), 2, 400 + 600 + 40, 40),
+        (dataclasses.replace(ZERO, offload_optimizer=True), 2, 400 + 20, 0),
+        (dataclasses.replace(ZERO, precision="fp32"), 2, 800 + 600 + 40, 640),
     ],
 )
-def test_what_the_engine_will_hold_is_kept_free(execution: Execution, ranks: int, expected: int) -> None:
-    assert state_bytes(execution, 100, world_size=ranks) == expected
+def test_what_the_engine_will_hold_is_known_and_kept_free(
+    execution: Execution, ranks: int, held: int, beside: int
+) -> None:
+    assert state_bytes(execution, 100, world_size=ranks) == held
+    assert bytes_beside_trial(execution, 100, world_size=ranks) == beside
 
 
 def test_a_step_that_does_not_fit_says_what_does_and_leaves_the_checkpoint(

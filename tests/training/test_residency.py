@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import shutil
 import subprocess
 import sys
 import weakref
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import torch
 from batches import assert_equal, copied
 from command_line import refusal, run
 from small_world import recipe_of, write_shards
+from torch import Tensor
 
 from msp_ds.config import read_json
 from msp_ds.curriculum import curriculum
@@ -23,6 +28,7 @@ from msp_ds.data.order import Order
 from msp_ds.data.reader import Reader
 from msp_ds.data.recipe import BenchmarkRecipe
 from msp_ds.data.resident import FeatureTable, ResidentImages, table_bytes
+from msp_ds.data.shards import ShardSet
 from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError
 from msp_ds.records import Batch
@@ -30,13 +36,15 @@ from msp_ds.training import residency
 from msp_ds.training.checkpoint import WEIGHTS
 from msp_ds.training.execution import Execution, Resident, read_execution
 from msp_ds.training.feed import Feed
+from msp_ds.training.interrupt import Interrupted, StopRequest
 from msp_ds.training.planning import new_config, with_resident
 from msp_ds.training.residency import Residency, Room, step_bytes
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, find_checkpoint
 from msp_ds.training.runtime import Runtime
-from msp_ds.training.stage import StageData, build_context, open_stage_data
+from msp_ds.training.stage import Job, StageData, build_context, build_learner, open_stage_data, residency_of
 
 CPU = torch.device("cpu")
+ALONE = Runtime(rank=0, world_size=1, device=CPU)
 GIB = 2**30
 STAGES = ["t", "p", "s", "t+p+s"]
 TRAIN = str(Path(__file__).resolve().parents[2] / "msp_ds" / "train.py")
@@ -96,11 +104,18 @@ def test_images_with_fewer_regions_give_the_same_bits_too(tmp_path: Path) -> Non
         assert_equal(one, other)
 
 
-def test_statements_about_two_images_give_the_same_bits(tmp_path: Path) -> None:
-    write_shards(tmp_path)
-    benchmark = {"nlvr2": BenchmarkRecipe(questions=(str(tmp_path / "world" / "nlvr2.json"),))}
-    build_shards(recipe_of(tmp_path / "world", benchmarks=benchmark), stage="nlvr2", out=tmp_path / "shards")
-    alone, data = a_residency(tmp_path / "shards", "nlvr2")
+@pytest.fixture(scope="module")
+def two_image_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of nlvr2's statements, each about two images."""
+    folder = tmp_path_factory.mktemp("nlvr2")
+    write_shards(folder)
+    benchmark = {"nlvr2": BenchmarkRecipe(questions=(str(folder / "world" / "nlvr2.json"),))}
+    build_shards(recipe_of(folder / "world", benchmarks=benchmark), stage="nlvr2", out=folder / "shards")
+    return folder / "shards"
+
+
+def test_statements_about_two_images_give_the_same_bits(two_image_shards: Path) -> None:
+    alone, data = a_residency(two_image_shards, "nlvr2")
     plain = batches(alone, data, [Reader(one) for one in data.train], micro_batch=4)
     kept = batches(alone, data, alone.readers(data.train), micro_batch=4)
     assert plain[0].features.shape[0] == 8, "two rows a statement"
@@ -213,22 +228,146 @@ def test_auto_keeps_nothing_on_a_cpu_nor_for_a_stage_that_reads_less(
         short, _ = a_residency(small_shards, "s", wish="auto", max_steps=steps)
         with caplog.at_level(logging.INFO):
             assert [reader.source is not reader.files for reader in short.readers(data.train)] == [kept]
-    assert "sentence: features come from the shards: the stage reads 48 images of 64" in caplog.text
+    assert "sentence: features come from the shards: a rank trains on 48 pairs, of 64 images" in caplog.text
+
+
+@pytest.mark.parametrize(("steps", "done", "kept"), [(7, 0, False), (8, 0, True), (9, 1, True), (9, 2, False)])
+def test_auto_counts_the_pairs_that_a_rank_has_to_go(
+    small_shards: Path, monkeypatch: pytest.MonkeyPatch, steps: int, done: int, kept: bool
+) -> None:
+    """Of two ranks each takes 8 pairs a step; the set has 64 images."""
+    auto, data = a_residency(small_shards, "s", wish="auto", of=2, max_steps=steps)
+    monkeypatch.setattr(Runtime, "any_says", lambda runtime, said: said)
+    monkeypatch.setattr(Runtime, "largest", lambda runtime, values: values)
+    monkeypatch.setattr(Runtime, "all_do", lambda runtime, action: action())
+    on_a_card(monkeypatch, free=GIB, total=GIB)
+    readers = dataclasses.replace(auto, start=done).readers(data.train)
+    assert [reader.source is not reader.files for reader in readers] == [kept]
+
+
+def step_of(
+    residency: Residency, sets: Sequence[ShardSet], micro_batch: int | None, *, batch_size: int = 16, ranks: int = 1
+) -> int:
+    """Bytes of a step in fp32, without ZeRO."""
+    config = dataclasses.replace(
+        new_config({"shards": residency.config.shards, "curriculum": "s", "batch_size": batch_size}),
+        model=residency.config.model,
+    )
+    execution = Execution(precision="fp32", micro_batch=micro_batch)
+    return step_bytes(residency.stage, sets, config=config, execution=execution, ranks=ranks)
 
 
 def test_a_step_takes_weights_moments_activations_and_batches_that_wait(small_shards: Path) -> None:
-    """Twice the pairs take twice of what is a pair's; adding a rank adds the copy that travels."""
+    """Twice the pairs take twice of what is a pair's; a rank more halves the batches that wait, and nothing else."""
     this, data = a_residency(small_shards, "s")
-
-    def bytes_of(micro_batch: int | None, *, batch_size: int = 16, ranks: int = 1) -> int:
-        config = new_config({"shards": str(small_shards), "curriculum": "s", "batch_size": batch_size})
-        execution = Execution(precision="fp32", micro_batch=micro_batch)
-        return step_bytes(this.stage, data.train, config=config, execution=execution, ranks=ranks)
-
+    bytes_of = partial(step_of, this, data.train)
+    four_pairs = bytes_of(8) - bytes_of(4)
     assert bytes_of(16) == bytes_of(None)
-    assert abs((bytes_of(16) - bytes_of(8)) - 2 * (bytes_of(8) - bytes_of(4))) <= 2
-    # four portions of 16 pairs more, each of 36 regions and 4 strays of 64 numbers in two bytes
-    assert bytes_of(8, batch_size=32) - bytes_of(8) == 4 * 16 * (36 + 4) * 64 * 2
+    assert abs((bytes_of(16) - bytes_of(8)) - 2 * four_pairs) <= 2
+    # four portions of 16 pairs, each of 36 regions and 4 strays of 64 numbers in two bytes
+    waiting = 4 * 16 * (36 + 4) * 64 * 2
+    assert bytes_of(8, batch_size=32) - bytes_of(8) == waiting
+    assert bytes_of(4) - bytes_of(4, ranks=2) == waiting // 2
+    learner = build_learner(this.config, this.stage, build_context(this.config, data), None)
+    # fp32 weights, gradients and two moments
+    state = 16 * sum(weight.numel() for weight in learner.parameters())
+    assert abs(bytes_of(4) - four_pairs - waiting - state) <= 2
+
+
+def test_the_images_of_a_statement_wait_both(two_image_shards: Path) -> None:
+    this, data = a_residency(two_image_shards, "nlvr2")
+    more = step_of(this, data.train, 4, batch_size=16) - step_of(this, data.train, 4, batch_size=8)
+    assert more == 4 * 8 * 2 * 36 * 64 * 2  # without strays
+
+
+def test_the_part_that_takes_most_counts(small_shards: Path) -> None:
+    def pairs_of(spelling: str) -> int:
+        this, data = a_residency(small_shards, spelling)
+        return step_of(this, data.train, 8) - step_of(this, data.train, 4)
+
+    alone = [pairs_of(spelling) for spelling in "tps"]
+    assert len(set(alone)) > 1
+    assert abs(pairs_of("t+p+s") - max(alone)) <= 2
+
+
+def a_job(residency: Residency, tmp_path: Path, wish: Resident, **changes: Any) -> Job:
+    execution = Execution(precision="fp32", micro_batch=4, resident=wish)
+    job = Job(config=residency.config, execution=execution, folder=tmp_path, runtime=ALONE, stop=StopRequest())
+    return dataclasses.replace(job, **changes)
+
+
+def test_a_micro_batch_to_be_found_counts_whole_for_auto_and_as_a_pair_for_always(
+    small_shards: Path, tmp_path: Path
+) -> None:
+    this, _ = a_residency(small_shards, "s")
+    for wish, finds, counted in (("auto", False, 4), ("auto", True, None), ("always", False, 4), ("always", True, 1)):
+        job = a_job(this, tmp_path, wish, fits_micro_batch=finds)
+        found = residency_of(job, this.stage, 3)
+        assert found.execution == dataclasses.replace(job.execution, micro_batch=counted)
+        assert (found.start, found.stop, found.tables) == (3, job.stop, job.tables)
+
+
+def test_parts_with_the_same_images_share_the_largest_table(small_shards: Path) -> None:
+    alone, data = a_residency(small_shards, "t+p+s")
+    alone.readers(data.train)
+    assert len(data.train[1].keys) < 64
+    assert [len(table.counts) for table in alone.tables] == [64]
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_always_needs_room_for_all_tables_of_a_stage(
+    small_shards: Path, monkeypatch: pytest.MonkeyPatch, missing: int
+) -> None:
+    """Two parts have the same images, the third has others."""
+    always, data = a_residency(small_shards, "t+p+s")
+    renamed = dataclasses.replace(data.train[0], keys=tuple(f"other {key}" for key in data.train[0].keys))
+    sets = [renamed, *data.train[1:]]
+    step = step_bytes(always.stage, sets, config=always.config, execution=always.execution, ranks=1)
+    on_a_card(monkeypatch, free=table_bytes(sets[0]) + table_bytes(sets[2]) + step - missing, total=0)
+    with pytest.raises(InputError, match="do not fit") if missing else nullcontext():
+        always.check(sets)
+
+
+def test_ranks_of_a_machine_without_gpus_share_its_memory(small_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    this, data = a_residency(small_shards, "s")
+    monkeypatch.setattr(residency, "memory_of", lambda device: (8.0 * GIB, 20.0 * GIB))
+    both = dataclasses.replace(this, runtime=dataclasses.replace(ALONE, ranks_here=2))
+    assert (both.room(0, data.train).free, both.room(0, data.train).spare) == (4 * GIB, GIB // 2)
+    monkeypatch.setattr(residency, "has_own_memory", lambda runtime: True)
+    assert both.room(0, data.train).free == 8 * GIB
+
+
+def test_a_request_to_stop_ends_the_reading(small_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(residency, "IMAGES_AT_ONCE", 16)
+    this, data = a_residency(small_shards, "s")
+    loaded, load = [], ResidentImages.load
+
+    def then_asked(images: ResidentImages, start: int, end: int, through: Tensor) -> None:
+        loaded.append(end)
+        load(images, start, end, through)
+        this.stop.signal = 15 if end == 32 else 0
+
+    monkeypatch.setattr(ResidentImages, "load", then_asked)
+    with pytest.raises(Interrupted, match=r"^stopped before the first step; --resume continues$") as caught:
+        this.readers(data.train)
+    assert caught.value.exit_code == 143
+    assert loaded == [16, 32], "of 64"
+    with pytest.raises(Interrupted, match=r"^stopped after step 5, which is saved; --resume continues$"):
+        dataclasses.replace(this, start=5, tables=[]).readers(data.train)
+
+
+def test_nothing_is_read_for_a_run_that_cannot_go_on(
+    small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--shards", small_shards, "--curriculum", "s", *SHORT)
+    assert run("train", *flags, "--run-dir", tmp_path, "--resident", "never").exit_code == 0
+    (tmp_path / "1-sentence" / STAGE_FILE).unlink()
+    for path in (tmp_path / "1-sentence" / "checkpoints").rglob(WEIGHTS):
+        path.write_bytes(b"")
+    monkeypatch.setattr(ResidentImages, "load", lambda *_: pytest.fail("features were read"))
+    done = run("train", "--resume", "--run-dir", tmp_path, "--resident", "always")
+    assert done.exit_code == 2, done.output
+    assert "no checkpoint in" in done.stderr
 
 
 def test_what_does_not_fit_is_refused_with_figures_and_the_mend(
@@ -251,16 +390,17 @@ def test_a_memory_in_pieces_is_no_crash(
     small_shards: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*arguments: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+        raise MemoryError
 
     monkeypatch.setattr(residency, "FeatureTable", full)
     on_a_card(monkeypatch, free=GIB, total=GIB)
     auto, data = a_residency(small_shards, "s", wish="auto")
     with caplog.at_level(logging.INFO):
         assert [reader.source is reader.files for reader in auto.readers(data.train)] == [True]
-    assert "are free, but in pieces that are too small" in caplog.text
+    assert "are free, but the system gives no such piece" in caplog.text
     always, _ = a_residency(small_shards, "s")
-    with pytest.raises(InputError, match="but in pieces that are too small; leave it out"):
+    on_a_card(monkeypatch, free=math.inf, total=math.inf)  # a system that does not tell
+    with pytest.raises(InputError, match="an unknown number is free, but the system gives no such piece; leave it out"):
         always.readers(data.train)
 
 

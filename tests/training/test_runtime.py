@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from msp_ds.training.runtime import _meeting_fault, has_lost_a_rank, loss_told, num_threads
+from msp_ds.training.runtime import _meeting_fault, has_lost_a_rank, loss_told, num_threads, ranks_here
 
 CORES = os.cpu_count() or 1
 PLACE = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "WORLD_SIZE": "4"}
@@ -36,6 +36,10 @@ def test_a_persons_number_of_threads_counts_and_else_the_cores_are_shared(
     environment: dict[str, str], threads: int
 ) -> None:
     assert num_threads(environment) == threads
+
+
+def test_both_launchers_say_how_many_ranks_a_machine_has() -> None:
+    assert [ranks_here(said) for said in ({}, {"LOCAL_WORLD_SIZE": "2"}, {"LOCAL_SIZE": "4"})] == [1, 2, 4]
 
 
 @pytest.mark.parametrize(
