@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from tiny import dice
@@ -77,18 +79,23 @@ def states(kind: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, T
     return query, key, value, torch.tensor([[1, 1, 1, 0, 0], [0, 0, 0, 0, 0]]).bool()[:, None, None]
 
 
-def test_attention_with_dropout_is_torchs_but_for_the_drops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dropout, "left_out", lambda values, share: torch.zeros_like(values, dtype=torch.bool))
-    *ours, mask = states()
-    *theirs, _ = states()
-    found = attend(*ours, mask, dropout=0.5)
-    wanted = 2 * F.scaled_dot_product_attention(*theirs, attn_mask=mask)
+def assert_alike(found: Tensor, wanted: Tensor, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> None:
+    """Two results, the second zero where nothing is seen, and the gradients of what each was made from."""
     torch.testing.assert_close(found, wanted)
     assert not found[1].any()
     for end in (found, wanted):
         end.sin().sum().backward()
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_attention_with_dropout_is_torchs_but_for_the_drops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dropout, "left_out", lambda values, share: torch.zeros_like(values, dtype=torch.bool))
+    *ours, mask = states()
+    *theirs, _ = states()
+    found = attend(*ours, mask, dropout=0.5)
+    wanted = 2 * F.scaled_dot_product_attention(*theirs, attn_mask=mask)
+    assert_alike(found, wanted, ours, theirs)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -109,11 +116,6 @@ def test_without_dropout_attention_is_torchs() -> None:
     *ours, mask = states()
     *theirs, _ = states()
     found, wanted = attend(*ours, mask, dropout=0.0), F.scaled_dot_product_attention(*theirs, attn_mask=mask)
-    torch.testing.assert_close(found, wanted)
-    assert not found[1].any()
-    for end in (found, wanted):
-        end.sin().sum().backward()
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one.grad, other.grad)
+    assert_alike(found, wanted, ours, theirs)
     with torch.no_grad():
         assert torch.equal(attend(*ours, mask, dropout=0.0), wanted)
