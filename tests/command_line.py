@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import pytest
 from click.testing import Result
@@ -12,8 +13,11 @@ from msp_ds.cli import app
 
 
 def run(*words: object) -> Result:
-    """What `msp-ds WORDS` does."""
+    """What `msp-ds WORDS` does; the environment stays as it is, where a command notes the place that ranks meet at."""
+    environment = dict(os.environ)
     result = CliRunner().invoke(app, [str(word) for word in words], prog_name="msp-ds", env={"COLUMNS": "200"})
+    os.environ.clear()
+    os.environ.update(environment)
     # The command's log lines went to a stream that is closed now.
     logging.basicConfig(handlers=[logging.NullHandler()], force=True)
     logging.getLogger("msp_ds").setLevel(logging.NOTSET)
