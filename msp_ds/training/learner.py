@@ -28,6 +28,10 @@ class Learner(nn.Module):
         self.trunk = trunk
         self.heads = build_heads((head for task in tasks for head in task.heads), trunk.config, trunk)
         self.context = context
+        self._layers = [layer for layer in self.heads.modules() if not list(layer.children())]
+        self._called: set[nn.Module] = set()
+        for layer in self._layers:
+            layer.register_forward_hook(self._note_call)
 
     def forward(
         self, clean: Batch, tasks: Sequence[Task], epoch: int, rooms: Mapping[str, int] = NOT_COUNTED
@@ -42,6 +46,7 @@ class Learner(nn.Module):
     def answer(self, clean: Batch, posed: Batch, tasks: Sequence[Task], context: Context) -> Losses:
         """The losses of a batch that is posed already."""
         encoded = self.trunk(posed, asked_by(tasks, posed, context))
+        self._called.clear()
         total = clean.boxes.new_zeros(())
         tallies: dict[str, Tally] = {}
         for task in tasks:
@@ -50,15 +55,21 @@ class Learner(nn.Module):
             tallies[f"loss/{task.name}"] = Tally.of(score.loss.expand(len(clean.keys)))  # a pair each
             tallies |= score.tallies
         tallies["loss/total"] = Tally.of(total.expand(len(clean.keys)))
-        return Losses(total=total + self._touch_every_head(encoded.pair), tallies=tallies)
+        return Losses(total=total + self._touch_what_was_not_read(encoded.pair), tallies=tallies)
 
-    def _touch_every_head(self, like: Tensor) -> Tensor:
-        """A zero that depends on every head: so each has a gradient on every rank, whichever a step leaves out.
+    def _note_call(self, layer: nn.Module, *_: object) -> None:
+        self._called.add(layer)
 
+    def _touch_what_was_not_read(self, like: Tensor) -> Tensor:
+        """A zero that depends on the heads' layers that no task called: so each weight has a gradient on every rank.
+
+        What was called is not touched: it would cost a gradient of zeros, and adding it, for each weight.
         ZeRO-3 keeps the weights elsewhere between forward passes; there is nothing to touch then.
         """
         zero = like.new_zeros((), dtype=torch.float32)
-        for parameter in self.heads.parameters():
-            if parameter.numel():
-                zero = zero + 0.0 * parameter.reshape(-1)[0].float()
+        for layer in self._layers:
+            if layer not in self._called:
+                for parameter in layer.parameters():
+                    if parameter.numel():
+                        zero = zero + 0.0 * parameter.reshape(-1)[0].float()
         return zero

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -47,6 +49,30 @@ def test_a_head_that_is_not_asked_has_a_gradient_of_zeros() -> None:
         for parameter in learner.heads[name].parameters():
             assert parameter.grad is not None
             assert not parameter.grad.any()
+
+
+def test_a_decoder_that_no_task_reads_has_a_gradient_of_zeros() -> None:
+    learner = a_learner("t")
+    learner(a_batch(1), [task for task in TASKS if task.name != "moc"], 0).total.backward()
+    region = learner.heads["region"]
+    gradients = [weight.grad for weight in region.object_decoder.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+    assert region.feature_decoder.weight.grad.any()
+
+
+def test_weights_that_are_read_get_no_gradient_of_zeros_besides() -> None:
+    learner = copy.deepcopy(a_learner("t"))  # a copy notes its own calls
+    weight = learner.heads["region"].object_decoder.weight
+    met: set[Any] = set()
+    waiting: list[Any] = [learner(a_batch(1), TASKS, 0).total.grad_fn]
+    edges = 0
+    while waiting:
+        for node, _ in waiting.pop().next_functions:
+            edges += getattr(node, "variable", None) is weight
+            if node is not None and node not in met:
+                met.add(node)
+                waiting.append(node)
+    assert edges == 1  # one product reads it
 
 
 def test_heads_that_are_not_asked_do_not_change_the_others_gradients() -> None:
