@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -36,10 +37,12 @@ from msp_ds.train import (
     Setting,
     Shards,
     StopAfterNan,
+    train,
 )
 from msp_ds.training.cards import CARDS, changed_card, find_card
 from msp_ds.training.execution import Execution, find_shipped, read_execution
 from msp_ds.training.limits import Limits
+from msp_ds.training.run_folder import fresh_folder
 
 
 def demo(
@@ -49,11 +52,16 @@ def demo(
 ) -> None:
     """Watch the whole method work: make a world, write its shards, train t, p and s, retrieve zero-shot."""
     from msp_ds.report.demo import run_demo
-    from msp_ds.train import start
+    from msp_ds.training.local_ranks import on_ranks, ranks_that_pay
+
+    def on_all_cores(given: dict[str, Any]) -> Path:
+        folder = fresh_folder(RUNS / given["curriculum"])
+        on_ranks(partial(train, **given, run_dir=folder, debug=debug), ranks_that_pay())
+        return folder
 
     with one_line_errors(debug=debug):
         speak()
-        run_demo(find_shipped(recipe), shards=shards, train=start, show=Console())
+        run_demo(find_shipped(recipe), shards=shards, train=on_all_cores, show=Console())
 
 
 def stages(

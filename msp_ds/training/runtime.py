@@ -119,7 +119,7 @@ def start_runtime(environment: MutableMapping[str, str]) -> Runtime:
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     for name, value in alone.items():
         environment.setdefault(name, value)
-    environment.setdefault("MASTER_PORT", str(_free_port()))
+    environment.setdefault("MASTER_PORT", str(free_port()))
     on_gpu = torch.cuda.is_available()
     environment.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
     import deepspeed  # reads DS_ACCELERATOR when imported
@@ -206,7 +206,8 @@ def _meeting_fault(error: Exception, environment: Mapping[str, str]) -> InputErr
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
