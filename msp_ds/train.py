@@ -196,7 +196,8 @@ def _run(config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, 
         with stop.listen():
             train_run(job)
     except Interrupted as interruption:
-        log.warning("%s", interruption)
+        if runtime.is_first:  # all ranks stop at the same step
+            log.warning("%s", interruption)
         raise SystemExit(interruption.exit_code) from None
     except FloatingPointError as error:
         if runtime.is_first:  # all ranks stop for it

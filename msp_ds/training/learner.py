@@ -28,7 +28,7 @@ class Learner(nn.Module):
         self.trunk = trunk
         self.heads = build_heads((head for task in tasks for head in task.heads), trunk.config, trunk)
         self.context = context
-        self._layers = [layer for layer in self.heads.modules() if not list(layer.children())]
+        self._layers = [layer for layer in self.heads.modules() if list(layer.parameters(recurse=False))]
         self._called: set[nn.Module] = set()
         for layer in self._layers:
             layer.register_forward_hook(self._note_call)
@@ -69,7 +69,7 @@ class Learner(nn.Module):
         zero = like.new_zeros((), dtype=torch.float32)
         for layer in self._layers:
             if layer not in self._called:
-                for parameter in layer.parameters():
+                for parameter in layer.parameters(recurse=False):
                     if parameter.numel():
                         zero = zero + 0.0 * parameter.reshape(-1)[0].float()
         return zero
