@@ -21,7 +21,7 @@ from msp_ds.training.runtime import COLLECTIVE_TIMEOUT, free_port
 log = logging.getLogger(__name__)
 
 MOST = 2
-"""Ranks on a CPU. Where there are more cores, a rank's threads make better use of them than ranks of smaller batches."""
+"""Ranks on a CPU. With more cores, threads of a rank make better use of them than ranks of smaller batches would."""
 GRACE_SECONDS = COLLECTIVE_TIMEOUT.total_seconds() + 35
 """How long the others may take to notice, say and save that a rank is gone before they are killed."""
 
