@@ -25,6 +25,9 @@ OPTIM = OptimConfig(lr=0.01, clip_norm=0.1)
 """A rate at which weights move, a norm at which every gradient is clipped."""
 TASKS = curriculum("t")[0].tasks
 
+LEAVE = "import os, sys; sys.stdout.flush(); os._exit(0)\n"
+"""Ends a script that several ranks ran, past the tear-down in which a thread of gloo may abort: see run_command."""
+
 
 def a_learner(stage: str = "t", *, seed: int = 0) -> Learner:
     """Fresh weights for a stage."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from lessons import a_batch, a_learner, a_save, an_engine, an_engine_from, one_step
+from lessons import LEAVE, a_batch, a_learner, a_save, an_engine, an_engine_from, one_step
 from safetensors.torch import load_file
 from torch import nn
 
@@ -181,7 +181,7 @@ for name, layout in json.loads(sys.argv[5]).items():
 @pytest.mark.slow
 def test_two_ranks_hold_what_one_had_give_it_back_and_go_on_bit_for_bit(trained: Path, tmp_path: Path) -> None:
     layouts = {name: how for name, how in LAYOUTS.items() if how.get("precision") != "fp16"}
-    (tmp_path / "ranks.py").write_text(RANKS)
+    (tmp_path / "ranks.py").write_text(RANKS + LEAVE)
     words = [str(HERE), str(HERE.parent), str(trained), str(tmp_path), json.dumps(layouts)]
     alone = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "MASTER_PORT")}
     launched = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -108,6 +108,17 @@ if __name__ == '__main__':
 """
 
 
+def started(script: str, folder: Path) -> subprocess.Popen[str]:
+    (folder / "script.py").write_text(script)
+    command = [sys.executable, str(folder / "script.py"), str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def lines(process: subprocess.Popen[str], count: int) -> list[str]:
+    assert process.stdout is not None
+    return [process.stdout.readline() for _ in range(count)]
+
+
 @pytest.mark.parametrize(
     ("number", "to_all", "code"),
     [
@@ -120,31 +131,20 @@ if __name__ == '__main__':
 def test_a_signal_is_passed_on_and_the_ranks_may_save(
     number: signal.Signals, to_all: bool, code: int, tmp_path: Path
 ) -> None:
-    (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as it:
-        assert it.stdout is not None
-        assert it.stderr is not None
-        assert [it.stdout.readline(), it.stdout.readline()] == ["ready\n", "ready\n"]
-        (os.killpg if to_all else os.kill)(it.pid, number)  # a terminal sends it to all
-        assert it.wait() == code
-        assert it.stdout.read() == ""  # ends when the ranks have
-        assert "Traceback" not in it.stderr.read()
+    with started(SCRIPT, tmp_path) as process:
+        assert lines(process, 2) == ["ready\n", "ready\n"]
+        (os.killpg if to_all else os.kill)(process.pid, number)  # a terminal sends it to all
+        printed, complaints = process.communicate()  # once the ranks have ended
+        assert process.returncode == code
+        assert printed == ""
+        assert "Traceback" not in complaints
     assert {path.name for path in tmp_path.glob("saved-*")} == {"saved-0", "saved-1"}
 
 
 def test_ctrl_c_while_the_ranks_import_ends_them_without_a_word(tmp_path: Path) -> None:
-    script = SCRIPT.replace("if __name__", "print('imported', flush=True)\ntime.sleep(5)\nif __name__", 1)
-    script = script.replace("time.sleep(5)", "time.sleep(5 * (__name__ != '__main__'))")
-    (tmp_path / "script.py").write_text(script)
-    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as it:
-        assert it.stdout is not None
-        assert [it.stdout.readline() for _ in range(3)] == 3 * ["imported\n"]
-        os.killpg(it.pid, signal.SIGINT)
-        assert it.communicate() == ("", "")
-        assert it.returncode == 130
+    slow = "print('imported', flush=True)\ntime.sleep(0 if __name__ == '__main__' else 60)\n"
+    with started(SCRIPT.replace("if __name__", slow + "if __name__"), tmp_path) as process:
+        assert lines(process, 3) == 3 * ["imported\n"]
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate() == ("", "")
+        assert process.returncode == 130

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from lessons import TASKS, a_batch, a_learner, an_engine, one_step
+from lessons import LEAVE, TASKS, a_batch, a_learner, an_engine, one_step
 
 from msp_ds.training.runtime import COLLECTIVE_TIMEOUT, Runtime
 
@@ -110,7 +110,7 @@ def found_by(script: str, *, ranks: int = 1) -> Any:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "--no-python"]
     command = [sys.executable, *(launcher if ranks > 1 else ()), *([sys.executable] if ranks > 1 else ())]
     done = subprocess.run(
-        [*command, "-W", "ignore", "-c", script], env=environment, capture_output=True, text=True, timeout=300
+        [*command, "-W", "ignore", "-c", script + LEAVE], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.split("FOUND ")[1].splitlines()[0])
