@@ -101,7 +101,7 @@ def save(number, _):
     raise SystemExit(143)
 def work():
     signal.signal(signal.SIGTERM, save)
-    print('ready', flush=True)
+    os.write(1, b'ready\\n')  # whole, beside the other rank's
     time.sleep(60)
 if __name__ == '__main__':
     on_ranks(work, 2)
@@ -142,7 +142,7 @@ def test_a_signal_is_passed_on_and_the_ranks_may_save(
 
 
 def test_ctrl_c_while_the_ranks_import_ends_them_without_a_word(tmp_path: Path) -> None:
-    slow = "print('imported', flush=True)\ntime.sleep(0 if __name__ == '__main__' else 60)\n"
+    slow = "os.write(1, b'imported\\n')\ntime.sleep(0 if __name__ == '__main__' else 60)\n"
     with started(SCRIPT.replace("if __name__", slow + "if __name__"), tmp_path) as process:
         assert lines(process, 3) == 3 * ["imported\n"]
         os.killpg(process.pid, signal.SIGINT)
