@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from looking_site import make_site
 from small_world import write_shards, write_twelve_tars
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Makes float64 the default type, in which two ways to compute one thing agree on every processor."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(scope="session")

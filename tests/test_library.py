@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from looking_site import write_model
+from tiny import FP32_BOUND
 
 import msp_ds
 from msp_ds.data.shards import open_set
@@ -55,15 +56,15 @@ def test_a_free_text_scores_what_the_same_text_of_the_set_scores(matcher: Model)
     for row, pair in enumerate(pairs):
         for column, image in enumerate(images):
             logits = matcher.heads["match"](matcher.trunk(of_set(matcher, [pair], [image])).pair)[0]
-            assert float(scores[row, column]) == pytest.approx(float(logits[1] - logits[0]), abs=1e-5)
+            assert float(scores[row, column]) == pytest.approx(float(logits[1] - logits[0]), abs=FP32_BOUND)
 
 
 @torch.no_grad()
 def test_states_are_those_of_the_trunk(matcher: Model) -> None:
     states = matcher.embed(texts_of(matcher, [2, 9]), [matcher.image_ids[row] for row in (1, 4)])
     whole = matcher.trunk(of_set(matcher, [2, 9], [1, 4]))
-    torch.testing.assert_close(states.pair, whole.pair, atol=1e-5, rtol=0)
-    torch.testing.assert_close(states.regions, whole.regions, atol=1e-5, rtol=0)
+    torch.testing.assert_close(states.pair, whole.pair, atol=FP32_BOUND, rtol=0)
+    torch.testing.assert_close(states.regions, whole.regions, atol=FP32_BOUND, rtol=0)
 
 
 def test_a_search_ranks_all_images_by_their_scores(matcher: Model) -> None:
@@ -86,7 +87,7 @@ def test_the_texts_that_fit_an_image_come_best_first_and_its_own_are_known(match
     pool = ["a red ball", "two dogs in a kitchen", *own]
     chosen = matcher.captions(image, pool=pool)
     scores = dict(zip(pool, matcher.score(pool, [image])[:, 0].tolist(), strict=True))
-    assert {one.text: pytest.approx(one.score, abs=1e-5) for one in chosen} == scores
+    assert {one.text: pytest.approx(one.score, abs=FP32_BOUND) for one in chosen} == scores
     assert {one.text for one in chosen if one.is_own} == own
 
 
@@ -106,7 +107,7 @@ def test_the_nearest_images_are_those_of_the_nearest_mean_states(matcher: Model)
         if row != 3
     }
     found = matcher.nearest(matcher.image_ids[3], top=100)
-    assert dict(found) == pytest.approx(wanted, abs=1e-5)
+    assert dict(found) == pytest.approx(wanted, abs=FP32_BOUND)
     likenesses = [likeness for _, likeness in found]
     assert likenesses == sorted(likenesses, reverse=True)
 
@@ -117,7 +118,7 @@ def test_answers_are_a_distribution_over_those_of_the_set(answerer: Model) -> No
     said = answerer.answer(question, image)
     logits = answerer.heads["answer"](answerer.trunk(of_set(answerer, [4], [int(answerer.reader.images[4])])).pair)[0]
     chances = (logits.exp() / logits.exp().sum()).tolist()
-    assert said == pytest.approx(dict(zip(answerer.answers, chances, strict=True)), abs=1e-5)
+    assert said == pytest.approx(dict(zip(answerer.answers, chances, strict=True)), abs=FP32_BOUND)
     assert list(said.values()) == sorted(said.values(), reverse=True)
 
 

@@ -52,6 +52,11 @@ FAMILY: dict[str, ModelConfig] = {
 }
 """One small model of each encoder, with and without a visual [CLS]."""
 
+FP32_BOUND = 1e-4
+"""How far fp32 results of one small model may lie apart when they are computed in two orders: about a hundred
+operations on states of order 1, each of which rounds by 2**-24, leave 1e-5, and no processor leaves ten times that.
+Whatever is compared within it differs by far more where something is wrong."""
+
 
 def dice(seed: int) -> torch.Generator:
     """A generator of its own."""

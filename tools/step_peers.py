@@ -16,7 +16,7 @@ from transformers import LxmertConfig, LxmertForPreTraining
 
 from msp_ds.config import ModelConfig
 from msp_ds.records import IGNORE, Batch
-from msp_ds.tasks.scoring import topic_targets
+from msp_ds.tasks.scoring import full_precision, topic_targets
 from msp_ds.tasks.task import Context
 
 NOT_ASKED = -100
@@ -178,7 +178,7 @@ class ReleasedManner(nn.Module):
         logits = F.linear(self.token_transform(text), self.word.weight, self.token_bias)
         labels = torch.where(posed.marks.masked_tokens, clean.token_ids, NOT_ASKED)
         (logits.argmax(-1) == labels).sum()
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=NOT_ASKED)
+        return F.cross_entropy(full_precision(logits.flatten(0, 1)), labels.flatten(), ignore_index=NOT_ASKED)
 
     def _region_losses(self, regions: Tensor, pair: Tensor, clean: Batch, posed: Batch) -> Tensor:
         gated, masked = self.region_transform(regions) * pair[:, None], posed.marks.masked_regions.float()
@@ -187,17 +187,18 @@ class ReleasedManner(nn.Module):
             (self.objects, clean.object_ids, clean.object_scores),
             (self.attributes, clean.attribute_ids, clean.attribute_scores),
         ):
-            logits = decoder(gated).flatten(0, 1).float()
+            logits = full_precision(decoder(gated).flatten(0, 1))
             (logits.argmax(-1) == labels.flatten()).sum()
             losses = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORE, reduction="none")
             total = total + (losses * (scores * masked).flatten()).mean() / 0.15
-        errors = F.smooth_l1_loss(self.features(gated).float(), clean.features.float(), reduction="none").mean(-1)
+        features = full_precision(self.features(gated))
+        errors = F.smooth_l1_loss(features, clean.features.to(features.dtype), reduction="none").mean(-1)
         return total + (errors * masked).mean() / 0.15
 
     def _pair_losses(self, pair: Tensor, clean: Batch, posed: Batch, context: Context) -> Tensor:
-        topics = self.topics(pair).float()
+        topics = full_precision(self.topics(pair))
         found = topic_targets(clean, context, attributes=False)
-        wanted = torch.zeros_like(topics).scatter_reduce_(1, found.pieces, found.wanted.float(), "amax")
+        wanted = torch.zeros_like(topics).scatter_reduce_(1, found.pieces, found.wanted.to(topics.dtype), "amax")
         ((topics > 0) == (wanted > 0)).float().mean()
-        matching = F.cross_entropy(self.match(pair).float(), posed.marks.matched.long())
+        matching = F.cross_entropy(full_precision(self.match(pair)), posed.marks.matched.long())
         return matching + F.binary_cross_entropy_with_logits(topics, wanted)

@@ -54,6 +54,7 @@ def encode_and_look(trunk: Trunk, batch: Batch) -> tuple[Encoded, Tensor]:
         handle.remove()
     # A cross-modality layer looks twice with the same weights, the text at the regions first.
     states, memory, memory_mask = calls[0][:3]
-    shares = attention_shares(looking, states, memory, memory_mask).mean(1).float()
+    shares = attention_shares(looking, states, memory, memory_mask).mean(1)
+    shares = shares.to(torch.promote_types(shares.dtype, torch.float32))
     num_tokens, num_regions = batch.token_ids.shape[1], batch.region_mask.shape[1]
     return encoded, shares[:, :num_tokens, memory.shape[1] - num_regions :]

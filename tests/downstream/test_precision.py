@@ -1,46 +1,42 @@
-"""auto takes bf16 where the hardware multiplies it; asked for elsewhere it is granted with a warning."""
+"""Grades are computed in fp32 on every machine; bf16 is granted where it is asked for."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 
 import pytest
 import torch
 
+from msp_ds.cli.grading_commands import evaluate
 from msp_ds.downstream import precision
-from msp_ds.downstream.precision import choose_precision, multiplies_bf16
-from msp_ds.errors import InputError
+from msp_ds.downstream.precision import multiplies_bf16, warn_if_slow
+from msp_ds.report.retrieval import RetrievalPlan
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("choice", "native", "wanted", "warnings"),
-    [
-        ("auto", False, "fp32", 0),
-        ("auto", True, "bf16", 0),
-        ("fp32", True, "fp32", 0),
-        ("bf16", True, "bf16", 0),
-        ("bf16", False, "bf16", 1),
-    ],
+    ("chosen", "native", "warnings"), [("fp32", False, 0), ("fp32", True, 0), ("bf16", True, 0), ("bf16", False, 1)]
 )
-def test_the_choice(
-    choice: precision.PrecisionChoice,
+def test_bf16_is_granted_everywhere_with_a_warning_where_it_is_slow(
+    chosen: precision.Precision,
     native: bool,
-    wanted: str,
     warnings: int,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(precision, "multiplies_bf16", lambda device: native)
     with caplog.at_level(logging.WARNING):
-        assert choose_precision(choice, CPU) == wanted
+        warn_if_slow(chosen, CPU)
     assert len(caplog.records) == warnings
 
 
-def test_another_precision_is_refused() -> None:
-    with pytest.raises(InputError, match="no precision 'fp16'; choose auto, fp32 or bf16"):
-        choose_precision("fp16", CPU)  # type: ignore[arg-type]
+@pytest.mark.parametrize("has_amx", [False, True])
+def test_a_processor_with_amx_grades_in_fp32_as_all_do(has_amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda device: has_amx)
+    assert RetrievalPlan().precision == "fp32"
+    assert inspect.signature(evaluate).parameters["precision"].default == "fp32"
 
 
 @pytest.mark.parametrize(("capability", "native"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from tiny import CONFIG, FAMILY, dice
+from tiny import CONFIG, FAMILY, FP32_BOUND, dice
 from torch import Tensor
 
 from msp_ds.data.reader import Reader
@@ -101,7 +101,7 @@ def test_the_matrix_holds_what_each_pair_scores_alone(scorer: PairScorer, reader
     scores = chosen.scores(reader, choose_pool(reader))
     wanted = all_alone(scorer, reader, images=list(range(5)), captions=list(range(11)))
     assert scores.dtype == torch.float32
-    torch.testing.assert_close(scores, wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(scores, wanted, atol=FP32_BOUND, rtol=0)
     assert wanted.std() > 0.01  # scores that differ, so that a swap would show
 
 
@@ -110,7 +110,7 @@ def test_a_part_of_the_pool_is_scored_in_its_own_order(scorer: PairScorer, reade
         first_pairs=torch.tensor([9, 3, 0]), captions=torch.tensor([8, 1, 5]), image_of_caption=torch.tensor([0, 2, 0])
     )
     wanted = all_alone(scorer, reader, images=[4, 1, 0], captions=[8, 1, 5])
-    torch.testing.assert_close(scorer.scores(reader, pool), wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(scorer.scores(reader, pool), wanted, atol=FP32_BOUND, rtol=0)
 
 
 def test_progress_hears_of_every_pair_once(scorer: PairScorer, reader: Reader) -> None:

@@ -14,6 +14,8 @@ from msp_ds.model.encoder import Trunk
 from msp_ds.model.layers import Attention
 from msp_ds.records import Batch
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 
 def some_attention() -> tuple[Attention, Tensor, Tensor, Tensor]:
     torch.manual_seed(3)
@@ -76,7 +78,7 @@ def test_each_encoder_tells_where_its_last_layer_looks(name: str) -> None:
     assert torch.equal(encoded.pair, trunk(batch).pair)
     whole = whole_shares(trunk, batch).mean(1)
     num_tokens, num_regions = batch.token_ids.shape[1], batch.region_mask.shape[1]
-    torch.testing.assert_close(shares, whole[:, :num_tokens, -num_regions:], atol=1e-6, rtol=0)
+    torch.testing.assert_close(shares, whole[:, :num_tokens, -num_regions:], atol=1e-12, rtol=0)
     assert not shares[~batch.region_mask[:, None].expand_as(shares)].any()
     assert (shares.sum(2) <= 1 + 1e-6).all()
     if not FAMILY[name].visual_cls and FAMILY[name].encoder == "cross":

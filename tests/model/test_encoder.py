@@ -17,6 +17,8 @@ from msp_ds.model.heads import HEADS, build_heads
 from msp_ds.presets import PRESETS
 from msp_ds.records import Batch, Encoded
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 REGION_FIELDS = ("features", "boxes", "region_mask")
 
 
@@ -25,13 +27,13 @@ def made(config: ModelConfig) -> Trunk:
     return Trunk(config).eval()
 
 
-@pytest.fixture(scope="module", params=FAMILY)
+@pytest.fixture(params=FAMILY)
 def trunk(request: pytest.FixtureRequest) -> Trunk:
     """One of each kind."""
     return made(FAMILY[request.param])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def lxmert_s() -> Trunk:
     return made(CONFIG)
 
@@ -128,7 +130,7 @@ def test_more_padding_changes_no_state(trunk: Trunk) -> None:
         features=F.pad(tight.features, room),
         boxes=F.pad(tight.boxes, room),
     )
-    torch.testing.assert_close(encode(trunk, wide).pair, encode(trunk, tight).pair, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(encode(trunk, wide).pair, encode(trunk, tight).pair, atol=1e-12, rtol=0)
 
 
 def test_a_pair_does_not_hear_its_neighbours_in_the_batch(trunk: Trunk) -> None:
@@ -136,7 +138,7 @@ def test_a_pair_does_not_hear_its_neighbours_in_the_batch(trunk: Trunk) -> None:
     features = torch.cat((batch.features[:1], other.features[1:]))
     token_ids = torch.cat((batch.token_ids[:1], other.token_ids[1:]))
     mixed = encode(trunk, batch, features=features, token_ids=token_ids)
-    torch.testing.assert_close(mixed.pair[0], encode(trunk, batch).pair[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(mixed.pair[0], encode(trunk, batch).pair[0], atol=1e-12, rtol=0)
 
 
 def test_moving_regions_with_their_boxes_only_moves_their_states(trunk: Trunk) -> None:
@@ -144,10 +146,10 @@ def test_moving_regions_with_their_boxes_only_moves_their_states(trunk: Trunk) -
     order = torch.randperm(6, generator=dice(1))
     moved = encode(trunk, batch, **{name: getattr(batch, name)[:, order] for name in REGION_FIELDS})
     still = encode(trunk, batch)
-    torch.testing.assert_close(moved.pair, still.pair, atol=1e-6, rtol=0)
-    torch.testing.assert_close(moved.text, still.text, atol=5e-6, rtol=0)
+    torch.testing.assert_close(moved.pair, still.pair, atol=1e-12, rtol=0)
+    torch.testing.assert_close(moved.text, still.text, atol=1e-12, rtol=0)
     here = batch.region_mask[:, order]
-    torch.testing.assert_close(moved.regions[here], still.regions[:, order][here], atol=5e-6, rtol=0)
+    torch.testing.assert_close(moved.regions[here], still.regions[:, order][here], atol=1e-12, rtol=0)
 
 
 def test_moving_features_without_their_boxes_shows(trunk: Trunk) -> None:
@@ -217,7 +219,7 @@ def fast_pair(trunk: Trunk, batch: Batch, *, is_projected: bool = False) -> Tens
 def test_encode_pairs_gives_the_pair_of_forward(trunk: Trunk, is_projected: bool) -> None:
     batch = a_batch(num_tokens=9, num_regions=8)
     fast = fast_pair(trunk, batch, is_projected=is_projected)
-    torch.testing.assert_close(fast, encode(trunk, batch).pair, atol=1e-6, rtol=0)
+    torch.testing.assert_close(fast, encode(trunk, batch).pair, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("is_projected", [False, True])
@@ -225,7 +227,7 @@ def test_encode_pairs_gives_the_pair_of_forward(trunk: Trunk, is_projected: bool
 def test_one_layer_is_enough_for_encode_pairs(name: str, is_projected: bool) -> None:
     trunk, batch = made(dataclasses.replace(FAMILY[name], num_layers=1)), a_batch([6] * 2, [5] * 2)
     fast = fast_pair(trunk, batch, is_projected=is_projected)
-    torch.testing.assert_close(fast, encode(trunk, batch).pair, atol=1e-6, rtol=0)
+    torch.testing.assert_close(fast, encode(trunk, batch).pair, atol=1e-12, rtol=0)
 
 
 def test_an_image_without_regions_spoils_nothing(trunk: Trunk) -> None:

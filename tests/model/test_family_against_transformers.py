@@ -20,6 +20,8 @@ from msp_ds.config import ModelConfig
 from msp_ds.model.encoder import Trunk
 from msp_ds.records import Batch, Encoded
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 BERT_LAYER = (
     (r"self_attention\.(query|key|value)", r"attention.self.\1"),
     (r"self_attention\.output", "attention.output.dense"),
@@ -95,10 +97,10 @@ def lxmert_of(trunk: Trunk) -> LxmertModel:
 def theirs_on(model: LxmertModel, batch: Batch) -> Encoded:
     out = model(
         input_ids=batch.token_ids,
-        visual_feats=batch.features.float(),
-        visual_pos=batch.boxes,
-        attention_mask=batch.token_mask.float(),
-        visual_attention_mask=batch.region_mask.float(),
+        visual_feats=batch.features.double(),
+        visual_pos=batch.boxes.double(),
+        attention_mask=batch.token_mask.double(),
+        visual_attention_mask=batch.region_mask.double(),
         token_type_ids=torch.zeros_like(batch.token_ids),
     )
     return Encoded(text=out.language_output, regions=out.vision_output, pair=out.pooled_output)
@@ -122,7 +124,7 @@ def test_lxmert_equals_transformers(layers: tuple[int, int], lengths: tuple[int,
     model = lxmert_of(trunk)
     ours, theirs = trunk(batch), theirs_on(model, batch)
     for name, kept in (("text", batch.token_mask), ("regions", batch.region_mask), ("pair", slice(None))):
-        torch.testing.assert_close(getattr(ours, name)[kept], getattr(theirs, name)[kept], atol=1e-5, rtol=0)
+        torch.testing.assert_close(getattr(ours, name)[kept], getattr(theirs, name)[kept], atol=1e-12, rtol=0)
     loss_of(ours, batch).backward()
     loss_of(theirs, batch).backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -130,7 +132,7 @@ def test_lxmert_equals_transformers(layers: tuple[int, int], lengths: tuple[int,
         wanted = gradients[their_name(name, LXMERT)]
         # Theirs leaves row 0 of the positions, that of the [CLS], untrained.
         rows = slice(1, None) if name == "text.position.weight" else slice(None)
-        torch.testing.assert_close(parameter.grad[rows], wanted[rows], atol=1e-4, rtol=1e-4, msg=name)
+        torch.testing.assert_close(parameter.grad[rows], wanted[rows], atol=1e-12, rtol=1e-9, msg=name)
 
 
 @torch.no_grad()
@@ -157,8 +159,8 @@ def test_the_single_stream_equals_transformers_bert_on_the_joined_embeddings(
     regions = trunk.regions(batch.features, batch.boxes)
     first = regions.shape[1] - batch.region_mask.shape[1]
     here = torch.cat((batch.token_mask, torch.ones(len(lengths), first).bool(), batch.region_mask), dim=1)
-    bias = (~here)[:, None, None, :].float() * torch.finfo(torch.float32).min
+    bias = (~here)[:, None, None, :].double() * torch.finfo(torch.float64).min
     states = bert(torch.cat((text, regions), dim=1), attention_mask=bias).last_hidden_state
     ours, num_tokens = trunk(batch), text.shape[1]
-    torch.testing.assert_close(ours.text, states[:, :num_tokens], atol=1e-5, rtol=0)
-    torch.testing.assert_close(ours.regions, states[:, num_tokens + first :], atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.text, states[:, :num_tokens], atol=1e-12, rtol=0)
+    torch.testing.assert_close(ours.regions, states[:, num_tokens + first :], atol=1e-12, rtol=0)

@@ -16,10 +16,12 @@ from msp_ds.errors import InputError
 from msp_ds.model.encoder import Trunk
 from msp_ds.model.heads import HEADS, build_heads
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 PLAIN = dataclasses.replace(CONFIG, topic_head="plain")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def trunk() -> Trunk:
     torch.manual_seed(3)
     return Trunk(CONFIG)

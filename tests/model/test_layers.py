@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from msp_ds.model.layers import CrossModalityLayer, SelfLayer
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 Weights = dict[str, Tensor]
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from foreign_weights import MODEL, PIECES, a_stored_model, write_vocabulary
 from small_world import files_below
+from tiny import FP32_BOUND
 from transformers import LxmertForPreTraining, LxmertModel
 
 from msp_ds.errors import InputError
@@ -94,7 +95,7 @@ def test_the_code_on_the_card_gives_our_states(tmp_path: Path) -> None:
             batch.token_ids, batch.word_positions, batch.token_mask, batch.features, batch.boxes, batch.region_mask
         )
         for one, other in ((text, ours.text), (regions, ours.regions), (pair, ours.pair)):
-            torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+            torch.testing.assert_close(one, other, atol=FP32_BOUND, rtol=0)
 
 
 def test_the_released_form_has_the_released_names_and_tables(tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_index_1_says_matched_wherever_the_weights_go(tmp_path: Path) -> None:
         trunk = Trunk(MODEL).eval()
         heads = build_heads(HEADS, MODEL, trunk)
         torch.nn.ModuleDict({"trunk": trunk, "heads": heads}).load_state_dict(weights)
-        torch.testing.assert_close(heads["match"](trunk(batch).pair), scores, atol=1e-5, rtol=0)
+        torch.testing.assert_close(heads["match"](trunk(batch).pair), scores, atol=FP32_BOUND, rtol=0)
 
 
 def test_the_export_says_where_a_form_differs(tmp_path: Path) -> None:

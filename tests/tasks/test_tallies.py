@@ -103,14 +103,15 @@ def test_ifrs_accuracy_is_how_often_the_nearest_of_the_triplet_is_the_right_one(
     assert (tally.total.item(), tally.count.item()) == (2 + 3, 9)
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("name", "mark"), [("mrfr", "masked_regions"), ("ifrs", "shuffled_regions")])
 def test_answering_the_mean_feature_is_an_error_of_one_and_the_truth_of_none(name: str, mark: str) -> None:
     clean, asked = a_batch(), context()
     posed = with_marks(clean, **{mark: clean.region_mask})
     heads = nn.ModuleDict({"region": Answers()})
-    for answer, error in ((asked.feature_mean.expand(3, 6, WIDTH), 1.0), (clean.features.float(), 0.0)):
+    for answer, error in ((asked.feature_mean.expand(3, 6, WIDTH), 1.0), (clean.features.double(), 0.0)):
         score = TASKS[name].score(heads, answered(answer), clean, posed, asked)
-        assert score.tallies[f"error/{name}"].mean() == pytest.approx(error, abs=1e-6)
+        assert score.tallies[f"error/{name}"].mean() == pytest.approx(error, abs=1e-12)
 
 
 def test_copying_what_lies_there_after_the_shuffle_is_an_error_of_one_versus_copying() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import FP32_BOUND
 
 from msp_ds.downstream.ranking import Pool
 from msp_ds.errors import InputError
@@ -37,7 +38,7 @@ def test_the_loop_scores_what_the_whole_model_scores(contest: Contest) -> None:
             strays=torch.empty(len(rows), 0),
         )
         logits = contest.head(contest.trunk(batch).pair)
-        torch.testing.assert_close(scores[image], logits[:, 1] - logits[:, 0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(scores[image], logits[:, 1] - logits[:, 0], atol=FP32_BOUND, rtol=0)
     assert scores.std() > 1e-3
 
 
@@ -45,7 +46,7 @@ def test_ours_scores_what_the_loop_scores(contest: Contest) -> None:
     ways = ways_of(contest, CPU, bf16=True)
     assert list(ways) == ["released loop", "ours, fp32", "ours, bf16"]
     loop, ours, rounded = (way() for way in ways.values())
-    torch.testing.assert_close(ours, loop, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours, loop, atol=FP32_BOUND, rtol=0)
     assert not torch.equal(rounded, ours)
 
 

@@ -73,7 +73,9 @@ def released_like(learner: Learner, config: ModelConfig) -> ReleasedManner:
     return released
 
 
-def test_the_released_way_loses_what_ours_loses(draw: Draw) -> None:
+@pytest.mark.usefixtures("float64")
+def test_the_released_way_loses_what_ours_loses() -> None:
+    draw = Pool(SMALL, batch_size=8).draws(1)[0]
     torch.manual_seed(1)
     config = dataclasses.replace(SMALL, dropout=0.0)
     subject = ours("ours", config, SENTENCE, CPU)
@@ -84,7 +86,7 @@ def test_the_released_way_loses_what_ours_loses(draw: Draw) -> None:
     same = Draw(bucketed=draw.padded, padded=draw.padded)
     our_loss = subject.loss(same)
     their_loss = released(draw.padded, pose(draw.padded, [TASKS[name] for name in SENTENCE], context), context)
-    assert their_loss.item() == pytest.approx(our_loss.item(), rel=1e-5)
+    assert their_loss.item() == pytest.approx(our_loss.item(), rel=1e-12)
     our_loss.backward()
     their_loss.backward()
     gradients = {name: part.grad for name, part in released.named_parameters()}
@@ -93,7 +95,7 @@ def test_the_released_way_loses_what_ours_loses(draw: Draw) -> None:
         our, kind = name.rsplit(".", 1)
         if our in names and not name.endswith("key.bias"):
             wanted = gradients[f"{names[our]}.{kind}"]
-            assert (parameter.grad - wanted).norm() <= 1e-5 * wanted.norm(), name
+            assert (parameter.grad - wanted).norm() <= 1e-9 * wanted.norm(), name
 
 
 def test_the_pool_gives_even_draws_of_like_length() -> None:
