@@ -44,9 +44,9 @@ def evaluate(
         ),
     ] = "standard",
     precision: Annotated[
-        Literal["auto", "fp32", "bf16"],
-        typer.Option(help="Retrieval: auto takes bf16 where the hardware multiplies it."),
-    ] = "auto",
+        Literal["fp32", "bf16"],
+        typer.Option(help="Retrieval: bf16 is faster where the hardware multiplies it, and less exact."),
+    ] = "fp32",
     part: Annotated[
         str | None,
         typer.Option(help="Retrieval: 2/4 scores the second of four parts. [the rank under torchrun, deepspeed]"),

@@ -1,4 +1,4 @@
-"""Which arithmetic grades are computed in: fp32, or bf16 where the hardware multiplies it natively."""
+"""Which arithmetic grades are computed in: fp32, or bf16 where it is asked for; never by what the machine has."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from typing import Literal
 
 import torch
 
-from msp_ds.errors import InputError
-
 log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16"]
-PrecisionChoice = Literal["auto", "fp32", "bf16"]
 
 _AMPERE = (8, 0)
 """CUDA compute capability of the first GPUs that multiply bf16 in hardware."""
@@ -26,14 +23,7 @@ def multiplies_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and asked is not None and bool(asked())
 
 
-def choose_precision(choice: PrecisionChoice, device: torch.device) -> Precision:
-    """The precision to compute in; bf16 asked of hardware without it is granted with a warning.
-
-    Raises: InputError for another choice than auto, fp32 and bf16.
-    """
-    if choice not in ("auto", "fp32", "bf16"):
-        raise InputError(f"there is no precision {choice!r}; choose auto, fp32 or bf16")
-    native = multiplies_bf16(device)
-    if choice == "bf16" and not native:
+def warn_if_slow(precision: Precision, device: torch.device) -> None:
+    """Log a warning for bf16 on a device that does not multiply it natively."""
+    if precision == "bf16" and not multiplies_bf16(device):
         log.warning("this %s does not multiply bf16 natively: slower than fp32, and less exact", device.type)
-    return "bf16" if choice == "bf16" or (choice == "auto" and native) else "fp32"

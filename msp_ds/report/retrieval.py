@@ -15,7 +15,7 @@ from msp_ds.data.reader import Reader
 from msp_ds.data.shards import ShardSet
 from msp_ds.downstream.bootstrap import Interval, Resampling
 from msp_ds.downstream.kept_scores import KeptScores, Part, Scoring, pool_sha256, weights_sha256
-from msp_ds.downstream.precision import Precision, PrecisionChoice, choose_precision
+from msp_ds.downstream.precision import Precision, warn_if_slow
 from msp_ds.downstream.ranking import PairScorer, Pool, choose_pool, match_accuracy
 from msp_ds.downstream.retrieval import RETRIEVAL
 from msp_ds.downstream.retrieval_grades import (
@@ -59,7 +59,7 @@ class RetrievalPlan:
     """How is scored and graded."""
 
     protocol: RetrievalProtocol = "standard"
-    precision: PrecisionChoice = "fp32"
+    precision: Precision = "fp32"
     part: Part = field(default_factory=Part)
     """What this process scores, where several share the work."""
     resampling: Resampling = field(default_factory=Resampling)
@@ -153,7 +153,8 @@ def _scorer(model: TrainedModel, plan: RetrievalPlan) -> PairScorer:
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", plan.part.index % torch.cuda.device_count())
-    return PairScorer(model.trunk.to(device), head.to(device), precision=choose_precision(plan.precision, device))
+    warn_if_slow(plan.precision, device)
+    return PairScorer(model.trunk.to(device), head.to(device), precision=plan.precision)
 
 
 def _score(scorer: PairScorer, reader: Reader, pool: Pool, kept: KeptScores, part: Part) -> None:
