@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from msp_ds.downstream.precision import multiplies_bf16
+
 
 def hardware(device: torch.device) -> dict[str, Any]:
     """What it ran on."""
@@ -33,11 +35,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return ""
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Whether bf16 is faster than fp32 there."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    tell = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(tell and tell())

@@ -36,6 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msp_ds.config import ModelConfig, OptimConfig
+from msp_ds.downstream.precision import multiplies_bf16
 from msp_ds.errors import InputError
 from msp_ds.model.encoder import Trunk
 from msp_ds.tasks import TASKS
@@ -45,7 +46,7 @@ from msp_ds.terminal import one_line_errors
 from msp_ds.training.engine import build_optimizer
 from msp_ds.training.learner import NOT_COUNTED, Learner
 from tools.bench_figures import BUSY, SCHEDULE_PAIRS, Clock, spread, write_figures
-from tools.bench_hardware import hardware, multiplies_bf16
+from tools.bench_hardware import hardware
 from tools.held_memory import held_after
 from tools.step_peers import ReleasedManner, transformers_inputs, transformers_lxmert
 from tools.step_pool import PAIRS, Draw, Pool, a_context
