@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +41,7 @@ class MetricsFile:
 
     def add(self, step: int, values: Mapping[str, float], *, report: Report, epoch: float) -> None:
         """Writes a report at an optimiser step; null stands for what is no number. A full disk is only warned of."""
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         row = {**self._facts, "report": report, "step": step, "epoch": round(epoch, 4), "time": now, **values}
         line = f"{json.dumps(to_json(row))}\n".encode()
         try:
