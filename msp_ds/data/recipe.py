@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from msp_ds.data.vocabulary import BERT_BASE_UNCASED
 from msp_ds.data.world import WORLD_VERSION, make_world
 from msp_ds.errors import InputError
 from msp_ds.presets import PRESETS
+from msp_ds.small_files import parse_toml, read_small_text, reason
 
 DEMO_RECIPE = Path("shards/demo.toml")
 """Of the demo world; it comes with the project."""
@@ -139,11 +139,11 @@ class Recipe:
 def load_recipe(path: Path) -> Recipe:
     """The recipe in a TOML file. Raises: InputError for a missing or broken file and for unknown keys."""
     try:
-        value: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        value = parse_toml(read_small_text(path))
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); recipes are TOML files, see shards/") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no TOML: {error}") from None
+        raise InputError(f"{path} cannot be read ({reason(error)}); recipes are TOML files, see shards/") from None
+    except ValueError as error:
+        raise InputError(f"{path} is no TOML: {reason(error)}") from None
     try:
         return from_json(Recipe, value, where=str(path))
     except InputError as error:

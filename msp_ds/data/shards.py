@@ -6,7 +6,6 @@ N images, P pairs, K look-alikes of an image, F feature width.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import zlib
@@ -29,7 +28,10 @@ from msp_ds.data.text import WordPieces, build_lexicon, load_labels
 from msp_ds.data.vocabulary import read_vocabulary
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import Lexicon, RegionRecord
+from msp_ds.small_files import parse_json, read_small_bytes, reason
 
+_LARGEST_INDEX = 4 << 30
+"""Bytes: 60 an image."""
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:")
 
 
@@ -202,7 +204,7 @@ def _read_index_bytes(path: Path) -> bytes:
             "the other commands from folders, and none runs programs"
         )
     try:
-        return (path / layout.INDEX_NAME).read_bytes()
+        return read_small_bytes(path / layout.INDEX_NAME, most=_LARGEST_INDEX)
     except (FileNotFoundError, NotADirectoryError):
         if path.is_dir():
             raise ShardError(f"{path} has no {layout.INDEX_NAME}; {layout.mending(stage)}") from None
@@ -210,6 +212,10 @@ def _read_index_bytes(path: Path) -> bytes:
         if path.name == "test" and stage in layout.ASKING_NAMES:
             mend += f" --recipe FILE --test-questions FILE; or take the held-out set, --shards {path.with_name('val')}"
         raise ShardError(f"no shards for stage {stage} in {path}; write them with: {mend}") from None
+    except OSError as error:
+        raise ShardError(
+            f"{path / layout.INDEX_NAME} cannot be read ({reason(error)}); {layout.mending(stage)}"
+        ) from None
 
 
 def parse_index(data: bytes, *, where: str, mend: str) -> SetIndex:
@@ -218,7 +224,7 @@ def parse_index(data: bytes, *, where: str, mend: str) -> SetIndex:
     Raises: ShardError, from `where` to `mend`, when it is no JSON, of another format or version, or ill-typed.
     """
     try:
-        value = json.loads(data)
+        value = parse_json(data)
     except ValueError as error:
         raise ShardError(f"{where} is no readable JSON ({error}); {mend}") from None
     found = (value.get("format"), value.get("version")) if isinstance(value, dict) else None

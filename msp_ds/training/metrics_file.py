@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from msp_ds.config import to_json, write_atomically
+from msp_ds.small_files import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _row(line: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:  # of broken JSON and of broken UTF-8 alike
         return {}
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else {}

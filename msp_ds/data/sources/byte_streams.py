@@ -11,6 +11,7 @@ from typing import BinaryIO, Protocol, cast
 import zstandard
 
 from msp_ds.errors import InputError
+from msp_ds.small_files import require_regular
 
 _BUFFER = 1 << 20
 _CHUNK = 1 << 17
@@ -27,6 +28,7 @@ def is_compressed(path: Path) -> bool:
 def open_stream(path: Path, *, what: str) -> BinaryIO:
     """The bytes of a file, decompressed by the ending of its name. Raises: InputError when it cannot be opened."""
     try:
+        require_regular(path)
         file = path.open("rb", buffering=_BUFFER)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it should be {what}") from None
