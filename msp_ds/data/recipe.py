@@ -15,6 +15,7 @@ from msp_ds.data.sources.faults import OnError
 from msp_ds.data.vocabulary import BERT_BASE_UNCASED
 from msp_ds.data.world import WORLD_VERSION, make_world
 from msp_ds.errors import InputError
+from msp_ds.number_checks import check_numbers
 from msp_ds.presets import PRESETS
 from msp_ds.small_files import parse_toml, read_small_text, reason
 
@@ -46,6 +47,9 @@ class WorldRecipe:
     images: int
     seed: int = 0
     feature_width: int = 2048
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +118,7 @@ class Recipe:
     """vqa, gqa, nlvr2 -> what it asks; retrieval takes the captions."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.images_per_shard < 1:
             raise InputError(f"images_per_shard {self.images_per_shard} is not positive")
         if self.holdout < 0:

@@ -28,7 +28,7 @@ from msp_ds.data.text import WordPieces, build_lexicon, load_labels
 from msp_ds.data.vocabulary import read_vocabulary
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import Lexicon, RegionRecord
-from msp_ds.small_files import parse_json, read_small_bytes, reason
+from msp_ds.small_files import is_plain_name, parse_json, read_small_bytes, reason
 
 _LARGEST_INDEX = 4 << 30
 """Bytes: 60 an image."""
@@ -153,8 +153,10 @@ def file_faults(index: SetIndex, path: Path) -> Iterator[ShardError]:
     for name in layout.NEEDED_FILES:
         if name not in index.files:
             yield _fault(path / layout.INDEX_NAME, f"does not list {name}")
-    for shard in () if _comes_by_block(path) else index.shards:
-        yield from _size_faults(path, shard.name, shard.bytes)
+    by_block = _comes_by_block(path)
+    for shard in index.shards:
+        if not by_block or not is_plain_name(shard.name):
+            yield from _size_faults(path, shard.name, shard.bytes)
     wrong = {name: list(_size_faults(path, name, entry.bytes)) for name, entry in index.files.items()}
     whole = [name for name, faults in wrong.items() if not faults]
     with ThreadPoolExecutor(2) as pool:  # two are large: pairs and look-alikes
@@ -241,7 +243,7 @@ def _fault(path: Path, what: str) -> ShardError:
 
 
 def _size_faults(path: Path, name: str, size: int) -> Iterator[ShardError]:
-    if Path(name).name != name:
+    if not is_plain_name(name):
         yield _fault(path / layout.INDEX_NAME, f"lists {name!r}, which is no plain file name")
     elif not (path / name).is_file():
         yield _fault(path / name, "is missing")

@@ -37,7 +37,7 @@ def a_run(folder: Path) -> Path:
 
 def finished(stage: Path, steps: int) -> None:
     stage.mkdir(exist_ok=True)
-    write_json(stage / STAGE_FILE, {"steps": steps})
+    write_json(stage / STAGE_FILE, {"steps": steps, "checkpoint": f"step-{steps:08d}"})
 
 
 def reports(stage: Path, *rows: dict[str, Any]) -> None:
