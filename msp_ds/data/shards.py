@@ -6,7 +6,6 @@ N images, P pairs, K look-alikes of an image, F feature width.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -188,7 +187,8 @@ def read_record(shards: ShardSet, row: int) -> tuple[RegionRecord, list[str]]:
     Raises: ShardError naming tar, key and offset when the bytes differ from those that were written.
     """
     with shards.shard_paths[shards.shard_of[row]].open("rb") as file:
-        payload = os.pread(file.fileno(), int(shards.lengths[row]), int(shards.offsets[row]))
+        file.seek(int(shards.offsets[row]))
+        payload = file.read(int(shards.lengths[row]))
     where, mend = shards.where(row), layout.mending(shards.index.stage, shards.index.extractor)
     if zlib.crc32(payload) != shards.crc32[row]:
         raise ShardError(f"{where}: the bytes do not match their checksum; {mend}")
