@@ -79,7 +79,7 @@ def is_plain_name(name: str) -> bool:
     return Path(name).name == name and name not in ("", "..") and "\0" not in name
 
 
-def reason(error: OSError | ValueError) -> str:
+def reason(error: Exception) -> str:
     """What went wrong with a file, in a few words."""
     if isinstance(error, UnicodeDecodeError):
         return f"it is not UTF-8 text (byte {error.start})"

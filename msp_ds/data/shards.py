@@ -18,7 +18,7 @@ import numpy as np
 
 from msp_ds.config import from_json
 from msp_ds.data import set_layout as layout
-from msp_ds.data.array_files import load_arrays
+from msp_ds.data.array_files import load_array, load_arrays
 from msp_ds.data.checksum import sha256_of_file
 from msp_ds.data.index_checks import check_index
 from msp_ds.data.questions import Questions, load_questions
@@ -331,7 +331,7 @@ def _load_questions(index: SetIndex, path: Path) -> Questions | None:
 
 
 def _load_feature_mean(index: SetIndex, path: Path) -> np.ndarray:
-    mean: np.ndarray = np.load(path, allow_pickle=False)
+    mean = load_array(path, what="the mean of the set's features")
     if mean.dtype != np.float32 or mean.shape != (index.feature_width,):
         raise _fault(path, f"does not hold {index.feature_width} float32 numbers")
     return mean
