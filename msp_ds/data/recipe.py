@@ -1,4 +1,7 @@
-"""Recipes: which raw files become shards, and how. A TOML file or flags; paths are seen from the working directory."""
+"""Recipes: which raw files become shards, and how. A TOML file or flags; paths are seen from the working directory.
+
+A list of files may hold brace patterns: `features/{000..099}.tsv`, `{train,val}2014.json`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from msp_ds.config import from_json, read_json
+from msp_ds.data.path_patterns import expand_braces
 from msp_ds.data.set_layout import ASKING_NAMES, SetName
 from msp_ds.data.sources.faults import OnError
 from msp_ds.data.vocabulary import BERT_BASE_UNCASED
@@ -52,6 +56,14 @@ class WorldRecipe:
         check_numbers(self)
 
 
+def _expand_patterns(recipe: BenchmarkRecipe | Recipe) -> None:
+    """Put the files that brace patterns stand for in their place, in every list of files."""
+    for item in dataclasses.fields(recipe):
+        value = getattr(recipe, item.name)
+        if isinstance(value, tuple):
+            object.__setattr__(recipe, item.name, expand_braces(value))
+
+
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkRecipe:
     """Which questions a benchmark asks. Images of `questions` are held out as the recipe says, unless val has files."""
@@ -71,6 +83,8 @@ class BenchmarkRecipe:
     """VQA: an answer is built in when it is the commonest one to so many questions (FACTS 2.5)."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
+        _expand_patterns(self)
         if self.least_questions < 1:
             raise InputError(f"least_questions {self.least_questions} is not positive")
 
@@ -119,6 +133,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_numbers(self)
+        _expand_patterns(self)
         if self.images_per_shard < 1:
             raise InputError(f"images_per_shard {self.images_per_shard} is not positive")
         if self.holdout < 0:
