@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from msp_ds.errors import InputError
+from msp_ds.number_checks import check_number, check_numbers
+from msp_ds.small_files import parse_json, read_small_text, reason
 
 T = TypeVar("T")
 
@@ -69,6 +71,7 @@ class ModelConfig:
     """Of a benchmark that chooses among answers; 0 in pre-training."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions"):
             _check(getattr(self, name) > 0, f"{name} {getattr(self, name)} is not positive")
         for name in ("language_layers", "region_layers"):
@@ -102,6 +105,7 @@ class OptimConfig:
     """Largest global gradient norm; 0 switches clipping off."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         _check(self.lr > 0, f"lr {self.lr} is not positive")
         _check(0 <= self.warmup_share < 1, f"warmup_share {self.warmup_share} is not in [0, 1)")
         _check(self.clip_norm >= 0, f"clip_norm {self.clip_norm} is negative")
@@ -165,6 +169,7 @@ class TaskOptions:
     """Task -> weight of its loss in the sum; 1 for those not named, as in the paper."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         _check(all(weight >= 0 for weight in self.weights.values()), f"a weight is negative in {self.weights}")
         _check(self.itm_skip_nearest >= 0, f"itm_skip_nearest {self.itm_skip_nearest} is negative")
         for name in ("token_share", "region_share", "ifrs_share", "itm_share", "itm_hard_share", "topic_min_score"):
@@ -183,6 +188,7 @@ class StageSchedule:
     """Pairs in one optimiser step, over all ranks and accumulation steps."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         _check(self.epochs > 0 and self.batch_size > 0, f"epochs and batch size must be positive, got {self}")
 
 
@@ -220,7 +226,7 @@ class RunConfig:
     """End every stage after this many optimiser steps, for a quick look; the schedule is stretched to them."""
 
     def __post_init__(self) -> None:
-        _check(-(2**63) <= self.seed < 2**63, f"seed {self.seed} does not fit into 64 bits")
+        check_numbers(self)
         _check(self.max_pairs is None or self.max_pairs > 0, f"max_pairs {self.max_pairs} is not positive")
         _check(self.max_steps is None or self.max_steps > 0, f"max_steps {self.max_steps} is not positive")
 
@@ -255,8 +261,11 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         _check(value in arguments, f"{where}: {value!r} is none of {', '.join(map(str, arguments))}")
         return value
-    value = float(value) if kind is float and type(value) is int else value
-    _check(type(value) is kind, f"{where}: expected {kind.__name__}, got {value!r}")
+    if kind is float and type(value) is int:
+        value = float(value) if abs(value) < 2**1023 else math.inf
+    if type(value) is not kind:
+        raise InputError(f"{where}: expected {kind.__name__}, got {_short(value)}")
+    check_number(where, value)
     return value
 
 
@@ -265,7 +274,7 @@ def _container_from_json(origin: Any, arguments: tuple[Any, ...], value: Any, wh
         _check_kind(value, list, f"{where}: expected a list")
         count = len(value) if arguments[-1] is Ellipsis else len(arguments)
         if len(value) != count:
-            raise InputError(f"{where}: expected {count} values, got {value!r}")
+            raise InputError(f"{where}: expected {count} values, got {_short(value)}")
         if set(map(type, value)) <= {arguments[0]}:  # the columns of a shard set's index: a million plain numbers
             return tuple(value)
         return tuple(_from_json(arguments[0], part, where) for part in value)
@@ -275,7 +284,13 @@ def _container_from_json(origin: Any, arguments: tuple[Any, ...], value: Any, wh
 
 def _check_kind(value: Any, kind: type, message: str) -> None:
     if not isinstance(value, kind):
-        raise InputError(f"{message}, got {value!r}")  # spelled only here: it may be a million numbers
+        raise InputError(f"{message}, got {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    """How a value is spelled: the start of it, for it may be a million numbers."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
 _hints = lru_cache(typing.get_type_hints)  # remembered: an index has a hundred values of one type
@@ -299,11 +314,11 @@ def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
 def read_json(path: Path, *, what: str) -> Any:
     """The JSON value in a file; a missing or broken file is an InputError that says what the file should be."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_small_text(path))
     except FileNotFoundError:
         raise InputError(f"{path} is missing; it should be {what}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path} should be {what}, but is no readable JSON: {error}") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} should be {what}, but is no readable JSON: {reason(error)}") from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from msp_ds.config import LengthBuckets, RunConfig
+from msp_ds.data.path_patterns import expand_braces
 from msp_ds.data.remote.remote_files import is_remote
 from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB, refuse_rewriting
 from msp_ds.errors import InputError
@@ -161,6 +162,11 @@ def start(
         if value < 1:
             raise InputError(f"{flag} {value} is not positive")
     refuse_rewriting(os.environ)
+    folders = expand_braces([str(given.get("shards", "shards"))])
+    if len(folders) > 1:
+        raise InputError(
+            f"--shards {given['shards']} stands for {len(folders)} folders; name the one that holds a set a stage"
+        )
     saved = resumed_config(folder, given) if resume and folder is not None else None
     kept = cache_of(cache, cache_limit, resumed=folder if resume else None)
     with shards_at_hand(given, saved, cache=kept) as shards:

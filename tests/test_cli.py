@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -377,3 +378,9 @@ def test_fine_tuning_keeps_and_gives_up_as_pre_training_does(monkeypatch: pytest
     assert refusal("finetune", "--task", "vqa", "--from-scratch", "--watchdog", "-1") == (
         "--watchdog -1.0 is negative; 0 never ends a run"
     )
+
+
+def test_the_version_is_that_of_pyproject() -> None:
+    written = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"msp-ds {written['project']['version']}\n")

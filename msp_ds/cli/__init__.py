@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version as installed_version
+from typing import Annotated
 
 import typer
 
@@ -30,6 +32,21 @@ for command in COMMANDS:
     app.command()(command)
 app.command("import")(import_weights)
 app.command()(export)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"msp-ds {installed_version('msp-ds')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Hold the options that stand before a command; the help of `app` speaks for it."""
 
 
 def main() -> None:

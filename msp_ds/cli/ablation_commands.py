@@ -23,7 +23,7 @@ _PROGRAM = (sys.executable, "-c", "from msp_ds.cli import main; main()")
 
 def ablate(
     table: Annotated[int, typer.Option(min=4, max=4, help="Which of the paper's tables: 4.")] = 4,
-    seeds: Annotated[int, typer.Option(min=1, help=f"So many seeds, from {FIRST_SEED} on.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help=f"So many seeds, from {FIRST_SEED} on.")] = 3,
     shards: Annotated[Path, typer.Option(help="Folder with the shards of the stages and benchmarks.")] = Path("shards"),
     out: Annotated[Path, typer.Option(help="Folder for the runs, their grades and the table.")] = Path("ablations"),
     steps: Annotated[

@@ -22,7 +22,8 @@ Questions = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="Folder to write into.")]
 Captions = Annotated[
-    list[str] | None, typer.Option(help="Captions of COCO, Karpathy[#split], ViLBERT or LXMERT; may be repeated.")
+    list[str] | None,
+    typer.Option(help="Captions of COCO, Karpathy[#split], ViLBERT or LXMERT; may be repeated, or a {a,b} pattern."),
 ]
 Phrases = Annotated[
     list[str] | None,
@@ -70,7 +71,8 @@ def shard(
     recipe: Annotated[Path | None, typer.Option(help="A TOML file as in shards/. [shards/demo.toml]")] = None,
     out: Out = Path("shards"),
     regions: Annotated[
-        list[str] | None, typer.Option(help="Region features: .tsv or .npz, or a folder of .npz; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Region features: .tsv or .npz, a folder of .npz, or a {000..099}.tsv pattern; repeatable."),
     ] = None,
     on_error: Annotated[
         Literal["fail", "skip"] | None, typer.Option(help="A damaged row of them: stop, or leave it out and list it.")
@@ -165,11 +167,12 @@ def negatives(
 ) -> None:
     """List for each image those that look like it, which task ITM_HS swaps in; goes on where it was interrupted."""
     from msp_ds.data.look_alikes.negatives import NegativesPlan, make_negatives
+    from msp_ds.data.path_patterns import expand_braces
 
     with one_line_errors(debug=debug), bars() as progress:
         plan = NegativesPlan(
             shards=shards,
-            regions=tuple(regions or ()),
+            regions=expand_braces(regions or ()),
             imported=imported,
             corpus=corpus,
             count=count,
@@ -220,12 +223,14 @@ def verify(
     """Read every byte of shard sets, compare it with what was written and name every fault; exit code 1 if any."""
     from msp_ds.data.checking.copies import local_copies
     from msp_ds.data.checking.verification import verify_sets
+    from msp_ds.data.path_patterns import expand_braces
     from msp_ds.report.verdict import verdict_text
 
     with one_line_errors(debug=debug), bars() as progress:
         show = Console(soft_wrap=True)
         kept = cache_of(cache, cache_limit)
-        with local_copies(paths, cache=Path(kept.folder), limit_gb=kept.limit_gb, progress=progress) as folders:
+        sets = expand_braces(paths)
+        with local_copies(sets, cache=Path(kept.folder), limit_gb=kept.limit_gb, progress=progress) as folders:
             in_order = verify_sets(
                 folders, quick=quick, jobs=jobs, progress=progress, tell=lambda found: show.print(verdict_text(found))
             )
@@ -245,10 +250,11 @@ def audit(
 ) -> None:
     """Look for images in both training and evaluation data: exit code 1 when there are any, 0 when there are none."""
     from msp_ds.data.overlap import audit as compare
+    from msp_ds.data.path_patterns import expand_braces
     from msp_ds.report.overlap import overlap_report
 
     with one_line_errors(debug=debug):
-        found = compare(trained_on, graded_on, image_data=image_data)
+        found = compare(expand_braces(trained_on), expand_braces(graded_on), image_data=image_data)
         if out is not None:
             found.write(out)
         Console(soft_wrap=True).print(*overlap_report(found), highlight=False, sep="\n")

@@ -170,7 +170,9 @@ def info(
     preset: Annotated[str, typer.Option(help=f"{', '.join(PRESETS)}.")] = "paper",
     fit: Annotated[bool, typer.Option("--fit", help="Predict memory and time on a card instead.")] = False,
     card: Annotated[str, typer.Option(help=f"For --fit: {', '.join(CARDS)}, or 12gb.")] = "titanx",
-    batch_size: Annotated[int | None, typer.Option(help="For --fit: pairs in a batch. [the preset's]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=1 << 30, help="For --fit: pairs in a batch. [the preset's]")
+    ] = None,
     memory_gb: Annotated[float | None, typer.Option(help="For --fit: memory of the card, in GiB. [the card's]")] = None,
     tflops: Annotated[float | None, typer.Option(help="For --fit: the card's peak. [its maker's]")] = None,
     ds_config: Annotated[Path | None, typer.Option(help="For --fit: how to execute. [by the card]")] = None,

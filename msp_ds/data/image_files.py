@@ -18,6 +18,7 @@ from torch import Tensor
 
 from msp_ds.data.batch_buffers import BatchBuffers
 from msp_ds.data.checksum import crc32, joined_crc32
+from msp_ds.data.positioned_reads import open_to_read, read_at, read_into
 from msp_ds.data.set_layout import ARRAYS, mending, unpack_head, unpack_record
 from msp_ds.data.shards import ShardSet
 from msp_ds.data.sources.region_checks import has_only_finite
@@ -75,7 +76,7 @@ class ImageFiles:
         paths = self.shards.shard_paths
         for tar in tars:
             if self._files[tar] == CLOSED:
-                self._files[tar] = os.open(paths[tar], os.O_RDONLY)
+                self._files[tar] = open_to_read(paths[tar])
 
     def close_all_but(self, tars: Iterable[int]) -> None:
         """Close all other tars, so that what is evicted frees its disk. No other thread may read meanwhile."""
@@ -87,7 +88,7 @@ class ImageFiles:
     def record(self, row: int) -> RegionRecord:
         """The image in a row. Raises ShardError unless its checksum, every field and its place in the index agree."""
         shards, where = self.shards, self.shards.where(row)
-        payload = os.pread(self._files[shards.shard_of[row]], int(shards.lengths[row]), int(shards.offsets[row]))
+        payload = read_at(self._files[shards.shard_of[row]], int(shards.lengths[row]), int(shards.offsets[row]))
         if crc32(payload) != shards.crc32[row]:
             raise self._fault(row, "the bytes do not match their checksum")
         record, _ = unpack_record(payload, where=where)
@@ -151,7 +152,7 @@ class ImageFiles:
         def read_some(first: int, end: int) -> None:
             files = self.shards.shard_of[flat[first:end]].tolist()
             for number, file, start in zip(range(first, end), files, starts[first:end].tolist(), strict=True):
-                if os.preadv(self._files[file], [targets[number * width : (number + 1) * width]], start) != width:
+                if read_into(self._files[file], [targets[number * width : (number + 1) * width]], start) != width:
                     raise self._fault(int(flat[number]), "the file ends before its features do")
             self._check(flat[first:end])
 
@@ -193,7 +194,7 @@ class ImageFiles:
             count, size = counts[number], sizes[number]
             target = targets[number * row_bytes : number * row_bytes + min(size, row_bytes)]
             head = scratch[: max(0, length - size)]
-            whole = os.preadv(self._files[file], [head, target], offset) == length
+            whole = read_into(self._files[file], [head, target], offset) == length
             value = self._sound_head(row, head, target, features[number, :count]) if whole else None
             heads.append(value if value is not None else self._slow_head(row, features[number]))
             features[number, count:] = 0
@@ -204,7 +205,7 @@ class ImageFiles:
         """The heads of int64 [B] `rows`, None where it is not one of an image whose features have the sum."""
         shards, sizes = self.shards, self._feature_bytes[rows]
         places = np.stack((shards.shard_of[rows], shards.offsets[rows], shards.lengths[rows] - sizes)).T.tolist()
-        heads = [os.pread(self._files[file], max(0, length), offset) for file, offset, length in places]
+        heads = [read_at(self._files[file], max(0, length), offset) for file, offset, length in places]
         sound = joined_crc32(np.array([crc32(head) for head in heads], np.uint32), sums, sizes) == shards.crc32[rows]
         found: list[Head | None] = []
         for row, head, is_sound in zip(rows.tolist(), heads, sound.tolist(), strict=True):

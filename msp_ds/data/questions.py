@@ -5,12 +5,12 @@ P pairs of the set, N images, L answers given in all, A answers to choose from.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from msp_ds.config import read_json
 from msp_ds.data.array_files import load_arrays
 from msp_ds.data.set_layout import ANSWERS_NAME, QUESTIONS_NAME
 from msp_ds.errors import ShardError
@@ -68,7 +68,7 @@ def load_questions(folder: Path, *, num_pairs: int, num_images: int) -> Question
     for name, kind in _TYPES.items():
         if (arrays[name].dtype.kind if kind == "S" else str(arrays[name].dtype)) != kind:
             raise ShardError(f"{path} holds {name} of type {arrays[name].dtype} instead of {kind}")
-    answers = json.loads((folder / ANSWERS_NAME).read_text(encoding="utf-8"))
+    answers = read_json(folder / ANSWERS_NAME, what="the answers to choose from")
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise ShardError(f"{folder / ANSWERS_NAME} is no list of answers")
     questions = Questions(**arrays, answers=tuple(answers))

@@ -1,23 +1,27 @@
-"""Recipes: which raw files become shards, and how. A TOML file or flags; paths are seen from the working directory."""
+"""Recipes: which raw files become shards, and how. A TOML file or flags; paths are seen from the working directory.
+
+A list of files may hold brace patterns: `features/{000..099}.tsv`, `{train,val}2014.json`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from msp_ds.config import from_json, read_json
+from msp_ds.data.path_patterns import expand_braces
 from msp_ds.data.set_layout import ASKING_NAMES, SetName
 from msp_ds.data.sources.faults import OnError
 from msp_ds.data.vocabulary import BERT_BASE_UNCASED
 from msp_ds.data.world import WORLD_VERSION, make_world
 from msp_ds.errors import InputError
+from msp_ds.number_checks import check_numbers
 from msp_ds.presets import PRESETS
+from msp_ds.small_files import parse_toml, read_small_text, reason
 
 DEMO_RECIPE = Path("shards/demo.toml")
 """Of the demo world; it comes with the project."""
@@ -48,6 +52,17 @@ class WorldRecipe:
     seed: int = 0
     feature_width: int = 2048
 
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
+
+def _expand_patterns(recipe: BenchmarkRecipe | Recipe) -> None:
+    """Put the files that brace patterns stand for in their place, in every list of files."""
+    for item in dataclasses.fields(recipe):
+        value = getattr(recipe, item.name)
+        if isinstance(value, tuple):
+            object.__setattr__(recipe, item.name, expand_braces(value))
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkRecipe:
@@ -68,6 +83,8 @@ class BenchmarkRecipe:
     """VQA: an answer is built in when it is the commonest one to so many questions (FACTS 2.5)."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
+        _expand_patterns(self)
         if self.least_questions < 1:
             raise InputError(f"least_questions {self.least_questions} is not positive")
 
@@ -115,6 +132,8 @@ class Recipe:
     """vqa, gqa, nlvr2 -> what it asks; retrieval takes the captions."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
+        _expand_patterns(self)
         if self.images_per_shard < 1:
             raise InputError(f"images_per_shard {self.images_per_shard} is not positive")
         if self.holdout < 0:
@@ -139,13 +158,12 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """The recipe in a TOML file. Raises: InputError for a missing or broken file and for unknown keys."""
-    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        value: dict[str, Any] = toml.loads(path.read_text(encoding="utf-8"))
+        value = parse_toml(read_small_text(path))
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); recipes are TOML files, see shards/") from None
-    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no TOML: {error}") from None
+        raise InputError(f"{path} cannot be read ({reason(error)}); recipes are TOML files, see shards/") from None
+    except ValueError as error:
+        raise InputError(f"{path} is no TOML: {reason(error)}") from None
     try:
         return from_json(Recipe, value, where=str(path))
     except InputError as error:

@@ -6,8 +6,6 @@ N images, P pairs, K look-alikes of an image, F feature width.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -20,7 +18,7 @@ import numpy as np
 
 from msp_ds.config import from_json
 from msp_ds.data import set_layout as layout
-from msp_ds.data.array_files import load_arrays
+from msp_ds.data.array_files import load_array, load_arrays
 from msp_ds.data.checksum import sha256_of_file
 from msp_ds.data.index_checks import check_index
 from msp_ds.data.questions import Questions, load_questions
@@ -29,7 +27,10 @@ from msp_ds.data.text import WordPieces, build_lexicon, load_labels
 from msp_ds.data.vocabulary import read_vocabulary
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import Lexicon, RegionRecord
+from msp_ds.small_files import is_plain_name, parse_json, read_small_bytes, reason
 
+_LARGEST_INDEX = 4 << 30
+"""Bytes: 60 an image."""
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:")
 
 
@@ -151,8 +152,10 @@ def file_faults(index: SetIndex, path: Path) -> Iterator[ShardError]:
     for name in layout.NEEDED_FILES:
         if name not in index.files:
             yield _fault(path / layout.INDEX_NAME, f"does not list {name}")
-    for shard in () if _comes_by_block(path) else index.shards:
-        yield from _size_faults(path, shard.name, shard.bytes)
+    by_block = _comes_by_block(path)
+    for shard in index.shards:
+        if not by_block or not is_plain_name(shard.name):
+            yield from _size_faults(path, shard.name, shard.bytes)
     wrong = {name: list(_size_faults(path, name, entry.bytes)) for name, entry in index.files.items()}
     whole = [name for name, faults in wrong.items() if not faults]
     with ThreadPoolExecutor(2) as pool:  # two are large: pairs and look-alikes
@@ -184,7 +187,8 @@ def read_record(shards: ShardSet, row: int) -> tuple[RegionRecord, list[str]]:
     Raises: ShardError naming tar, key and offset when the bytes differ from those that were written.
     """
     with shards.shard_paths[shards.shard_of[row]].open("rb") as file:
-        payload = os.pread(file.fileno(), int(shards.lengths[row]), int(shards.offsets[row]))
+        file.seek(int(shards.offsets[row]))
+        payload = file.read(int(shards.lengths[row]))
     where, mend = shards.where(row), layout.mending(shards.index.stage, shards.index.extractor)
     if zlib.crc32(payload) != shards.crc32[row]:
         raise ShardError(f"{where}: the bytes do not match their checksum; {mend}")
@@ -202,7 +206,7 @@ def _read_index_bytes(path: Path) -> bytes:
             "the other commands from folders, and none runs programs"
         )
     try:
-        return (path / layout.INDEX_NAME).read_bytes()
+        return read_small_bytes(path / layout.INDEX_NAME, most=_LARGEST_INDEX)
     except (FileNotFoundError, NotADirectoryError):
         if path.is_dir():
             raise ShardError(f"{path} has no {layout.INDEX_NAME}; {layout.mending(stage)}") from None
@@ -210,6 +214,10 @@ def _read_index_bytes(path: Path) -> bytes:
         if path.name == "test" and stage in layout.ASKING_NAMES:
             mend += f" --recipe FILE --test-questions FILE; or take the held-out set, --shards {path.with_name('val')}"
         raise ShardError(f"no shards for stage {stage} in {path}; write them with: {mend}") from None
+    except OSError as error:
+        raise ShardError(
+            f"{path / layout.INDEX_NAME} cannot be read ({reason(error)}); {layout.mending(stage)}"
+        ) from None
 
 
 def parse_index(data: bytes, *, where: str, mend: str) -> SetIndex:
@@ -218,7 +226,7 @@ def parse_index(data: bytes, *, where: str, mend: str) -> SetIndex:
     Raises: ShardError, from `where` to `mend`, when it is no JSON, of another format or version, or ill-typed.
     """
     try:
-        value = json.loads(data)
+        value = parse_json(data)
     except ValueError as error:
         raise ShardError(f"{where} is no readable JSON ({error}); {mend}") from None
     found = (value.get("format"), value.get("version")) if isinstance(value, dict) else None
@@ -235,7 +243,7 @@ def _fault(path: Path, what: str) -> ShardError:
 
 
 def _size_faults(path: Path, name: str, size: int) -> Iterator[ShardError]:
-    if Path(name).name != name:
+    if not is_plain_name(name):
         yield _fault(path / layout.INDEX_NAME, f"lists {name!r}, which is no plain file name")
     elif not (path / name).is_file():
         yield _fault(path / name, "is missing")
@@ -323,7 +331,7 @@ def _load_questions(index: SetIndex, path: Path) -> Questions | None:
 
 
 def _load_feature_mean(index: SetIndex, path: Path) -> np.ndarray:
-    mean: np.ndarray = np.load(path, allow_pickle=False)
+    mean = load_array(path, what="the mean of the set's features")
     if mean.dtype != np.float32 or mean.shape != (index.feature_width,):
         raise _fault(path, f"does not hold {index.feature_width} float32 numbers")
     return mean

@@ -16,6 +16,7 @@ from torch import Tensor
 from msp_ds.data.vocabulary import SPECIAL_PIECES, Vocabulary, bert_tokenizer
 from msp_ds.errors import InputError
 from msp_ds.records import IGNORE, Lexicon
+from msp_ds.small_files import read_small_bytes
 
 Label = tuple[str, ...]
 """A label's names, the usual one first: ("stop sign", "stopsign")."""
@@ -101,7 +102,7 @@ def parse_labels(data: bytes, *, name: str, may_be_empty: bool = False) -> tuple
     if may_be_empty and not data:
         return ()
     try:
-        lines = data.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
+        lines = data.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
         raise InputError(f"{name} is no UTF-8 text; it should hold one label a line") from None
     labels = tuple(tuple(part.strip() for part in line.split(",") if part.strip()) for line in lines)
@@ -118,7 +119,7 @@ def load_labels(path: Path, *, may_be_empty: bool = False) -> tuple[Label, ...]:
 def read_label_bytes(path: Path) -> bytes:
     """A label vocabulary byte for byte. Raises: InputError when it is missing."""
     try:
-        return path.read_bytes()
+        return read_small_bytes(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it should hold one label a line") from None
 

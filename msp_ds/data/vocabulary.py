@@ -15,6 +15,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from msp_ds.errors import InputError
+from msp_ds.small_files import read_small_bytes
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 BERT_BASE_UNCASED = "bert-base-uncased"
@@ -49,6 +50,8 @@ def parse_vocabulary(data: bytes, *, name: str) -> Vocabulary:
         lines = data.decode("utf-8").split("\n")
     except UnicodeDecodeError:
         raise InputError(f"{name} is no UTF-8 text; it should hold one word piece a line") from None
+    if lines[0].startswith("\ufeff"):
+        raise InputError(f"{name} starts with a byte order mark, which other programs take for text; save it without")
     pieces = tuple(line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines))
     missing = [piece for piece in SPECIAL_PIECES if piece not in pieces]
     if missing:
@@ -64,7 +67,7 @@ def parse_vocabulary(data: bytes, *, name: str) -> Vocabulary:
 def read_vocabulary(path: Path) -> Vocabulary:
     """The vocabulary in a file. Raises: InputError when it is missing or broken."""
     try:
-        data = path.read_bytes()
+        data = read_small_bytes(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it should hold one word piece a line") from None
     return parse_vocabulary(data, name=str(path))
@@ -79,7 +82,7 @@ def find_bert_vocabulary(*, hf_home: Path) -> Vocabulary:
     Raises: InputError that says how to get it.
     """
     for path in (*_cached_vocabularies(hf_home), *_packaged_vocabularies()):
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == BERT_BASE_UNCASED_SHA256:
+        if path.is_file() and hashlib.sha256(read_small_bytes(path)).hexdigest() == BERT_BASE_UNCASED_SHA256:
             return read_vocabulary(path)
     raise InputError(
         "the word pieces of bert-base-uncased are not on this machine; give their vocab.txt with --vocab FILE, "

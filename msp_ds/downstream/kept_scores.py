@@ -124,9 +124,11 @@ class KeptScores:
         return rows
 
     def _require_same(self, scoring: Scoring) -> None:
-        kept = from_json(
-            Scoring, read_json(self.folder / "scoring.json", what="what was scored"), where=str(self.folder)
-        )
+        try:
+            saved = read_json(self.folder / "scoring.json", what="what was scored")
+            kept = from_json(Scoring, saved, where="scoring.json")
+        except InputError as error:
+            self._refuse(f"holds scores of another version ({error})")
         other = [field.name for field in fields(Scoring) if getattr(kept, field.name) != getattr(scoring, field.name)]
         if other:
             self._refuse(f"holds scores of another evaluation ({', '.join(other)} differ)")

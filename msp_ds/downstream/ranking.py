@@ -50,7 +50,7 @@ def choose_pool(reader: Reader, *, num_images: int | None = None, captions_per_i
     order = places.argsort(stable=True)
     first_of_image = torch.searchsorted(places[order], torch.arange(total))
     ordinal = torch.arange(len(order)) - first_of_image[places[order]]
-    kept = (places[order] < wanted) & (ordinal < (captions_per_image or len(order)))
+    kept = (places[order] < wanted) & (ordinal < min(captions_per_image or len(order), len(order)))
     captions = order[kept]
     return Pool(first_pairs=order[first_of_image[:wanted]], captions=captions, image_of_caption=places[captions])
 

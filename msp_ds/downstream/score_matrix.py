@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from msp_ds.config import write_atomically
+from msp_ds.data.array_files import load_arrays
 from msp_ds.errors import InputError
 
 _KEYS = ("scores", "image_ids", "caption_keys", "image_of_caption")
@@ -61,14 +61,7 @@ class ScoreMatrix:
 
 def read_score_matrix(path: Path) -> ScoreMatrix:
     """The matrix in a file. Raises: InputError when it is missing, damaged or its parts do not fit."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            parts = {key: arrays[key] for key in _KEYS}
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; it should be {_NAME}") from None
-    # A text file is to numpy a pickle, a plain .npy no context manager.
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError, TypeError, AttributeError):
-        raise InputError(f"{path} cannot be read; it should be {_NAME}") from None
+    parts = load_arrays(path, _KEYS, what=_NAME)
     try:
         return ScoreMatrix(
             scores=torch.from_numpy(parts["scores"].astype(np.float32)),

@@ -24,7 +24,7 @@ from msp_ds.presets import DEFAULT_PRESET, get_preset
 from msp_ds.report.ablation_plan import ZERO_SHOT, Asked, Node, Plan, Study, held_out_set, run_folder, seconds_for
 from msp_ds.terminal import progress_bar
 from msp_ds.training.planning import preset_config, with_flags
-from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, is_finished
+from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, is_finished, read_finished
 from msp_ds.training.run_lock import in_use, is_in_use
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,10 @@ def read_record(study: Study, hashes: Mapping[str, str]) -> Record:
     )
     if not path.exists():
         return mine
-    there = from_json(Record, read_json(path, what="the record of an ablation"), where=str(path))
+    try:
+        there = from_json(Record, read_json(path, what="the record of an ablation"), where=str(path))
+    except InputError as error:
+        raise InputError(f"{error}; name another --out, where msp-ds ablate writes it again") from None
     for what in ("preset", "shards", "settings", "fine_tuning_settings"):
         theirs, ours = (_said(getattr(record, what)) for record in (there, mine))
         if theirs != ours:
@@ -240,9 +243,9 @@ def _run(study: Study, node: Node, *, launch: Launch) -> bool:
     if code:
         raise InputError(f"exit code {code}: {_last_line(said)} (all of it: {said})")
     if node.kind == "pre-train":
-        finished = read_json(folder / _stage(node) / STAGE_FILE, what="the mark of a finished stage")
-        if finished["steps"] != node.steps:
-            raise InputError(f"{folder} trained {finished['steps']} steps instead of {node.steps}")
+        steps = read_finished(folder / _stage(node)).steps
+        if steps != node.steps:
+            raise InputError(f"{folder} trained {steps} steps instead of {node.steps}")
     return True
 
 
@@ -261,10 +264,10 @@ def read_grades(study: Study, node: Node) -> tuple[dict[str, float], str]:
     written = sorted(path for path in folder.glob("*.json") if not path.stem.endswith("-predictions"))
     if len(written) != 1:
         raise InputError(f"{folder} holds {len(written)} files of grades instead of one; remove it to evaluate again")
-    grades = read_json(written[0], what="grades, written by msp-ds evaluate").get("grades", {})
+    grades = read_json(written[0], what="grades, written by msp-ds evaluate")
     try:
-        return _columns(node.benchmark, grades)
-    except (KeyError, TypeError) as error:
+        return _columns(node.benchmark, grades["grades"])
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{written[0]} holds no grade called {error}; was it written by msp-ds evaluate?") from None
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from msp_ds.config import StageSchedule, read_json
+from msp_ds.config import StageSchedule
 from msp_ds.curriculum import Stage, curriculum
 from msp_ds.data.reader import Reader
 from msp_ds.data.shards import open_set
 from msp_ds.records import IGNORE
-from msp_ds.training.run_folder import STAGE_FILE, read_run_config, stage_folders
+from msp_ds.training.run_folder import read_finished, read_run_config, stage_folders
 
 METRICS = {
     "accuracy/mlm": "MLM accuracy",
@@ -101,7 +101,7 @@ def _largest_share(values: torch.Tensor) -> float:
 
 
 def _validation(folder: Path) -> dict[str, float]:
-    values = read_json(folder / STAGE_FILE, what="the mark of a finished stage")["validation"]
+    values = read_finished(folder).validation
     return {name: math.nan if value is None else float(value) for name, value in values.items()}
 
 

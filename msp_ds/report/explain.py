@@ -15,6 +15,7 @@ from torch import Tensor
 from msp_ds.data.checking.inspection import samples_of
 from msp_ds.errors import InputError
 from msp_ds.library import Looks, Model
+from msp_ds.small_files import read_small_text, reason
 from msp_ds.terminal import Bars
 from msp_ds.training.run_folder import find_checkpoint, origin_of
 
@@ -231,9 +232,9 @@ def read_pool(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_small_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}); it should hold one caption a line") from None
+        raise InputError(f"{path} cannot be read ({reason(error)}); it should hold one caption a line") from None
     captions = [line.strip() for line in lines if line.strip()]
     if not captions:
         raise InputError(f"{path} holds no caption; it should hold one a line")

@@ -12,12 +12,11 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from msp_ds.config import read_json
 from msp_ds.curriculum import curriculum
 from msp_ds.errors import InputError
-from msp_ds.training.checkpoint import MANIFEST
+from msp_ds.training.checkpoint import MANIFEST, read_manifest
 from msp_ds.training.metrics_file import METRICS_FILE, read_metrics
-from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, read_run_config, stage_folders
+from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, read_finished, read_run_config, stage_folders
 from msp_ds.training.run_lock import is_in_use
 
 log = logging.getLogger(__name__)
@@ -98,15 +97,15 @@ def _written(stages: list[Path]) -> list[Path]:
 def _progress(stage: Path, rows: list[dict[str, Any]]) -> tuple[int, int | None]:
     """Steps done of how many: by its end mark, else by its last report, else by its newest checkpoint."""
     if (stage / STAGE_FILE).is_file():
-        steps = int(read_json(stage / STAGE_FILE, what="the mark of a finished stage")["steps"])
+        steps = read_finished(stage).steps
         return steps, steps
     if rows:
         return int(rows[-1]["step"]), _whole(rows[-1], "num_steps")
     saved = sorted(stage.glob(f"checkpoints/step-*/{MANIFEST}"))
     if not saved:
         return 0, None
-    manifest = read_json(saved[-1], what="a checkpoint's manifest")
-    return int(manifest["step"]), _whole(manifest.get("state", {}), "num_steps")
+    manifest = read_manifest(saved[-1].parent)
+    return manifest.step, _whole(manifest.state, "num_steps")
 
 
 def _whole(values: Mapping[str, Any], name: str) -> int | None:

@@ -11,10 +11,9 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from msp_ds.config import read_json
 from msp_ds.terminal import console
 from msp_ds.training.metrics_file import MetricsFile, Report
-from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE
+from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, read_finished
 from msp_ds.training.terminal_view import TerminalView
 
 log = logging.getLogger(__name__)
@@ -134,7 +133,7 @@ class Board:
 def steps_before(folder: Path) -> int:
     """Optimiser steps of the stages of a run that were finished before the one in `folder`."""
     earlier = [path for path in folder.parent.glob(f"[0-9]*-*/{STAGE_FILE}") if _number(path.parent) < _number(folder)]
-    return sum(int(read_json(path, what="the mark of a finished stage")["steps"]) for path in earlier)
+    return sum(read_finished(path.parent).steps for path in earlier)
 
 
 def _number(stage: Path) -> int:

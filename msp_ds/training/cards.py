@@ -53,12 +53,15 @@ CARDS: dict[str, Card] = {
 }
 """By the name for --card. titanx is the Maxwell card of 2015, whose fp16 saves memory and no time."""
 
+_MOST = 1e6
+"""GiB and TFLOPS: more than a card will have for long."""
+
 
 def find_card(name: str) -> Card:
     """The card called `name`, or one of which only the memory is known: `12gb`. Raises InputError for any other."""
     if name in CARDS:
         return CARDS[name]
-    size = re.fullmatch(r"(\d+)gb", name)
+    size = re.fullmatch(r"(\d{1,6})gb", name)
     if not size or not int(size[1]):
         raise InputError(f"no card is called {name!r}; cards are {', '.join(CARDS)}, or its memory alone, as in 12gb")
     return Card(title=f"a card of {size[1]} GB", memory_gib=float(size[1]))
@@ -67,8 +70,8 @@ def find_card(name: str) -> Card:
 def changed_card(card: Card, *, memory_gib: float | None = None, tflops: float | None = None) -> Card:
     """A card with another memory or another peak than it is known for. Raises InputError where one is not positive."""
     for flag, value in (("--memory-gb", memory_gib), ("--tflops", tflops)):
-        if value is not None and not value > 0:
-            raise InputError(f"{flag} {value:g} is not positive")
+        if value is not None and not 0 < value <= _MOST:
+            raise InputError(f"{flag} {value:g} is not positive" if value <= 0 else f"{flag} {value:g} is no card's")
     card = dataclasses.replace(card, memory_gib=memory_gib or card.memory_gib)
     if tflops is None:
         return card

@@ -23,6 +23,7 @@ from msp_ds.config import from_json, read_json
 from msp_ds.data.set_layout import FileEntry
 from msp_ds.errors import CheckpointError, InputError
 from msp_ds.model.encoder import Trunk
+from msp_ds.small_files import is_plain_name
 from msp_ds.training.weights_folder import is_weights_folder, read_folder_weights
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ OPTIMIZER = "optimizer.safetensors"
 BEST = "best"
 """Beside a stage's checkpoints: the name of the one with the lowest total loss on the held-out pairs."""
 
+_AGAIN = "train again with: msp-ds train --run-dir NEW_FOLDER, or remove this checkpoint to go on from the one before"
 _CHUNK = 1 << 20
 
 
@@ -62,7 +64,10 @@ def read_manifest(path: Path) -> Manifest:
     if not isinstance(value, dict) or not all(
         key in value and isinstance(value[key], kind) for key, kind in fitting.items()
     ):
-        raise CheckpointError(f"{where} is no manifest of this version of msp-ds: {', '.join(fitting)} are expected")
+        expected = ", ".join(fitting)
+        raise CheckpointError(f"{where} is no manifest of this version of msp-ds: {expected} are expected; {_AGAIN}")
+    if not all(is_plain_name(name) for name in value["files"]):
+        raise CheckpointError(f"{where} lists a file outside its folder; {_AGAIN}")
     files = {name: from_json(FileEntry, entry, where=f"{where}: {name}") for name, entry in value["files"].items()}
     scale = value["loss_scale"] and from_json(dict[str, float], value["loss_scale"], where=str(where))
     return Manifest(step=value["step"], files=files, state=value["state"], loss_scale=scale)

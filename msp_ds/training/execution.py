@@ -7,6 +7,7 @@ strict, because DeepSpeed ignores keys that it does not know, and it never says 
 from __future__ import annotations
 
 import dataclasses
+import site
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,16 @@ from msp_ds.errors import InputError
 
 
 def shipped(name: str) -> Path:
-    """A file or folder that comes with the project: beside the package, or under the prefix it is installed in."""
+    """A file or folder that comes with the project: beside the package, or where its installation put it."""
     beside = Path(__file__).resolve().parents[2] / name
-    return beside if beside.exists() else Path(sysconfig.get_path("data")) / "share" / "msp_ds" / name
+    return beside if beside.exists() else _installed_data() / name
+
+
+def _installed_data() -> Path:
+    """The folder of the data files: pip has a place for --target, for a plain installation and for --user."""
+    places = (Path(__file__).resolve().parents[2], Path(sysconfig.get_path("data")), Path(site.getuserbase()))
+    found = [place / "share" / "msp_ds" for place in places if (place / "share" / "msp_ds").is_dir()]
+    return found[0] if found else places[1] / "share" / "msp_ds"
 
 
 def find_shipped(path: Path) -> Path:

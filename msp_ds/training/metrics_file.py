@@ -6,11 +6,12 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from msp_ds.config import to_json, write_atomically
+from msp_ds.small_files import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class MetricsFile:
 
     def add(self, step: int, values: Mapping[str, float], *, report: Report, epoch: float) -> None:
         """Writes a report at an optimiser step; null stands for what is no number. A full disk is only warned of."""
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         row = {**self._facts, "report": report, "step": step, "epoch": round(epoch, 4), "time": now, **values}
         line = f"{json.dumps(to_json(row))}\n".encode()
         try:
@@ -78,7 +79,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _row(line: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:  # of broken JSON and of broken UTF-8 alike
         return {}
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else {}

@@ -32,6 +32,9 @@ from msp_ds.training.settings import with_settings
 CACHE = Path("~/.cache/msp-ds")
 """Where shards that came from an address are kept by default."""
 
+_LARGEST_CACHE_GB = 10**9
+"""An exabyte, which no disk holds."""
+
 AUTO = "auto"
 """For --micro-batch: as many pairs as fit."""
 
@@ -43,6 +46,10 @@ class ShardCache:
     folder: str = str(CACHE)
     limit_gb: float = DEFAULT_LIMIT_GB
     """Where it is less than a run needs, it decides the order of pairs: a resumed run keeps to it."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.limit_gb <= _LARGEST_CACHE_GB:
+            raise InputError(f"--cache-limit {self.limit_gb} is not in 0 to {_LARGEST_CACHE_GB:,} GB")
 
 
 def cache_of(folder: Path | None, limit_gb: float | None, *, resumed: Path | None = None) -> ShardCache:
@@ -204,7 +211,8 @@ def with_micro_batch(how: tuple[str, Execution], micro_batch: str | None) -> tup
         return how
     if not micro_batch.isdecimal():
         raise InputError(f"--micro-batch {micro_batch} is no number of pairs; write 16, or {AUTO} for what fits")
-    return f"{name} in micro batches of {micro_batch}", dataclasses.replace(execution, micro_batch=int(micro_batch))
+    count = _count("--micro-batch", micro_batch)
+    return f"{name} in micro batches of {count}", dataclasses.replace(execution, micro_batch=count)
 
 
 def with_compile(how: tuple[str, Execution], compiles: bool) -> tuple[str, Execution]:
@@ -223,6 +231,13 @@ def with_resident(how: tuple[str, Execution], resident: Resident | None) -> tupl
     return name, dataclasses.replace(execution, resident=resident or execution.resident)
 
 
+def _count(flag: str, digits: str) -> int:
+    """The number that digits spell. Raises: InputError for more of them than any count has."""
+    if len(digits) > 18:
+        raise InputError(f"{flag} {digits[:18]}... is not a number that fits into 64 bits")
+    return int(digits)
+
+
 def changed_schedule(
     rows: dict[str, StageSchedule], *, epochs: str | None, batch_size: int | None
 ) -> dict[str, StageSchedule]:
@@ -235,7 +250,10 @@ def changed_schedule(
             if initial not in names or not count.isdecimal():
                 raise InputError(f"--epochs {epochs} is not understood; write it 6 for all stages, or t=4,p=4,s=12")
             counts[names[initial]] = count
-    changed = {name: dataclasses.replace(row, epochs=int(counts.get(name) or row.epochs)) for name, row in rows.items()}
+    changed = {
+        name: dataclasses.replace(row, epochs=_count("--epochs", counts[name])) if name in counts else row
+        for name, row in rows.items()
+    }
     if batch_size is None:
         return changed
     return {name: dataclasses.replace(row, batch_size=batch_size) for name, row in changed.items()}

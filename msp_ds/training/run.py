@@ -7,7 +7,7 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from contextlib import nullcontext
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def write_run_file(job: Job, data: list[StageData]) -> None:
     if (job.folder / RUN_FILE).exists():
         check_same_data(job.folder, sets)
         card = read_run_card(job.folder)
-        entry = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **circumstances}
+        entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **circumstances}
         card["resumed"] = [*card.get("resumed", []), entry]
     try:
         job.folder.mkdir(parents=True, exist_ok=True)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from msp_ds.config import ModelConfig, RunConfig, from_json, read_json
 from msp_ds.curriculum import Stage
 from msp_ds.data.shards import ShardSet
 from msp_ds.errors import CheckpointError, InputError, ShardError
+from msp_ds.small_files import is_plain_name, read_small_text
 from msp_ds.training.checkpoint import BEST, MANIFEST, checkpoints, flaw, newest_sound
 from msp_ds.training.execution import Execution
 from msp_ds.training.weights_folder import VOCAB_FILE, is_weights_folder, read_card
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 RUN_FILE = "run.json"
 """The whole configuration of a run, what it was made with, and the hashes of its shards' indexes."""
@@ -25,6 +28,8 @@ STAGE_FILE = "stage.json"
 """Written when a stage is finished: its steps, its checkpoint and its last validation."""
 
 _CARD = "a run's configuration, written by msp-ds train"
+
+_AGAIN = "another version of msp-ds wrote it, or it was edited; train again with: msp-ds train --run-dir NEW_FOLDER"
 
 TRUNK_FIELDS = (
     "encoder",
@@ -71,7 +76,7 @@ def find_checkpoint(path: Path) -> Path:
     if (path / MANIFEST).is_file() or is_weights_folder(path):
         return path
     if path.name == BEST and path.is_file():
-        return path.with_name(path.read_text(encoding="utf-8").strip())
+        return path.with_name(_checkpoint_name(path, read_small_text(path).strip()))
     stages = sorted(path.glob("[0-9]*-*")) if (path / RUN_FILE).is_file() else [path]
     for stage in reversed(stages):
         found = newest_sound(stage / "checkpoints")
@@ -91,14 +96,14 @@ def run_of_checkpoint(checkpoint: Path) -> Path:
 
 def read_run_config(run: Path) -> RunConfig:
     """The configuration that a run was started with."""
-    return from_json(RunConfig, _read_run_file(run, "config"), where=str(run / RUN_FILE))
+    return _of_this_version(RunConfig, _read_run_file(run, "config"), where=run / RUN_FILE)
 
 
 def read_run_execution(run: Path) -> Execution:
     """How a run was executed when it was started or last resumed."""
     resumed = read_run_card(run).get("resumed") or [{}]
     last = resumed[-1].get("execution") or _read_run_file(run, "execution")
-    return from_json(Execution, last, where=str(run / RUN_FILE))
+    return _of_this_version(Execution, last, where=run / RUN_FILE)
 
 
 def read_run_card(run: Path) -> dict[str, Any]:
@@ -106,14 +111,53 @@ def read_run_card(run: Path) -> dict[str, Any]:
     saved = read_json(run / RUN_FILE, what=_CARD)
     if not isinstance(saved, dict):
         raise CheckpointError(f"{run / RUN_FILE} should be {_CARD}, but is no table")
+    _of_this_version(dict[str, str], saved.get("index_sha256", {}), where=run / RUN_FILE)
+    resumed = saved.get("resumed", [])
+    if not isinstance(resumed, list) or not all(isinstance(entry, dict) for entry in resumed):
+        raise CheckpointError(f"{run / RUN_FILE} notes in `resumed` something else than tables; {_AGAIN}")
     return saved
 
 
 def _read_run_file(run: Path, part: str) -> Any:
     saved = read_run_card(run)
     if part not in saved:
-        raise CheckpointError(f"{run / RUN_FILE} should be {_CARD}, but has no {part}")
+        raise CheckpointError(f"{run / RUN_FILE} should be {_CARD}, but has no {part}; {_AGAIN}")
     return saved[part]
+
+
+def _of_this_version(kind: type[T], value: Any, *, where: Path) -> T:
+    """A value from a run's file. Raises: CheckpointError for one of another version."""
+    try:
+        return from_json(kind, value, where=str(where))
+    except InputError as error:
+        found = str(error) if str(where) in str(error) else f"{where}: {error}"
+        raise CheckpointError(f"{found}; {_AGAIN}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedStage:
+    """What stage.json says of a stage that has come to its end."""
+
+    stage: str = ""
+    steps: int
+    checkpoint: str
+    """The name of its last checkpoint, which lies in its folder `checkpoints`."""
+    validation: dict[str, float | None] = field(default_factory=dict)
+    """None for what is not a number."""
+
+
+def read_finished(folder: Path) -> FinishedStage:
+    """The end mark of a stage. Raises: InputError for one that is missing, broken or of another version."""
+    where = folder / STAGE_FILE
+    finished = _of_this_version(FinishedStage, read_json(where, what="the mark of a finished stage"), where=where)
+    _checkpoint_name(where, finished.checkpoint)
+    return finished
+
+
+def _checkpoint_name(where: Path, name: str) -> str:
+    if not is_plain_name(name):
+        raise CheckpointError(f"{where} names {name!r}, which is not the name of a checkpoint beside it; {_AGAIN}")
+    return name
 
 
 def check_same_data(run: Path, found: Mapping[str, str]) -> None:
@@ -211,8 +255,7 @@ def model_for(model: ModelConfig, shards: ShardSet) -> ModelConfig:
 
 def stage_checkpoint(folder: Path) -> Path:
     """The final checkpoint of a finished stage."""
-    finished = read_json(folder / STAGE_FILE, what="the mark of a finished stage")
-    return folder / "checkpoints" / str(finished["checkpoint"])
+    return folder / "checkpoints" / read_finished(folder).checkpoint
 
 
 def newest_run(runs: Path) -> Path:

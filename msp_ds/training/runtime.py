@@ -122,7 +122,10 @@ def start_runtime(environment: MutableMapping[str, str]) -> Runtime:
     environment.setdefault("MASTER_PORT", str(free_port()))
     on_gpu = torch.cuda.is_available()
     environment.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
-    import deepspeed  # reads DS_ACCELERATOR when imported
+    try:
+        import deepspeed  # reads DS_ACCELERATOR when imported
+    except ImportError as error:
+        raise InputError(f"training needs the package deepspeed ({error}); run: pip install deepspeed") from None
 
     local_rank, world_size = int(environment["LOCAL_RANK"]), int(environment["WORLD_SIZE"])
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")

@@ -10,6 +10,7 @@ from typing import Any
 from msp_ds.config import ModelConfig, RunConfig, TaskOptions, from_json, to_json
 from msp_ds.curriculum import STAGES
 from msp_ds.errors import InputError
+from msp_ds.small_files import parse_json
 from msp_ds.tasks import TASKS
 
 PARTS = ("tasks", "model", "optim")
@@ -48,9 +49,11 @@ def _name_and_value(setting: str) -> tuple[str, Any]:
     if not equals:
         raise InputError(f"--set {setting}: write it name=value, for example --set moc_target=all")
     try:
-        return name, json.loads(text)
+        return name, parse_json(text)
     except json.JSONDecodeError:
         return name, text
+    except ValueError as error:
+        raise InputError(f"--set {name}: {error}") from None
 
 
 def _change(tables: dict[str, dict[str, Any]], name: str, value: Any) -> None:

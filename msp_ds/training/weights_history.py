@@ -13,10 +13,11 @@ from msp_ds.data.shards import read_index
 from msp_ds.data.vocabulary import read_vocabulary
 from msp_ds.errors import InputError, ShardError
 from msp_ds.model.weights.conversion import untied
-from msp_ds.training.checkpoint import MANIFEST, read_weights
+from msp_ds.training.checkpoint import read_manifest, read_weights
 from msp_ds.training.run_folder import (
     STAGE_FILE,
     find_checkpoint,
+    read_finished,
     read_run_card,
     read_run_config,
     run_of_checkpoint,
@@ -109,18 +110,21 @@ def _history(checkpoint: Path, run: Path, config: RunConfig) -> History:
 def _stage(stage: Stage, folder: Path, config: RunConfig, *, checkpoint: Path | None) -> TrainedStage:
     """What was done in a stage: all of it, or as far as `checkpoint` where these are its weights."""
     schedule = stage.schedule(config.schedule)
-    done = _table(folder / STAGE_FILE)
-    saved = {} if checkpoint is None else _table(checkpoint / MANIFEST)
-    finished = bool(done) and (checkpoint is None or done.get("checkpoint") == checkpoint.name)
-    state = saved.get("state") or {}
+    done = read_finished(folder) if (folder / STAGE_FILE).is_file() else None
+    if done is not None and (checkpoint is None or done.checkpoint == checkpoint.name):
+        steps, validation, finished = done.steps, done.validation, True
+    else:
+        saved = read_manifest(checkpoint) if checkpoint is not None else None
+        steps, finished = saved.step if saved else 0, False
+        validation = (saved.state.get("validated") if saved else None) or {}
     return TrainedStage(
         name=stage.name,
         tasks=tuple(task.name for task in stage.tasks),
         epochs=schedule.epochs,
         batch_size=schedule.batch_size,
-        steps=int(done.get("steps", 0) if finished else saved.get("step", 0)),
+        steps=steps,
         finished=finished,
-        validation=dict(_numbers((done.get("validation") if finished else state.get("validated")) or {})),
+        validation=dict(_numbers(validation)),
     )
 
 

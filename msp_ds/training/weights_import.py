@@ -21,6 +21,7 @@ from msp_ds.model.weights.conversion import Reading, Report, check_fit, sizes_of
 from msp_ds.model.weights.forms import BERT_CLS_ID, Form, get_form
 from msp_ds.model.weights.tensor_files import EXTRA_FILE, find_tensor_files, read_tensors
 from msp_ds.presets import DEFAULT_PRESET, get_preset
+from msp_ds.small_files import read_small_bytes
 from msp_ds.training.settings import changed_model
 from msp_ds.training.weights_folder import (
     MODEL_FILE,
@@ -159,7 +160,7 @@ def _vocabulary(given: Path | None, folder: Path) -> Vocabulary | None:
     if given is not None:
         return read_vocabulary(given)
     beside = folder / VOCAB_FILE
-    return parse_vocabulary(beside.read_bytes(), name=str(beside)) if beside.is_file() else None
+    return parse_vocabulary(read_small_bytes(beside), name=str(beside)) if beside.is_file() else None
 
 
 def _cls_id(vocabulary: Vocabulary | None, tensors: dict[str, Tensor]) -> int | None:

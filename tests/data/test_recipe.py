@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,53 @@ def test_a_wrong_recipe_is_refused_with_its_file(tmp_path: Path, text: str, faul
     (tmp_path / "a.toml").write_text(text)
     with pytest.raises(InputError, match=f"a.toml.* {fault}|a.toml.*{fault}"):
         load_recipe(tmp_path / "a.toml")
+
+
+def test_brace_patterns_stand_for_several_files_in_recipes_and_flags(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(
+        'regions = ["vg:f/{08..10}.tsv"]\n[benchmarks.vqa]\nquestions = ["{train,val}.json"]'
+    )
+    recipe = recipe_with(load_recipe(tmp_path / "a.toml"), {"captions": ["{a,b}.json#test", "c.json"]})
+    assert recipe.regions == ("vg:f/08.tsv", "vg:f/09.tsv", "vg:f/10.tsv")
+    assert recipe.captions == ("a.json#test", "b.json#test", "c.json")
+    assert recipe.benchmarks["vqa"].questions == ("train.json", "val.json")
+    own_name = tmp_path / "{a,b}.tsv"
+    own_name.touch()
+    assert Recipe(regions=(str(own_name),)).regions == (str(own_name),)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fault"),
+    [
+        ("{a,b.tsv", "{a,b.tsv is not a brace pattern"),
+        ("{0..999999999999}.tsv", "stands for more than 100,000 paths"),
+        ("{0..999}{0..999}.tsv", "stands for more than 100,000 paths"),
+    ],
+)
+def test_a_pattern_that_is_none_or_never_ends_is_refused(pattern: str, fault: str) -> None:
+    with pytest.raises(InputError, match=re.escape(fault)):
+        Recipe(phrases=(pattern,))
+
+
+HOSTILE = {
+    "nested": (b"regions = " + b"[" * 100_000, "nested too deeply"),
+    "no text": (b'extractor = "\xff"', "it is not UTF-8 text"),
+    "infinite": (b"least = 1\nholdout = inf", "unknown key least"),
+    "beyond 64 bits": (b"holdout = 99999999999999999999", "holdout: the number does not fit into 64 bits"),
+    "a key twice": (b"holdout = 1\nholdout = 2", "is no TOML"),
+}
+
+
+@pytest.mark.parametrize(("content", "fault"), HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_recipe_is_one_line(tmp_path: Path, content: bytes, fault: str) -> None:
+    (tmp_path / "a.toml").write_bytes(content)
+    with pytest.raises(InputError, match=f"a.toml.*{fault}"):
+        load_recipe(tmp_path / "a.toml")
+
+
+def test_a_recipe_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("\ufeffholdout = 5")
+    assert load_recipe(tmp_path / "a.toml") == Recipe(holdout=5)
 
 
 def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def a_run(folder: Path) -> Path:
 
 def finished(stage: Path, steps: int) -> None:
     stage.mkdir(exist_ok=True)
-    write_json(stage / STAGE_FILE, {"steps": steps})
+    write_json(stage / STAGE_FILE, {"steps": steps, "checkpoint": f"step-{steps:08d}"})
 
 
 def reports(stage: Path, *rows: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ def test_a_run_without_metrics_is_told_by_its_checkpoints(tmp_path: Path) -> Non
     run = a_run(tmp_path / "one")
     saved = run / "1-token" / "checkpoints" / "step-00000030"
     saved.mkdir(parents=True)
-    write_json(saved / "manifest.json", {"step": 30, "state": {"num_steps": 60}})
+    write_json(saved / "manifest.json", {"step": 30, "files": {}, "state": {"num_steps": 60}, "loss_scale": None})
     (line,) = run_lines(run)
     assert (line.name, line.stage, line.step, line.num_steps) == ("one", "token", 30, 60)
     assert math.isnan(line.best)

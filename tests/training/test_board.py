@@ -62,7 +62,7 @@ def a_run(folder: Path) -> Path:
     """The folder of a run whose first stage took 100 steps."""
     write_json(folder / RUN_FILE, {})
     (folder / "1-token").mkdir()
-    write_json(folder / "1-token" / STAGE_FILE, {"steps": 100})
+    write_json(folder / "1-token" / STAGE_FILE, {"steps": 100, "checkpoint": "step-00000100"})
     return folder
 
 

@@ -71,6 +71,18 @@ def test_the_shipped_files_are_the_ways_of_the_readme() -> None:
     assert all(f"| `{name}.json` |" in readme for name in SHIPPED_WAYS)
 
 
+@pytest.mark.parametrize("place", ["target", "plain", "user"])
+def test_an_installed_package_finds_its_files_where_pip_puts_them(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / place / "share" / "msp_ds" / "ds_configs"
+    data.mkdir(parents=True)
+    monkeypatch.setattr(execution, "__file__", str(tmp_path / "target" / "msp_ds" / "training" / "execution.py"))
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / "plain"))
+    monkeypatch.setattr("site.getuserbase", lambda: str(tmp_path / "user"))
+    assert execution.shipped("ds_configs") == data
+
+
 @pytest.mark.parametrize("name", SHIPPED_WAYS)
 def test_a_shipped_file_holds_what_its_name_says(name: str) -> None:
     execution = read_execution(SHIPPED / f"{name}.json")

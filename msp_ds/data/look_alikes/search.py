@@ -121,7 +121,7 @@ def find_look_alikes(images: Images, search: Search) -> LookAlikeList:
 def _claim(work: Path, key: str) -> None:
     """Keep what is there of the same search, clear away what is there of another."""
     mark = work / "key"
-    if mark.is_file() and mark.read_text() == key:
+    if mark.is_file() and mark.read_bytes() == key.encode():
         return
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)

@@ -68,7 +68,11 @@ def block_source(sets: Sequence[ShardSet]) -> BlockSource | None:
     path = sets[0].path / layout.BY_BLOCK_NAME
     if not sets[0].comes_by_block:
         return None
-    return from_json(BlockSource, read_json(path, what="the note on where tars come from"), where=str(path))
+    source = from_json(BlockSource, read_json(path, what="the note on where tars come from"), where=str(path))
+    if not path.resolve().is_relative_to(Path(source.cache).resolve()):
+        # Files of a cache are evicted: a set that came from elsewhere must not name which folder that is.
+        raise InputError(f"{path} names {source.cache}, which is not the cache that it lies in; name the set's address")
+    return source
 
 
 class Blocks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import re
@@ -150,7 +149,7 @@ def _faults(scheme: str) -> tuple[type[BaseException], ...]:
     """Every way in which a scheme's packages fail: many of their errors are no OSError."""
     import aiohttp
 
-    faults = (OSError, ValueError, asyncio.TimeoutError, aiohttp.ClientError)
+    faults = (OSError, ValueError, aiohttp.ClientError)
     if scheme == "s3":
         from botocore.exceptions import BotoCoreError, ClientError
 

@@ -27,6 +27,7 @@ from msp_ds.data.remote.remote_files import RemoteFolder, is_remote
 from msp_ds.data.set_layout import FileEntry
 from msp_ds.data.shards import parse_index
 from msp_ds.errors import InputError, ShardError
+from msp_ds.small_files import is_plain_name
 
 DEFAULT_LIMIT_GB = 100.0
 
@@ -148,7 +149,7 @@ def _read_indexes(remote: RemoteFolder, stages: Sequence[str]) -> list[RemoteSet
 def check_names(files: Mapping[str, FileEntry], where: str) -> None:
     """Names and sums from a server become names on this disk. Raises: ShardError for those that may not."""
     for name, entry in files.items():
-        plain = Path(name).name == name and not name.startswith(".") and name != layout.INDEX_NAME
+        plain = is_plain_name(name) and not name.startswith(".") and name != layout.INDEX_NAME
         if not plain or len(entry.sha256) != 64 or set(entry.sha256) - set("0123456789abcdef") or entry.bytes < 0:
             raise ShardError(f"{where} lists {name!r}, whose name, size or sha256 is none; upload the set again")
 

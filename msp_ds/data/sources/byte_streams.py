@@ -1,38 +1,50 @@
-"""Files of bytes, plain or compressed (.gz, .zst), as one stream that is read forwards."""
+"""Files of bytes, plain or compressed (.gz, .bz2, .zst), as one stream that is read forwards."""
 
 from __future__ import annotations
 
+import bz2
 import io
+import logging
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
-
-import zstandard
+from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 from msp_ds.errors import InputError
+from msp_ds.small_files import require_regular
+
+try:
+    import zstandard
+except ImportError:  # it is optional; open_stream says so where a file needs it
+    zstandard = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
 
 _BUFFER = 1 << 20
 _CHUNK = 1 << 17
 
-DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error, zstandard.ZstdError)
+DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error, *([zstandard.ZstdError] if zstandard else []))
 """What reading a damaged stream raises."""
 
 
 def is_compressed(path: Path) -> bool:
     """Whether the name says so."""
-    return path.suffix in _NEW_FRAME
+    return path.suffix in _COMPRESSIONS
 
 
 def open_stream(path: Path, *, what: str) -> BinaryIO:
     """The bytes of a file, decompressed by the ending of its name. Raises: InputError when it cannot be opened."""
+    if path.suffix == ".zst" and zstandard is None:
+        raise InputError(f"{path} needs the package zstandard to be read; run: pip install zstandard")
     try:
+        require_regular(path)
         file = path.open("rb", buffering=_BUFFER)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it should be {what}") from None
-    if path.suffix not in _NEW_FRAME:
+    if not is_compressed(path):
         return file
-    return cast(BinaryIO, io.BufferedReader(_FrameStream(file, _NEW_FRAME[path.suffix]), _BUFFER))
+    return cast(BinaryIO, io.BufferedReader(_FrameStream(file, _COMPRESSIONS[path.suffix], path), _BUFFER))
 
 
 class ForwardReader:
@@ -84,7 +96,7 @@ def describe(error: BaseException) -> str:
 
 
 class _Frame(Protocol):
-    """What zlib and zstandard unpack one frame with."""
+    """What zlib, bz2 and zstandard unpack one frame with."""
 
     @property
     def eof(self) -> bool: ...
@@ -93,16 +105,27 @@ class _Frame(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
+class _Compression(NamedTuple):
+    """One way to compress."""
+
+    magic: tuple[bytes, ...]
+    """A frame starts with one of these, all of the same length."""
+    new_frame: Callable[[], _Frame]
+
+
 class _FrameStream(io.RawIOBase):
     """The content of one or several frames.
 
-    The libraries' own readers take a cut .zst for a whole one, and lose what stands before the cut of a .gz.
+    The libraries' own readers take a cut .zst for a whole one, and lose what stands before the cut of a .gz. What
+    follows the last frame and is none is ignored with a warning, as gzip does.
     """
 
-    def __init__(self, file: BinaryIO, new_frame: Callable[[], _Frame]) -> None:
+    def __init__(self, file: BinaryIO, compression: _Compression, path: Path) -> None:
         self._file = file
-        self._new_frame = new_frame
+        self._compression = compression
+        self._path = path
         self._frame: _Frame | None = None
+        self._has_frame = False
         self._ready = memoryview(b"")
 
     def readable(self) -> bool:
@@ -127,16 +150,43 @@ class _FrameStream(io.RawIOBase):
     def _decompress(self, data: bytes) -> bytes:
         parts = []
         while data:
-            frame = self._frame or self._new_frame()
+            if self._frame is None and self._has_frame and not (data := self._next_frame(data)):
+                break
+            frame = self._frame or self._compression.new_frame()
             parts.append(frame.decompress(data))
-            # Zeros between frames are padding.
-            data = frame.unused_data.lstrip(b"\0") if frame.eof else b""
+            self._has_frame = True
+            data = frame.unused_data if frame.eof else b""
             self._frame = None if frame.eof else frame
         return b"".join(parts)
 
+    def _next_frame(self, data: bytes) -> bytes:
+        """`data` behind a frame from where the next one starts; nothing where none does."""
+        data = data.lstrip(b"\0")  # zeros between frames are padding
+        length = len(self._compression.magic[0])
+        while 0 < len(data) < length and (more := self._file.read(_CHUNK)):
+            data += more
+        if any(magic.startswith(data[:length]) for magic in self._compression.magic):
+            return data
+        _warn_of_rest(self._path)
+        self._file.seek(0, io.SEEK_END)
+        return b""
 
-_NEW_FRAME: dict[str, Callable[[], _Frame]] = {
-    ".gz": lambda: zlib.decompressobj(zlib.MAX_WBITS | 16),
-    ".zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
+
+@lru_cache  # once a file, though it is opened several times
+def _warn_of_rest(path: Path) -> None:
+    log.warning("%s: what follows the end of its compressed content is ignored", path)
+
+
+def _zst_frame() -> Any:
+    return zstandard.ZstdDecompressor().decompressobj()
+
+
+_COMPRESSIONS = {
+    ".gz": _Compression((b"\x1f\x8b",), lambda: zlib.decompressobj(zlib.MAX_WBITS | 16)),
+    ".bz2": _Compression((b"BZh",), bz2.BZ2Decompressor),
+    # A frame of content, or one of the sixteen that a reader skips.
+    ".zst": _Compression(
+        (b"\x28\xb5\x2f\xfd", *(bytes([kind]) + b"\x2a\x4d\x18" for kind in range(0x50, 0x60))), _zst_frame
+    ),
 }
-"""Ending -> what unpacks a frame of it."""
+"""Ending -> how it is compressed."""

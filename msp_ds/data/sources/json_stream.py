@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from msp_ds.errors import InputError
+from msp_ds.small_files import parse_json, require_regular, unique_keys
 
 _CHUNK = 1 << 20
 _LONGEST_ITEM = 64 << 20
@@ -52,6 +53,7 @@ def readable(path: Path, *, what: str) -> Iterator[TextIO]:
     Raises: InputError, saying that the file should be `what`, when it is missing or no text.
     """
     try:
+        require_regular(path)
         with path.open(encoding="utf-8-sig") as file:
             yield file
     except FileNotFoundError:
@@ -84,18 +86,18 @@ def _has_lines(file: TextIO, path: Path) -> bool:
     if not second.startswith("{"):
         return False
     try:
-        return isinstance(json.loads(first), dict)
-    except (ValueError, RecursionError):
+        return isinstance(parse_json(first), dict)
+    except ValueError:
         return False
 
 
 def _lines(file: TextIO, path: Path) -> Iterator[Item]:
-    for number, line in enumerate(file, start=1):
+    for number, line in enumerate(iter(lambda: file.readline(_LONGEST_ITEM), ""), start=1):
         if line.strip():
             where = f"{path} line {number}"
             try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                value = parse_json(line)
+            except ValueError as error:
                 raise InputError(f"{where}: is no readable JSON ({error}); it is cut off or damaged") from None
             yield Item(where, "", value)
 
@@ -155,7 +157,7 @@ class _Text:
         self._file = file
         self._text = ""
         self._place = 0
-        self._decoder = json.JSONDecoder()
+        self._decoder = json.JSONDecoder(object_pairs_hook=unique_keys)
 
     def peek(self) -> str:
         """The next character that is no white space; empty at the end."""

@@ -49,7 +49,7 @@ class RegionFile(Protocol):
 
 _FORMATS: tuple[tuple[re.Pattern[str], Callable[[Path, Corpus], RegionFile]], ...] = (
     # Bottom-up attention's own files end in .tsv.0, .tsv.1 ...
-    (re.compile(r"\.tsv(\.\d+)?(\.gz|\.zst)?$"), TsvRegions),
+    (re.compile(r"\.tsv(\.\d+)?(\.gz|\.bz2|\.zst)?$"), TsvRegions),
     (re.compile(r"\.npz$"), NpzRegions),
 )
 
@@ -140,7 +140,7 @@ def _region_file(path: Path, corpus: Corpus) -> RegionFile:
         if ending.search(path.name):
             return kind(path, corpus)
     raise InputError(
-        f"{path} ends neither in .tsv nor in .npz; region features should (TSV may end in .gz or .zst too)"
+        f"{path} ends neither in .tsv nor in .npz; region features should (TSV may end in .gz, .bz2 or .zst too)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Region features as tab-separated text without a header, one image a row; plain, .gz or .zst.
+"""Region features as tab-separated text without a header, one image a row; plain, .gz, .bz2 or .zst.
 
 Four layouts, told apart by their number of columns. Arrays are base64, little-endian: ids int64 [N], confidences
 float32 [N], boxes float32 [N, 4] in pixels, features float32 [N, F].

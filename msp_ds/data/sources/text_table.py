@@ -10,6 +10,7 @@ import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 
+from msp_ds.data.positioned_reads import read_at
 from msp_ds.errors import InputError
 
 _BETWEEN = "\n"
@@ -75,7 +76,7 @@ class TextTable(Mapping[str, list[str]]):
 
     def _bytes(self, place: int, length: int) -> bytes:
         if place < self._num_written:
-            return os.pread(self._file, length, place)
+            return read_at(self._file, length, place)
         start = place - self._num_written
         return bytes(self._waiting[start : start + length])
 

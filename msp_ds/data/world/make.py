@@ -29,6 +29,7 @@ WORLD_FORMAT, WORLD_VERSION = "msp-ds world", 2
 
 _TWIN_SHARE = 0.8
 _NARROWEST = 16
+_WIDEST = 1 << 16
 _ADVANCE_EVERY = 16
 
 
@@ -93,9 +94,10 @@ def make_world(
 def _check_numbers(images: int, seed: int, feature_width: int) -> None:
     if not 1 <= images <= MOST_IMAGES:
         raise InputError(f"a world has 1 to {MOST_IMAGES} images, not {images}; ask for at least 1")
-    if feature_width < _NARROWEST:
+    if not _NARROWEST <= feature_width <= _WIDEST:
         raise InputError(
-            f"region features need at least {_NARROWEST} numbers, not {feature_width}; 2048 is the real width"
+            f"region features need at least {_NARROWEST} numbers and at most {_WIDEST}, not {feature_width}; "
+            "2048 is the real width"
         )
     if not 0 <= seed < 2**64:
         raise InputError(f"the seed of a world is 0 to 2**64 - 1, not {seed}")

@@ -91,12 +91,12 @@ def test_a_folder_stands_for_its_archives_in_order(tmp_path: Path) -> None:
 
 
 def test_tsv_may_be_in_numbered_and_compressed_pieces(tmp_path: Path) -> None:
-    names = ["a.tsv", "a.tsv.0", "a.tsv.12", "a.tsv.gz", "a.tsv.1.zst"]
+    names = ["a.tsv", "a.tsv.0", "a.tsv.12", "a.tsv.gz", "a.tsv.bz2", "a.tsv.1.zst"]
     for name in names:
         (tmp_path / name).touch()
     files = list_region_files(tuple(str(tmp_path / name) for name in names))
-    assert [type(file) for file in files] == [TsvRegions] * 5
-    for name in ("a.gz", "a.tsv.bz2", "atsv", "a.tsv.x"):
+    assert [type(file) for file in files] == [TsvRegions] * 6
+    for name in ("a.gz", "a.tsv.xz", "atsv", "a.tsv.x"):
         (tmp_path / name).touch()
         with pytest.raises(InputError, match="ends neither in"):
             list_region_files((str(tmp_path / name),))

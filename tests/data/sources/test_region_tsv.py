@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import copy
 import dataclasses
 import gzip
@@ -14,6 +15,7 @@ import pytest
 import zstandard
 from raw_files import Row, adaptive_row, write_lines, write_tsv
 
+from msp_ds.data.sources import byte_streams
 from msp_ds.data.sources.faults import Faults, RowError
 from msp_ds.data.sources.region_checks import LabelCounts, Reading
 from msp_ds.data.sources.region_tsv import TsvRegions
@@ -206,6 +208,7 @@ def test_rows_of_another_layout_within_a_file_are_refused(tmp_path: Path) -> Non
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
+    ".bz2": bz2.compress,
     ".zst": lambda data: zstandard.ZstdCompressor().compress(data),
 }
 
@@ -243,6 +246,33 @@ def test_a_cut_compressed_file_is_named_with_the_row_it_breaks_off_in(tmp_path: 
     found = list(TsvRegions(packed, "coco").rows(faults))
     assert [row.number for row in found] == list(range(1, len(found) + 1))
     assert [skipped.row for skipped in faults.skipped] == [len(found) + 1]
+
+
+@pytest.mark.parametrize("rest", [b"\0" * 512 + b"signature", b"\x1e", b"garbage\n" * 40_000])
+@pytest.mark.parametrize("ending", PACKERS)
+def test_what_follows_the_last_frame_is_ignored_with_one_warning(
+    tmp_path: Path, ending: str, rest: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = write_tsv(tmp_path / "a.tsv", [Row(number) for number in range(1, 6)])
+    packed = pack_in_two(plain, ending)
+    packed.write_bytes(packed.read_bytes() + rest)
+    assert list(TsvRegions(packed, "coco").rows()) == list(TsvRegions(plain, "coco").rows())
+    assert caplog.messages == [f"{packed}: what follows the end of its compressed content is ignored"]
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_the_start_of_one_more_frame_is_a_cut_file(tmp_path: Path, ending: str) -> None:
+    packed = pack_in_two(write_tsv(tmp_path / "a.tsv", [Row(1), Row(2)]), ending)
+    packed.write_bytes(packed.read_bytes() + packed.read_bytes()[:2])
+    with pytest.raises(InputError, match=r"row 3 .* cannot be read on from here"):
+        list(TsvRegions(packed, "coco").rows())
+
+
+def test_a_zst_file_without_zstandard_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = pack_in_two(write_tsv(tmp_path / "a.tsv", [Row(1)]), ".zst")
+    monkeypatch.setattr(byte_streams, "zstandard", None)
+    with pytest.raises(InputError, match=r"a.tsv.zst needs the package zstandard .* pip install zstandard$"):
+        read(packed)
 
 
 @pytest.mark.parametrize("ending", PACKERS)
