@@ -127,15 +127,18 @@ def read_record(study: Study, hashes: Mapping[str, str]) -> Record:
     if not path.exists():
         return mine
     there = from_json(Record, read_json(path, what="the record of an ablation"), where=str(path))
-    for what in ("preset", "shards", "settings", "fine_tuning_settings"):
+    for what in ("preset", "settings", "fine_tuning_settings"):
         theirs, ours = (_said(getattr(record, what)) for record in (there, mine))
         if theirs != ours:
             kind = what.replace("fine_tuning_", "fine-tuning ")
             raise InputError(f"{study.out} holds an ablation with {kind} {theirs}, not {ours}; name another --out")
     changed = [name for name, sha in hashes.items() if there.index_sha256.get(name, sha) != sha]
     if changed:
-        raise InputError(f"shard set {changed[0]} has changed since {study.out} was begun; name another --out")
-    return dataclasses.replace(there, index_sha256={**there.index_sha256, **hashes})
+        raise InputError(
+            f"shard set {changed[0]} has changed since {study.out} was begun; give the folder that holds the set it "
+            "was begun with: --shards FOLDER, or name another --out"
+        )
+    return dataclasses.replace(there, shards=mine.shards, index_sha256={**there.index_sha256, **hashes})
 
 
 def _said(value: str | tuple[str, ...]) -> str:

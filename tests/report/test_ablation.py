@@ -115,6 +115,8 @@ def test_a_folder_of_another_ablation_is_refused(tmp_path: Path) -> None:
         read_record(study, {"sentence/train": "xyz"})
     with pytest.raises(InputError, match="holds an ablation with settings none, not heads=carried"):
         read_record(a_study(tmp_path, setting=("heads=carried",)), HASHES)
+    moved = read_record(a_study(tmp_path, rows="s", shards=Path("elsewhere")), HASHES)
+    assert (moved.shards, moved.nodes.keys()) == ("elsewhere", read_record(study, HASHES).nodes.keys())
     more = read_record(study, {**HASHES, "vqa/train": "new"})
     assert more.index_sha256 == {"sentence/train": "abc", "vqa/train": "new"}
 
