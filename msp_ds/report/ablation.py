@@ -19,13 +19,13 @@ from typing import Any
 from msp_ds.config import from_json, read_json, write_json
 from msp_ds.curriculum import BENCHMARKS, STAGES
 from msp_ds.data.shards import ShardSet, open_set
+from msp_ds.data.sole_writer import sole_writer
 from msp_ds.errors import InputError
 from msp_ds.presets import DEFAULT_PRESET, get_preset
 from msp_ds.report.ablation_plan import ZERO_SHOT, Asked, Node, Plan, Study, held_out_set, run_folder, seconds_for
 from msp_ds.terminal import progress_bar
 from msp_ds.training.planning import preset_config, with_flags
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, is_finished
-from msp_ds.training.run_lock import in_use, is_in_use
 
 log = logging.getLogger(__name__)
 
@@ -168,9 +168,7 @@ def alone_in(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); name another --out") from None
-    if is_in_use(out):
-        raise InputError(f"another msp-ds ablate works in {out}; wait until it ends, or name another --out")
-    with in_use(out):
+    with sole_writer(out):
         yield
 
 

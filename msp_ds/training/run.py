@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import platform
 import subprocess
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 
 from msp_ds.config import to_json, write_json
 from msp_ds.curriculum import Stage, curriculum
+from msp_ds.data.sole_writer import sole_writer
 from msp_ds.errors import InputError
 from msp_ds.training.agreement import check_ranks_agree, code_version, facts_of
 from msp_ds.training.run_folder import (
@@ -32,7 +33,6 @@ from msp_ds.training.run_folder import (
     stage_folders,
     weights_sha256,
 )
-from msp_ds.training.run_lock import in_use
 from msp_ds.training.stage import Job, StageData, carries_heads, open_stage_data, train_stage
 from msp_ds.training.stage_checks import check_agreement, check_stage
 
@@ -54,8 +54,9 @@ def train(job: Job) -> Path:
     if job.config.init and (named_anew or not has_begun(folders[0])):
         checkpoint = find_parent(job.folder, job.config.init)
         check_same_trunk(checkpoint, job.config, heads=carries_heads(job.config, stages[0]))
-    job.runtime.first_does(lambda: write_run_file(job, data, checkpoint))
-    with in_use(job.folder) if job.runtime.is_first else nullcontext():
+    with ExitStack() as held:
+        job.runtime.first_does(lambda: held.enter_context(_alone_in(job.folder)))
+        job.runtime.first_does(lambda: write_run_file(job, data, checkpoint))
         for folder, stage, sets in zip(folders, stages, data, strict=True):
             if is_finished(folder):
                 log.info("%s: finished before", stage.name)
@@ -119,10 +120,28 @@ def write_run_file(job: Job, data: list[StageData], parent: Path | None) -> None
         card["resumed"] = [*card.get("resumed", []), entry]
         card["config"] |= {name: getattr(job.config, name) for name in LOCATIONS}
     try:
-        job.folder.mkdir(parents=True, exist_ok=True)
         write_json(job.folder / RUN_FILE, card)
     except OSError as error:
-        raise InputError(f"{job.folder} cannot be written ({error.strerror}); choose another --run-dir") from None
+        raise _unwritable(job.folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> InputError:
+    return InputError(f"{folder} cannot be written ({error.strerror}); choose another --run-dir")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a run's folder, which is made if need be, while the block runs.
+
+    Raises InputError when one trains there already, or when the folder cannot be written.
+    """
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(sole_writer(folder, flag="--run-dir"))
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+        yield
 
 
 def index_hashes(data: Sequence[StageData]) -> dict[str, str]:

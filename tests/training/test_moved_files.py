@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 from command_line import refusal
-from small_world import recipe_of
+from small_world import files_below, recipe_of
 
+from msp_ds.data.sole_writer import OWNER_FILE, sole_writer
 from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError
 from msp_ds.training.execution import Execution
 from msp_ds.training.interrupt import Interrupted, StopRequest
 from msp_ds.training.planning import new_config, resumed_config
 from msp_ds.training.run import train
-from msp_ds.training.run_folder import find_checkpoint, read_run_config
+from msp_ds.training.run_folder import find_checkpoint, read_run_card, read_run_config
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.stage import Job
 
@@ -84,6 +85,17 @@ def test_a_parent_that_was_moved_is_found_and_another_is_refused(here: Path, run
     resumed(job, Path("run"), init="moved-parent")
     assert find_checkpoint(Path("run")).name == "step-00000004"
     assert read_run_config(Path("run")).init == "moved-parent"
+
+
+def test_a_run_folder_that_another_process_writes_is_refused_and_left_as_it_is(here: Path, runtime: Runtime) -> None:
+    job = a_job(Path("run"), runtime)
+    stopped(job)
+    before = files_below(Path("run"))
+    with sole_writer(Path("run")):
+        with pytest.raises(InputError, match=r"run is being written by process \d+ on .*, or name another --run-dir"):
+            resumed(job, Path("run"))
+        assert files_below(Path("run")) == before | {OWNER_FILE}
+    assert "resumed" not in read_run_card(Path("run"))
 
 
 def test_a_run_that_began_from_chance_takes_no_parent(here: Path, runtime: Runtime) -> None:
