@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msp_ds.config import ModelConfig, RunConfig, from_json, read_json
+from msp_ds.config import ModelConfig, RunConfig, from_json, read_json, write_json
 from msp_ds.curriculum import Stage, curriculum
 from msp_ds.data.shards import ShardSet
 from msp_ds.errors import CheckpointError, InputError, ShardError
@@ -57,6 +57,16 @@ def stage_folders(run: Path, stages: tuple[Stage, ...]) -> list[Path]:
 def has_begun(folder: Path) -> bool:
     """Whether a stage is finished or has a checkpoint to continue from."""
     return (folder / STAGE_FILE).is_file() or bool(checkpoints(folder / "checkpoints"))
+
+
+def mark_finished(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Writes that a stage is finished. Raises CheckpointError when the disk does not take it."""
+    try:
+        write_json(folder / STAGE_FILE, facts)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder / STAGE_FILE} cannot be written ({error.strerror}); make room, then continue with --resume"
+        ) from None
 
 
 def is_finished(folder: Path) -> bool:
