@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import refusal, run
-from small_world import recipe_of, write_shards
+from small_world import recipe_of
 from typer.testing import CliRunner
 
 from msp_ds.config import RunConfig, to_json, write_json
@@ -340,7 +340,6 @@ def test_a_damaged_run_file_is_named(here: Path, text: str) -> None:
     [
         ("--curriculum", "tp"),
         ("--preset", "small"),
-        ("--shards", "others"),
         ("--init", "old"),
         ("--seed", "1"),
         ("--max-steps", "5"),
@@ -453,19 +452,6 @@ def test_evaluating_on_other_words_is_refused(here: Path, small_shards: Path) ->
 def test_evaluating_nothing_is_refused(here: Path, small_shards: Path) -> None:
     line = refusal("evaluate", "--checkpoint", "run", "--shards", small_shards / "sentence" / "val")
     assert line.startswith("run holds no complete checkpoint")
-
-
-def test_shards_of_another_run_cannot_slip_under_a_resumed_one(
-    tmp_path: Path, small_shards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_shards(tmp_path, images=40, seed=3, holdout=8)
-    a_run(tmp_path / "run", Path("shards"), batch_size=8)
-    saved = json.loads((tmp_path / "run" / RUN_FILE).read_text())
-    saved["config"]["vocabulary_sha256"] = "0" * 64
-    write_json(tmp_path / "run" / RUN_FILE, saved)
-    line = refusal("train", "--resume", "--run-dir", "run", log_lines=1)
-    assert line.startswith("shards/token/train has another vocabulary than the shards that this run was started with")
 
 
 def test_input_errors_are_value_errors_of_our_own() -> None:

@@ -95,6 +95,7 @@ def stages(
 def replay(
     batch: Annotated[Path, typer.Argument(help="A file in the folder STAGE/not-finite of a run.")],
     shards: Annotated[Path | None, typer.Option(help="Where the run's shards lie now, if not where it says.")] = None,
+    init: Annotated[Path | None, typer.Option(help="The same of what the run was started from with --init.")] = None,
     debug: Debug = False,
 ) -> None:
     """Look again, in fp32 on the CPU, at a batch whose loss was not finite when a run trained on it."""
@@ -103,7 +104,9 @@ def replay(
 
     with one_line_errors(debug=debug):
         speak(quiet=True)
-        Console(soft_wrap=True).print(look_again(batch, shards=shards).describe(), highlight=False, markup=False)
+        Console(soft_wrap=True).print(
+            look_again(batch, shards=shards, init=init).describe(), highlight=False, markup=False
+        )
 
 
 def finetune(
@@ -148,7 +151,9 @@ def finetune(
     }
     given = {name: value for name, value in flags.items() if value is not None}
     with one_line_errors(debug=debug):
-        if not resume:
+        if resume:
+            given |= {"curriculum": task} if init is None else {"curriculum": task, "init": str(init)}
+        else:
             given |= fine_tuning_flags(
                 task, init=init, from_scratch=from_scratch, few_shot=few_shot, subset=subset, shards=shards or "shards"
             )

@@ -1,20 +1,14 @@
-"""Files and folders that are on disk whole or not at all, and a folder that only one process writes at a time."""
+"""Files and folders that are on disk whole or not at all."""
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import hashlib
-import importlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from msp_ds.data.set_layout import FileEntry
-from msp_ds.errors import InputError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -51,37 +45,6 @@ def replace_folder(prepared: Path, target: Path) -> None:
         prepared.rename(target)
         shutil.rmtree(old)
     sync_folder(target.parent)
-
-
-@contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing into `folder`, which exists, as long as the block runs.
-
-    The lock is on the folder itself and dies with its process, also by kill -9. Where the system or the file system
-    knows no such locks, nothing is kept.
-
-    Raises: InputError when another process writes there.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        if not _lock(descriptor):
-            raise InputError(f"another process is writing into {folder}; wait for it or name another --out")
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock an open file; False when another process has."""
-    try:
-        # Only on Unix, where the type checker knows its names.
-        locks: Any = importlib.import_module("fcntl")
-        locks.flock(descriptor, locks.LOCK_EX | locks.LOCK_NB)
-    except ImportError:
-        return True
-    except OSError as error:
-        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
-    return True
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -19,13 +19,13 @@ from typing import Any
 from msp_ds.config import from_json, read_json, write_json
 from msp_ds.curriculum import BENCHMARKS, STAGES
 from msp_ds.data.shards import ShardSet, open_set
+from msp_ds.data.sole_writer import sole_writer
 from msp_ds.errors import InputError
 from msp_ds.presets import DEFAULT_PRESET, get_preset
 from msp_ds.report.ablation_plan import ZERO_SHOT, Asked, Node, Plan, Study, held_out_set, run_folder, seconds_for
 from msp_ds.terminal import progress_bar
 from msp_ds.training.planning import preset_config, with_flags
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, is_finished, read_finished
-from msp_ds.training.run_lock import in_use, is_in_use
 
 log = logging.getLogger(__name__)
 
@@ -130,15 +130,18 @@ def read_record(study: Study, hashes: Mapping[str, str]) -> Record:
         there = from_json(Record, read_json(path, what="the record of an ablation"), where=str(path))
     except InputError as error:
         raise InputError(f"{error}; name another --out, where msp-ds ablate writes it again") from None
-    for what in ("preset", "shards", "settings", "fine_tuning_settings"):
+    for what in ("preset", "settings", "fine_tuning_settings"):
         theirs, ours = (_said(getattr(record, what)) for record in (there, mine))
         if theirs != ours:
             kind = what.replace("fine_tuning_", "fine-tuning ")
             raise InputError(f"{study.out} holds an ablation with {kind} {theirs}, not {ours}; name another --out")
     changed = [name for name, sha in hashes.items() if there.index_sha256.get(name, sha) != sha]
     if changed:
-        raise InputError(f"shard set {changed[0]} has changed since {study.out} was begun; name another --out")
-    return dataclasses.replace(there, index_sha256={**there.index_sha256, **hashes})
+        raise InputError(
+            f"shard set {changed[0]} has changed since {study.out} was begun; give the folder that holds the set it "
+            "was begun with: --shards FOLDER, or name another --out"
+        )
+    return dataclasses.replace(there, shards=mine.shards, index_sha256={**there.index_sha256, **hashes})
 
 
 def _said(value: str | tuple[str, ...]) -> str:
@@ -168,9 +171,7 @@ def alone_in(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); name another --out") from None
-    if is_in_use(out):
-        raise InputError(f"another msp-ds ablate works in {out}; wait until it ends, or name another --out")
-    with in_use(out):
+    with sole_writer(out):
         yield
 
 

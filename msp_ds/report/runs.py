@@ -13,11 +13,11 @@ from typing import Any, Literal
 from rich.table import Table
 
 from msp_ds.curriculum import curriculum
+from msp_ds.data.sole_writer import is_being_written
 from msp_ds.errors import InputError
 from msp_ds.training.checkpoint import MANIFEST, read_manifest
 from msp_ds.training.metrics_file import METRICS_FILE, read_metrics
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, read_finished, read_run_config, stage_folders
-from msp_ds.training.run_lock import is_in_use
 
 log = logging.getLogger(__name__)
 
@@ -126,8 +126,8 @@ def _best(rows: list[dict[str, Any]]) -> tuple[float, int]:
 def _state(run: Path, stages: list[Path], *, age: float) -> State:
     if all((stage / STAGE_FILE).is_file() for stage in stages):
         return "finished"
-    locked = is_in_use(run)
-    return "running" if locked or (locked is None and age < STILL) else "stopped"
+    written = is_being_written(run)
+    return "running" if written or (written is None and age < STILL) else "stopped"
 
 
 _STYLES: dict[State, str] = {"finished": "green", "running": "bold yellow", "stopped": "red"}

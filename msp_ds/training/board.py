@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from msp_ds.terminal import console
+from msp_ds.training.event_file import Curves
 from msp_ds.training.metrics_file import MetricsFile, Report
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, read_finished
 from msp_ds.training.terminal_view import TerminalView
@@ -32,9 +32,9 @@ class Board:
         """
         self.name = name
         self.num_steps = num_steps
-        self._writers: dict[SummaryWriter, int] = {}
+        self._writers: dict[Curves, int] = {}
         """TensorBoard's files, with the steps that come before the stage's first."""
-        self._own: SummaryWriter | None = None
+        self._own: Curves | None = None
         """The one in the stage's folder."""
         self._metrics: MetricsFile | None = None
         self._view: TerminalView | None = None
@@ -49,7 +49,7 @@ class Board:
         if (folder.parent / RUN_FILE).is_file():
             shown[folder.parent] = steps_before(folder)
         for place, before in shown.items():
-            writer = SummaryWriter(str(place), purge_step=before + self.start + 1, flush_secs=30)
+            writer = Curves(place, purge_step=before + self.start + 1)
             self._writers[writer] = before
             self._own = self._own or writer
         self._metrics = MetricsFile(folder, start=self.start, facts={"stage": self.name, "num_steps": self.num_steps})
@@ -98,7 +98,7 @@ class Board:
         if self._own is not None:
             shown = dict.fromkeys((f"validation/{name}" for name in results), 0.0)
             for summary in hparams(dict(settings), shown):  # type: ignore[no-untyped-call]
-                self._own._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+                self._own._get_file_writer().add_summary(summary)
 
     def advance(self, step: int, values: Mapping[str, float]) -> None:
         """Moves the live view to `step`, or writes a line where there is no terminal."""

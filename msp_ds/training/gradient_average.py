@@ -28,6 +28,8 @@ class GradientAverage:
         weights = [weight for weight in module.parameters() if weight.requires_grad and weight.numel()][::-1]
         self._large = [weight for weight in weights if weight.numel() >= SMALL]
         self._small = [weight for weight in weights if weight.numel() < SMALL]
+        self._weights = weights
+        self._all_there = torch.ones(len(weights), device=weights[0].device)
         self._ready: set[nn.Parameter] = set()
         self._num_sent = 0
         self._under_way: list[Any] = []
@@ -50,19 +52,26 @@ class GradientAverage:
         self._under_way.append(dist.all_reduce(gradient, group=self._group, async_op=True))
 
     def finish(self) -> None:
-        """Sends what is left and waits for all; every rank must call it. A gradient that is missing counts as zero."""
+        """Sends what is left and waits for all; every rank must call it.
+
+        A gradient that a rank lacks counts as zero. One that all lack stays missing, as on one rank: with a gradient of
+        zeros the optimiser would let a weight decay that no loss reads.
+        """
+        lacking = [weight.grad is None for weight in self._weights]
+        is_there = self._all_there.new_tensor([not one for one in lacking]) if any(lacking) else self._all_there
         for weight in self._large[self._num_sent :]:
             self._send(_gradient(weight))
         gradients = [_gradient(weight) for weight in self._small]
-        if gradients:
-            together = torch.cat([gradient.reshape(-1) for gradient in gradients])
-            self._send(together)
+        together = torch.cat([*(gradient.reshape(-1) for gradient in gradients), is_there])
+        self._send(together)
         for message in self._under_way:
             message.wait()
-        if gradients:
-            parts = torch.split(together, [gradient.numel() for gradient in gradients])
-            for gradient, mean in zip(gradients, parts, strict=True):
-                gradient.copy_(mean.view_as(gradient))
+        *means, shares = torch.split(together, [*(gradient.numel() for gradient in gradients), len(is_there)])
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean.view_as(gradient))
+        if any(lacking):  # only then a GPU is waited for
+            for weight, share in zip(self._weights, shares.tolist(), strict=True):
+                weight.grad = weight.grad if share else None
         self._ready, self._num_sent, self._under_way = set(), 0, []
 
     def close(self) -> None:

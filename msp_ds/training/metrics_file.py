@@ -32,16 +32,25 @@ class MetricsFile:
         """
         self.path = folder / METRICS_FILE
         self._facts = dict(facts)
-        self._is_torn = False
-        folder.mkdir(parents=True, exist_ok=True)
+        self._is_torn = self._has_warned = False
+        self._descriptor: int | None = None
+        try:
+            self._descriptor = self._opened(start)
+        except OSError as error:
+            self._warn(error)
+
+    def _opened(self, start: int) -> int:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         before = self.path.read_bytes() if self.path.is_file() else b""
         kept = "".join(f"{json.dumps(row)}\n" for row in read_metrics(self.path) if row["step"] <= start).encode()
         if kept != before:
             write_atomically(self.path, kept)
-        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def add(self, step: int, values: Mapping[str, float], *, report: Report, epoch: float) -> None:
         """Writes a report at an optimiser step; null stands for what is no number. A full disk is only warned of."""
+        if self._descriptor is None:
+            return
         now = datetime.now(UTC).isoformat(timespec="seconds")
         row = {**self._facts, "report": report, "step": step, "epoch": round(epoch, 4), "time": now, **values}
         line = f"{json.dumps(to_json(row))}\n".encode()
@@ -56,17 +65,20 @@ class MetricsFile:
     def flush(self) -> None:
         """Forces all lines down to the disk."""
         try:
-            os.fsync(self._descriptor)
+            if self._descriptor is not None:
+                os.fsync(self._descriptor)
         except OSError as error:
             self._warn(error)
 
     def close(self) -> None:
         """Closes the file."""
-        os.close(self._descriptor)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
 
     def _warn(self, error: OSError) -> None:
-        if not self._is_torn:
+        if not self._has_warned:
             log.warning("%s cannot be written (%s); training goes on", self.path, error.strerror)
+        self._has_warned = True
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from msp_ds.config import RunConfig, StageSchedule, from_json
 from msp_ds.curriculum import BENCHMARKS, STAGES, Stage, curriculum
+from msp_ds.data.remote.remote_files import is_remote
 from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB, local_shards
 from msp_ds.data.shards import open_set
 from msp_ds.errors import InputError
@@ -19,6 +20,7 @@ from msp_ds.terminal import bars
 from msp_ds.training.compiling import require_compiler
 from msp_ds.training.execution import Execution, Resident, choose_execution, read_execution
 from msp_ds.training.run_folder import (
+    LOCATIONS,
     RUN_FILE,
     find_checkpoint,
     model_for,
@@ -26,6 +28,7 @@ from msp_ds.training.run_folder import (
     read_run_card,
     read_run_config,
     read_run_execution,
+    require_shards,
 )
 from msp_ds.training.settings import with_settings
 
@@ -182,16 +185,23 @@ def with_flags(config: RunConfig, given: dict[str, Any]) -> RunConfig:
 
 
 def resumed_config(folder: Path, given: dict[str, Any]) -> RunConfig:
-    """The configuration in a run's folder; a flag that says otherwise is an error, not a change."""
+    """The configuration in a run's folder; a flag that says otherwise is an error, unless it says where files are now.
+
+    Raises ShardError when the shards are not there.
+    """
     config = read_run_config(folder)
+    moved = {name: given[name] for name in LOCATIONS if name in given and getattr(config, name)}
     for name, value in given.items():
-        if with_flags(config, {name: value}) != config:
+        if name not in moved and with_flags(config, {name: value}) != config:
             flag = "set" if name == "setting" else name.replace("_", "-")
             said = " ".join(value) if isinstance(value, tuple) else value
             raise InputError(
                 f"{folder} was not started with --{flag} {said}; leave the flag out to continue it, "
                 "or start a new run without --resume"
             )
+    config = dataclasses.replace(config, **moved)
+    if not is_remote(config.shards):
+        require_shards(folder, config)
     return config
 
 

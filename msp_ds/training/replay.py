@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +17,14 @@ from msp_ds.errors import InputError
 from msp_ds.records import Batch
 from msp_ds.training.checkpoint import WEIGHTS, checkpoints, load_part, read_manifest, read_tensors
 from msp_ds.training.finite import Story, read_batch
-from msp_ds.training.run_folder import find_checkpoint, read_run_config, run_of_checkpoint, stage_checkpoint
+from msp_ds.training.run_folder import (
+    check_same_data,
+    find_parent,
+    read_run_config,
+    require_shards,
+    run_of_checkpoint,
+    stage_checkpoint,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,25 +52,31 @@ class Replay:
         return "\n".join([*lines, f"not finite in the batch itself: {faults}" if faults else "the batch is sound"])
 
 
-def replay(path: Path, *, shards: Path | None = None) -> Replay:
+def replay(path: Path, *, shards: Path | None = None, init: Path | None = None) -> Replay:
     """Runs a batch that a run kept through its tasks, with its masks, and its dropout if it was its step's first.
 
     The weights are those of the stage's last checkpoint before that step, or those it began with. shards: where they
-    lie on this machine, if not where the run says.
+    are on this machine, if not where the run says. init: the same of what its first stage started from.
 
-    Raises InputError when the file is no kept batch or does not lie in its run's folder.
+    Raises InputError when the file is no kept batch, does not lie in its run's folder, or needs other shards.
     """
-    from msp_ds.training.stage import build_context, build_learner, open_stage_data  # imports DeepSpeed
+    from msp_ds.training.run import index_hashes  # imports DeepSpeed
+    from msp_ds.training.stage import build_context, build_learner, open_stage_data
 
     batch, story = read_batch(path)
     folder = path.resolve().parents[1]
-    config = read_run_config(run_of_checkpoint(folder / "checkpoints" / "any"))
+    run = run_of_checkpoint(folder / "checkpoints" / "any")
+    moved: dict[str, Any] = {"shards": shards and str(shards), "init": init and str(init)}
+    config = dataclasses.replace(read_run_config(run), **{name: path for name, path in moved.items() if path})
     stages = curriculum(config.curriculum, drop=config.drop)
     number = next((number for number, stage in enumerate(stages) if stage.name == story.stage), None)
     if number is None:
         raise InputError(f"{path} is of stage {story.stage}, which {folder.parent} does not have; leave it in its run")
     stage = stages[number]
-    context = build_context(config, open_stage_data(shards or Path(config.shards), stage))
+    require_shards(run, config)
+    data = open_stage_data(Path(config.shards), stage)
+    check_same_data(run, index_hashes([data]))
+    context = build_context(config, data)
     saved = _last_before(folder, story.step)
     begun = None if saved else _beginning(config, folder, number)
     learner = build_learner(config, stage, context, start_from=begun)
@@ -93,7 +107,7 @@ def _beginning(config: RunConfig, folder: Path, number: int) -> Path | None:
     if number:
         (before,) = folder.parent.glob(f"{number}-*")
         return stage_checkpoint(before)
-    return find_checkpoint(Path(config.init)) if config.init else None
+    return find_parent(folder.parent, config.init) if config.init else None
 
 
 def _faulty(batch: Batch) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import platform
 import subprocess
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,23 @@ import torch
 
 from msp_ds.config import to_json, write_json
 from msp_ds.curriculum import Stage, curriculum
+from msp_ds.data.sole_writer import sole_writer
 from msp_ds.errors import InputError
 from msp_ds.training.agreement import check_ranks_agree, code_version, facts_of
 from msp_ds.training.run_folder import (
+    LOCATIONS,
     RUN_FILE,
     check_same_data,
     check_same_trunk,
-    find_checkpoint,
+    find_parent,
     has_begun,
     is_finished,
     read_run_card,
+    read_run_config,
     stage_checkpoint,
     stage_folders,
+    weights_sha256,
 )
-from msp_ds.training.run_lock import in_use
 from msp_ds.training.stage import Job, StageData, carries_heads, open_stage_data, train_stage
 from msp_ds.training.stage_checks import check_agreement, check_stage
 
@@ -41,14 +44,19 @@ def train(job: Job) -> Path:
     stages = curriculum(job.config.curriculum, drop=job.config.drop)
     data = job.runtime.all_do(lambda: open_data(job, stages))
     _check_same_run(job, data)
+    is_resumed = (job.folder / RUN_FILE).exists()
+    job.runtime.first_does(lambda: check_same_data(job.folder, index_hashes(data)) if is_resumed else None)
+    # A parent that is no longer needed may have been moved or trained on since.
+    named_anew = is_resumed and job.config.init != read_run_config(job.folder).init
     job.runtime.all_do(lambda: check_before(job, stages, data))
     folders = stage_folders(job.folder, stages)
     checkpoint = None
-    if job.config.init and not has_begun(folders[0]):  # else it may have been moved or trained on since
-        checkpoint = find_checkpoint(Path(job.config.init))
+    if job.config.init and (named_anew or not has_begun(folders[0])):
+        checkpoint = find_parent(job.folder, job.config.init)
         check_same_trunk(checkpoint, job.config, heads=carries_heads(job.config, stages[0]))
-    job.runtime.first_does(lambda: write_run_file(job, data))
-    with in_use(job.folder) if job.runtime.is_first else nullcontext():
+    with ExitStack() as held:
+        job.runtime.first_does(lambda: held.enter_context(_alone_in(job.folder)))
+        job.runtime.first_does(lambda: write_run_file(job, data, checkpoint))
         for folder, stage, sets in zip(folders, stages, data, strict=True):
             if is_finished(folder):
                 log.info("%s: finished before", stage.name)
@@ -84,16 +92,13 @@ def check_before(job: Job, stages: Sequence[Stage], data: Sequence[StageData]) -
         check_stage(job, stage, sets)
 
 
-def write_run_file(job: Job, data: list[StageData]) -> None:
-    """Writes run.json before the first step; that of a resumed run stays, and one more entry says who went on when.
+def write_run_file(job: Job, data: list[StageData], parent: Path | None) -> None:
+    """Writes run.json before the first step; that of a resumed run stays but for where its shards and its parent are
+    now, and one more entry says who went on when.
 
-    Raises InputError when the folder cannot be written, or the shards are not those that the run was started with.
+    parent: the checkpoint that the first stage starts from, if it is about to. Raises InputError when the folder cannot
+    be written.
     """
-    sets = {
-        f"{one.index.stage}/{one.index.split}": one.index_sha256
-        for stage in data
-        for one in (*stage.train, *stage.validation)
-    }
     circumstances = {
         "execution": to_json(job.execution),
         "cache": to_json(job.cache),
@@ -106,17 +111,46 @@ def write_run_file(job: Job, data: list[StageData]) -> None:
             "deepspeed": deepspeed.__version__,
         },
     }
-    card: dict[str, Any] = {"config": to_json(job.config), "index_sha256": sets, **circumstances}
+    card: dict[str, Any] = {"config": to_json(job.config), "index_sha256": index_hashes(data), **circumstances}
+    if parent is not None:
+        card["init_sha256"] = weights_sha256(parent)
     if (job.folder / RUN_FILE).exists():
-        check_same_data(job.folder, sets)
         card = read_run_card(job.folder)
         entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **circumstances}
         card["resumed"] = [*card.get("resumed", []), entry]
+        card["config"] |= {name: getattr(job.config, name) for name in LOCATIONS}
     try:
-        job.folder.mkdir(parents=True, exist_ok=True)
         write_json(job.folder / RUN_FILE, card)
     except OSError as error:
-        raise InputError(f"{job.folder} cannot be written ({error.strerror}); choose another --run-dir") from None
+        raise _unwritable(job.folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> InputError:
+    return InputError(f"{folder} cannot be written ({error.strerror}); choose another --run-dir")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a run's folder, which is made if need be, while the block runs.
+
+    Raises InputError when one trains there already, or when the folder cannot be written.
+    """
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(sole_writer(folder, flag="--run-dir"))
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+        yield
+
+
+def index_hashes(data: Sequence[StageData]) -> dict[str, str]:
+    """The sha256 of the index of every set, by its name: `token/train`."""
+    return {
+        f"{one.index.stage}/{one.index.split}": one.index_sha256
+        for stage in data
+        for one in (*stage.train, *stage.validation)
+    }
 
 
 def git_commit() -> str:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from msp_ds.config import ModelConfig, RunConfig, from_json, read_json
-from msp_ds.curriculum import Stage
+from msp_ds.config import ModelConfig, RunConfig, from_json, read_json, write_json
+from msp_ds.curriculum import Stage, curriculum
 from msp_ds.data.shards import ShardSet
 from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.small_files import is_plain_name, read_small_text
-from msp_ds.training.checkpoint import BEST, MANIFEST, checkpoints, flaw, newest_sound
+from msp_ds.training.checkpoint import BEST, MANIFEST, WEIGHTS, checkpoints, flaw, newest_sound, sha256_of
 from msp_ds.training.execution import Execution
 from msp_ds.training.weights_folder import VOCAB_FILE, is_weights_folder, read_card
 
@@ -26,6 +26,9 @@ RUN_FILE = "run.json"
 """The whole configuration of a run, what it was made with, and the hashes of its shards' indexes."""
 STAGE_FILE = "stage.json"
 """Written when a stage is finished: its steps, its checkpoint and its last validation."""
+
+LOCATIONS = ("shards", "init")
+"""Fields of RunConfig that say where files are: a run may be resumed after they were moved."""
 
 _CARD = "a run's configuration, written by msp-ds train"
 
@@ -59,6 +62,16 @@ def stage_folders(run: Path, stages: tuple[Stage, ...]) -> list[Path]:
 def has_begun(folder: Path) -> bool:
     """Whether a stage is finished or has a checkpoint to continue from."""
     return (folder / STAGE_FILE).is_file() or bool(checkpoints(folder / "checkpoints"))
+
+
+def mark_finished(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Writes that a stage is finished. Raises CheckpointError when the disk does not take it."""
+    try:
+        write_json(folder / STAGE_FILE, facts)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder / STAGE_FILE} cannot be written ({error.strerror}); make room, then continue with --resume"
+        ) from None
 
 
 def is_finished(folder: Path) -> bool:
@@ -160,16 +173,54 @@ def _checkpoint_name(where: Path, name: str) -> str:
     return name
 
 
+def require_shards(run: Path, config: RunConfig) -> None:
+    """Raises ShardError, with the flag that helps, where the shards of a run are no longer where `config` says."""
+    stages = curriculum(config.curriculum, drop=config.drop)
+    for name in (part.name for stage in stages for part in stage.parts):
+        if not (Path(config.shards) / name / "train").is_dir():
+            raise ShardError(
+                f"the shard set {name}/train of {run} is not in {config.shards}; give the folder that its shards are "
+                "in now with --shards"
+            )
+
+
 def check_same_data(run: Path, found: Mapping[str, str]) -> None:
-    """Raises ShardError unless the sets of a resumed run, `found`: stage/split -> sha256 of the index, are its own."""
+    """Raises ShardError unless a run was started with the sets `found`: stage/split -> sha256 of the index.
+
+    Of the stages that are in `found` all sets have to be there.
+    """
     written: dict[str, str] = _read_run_file(run, "index_sha256")
-    for name in sorted(written.keys() | found.keys()):
+    stages = {name.partition("/")[0] for name in found}
+    for name in sorted({name for name in written if name.partition("/")[0] in stages} | found.keys()):
         if written.get(name) != found.get(name):
             change = "is new" if name not in written else "is gone" if name not in found else "has changed"
             raise ShardError(
-                f"shard set {name} {change} since {run} was started; bring back the shards that it was started with, "
-                "or start a new run without --resume"
+                f"shard set {name} {change} since {run} was started; give the folder that holds the sets that it was "
+                "started with: --shards FOLDER, or start a new run"
             )
+
+
+def weights_sha256(checkpoint: Path) -> str:
+    """The sha256 of the weights of a checkpoint or weights folder; empty where the file is missing."""
+    path = checkpoint / WEIGHTS
+    return sha256_of(path) if path.is_file() else ""
+
+
+def find_parent(run: Path, init: str) -> Path:
+    """The checkpoint that the first stage of a run starts from, in the run or folder `init`.
+
+    Raises CheckpointError when it is not there, or is not the one that the run was started from.
+    """
+    known = read_run_card(run).get("init_sha256") if (run / RUN_FILE).is_file() else None
+    if known and not Path(init).exists():
+        raise CheckpointError(f"{init}, from which {run} was started, is not there; say where it is now with --init")
+    checkpoint = find_checkpoint(Path(init))
+    if known and weights_sha256(checkpoint) != known:
+        raise CheckpointError(
+            f"{checkpoint} does not hold the weights that {run} was started from; give the checkpoint that does: "
+            "--init RUN/STAGE/checkpoints/STEP, or start a new run"
+        )
+    return checkpoint
 
 
 def check_same_trunk(checkpoint: Path, config: RunConfig, *, heads: bool = False) -> None:

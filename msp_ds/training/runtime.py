@@ -108,11 +108,6 @@ class Runtime:
             raise InputError(said)
         return done[0]
 
-    def wait_for_all(self) -> None:
-        """Returns when every rank has come here."""
-        if self.world_size > 1:
-            dist.barrier()
-
 
 def start_runtime(environment: MutableMapping[str, str]) -> Runtime:
     """Joins the other processes that a launcher started, or starts alone; `environment` is os.environ."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from msp_ds.chance import key_of
-from msp_ds.config import RunConfig, StageSchedule, to_json, write_json
+from msp_ds.config import RunConfig, StageSchedule, to_json
 from msp_ds.curriculum import Stage
 from msp_ds.data.block_plan import BlockPlan, plan_blocks
 from msp_ds.data.order import OrderChoice, choose_order
@@ -48,7 +48,7 @@ from msp_ds.training.limits import Limits
 from msp_ds.training.loop import StageLoop
 from msp_ds.training.memory import fitting_micro_batch, out_of_memory
 from msp_ds.training.residency import Residency, counted
-from msp_ds.training.run_folder import STAGE_FILE
+from msp_ds.training.run_folder import mark_finished
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.saving import Saver, load_optimizer
 from msp_ds.training.window import conclude, pace_of, showing
@@ -284,10 +284,8 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     board.introduce({"config": config_text(config), "stages": stage_text(config)})
     told = partial(conclude, board, config, stage, execution=job.execution, ranks=runtime.world_size)
     checkpoint, results = _run(loop, then=told)
-    if runtime.is_first:
-        finished = {"stage": stage.name, "steps": num_steps, "checkpoint": checkpoint.name, "validation": results}
-        write_json(folder / STAGE_FILE, finished)
-    runtime.wait_for_all()
+    finished = {"stage": stage.name, "steps": num_steps, "checkpoint": checkpoint.name, "validation": results}
+    runtime.first_does(partial(mark_finished, folder, finished))
     engine.close()
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from torch import Tensor
 
 from msp_ds.config import ModelConfig, from_json, read_json, to_json
-from msp_ds.data.durable import replace_folder, sole_writer, sync_folder, write_durably
+from msp_ds.data.durable import replace_folder, sync_folder, write_durably
+from msp_ds.data.sole_writer import sole_writer
 from msp_ds.errors import CheckpointError, InputError
 from msp_ds.model.weights.conversion import Report, tied, untied
 from msp_ds.model.weights.tensor_files import read_tensors, write_safetensors
@@ -172,7 +173,7 @@ def prepared_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     prepared = target.with_name(f".{target.name}.writing")
     try:
         prepared.mkdir(parents=True, exist_ok=True)
-        with sole_writer(prepared):
+        with sole_writer(prepared, owner_file=prepared.with_name(f"{prepared.name}.owner")):
             try:
                 for left in prepared.iterdir():  # of a process that was killed
                     left.unlink()

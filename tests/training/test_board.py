@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -47,6 +50,43 @@ def test_what_was_flushed_survives_a_kill(tmp_path: Path) -> None:
     board.flush()
     assert shown(tmp_path, "loss/mlm") == {1: 1.5}  # never closed
     board.close()
+
+
+def test_a_disk_that_takes_no_more_is_warned_of_and_training_goes_on(tmp_path: Path) -> None:
+    program = """if True:
+        import resource, sys, numpy
+        from pathlib import Path
+        from msp_ds.training.board import Board
+        folder = Path(sys.argv[1])
+        board = Board(folder, name="token", num_steps=6, start=0, speaks=True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))  # a real write fails
+        for step in range(1, 7):
+            board.scalars(step, {"loss/mlm": 1.0})
+            board.text("says", "much", step=step)
+            board.picture("shows", numpy.zeros((8, 8, 3), numpy.uint8), step=step)
+            board.hyperparameters({"lr": 1.0}, ["loss/mlm"])
+            board.flush()
+        board.close()
+        again = Board(folder / "new", name="token", num_steps=6, start=0, speaks=True)
+        again.scalars(1, {"loss/mlm": 2.0})
+        again.close()
+        Board(Path("/dev/full/run"), name="token", num_steps=6, start=0, speaks=True).scalars(1, {"loss/mlm": 2.0})
+        print("went on")"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
+    assert "Traceback" not in done.stderr
+    told = [
+        re.sub(r"tfevents\S*", "tfevents", line) for line in done.stderr.splitlines() if "cannot be written" in line
+    ]
+    assert told == [
+        f"{tmp_path}/events.out.tfevents cannot be written (File too large); training goes on without its curves until "
+        "it is resumed",
+        f"{tmp_path}/metrics.jsonl cannot be written (File too large); training goes on",
+        "/dev/full/run/events.out.tfevents cannot be written (Not a directory); training goes on without its curves "
+        "until it is resumed",
+        "/dev/full/run/metrics.jsonl cannot be written (Not a directory); training goes on",
+    ]
+    assert shown(tmp_path / "new", "loss/mlm") == {1: 2.0}
 
 
 def test_only_the_first_rank_writes(tmp_path: Path) -> None:

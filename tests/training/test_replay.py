@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from command_line import run
 
+from msp_ds.config import write_json
 from msp_ds.errors import InputError
 from msp_ds.records import Tally
 from msp_ds.training.execution import Execution
@@ -18,6 +19,7 @@ from msp_ds.training.learner import Learner
 from msp_ds.training.planning import new_config
 from msp_ds.training.replay import replay
 from msp_ds.training.run import train
+from msp_ds.training.run_folder import RUN_FILE, read_run_card
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.stage import Job
 
@@ -72,6 +74,22 @@ def test_the_command_shows_both_times(kept: tuple[Path, float]) -> None:
     assert shown.startswith("step 3 of stage token, epoch 0, rank 0; weights of ")
     assert "(was nan)" in shown
     assert shown.endswith("the batch is sound\n")
+
+
+def test_shards_that_were_moved_are_named_with_a_flag_and_compared(
+    kept: tuple[Path, float], small_shards: Path, tmp_path: Path
+) -> None:
+    path, true = kept
+    card = read_run_card(tmp_path / "run")
+    card["config"]["shards"] = "gone"
+    write_json(tmp_path / "run" / RUN_FILE, card)
+    with pytest.raises(InputError, match=r"token/train of \S+run is not in gone; .* --shards"):
+        replay(path)
+    assert replay(path, shards=small_shards).losses["loss/total"] == pytest.approx(true, rel=1e-5)
+    card["index_sha256"]["token/val"] = "another"
+    write_json(tmp_path / "run" / RUN_FILE, card)
+    with pytest.raises(InputError, match=r"shard set token/val has changed since \S+run was started"):
+        replay(path, shards=small_shards)
 
 
 def test_a_batch_that_left_its_run_is_refused(kept: tuple[Path, float], tmp_path: Path) -> None:

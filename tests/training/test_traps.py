@@ -182,6 +182,38 @@ def test_a_rank_waits_as_long_for_gradients_as_for_anything_else() -> None:
     assert found_by(script, ranks=2) == COLLECTIVE_TIMEOUT.total_seconds()
 
 
+# How far a step moves what the token stage does not read where its region head looks at no pair: the poolers.
+UNREAD = """
+import dataclasses, json, os, sys
+sys.path[:0] = {paths!r}
+from msp_ds.training.runtime import start_runtime
+runtime = start_runtime(os.environ)
+import lessons, tiny
+lessons.MODEL = dataclasses.replace(lessons.MODEL, region_gate="none")
+found = []
+for zero_stage in (0, 2):
+    learner = lessons.a_learner()
+    learner(lessons.a_batch(1), lessons.TASKS, 0).total.backward()
+    unread = [(weight, weight.detach().clone()) for weight in learner.parameters() if weight.grad is None]
+    learner.zero_grad()
+    engine = lessons.an_engine(learner, runtime, zero_stage=zero_stage)
+    rows = range(runtime.rank, 4, runtime.world_size)
+    lessons.one_step(engine, runtime, tiny.rows(lessons.a_batch(1), rows))
+    found.append([float((weight - before).abs().sum()) for weight, before in unread])
+    engine.close()
+if runtime.is_first:
+    print("FOUND " + json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_what_no_loss_reads_decays_alike_on_any_number_of_ranks() -> None:
+    script = UNREAD.format(paths=[str(HERE), str(HERE.parent)])
+    one, two = found_by(script), found_by(script, ranks=2)
+    assert one[0] == two[0] == [0.0] * len(one[0]) != []
+    assert one[1] == two[1]
+
+
 def test_every_head_has_a_gradient_whatever_a_step_leaves_out(runtime: Runtime) -> None:
     learner = a_learner("t+p+s")
     learner(a_batch(1), [TASKS[0]], 0).total.backward()

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from msp_ds.config import to_json
 from msp_ds.data import set_layout as layout
-from msp_ds.data.durable import replace_folder, sole_writer, sync_folder, write_durably
+from msp_ds.data.durable import replace_folder, sync_folder, write_durably
 from msp_ds.data.identity import Corpus
 from msp_ds.data.look_alikes.lists import LookAlikeList, read_look_alikes, rows_within, write_look_alikes
 from msp_ds.data.look_alikes.search import RawImages, Search, SetImages, find_look_alikes
 from msp_ds.data.look_alikes.vilbert_pickle import read_hard_negative_pickle
 from msp_ds.data.progress import Progress
 from msp_ds.data.shards import ShardSet, open_set
+from msp_ds.data.sole_writer import sole_writer
 from msp_ds.data.writing.set_tables import npz_bytes
 from msp_ds.errors import InputError
 

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from msp_ds.data.durable import sole_writer
 from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.data.set_layout import Split
+from msp_ds.data.sole_writer import sole_writer
 from msp_ds.data.sources.faults import SkippedRow
 from msp_ds.data.sources.region_files import RegionFile
 from msp_ds.data.stage_texts import StageTexts

@@ -1,0 +1,87 @@
+"""TensorBoard's files, written so that a disk that takes no more ends no run.
+
+TensorBoard's own writer has a thread, which dies of the first write that fails; every call after that raises.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.writer import FileWriter
+
+log = logging.getLogger(__name__)
+
+_VERSION = "brain.Event:2"
+
+
+class EventFile:
+    """What torch's FileWriter writes into. After a failure it takes no more: behind a torn record nobody reads on."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens a new file in a folder, which is made if need be."""
+        name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
+        self._path = folder / name
+        self._file: IO[bytes] | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("wb")
+        except OSError as error:
+            self._give_up(error)
+
+    def get_logdir(self) -> str:
+        """The folder."""
+        return str(self._path.parent)
+
+    def add_event(self, event: Event) -> None:
+        """Writes an event, in the file when this returns."""
+        if self._file is None:
+            return
+        try:
+            RecordWriter(self._file).write(event.SerializeToString())
+            self._file.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _give_up(self, error: OSError) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file.fileno())  # close() would try to write once more
+        log.warning(
+            "%s cannot be written (%s); training goes on without its curves until it is resumed",
+            *(self._path, error.strerror),
+        )
+
+
+class Curves(SummaryWriter):
+    """torch's writer for TensorBoard, on an EventFile."""
+
+    def __init__(self, folder: Path, *, purge_step: int) -> None:
+        """purge_step: what earlier files of the folder say of this step and of later ones is not shown."""
+        super().__init__(str(folder), purge_step=purge_step)
+
+    def _get_file_writer(self) -> Any:
+        if self.file_writer is None:
+            writer: Any = FileWriter.__new__(FileWriter)
+            writer.event_writer = EventFile(Path(self.log_dir))
+            writer.add_event(Event(file_version=_VERSION))
+            for event in (Event(file_version=_VERSION), Event(session_log=SessionLog(status=SessionLog.START))):
+                writer.add_event(event, step=self.purge_step)
+            self.file_writer, self.all_writers = writer, {self.log_dir: writer}  # type: ignore[assignment]
+        return self.file_writer
