@@ -16,6 +16,7 @@ from numpy.lib.npyio import NpzFile
 
 from msp_ds.data.checksum import crc32
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 
 _NAME_LENGTHS = 26
 """Where a member's local header tells how long its name and its extra field are, both before the content."""
@@ -79,6 +80,7 @@ def _load_plain(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> 
 @contextmanager
 def _open(path: Path, *, what: str) -> Iterator[NpzFile]:
     """An archive; what goes wrong while it is open is said in one line."""
+    refuse_other_kind(path, what=what, unpacks="zip", even_empty=True)
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, NpzFile):

@@ -17,6 +17,7 @@ from msp_ds.data.sources.faults import OnError
 from msp_ds.data.vocabulary import BERT_BASE_UNCASED
 from msp_ds.data.world import WORLD_VERSION, make_world
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.presets import PRESETS
 
 DEMO_RECIPE = Path("shards/demo.toml")
@@ -139,6 +140,7 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """The recipe in a TOML file. Raises: InputError for a missing or broken file and for unknown keys."""
+    refuse_other_kind(path, what="a recipe in TOML")
     toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
         value: dict[str, Any] = toml.loads(path.read_text(encoding="utf-8"))

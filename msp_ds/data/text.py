@@ -18,6 +18,7 @@ from torch import Tensor
 
 from msp_ds.data.vocabulary import SPECIAL_PIECES, Vocabulary, bert_tokenizer
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.records import IGNORE, Lexicon
 
 Label = tuple[str, ...]
@@ -157,6 +158,7 @@ def load_labels(path: Path, *, may_be_empty: bool = False) -> tuple[Label, ...]:
 
 def read_label_bytes(path: Path) -> bytes:
     """A label vocabulary byte for byte. Raises: InputError when it is missing."""
+    refuse_other_kind(path, what="a text of one label a line")
     try:
         return path.read_bytes()
     except OSError as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 BERT_BASE_UNCASED = "bert-base-uncased"
@@ -63,6 +64,7 @@ def parse_vocabulary(data: bytes, *, name: str) -> Vocabulary:
 
 def read_vocabulary(path: Path) -> Vocabulary:
     """The vocabulary in a file. Raises: InputError when it is missing or broken."""
+    refuse_other_kind(path, what="a text of one word piece a line")
     try:
         data = path.read_bytes()
     except OSError as error:

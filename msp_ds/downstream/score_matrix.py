@@ -17,6 +17,7 @@ from torch import Tensor
 
 from msp_ds.config import write_atomically
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 
 _KEYS = ("scores", "image_ids", "caption_keys", "image_of_caption")
 _NAME = f"a score matrix, .npz with {', '.join(_KEYS)}"
@@ -61,6 +62,7 @@ class ScoreMatrix:
 
 def read_score_matrix(path: Path) -> ScoreMatrix:
     """The matrix in a file. Raises: InputError when it is missing, damaged or its parts do not fit."""
+    refuse_other_kind(path, what=_NAME, unpacks="zip")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             parts = {key: arrays[key] for key in _KEYS}

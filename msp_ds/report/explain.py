@@ -14,6 +14,7 @@ from torch import Tensor
 
 from msp_ds.data.checking.inspection import samples_of
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.library import Looks, Model
 from msp_ds.terminal import Bars
 from msp_ds.training.run_folder import find_checkpoint, origin_of
@@ -230,6 +231,7 @@ def read_pool(path: Path | None) -> list[str]:
     """The captions in a file, one a line; none without a file. Raises: InputError for one that cannot be read."""
     if path is None:
         return []
+    refuse_other_kind(path, what="a text of one caption a line")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -11,6 +11,7 @@ from typing import BinaryIO, Protocol, cast
 import zstandard
 
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import Archive, refuse_other_kind
 
 _BUFFER = 1 << 20
 _CHUNK = 1 << 17
@@ -26,6 +27,7 @@ def is_compressed(path: Path) -> bool:
 
 def open_stream(path: Path, *, what: str) -> BinaryIO:
     """The bytes of a file, decompressed by the ending of its name. Raises: InputError when it cannot be opened."""
+    refuse_other_kind(path, what=what, unpacks=_UNPACKS.get(path.suffix, ""))
     try:
         file = path.open("rb", buffering=_BUFFER)
     except OSError as error:
@@ -140,3 +142,4 @@ _NEW_FRAME: dict[str, Callable[[], _Frame]] = {
     ".zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
 }
 """Ending -> what unpacks a frame of it."""
+_UNPACKS: dict[str, Archive] = {".gz": "gzip", ".zst": "zstd"}
