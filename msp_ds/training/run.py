@@ -46,7 +46,8 @@ def train(job: Job) -> Path:
     checkpoint = None
     if job.config.init and not has_begun(folders[0]):  # else it may have been moved or trained on since
         checkpoint = find_checkpoint(Path(job.config.init))
-        check_same_trunk(checkpoint, job.config, heads=carries_heads(job.config, stages[0]))
+        heads = {head for task in stages[0].tasks for head in task.heads}
+        check_same_trunk(checkpoint, job.config, heads=heads if carries_heads(job.config, stages[0]) else ())
     job.runtime.first_does(lambda: write_run_file(job, data))
     with in_use(job.folder) if job.runtime.is_first else nullcontext():
         for folder, stage, sets in zip(folders, stages, data, strict=True):
