@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.number_checks import check_number, check_numbers
 from msp_ds.small_files import parse_json, read_small_text, reason
 
@@ -313,6 +314,7 @@ def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
 
 def read_json(path: Path, *, what: str) -> Any:
     """The JSON value in a file; a missing or broken file is an InputError that says what the file should be."""
+    refuse_other_kind(path, what=what)
     try:
         return parse_json(read_small_text(path))
     except FileNotFoundError:

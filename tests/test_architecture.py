@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FACE = ""
 """The room of msp_ds/__init__.py itself: what `import msp_ds` offers."""
-FOUNDATION = frozenset({"errors", "chance", "records", "number_checks", "small_files", "config", "presets"})
+FOUNDATION = frozenset(
+    {"errors", "chance", "records", "number_checks", "small_files", "file_kinds", "config", "presets"}
+)
 LAYERS: tuple[frozenset[str], ...] = (
     FOUNDATION,
     frozenset({"data", "model"}),

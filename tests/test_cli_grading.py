@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import small_world
+import torch
 from command_line import refusal, run
 from looking_site import write_model
 
@@ -21,10 +22,13 @@ from msp_ds.data.shards import open_set
 from msp_ds.data.world import make_world
 from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.downstream.answering import Answerer
+from msp_ds.model.weights.conversion import to_theirs
+from msp_ds.model.weights.forms import LXMERT_S_FORM
 from msp_ds.report.explain import set_to_explain
 from msp_ds.train import new_config
-from msp_ds.training.checkpoint import MANIFEST
+from msp_ds.training.checkpoint import MANIFEST, read_weights
 from msp_ds.training.run_folder import RUN_FILE
+from msp_ds.training.weights_folder import read_card
 
 COLORS = ("red", "blue", "not known, maybe", 'a "Ü"')
 
@@ -194,6 +198,36 @@ def test_an_exported_model_still_knows_what_it_was_fine_tuned_for(here: Path) ->
     assert refusal("evaluate", "--task", "vqa", "--checkpoint", "weights", "--shards", "other/vqa/val").startswith(
         "other/vqa/val has other answers to choose from than weights was trained on; write it with the answers.json"
     )
+
+
+def test_the_authors_fine_tuned_vqa_model_answers_as_it_did(here: Path) -> None:
+    card, weights = read_card(here / "runs" / "vqa"), read_weights(here / "runs" / "vqa")
+    cls_id = open_set(here / "shards" / "vqa" / "val").word_pieces().cls_id
+    trunk = {name: tensor for name, tensor in weights.items() if name.startswith("trunk.")}
+    saved = {
+        f"lxrt_encoder.model.{name}": tensor
+        for name, tensor in to_theirs(trunk, LXMERT_S_FORM, cls_id=cls_id, where="")[0].items()
+    }
+    for number, ours in (("0", "dense"), ("2", "norm"), ("3", "decoder")):
+        for ending in ("weight", "bias"):
+            saved[f"logit_fc.{number}.{ending}"] = weights[f"heads.answer.{ours}.{ending}"]
+    torch.save(saved, "BEST.pth")
+    ours = ["num_layers", "hidden_size", "num_heads", "intermediate_size", "max_positions", "region_gate"]
+    sizes = [word for name in ours for word in ("--set", f"{name}={getattr(card.model, name)}")]
+    files = ["--vocab", "shards/vqa/val/vocab.txt", "--answers", "shards/vqa/val/answers.json"]
+    result = run("import", "BEST.pth", "--from", "lxmert-s", "--out", "brought", *files, *sizes)
+    assert result.exit_code == 0, result.output
+    assert read_card(Path("brought")).answers_sha256 == open_set(Path("shards/vqa/val")).index.answers_sha256
+    expected = predicted("vqa")
+    assert run("predict", "--task", "vqa", "--checkpoint", "brought", "--out", "said").exit_code == 0
+    assert Path("said").read_bytes() == expected
+    result = run(
+        "evaluate", "--task", "vqa", "--checkpoint", "brought", "--shards", "shards/vqa/train", "--out", "graded"
+    )
+    assert result.exit_code == 0, result.output
+    flags = ["--init", "brought", "--max-steps", 1, "--batch-size", 8, "--run-dir", "tuned"]
+    result = run("finetune", "--task", "vqa", *flags, "--set", "heads=carried")
+    assert result.exit_code == 0, result.output
 
 
 def test_a_weights_folder_can_be_fine_tuned(here: Path) -> None:

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from msp_ds.data.identity import Corpus, canonical_image_id
 from msp_ds.data.sources.faults import OnError
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.terminal import one_line_errors
 from tools.npz_parts import Image, PartReport, fault, needed, write_parts
 from tools.plain_pickle import PICKLE_ERRORS, load_plain
@@ -44,6 +45,7 @@ def convert(
     Raises: InputError for a file of another layout, a missing or unfit list of ids, and damaged images.
     """
     h5py = needed("h5py")
+    refuse_other_kind(source, what="HDF5")
     try:
         file = h5py.File(source, "r")
     except OSError as error:
@@ -73,6 +75,7 @@ def convert(
 def read_ids(path: Path) -> dict[Any, int]:
     """Image id -> row. Raises: InputError for other content and for a pickle that would run something."""
     what = "a JSON of {image id: row} or of a list of image ids, row by row"
+    refuse_other_kind(path, what=what)
     try:
         if path.suffix in (".pkl", ".pickle"):
             value = load_plain(path.read_bytes())

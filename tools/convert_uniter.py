@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from msp_ds.data.identity import canonical_image_id
 from msp_ds.data.sources.faults import OnError
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.terminal import one_line_errors
 from tools.npz_parts import Image, PartReport, fault, labels_of, needed, read_sizes, write_parts
 
@@ -140,6 +141,7 @@ def _open(source: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
     database = source / "data.mdb" if source.is_dir() else source
     if database.is_file():
         lmdb = needed("lmdb")
+        refuse_other_kind(database, what="an LMDB")
         try:
             environment = lmdb.open(str(source), readonly=True, lock=False, readahead=False, subdir=source.is_dir())
         except lmdb.Error as error:

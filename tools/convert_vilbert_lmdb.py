@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from msp_ds.data.identity import Corpus, canonical_image_id
 from msp_ds.data.sources.faults import OnError
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.terminal import one_line_errors
 from tools.npz_parts import Image, PartReport, fault, labels_of, needed, write_parts
 from tools.plain_pickle import PICKLE_ERRORS, load_plain
@@ -48,6 +49,7 @@ def convert(source: Path, *, out: Path, corpus: Corpus = "coco", on_error: OnErr
     lmdb = needed("lmdb")
     if not source.exists():
         raise InputError(f"{source} is missing; it should be an LMDB")
+    refuse_other_kind(source / "data.mdb" if source.is_dir() else source, what="an LMDB")
     try:
         environment = lmdb.open(str(source), readonly=True, lock=False, readahead=False, subdir=source.is_dir())
     except lmdb.Error as error:

@@ -21,6 +21,7 @@ from msp_ds.data.array_files import load_arrays
 from msp_ds.data.identity import canonical_image_id
 from msp_ds.data.sources.faults import Faults, OnError, Place, RowError
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.terminal import bars
 
 IMAGES_A_PART = 256
@@ -101,6 +102,7 @@ def read_sizes(path: Path) -> dict[str, tuple[int, int]]:
     Raises: InputError for another layout.
     """
     what = "COCO's layout with images of id, height and width, or Visual Genome's image_data.json"
+    refuse_other_kind(path, what=what)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         entries = value["images"] if isinstance(value, dict) else value

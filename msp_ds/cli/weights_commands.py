@@ -26,6 +26,9 @@ def import_weights(
     vocab: Annotated[
         Path | None, typer.Option(help="Their vocab.txt, or bert-base-uncased. [that in the folder]")
     ] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="What its answer head chooses from: trainval_label2ans.json, all_ans.json.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of what stays fresh.")] = 9595,
     drop_unknown: Annotated[bool, typer.Option("--drop-unknown", help="Leave out tensors of unknown name.")] = False,
     overwrite: Overwrite = False,
@@ -44,6 +47,7 @@ def import_weights(
             preset=preset,
             settings=tuple(setting or ()),
             vocab=_words(vocab),
+            answers=answers,
             seed=seed,
             drop_unknown=drop_unknown,
             overwrite=overwrite,

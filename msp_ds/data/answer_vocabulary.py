@@ -7,6 +7,8 @@ said once .3, twice .6, three times .9, more often 1. What nobody in the vocabul
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -55,9 +57,19 @@ class AnswerVocabulary:
         """The scores of a question by answer number; answers outside the vocabulary earn nothing and are left out."""
         return {self._numbers[answer]: score for answer, score in scores.items() if answer in self._numbers}
 
+    @property
+    def sha256(self) -> str:
+        """Of the answers.json that a shard set with these answers has."""
+        return hashlib.sha256(answers_data(self.answers)).hexdigest()
+
     def write(self, path: Path) -> None:
         """Write a JSON list, answer number i at place i, as LXMERT's trainval_label2ans.json."""
         write_json(path, self.answers)
+
+
+def answers_data(answers: Sequence[str]) -> bytes:
+    """The answers.json of a shard set; its sum is what a fine-tuned model is compared by."""
+    return json.dumps(list(answers)).encode()
 
 
 def read_vocabulary(path: Path) -> AnswerVocabulary:

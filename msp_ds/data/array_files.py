@@ -18,6 +18,7 @@ from numpy.lib.npyio import NpzFile
 
 from msp_ds.data.checksum import crc32
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.small_files import reason, require_regular
 
 _NAME_LENGTHS = 26
@@ -140,6 +141,7 @@ def _load_plain(info: zipfile.ZipInfo, found: _Header, path: Path) -> np.ndarray
 @contextmanager
 def _open(path: Path, *, what: str) -> Iterator[NpzFile]:
     """An archive; what goes wrong while it is open is said in one line."""
+    refuse_other_kind(path, what=what, unpacks="zip", even_empty=True)
     try:
         require_regular(path)
         if not zipfile.is_zipfile(path):  # numpy would take it for one array, of whatever size its header says

@@ -19,6 +19,7 @@ from msp_ds.data.sources.faults import OnError
 from msp_ds.data.vocabulary import BERT_BASE_UNCASED
 from msp_ds.data.world import WORLD_VERSION, make_world
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.number_checks import check_numbers
 from msp_ds.presets import PRESETS
 from msp_ds.small_files import parse_toml, read_small_text, reason
@@ -158,6 +159,7 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """The recipe in a TOML file. Raises: InputError for a missing or broken file and for unknown keys."""
+    refuse_other_kind(path, what="a recipe in TOML")
     try:
         value = parse_toml(read_small_text(path))
     except OSError as error:

@@ -26,6 +26,7 @@ from msp_ds.data.set_layout import SetIndex
 from msp_ds.data.text import WordPieces, build_lexicon, load_labels
 from msp_ds.data.vocabulary import read_vocabulary
 from msp_ds.errors import InputError, ShardError
+from msp_ds.file_kinds import HEAD_BYTES, failed_download, other_kind, read_head
 from msp_ds.records import Lexicon, RegionRecord
 from msp_ds.small_files import is_plain_name, parse_json, read_small_bytes, reason
 
@@ -225,6 +226,8 @@ def parse_index(data: bytes, *, where: str, mend: str) -> SetIndex:
 
     Raises: ShardError, from `where` to `mend`, when it is no JSON, of another format or version, or ill-typed.
     """
+    if found_kind := other_kind(data[:HEAD_BYTES]):
+        raise ShardError(f"{where} is {found_kind[0]}, but should be the index of a shard set; {found_kind[1]}")
     try:
         value = parse_json(data)
     except ValueError as error:
@@ -248,7 +251,9 @@ def _size_faults(path: Path, name: str, size: int) -> Iterator[ShardError]:
     elif not (path / name).is_file():
         yield _fault(path / name, "is missing")
     elif (found := (path / name).stat().st_size) != size:
-        yield _fault(path / name, f"has {found} bytes instead of {size}")
+        instead = failed_download(read_head(path / name) or b"")
+        what = f": it is {instead[0]}; {instead[1]}" if instead else ""
+        yield _fault(path / name, f"has {found} bytes instead of {size}{what}")
 
 
 def _assembled(index: SetIndex, *, path: Path, index_sha256: str) -> ShardSet:

@@ -5,9 +5,12 @@ V vocabulary size, C object labels, A attribute labels, P pieces of the longest 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from tokenizers import models
@@ -15,6 +18,7 @@ from torch import Tensor
 
 from msp_ds.data.vocabulary import SPECIAL_PIECES, Vocabulary, bert_tokenizer
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.records import IGNORE, Lexicon
 from msp_ds.small_files import read_small_bytes
 
@@ -37,13 +41,26 @@ FUNCTION_WORDS = """
     """
 
 
+_IDEOGRAPHS = (
+    (0x4E00, 0x9FFF),
+    (0x3400, 0x4DBF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B820, 0x2CEAF),
+    (0xF900, 0xFAFF),
+    (0x2F800, 0x2FA1F),
+)
+"""First and last of the characters that BERT's tokeniser takes for Chinese."""
+
+
 class EncodedText(NamedTuple):
     """A text as the model reads it."""
 
     token_ids: list[int]
     """[CLS] pieces [SEP]."""
     word_positions: list[int]
-    """[CLS] and [SEP] 1; all pieces of the k-th white-space word, from 0, have k + 2."""
+    """[CLS] and [SEP] 1; all pieces of the k-th white-space word, from 0, have k + 2; a Chinese character is a word."""
     truncated: bool
 
 
@@ -79,17 +96,41 @@ class WordPieces:
 
 
 def _word_positions(text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
-    """The position of each piece's white-space word, told by the gaps between the pieces' spans in the text."""
-    positions: list[int] = []
-    position, end = FIRST_WORD_POSITION, spans[0][0] if spans else 0
-    for start, next_end in spans:
-        gap = text[end:start]
-        # Nearly every gap is nothing or one space; only others are looked at character by character.
-        if gap and (gap.isspace() or any(character.isspace() for character in gap)):
-            position += 1
-        positions.append(position)
-        end = next_end
-    return positions
+    """The position of each piece's white-space word, by where the piece ends in the text."""
+    if (
+        text.isascii() and text.isprintable()
+    ):  # nearly all texts: only blanks lie between pieces, and only they part words
+        ends = [spans[0][0] if spans else 0, *(end for _, end in spans)]
+        gaps = (start > end for (start, _), end in zip(spans, ends, strict=False))
+        return [FIRST_WORD_POSITION + gaps_before for gaps_before in accumulate(gaps)]
+    words = list(accumulate(_starts_of_words(text)))
+    return [FIRST_WORD_POSITION - 1 + words[end - 1] for _, end in spans]
+
+
+def _starts_of_words(text: str) -> Iterator[bool]:
+    """For each character, whether a word begins with it, as in the released tokeniser (FACTS 1.3).
+
+    That one drops control characters and puts a blank on either side of every Chinese character before it splits at
+    white space: each of them is a word of its own. Punctuation is cut off later, within the word.
+    """
+    before = " "
+    for character in text:
+        kind = _kind_of_character(character)
+        yield kind == "ideograph" or (kind == "other" and before != "other")
+        if kind != "dropped":
+            before = kind
+
+
+@lru_cache(maxsize=4096)
+def _kind_of_character(character: str) -> Literal[" ", "dropped", "ideograph", "other"]:
+    if character in "\t\n\r":
+        return " "
+    if character == "\ufffd" or unicodedata.category(character).startswith("C"):
+        return "dropped"
+    if character.isspace():
+        return " "
+    code = ord(character)
+    return "ideograph" if any(first <= code <= last for first, last in _IDEOGRAPHS) else "other"
 
 
 def parse_labels(data: bytes, *, name: str, may_be_empty: bool = False) -> tuple[Label, ...]:
@@ -118,6 +159,7 @@ def load_labels(path: Path, *, may_be_empty: bool = False) -> tuple[Label, ...]:
 
 def read_label_bytes(path: Path) -> bytes:
     """A label vocabulary byte for byte. Raises: InputError when it is missing."""
+    refuse_other_kind(path, what="a text of one label a line")
     try:
         return read_small_bytes(path)
     except OSError as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.small_files import read_small_bytes
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -66,6 +67,7 @@ def parse_vocabulary(data: bytes, *, name: str) -> Vocabulary:
 
 def read_vocabulary(path: Path) -> Vocabulary:
     """The vocabulary in a file. Raises: InputError when it is missing or broken."""
+    refuse_other_kind(path, what="a text of one word piece a line")
     try:
         data = read_small_bytes(path)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
 
@@ -21,6 +22,8 @@ class Score:
     """int64, as long as values: the unit that each belongs to, as five captions to an image; None for one each."""
     is_paired: bool = True
     """Whether the same questions count whatever is predicted, so that two systems can be compared one by one."""
+    rounds_as_vqa: bool = False
+    """Whether `rounded` is VQA's official rounding."""
 
     @property
     def share(self) -> float:
@@ -32,6 +35,14 @@ class Score:
     def percent(self) -> float:
         """The mean times 100, as GQA's script takes it."""
         return self.share * 100
+
+    @property
+    def rounded(self) -> float:
+        """The percentage to two decimals, as the benchmark's official tool rounds it; nan when nothing counts."""
+        if self.rounds_as_vqa and self.values:
+            # VQA's tool multiplies before it divides, which half-way cases show.
+            return round_as_python_2(100 * float(sum(self.values)) / self.num, decimals=2)
+        return round(self.percent, 2)
 
     @property
     def num(self) -> int:
@@ -66,10 +77,19 @@ def _percent(interval: Interval) -> Interval:
     return Interval(100 * interval.low, 100 * interval.high)
 
 
-def scores_by(names: Sequence[str], values: Sequence[float]) -> dict[str, Score]:
+def round_as_python_2(value: float, *, decimals: int) -> float:
+    """A finite number rounded as Python 2.7's round does: by its exact binary value, exact halves away from zero.
+
+    The official tools for VQA run on Python 2: 78.125 becomes 78.13 there, 78.12 in Python 3. 2.675, whose double lies
+    below it, becomes 2.67 in both.
+    """
+    return float(Decimal(value).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP))
+
+
+def scores_by(names: Sequence[str], values: Sequence[float], *, rounds_as_vqa: bool = False) -> dict[str, Score]:
     """The values' scores by name, in the order of the names' first appearance; those without a name count nowhere."""
     found: dict[str, list[float]] = {}
     for name, value in zip(names, values, strict=True):
         if name:
             found.setdefault(name, []).append(value)
-    return {name: Score(values=tuple(some)) for name, some in found.items()}
+    return {name: Score(values=tuple(some), rounds_as_vqa=rounds_as_vqa) for name, some in found.items()}

@@ -8,7 +8,7 @@ disagree: for ten times `two`, `Two` is wrong.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from msp_ds.data.answer_normalisation import normalise_answer
 from msp_ds.data.answer_vocabulary import scores_of
@@ -19,7 +19,6 @@ from msp_ds.errors import InputError
 
 _ENOUGH = 3
 """Others who say the same, for the whole point."""
-_DECIMALS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +34,11 @@ class VqaGrades:
     strings, knows no unanimity rule, and only the vocabulary's answers earn anything."""
 
     def official(self) -> dict[str, float | dict[str, float]]:
-        """The official results file: rounded to two decimals."""
+        """The official results file: rounded to two decimals, exact halves away from zero."""
         by_type = {"perQuestionType": self.by_question_type, "perAnswerType": self.by_answer_type}
         return {
-            "overall": _rounded(self.accuracy),
-            **{name: {kind: _rounded(score) for kind, score in scores.items()} for name, scores in by_type.items()},
+            "overall": self.accuracy.rounded,
+            **{name: {kind: score.rounded for kind, score in scores.items()} for name, scores in by_type.items()},
         }
 
     def scores(self) -> dict[str, Score]:
@@ -50,11 +49,6 @@ class VqaGrades:
             **{f"answer_type/{name}": score for name, score in self.by_answer_type.items()},
             **{f"question_type/{name}": score for name, score in self.by_question_type.items()},
         }
-
-
-def _rounded(score: Score) -> float:
-    # Not score.percent: the official code multiplies before it divides, which half-way cases show.
-    return round(100 * float(sum(score.values)) / score.num, _DECIMALS) if score.num else float("nan")
 
 
 def grade_vqa(
@@ -72,13 +66,18 @@ def grade_vqa(
         lookup = _graded(questions, predictions, lambda answer, question: lookup_score(answer, question, vocabulary))
     if lookup is not None and not any(question.answers for question in questions):
         return VqaGrades(accuracy=Score(values=()), by_answer_type={}, by_question_type={}, lookup=lookup)
-    accuracy = _graded(questions, predictions, lambda answer, question: vqa_accuracy(answer, question.answers))
+    graded = _graded(questions, predictions, lambda answer, question: vqa_accuracy(answer, question.answers))
+    accuracy = replace(graded, rounds_as_vqa=True)
     return VqaGrades(
         accuracy=accuracy,
-        by_answer_type=scores_by([question.answer_type for question in questions], accuracy.values),
-        by_question_type=scores_by([question.question_type for question in questions], accuracy.values),
+        by_answer_type=_by_type([question.answer_type for question in questions], accuracy),
+        by_question_type=_by_type([question.question_type for question in questions], accuracy),
         lookup=lookup,
     )
+
+
+def _by_type(types: Sequence[str], accuracy: Score) -> dict[str, Score]:
+    return scores_by(types, accuracy.values, rounds_as_vqa=True)
 
 
 def _graded(

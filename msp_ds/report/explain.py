@@ -14,6 +14,7 @@ from torch import Tensor
 
 from msp_ds.data.checking.inspection import samples_of
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.library import Looks, Model
 from msp_ds.small_files import read_small_text, reason
 from msp_ds.terminal import Bars
@@ -231,6 +232,7 @@ def read_pool(path: Path | None) -> list[str]:
     """The captions in a file, one a line; none without a file. Raises: InputError for one that cannot be read."""
     if path is None:
         return []
+    refuse_other_kind(path, what="a text of one caption a line")
     try:
         lines = read_small_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -201,7 +201,7 @@ def grades_table(graded: Graded, plan: GradingPlan, *, title: str, other: Graded
     for name, score in graded.scores.items():
         low, high = score.interval(plan.resampling)
         last = [str(score.num)] if other is None else _compared(score, other.scores.get(name), plan.resampling)
-        table.add_row(name, f"{score.percent:.2f} %", f"{low:.1f} - {high:.1f}", *last)
+        table.add_row(name, f"{score.rounded:.2f} %", f"{low:.1f} - {high:.1f}", *last)
     for name, (value, (low, high)) in graded.numbers.items():
         last = [f"{other.numbers[name][0]:.4g}"] if other is not None and name in other.numbers else []
         table.add_row(name, f"{value:.4g}", f"{low:.3g} - {high:.3g}", *last)
@@ -212,6 +212,6 @@ def _compared(score: Score, other: Score | None, resampling: Resampling) -> list
     if other is None:
         return ["", ""]
     if not score.is_paired:
-        return [f"{other.percent:.2f} %", "not paired"]
+        return [f"{other.rounded:.2f} %", "not paired"]
     difference, (low, high) = score.difference(other, resampling)
-    return [f"{other.percent:.2f} %", f"{difference:+.2f} ({low:+.1f}, {high:+.1f})"]
+    return [f"{other.rounded:.2f} %", f"{difference:+.2f} ({low:+.1f}, {high:+.1f})"]

@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from msp_ds.data.picture_files import find_pictures
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 
 LONGEST_SIDE = 640
 """Pixels: a page with a dozen pictures stays below a megabyte."""
@@ -36,6 +37,7 @@ def packed(picture: Image.Image | None) -> str:
 
 
 def _opened(path: Path) -> Image.Image:
+    refuse_other_kind(path, what="a picture")
     try:
         with Image.open(path) as picture:
             small: Image.Image = picture.convert("RGB")

@@ -40,6 +40,11 @@ def import_lines(card: WeightsCard) -> Iterator[str]:
             f"which {card.model.vocab_size} word pieces these weights know is not said: name their vocab.txt with "
             "--vocab, or only their number will be compared"
         )
+    if card.model.num_answers and card.answers_sha256 is None:
+        yield (
+            f"which {card.model.num_answers} answers the answer head chooses from is not said: name them with "
+            "--answers, or only their number will be compared"
+        )
 
 
 def _parts(taken: Mapping[str, str]) -> Counter[tuple[str, str]]:

@@ -53,7 +53,8 @@ def train(job: Job) -> Path:
     checkpoint = None
     if job.config.init and (named_anew or not has_begun(folders[0])):
         checkpoint = find_parent(job.folder, job.config.init)
-        check_same_trunk(checkpoint, job.config, heads=carries_heads(job.config, stages[0]))
+        heads = {head for task in stages[0].tasks for head in task.heads}
+        check_same_trunk(checkpoint, job.config, heads=heads if carries_heads(job.config, stages[0]) else ())
     with ExitStack() as held:
         job.runtime.first_does(lambda: held.enter_context(_alone_in(job.folder)))
         job.runtime.first_does(lambda: write_run_file(job, data, checkpoint))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,8 +50,8 @@ TRUNK_FIELDS = (
     "feature_width",
 )
 """Of ModelConfig: what decides the shape and the meaning of a trunk's weights."""
-HEAD_FIELDS = ("region_gate", "topic_head", "num_objects", "num_attributes")
-"""Of ModelConfig: what decides beside them those of the heads'."""
+HEAD_FIELDS = {"region_gate": "region", "topic_head": "topic", "num_objects": "region", "num_attributes": "region"}
+"""Of ModelConfig: what decides beside them a head's weights -> the head."""
 
 
 def stage_folders(run: Path, stages: tuple[Stage, ...]) -> list[Path]:
@@ -223,16 +223,21 @@ def find_parent(run: Path, init: str) -> Path:
     return checkpoint
 
 
-def check_same_trunk(checkpoint: Path, config: RunConfig, *, heads: bool = False) -> None:
-    """Raises CheckpointError unless a checkpoint's trunk, with `heads` its heads too, fit a run to be started."""
+def check_same_trunk(checkpoint: Path, config: RunConfig, *, heads: Collection[str] = ()) -> None:
+    """Raises CheckpointError unless a checkpoint's trunk, and those of its `heads` that are carried, fit a new run."""
     theirs = origin_of(checkpoint)
-    for name in (*TRUNK_FIELDS, *(HEAD_FIELDS if heads else ())):
+    for name in (*TRUNK_FIELDS, *(name for name, head in HEAD_FIELDS.items() if head in heads)):
         there, here = getattr(theirs.model, name), getattr(config.model, name)
         if there != here:
             raise CheckpointError(
                 f"{checkpoint} is of another model: its {name} is {there}, here it is {here}; "
                 f"check --preset ({theirs.made_as}) and the shards"
             )
+    if "answer" in heads and theirs.answers_sha256 not in (None, config.answers_sha256):
+        raise CheckpointError(
+            f"{checkpoint} chooses among other answers than those of {config.shards}, so its answer head means "
+            "something else there; write the shards with its answers: --answers FILE"
+        )
     if theirs.vocabulary_sha256 is None:
         log.warning("%s does not say which word pieces it knows: only their number is compared", checkpoint)
     elif theirs.vocabulary_sha256 != config.vocabulary_sha256:

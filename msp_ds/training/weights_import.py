@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from torch import Tensor
 
 from msp_ds.chance import key_of
 from msp_ds.config import ModelConfig, read_json
+from msp_ds.data.answer_vocabulary import AnswerVocabulary
+from msp_ds.data.answer_vocabulary import read_vocabulary as read_answers
 from msp_ds.data.vocabulary import Vocabulary, parse_vocabulary, read_vocabulary
 from msp_ds.errors import InputError
 from msp_ds.model.encoder import Trunk
-from msp_ds.model.heads import HEADS, build_heads
-from msp_ds.model.weights.conversion import Reading, Report, check_fit, sizes_of, take
+from msp_ds.model.heads import ALL_HEADS, BENCHMARK_HEADS, HEADS, build_heads
+from msp_ds.model.weights.conversion import ANSWER_DECODER, Reading, Report, check_fit, head_of, sizes_of, take
 from msp_ds.model.weights.forms import BERT_CLS_ID, Form, get_form
 from msp_ds.model.weights.tensor_files import EXTRA_FILE, find_tensor_files, read_tensors
 from msp_ds.presets import DEFAULT_PRESET, get_preset
@@ -64,6 +66,8 @@ class ImportPlan:
     """Of the model: `num_layers=3`, `model.region_gate=none`."""
     vocab: Path | None = None
     """The word pieces that the weights know."""
+    answers: Path | None = None
+    """What a head for question answering chooses from: LXMERT's trainval_label2ans.json, or all_ans.json."""
     seed: int = 9595
     """Of what stays fresh."""
     drop_unknown: bool = False
@@ -87,18 +91,24 @@ def import_weights(plan: ImportPlan) -> WeightsCard:
     _check_config(plan.source, model, needed=needed)
     tensors = _read_all([*files, *(file for file in (plan.source / EXTRA_FILE,) if file.is_file())])
     vocabulary = _vocabulary(plan.vocab, plan.source)
+    answers = None if plan.answers is None else read_answers(plan.answers)
     reading = Reading(
         form=form,
-        model=frozenset(model_shapes(model)),
+        model=frozenset(model_shapes(dataclasses.replace(model, num_answers=1), ALL_HEADS)),
         cls_id=_cls_id(vocabulary, tensors),
         where=str(plan.source),
+        with_answers=answers is not None,
         drop_unknown=plan.drop_unknown,
     )
     taken = take(tensors, reading)
     sizes: dict[str, Any] = sizes_of(taken.weights)
+    if ANSWER_DECODER in taken.weights:
+        sizes["num_answers"] = len(taken.weights[ANSWER_DECODER])
     model = dataclasses.replace(model, **sizes)
     _check_words(model, vocabulary, own, where=str(plan.source))
-    report = check_fit(taken, reading, shapes=model_shapes(model))
+    _check_answers(model, answers, own, where=str(plan.source))
+    heads = [*HEADS, *sorted({head for name in taken.weights if (head := head_of(name)) in BENCHMARK_HEADS})]
+    report = check_fit(taken, reading, shapes=model_shapes(model, heads))
     if own is None:
         report = dataclasses.replace(report, remarks=_remarks(form, model, report))
     card = own or WeightsCard(
@@ -110,7 +120,12 @@ def import_weights(plan: ImportPlan) -> WeightsCard:
     )
     words = card.vocabulary_sha256 if vocabulary is None else vocabulary.sha256
     stored = StoredWeights(
-        card=dataclasses.replace(card, model=model, vocabulary_sha256=words),
+        card=dataclasses.replace(
+            card,
+            model=model,
+            vocabulary_sha256=words,
+            answers_sha256=card.answers_sha256 if answers is None else answers.sha256,
+        ),
         weights=taken.weights | _fresh(report, model, plan.seed),
         vocabulary=None if vocabulary is None else vocabulary.data,
     )
@@ -183,11 +198,27 @@ def _check_words(model: ModelConfig, vocabulary: Vocabulary | None, own: Weights
         raise InputError(f"{vocabulary.name} is not the vocabulary that {where} was exported with; leave --vocab out")
 
 
-def model_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of each tensor of a model with all heads."""
+def _check_answers(
+    model: ModelConfig, answers: AnswerVocabulary | None, own: WeightsCard | None, *, where: str
+) -> None:
+    if answers is None:
+        return
+    if not model.num_answers:
+        raise InputError(f"{where} has no head that chooses among answers; leave --answers out")
+    if len(answers) != model.num_answers:
+        raise InputError(
+            f"{where} chooses among {model.num_answers} answers, {answers.name} lists {len(answers)}; "
+            "name those that it was trained with: --answers FILE"
+        )
+    if own is not None and own.answers_sha256 not in (None, answers.sha256):
+        raise InputError(f"{answers.name} is not what {where} was exported with; leave --answers out")
+
+
+def model_shapes(model: ModelConfig, head_names: Iterable[str] = HEADS) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each tensor of a model with these heads; those of pre-training are not asked for otherwise."""
     with torch.device("meta"):
         trunk = Trunk(model)
-        heads = build_heads(HEADS, model, trunk)
+        heads = build_heads(head_names, model, trunk)
     named = {f"trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}
     named |= {f"heads.{name}": tensor for name, tensor in heads.state_dict().items()}
     return {name: tuple(tensor.shape) for name, tensor in named.items()}
@@ -198,8 +229,13 @@ def _fresh(report: Report, model: ModelConfig, seed: int) -> dict[str, Tensor]:
     if not report.fresh:
         return {}
     torch.manual_seed(key_of(f"trunk {seed}"))
-    start: dict[str, Any] = Trunk(model).state_dict()
-    return {name: start[name.removeprefix("trunk.")].clone() for name in report.fresh}
+    trunk = Trunk(model)
+    start = {f"trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}
+    if any(head_of(name) for name in report.fresh):
+        torch.manual_seed(key_of(f"heads {seed}"))
+        head = build_heads(["region"], model, trunk)
+        start |= {f"heads.{name}": tensor for name, tensor in head.state_dict().items()}
+    return {name: start[name].clone() for name in report.fresh}
 
 
 def _remarks(form: Form, model: ModelConfig, report: Report) -> tuple[str, ...]:

@@ -28,6 +28,18 @@ def pieces() -> WordPieces:
         ("zebra", "[UNK]2"),
         ("h\u00f6rse hat", "horse2 hat3"),
         ("", ""),
+        # Chinese characters are words of their own; punctuation, hiragana and Hangul are not.
+        ("\u6211\u4eec", "[UNK]2 [UNK]3"),
+        ("a\u6211b dog", "a2 [UNK]3 [UNK]4 dog5"),
+        ("dog\u6211,\u4eec.", "dog2 [UNK]3 ,4 [UNK]5 .6"),
+        ("\u3044\u306c dog", "[UNK]2 dog3"),
+        ("\ud55c\uae00 dog", "[UNK]2 dog3"),
+        # Control characters are dropped before words are split: they part none.
+        ("dog,\x0bball hat", "dog2 ,2 ball2 hat3"),
+        ("\u200bdog \u200b ball", "dog2 ball3"),
+        # A word of accents alone leaves no piece, but is counted.
+        ("dog \u0301 ball", "dog2 ball4"),
+        ("dog\u2028ball", "dog2 ball3"),
     ],
 )
 def test_all_pieces_of_a_white_space_word_share_its_position(pieces: WordPieces, text: str, expected: str) -> None:

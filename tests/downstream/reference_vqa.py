@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import Any
 
 from msp_ds.data.answer_normalisation import CONTRACTIONS
@@ -65,6 +67,11 @@ def question_accuracy(prediction: str, answers: list[str]) -> float:
     return total / len(answers)
 
 
+def to_two_decimals(percent: float) -> float:
+    """To two decimals, halves upwards, in fractions, which lose nothing."""
+    return math.floor(Fraction(percent) * 100 + Fraction(1, 2)) / 100
+
+
 def accuracy(annotations: list[dict[str, Any]], results: list[dict[str, Any]]) -> dict[str, Any]:
     """The official results: overall, perQuestionType, perAnswerType, to two decimals."""
     said = {row["question_id"]: row["answer"] for row in results}
@@ -74,7 +81,7 @@ def accuracy(annotations: list[dict[str, Any]], results: list[dict[str, Any]]) -
         for kind, found in lists.items():
             found.setdefault(entry.get(kind, ""), []).append(earned)
     rounded = {
-        kind: {name: round(100 * sum(some) / len(some), 2) for name, some in found.items()}
+        kind: {name: to_two_decimals(100 * sum(some) / len(some)) for name, some in found.items()}
         for kind, found in lists.items()
     }
     return {

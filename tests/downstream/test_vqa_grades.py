@@ -11,6 +11,7 @@ from random_benchmarks import write_json
 
 from msp_ds.data.sources.vqa import VqaQuestion, read_vqa
 from msp_ds.downstream.bootstrap import Resampling
+from msp_ds.downstream.score import Score, round_as_python_2
 from msp_ds.downstream.submissions import SUBMISSIONS
 from msp_ds.downstream.vqa_grades import grade_vqa, lookup_score, vqa_accuracy
 from msp_ds.errors import InputError
@@ -52,6 +53,39 @@ def test_grades_are_given_overall_and_by_type() -> None:
         "perAnswerType": {"yes/no": 65.0, "number": 60.0},
     }
     assert grades.lookup is None
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        # Exact halves, which Python 3 rounds to .12, .38, .62, .88.
+        (78.125, 78.13),
+        (0.375, 0.38),
+        (0.625, 0.63),
+        (99.875, 99.88),
+        (-0.125, -0.13),
+        # No halves: the doubles lie below 2.675, 1.005 and 1.115, and above 0.255 (by 4e-18).
+        (2.675, 2.67),
+        (1.005, 1.0),
+        (1.115, 1.11),
+        (0.255, 0.26),
+        (100.0, 100.0),
+    ],
+)
+def test_halves_are_rounded_away_from_zero_as_in_python_2(value: float, expected: float) -> None:
+    assert round_as_python_2(value, decimals=2) == expected
+
+
+def test_the_official_accuracy_and_the_table_round_halves_as_the_official_tool() -> None:
+    # 5 of 32 right: 15.625 %
+    questions = [question(number, *["yes"] * 10, answer_type="yes/no") for number in range(32)]
+    grades = grade_vqa(questions, {str(number): "yes" if number < 5 else "no" for number in range(32)})
+    assert grades.official() == {"overall": 15.63, "perQuestionType": {}, "perAnswerType": {"yes/no": 15.63}}
+    assert {name: score.rounded for name, score in grades.scores().items()} == {
+        "accuracy": 15.63,
+        "answer_type/yes/no": 15.63,
+    }
+    assert Score(values=(1.0,) * 5 + (0.0,) * 27).rounded == 15.62  # GQA's tool runs on Python 3
 
 
 OFFICIAL = {

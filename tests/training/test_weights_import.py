@@ -65,6 +65,125 @@ def test_the_folder_says_where_its_weights_are_from(released: Path, tmp_path: Pa
     assert read_folder_weights(tmp_path / "out")["heads.token.decoder.weight"].shape == (40, 64)
 
 
+def fine_tuned(**head: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """What the released code for fine-tuning saves on several GPUs: the trunk wrapped, a head of such shapes."""
+    trunk = {f"lxrt_encoder.model.module.{name}": one for name, one in lxmert_s().items() if name.startswith("bert.")}
+    return trunk | {name.replace("__", "."): torch.randn(*shape) for name, shape in head.items()}
+
+
+def logit_fc(inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
+    """Linear, GELU, LayerNorm, Linear, 128 wide inside."""
+    shapes = {"0__weight": (128, inputs), "0__bias": (128,), "2__weight": (128,), "2__bias": (128,)}
+    shapes |= {"3__weight": (outputs, 128), "3__bias": (outputs,)}
+    return {f"logit_fc__{name}": shape for name, shape in shapes.items()}
+
+
+FINE_TUNED: list[tuple[dict[str, tuple[int, ...]], dict[str, str]]] = [
+    (
+        logit_fc(64, 3),
+        {
+            "heads.answer.dense.weight": "logit_fc.0.weight",
+            "heads.answer.norm.bias": "logit_fc.2.bias",
+            "heads.answer.decoder.weight": "logit_fc.3.weight",
+        },
+    ),
+    (
+        logit_fc(128, 2),
+        {"heads.statement.dense.weight": "logit_fc.0.weight", "heads.statement.decoder.bias": "logit_fc.3.bias"},
+    ),
+    (
+        {"seq_relationship_new__weight": (2, 64), "seq_relationship_new__bias": (2,)},
+        {
+            "heads.match.dense.weight": "seq_relationship_new.weight",
+            "heads.match.dense.bias": "seq_relationship_new.bias",
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("head", "places"), FINE_TUNED, ids=["VQA and GQA", "NLVR2", "retrieval"])
+@pytest.mark.parametrize("form", ["lxmert-s", "lxmert"])
+def test_heads_of_the_fine_tuned_models_are_taken(
+    tmp_path: Path, head: dict[str, tuple[int, ...]], places: dict[str, str], form: str
+) -> None:
+    given = fine_tuned(**head)
+    if form == "lxmert":
+        given = {name: one for name, one in given.items() if "pooler_f" not in name and "bert.word_emb" not in name}
+    torch.save(given, tmp_path / "BEST.pth")
+    card = brought_in(tmp_path / "BEST.pth", form, tmp_path / "out", vocab=write_vocabulary(tmp_path))
+    weights = read_weights(tmp_path / "out")
+    assert card.report is not None
+    for ours, theirs in places.items():
+        assert card.report.taken[ours] == theirs
+        assert torch.equal(weights[ours], given[theirs])
+    kind = next(iter(places)).split(".")[1]
+    assert card.report.absent_heads == tuple(sorted({"match", "region", "token", "topic"} - {kind}))
+    assert card.model.num_answers == (3 if kind == "answer" else 0)
+
+
+def test_an_answer_head_that_does_not_fit_its_answers_or_the_model_is_refused(tmp_path: Path) -> None:
+    torch.save(fine_tuned(**logit_fc(64, 3)), tmp_path / "vqa.pth")
+    (tmp_path / "answers.json").write_text('["yes", "no"]')
+    said = {"vocab": write_vocabulary(tmp_path), "answers": tmp_path / "answers.json"}
+    with pytest.raises(InputError, match=r"vqa.pth chooses among 3 answers, .*answers.json lists 2; name those"):
+        brought_in(tmp_path / "vqa.pth", "lxmert-s", tmp_path / "out", **said)
+    torch.save(fine_tuned(**logit_fc(32, 3)), tmp_path / "narrow.pth")
+    with pytest.raises(InputError, match=r"logit_fc.0.weight is \(128, 32\) there, heads.answer.dense.weight"):
+        brought_in(tmp_path / "narrow.pth", "lxmert-s", tmp_path / "out", vocab=write_vocabulary(tmp_path))
+    torch.save(lxmert_s(), tmp_path / "pretrained.pth")
+    with pytest.raises(InputError, match=r"has no head that chooses among answers; leave --answers out"):
+        brought_in(tmp_path / "pretrained.pth", "lxmert-s", tmp_path / "out", **said)
+
+
+def test_lxmerts_pretrained_answer_head_is_taken_where_its_answers_are_named(tmp_path: Path) -> None:
+    torch.save(lxmert(), tmp_path / "lxmert.pth")  # its answer head has three answers
+    left_out = brought_in(tmp_path / "lxmert.pth", "lxmert", tmp_path / "without").report
+    assert left_out is not None
+    assert left_out.left_out["answer_head.logit_fc.3.bias"] == (
+        "LXMERT's head for question answering; name its answers with --answers all_ans.json to take it"
+    )
+    (tmp_path / "all_ans.json").write_text(json.dumps([{"ans": name, "dsets": ["vqa"]} for name in "abc"]))
+    card = brought_in(tmp_path / "lxmert.pth", "lxmert", tmp_path / "with", answers=tmp_path / "all_ans.json")
+    assert (card.model.num_answers, card.answers_sha256) == (3, hashlib.sha256(b'["a", "b", "c"]').hexdigest())
+    head = read_weights(tmp_path / "with")["heads.answer.decoder.bias"]
+    assert torch.equal(head, lxmert()["answer_head.logit_fc.3.bias"])
+
+
+def test_two_heads_for_one_place_are_refused(tmp_path: Path) -> None:
+    torch.save(lxmert_s() | {"seq_relationship_new.bias": torch.zeros(2)}, tmp_path / "both.pth")
+    with pytest.raises(InputError, match=r"cls.seq_relationship.bias and seq_relationship_new.bias, which are both"):
+        brought_in(tmp_path / "both.pth", "lxmert-s", tmp_path / "out", vocab=write_vocabulary(tmp_path))
+
+
+@pytest.mark.parametrize("wrapper", ["", "bert.", "module.bert.", "model.bert.", "_orig_mod.module.bert."])
+def test_a_bare_trunk_of_lxmert_s_is_taken_under_any_wrapper(tmp_path: Path, wrapper: str) -> None:
+    trunk = {name.removeprefix("bert."): one for name, one in lxmert_s().items() if name.startswith("bert.")}
+    torch.save({"state_dict": {f"{wrapper}{name}": one for name, one in trunk.items()}}, tmp_path / "trunk.pt")
+    write_vocabulary(tmp_path)
+    report = brought_in(tmp_path / "trunk.pt", "lxmert-s", tmp_path / "out", vocab=tmp_path / "vocab.txt").report
+    assert report is not None
+    assert (report.fresh, report.absent_heads) == ((), ("match", "region", "token", "topic"))
+    weights = read_weights(tmp_path / "out")
+    assert torch.equal(weights["trunk.regions.cls_feature"], trunk["word_embeddings.weight"][2])
+    assert torch.equal(weights["trunk.region_pooler.bias"], trunk["pooler_f.dense.bias"])
+
+
+def test_a_region_decoder_that_training_went_without_starts_fresh(tmp_path: Path) -> None:
+    given = {name: one for name, one in lxmert_s().items() if "decoder_dict.attr" not in name}
+    torch.save(given, tmp_path / "no_attributes.pth")
+    report = brought_in(
+        tmp_path / "no_attributes.pth", "lxmert-s", tmp_path / "out", vocab=write_vocabulary(tmp_path)
+    ).report
+    assert report is not None
+    assert report.fresh == ("heads.region.attribute_decoder.bias", "heads.region.attribute_decoder.weight")
+    weights = read_weights(tmp_path / "out")
+    assert weights["heads.region.attribute_decoder.weight"].shape == (400, 64)
+    assert torch.equal(weights["heads.region.object_decoder.bias"], given["obj_predict_head.decoder_dict.obj.bias"])
+    torch.save(given | {"obj_predict_head.decoder_dict.attr.weight": torch.zeros(5, 64)}, tmp_path / "torn.pth")
+    with pytest.raises(InputError, match=r"lacks obj_predict_head.decoder_dict.attr.bias, part of"):
+        brought_in(tmp_path / "torn.pth", "lxmert-s", tmp_path / "other", vocab=write_vocabulary(tmp_path))
+
+
 def test_what_stays_fresh_depends_on_the_seed_alone(tmp_path: Path) -> None:
     torch.save(lxmert(), tmp_path / "lxmert.pth")
     for name, seed in (("one", 1), ("same", 1), ("other", 2)):
@@ -227,6 +346,19 @@ def test_a_start_from_weights_of_another_model_or_other_words_is_refused(
         check_same_trunk(for_the_shards, other)
     with pytest.raises(CheckpointError, match=r"was trained on another vocabulary .* write the shards with --vocab"):
         check_same_trunk(for_the_shards, a_run(small_shards, vocabulary_sha256="0" * 64))
+
+
+def test_an_answer_head_is_not_carried_to_other_answers(
+    small_shards: Path, for_the_shards: Path, tmp_path: Path
+) -> None:
+    card = dataclasses.replace(read_card(for_the_shards), answers_sha256="1" * 64)
+    stored = StoredWeights(card=card, weights={}, vocabulary=None)
+    write_weights(tmp_path, stored)
+    write_card(tmp_path, stored)
+    other = a_run(small_shards, answers_sha256="2" * 64)
+    with pytest.raises(CheckpointError, match=r"chooses among other answers than those of .*--answers FILE"):
+        check_same_trunk(tmp_path, other, heads={"answer"})
+    check_same_trunk(tmp_path, other)  # the trunk alone knows no answers
 
 
 def test_weights_that_do_not_name_their_words_are_taken_with_a_warning(

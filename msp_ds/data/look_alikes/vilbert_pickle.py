@@ -16,6 +16,7 @@ import numpy as np
 from msp_ds.data.identity import Corpus, canonical_image_id
 from msp_ds.data.look_alikes.lists import LookAlikeList, checked_list, without_self
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.small_files import require_regular
 
 POOL, IMAGES = "train_hard_pool", "train_image_list"
@@ -53,6 +54,7 @@ def read_hard_negative_pickle(path: Path, *, corpus: Corpus = "coco") -> LookAli
 
 def _load(path: Path) -> tuple[list[Any], np.ndarray]:
     """The two parts of the dict, of any shape."""
+    refuse_other_kind(path, what=_WHAT, even_empty=True)
     try:
         require_regular(path)
         with path.open("rb") as file:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import Archive, refuse_other_kind
 from msp_ds.small_files import require_regular
 
 try:
@@ -37,6 +38,7 @@ def open_stream(path: Path, *, what: str) -> BinaryIO:
     """The bytes of a file, decompressed by the ending of its name. Raises: InputError when it cannot be opened."""
     if path.suffix == ".zst" and zstandard is None:
         raise InputError(f"{path} needs the package zstandard to be read; run: pip install zstandard")
+    refuse_other_kind(path, what=what, unpacks=_UNPACKS.get(path.suffix, ""))
     try:
         require_regular(path)
         file = path.open("rb", buffering=_BUFFER)
@@ -190,3 +192,4 @@ _COMPRESSIONS = {
     ),
 }
 """Ending -> how it is compressed."""
+_UNPACKS: dict[str, Archive] = {".gz": "gzip", ".bz2": "bzip2", ".zst": "zstd"}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.small_files import parse_json, require_regular, unique_keys
 
 _CHUNK = 1 << 20
@@ -52,6 +53,7 @@ def readable(path: Path, *, what: str) -> Iterator[TextIO]:
 
     Raises: InputError, saying that the file should be `what`, when it is missing or no text.
     """
+    refuse_other_kind(path, what=what)
     try:
         require_regular(path)
         with path.open(encoding="utf-8-sig") as file:

@@ -15,6 +15,7 @@ import numpy as np
 
 from msp_ds.config import to_json
 from msp_ds.data import set_layout as layout
+from msp_ds.data.answer_vocabulary import answers_data
 from msp_ds.data.benchmark_questions import QuestionBook
 from msp_ds.data.durable import replace_folder, sync_folder, write_durably
 from msp_ds.data.look_alikes.lists import LookAlikeList, row_blocks_within
@@ -268,7 +269,5 @@ def _write_tables(
         entries[layout.QUESTIONS_NAME] = write_durably(
             folder / layout.QUESTIONS_NAME, npz_bytes(plan.questions.arrays(keys))
         )
-        entries[layout.ANSWERS_NAME] = write_durably(
-            folder / layout.ANSWERS_NAME, json.dumps(plan.questions.answers).encode()
-        )
+        entries[layout.ANSWERS_NAME] = write_durably(folder / layout.ANSWERS_NAME, answers_data(plan.questions.answers))
     return entries

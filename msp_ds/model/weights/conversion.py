@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from msp_ds.errors import InputError
+from msp_ds.model.weights.fine_tuned import named_as_ours
 from msp_ds.model.weights.forms import Form, Row
 from msp_ds.model.weights.names import tidy_name
 
@@ -22,6 +23,8 @@ OWN = ("trunk.", "heads.")
 """How our own names begin. A foreign form carries under them what it has no name for."""
 LXMERT_S_ONLY = ("trunk.regions.cls_feature", "trunk.region_pooler.")
 """Of the trunk: what may be carried along because the rest makes sense without it."""
+ANSWER_DECODER = "heads.answer.decoder.weight"
+_DECODERS = tuple(f"heads.region.{what}_decoder." for what in ("object", "attribute", "feature"))
 SIZES = {
     "vocab_size": (WORDS, 0),
     "feature_width": ("trunk.regions.feature.weight", 1),
@@ -49,7 +52,7 @@ class Report:
     taken: dict[str, str] = field(default_factory=dict)
     """Our name -> theirs."""
     fresh: tuple[str, ...] = ()
-    """Tensors of the trunk that start from chance."""
+    """Tensors of the trunk, and decoders of the region head, that start from chance."""
     absent_heads: tuple[str, ...] = ()
     """Heads that the weights have not: they are not written, and start fresh in training."""
     left_out: dict[str, str] = field(default_factory=dict)
@@ -98,6 +101,8 @@ class Reading:
     """The number of [CLS]; None where the vocabulary is unknown."""
     where: str
     """The file, for messages."""
+    with_answers: bool = False
+    """Whether the answers of LXMERT's pre-trained answer head are known, so that it is taken."""
     drop_unknown: bool = False
     """Leave out tensors that are no part of the form instead of refusing them."""
 
@@ -111,11 +116,15 @@ def take(tensors: Mapping[str, Tensor], reading: Reading) -> Taken:
     weights: dict[str, Tensor] = {}
     came_from: dict[str, str] = {}
     left_out: dict[str, str] = {}
-    for theirs, given in sorted(_tidied(tensors, where=reading.where).items()):
-        ours, reason = _place(theirs, given, reading)
+    names = _tidied(tensors, where=reading.where)
+    heads = named_as_ours(names, tensors, with_answers=reading.with_answers) if reading.form.fine_tuned else {}
+    for theirs, given in sorted(names.items()):
+        ours, reason = _place(heads.get(theirs, theirs), given, reading)
         if ours is None:
             left_out[given] = reason
             continue
+        if ours in weights:
+            raise InputError(f"{reading.where} holds {came_from[ours]} and {given}, which are both {ours} here")
         row, where = reading.form.row_of_theirs(theirs), f"{reading.where}: {given}"
         number = None if row is None else _row_number(row, reading)
         weights[ours] = _plain(tensors[given] if number is None else _row(tensors[given], number, where), where=where)
@@ -189,10 +198,17 @@ def _plain(tensor: Tensor, *, where: str) -> Tensor:
     return tensor
 
 
+def _is_absent_decoder(name: str, weights: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor is of a decoder of the region head of which the weights have none."""
+    decoder = next((decoder for decoder in _DECODERS if name.startswith(decoder)), None)
+    return decoder is not None and not any(other.startswith(decoder) for other in weights)
+
+
 def check_fit(taken: Taken, reading: Reading, *, shapes: Mapping[str, tuple[int, ...]]) -> Report:
     """What became of each tensor, once it is sure that they fit a model whose tensors have these shapes.
 
-    Heads are whole or not there at all. Raises InputError for missing tensors and for shapes that do not fit.
+    Heads are whole or not there at all, but for the region head's decoders, each of which its training may have gone
+    without. Raises InputError for missing tensors and for shapes that do not fit.
     """
     for name, tensor in taken.weights.items():
         if name in shapes and tuple(tensor.shape) != shapes[name]:
@@ -204,7 +220,7 @@ def check_fit(taken: Taken, reading: Reading, *, shapes: Mapping[str, tuple[int,
     fresh, missing = [], []
     for name in sorted(shapes.keys() - taken.weights.keys() - {DECODER}):
         head, theirs = head_of(name), _their_name(name, reading.form)
-        if head is None and theirs is None:
+        if (head is None and theirs is None) or (head in heads and _is_absent_decoder(name, taken.weights)):
             fresh.append(name)
         elif head is None or head in heads:
             missing.append(theirs or name)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from msp_ds.errors import InputError
+from msp_ds.model.weights.fine_tuned import PRETRAINED_ANSWERS
 from msp_ds.model.weights.lxmert_names import BERT, LXMERT, LXMERT_S
 from msp_ds.model.weights.names import NameTable
 
@@ -38,6 +39,8 @@ class Form:
     """How their names begin -> why such tensors are left out."""
     counts_pieces: bool = True
     """Whether its positions count word pieces from 0, rather than whole words."""
+    fine_tuned: bool = True
+    """Whether there are fine-tuned models of it, whose heads are known."""
     config: Literal["none", "in folders", "always"] = "none"
     """Where a config.json must lie beside the weights, which says how many attention heads they have."""
 
@@ -61,8 +64,7 @@ _BUFFERS = {
     "cls.predictions.decoder.bias": "cls.predictions.bias by another name",
 }
 _ANSWERS = {
-    "answer_head.": "LXMERT's head for question answering; no such task here",
-    "logit_fc.": "a head fine-tuned on another task",
+    PRETRAINED_ANSWERS: "LXMERT's head for question answering; name its answers with --answers all_ans.json to take it",
 }
 _NEXT_SENTENCE = {
     "cls.seq_relationship.": "BERT's next-sentence head: index 0 says yes there, in the match head here index 1 does; "
@@ -92,6 +94,7 @@ BERT_FORM = Form(
     table=BERT,
     rows=(_TYPES,),
     not_ours={**_BUFFERS, **_NEXT_SENTENCE},
+    fine_tuned=False,
     config="in folders",
 )
 

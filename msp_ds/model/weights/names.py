@@ -42,9 +42,9 @@ def numbers_out(name: str) -> tuple[str, list[str]]:
     return ".".join(NUMBER if part.isdecimal() else part for part in parts), numbers
 
 
-WRAPPERS = ("module.", "lxrt_encoder.model.")
-"""What torch's DataParallel, and LXMERT's code for fine-tuning, put before every name."""
-BARE = ("embeddings.", "encoder.", "pooler.")
+WRAPPERS = ("module.", "lxrt_encoder.model.", "model.", "_orig_mod.")
+"""What torch's DataParallel, LXMERT's code for fine-tuning, Lightning and torch.compile put before every name."""
+BARE = ("embeddings.", "encoder.", "pooler.", "pooler_f.", "word_embeddings.")
 """How names begin in a file that holds the trunk alone."""
 ENDINGS = ((".gamma", ".weight"), (".beta", ".bias"))
 """LayerNorms of files that were once TensorFlow's."""

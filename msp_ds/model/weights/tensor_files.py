@@ -6,6 +6,7 @@ import os
 import pickle
 import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from torch import Tensor
 
 from msp_ds.config import read_json
 from msp_ds.errors import InputError
+from msp_ds.file_kinds import refuse_other_kind
 
 SAFE = ".safetensors"
 PICKLES = (".pth", ".pt", ".bin")
 EXTRA_FILE = "msp_ds.safetensors"
 """Beside a foreign form: the tensors for which it has no name, under ours."""
+WRAPPERS = ("state_dict", "model", "model_state_dict")
+"""Under which of its keys a training checkpoint, as torch.save or Lightning write it, holds the weights."""
 _HF_NAMES = (f"model{SAFE}", "pytorch_model.bin")
 _HF_INDEXES = (f"model{SAFE}.index.json", "pytorch_model.bin.index.json")
 
@@ -69,10 +73,13 @@ def _parts(index: Path) -> list[Path]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, on the CPU. No code of the file is run.
+    """The tensors of a file by name, on the CPU; of a training checkpoint those of its state dict. No code of the file
+    is run.
 
-    Raises InputError when it is missing, damaged or no plain table of tensors.
+    Raises InputError when it is missing, damaged, no plain table of tensors, or promises more numbers than it holds.
     """
+    refuse_other_kind(path, what="weights", unpacks="" if path.suffix == SAFE else "zip", even_empty=True)
+    _check_zip(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, of old pickles; an error below says what matters
@@ -92,6 +99,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ValueError,
         TypeError,
         AttributeError,
+        ArithmeticError,
+        MemoryError,
         struct.error,
     ) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -99,13 +108,40 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return _checked(found, path)
 
 
+def _check_zip(path: Path) -> None:
+    """torch stores its files in a zip as they are: others are no weights, and a packed one may unpack to any size."""
+    if path.suffix == SAFE or not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # torch says what is wrong with it
+    if not any(member.filename.endswith("data.pkl") for member in members):
+        first = members[0].filename if members else "nothing"
+        raise InputError(
+            f"{path} is a zip archive of {first}, but should be weights; unpack it, and name what lies in it"
+        )
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise InputError(f"{path} cannot be read as weights: it is packed, which torch.save never does; unpack it")
+
+
 def _checked(found: object, path: Path) -> dict[str, Tensor]:
+    if isinstance(found, Mapping):
+        found = next((found[key] for key in WRAPPERS if isinstance(found.get(key), Mapping)), found)
     if not isinstance(found, Mapping):
         raise InputError(f"{path} holds a {type(found).__name__}, not a table of tensors by name (a state dict)")
     strange = [name for name, value in found.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if strange or not found:
         what = f"{strange[0]!r} is a {type(found[strange[0]]).__name__}" if strange else "it is empty"
         raise InputError(f"{path} is no table of tensors by name (a state dict): {what}")
+    for name, tensor in found.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise InputError(f"{path}: {name} is no plain table of numbers")
+    # A tied table stands twice. A view may have any number of elements that lie in the same bytes.
+    size = path.stat().st_size
+    if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > 2 * size:
+        raise InputError(f"{path} is damaged: its tensors have more numbers than its {size:,} bytes can hold")
     return dict(found)
 
 

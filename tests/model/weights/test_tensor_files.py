@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +46,44 @@ def test_tensors_are_read(tmp_path: Path, name: str, write: Callable[[Path], Non
     assert all(torch.equal(found[key], tensor) for key, tensor in TENSORS.items())
 
 
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict"])
+def test_of_a_training_checkpoint_the_state_dict_is_read(tmp_path: Path, key: str) -> None:
+    torch.save({key: TENSORS, "epoch": 3, "optimizer": {"state": {}}}, tmp_path / "last.pt")
+    assert read_tensors(tmp_path / "last.pt").keys() == TENSORS.keys()
+
+
+def test_a_packed_file_is_not_unpacked(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(1 << 20)}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for member in plain.namelist():
+            bomb.writestr(member, plain.read(member))
+    with pytest.raises(InputError, match=r"it is packed, which torch\.save never does; unpack it"):
+        read_tensors(tmp_path / "bomb.pth")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"w":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}',
+        b'{"w":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4]}}',
+        b'{"w":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}',
+        b'{"w":{"dtype":"F32","shape":[18446744073709551615,4],"data_offsets":[0,4]}}',
+        b"[" * 100_000,
+    ],
+    ids=["long", "overfull", "negative", "overflowing", "nested"],
+)
+@pytest.mark.parametrize("length", [None, 2**63], ids=["true length", "false length"])
+def test_a_header_that_lies_is_one_line(tmp_path: Path, header: bytes, length: int | None) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header) if length is None else length) + header + b"\0" * 4)
+    with pytest.raises(InputError, match=r"model\.safetensors cannot be read as weights") as error:
+        read_tensors(path)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("is_legacy", [True, False])
 def test_no_code_of_a_pickle_is_run(tmp_path: Path, is_legacy: bool) -> None:
     path = tmp_path / "model.pth"
@@ -64,7 +104,11 @@ def test_a_bare_pickle_is_not_run(tmp_path: Path) -> None:
     [
         ([torch.ones(1)], "holds a list, not a table of tensors by name (a state dict)"),
         (torch.ones(1), "holds a Tensor, not a table of tensors by name"),
-        ({"model": TENSORS, "epoch": 3}, "is no table of tensors by name (a state dict): 'model' is a dict"),
+        ({"weights": TENSORS, "epoch": 3}, "is no table of tensors by name (a state dict): 'weights' is a dict"),
+        ({"state_dict": {"net": TENSORS}}, "is no table of tensors by name (a state dict): 'net' is a dict"),
+        ({"w": torch.ones(1).expand(10**12)}, "is damaged: its tensors have more numbers than its"),
+        ({"w": torch.empty(3, device="meta")}, "w is no plain table of numbers"),
+        ({"w": torch.sparse_coo_tensor(size=(10**9, 10**9), check_invariants=False)}, "w is no plain table of numbers"),
         ({}, "is no table of tensors by name (a state dict): it is empty"),
     ],
 )
@@ -81,7 +125,7 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, name: str, damage: bytes | N
     path = tmp_path / name
     (write_safetensors if name.endswith(".safetensors") else write_pickle)(path, TENSORS)
     path.write_bytes(path.read_bytes()[:-40] if damage is None else damage)
-    with pytest.raises(InputError, match=f"{name} (cannot be read as weights|is no plain table)") as error:
+    with pytest.raises(InputError, match=f"{name} (cannot be read as weights|is no plain|is empty, but)") as error:
         read_tensors(path)
     assert "\n" not in str(error.value)
 
