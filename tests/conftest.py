@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fake_gpu import gpu as gpu
 from looking_site import make_site
 from small_world import write_shards, write_twelve_tars
 
