@@ -117,14 +117,8 @@ class Batch:
     marks: Marks
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on `device`, copied without blocking where the memory is pinned."""
-        return cast(Batch, _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=True)))
-
-    def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory, from which a GPU copies without blocking; what is there stays."""
-        return cast(
-            Batch, _map_tensors(self, lambda tensor: tensor.pin_memory() if tensor.device.type == "cpu" else tensor)
-        )
+        """The same batch on `device`, copied without blocking where that is a GPU; what is there stays."""
+        return cast(Batch, _map_tensors(self, lambda tensor: to_device(tensor, device)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,10 +152,8 @@ class Tally:
         return cls((values * weights).sum(), weights.sum())
 
     def to(self, device: torch.device) -> Tally:
-        """The same on `device`, copied without blocking."""
-        from_host = device.type == "cuda" and self.total.device.type == "cpu"
-        both = ((one.pin_memory() if from_host else one) for one in (self.total, self.count))
-        return Tally(*(one.to(device, non_blocking=True) for one in both))
+        """The same on `device`, copied without blocking where that is a GPU."""
+        return Tally(to_device(self.total, device), to_device(self.count, device))
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(self.total + other.total, self.count + other.count)
@@ -188,10 +180,18 @@ def neutral_marks(token_ids: Tensor, region_mask: Tensor) -> Marks:
     return Marks(
         masked_tokens=torch.zeros_like(token_ids, dtype=torch.bool),
         masked_regions=torch.zeros_like(region_mask),
-        region_order=torch.arange(num_regions, device=device).expand(batch_size, num_regions),
+        # Not `expand`: memory that several elements share cannot be pinned.
+        region_order=torch.arange(num_regions, device=device).repeat(batch_size, 1),
         shuffled_regions=torch.zeros_like(region_mask),
         matched=torch.ones(batch_size, dtype=torch.bool, device=device),
     )
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """`tensor` on `device`. A copy to a GPU comes from page-locked memory and does not block; any other one does."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)  # the host could otherwise read the values before they arrive
+    return (tensor.pin_memory() if tensor.device.type == "cpu" else tensor).to(device, non_blocking=True)
 
 
 def record_stream(value: Batch | Tally, stream: torch.cuda.Stream) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_gpu import gpu as gpu
 from looking_site import make_site
 from small_world import write_shards, write_twelve_tars
 

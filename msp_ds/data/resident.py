@@ -15,6 +15,7 @@ from msp_ds.data.checksum import crc32
 from msp_ds.data.image_files import HALF_BYTES, ImageFiles
 from msp_ds.data.set_layout import ARRAYS
 from msp_ds.data.shards import ShardSet
+from msp_ds.records import to_device
 
 
 def table_bytes(shards: ShardSet) -> int:
@@ -71,9 +72,7 @@ class FeatureTable:
         Nobody waits for a GPU: the places travel from pinned memory, and copy and gathering are queued on the calling
         thread's current stream, as are the other copies of a batch.
         """
-        index = torch.from_numpy(places)
-        if self.features.is_cuda:
-            index = index.pin_memory().to(self.features.device, non_blocking=True)
+        index = to_device(torch.from_numpy(places), self.features.device)
         found = self._words.index_select(0, index.flatten()).view(torch.float16)
         return found.view(*places.shape, self.features.shape[1])
 

@@ -228,6 +228,7 @@ def deepspeed_config(execution: Execution, *, batch_size: int, world_size: int, 
         "gradient_accumulation_steps": steps,
         "gradient_clipping": float(clip_norm),
         "steps_per_print": _NEVER,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device twice in each forward pass
         "zero_optimization": _zero_block(execution),
         # torch's fused AdamW steps on the host as well, and needs no compiler
         **({"zero_force_ds_cpu_optimizer": False} if execution.offload_optimizer else {}),

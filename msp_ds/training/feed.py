@@ -209,7 +209,7 @@ class Feed:
         device = self.runtime.device
         tallies = {name: tally.to(device) for name, tally in chosen.tallies.items()}
         rooms = count_rooms(batch, tasks, context) if self.counts_rooms else NOT_COUNTED
-        return (batch.pin_memory() if device.type == "cuda" else batch).to(device), tallies, rooms
+        return batch.to(device), tallies, rooms
 
     def _reader_of(self, batch: GlobalBatch) -> Reader:
         reader = self.readers[batch.part]

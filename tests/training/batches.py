@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import ChainMap
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from msp_ds.records import Batch
+
+
+def tensors_of(value: Any) -> dict[str, Tensor]:
+    """Every tensor of a batch by its name, those of its marks too."""
+    parts = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
+    inner = [tensors_of(part) for part in parts.values() if dataclasses.is_dataclass(part)]
+    return {name: part for name, part in parts.items() if isinstance(part, Tensor)} | dict(ChainMap(*inner))
 
 
 def copied(batch: Batch) -> Batch:
@@ -31,9 +40,6 @@ def joined(batches: list[Batch]) -> Batch:
 
 
 def assert_equal(one: Batch, other: Batch) -> None:
-    for item in dataclasses.fields(one):
-        if item.name == "marks":
-            for mark in dataclasses.fields(one.marks):
-                assert torch.equal(getattr(one.marks, mark.name), getattr(other.marks, mark.name)), mark.name
-        else:
-            assert torch.equal(getattr(one, item.name), getattr(other, item.name)), item.name
+    theirs = tensors_of(other)
+    for name, tensor in tensors_of(one).items():
+        assert torch.equal(tensor, theirs[name]), name

@@ -10,17 +10,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import pytest
 import torch
+from deepspeed.accelerator import get_accelerator
 from lessons import OPTIM, TASKS, a_batch, a_learner, an_engine, one_step
+from no_waiting import NoWaiting
 from torch import nn
 
 from msp_ds.config import OptimConfig
 from msp_ds.curriculum import curriculum
+from msp_ds.tasks.asking import count_rooms
 from msp_ds.training.engine import Engine, build_optimizer, learning_rate
 from msp_ds.training.execution import Execution
 from msp_ds.training.learner import Learner
@@ -182,6 +186,25 @@ def test_the_optimiser_waits_for_the_last_micro_batch(runtime: Runtime) -> None:
     assert torch.equal(learner.trunk.regions.feature.weight, before)
     one_step(engine, runtime, a_batch(2))
     assert not torch.equal(learner.trunk.regions.feature.weight, before)
+    engine.close()
+
+
+@pytest.mark.parametrize("how", [{}, {"precision": "bf16"}, {"zero_stage": 1}, {"zero_stage": 2}])
+def test_a_step_does_not_wait_for_the_device(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
+) -> None:
+    learner, waits = a_learner(), []
+    engine = an_engine(learner, runtime, **how)
+    monkeypatch.setattr(get_accelerator(), "synchronize", lambda *_: waits.append("synchronize"))
+    one_step(engine, runtime, a_batch(0))  # whose gradient is checked on the host
+    for seed in range(1, 6):
+        batch = a_batch(seed)
+        rooms = count_rooms(batch, TASKS, learner.context)
+        # ZeRO's optimisers read the norm on the host, whatever the configuration says.
+        with nullcontext() if engine.execution.zero_stage else NoWaiting():
+            engine.backward(engine.engine(batch, TASKS, 0, rooms).total)
+            engine.step()
+    assert waits == []
     engine.close()
 
 

@@ -221,6 +221,7 @@ def test_the_dict_for_fp32_without_zero_is_written_out_in_full() -> None:
         "gradient_accumulation_steps": 4,
         "gradient_clipping": 0.5,
         "steps_per_print": 2**31 - 1,
+        "timers": {"throughput": {"enabled": False}},
         "zero_optimization": {"stage": 0},
     }
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
-from batches import assert_equal, copied, joined
+from batches import assert_equal, copied, joined, tensors_of
+from fake_gpu import DEVICE, FakeGpu, OnGpu
 
 from msp_ds.curriculum import curriculum
 from msp_ds.data.batch_buffers import BatchBuffers
@@ -20,8 +22,8 @@ from msp_ds.data.order import Order
 from msp_ds.data.reader import Reader
 from msp_ds.data.shards import open_set
 from msp_ds.errors import ShardError
-from msp_ds.records import Batch, Tally
-from msp_ds.tasks.asking import ROOM_STEP
+from msp_ds.records import Batch
+from msp_ds.tasks.asking import count_rooms
 from msp_ds.tasks.task import Context, pose
 from msp_ds.training.feed import READ_AHEAD, Feed, Portion, read_ahead
 from msp_ds.training.planning import new_config
@@ -94,66 +96,8 @@ def portions(shards: Path, spelling: str, runtime: Runtime, *, start: int = 0, m
     return list(feed.portions(order, start=start, end=4, micro_batch=micro_batch))
 
 
-def test_on_the_way_to_a_gpu_what_is_asked_about_is_counted(small_shards: Path, runtime: Runtime) -> None:
-    feed, order = a_feed(small_shards, "t", runtime)
-    feed.counts_rooms = True
-    for portion in feed.portions(order, start=0, end=2, micro_batch=8):
-        assert len(portion.rooms) == 2
-        for batch, rooms in zip(portion.micro_batches, portion.rooms, strict=True):
-            posed = pose(batch, portion.part.tasks, dataclasses.replace(feed.context, epoch=portion.epoch))
-            masks = {"mlm": posed.marks.masked_tokens, "moc": posed.marks.masked_regions}
-            for name, mask in masks.items():
-                assert 0 <= rooms[name] - int(mask.sum()) < ROOM_STEP
-    assert all(not rooms for portion in portions(small_shards, "t", runtime) for rooms in portion.rooms)
-
-
 def feed_threads() -> int:
     return sum(thread.name.startswith("feed") for thread in threading.enumerate())
-
-
-def test_the_reading_thread_pins_memory_through_its_own_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    settled: list[tuple[str, Any]] = []
-    monkeypatch.setattr(torch.cuda, "Stream", lambda one: f"a stream of {one}")
-    monkeypatch.setattr(torch.cuda, "set_stream", lambda one: settled.append((threading.current_thread().name, one)))
-    monkeypatch.setattr(torch.cuda, "set_device", lambda one: settled.append((threading.current_thread().name, one)))
-    assert list(read_ahead(lambda step: step, range(3), device=torch.device("cuda", 1))) == [0, 1, 2]
-    assert settled == [("feed_0", torch.device("cuda", 1)), ("feed_0", "a stream of cuda:1")]
-    assert list(read_ahead(lambda step: step, range(3), device=torch.device("cpu"))) == [0, 1, 2]
-    assert len(settled) == 2
-
-
-def test_what_computes_waits_for_the_copies_and_keeps_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[Any] = []
-
-    class Stream:
-        def wait_event(self, event: Any) -> None:
-            done.append(event)
-
-    ours = Stream()
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: ours)
-    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: done.append((id(tensor), stream)))
-    batches = (tiny.a_batch([4, 6], [3, 3]), tiny.a_batch([5], [2]))
-    tally = Tally.of(torch.ones(3))
-    portion = Portion(
-        step=0, epoch=0, part=curriculum("t")[0].parts[0], micro_batches=batches, tallies=({"t": tally}, {}), rooms=()
-    )
-    assert portion.received() is portion
-    assert not done
-    assert dataclasses.replace(portion, copied="the end of the copies").received().micro_batches == batches
-    held = [part for batch in batches for value in (batch, batch.marks) for part in vars(value).values()]
-    tensors = [part for part in [*held, tally.total, tally.count] if isinstance(part, torch.Tensor)]
-    assert done[0] == "the end of the copies"
-    assert sorted(done[1:], key=lambda one: one[0]) == sorted(((id(one), ours) for one in tensors), key=lambda x: x[0])
-
-
-def test_what_is_on_the_device_is_not_pinned_nor_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 0)
-    batch = tiny.a_batch([4, 6], [3, 3])
-    away = dataclasses.replace(batch, features=batch.features.to("meta"))
-    pinned = away.pin_memory()
-    assert pinned.features is away.features
-    assert pinned.boxes is not away.boxes
-    assert pinned.to("meta").features is away.features
 
 
 def test_results_come_in_order_and_are_read_ahead() -> None:
@@ -226,17 +170,48 @@ class Poisoner(Reader):
         return super().read(pairs, into=into, **rest)
 
 
+def poisoned(shards: Path, spelling: str, device: torch.device) -> tuple[Feed, Order, Callable[[Portion], None]]:
+    """A feed of a rank alone whose memory is spoiled early, its order, and what asserts that a portion is right."""
+    feed, order = a_feed(shards, spelling, Runtime(rank=0, world_size=1, device=device))
+    feed.readers = [Poisoner(reader.shards).among(torch.arange(reader.num_images)) for reader in feed.readers]
+    fresh, _ = a_feed(shards, spelling, rank(0, of=1))
+
+    def check(portion: Portion) -> None:
+        pairs = order.batch(portion.step).pairs
+        longest = fresh.readers[0].longest(pairs)
+        context = dataclasses.replace(fresh.context, epoch=portion.epoch)
+        for batch, rooms, mine in zip(portion.micro_batches, portion.rooms, pairs.split(8), strict=True):
+            expected = fresh.read(0, mine, epoch=portion.epoch, num_tokens=longest)
+            assert_equal(batch, expected)
+            assert rooms == (count_rooms(expected, portion.part.tasks, context) if device.type == "cuda" else {})
+
+    return feed, order, check
+
+
 def test_a_portion_stays_as_it_is_until_the_next_is_asked_for(small_shards: Path) -> None:
-    feed, order = a_feed(small_shards, "s", rank(0, of=1))
-    plain = feed.readers
-    feed.readers = [Poisoner(reader.shards) for reader in plain]
-    fresh, _ = a_feed(small_shards, "s", rank(0, of=1))
+    feed, order, check = poisoned(small_shards, "s", CPU)
     for portion in feed.portions(order, start=0, end=3 * READ_AHEAD, micro_batch=8):
         time.sleep(0.03)  # the reader is as far ahead as it may be
-        for number, batch in enumerate(portion.micro_batches):
-            pairs = order.batch(portion.step).pairs
-            mine, longest = pairs[8 * number : 8 * number + 8], fresh.readers[0].longest(pairs)
-            assert_equal(batch, fresh.read(0, mine, epoch=portion.epoch, num_tokens=longest))
+        check(portion)
+
+
+@pytest.mark.parametrize("spelling", ["t", "s"])
+def test_a_gpu_computes_with_the_batches_of_the_cpu(gpu: FakeGpu, small_shards: Path, spelling: str) -> None:
+    """However late the copies come; and what is asked about is counted, lest the host wait for the GPU."""
+    feed, order, check = poisoned(small_shards, spelling, DEVICE)
+    for portion in feed.portions(order, start=0, end=3 * READ_AHEAD, micro_batch=8):
+        gpu.stream.queue.append(partial(check, portion))
+        counted = [tally for tallies in portion.tallies for tally in tallies.values()]
+        tensors = [tensor for value in (*portion.micro_batches, *counted) for tensor in tensors_of(value).values()]
+        assert all(gpu.used_by[id(tensor)] is gpu.stream for tensor in tensors)
+    gpu.stream.synchronize()
+    assert gpu.devices == [DEVICE], "the reading thread pins memory through its own rank's GPU"
+
+
+def test_what_is_on_the_gpu_is_not_copied(gpu: FakeGpu) -> None:
+    batch = tiny.a_batch([4, 6], [3, 3])
+    batch = dataclasses.replace(batch, features=batch.features.as_subclass(OnGpu))
+    assert batch.to(DEVICE).features is batch.features
 
 
 def test_memory_is_used_again_after_that(small_shards: Path) -> None:

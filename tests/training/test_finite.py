@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from batches import assert_equal
+from fake_gpu import FakeGpu, OnGpu
 from lessons import TASKS, a_batch, a_learner, an_engine, one_step
 from safetensors.torch import save_file
 
@@ -127,6 +128,9 @@ def test_what_is_left_out_keeps_its_names_and_counts_nothing() -> None:
     assert float((left + Tally.of(torch.tensor([3.0]))).mean()) == 3.0
 
 
-def test_an_answer_comes_later(runtime: Runtime) -> None:
-    values = torch.tensor([1.0, math.nan], device=runtime.device)
-    assert [soon(value.isfinite())() for value in values] == [True, False]
+def test_an_answer_comes_later(gpu: FakeGpu) -> None:
+    values = torch.tensor([1.0, math.nan])
+    for where in (torch.Tensor, OnGpu):
+        answers = [soon(value.isfinite().as_subclass(where)) for value in values]
+        assert [answer() for answer in answers] == [True, False]
+    assert gpu.stream.done == 2, "two copies were awaited"
