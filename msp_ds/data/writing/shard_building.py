@@ -13,6 +13,7 @@ from msp_ds import chance
 from msp_ds.data.benchmark_questions import QuestionBook
 from msp_ds.data.exclusion import read_exclusion
 from msp_ds.data.look_alikes.lists import read_look_alikes
+from msp_ds.data.overwriting import require_replaceable_sets
 from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.data.recipe import Recipe, ensure_world
 from msp_ds.data.set_layout import SetName, Split
@@ -70,9 +71,11 @@ def build_shards(
     trained on, goes. When the work is cut short, by a kill, Ctrl-C or a full disk, the finished tars stay in a hidden
     folder, and the same call goes on from there.
 
-    Raises: InputError for every fault of the recipe and its files, and for a disk that is or would be full.
+    Raises: InputError for every fault of the recipe and its files, for what lies there and is no set, and for a disk
+    that is or would be full.
     """
     progress = progress or NoProgress()
+    require_replaceable_sets(out / stage)  # before hours of work
     if recipe.world is not None:
         progress.start("making the world (images)", recipe.world.images)
         ensure_world(recipe.world, advance=progress.advance)

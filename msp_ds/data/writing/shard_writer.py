@@ -16,8 +16,9 @@ import numpy as np
 from msp_ds.config import to_json
 from msp_ds.data import set_layout as layout
 from msp_ds.data.benchmark_questions import QuestionBook
-from msp_ds.data.durable import replace_folder, sync_folder, write_durably
+from msp_ds.data.durable import followed, replace_folder, sync_folder, write_durably
 from msp_ds.data.look_alikes.lists import LookAlikeList, row_blocks_within
+from msp_ds.data.overwriting import require_replaceable_set, work_path
 from msp_ds.data.set_layout import FileEntry, SetIndex, SetName, Split
 from msp_ds.data.sources.faults import OnError, SkippedRow
 from msp_ds.data.text import Label, WordPieces, parse_labels
@@ -86,11 +87,6 @@ class SetReport:
         )
         counts = [f"{name.replace('_', ' ')} {count}" for name, count in self.texts.items() if count and name != "kept"]
         return f"{self.path}: {size}" + ("; " + ", ".join(counts) if counts else "")
-
-
-def work_path(target: Path) -> Path:
-    """The hidden folder beside `target` in which it is prepared."""
-    return target.with_name(f".{target.name}.partial")
 
 
 @contextmanager
@@ -167,11 +163,15 @@ def finish_set(
 
 
 def commit_set(folder: Path, report: SetReport) -> None:
-    """Put a finished set in the place of the old one, if any, without what only its writing needed."""
+    """Put a finished set in the place of the old one, if any, without what only its writing needed.
+
+    Raises: InputError when something else has come to lie there.
+    """
+    require_replaceable_set(report.path)
     for path in folder.iterdir():
         if path.name not in report.file_names:
             path.unlink()
-    replace_folder(folder, report.path)
+    replace_folder(folder, followed(report.path))
 
 
 def write_set(
