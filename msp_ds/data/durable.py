@@ -51,18 +51,18 @@ def followed(target: Path) -> Path:
     return real
 
 
-def require_own_files(folder: Path, *, is_own: Callable[[str], bool], fix: str) -> None:
+def require_own_files(folder: Path, *, is_own: Callable[[str], bool], what: str, fix: str) -> None:
     """Demand that `folder`, which may be missing, holds only files of names that this program gives.
 
     Whoever deletes or replaces a folder calls this first: what this program did not write, it does not delete.
 
-    Raises: InputError naming the first other entry and ending with `fix`.
+    Raises: InputError naming the first other entry, which does not belong to `what`, and ending with `fix`.
     """
     entries = sorted(folder.iterdir()) if folder.is_dir() else [folder] if os.path.lexists(folder) else []
     for entry in entries:
         is_file = entry.is_symlink() or entry.is_file()
         if entry == folder or not (is_file and is_own(entry.name)):
-            raise InputError(f"{entry} was not written by this program and would be deleted; {fix}")
+            raise InputError(f"{entry} does not belong to {what} and would be deleted; {fix}")
 
 
 def replace_folder(prepared: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ _TABLES = frozenset(
 )
 _TARS = re.compile(r"\d{6}\.tar")
 _UNFINISHED = re.compile(r"(\d{6}|trial)\.tar(\.tmp|\.part|\.part\.tmp)?")
-_FIX = "move it, or name another --out"
+_WHAT, _FIX = "a shard set", "move it, or name another --out"
 
 
 def require_own_sets(folder: Path, recipe: Recipe, *, mend: str) -> None:
@@ -45,7 +45,7 @@ def require_replaceable_sets(folder: Path) -> None:
     targets = [folder / split for split in get_args(Split)]
     for target in targets:
         require_replaceable_set(target)
-        require_own_files(work_path(target), is_own=is_unfinished, fix=_FIX)
+        _require_own_work(target)
     places = [followed(target).resolve() for target in targets]
     if len(set(places)) < len(places):
         raise InputError(f"two splits in {folder} are one folder, {max(places, key=places.count)}; remove one link")
@@ -63,7 +63,7 @@ def require_replaceable_set(target: Path) -> None:
     Raises: InputError naming what this program did not write, or a link that leads nowhere.
     """
     folder = followed(target)
-    require_own_files(folder, is_own=_names_of_set(folder), fix=_FIX)
+    require_own_files(folder, is_own=_names_of_set(folder), what=_WHAT, fix=_FIX)
 
 
 def remove_set(target: Path) -> None:
@@ -72,7 +72,7 @@ def remove_set(target: Path) -> None:
     Raises: InputError for what this program did not write.
     """
     require_replaceable_set(target)
-    require_own_files(work_path(target), is_own=is_unfinished, fix=_FIX)
+    _require_own_work(target)
     for folder in (work_path(target), followed(target)):
         shutil.rmtree(folder, ignore_errors=True)
     if target.is_symlink():
@@ -83,6 +83,10 @@ def work_path(target: Path) -> Path:
     """The hidden folder in which a set is prepared, beside `target` or the folder that a link there leads to."""
     folder = followed(target)
     return folder.with_name(f".{folder.name}.partial")
+
+
+def _require_own_work(target: Path) -> None:
+    require_own_files(work_path(target), is_own=is_unfinished, what=_WHAT, fix=_FIX)
 
 
 def is_unfinished(name: str) -> bool:

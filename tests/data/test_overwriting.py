@@ -52,7 +52,7 @@ def test_what_this_program_did_not_write_stays_and_is_named(raw: RawFolder, tmp_
     file.parent.mkdir(parents=True)
     file.write_text("precious")
     named = file.parent if file.parent.name == "photos" else file
-    with pytest.raises(InputError, match=f"^{named} was not written by this program and would be deleted; move it"):
+    with pytest.raises(InputError, match=f"^{named} does not belong to a shard set and would be deleted; move it"):
         build_shards(raw.recipe, stage="token", out=tmp_path / "shards")
     assert snapshot(tmp_path / "shards") == {name: b"precious"}
 
@@ -69,7 +69,7 @@ def test_a_set_is_written_anew_even_with_a_damaged_index_but_never_with_a_foreig
     if index is not None:
         (train / "index.json").write_bytes(index)
     (train / "notes.txt").write_text("precious")
-    with pytest.raises(InputError, match=r"train/notes.txt was not written by this program"):
+    with pytest.raises(InputError, match=r"train/notes.txt does not belong to a shard set"):
         build_shards(raw.recipe, stage="token", out=tmp_path)
     (train / "notes.txt").unlink()
     build_shards(raw.recipe, stage="token", out=tmp_path)

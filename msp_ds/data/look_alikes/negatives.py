@@ -11,10 +11,10 @@ from pathlib import Path
 
 from msp_ds.config import to_json
 from msp_ds.data import set_layout as layout
-from msp_ds.data.durable import replace_folder, sole_writer, sync_folder, write_durably
+from msp_ds.data.durable import replace_folder, require_own_files, sole_writer, sync_folder, write_durably
 from msp_ds.data.identity import Corpus
 from msp_ds.data.look_alikes.lists import LookAlikeList, read_look_alikes, rows_within, write_look_alikes
-from msp_ds.data.look_alikes.search import RawImages, Search, SetImages, find_look_alikes
+from msp_ds.data.look_alikes.search import RawImages, Search, SetImages, find_look_alikes, remove_work
 from msp_ds.data.look_alikes.vilbert_pickle import read_hard_negative_pickle
 from msp_ds.data.progress import Progress
 from msp_ds.data.shards import ShardSet, open_set
@@ -77,7 +77,7 @@ def make_negatives(plan: NegativesPlan, *, progress: Progress) -> str:
     if plan.attach and shards is not None:
         served = attach_look_alikes(shards, look_alikes)
         told += f"; {served} of the {len(shards.keys)} images of {shards.path} have some now"
-    shutil.rmtree(_work_folder(plan), ignore_errors=True)
+    remove_work(_work_folder(plan))
     return told
 
 
@@ -123,6 +123,12 @@ def _replace_table(shards: ShardSet, data: bytes | memoryview) -> None:
     target = shards.path.resolve()
     prepared = target.with_name(f".{target.name}.attaching")
     with sole_writer(target.parent), ExitStack() as cleaning:
+        require_own_files(
+            prepared,
+            is_own=lambda name: name == layout.LOOK_ALIKES_NAME or (target / name).exists(),
+            what="a set that gets look-alikes",
+            fix="move it",
+        )
         shutil.rmtree(prepared, ignore_errors=True)  # of a run that was killed
         cleaning.callback(shutil.rmtree, prepared, ignore_errors=True)
         replaced = shutil.ignore_patterns(layout.INDEX_NAME, layout.LOOK_ALIKES_NAME)

@@ -134,6 +134,16 @@ def test_an_interrupted_search_goes_on_where_it_was(
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+@pytest.mark.parametrize("work", [".list.npz.look-alikes", ".train.attaching"])
+def test_what_is_not_of_a_search_stays(folder: Path, tmp_path: Path, work: str) -> None:
+    place = folder.parent if work == ".train.attaching" else tmp_path
+    (place / work).mkdir()
+    (place / work / "notes.txt").write_text("precious")
+    with pytest.raises(InputError, match=r"notes.txt does not belong to a .*; move it"):
+        do(shards=folder, count=2, attach=True, out=tmp_path / "list.npz")
+    assert (place / work / "notes.txt").read_text() == "precious"
+
+
 def test_what_another_search_left_is_not_taken_over(raw: RawFolder, folder: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     find_look_alikes(SetImages(open_set(folder)), Search(count=2, work=work))
