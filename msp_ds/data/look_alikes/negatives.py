@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from msp_ds.config import to_json
+from msp_ds.config import require_plain_file, to_json
 from msp_ds.data import set_layout as layout
 from msp_ds.data.durable import replace_folder, require_own_files, sole_writer, sync_folder, write_durably
 from msp_ds.data.identity import Corpus
@@ -54,6 +54,7 @@ class NegativesPlan:
             raise InputError("--shards beside another source is for --attach only; add that or leave --shards out")
         if self.out and self.out.suffix != ".npz":
             raise InputError(f"{self.out} should end in .npz")
+        require_plain_file(self.out)
         if self.count < 1:
             raise InputError(f"{self.count} look-alikes of an image are none; ask for at least 1")
 
