@@ -116,6 +116,8 @@ class SetIndex:
     """Whether every source of regions had the detector's labels."""
     skipped: tuple[SkippedRow, ...] = ()
     """Rows of the sources that could not be used, of whatever split."""
+    feature_types: tuple[str, ...] = ()
+    """Of the features in the TSV sources, as they were read; on the disk all are float16."""
 
     @property
     def answers_sha256(self) -> str | None:

@@ -67,6 +67,11 @@ class NpzRegions:
         return "objects_id" in self._names
 
     @property
+    def feature_type(self) -> str:
+        """Nothing: an archive says it of each array."""
+        return ""
+
+    @property
     def num_bytes(self) -> int | None:
         """The size of the archive."""
         return self.path.stat().st_size

@@ -122,7 +122,8 @@ def plan_build(
     texts = texts_of_stage(stage, files=text_files, settings=settings)
     split_of, counts = _choose(recipe, image_ids, texts, text_files, skipped=faults.image_ids())
     texts = texts.within(split_of)
-    plan = _plan(recipe, stage, pieces, labels, texts.questions)
+    types = tuple(sorted({file.feature_type for file in files} - {""}))
+    plan = replace(_plan(recipe, stage, pieces, labels, texts.questions), feature_types=types)
     images, silent = _images_by_split(rows, texts, split_of)
     plans = {split: replace(plan, split=split) for split in sorted(images)}
     if texts.questions is not None:

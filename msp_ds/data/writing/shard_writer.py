@@ -46,6 +46,8 @@ class SetPlan:
     look_alikes: LookAlikeList | None = None
     questions: QuestionBook | None = None
     """Of a benchmark."""
+    feature_types: tuple[str, ...] = ()
+    """Of the features in the TSV sources."""
     has_labels: bool = True
     """Whether every source of regions has the detector's labels."""
     on_error: OnError = "fail"
@@ -75,6 +77,9 @@ class SetReport:
     num_shards: int
     num_bytes: int
     """Of the tars."""
+    feature_width: int
+    feature_types: tuple[str, ...]
+    """Of the TSV sources, as they were read."""
     texts: dict[str, int]
     """Counts of what was kept, dropped and cut."""
     file_names: frozenset[str]
@@ -157,6 +162,8 @@ def finish_set(
         num_pairs=index.num_pairs,
         num_shards=len(index.shards),
         num_bytes=sum(shard.bytes for shard in index.shards),
+        feature_width=index.feature_width,
+        feature_types=index.feature_types,
         texts=index.texts,
         file_names=frozenset({layout.INDEX_NAME, *index.files, *(shard.name for shard in index.shards)}),
     )
@@ -241,6 +248,7 @@ def _index(
         files=files,
         shards=tuple(part.facts.entry for part in parts),
         has_labels=plan.has_labels,
+        feature_types=plan.feature_types,
     )
 
 
