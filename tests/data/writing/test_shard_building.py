@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,15 @@ def test_the_phrase_stage_tells_phrases_without_verbs_of_the_twin(raw: RawFolder
     expected = {"phrases_read": 5, "phrases_repeated": 1, "phrases_with_verbs": 1, "phrases_empty": 1, "kept": 2}
     assert {name: shards.index.texts[name] for name in expected} == expected
     assert shards.index.texts["images_without_text"] == 4
+
+
+def test_a_file_name_that_is_no_text_is_spelled_out(raw: RawFolder) -> None:
+    name = os.fsdecode(bytes(raw.path) + b"/r\xff.tsv")
+    (raw.path / "regions.tsv").rename(name)
+    shards = build(raw, "token", regions=(name,))
+    assert read_record(shards, 0)[0].source == r"r\udcff.tsv row 1"
+    with pytest.raises(InputError, match=r"^extractor: .* holds half a character"):
+        dataclasses.replace(raw.recipe, extractor=os.fsdecode(b"\xff"))
 
 
 def test_phrases_can_be_cut_from_captions(raw: RawFolder) -> None:
