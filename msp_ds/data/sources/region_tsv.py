@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ LAYOUTS = {
 """Number of columns -> layout."""
 
 _WHAT = "a TSV of region features"
+_WHOLE = re.compile(rb"\s*([+-]?\d{1,18})(?:\.0*)?\s*")
+"""Some writers took sizes for floating-point numbers: 480.0."""
 _LONGEST_ROW = 1 << 27
 """Bytes: a hundred boxes of 16,384 features."""
 _ROWS_TO_TRY = 16
@@ -317,10 +320,10 @@ def _image_id(place: Place, column: bytes, corpus: Corpus) -> str:
 
 
 def _whole_number(place: Place, name: str, column: bytes) -> int:
-    try:
-        return int(column)
-    except ValueError:
-        raise RowError(place, f"{name} should be a whole number, but is {column[:40]!r}") from None
+    found = _WHOLE.fullmatch(column)
+    if found is None:
+        raise RowError(place, f"{name} should be a whole number, but is {column[:40].decode('ascii', 'replace')!r}")
+    return int(found[1])
 
 
 def _array(place: Place, name: str, column: bytes, *, dtype: str, count: int, width: int | None = None) -> np.ndarray:

@@ -120,6 +120,13 @@ def test_rows_of_another_type_are_refused(tmp_path: Path) -> None:
         read(write_tsv(tmp_path / "a.tsv", rows))
 
 
+@pytest.mark.parametrize("size", ["48", "48.0", "48.", " 48 ", "+48"])
+def test_sizes_may_be_written_as_floating_point_numbers(tmp_path: Path, size: str) -> None:
+    path = write_tsv(tmp_path / "a.tsv", [Row(1, height=size, width="64.00", num_boxes="3.0")])
+    [reading] = read(path)
+    assert (reading.record.height, reading.record.width, len(reading.record.boxes)) == (48, 64, 3)
+
+
 NAN = np.full((3, 4), 1, "<f4")
 NAN[1, 2] = np.nan
 BAD_ROWS = {
@@ -133,6 +140,10 @@ BAD_ROWS = {
     "NaN score": (Row(2, attribute_scores=np.array([0, np.nan, 1], "<f4")), "attribute confidence is not between"),
     "zero height": (Row(2, height=0), "height 0 and width 64 should be positive"),
     "word for a width": (Row(2, width="wide"), "img_w should be a whole number"),
+    "half a pixel": (Row(2, height="480.5"), "img_h should be a whole number, but is '480.5'"),
+    "not a number": (Row(2, height="nan"), "img_h should be a whole number, but is 'nan'"),
+    "infinite width": (Row(2, width="inf"), "img_w should be a whole number, but is 'inf'"),
+    "negative width": (Row(2, width="-64.0"), "height 48 and width -64 should be positive"),
     "no boxes": (Row(2, num_boxes=0), "num_boxes is 0"),
     "wrong count": (Row(2, num_boxes=4), "column boxes holds 48 bytes instead of 64 bytes for 4 boxes"),
     "ids of half the size": (Row(2, object_ids=np.array([0, 1, 2], "<i4")), "objects_id holds 12 bytes instead of 24"),

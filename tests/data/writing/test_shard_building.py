@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import gzip
+import itertools
 import json
 import os
 from pathlib import Path
@@ -228,6 +229,19 @@ def test_the_holdout_does_not_depend_on_the_order_of_images() -> None:
     names = [f"coco-{number}" for number in range(50)]
     assert held_out(frozenset(names), 7) == held_out(frozenset(reversed(names)), 7)
     assert held_out(frozenset(names), 7) < held_out(frozenset(names), 8)
+
+
+def test_images_that_pairs_connect_are_set_apart_together() -> None:
+    names = [f"coco-{number}" for number in range(12)]
+    # Three chains of 2, 3 and 4 images; the rest stands alone.
+    pairs = [(names[a], names[b]) for a, b in ((0, 1), (2, 3), (4, 3), (5, 6), (7, 8), (6, 7))]
+    for count in (2, 5, 6, 7, 9):
+        apart = held_out(frozenset(names), count, pairs=pairs)
+        assert all((one in apart) == (other in apart) for one, other in pairs)
+        assert count / 2 <= len(apart) <= count
+    assert held_out(frozenset(names), 9, pairs=pairs) == frozenset(names[:9])
+    one_chain = list(itertools.pairwise(names))
+    assert held_out(frozenset(names), 4, pairs=one_chain) == held_out(frozenset(names), 4)
 
 
 NAN = np.full((3, 4), np.nan, "<f4")
