@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,32 @@ def test_an_interrupted_write_leaves_the_old_content(tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="power cut"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_a_plain_file_is_ever_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the name of a socket may have a hundred letters
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket")
+    before = {path: path.lstat() for path in tmp_path.iterdir()}
+    for path in (*before, Path("/dev/null")):
+        with pytest.raises(InputError, match=f"{path} is a (folder|pipe, socket or device); name a plain file"):
+            write_atomically(path, b"new")
+    assert {path: path.lstat() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_a_file_is_written_through(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "far").mkdir()
+    if there:
+        (tmp_path / "far" / "file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("far/file")
+    write_atomically(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "far" / "file").read_bytes() == b"new"
 
 
 def test_numbers_that_are_none_become_null() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from msp_ds.data.overwriting import remove_set
 from msp_ds.data.recipe import Recipe
 from msp_ds.data.sources.region_files import list_region_files
 from msp_ds.data.writing.shard_building import build_shards
@@ -101,7 +101,7 @@ def result(recipe: Recipe, folder: Path, jobs: int, *, cold: bool) -> Result:
         drop_from_cache(tsv)
     (num_images, write_seconds), cost = measured(build, recipe, out, jobs)
     set_bytes = sum(path.stat().st_size for path in (out / "sentence" / "train").iterdir())
-    shutil.rmtree(out)
+    remove_set(out / "sentence" / "train")
     _, ids = measured(find_ids, recipe)
     return Result(
         jobs=jobs,

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from msp_ds.chance import uniform
 from msp_ds.data.checking.verification import verify_set
 from msp_ds.data.order import Order
+from msp_ds.data.overwriting import remove_set
 from msp_ds.data.reader import Reader
 from msp_ds.data.recipe import Recipe
 from msp_ds.data.shards import open_set
@@ -173,7 +174,8 @@ def main() -> None:
     _, costs["verify"] = measured(verify, flags.folder)
     epoch, costs["epoch"] = measured(read_epoch, flags.folder)
     if not flags.keep:
-        shutil.rmtree(flags.folder / "sentence")
+        remove_set(flags.folder / "sentence" / "train")
+        (flags.folder / "sentence").rmdir()
     facts = {"counts": dataclasses.asdict(epoch), "bytes": num_bytes}
     facts |= {name: dataclasses.asdict(cost) for name, cost in costs.items()}
     (flags.folder / "rehearsal.json").write_text(json.dumps(facts, indent=2) + "\n")

@@ -89,6 +89,7 @@ class MadeUpRegions:
     """A file of region features that is none: images as they would be read from a TSV, made when they are asked for."""
 
     corpus: Corpus = "coco"
+    feature_type = ""
 
     def __init__(self, path: Path, num_images: int) -> None:
         """path: a file that stands for the features; it needs no content."""

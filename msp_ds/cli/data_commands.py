@@ -191,6 +191,7 @@ def inspect(
     debug: Debug = False,
 ) -> None:
     """Describe a shard set: counts, lengths, labels, features and three samples."""
+    from msp_ds.config import require_plain_file
     from msp_ds.data.checking.copies import local_copies
     from msp_ds.data.checking.inspection import SAMPLES_SHOWN, inspect_set
     from msp_ds.data.shards import open_set
@@ -198,6 +199,7 @@ def inspect(
     from msp_ds.report.shard_set import set_tables
 
     with one_line_errors(debug=debug), bars() as progress:
+        require_plain_file(html)
         kept = cache_of(cache, cache_limit)
         with local_copies(
             [path], cache=Path(kept.folder), limit_gb=kept.limit_gb, progress=progress, one_set=True
@@ -249,11 +251,13 @@ def audit(
     debug: Debug = False,
 ) -> None:
     """Look for images in both training and evaluation data: exit code 1 when there are any, 0 when there are none."""
+    from msp_ds.config import require_plain_file
     from msp_ds.data.overlap import audit as compare
     from msp_ds.data.path_patterns import expand_braces
     from msp_ds.report.overlap import overlap_report
 
     with one_line_errors(debug=debug):
+        require_plain_file(out)
         found = compare(expand_braces(trained_on), expand_braces(graded_on), image_data=image_data)
         if out is not None:
             found.write(out)

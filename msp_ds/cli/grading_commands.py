@@ -137,11 +137,13 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Answer the questions of a set, and write the file that the benchmark's server takes."""
+    from msp_ds.config import require_plain_file
     from msp_ds.report.answers import heads_of, open_questions, predict_answers
     from msp_ds.training.inference import load_trained
     from msp_ds.training.run_folder import results_folder
 
     with one_line_errors(debug=debug):
+        require_plain_file(out)
         asked = open_questions(shards or Path("shards") / task / "test", task=task)
         model = load_trained(checkpoint, shards=asked, needed_heads=heads_of(task), preset=preset)
         path = out or results_folder(model.checkpoint) / f"{task}-{asked.index.split}-predictions.{_ending(task)}"
@@ -164,9 +166,11 @@ def grade(
     debug: Debug = False,
 ) -> None:
     """Grade a file of predictions by the official rules, with 95 % intervals; needs no model."""
+    from msp_ds.config import require_plain_file
     from msp_ds.report.grades import GradingPlan, QuestionSource, grade_and_compare
 
     with one_line_errors(debug=debug):
+        require_plain_file(out)
         source = QuestionSource(questions=questions, annotations=annotations, choices=choices, answers=answers)
         plan = GradingPlan(
             task=task, source=source, consistency=consistency, protocol=protocol, captions_per_image=captions_per_image

@@ -26,6 +26,7 @@ def search(
     debug: Debug = False,
 ) -> None:
     """Search a shard set with a trained model: images for a text, texts and look-alikes for an image."""
+    from msp_ds.config import require_plain_file
     from msp_ds.errors import InputError
     from msp_ds.library import Model
     from msp_ds.report.page import write_html
@@ -39,6 +40,7 @@ def search(
             raise InputError('say what to look for: a text, as msp-ds search "a red bus near a tree", or --image ID')
         if images and not html:
             raise InputError("--images shows the files on a page; name it with --html page.html")
+        require_plain_file(html)
         model = Model.load(checkpoint, shards=shards)
         finding = find_about(model, image, top=top) if image else find_images(model, str(text), top=top)
         if html:

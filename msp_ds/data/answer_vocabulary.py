@@ -16,6 +16,7 @@ from typing import Any
 
 from msp_ds.config import read_json, write_json
 from msp_ds.data.answer_normalisation import normalise_answer
+from msp_ds.data.sources.mentions import plain_text
 from msp_ds.data.sources.questions import Question
 from msp_ds.data.sources.vqa import VqaQuestion
 from msp_ds.errors import InputError
@@ -82,15 +83,15 @@ def read_vocabulary(path: Path) -> AnswerVocabulary:
         if sorted(value.values(), key=str) != sorted(range(len(value)), key=str):
             raise InputError(f"{path} should number its {len(value)} answers from 0 without gaps")
         value = sorted(value, key=lambda answer: int(value[answer]))
-    answers = [_answer(entry) for entry in value] if isinstance(value, list) else [None]
+    answers = [_answer(entry, where=str(path)) for entry in value] if isinstance(value, list) else [None]
     if any(answer is None for answer in answers):
         raise InputError(f"{path} should be {_KNOWN_FORMS}")
     return AnswerVocabulary([str(answer) for answer in answers], name=str(path))
 
 
-def _answer(entry: Any) -> str | None:
+def _answer(entry: Any, *, where: str) -> str | None:
     answer = entry.get("ans") if isinstance(entry, dict) else entry
-    return answer if isinstance(answer, str) else None
+    return plain_text(answer, where=where) if isinstance(answer, str) else None
 
 
 def build_vqa_vocabulary(questions: Iterable[VqaQuestion], *, least: int = LEAST_QUESTIONS) -> AnswerVocabulary:

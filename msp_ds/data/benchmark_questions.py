@@ -60,6 +60,11 @@ class QuestionBook:
         """Images that questions need beside their own."""
         return frozenset(asked.second_image for some in self.by_image.values() for asked in some if asked.second_image)
 
+    def image_pairs(self) -> Iterator[tuple[str, str]]:
+        """The images of each question that has two."""
+        for image_id, some in self.by_image.items():
+            yield from ((image_id, asked.second_image) for asked in some if asked.second_image)
+
     def within(self, split_of: Mapping[str, Split]) -> QuestionBook:
         """The questions all of whose images are in one split; the others are counted."""
         kept: dict[str, list[Asked]] = {}

@@ -6,9 +6,11 @@ import ctypes
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from msp_ds.data.set_layout import FileEntry
+from msp_ds.errors import InputError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -32,8 +34,35 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def followed(target: Path) -> Path:
+    """The folder that `target` stands for: itself, or, where it is a link, the folder that the link leads to.
+
+    Raises: InputError for a link that leads to no folder.
+    """
+    if not target.is_symlink():
+        return target
+    real = Path(os.path.realpath(target))
+    if not real.is_dir():
+        raise InputError(f"{target} is a link to {real}, which is not a folder; make that folder or remove the link")
+    return real
+
+
+def require_own_files(folder: Path, *, is_own: Callable[[str], bool], what: str, fix: str) -> None:
+    """Demand that `folder`, which may be missing, holds only files of names that this program gives.
+
+    Whoever deletes or replaces a folder calls this first: what this program did not write, it does not delete.
+
+    Raises: InputError naming the first other entry, which does not belong to `what`, and ending with `fix`.
+    """
+    entries = sorted(folder.iterdir()) if folder.is_dir() else [folder] if os.path.lexists(folder) else []
+    for entry in entries:
+        is_file = entry.is_symlink() or entry.is_file()
+        if entry == folder or not (is_file and is_own(entry.name)):
+            raise InputError(f"{entry} does not belong to {what} and would be deleted; {fix}")
+
+
 def replace_folder(prepared: Path, target: Path) -> None:
-    """Put a prepared folder in the place of `target` in one step, and delete what was there."""
+    """Put a prepared folder in the place of `target`, which is no link, in one step, and delete what was there."""
     if not target.exists():
         prepared.rename(target)
     elif _exchange(prepared, target):

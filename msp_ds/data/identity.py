@@ -20,7 +20,8 @@ CORPORA: tuple[Corpus, ...] = get_args(Corpus)
 _NLVR2 = r"(?:train|dev|test1|test2)-\d+-\d+-img[01]"
 _CANONICAL = re.compile(rf"nlvr2-{_NLVR2}", re.ASCII)
 _CANONICAL_NUMBER = re.compile(r"(coco|f30k|vg)-((?<=vg-)n)?(\d{1,18})", re.ASCII)
-_COCO_FILE = re.compile(r"COCO_(?:train2014|val2014|test2015)_(\d{12})(?:\.jpg)?", re.ASCII)
+_COCO_SPLITS = "train2014|val2014|test2014|test2015|train2017|val2017|test2017|unlabeled2017"
+_COCO_FILE = re.compile(rf"COCO_(?:{_COCO_SPLITS})_(\d{{12}})(?:\.jpg)?", re.ASCII)
 _NLVR2_FILE = re.compile(rf"({_NLVR2})(?:\.\w+)?", re.ASCII)
 # GQA's test images are COCO images under new numbers that start with n.
 _NUMBER = re.compile(r"(n?)(\d{1,18})(?:\.jpg)?", re.ASCII)

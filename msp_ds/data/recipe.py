@@ -16,6 +16,7 @@ from msp_ds.config import from_json, read_json
 from msp_ds.data.path_patterns import expand_braces
 from msp_ds.data.set_layout import ASKING_NAMES, SetName
 from msp_ds.data.sources.faults import OnError
+from msp_ds.data.sources.mentions import plain_text
 from msp_ds.data.vocabulary import BERT_BASE_UNCASED
 from msp_ds.data.world import WORLD_VERSION, make_world
 from msp_ds.errors import InputError
@@ -137,6 +138,7 @@ class Recipe:
         _expand_patterns(self)
         if self.images_per_shard < 1:
             raise InputError(f"images_per_shard {self.images_per_shard} is not positive")
+        plain_text(self.extractor, where="extractor")
         if self.holdout < 0:
             raise InputError(f"holdout {self.holdout} is negative")
         if self.preset is not None and self.preset not in PRESETS:

@@ -6,7 +6,9 @@ C order.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import msgpack
@@ -43,6 +45,8 @@ QUESTIONS_NAME = "questions.npz"
 ANSWERS_NAME = "answers.json"
 NEEDED_FILES = (PAIRS_NAME, FEATURE_MEAN_NAME, VOCAB_NAME, OBJECTS_NAME, ATTRIBUTES_NAME)
 MEMBER_ENDING = "mp"
+_SETS_NAMED = 6
+"""Sets of a folder that a message names."""
 
 # In the record's order; features come last, so that their raw bytes end the payload and can be read alone.
 ARRAYS = {
@@ -112,6 +116,8 @@ class SetIndex:
     """Whether every source of regions had the detector's labels."""
     skipped: tuple[SkippedRow, ...] = ()
     """Rows of the sources that could not be used, of whatever split."""
+    feature_types: tuple[str, ...] = ()
+    """Of the features in the TSV sources, as they were read; on the disk all are float16."""
 
     @property
     def answers_sha256(self) -> str | None:
@@ -128,9 +134,42 @@ DEMO_EXTRACTOR = "msp-ds world"
 """What the features of the demo's recipe say of themselves: a set that `msp-ds shard` writes without flags."""
 
 
+def is_set_name(name: str) -> bool:
+    """Whether there are sets of that name: a stage or a benchmark."""
+    return name in get_args(SetName)
+
+
+def sets_below(path: Path) -> list[Path]:
+    """The folders with an index at or below `path`, by name; links are followed, unfinished sets left out."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for folder, names, files in os.walk(path, followlinks=True):
+        here = os.path.realpath(folder)
+        is_set = INDEX_NAME in files and here not in seen
+        found += [Path(folder)] if is_set else []
+        # A link to a folder above would be followed without end.
+        names[:] = [] if is_set or here in seen else sorted(name for name in names if not name.startswith("."))
+        seen.add(here)
+    return sorted(found)
+
+
+def without_index(path: Path) -> str:
+    """What a folder without an index is, and what to do about it."""
+    sets = [str(found) for found in sets_below(path)]
+    if sets:
+        others = f" and {len(sets) - _SETS_NAMED} more" if len(sets) > _SETS_NAMED else ""
+        return f"is not a shard set itself, but holds some; name one of them: {', '.join(sets[:_SETS_NAMED])}{others}"
+    if is_set_name(path.parent.name):
+        return f"has no {INDEX_NAME}; {mending(path.parent.name)}"
+    return (
+        f"is not a shard set of msp-ds, since it has no {INDEX_NAME}; write one with: {shard_command('')} --recipe FILE"
+    )
+
+
 def shard_command(stage: str) -> str:
-    """What writes the sets of a stage or a benchmark."""
-    return f"msp-ds shard {'--task' if stage in BENCHMARK_NAMES else '--stage'} {stage}"
+    """What writes the sets of a stage or a benchmark, of any where `stage` is the name of none."""
+    kind = "--task" if stage in BENCHMARK_NAMES else "--stage"
+    return f"msp-ds shard {kind} {stage if is_set_name(stage) else 'STAGE'}"
 
 
 def mending(stage: str, extractor: str = "") -> str:

@@ -210,11 +210,12 @@ def _read_index_bytes(path: Path) -> bytes:
         return read_small_bytes(path / layout.INDEX_NAME, most=_LARGEST_INDEX)
     except (FileNotFoundError, NotADirectoryError):
         if path.is_dir():
-            raise ShardError(f"{path} has no {layout.INDEX_NAME}; {layout.mending(stage)}") from None
+            raise ShardError(f"{path} {layout.without_index(path)}") from None
         mend = layout.shard_command(stage)
         if path.name == "test" and stage in layout.ASKING_NAMES:
             mend += f" --recipe FILE --test-questions FILE; or take the held-out set, --shards {path.with_name('val')}"
-        raise ShardError(f"no shards for stage {stage} in {path}; write them with: {mend}") from None
+        of_stage = f"for stage {stage} " if layout.is_set_name(stage) else ""
+        raise ShardError(f"no shards {of_stage}in {path}; write them with: {mend}") from None
     except OSError as error:
         raise ShardError(
             f"{path / layout.INDEX_NAME} cannot be read ({reason(error)}); {layout.mending(stage)}"

@@ -124,6 +124,11 @@ class StageTexts:
         """Images that are wanted even where nothing is said about them alone."""
         return frozenset() if self.questions is None else self.questions.second_images
 
+    @property
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """Two images that a text needs together, for each such text."""
+        return iter(()) if self.questions is None else self.questions.image_pairs()
+
     def within(self, split_of: Mapping[str, Split]) -> StageTexts:
         """The texts whose images are all in one split."""
         return self if self.questions is None else _from_questions(self.questions.within(split_of))

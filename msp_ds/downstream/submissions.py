@@ -15,7 +15,8 @@ from pathlib import Path
 
 from msp_ds.config import write_atomically
 from msp_ds.data.sources.json_stream import iterate_items, readable, require_mapping
-from msp_ds.data.sources.questions import plain_text
+from msp_ds.data.sources.mentions import plain_text
+from msp_ds.data.sources.questions import is_number
 from msp_ds.downstream.predictions import collect
 from msp_ds.errors import InputError
 
@@ -52,7 +53,7 @@ _VQA = "a JSON list of {question_id: number, answer: text}"
 
 def _write_vqa(path: Path, predictions: Mapping[str, str]) -> None:
     for question_id in predictions:
-        if not (question_id.isascii() and question_id.isdigit()) or str(int(question_id)) != question_id:
+        if not is_number(question_id):
             raise InputError(f"VQA numbers its questions, {question_id!r} is no such number")
     _write(path, _json_list({"question_id": int(one), "answer": answer} for one, answer in predictions.items()))
 

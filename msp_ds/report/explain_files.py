@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
+from msp_ds.config import write_atomically
 from msp_ds.errors import InputError
 from msp_ds.report.explain import Example
 from msp_ds.report.explain_page import explain_page
@@ -38,7 +40,9 @@ def write_explanation(
         drawing = draw_example(example, files.get(image_id))
         written.append(out / f"explain-{number}-{image_id}.png")
         try:
-            drawing.save(written[-1])
+            picture = io.BytesIO()
+            drawing.save(picture, format="PNG")
+            write_atomically(written[-1], picture.getvalue())
             if tensorboard is not None:
                 with_pictures = SummaryWriter(str(tensorboard))
                 with_pictures.add_image(f"explain/{number}-{image_id}", np.asarray(drawing), 0, dataformats="HWC")

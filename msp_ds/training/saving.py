@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -22,9 +23,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from msp_ds.config import to_json, write_atomically
-from msp_ds.data.durable import replace_folder, sync_folder, write_durably
+from msp_ds.data.durable import replace_folder, require_own_files, sync_folder, write_durably
 from msp_ds.data.set_layout import FileEntry
-from msp_ds.errors import CheckpointError
+from msp_ds.errors import CheckpointError, InputError
 from msp_ds.training.checkpoint import (
     BEST,
     MANIFEST,
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 _TURN = COLLECTIVE_TIMEOUT.total_seconds() / 4
 """Seconds that the first rank waits for its disk before it gives the others a sign."""
 _WRITING, _GOING = "writing", "going"
+_FILES = (MANIFEST, WEIGHTS, OPTIMIZER)
+_NAME = re.compile(r"step-\d{8,}")
 
 
 class Saver:
@@ -134,6 +137,9 @@ def write_checkpoint(path: Path, taken: EngineState, *, step: int, state: Mappin
             "loss_scale": taken.loss_scale,
         }
         write_durably(prepared / MANIFEST, (json.dumps(to_json(manifest), indent=2) + "\n").encode())
+        for other in path.iterdir() if path.is_dir() else ():
+            if other.name not in _FILES:
+                other.rename(prepared / other.name)  # somebody's own, which is not ours to delete
         sync_folder(prepared)
         replace_folder(prepared, path)
     finally:
@@ -151,7 +157,22 @@ def sweep(folder: Path) -> None:
     """Removes what killed saves and killed removals have left in a folder."""
     for kind in (_WRITING, _GOING):
         for path in folder.glob(f".step-*.{kind}"):
-            shutil.rmtree(path)
+            if _is_own(path, name=path.name.removeprefix(".").removesuffix(f".{kind}")):
+                shutil.rmtree(path)
+
+
+def _is_own(path: Path, *, name: str) -> bool:
+    """Whether a folder is named as the checkpoint `name` and holds nothing more than one, so that it may go."""
+    if path.is_symlink() or not _NAME.fullmatch(name):
+        return False
+    try:
+        require_own_files(
+            path, is_own=_FILES.__contains__, what="a checkpoint", fix=f"{path.name} stays until you move it"
+        )
+    except InputError as error:
+        log.warning("%s", error)
+        return False
+    return True
 
 
 def tidy(folder: Path, *, newest: Path, keep: int) -> None:
@@ -168,7 +189,7 @@ def tidy(folder: Path, *, newest: Path, keep: int) -> None:
         kept.add(best)
         write_atomically(folder / BEST, f"{best.name}\n".encode())
     for path in folder.glob("step-*"):
-        if path not in kept:
+        if path not in kept and _is_own(path, name=path.name):
             going = path.with_name(f".{path.name}.{_GOING}")  # so that no half of it is ever taken for a checkpoint
             path.rename(going)
             shutil.rmtree(going)

@@ -18,7 +18,7 @@ from pathlib import Path
 from torch import Tensor
 
 from msp_ds.config import ModelConfig, from_json, read_json, to_json
-from msp_ds.data.durable import replace_folder, sync_folder, write_durably
+from msp_ds.data.durable import followed, replace_folder, require_own_files, sync_folder, write_durably
 from msp_ds.data.sole_writer import sole_writer
 from msp_ds.errors import CheckpointError, InputError
 from msp_ds.model.weights.conversion import Report, tied, untied
@@ -27,6 +27,11 @@ from msp_ds.model.weights.tensor_files import read_tensors, write_safetensors
 WEIGHTS_FILE = "weights.safetensors"
 MODEL_FILE = "model.json"
 VOCAB_FILE = "vocab.txt"
+_FILES = frozenset(
+    {WEIGHTS_FILE, MODEL_FILE, VOCAB_FILE, "README.md", "lxmert_s_LXRT.pth", "model.safetensors", "msp_ds.safetensors"}
+    | {"config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
+)
+"""All that import and any form of export write."""
 _FORMAT, _VERSION = "msp-ds weights", 1
 _CARD = "what msp-ds import or export says of weights"
 
@@ -170,16 +175,18 @@ def prepared_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises InputError when something is there already, unless it was written by import or export and `overwrite` is set.
     """
     require_free(target, overwrite=overwrite)
-    prepared = target.with_name(f".{target.name}.writing")
+    folder = followed(target)
+    prepared = folder.with_name(f".{folder.name}.writing")
     try:
         prepared.mkdir(parents=True, exist_ok=True)
         with sole_writer(prepared, owner_file=prepared.with_name(f"{prepared.name}.owner")):
+            _require_own_files(prepared)
             try:
                 for left in prepared.iterdir():  # of a process that was killed
                     left.unlink()
                 yield prepared
                 sync_folder(prepared)
-                replace_folder(prepared, target)
+                replace_folder(prepared, folder)
             finally:
                 shutil.rmtree(prepared, ignore_errors=True)
     except OSError as error:
@@ -188,13 +195,20 @@ def prepared_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
 
 def require_free(target: Path, *, overwrite: bool) -> None:
     """Raises InputError unless a folder can be written at `target`, as prepared_folder does."""
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+    if not followed(target).exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not (target / MODEL_FILE).is_file():
         raise InputError(f"{target} holds something else than exported weights; name another --out")
     read_card(target)
     if not overwrite:
         raise InputError(f"{target} holds weights already; name another --out, or write over them with --overwrite")
+    _require_own_files(target)
+
+
+def _require_own_files(folder: Path) -> None:
+    require_own_files(
+        followed(folder), is_own=_FILES.__contains__, what="exported weights", fix="move it, or name another --out"
+    )
 
 
 def sha256_of(path: Path) -> str:

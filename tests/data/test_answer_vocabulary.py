@@ -84,6 +84,12 @@ def test_a_vocabulary_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_vocabulary(tmp_path / "answers.json").answers == ("a", "Ü", "")
 
 
+def test_half_a_character_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "label2ans.json").write_text(r'["yes", "caf\ud83d"]')
+    with pytest.raises(InputError, match=r"label2ans.json: .* holds half a character"):
+        read_vocabulary(tmp_path / "label2ans.json")
+
+
 def test_an_answer_outside_the_vocabulary_is_named() -> None:
     with pytest.raises(InputError, match="'rope' is none of the 1 answers of the answer vocabulary"):
         AnswerVocabulary(["net"]).number("rope")

@@ -181,9 +181,15 @@ def test_what_lies_there_is_not_written_over_unasked(tmp_path: Path, form: Expor
     (tmp_path / "out" / "note").write_text("mine")
     with pytest.raises(InputError, match=r"out holds weights already; name another --out, or .* --overwrite"):
         export(source, form, tmp_path / "out")
-    assert (tmp_path / "out" / "note").exists()
+    with pytest.raises(InputError, match=r"out/note does not belong to exported weights and would be deleted; move it"):
+        export(source, form, tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "note").read_text() == "mine"
+    (tmp_path / "out" / "note").unlink()
+    (tmp_path / "out").rename(tmp_path / "disk")
+    (tmp_path / "out").symlink_to("disk")
     export(source, form, tmp_path / "out", overwrite=True)
-    assert not (tmp_path / "out" / "note").exists()
+    assert (tmp_path / "out").is_symlink()
+    assert "model.json" in files_below(tmp_path / "disk")
 
 
 def test_a_folder_of_other_things_is_never_written_over(tmp_path: Path) -> None:

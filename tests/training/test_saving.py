@@ -67,6 +67,26 @@ def test_what_a_killed_save_left_is_swept_away(engine: Engine, runtime: Runtime,
     assert flaw(path, thorough=True) == ""
 
 
+def test_nothing_but_checkpoints_is_ever_removed(engine: Engine, runtime: Runtime, tmp_path: Path) -> None:
+    kept = ["step-backup", "step-00000001", "step-notes.txt", ".step-mine.writing", ".step-00000002.going"]
+    for name in kept:
+        if not name.endswith(".txt"):
+            (tmp_path / name).mkdir()
+    for name in (
+        "step-backup/x",
+        "step-00000001/x",
+        "step-notes.txt",
+        ".step-mine.writing/x",
+        ".step-00000002.going/x",
+    ):
+        (tmp_path / name).write_text("precious")
+    a_save(tmp_path, engine, runtime, step=3)
+    assert names(tmp_path) == sorted([*kept, *steps(3)])
+    (tmp_path / "step-00000003" / "x").write_text("precious")
+    a_save(tmp_path, engine, runtime, step=3)
+    assert (tmp_path / "step-00000003" / "x").read_text() == "precious"
+
+
 def test_nothing_under_a_checkpoints_name_is_ever_half(
     engine: Engine, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -272,7 +272,7 @@ def test_an_unfinished_folder_is_not_left_behind(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_is_cleared_and_a_second_writer_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".out.writing").mkdir()
-    (tmp_path / ".out.writing" / "half").touch()
+    (tmp_path / ".out.writing" / "weights.safetensors").touch()
 
     def second() -> None:
         with prepared_folder(tmp_path / "out", overwrite=False):

@@ -55,7 +55,7 @@ def inspect_set(shards: ShardSet, *, samples: int = SAMPLES_SHOWN) -> dict[str, 
             "objects": _describe_labels([record.object_ids for record in records], objects),
             "attributes": _describe_labels([record.attribute_ids for record in records], attributes),
         },
-        "features": _describe_features(records),
+        "features": {"read_as": ", ".join(index.feature_types) or None, **_describe_features(records)},
         "samples": [_sample(shards, int(row), objects=objects, attributes=attributes) for row in shown],
     }
 

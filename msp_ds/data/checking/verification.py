@@ -40,12 +40,7 @@ class Verdict:
 
 def find_sets(paths: Sequence[Path]) -> list[Path]:
     """The sets that paths stand for: all that lie somewhere below a folder; a path without any stands for itself."""
-    found: list[Path] = []
-    for path in paths:
-        is_set = (path / layout.INDEX_NAME).exists()
-        files = [] if is_set else sorted(path.rglob(layout.INDEX_NAME))
-        found += [file.parent for file in files if not _is_hidden(file, path)] or [path]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found for path in paths for found in layout.sets_below(path) or [path]))
 
 
 def verify_sets(
@@ -109,11 +104,6 @@ def verify_set(
         faults=tuple(dict.fromkeys(faults)),
         mend=layout.mending(index.stage, index.extractor),
     )
-
-
-def _is_hidden(file: Path, root: Path) -> bool:
-    """Whether a file lies in a folder that is still being written."""
-    return any(part.startswith(".") for part in file.relative_to(root).parts)
 
 
 def _tar_faults(

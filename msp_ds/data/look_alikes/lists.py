@@ -6,15 +6,15 @@ L images of the list, N images of a set, K look-alikes of an image.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from msp_ds.config import write_atomically
 from msp_ds.data.array_files import load_arrays
-from msp_ds.data.durable import sync_folder, write_durably
+from msp_ds.data.durable import sync_folder
 from msp_ds.data.identity import canonical_image_id
 from msp_ds.data.writing.set_tables import npz_bytes
 from msp_ds.errors import InputError
@@ -74,12 +74,7 @@ def write_look_alikes(path: Path, look_alikes: LookAlikeList) -> None:
         "sha256": np.array(look_alikes.sha256),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        write_durably(temporary, npz_bytes(arrays))
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, npz_bytes(arrays))
     sync_folder(path.parent)
 
 

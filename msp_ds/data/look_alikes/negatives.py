@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from msp_ds.config import to_json
+from msp_ds.config import require_plain_file, to_json
 from msp_ds.data import set_layout as layout
-from msp_ds.data.durable import replace_folder, sync_folder, write_durably
+from msp_ds.data.durable import replace_folder, require_own_files, sync_folder, write_durably
 from msp_ds.data.identity import Corpus
 from msp_ds.data.look_alikes.lists import LookAlikeList, read_look_alikes, rows_within, write_look_alikes
-from msp_ds.data.look_alikes.search import RawImages, Search, SetImages, find_look_alikes
+from msp_ds.data.look_alikes.search import RawImages, Search, SetImages, find_look_alikes, remove_work
 from msp_ds.data.look_alikes.vilbert_pickle import read_hard_negative_pickle
 from msp_ds.data.progress import Progress
 from msp_ds.data.shards import ShardSet, open_set
@@ -55,6 +55,7 @@ class NegativesPlan:
             raise InputError("--shards beside another source is for --attach only; add that or leave --shards out")
         if self.out and self.out.suffix != ".npz":
             raise InputError(f"{self.out} should end in .npz")
+        require_plain_file(self.out)
         if self.count < 1:
             raise InputError(f"{self.count} look-alikes of an image are none; ask for at least 1")
 
@@ -78,7 +79,7 @@ def make_negatives(plan: NegativesPlan, *, progress: Progress) -> str:
     if plan.attach and shards is not None:
         served = attach_look_alikes(shards, look_alikes)
         told += f"; {served} of the {len(shards.keys)} images of {shards.path} have some now"
-    shutil.rmtree(_work_folder(plan), ignore_errors=True)
+    remove_work(_work_folder(plan))
     return told
 
 
@@ -124,6 +125,12 @@ def _replace_table(shards: ShardSet, data: bytes | memoryview) -> None:
     target = shards.path.resolve()
     prepared = target.with_name(f".{target.name}.attaching")
     with sole_writer(target.parent), ExitStack() as cleaning:
+        require_own_files(
+            prepared,
+            is_own=lambda name: name == layout.LOOK_ALIKES_NAME or (target / name).exists(),
+            what="a set that gets look-alikes",
+            fix="move it",
+        )
         shutil.rmtree(prepared, ignore_errors=True)  # of a run that was killed
         cleaning.callback(shutil.rmtree, prepared, ignore_errors=True)
         replaced = shutil.ignore_patterns(layout.INDEX_NAME, layout.LOOK_ALIKES_NAME)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from msp_ds.data.durable import write_durably
+from msp_ds.data.durable import require_own_files, write_durably
 from msp_ds.data.look_alikes.lists import LookAlikeList
 from msp_ds.data.look_alikes.nearest import NearestRows, faster_products
 from msp_ds.data.progress import NoProgress, Progress
@@ -30,6 +31,7 @@ from msp_ds.records import RegionRecord
 
 _ANY_LABELS = LabelCounts(objects=2**15, attributes=2**15)
 """Labels do not matter here, so no vocabulary is asked for."""
+_WORK = re.compile(r"(key|means\.npy|rows-\d{8}\.npz)(\.part)?|means\.part")
 
 
 class Images(Protocol):
@@ -123,9 +125,15 @@ def _claim(work: Path, key: str) -> None:
     mark = work / "key"
     if mark.is_file() and mark.read_bytes() == key.encode():
         return
-    shutil.rmtree(work, ignore_errors=True)
+    remove_work(work)
     work.mkdir(parents=True)
     _put(mark, key.encode())
+
+
+def remove_work(work: Path) -> None:
+    """Delete a search's folder, where there is one. Raises: InputError naming what is not of a search."""
+    require_own_files(work, is_own=lambda name: _WORK.fullmatch(name) is not None, what="a search", fix="move it")
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _put(path: Path, data: bytes | memoryview) -> None:

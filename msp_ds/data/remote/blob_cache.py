@@ -7,6 +7,7 @@ hold a shared lock, which ends with the process, however it ends.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,6 +22,8 @@ except ImportError:  # a system without these locks, as Windows: use a cache of 
     fcntl = None  # type: ignore[assignment]
 
 PART_ENDING = ".part"
+_BLOB = re.compile(rf"([0-9a-f]{{64}})({re.escape(PART_ENDING)})?")
+"""Names of files that may be evicted; others in the folder are somebody's own."""
 GIGABYTE = 10**9
 
 
@@ -52,7 +55,7 @@ class BlobCache:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Alone among all processes that change this cache; others wait."""
-        with (self.folder / "lock").open("w") as file:
+        with (self.folder / "lock").open("a") as file:
             if fcntl:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -95,7 +98,7 @@ class BlobCache:
         Returns the bytes by which they still do not, since what is left is in use.
         """
         others = sorted(
-            (path for path in self._blobs.iterdir() if path.name.removesuffix(PART_ENDING) not in needed),
+            (path for path in self._blobs.iterdir() if (name := _BLOB.fullmatch(path.name)) and name[1] not in needed),
             key=lambda path: path.stat().st_mtime,
         )
         sizes = {path: path.stat().st_size for path in others}

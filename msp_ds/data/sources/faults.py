@@ -23,6 +23,11 @@ class Place(NamedTuple):
     image_id: str = ""
     """Canonical; empty while it is not known."""
 
+    @property
+    def name(self) -> str:
+        """The file's, without its folder; bytes of it that are no text, as file systems allow them, are spelled out."""
+        return self.path.name.encode("utf-8", "backslashreplace").decode()
+
     def __str__(self) -> str:
         row = "" if self.number is None else f" row {self.number}"
         byte = "" if self.offset is None else f" (byte {self.offset})"
@@ -74,7 +79,7 @@ class Faults:
         place = error.place
         self.skipped.append(
             SkippedRow(
-                source=place.path.name,
+                source=place.name,
                 row=place.number or 0,
                 offset=place.offset or 0,
                 image_id=place.image_id,

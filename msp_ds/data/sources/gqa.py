@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from msp_ds.data.sources.json_stream import Item, iterate_items, require_mapping
-from msp_ds.data.sources.mentions import TextReference, parse_reference, squeezed
-from msp_ds.data.sources.questions import Question, answer_scores, each_once, id_text, plain_text
+from msp_ds.data.sources.mentions import TextReference, parse_reference, plain_text, squeezed
+from msp_ds.data.sources.questions import Question, answer_scores, each_once, id_text
 from msp_ds.errors import InputError
 
 _QUESTIONS = "GQA's questions by number, a folder of such files, or LXMERT's list of img_id, sent and label"
@@ -93,13 +93,13 @@ def _official(item: Item, file: TextReference) -> GqaQuestion:
         squeezed(types.get(name), where=item.where) for name in ("structural", "semantic", "detailed")
     )
     return GqaQuestion(
-        question_id=item.member,
+        question_id=id_text(item.member, where=item.where),
         image_ids=(file.canonical(entry["imageId"], default="vg", where=item.where),),
         text=squeezed(entry["question"], where=item.where),
         answers=(plain_text(entry["answer"], where=item.where),) if "answer" in entry else (),
         is_balanced=bool(entry.get("isBalanced", True)),
         entailed=_texts(entry.get("entailed", []), item),
-        global_group=groups.get("global") or "",
+        global_group=squeezed(groups.get("global"), where=item.where),
         structural=structural,
         semantic=semantic,
         detailed=detailed,

@@ -82,11 +82,16 @@ def squeezed(text: Any, *, where: str) -> str:
     """
     if text is None:
         return ""
-    if not isinstance(text, str):
-        raise InputError(f"{where}: {reprlib.repr(text)} is no text")
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputError(f"{where}: {reprlib.repr(text)} holds half a character, which no file can store")
-    return " ".join(text.split())
+    return " ".join(plain_text(text, where=where).split())
+
+
+def plain_text(value: Any, *, where: str) -> str:
+    """A text as it is. Raises: InputError for anything else, and for half a character, as JSON may hold it."""
+    if not isinstance(value, str):
+        raise InputError(f"{where}: {reprlib.repr(value)} is no text")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise InputError(f"{where}: {reprlib.repr(value)} holds half a character, which no file can store")
+    return value
 
 
 def squeezed_list(texts: Any, *, where: str) -> tuple[str, ...]:

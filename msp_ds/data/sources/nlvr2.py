@@ -11,7 +11,7 @@ from typing import Any
 
 from msp_ds.data.sources.json_stream import Item, iterate_items, require_mapping
 from msp_ds.data.sources.mentions import TextReference, parse_reference, squeezed
-from msp_ds.data.sources.questions import Question, each_once, plain_text
+from msp_ds.data.sources.questions import Question, each_once, id_text
 from msp_ds.errors import InputError
 
 _STATEMENTS = "NLVR2's statements, each with identifier and sentence, or LXMERT's with img0, img1 and sent"
@@ -30,7 +30,7 @@ def _statements(written: str) -> Iterator[Question]:
     file = parse_reference(written)
     for item in iterate_items(file.path, what=_STATEMENTS):
         entry = require_mapping(item, "identifier", what=_STATEMENTS)
-        identifier = plain_text(entry["identifier"], where=item.where)
+        identifier = id_text(entry["identifier"], where=item.where)
         if len(identifier.split("-")) != 4:
             raise InputError(f"{item.where}: the identifier {identifier!r} should be split-set-pair-sentence")
         yield Question(

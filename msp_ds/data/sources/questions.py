@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from msp_ds.data.sources.mentions import plain_text
 from msp_ds.errors import InputError
 
 Q = TypeVar("Q", bound="Question")
 
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+_ID = re.compile(r"[!#-+\--~]{1,200}")
+"""Printable ASCII but space, comma and quotation mark: what JSON and CSV hold alike."""
 IDS_SHOWN = 5
 """Of a list of ids in a message."""
 
@@ -50,18 +55,29 @@ def each_once(questions: Iterator[Q], *, path: object) -> Iterator[Q]:
         raise InputError(f"{path} holds no question")
 
 
-def plain_text(value: Any, *, where: str) -> str:
-    """A text as it is. Raises: InputError for anything else."""
-    if not isinstance(value, str):
-        raise InputError(f"{where}: {reprlib.repr(value)} is no text")
-    return value
-
-
 def id_text(value: Any, *, where: str) -> str:
-    """A question's number or name as text. Raises: InputError for what is neither."""
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise InputError(f"{where}: {reprlib.repr(value)} is no question id")
+    """A question's number or name as text.
+
+    Raises: InputError for what is neither, and for what a file of predictions cannot hold.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or not _ID.fullmatch(str(value)):
+        raise InputError(
+            f"{where}: {reprlib.repr(value)} is no question id; that is a number, or ASCII letters, digits and marks "
+            "without spaces, commas and quotation marks"
+        )
     return str(value)
+
+
+def number_text(value: Any, *, where: str) -> str:
+    """The number of a question as text, for benchmarks that number theirs. Raises: InputError for anything else."""
+    if not is_number(text := id_text(value, where=where)):
+        raise InputError(f"{where}: question id {text!r} should be a whole number, since VQA numbers its questions")
+    return text
+
+
+def is_number(question_id: str) -> bool:
+    """Whether a question id is a whole number, written as numbers are."""
+    return _NUMBER.fullmatch(question_id) is not None
 
 
 def answer_scores(label: Any, *, where: str) -> dict[str, float]:
@@ -70,4 +86,4 @@ def answer_scores(label: Any, *, where: str) -> dict[str, float]:
         isinstance(score, (int, float)) and not isinstance(score, bool) and 0 <= score <= 1 for score in label.values()
     ):
         raise InputError(f"{where}: label {reprlib.repr(label)} should give each answer a score from 0 to 1")
-    return {answer: float(score) for answer, score in label.items()}
+    return {plain_text(answer, where=where): float(score) for answer, score in label.items()}

@@ -81,7 +81,7 @@ def checked(raw: RawRegions, *, labels: LabelCounts) -> Reading:
     boxes, num_clipped = _clipped(raw)
     record = RegionRecord(
         image_id=raw.place.image_id,
-        source=f"{raw.place.path.name} row {raw.place.number}",
+        source=f"{raw.place.name} row {raw.place.number}",
         height=raw.height,
         width=raw.width,
         features=_half(raw),

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from msp_ds.data.identity import Corpus, split_corpus
 from msp_ds.data.sources.faults import Faults, Place, RowError
+from msp_ds.data.sources.feature_types import FEATURE_TYPES, FeatureType
 from msp_ds.data.sources.region_checks import LabelCounts, Reading, RegionRow
 from msp_ds.data.sources.region_npz import NpzRegions, list_archives
 from msp_ds.data.sources.region_tsv import TsvRegions
@@ -31,6 +32,10 @@ class RegionFile(Protocol):
         """Whether it holds the detector's labels; without them every id is IGNORE and every score 0."""
 
     @property
+    def feature_type(self) -> str:
+        """The type of its features, where that was found out or said by the user; empty where the file tells it."""
+
+    @property
     def num_bytes(self) -> int | None:
         """What the lengths of its rows sum to, about; None where only reading tells."""
 
@@ -47,15 +52,13 @@ class RegionFile(Protocol):
         """A hash of what stands in a row; cheapest in the order of the file."""
 
 
-_FORMATS: tuple[tuple[re.Pattern[str], Callable[[Path, Corpus], RegionFile]], ...] = (
-    # Bottom-up attention's own files end in .tsv.0, .tsv.1 ...
-    (re.compile(r"\.tsv(\.\d+)?(\.gz|\.bz2|\.zst)?$"), TsvRegions),
-    (re.compile(r"\.npz$"), NpzRegions),
-)
+# Bottom-up attention's own files end in .tsv.0, .tsv.1 ...
+_TSV, _NPZ = re.compile(r"\.tsv(\.\d+)?(\.gz|\.bz2|\.zst)?$"), re.compile(r"\.npz$")
 
 
 def list_region_files(paths: tuple[str, ...]) -> list[RegionFile]:
-    """The files that a recipe's `regions` stand for: .tsv, .npz or folders of .npz, `vg:` in front for VG's numbers.
+    """The files that a recipe's `regions` stand for: .tsv, .npz or folders of .npz, `vg:` in front for VG's numbers,
+    `#float16` behind a .tsv to say the type of its features.
 
     Raises: InputError for a missing path, one of another ending, or one named twice.
     """
@@ -63,14 +66,14 @@ def list_region_files(paths: tuple[str, ...]) -> list[RegionFile]:
     seen: dict[tuple[int, int], Path] = {}
     for written in paths:
         corpus, plain = split_corpus(written)
-        path = Path(plain)
+        path, feature_type = _split_type(plain)
         if not path.exists():
             raise InputError(f"{path} is missing; it should hold region features (.tsv, .npz or a folder of .npz)")
         for member in list_archives(path) if path.is_dir() else [path]:
             status = member.stat()
             if seen.setdefault((status.st_dev, status.st_ino), member) is not member:
                 raise InputError(f"{member} is named twice among the region features")
-            found.append(_region_file(member, corpus))
+            found.append(_region_file(member, corpus, feature_type))
     return found
 
 
@@ -135,10 +138,18 @@ def _may_have_labels(file: RegionFile) -> bool:
         return True
 
 
-def _region_file(path: Path, corpus: Corpus) -> RegionFile:
-    for ending, kind in _FORMATS:
-        if ending.search(path.name):
-            return kind(path, corpus)
+def _split_type(written: str) -> tuple[Path, FeatureType | None]:
+    """The path and the type of `features.tsv#float16`."""
+    path, mark, said = written.rpartition("#")
+    types = [kind for kind in FEATURE_TYPES if kind == said and mark and not Path(written).exists()]
+    return (Path(path), types[0]) if types else (Path(written), None)
+
+
+def _region_file(path: Path, corpus: Corpus, feature_type: FeatureType | None) -> RegionFile:
+    if _TSV.search(path.name):
+        return TsvRegions(path, corpus, feature_type)
+    if _NPZ.search(path.name):
+        return NpzRegions(path, corpus)
     raise InputError(
         f"{path} ends neither in .tsv nor in .npz; region features should (TSV may end in .gz, .bz2 or .zst too)"
     )

@@ -24,9 +24,9 @@ from msp_ds.errors import InputError
 
 KEYS = {
     "image_id": (1, "iuU"),
-    "height": (1, "iu"),
-    "width": (1, "iu"),
-    "num_boxes": (1, "iu"),
+    "height": (1, "iuf"),
+    "width": (1, "iuf"),
+    "num_boxes": (1, "iuf"),
     "boxes": (3, "fiu"),
     "objects_id": (2, "iu"),
     "objects_conf": (2, "f"),
@@ -67,6 +67,11 @@ class NpzRegions:
         return "objects_id" in self._names
 
     @property
+    def feature_type(self) -> str:
+        """Nothing: an archive says it of each array."""
+        return ""
+
+    @property
     def num_bytes(self) -> int | None:
         """The size of the archive."""
         return self.path.stat().st_size
@@ -104,13 +109,13 @@ class NpzRegions:
             image = self._image(row.number)
         except RowError as error:
             raise RowError(place, error.reason) from None
-        count = int(image.get("num_boxes", len(image["boxes"])))
+        count = _whole_number(place, "num_boxes", image.get("num_boxes", len(image["boxes"])))
         if not 0 < count <= len(image["boxes"]):
             raise RowError(place, f"num_boxes is {count}; it should be 1 to {len(image['boxes'])}")
         raw = RawRegions(
             place=place,
-            height=int(image["height"]),
-            width=int(image["width"]),
+            height=_whole_number(place, "height", image["height"]),
+            width=_whole_number(place, "width", image["width"]),
             boxes=image["boxes"][:count],
             features=image["features"][:count],
             object_ids=_first(image, "objects_id", count),
@@ -185,6 +190,12 @@ class NpzRegions:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_arrays"}
+
+
+def _whole_number(place: Place, name: str, value: Any) -> int:
+    if not float(value).is_integer():
+        raise RowError(place, f"{name} should be a whole number, but is {float(value)}")
+    return int(value)
 
 
 def _first(image: dict[str, np.ndarray], name: str, count: int) -> np.ndarray | None:

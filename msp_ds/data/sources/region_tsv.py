@@ -1,7 +1,8 @@
 """Region features as tab-separated text without a header, one image a row; plain, .gz, .bz2 or .zst.
 
 Four layouts, told apart by their number of columns. Arrays are base64, little-endian: ids int64 [N], confidences
-float32 [N], boxes float32 [N, 4] in pixels, features float32 [N, F].
+float32 [N], boxes float32 [N, 4] in pixels, features float32 [N, F]; float16 and float64 features are told apart from
+these by their bytes (feature_types.py).
 
 | columns | whose | after img_id |
 |---|---|---|
@@ -15,13 +16,14 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pybase64
@@ -29,6 +31,7 @@ import pybase64
 from msp_ds.data.identity import Corpus, canonical_image_id
 from msp_ds.data.sources.byte_streams import DAMAGE, ForwardReader, describe, is_compressed, open_stream
 from msp_ds.data.sources.faults import Faults, Place, RowError
+from msp_ds.data.sources.feature_types import FeatureType, possible_types, types_of_rows
 from msp_ds.data.sources.region_checks import LabelCounts, RawRegions, Reading, RegionRow, checked
 from msp_ds.errors import InputError
 
@@ -62,23 +65,43 @@ LAYOUTS = {
 """Number of columns -> layout."""
 
 _WHAT = "a TSV of region features"
+_WHOLE = re.compile(rb"\s*([+-]?\d{1,18})(?:\.0*)?\s*")
+"""Some writers took sizes for floating-point numbers: 480.0."""
 _LONGEST_ROW = 1 << 27
 """Bytes: a hundred boxes of 16,384 features."""
 _ROWS_TO_TRY = 16
-"""So many rows at the head of a file may be damaged before its layout counts as unknown."""
+"""Rows at the head of a file that tell the type of its features; one of them must be whole."""
+_NUMBERS_COMPARED, _LEAST_NUMBERS = 2048, 8
+"""Features of a row from which their type is told again: at most, and other than 0 at least."""
+
+
+class _Shape(NamedTuple):
+    """What all rows of a file have in common."""
+
+    layout: Layout
+    feature_type: FeatureType
+    width: int
+    """Of the features, numbers."""
 
 
 class TsvRegions:
     """A TSV file of regions; a 30 GB file needs the memory of one row."""
 
-    def __init__(self, path: Path, corpus: Corpus) -> None:
+    def __init__(self, path: Path, corpus: Corpus, feature_type: FeatureType | None = None) -> None:
+        """feature_type: of the features, where the user says it."""
         self.path = path
         self.corpus = corpus
+        self._said = feature_type
 
     @property
     def has_labels(self) -> bool:
         """Whether the layout has the detector's labels."""
-        return self._shape[0].has_labels
+        return self._shape.layout.has_labels
+
+    @property
+    def feature_type(self) -> str:
+        """Of the numbers in the file. Raises: InputError as `rows`."""
+        return self._shape.feature_type
 
     @property
     def num_bytes(self) -> int | None:
@@ -94,7 +117,7 @@ class TsvRegions:
         and one whose layout is unknown.
         """
         faults = faults or Faults()
-        layout, _ = self._shape
+        layout = self._shape.layout
         for number, offset, line in self._lines(faults):
             place = Place(self.path, number, offset)
             try:
@@ -110,15 +133,25 @@ class TsvRegions:
         Raises: RowError naming file, row, byte offset and image: for a row that is cut off, an array of another
         length than its number of boxes asks for, features of another width, and what `checked` refuses.
         """
-        layout, width = self._shape
-        raw = _read_row(self.place(row), self._bytes(row), layout=layout, corpus=self.corpus)
+        layout, feature_type, width = self._shape
+        line = self._bytes(row)
+        raw = _read_row(self.place(row), line, layout=layout, corpus=self.corpus, feature_type=feature_type)
         if raw.features.shape[1] != width:
             raise RowError(
                 raw.place,
                 f"features are {raw.features.shape[1]} wide, those of the images before {width}; "
                 "one file holds the features of one extractor",
             )
-        return checked(raw, labels=labels)
+        reading = checked(raw, labels=labels)
+        sample = raw.features.ravel()[:_NUMBERS_COMPARED].tobytes()
+        found = () if self._said else possible_types(sample, least_numbers=_LEAST_NUMBERS)
+        if len(found) == 1 and found[0] != feature_type:
+            raise RowError(
+                raw.place,
+                f"features are {found[0]}, those of the images before {feature_type}; a file holds numbers of one type"
+                f", or, if that is mistaken, is named as {self.path}#{feature_type}",
+            )
+        return reading
 
     def place(self, row: RegionRow) -> Place:
         """Where a row stands, for messages."""
@@ -136,22 +169,41 @@ class TsvRegions:
         return ForwardReader(self.path, what=_WHAT)
 
     @cached_property
-    def _shape(self) -> tuple[Layout, int]:
-        """The layout and the width of the features, both as in the first row that is whole."""
+    def _shape(self) -> _Shape:
+        """The layout and the width as in the first row that is whole, the type of the features as most rows say."""
         fault: RowError | None = None
         broken = Faults("skip")
+        layout: Layout | None = None
+        features: list[np.ndarray] = []
         for number, offset, line in islice(self._lines(broken), _ROWS_TO_TRY):
             place = Place(self.path, number, offset)
             try:
-                layout = _layout_of(place, line)
-                return layout, _read_row(place, line, layout=layout, corpus=self.corpus).features.shape[1]
+                here = layout or _layout_of(place, line)
+                features.append(_read_row(place, line, layout=here, corpus=self.corpus, feature_type="u1").features)
+                layout = here
             except RowError as error:
                 fault = fault or error
+        if layout is not None:
+            return self._shape_of(layout, features)
         if fault is not None:
             raise fault
         raise InputError(
             f"{self.path} {broken.skipped[0].reason if broken.skipped else 'is empty'}; it should be {_WHAT}"
         )
+
+    def _shape_of(self, layout: Layout, features: list[np.ndarray]) -> _Shape:
+        """features: of the first rows, uint8 [N, bytes of a region]."""
+        num_bytes = features[0].shape[1]
+        rows = (row.tobytes() for row in features if row.shape[1] == num_bytes)
+        kinds = (self._said,) if self._said else types_of_rows(rows)
+        if len(kinds) > 1:
+            ways = [f"{num_bytes // np.dtype(kind).itemsize} numbers of {kind}" for kind in kinds]
+            raise InputError(
+                f"{self.path}: the features of a region, {num_bytes} bytes, may be {' or '.join(ways)}; "
+                f"say which they are: {' or '.join(f'{self.path}#{kind}' for kind in kinds)}"
+            )
+        feature_type = kinds[0] if kinds else "float32"  # where no row is sound, `read` will say so
+        return _Shape(layout, feature_type, num_bytes // np.dtype(feature_type).itemsize)
 
     def _lines(self, faults: Faults) -> Iterator[tuple[int, int, bytes]]:
         """The number, the offset and the bytes of each row, line end included.
@@ -178,14 +230,15 @@ class TsvRegions:
         _check_columns(place, line, layout, self.corpus)
         if not line.endswith(b"\n"):
             # Only the last row ends so: it is whole, or an interrupted append left it cut, perhaps in its last column.
-            return _read_row(place, line, layout=layout, corpus=self.corpus).place.image_id
+            kind = self._shape.feature_type
+            return _read_row(place, line, layout=layout, corpus=self.corpus, feature_type=kind).place.image_id
         return _image_id(place, line[: line.index(b"\t")], self.corpus)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_reader"}
 
 
-def _read_row(place: Place, line: bytes, *, layout: Layout, corpus: Corpus) -> RawRegions:
+def _read_row(place: Place, line: bytes, *, layout: Layout, corpus: Corpus, feature_type: str) -> RawRegions:
     _check_columns(place, line, layout, corpus)
     row = dict(zip(layout.columns, _columns(line), strict=True))
     place = place._replace(image_id=_image_id(place, row["img_id"], corpus))
@@ -203,7 +256,7 @@ def _read_row(place: Place, line: bytes, *, layout: Layout, corpus: Corpus) -> R
         height=_whole_number(place, "img_h", row["img_h"]),
         width=_whole_number(place, "img_w", row["img_w"]),
         boxes=boxes.reshape(count, 4),
-        features=_array(place, "features", row["features"], dtype="<f4", count=count).reshape(count, -1),
+        features=_array(place, "features", row["features"], dtype=feature_type, count=count).reshape(count, -1),
         **labels,
     )
 
@@ -267,10 +320,10 @@ def _image_id(place: Place, column: bytes, corpus: Corpus) -> str:
 
 
 def _whole_number(place: Place, name: str, column: bytes) -> int:
-    try:
-        return int(column)
-    except ValueError:
-        raise RowError(place, f"{name} should be a whole number, but is {column[:40]!r}") from None
+    found = _WHOLE.fullmatch(column)
+    if found is None:
+        raise RowError(place, f"{name} should be a whole number, but is {column[:40].decode('ascii', 'replace')!r}")
+    return int(found[1])
 
 
 def _array(place: Place, name: str, column: bytes, *, dtype: str, count: int, width: int | None = None) -> np.ndarray:
@@ -284,7 +337,7 @@ def _array(place: Place, name: str, column: bytes, *, dtype: str, count: int, wi
     if not row_bytes or len(data) != row_bytes * count:
         wanted = f"{row_bytes * count} bytes" if width else f"a multiple of {count * size} bytes"
         raise RowError(place, f"column {name} holds {len(data)} bytes instead of {wanted} for {count} boxes")
-    return np.frombuffer(data, dtype=dtype)
+    return np.frombuffer(data, dtype=np.dtype(dtype).newbyteorder("<"))
 
 
 def _mended(column: bytes) -> bytes:

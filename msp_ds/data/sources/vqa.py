@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from msp_ds.data.sources.json_stream import Item, iterate_items, require_mapping
-from msp_ds.data.sources.mentions import TextReference, parse_reference, squeezed
-from msp_ds.data.sources.questions import Question, answer_scores, each_once, id_text, plain_text, shown_ids
+from msp_ds.data.sources.mentions import TextReference, parse_reference, plain_text, squeezed
+from msp_ds.data.sources.questions import Question, answer_scores, each_once, number_text, shown_ids
 from msp_ds.errors import InputError
 
 _QUESTIONS = "VQA's questions, or LXMERT's list of img_id, sent and label"
@@ -64,7 +64,7 @@ def _questions(written: str) -> Iterator[VqaQuestion]:
 def _official(item: Item, file: TextReference) -> VqaQuestion:
     entry = require_mapping(item, "question_id", "image_id", "question", what=_QUESTIONS)
     return VqaQuestion(
-        question_id=id_text(entry["question_id"], where=item.where),
+        question_id=number_text(entry["question_id"], where=item.where),
         image_ids=(file.canonical(entry["image_id"], default="coco", where=item.where),),
         text=squeezed(entry["question"], where=item.where),
     )
@@ -73,7 +73,7 @@ def _official(item: Item, file: TextReference) -> VqaQuestion:
 def _lxmert(item: Item, file: TextReference) -> VqaQuestion:
     entry = require_mapping(item, "question_id", "img_id", "sent", what=_QUESTIONS)
     return VqaQuestion(
-        question_id=id_text(entry["question_id"], where=item.where),
+        question_id=number_text(entry["question_id"], where=item.where),
         image_ids=(file.canonical(entry["img_id"], default="coco", where=item.where),),
         text=squeezed(entry["sent"], where=item.where),
         scores=answer_scores(entry["label"], where=item.where) if "label" in entry else None,
@@ -88,7 +88,7 @@ def _annotations(written: str, asked: dict[str, VqaQuestion]) -> Iterator[VqaQue
     for item in iterate_items(file.path, what=_ANNOTATIONS):
         if item.member == "annotations":
             entry = require_mapping(item, "question_id", "answers", what=_ANNOTATIONS)
-            question = asked.get(id_text(entry["question_id"], where=item.where))
+            question = asked.get(number_text(entry["question_id"], where=item.where))
             if question is None:
                 raise InputError(f"{item.where}: question {entry['question_id']} is not among the questions")
             _require_image(entry, question, item, file)

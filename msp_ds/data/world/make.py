@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from msp_ds.data.durable import followed, replace_folder, require_own_files
 from msp_ds.data.world.appearance import Appearance
 from msp_ds.data.world.captions import captions_of
 from msp_ds.data.world.detector import detect
@@ -27,6 +28,13 @@ from msp_ds.errors import InputError
 
 WORLD_FORMAT, WORLD_VERSION = "msp-ds world", 2
 
+_CARD = "world.json"
+_FILES = frozenset(
+    {_CARD, "regions.tsv", "captions.json", "region_descriptions.json", "image_data.json", "vqa_questions.json"}
+    | {"vqa_annotations.json", "gqa_questions.json", "nlvr2.json", "objects_vocab.txt", "attributes_vocab.txt"}
+    | {"hard_negatives.npz", "means.part", "annotations.part"}
+)
+"""All that a world holds, also while it is written."""
 _TWIN_SHARE = 0.8
 _NARROWEST = 16
 _WIDEST = 1 << 16
@@ -70,7 +78,7 @@ def make_world(
     written, their sum is `images`.
 
     Raises:
-        InputError: on numbers out of range, and where `out` holds anything but a world or cannot be written.
+        InputError: on numbers out of range, and where `out` holds anything beside a world or cannot be written.
     """
     _check_numbers(images, seed, feature_width)
     with _whole_folder(out) as folder:
@@ -80,7 +88,7 @@ def make_world(
         _write_text(folder / "attributes_vocab.txt", attributes_vocabulary())
         card = {"format": WORLD_FORMAT, "version": WORLD_VERSION}
         card |= {"seed": seed, "images": images, "feature_width": feature_width}
-        _write_text(folder / "world.json", json.dumps(card, indent=2) + "\n")
+        _write_text(folder / _CARD, json.dumps(card, indent=2) + "\n")
     return WorldReport(
         folder=out,
         images=images,
@@ -156,17 +164,20 @@ def _write_text(path: Path, text: str) -> None:
 @contextmanager
 def _whole_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` that becomes `out` when the block ends well, and goes when it does not."""
-    if out.exists() and not (out.is_dir() and ((out / "world.json").is_file() or not any(out.iterdir()))):
+    if out.exists() and not (out.is_dir() and (_is_world(out) or not any(out.iterdir()))):
         raise InputError(f"{out} exists and is no world; name a new folder, or remove it first")
-    temporary = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    target = followed(out)
+    _require_own_files(target)
+    temporary = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
-        _sweep(out)
+        _sweep(target)
         temporary.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error.strerror}; name a folder that you may write to") from None
     try:
         yield temporary
-        _put_in_place(temporary, out)
+        _require_own_files(target)
+        replace_folder(temporary, target)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -175,29 +186,30 @@ def _whole_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _is_world(folder: Path) -> bool:
+    card = folder / _CARD
+    return card.is_file() and WORLD_FORMAT.encode() in card.read_bytes()[:100]
+
+
+def _require_own_files(folder: Path) -> None:
+    require_own_files(folder, is_own=_FILES.__contains__, what="a demo world", fix="move it, or name another --out")
+
+
 def _sweep(out: Path) -> None:
-    """Remove what interrupted runs of processes that are gone left beside `out`."""
+    """Remove what interrupted runs of processes that are gone left beside `out`, unless more has come to lie there."""
     for stale in out.parent.glob(f".{out.name}.partial-*"):
-        if not _is_alive(stale.name.rpartition("-")[2]):
-            shutil.rmtree(stale, ignore_errors=True)
+        process = stale.name.rpartition("-")[2]
+        if process.isdecimal() and not _is_alive(int(process)):
+            with suppress(InputError):
+                _require_own_files(stale)
+                shutil.rmtree(stale, ignore_errors=True)
 
 
-def _is_alive(process: str) -> bool:
+def _is_alive(process: int) -> bool:
     try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
+        os.kill(process, 0)
+    except (OverflowError, ProcessLookupError):
         return False
     except PermissionError:
         return True
-    return int(process) != os.getpid()
-
-
-def _put_in_place(temporary: Path, out: Path) -> None:
-    """Rename, past an older world if there is one."""
-    if not out.exists():
-        temporary.rename(out)
-        return
-    aside = out.with_name(f".{out.name}.partial-old-{os.getpid()}")
-    out.rename(aside)
-    temporary.rename(out)
-    shutil.rmtree(aside)
+    return process != os.getpid()

@@ -5,12 +5,12 @@ short, then tables and indexes, then all into place.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from msp_ds.data.overwriting import remove_set, require_replaceable_sets, writing_folders
 from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.data.set_layout import Split
 from msp_ds.data.sole_writer import sole_writer
@@ -29,7 +29,6 @@ from msp_ds.data.writing.shard_writer import (
     num_finished,
     of_one_width,
     work_folder,
-    work_path,
 )
 from msp_ds.errors import InputError
 
@@ -57,11 +56,13 @@ def write_build(
     """Write planned sets as `out/train` and `out/val`, as `build_shards` says."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with sole_writer(out):
+        with ExitStack() as locks:
+            for folder in writing_folders(out):
+                locks.enter_context(sole_writer(folder))
+            require_replaceable_sets(out)
             reports = _write(build, out=out, progress=progress or NoProgress(), num_threads=num_threads)
             for split in {"val", "test"} - reports.keys():
-                shutil.rmtree(out / split, ignore_errors=True)
-                shutil.rmtree(work_path(out / split), ignore_errors=True)
+                remove_set(out / split)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); {_way_out(out)}") from None
     return reports

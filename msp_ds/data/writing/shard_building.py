@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from heapq import nsmallest
 from pathlib import Path
 
 from msp_ds import chance
 from msp_ds.data.benchmark_questions import QuestionBook
 from msp_ds.data.exclusion import read_exclusion
 from msp_ds.data.look_alikes.lists import read_look_alikes
+from msp_ds.data.overwriting import require_replaceable_sets
 from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.data.recipe import Recipe, ensure_world
 from msp_ds.data.set_layout import SetName, Split
@@ -70,9 +70,11 @@ def build_shards(
     trained on, goes. When the work is cut short, by a kill, Ctrl-C or a full disk, the finished tars stay in a hidden
     folder, and the same call goes on from there.
 
-    Raises: InputError for every fault of the recipe and its files, and for a disk that is or would be full.
+    Raises: InputError for every fault of the recipe and its files, for what lies there and is no set, and for a disk
+    that is or would be full.
     """
     progress = progress or NoProgress()
+    require_replaceable_sets(out / stage)  # before hours of work
     if recipe.world is not None:
         progress.start("making the world (images)", recipe.world.images)
         ensure_world(recipe.world, advance=progress.advance)
@@ -119,7 +121,8 @@ def plan_build(
     texts = texts_of_stage(stage, files=text_files, settings=settings)
     split_of, counts = _choose(recipe, image_ids, texts, text_files, skipped=faults.image_ids())
     texts = texts.within(split_of)
-    plan = _plan(recipe, stage, pieces, labels, texts.questions)
+    types = tuple(sorted({file.feature_type for file in files} - {""}))
+    plan = replace(_plan(recipe, stage, pieces, labels, texts.questions), feature_types=types)
     images, silent = _images_by_split(rows, texts, split_of)
     plans = {split: replace(plan, split=split) for split in sorted(images)}
     if texts.questions is not None:
@@ -137,16 +140,43 @@ def plan_build(
     )
 
 
-def held_out(image_ids: frozenset[str], count: int) -> frozenset[str]:
+def held_out(image_ids: frozenset[str], count: int, *, pairs: Iterable[tuple[str, str]] = ()) -> frozenset[str]:
     """The `count` images that are set apart: those with the smallest keys, whatever the stage and the order of files.
+
+    pairs: images that a question needs together. Where there are some, whole groups of images that pairs connect are
+    set apart, at most `count` images in all. Where the groups are too large for that, images are drawn one by one all
+    the same, and questions across the splits are lost.
 
     Raises: InputError when none would be left to train on.
     """
     if count >= len(image_ids):
         raise InputError(f"a holdout of {count} leaves nothing of {len(image_ids)} images; make it smaller")
-    return frozenset(
-        nsmallest(count, image_ids, key=lambda image_id: (chance.key_of(f"holdout\n{image_id}"), image_id))
-    )
+    whole = _drawn((group for group in _connected(image_ids, pairs) if len(group) > 1), count)
+    return whole if 2 * len(whole) >= count else _drawn(([image_id] for image_id in image_ids), count)
+
+
+def _drawn(groups: Iterable[list[str]], count: int) -> frozenset[str]:
+    """The groups with the smallest keys; one that would make it more than `count` images is passed over."""
+    apart: set[str] = set()
+    for group in sorted(groups, key=lambda group: min(map(_holdout_key, group))):
+        if len(apart) + len(group) <= count:
+            apart.update(group)
+    return frozenset(apart)
+
+
+def _holdout_key(image_id: str) -> tuple[int, str]:
+    return chance.key_of(f"holdout\n{image_id}"), image_id
+
+
+def _connected(image_ids: frozenset[str], pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """The images in groups: two of a pair are in one, and so are all that are connected by several pairs."""
+    group_of = {image_id: [image_id] for image_id in image_ids}
+    for one, other in pairs:
+        if one in group_of and other in group_of and group_of[one] is not group_of[other]:
+            larger, smaller = sorted((group_of[one], group_of[other]), key=len, reverse=True)
+            larger += smaller
+            group_of.update(dict.fromkeys(smaller, larger))
+    return list({id(group): group for group in group_of.values()}.values())
 
 
 def _needed(value: tuple[str, ...], name: str) -> tuple[str, ...]:
@@ -207,7 +237,11 @@ def _choose(
             f"{min(unexplained)}; add their region features, or leave their texts out with --allow-missing"
         )
     decided = texts.questions.split_of if texts.questions is not None else {}
-    apart = frozenset[str]() if "val" in decided.values() else held_out(image_ids - left_out, recipe.holdout)
+    apart = (
+        frozenset[str]()
+        if "val" in decided.values()
+        else held_out(image_ids - left_out, recipe.holdout, pairs=texts.pairs)
+    )
     counts = Counter(text_files.counts)
     counts.update(images_without_regions=len(without_regions), twins_left_out=len(twins))
     counts.update(exclusion.counts(image_ids))

@@ -68,7 +68,13 @@ def recipe_hash(job: ShardJob, *, plan: SetPlan, files: Sequence[RegionFile], te
     stamps = {}
     for number in sorted({image.file for image in job.images}):
         found = files[number].path.stat()
-        stamps[number] = (files[number].path.name, files[number].corpus, found.st_size, found.st_mtime_ns)
+        stamps[number] = [
+            files[number].path.name,
+            files[number].corpus,
+            found.st_size,
+            found.st_mtime_ns,
+            files[number].feature_type,
+        ]
     value = [
         (layout.FORMAT, layout.VERSION, plan.stage, plan.max_tokens, plan.on_error, plan.pieces.vocabulary.sha256),
         [hashlib.sha256(data).hexdigest() for data in (plan.objects_data, plan.attributes_data)],

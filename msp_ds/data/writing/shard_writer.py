@@ -17,8 +17,9 @@ from msp_ds.config import to_json
 from msp_ds.data import set_layout as layout
 from msp_ds.data.answer_vocabulary import answers_data
 from msp_ds.data.benchmark_questions import QuestionBook
-from msp_ds.data.durable import replace_folder, sync_folder, write_durably
+from msp_ds.data.durable import followed, replace_folder, sync_folder, write_durably
 from msp_ds.data.look_alikes.lists import LookAlikeList, row_blocks_within
+from msp_ds.data.overwriting import require_replaceable_set, work_path
 from msp_ds.data.set_layout import FileEntry, SetIndex, SetName, Split
 from msp_ds.data.sources.faults import OnError, SkippedRow
 from msp_ds.data.text import Label, WordPieces, parse_labels
@@ -46,6 +47,8 @@ class SetPlan:
     look_alikes: LookAlikeList | None = None
     questions: QuestionBook | None = None
     """Of a benchmark."""
+    feature_types: tuple[str, ...] = ()
+    """Of the features in the TSV sources."""
     has_labels: bool = True
     """Whether every source of regions has the detector's labels."""
     on_error: OnError = "fail"
@@ -75,6 +78,9 @@ class SetReport:
     num_shards: int
     num_bytes: int
     """Of the tars."""
+    feature_width: int
+    feature_types: tuple[str, ...]
+    """Of the TSV sources, as they were read."""
     texts: dict[str, int]
     """Counts of what was kept, dropped and cut."""
     file_names: frozenset[str]
@@ -87,11 +93,6 @@ class SetReport:
         )
         counts = [f"{name.replace('_', ' ')} {count}" for name, count in self.texts.items() if count and name != "kept"]
         return f"{self.path}: {size}" + ("; " + ", ".join(counts) if counts else "")
-
-
-def work_path(target: Path) -> Path:
-    """The hidden folder beside `target` in which it is prepared."""
-    return target.with_name(f".{target.name}.partial")
 
 
 @contextmanager
@@ -162,17 +163,23 @@ def finish_set(
         num_pairs=index.num_pairs,
         num_shards=len(index.shards),
         num_bytes=sum(shard.bytes for shard in index.shards),
+        feature_width=index.feature_width,
+        feature_types=index.feature_types,
         texts=index.texts,
         file_names=frozenset({layout.INDEX_NAME, *index.files, *(shard.name for shard in index.shards)}),
     )
 
 
 def commit_set(folder: Path, report: SetReport) -> None:
-    """Put a finished set in the place of the old one, if any, without what only its writing needed."""
+    """Put a finished set in the place of the old one, if any, without what only its writing needed.
+
+    Raises: InputError when something else has come to lie there.
+    """
+    require_replaceable_set(report.path)
     for path in folder.iterdir():
         if path.name not in report.file_names:
             path.unlink()
-    replace_folder(folder, report.path)
+    replace_folder(folder, followed(report.path))
 
 
 def write_set(
@@ -242,6 +249,7 @@ def _index(
         files=files,
         shards=tuple(part.facts.entry for part in parts),
         has_labels=plan.has_labels,
+        feature_types=plan.feature_types,
     )
 
 

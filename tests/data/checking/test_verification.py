@@ -321,6 +321,27 @@ def test_a_folder_stands_for_the_sets_below_it(folder: Path) -> None:
     assert find_sets([folder / "nowhere"]) == [folder / "nowhere"]
 
 
+def test_links_to_sets_are_followed_and_loops_end(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "links" / "sentence"
+    root.mkdir(parents=True)
+    (root / "train").symlink_to(folder)
+    (root / "again").symlink_to(root.parent)
+    assert find_sets([root.parent]) == [root / "train"]
+    assert not verify_set(root / "train").faults
+
+
+def test_a_folder_of_sets_names_them_and_a_foreign_folder_is_called_foreign(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=r"but holds some; name one of them: .*/sentence/train$"):
+        open_set(folder.parents[1])
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "00000.tar").touch()
+    for name in ("foreign", "nowhere"):
+        with pytest.raises(ShardError) as caught:
+            open_set(tmp_path / name)
+        assert "with: msp-ds shard --stage STAGE" in str(caught.value)
+        assert ("is not a shard set of msp-ds" in str(caught.value)) == (name == "foreign")
+
+
 def test_a_set_without_an_index_does_not_keep_the_others_from_being_verified(folder: Path) -> None:
     (folder.parent / "val").mkdir()
     told: list[Path] = []

@@ -134,6 +134,16 @@ def test_an_interrupted_search_goes_on_where_it_was(
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+@pytest.mark.parametrize("work", [".list.npz.look-alikes", ".train.attaching"])
+def test_what_is_not_of_a_search_stays(folder: Path, tmp_path: Path, work: str) -> None:
+    place = folder.parent if work == ".train.attaching" else tmp_path
+    (place / work).mkdir()
+    (place / work / "notes.txt").write_text("precious")
+    with pytest.raises(InputError, match=r"notes.txt does not belong to a .*; move it"):
+        do(shards=folder, count=2, attach=True, out=tmp_path / "list.npz")
+    assert (place / work / "notes.txt").read_text() == "precious"
+
+
 def test_what_another_search_left_is_not_taken_over(raw: RawFolder, folder: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     find_look_alikes(SetImages(open_set(folder)), Search(count=2, work=work))
@@ -189,11 +199,12 @@ def test_a_full_disk_leaves_everything_as_it_was_and_keeps_what_was_computed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
     def full(path: Path, data: bytes) -> None:
-        path.write_bytes(data[:10])
+        if target == "set":
+            path.write_bytes(data[:10])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    module = "negatives" if target == "set" else "lists"
-    monkeypatch.setattr(f"msp_ds.data.look_alikes.{module}.write_durably", full)
+    writer = "negatives.write_durably" if target == "set" else "lists.write_atomically"
+    monkeypatch.setattr(f"msp_ds.data.look_alikes.{writer}", full)
     before = snapshot(folder)
     plan: dict[str, object] = {"attach": True} if target == "set" else {"out": tmp_path / "list.npz"}
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):

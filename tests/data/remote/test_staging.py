@@ -226,15 +226,27 @@ def test_a_disk_that_fills_up_while_staging_is_named_and_leaves_no_part(
 
 def test_the_longest_unused_files_make_room_but_not_those_in_use(tmp_path: Path) -> None:
     cache = BlobCache(tmp_path, limit=100)
-    for number, name in enumerate("abc"):
+    first, second, third, needed = (letter * 64 for letter in "abcd")
+    for number, name in enumerate((first, second, third)):
         cache.path(name).write_bytes(bytes(30))
         os.utime(cache.path(name), (number, number))
-    with cache.hold(["b"]):
-        os.utime(cache.path("b"), (1, 1))
-        cache.make_room({"d": 60}, what="sets")
-        assert sorted(path.name for path in (tmp_path / "blobs").iterdir()) == ["b"]
-    cache.make_room({"d": 100}, what="sets")
+    with cache.hold([second]):
+        os.utime(cache.path(second), (1, 1))
+        cache.make_room({needed: 60}, what="sets")
+        assert sorted(path.name for path in (tmp_path / "blobs").iterdir()) == [second]
+    cache.make_room({needed: 100}, what="sets")
     assert not list((tmp_path / "blobs").iterdir())
+
+
+def test_files_that_the_cache_did_not_write_are_neither_evicted_nor_emptied(tmp_path: Path) -> None:
+    mine = [tmp_path / "blobs" / "photo.jpg", tmp_path / "blobs" / "album" / "a", tmp_path / "lock"]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("precious")
+    cache = BlobCache(tmp_path, limit=8)
+    with cache.locked():
+        cache.make_room({"d" * 64: 8}, what="sets")
+    assert [path.read_text() for path in mine] == ["precious"] * 3
 
 
 def test_a_killed_stager_leaves_what_the_next_one_goes_on_with(server: Server, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from msp_ds.data.sources.gqa import GqaChoices, GqaQuestion, read_gqa, read_gqa_
 from msp_ds.data.sources.nlvr2 import read_nlvr2
 from msp_ds.data.sources.questions import Question
 from msp_ds.data.sources.vqa import VqaQuestion, read_vqa
+from msp_ds.downstream.submissions import SUBMISSIONS
 from msp_ds.errors import InputError
 
 QUESTIONS = {
@@ -242,3 +243,60 @@ def test_the_real_samples_are_read(real_data: Path) -> None:
     statements = read_nlvr2(str(real_data / "nlvr2/balanced_dev_sample.json"))
     assert len(statements) == 300
     assert {statement.answers for statement in statements} == {("True",), ("False",)}
+
+
+HALF = "caf\ud83d"  # as JSON writes half of a character
+GQA_ENTRY = {"imageId": "1", "question": "Is it?", "answer": "no"}
+NLVR2_ENTRY = {"identifier": "dev-1-0-0", "sentence": "It is.", "label": "True"}
+LXMERT_ENTRY = {"img_id": 1, "sent": "Is it?", "question_id": 1, "label": {"no": 1}}
+HALVES = {
+    "an answer of VQA": (read_vqa, ANNOTATION | {"answers": [{"answer": HALF}]}),
+    "the commonest answer": (read_vqa, ANNOTATION | {"multiple_choice_answer": HALF}),
+    "a kind of question": (read_vqa, ANNOTATION | {"question_type": HALF}),
+    "a kind of answer": (read_vqa, ANNOTATION | {"answer_type": HALF}),
+    "a label of LXMERT": (read_vqa, [LXMERT_ENTRY | {"label": {HALF: 1}}]),
+    "an answer of GQA": (read_gqa, {"1": GQA_ENTRY | {"answer": HALF}}),
+    "a number of GQA": (read_gqa, {HALF: GQA_ENTRY}),
+    "a group of GQA": (read_gqa, {"1": GQA_ENTRY | {"groups": {"global": HALF}}}),
+    "an entailed question": (read_gqa, {"1": GQA_ENTRY | {"entailed": [HALF]}}),
+    "a choice of GQA": (read_gqa_choices, {"1": {"valid": [HALF], "plausible": []}}),
+    "an identifier of NLVR2": (read_nlvr2, [NLVR2_ENTRY | {"identifier": f"dev-1-0-{HALF}"}]),
+    "a statement": (read_nlvr2, [NLVR2_ENTRY | {"sentence": HALF}]),
+}
+
+
+@pytest.mark.parametrize(("read", "value"), HALVES.values(), ids=HALVES)
+def test_half_a_character_is_refused_in_every_field(read: Any, value: Any, tmp_path: Path) -> None:
+    files = [str(write_json(tmp_path / "a.json", value))]
+    if "multiple_choice_answer" in value:
+        questions = {"questions": QUESTIONS["questions"][:1]}  # type: ignore[index]
+        annotations = {"annotations": [value]}
+        files = [str(write_json(tmp_path / name, part)) for name, part in {"q": questions, "a": annotations}.items()]
+    with pytest.raises(InputError, match=r"holds half a character, which no file can store|is no question id"):
+        list(read(*files))
+
+
+@pytest.mark.parametrize("raw", ["q-1", "007", "+5", "", " 7", -1, "1" * 19, "٣"])
+def test_a_question_of_vqa_without_a_number_is_refused_where_it_is_read(raw: Any, tmp_path: Path) -> None:
+    official = {"image_id": 7, "question": "Is it?", "question_id": raw}
+    for value in ({"questions": [official]}, [LXMERT_ENTRY | {"question_id": raw}]):
+        with pytest.raises(InputError, match=r"question id"):
+            read_vqa(str(write_json(tmp_path / "a.json", value)))
+
+
+@pytest.mark.parametrize("raw", ["007", "a,b", 'a"b', "a b", "a\nb", "é", "a\0", ""])
+def test_what_a_file_of_predictions_cannot_give_back_is_refused_where_it_is_read(raw: str, tmp_path: Path) -> None:
+    files = {
+        "gqa": (read_gqa, {raw: GQA_ENTRY}, raw),
+        "nlvr2": (read_nlvr2, [NLVR2_ENTRY | {"identifier": f"dev-1-0-{raw}"}], f"dev-1-0-{raw}"),
+    }
+    for task, (read, value, question_id) in files.items():
+        path = write_json(tmp_path / "a.json", value)
+        if raw == "007" or (task, raw) == ("nlvr2", ""):
+            [question] = read(str(path))
+            written = {question.question_id: "True"}
+            SUBMISSIONS[task].write(tmp_path / "p", written)
+            assert SUBMISSIONS[task].read(tmp_path / "p") == written == {question_id: "True"}
+        else:
+            with pytest.raises(InputError, match=r"is no question id; that is a number|has no question_id"):
+                list(read(str(path)))

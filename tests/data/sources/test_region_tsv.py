@@ -18,6 +18,7 @@ from raw_files import Row, adaptive_row, write_lines, write_tsv
 from msp_ds.data.sources import byte_streams
 from msp_ds.data.sources.faults import Faults, RowError
 from msp_ds.data.sources.region_checks import LabelCounts, Reading
+from msp_ds.data.sources.region_files import list_region_files
 from msp_ds.data.sources.region_tsv import TsvRegions
 from msp_ds.errors import InputError
 
@@ -42,9 +43,8 @@ def test_a_row_becomes_a_record(tmp_path: Path) -> None:
 
 def test_features_are_the_nearest_halves(tmp_path: Path) -> None:
     # 1 + 2^-11 and 1 + 3 * 2^-11 lie between two halves: ties go to the even one.
-    values = np.array(
-        [[1 + 2**-11, 1 + 3 * 2**-11, 1e-8, 65504.0], *np.random.default_rng(0).normal(size=(2, 4))], "<f4"
-    )
+    values = np.random.default_rng(0).normal(size=(3, 64)).astype("<f4")
+    values[0, :4] = [1 + 2**-11, 1 + 3 * 2**-11, 1e-8, 65504.0]
     [reading] = read(write_tsv(tmp_path / "a.tsv", [Row(1, features=values)]))
     assert reading.record.features.dtype == np.float16
     np.testing.assert_array_equal(reading.record.features, values.astype(np.float16))
@@ -81,6 +81,54 @@ def test_rows_are_read_in_any_order_and_by_other_threads_and_processes(tmp_path:
         assert other.read(rows[1], LABELS).record.source == "a.tsv row 2"
 
 
+FEATURES = {
+    "relu": np.maximum(np.random.default_rng(0).normal(0.2, 0.5, (3, 16)), 0),
+    "of both signs": np.random.default_rng(0).normal(size=(3, 16)),
+    "of few digits": 1 + np.arange(48).reshape(3, 16) / 8,
+    "all alike": np.full((3, 16), 0.5),
+}
+
+
+@pytest.mark.parametrize("values", FEATURES.values(), ids=FEATURES)
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+def test_the_type_of_the_features_is_told_from_their_bytes(tmp_path: Path, values: np.ndarray, kind: str) -> None:
+    path = write_tsv(tmp_path / "a.tsv", [Row(1, features=values.astype(kind))])
+    if (kind, values[0, 0]) == ("float16", 0.5):
+        # 0x3800, again and again, is 0.5 in float16 and 0.0000305 in float32.
+        with pytest.raises(
+            InputError, match=r"a.tsv: .* 32 bytes, may be 16 numbers of float16 or 8 numbers of float32 or .*; say"
+        ):
+            read(path)
+    else:
+        [reading] = read(path)
+        assert TsvRegions(path, "coco").feature_type == kind
+        np.testing.assert_array_equal(reading.record.features, values.astype(kind).astype(np.float16))
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32"])
+def test_the_user_may_say_the_type_of_the_features(tmp_path: Path, kind: str) -> None:
+    path = write_tsv(tmp_path / "a.tsv", [Row(1, features=np.full((3, 16), 0.5, "<f2"))])
+    [file] = list_region_files((f"coco:{path}#{kind}",))
+    [row] = file.rows()
+    assert file.read(row, LABELS).record.features.shape == {"float16": (3, 16), "float32": (3, 8)}[kind]
+    assert file.feature_type == kind
+
+
+def test_rows_of_another_type_are_refused(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(3, 16))
+    # As many bytes: 8 numbers of float32, 16 of float16.
+    rows = [Row(1, features=values[:, :8].astype("<f4")), Row(2, features=values.astype("<f2"))]
+    with pytest.raises(RowError, match=r"image coco-2: features are float16, those of the images before float32"):
+        read(write_tsv(tmp_path / "a.tsv", rows))
+
+
+@pytest.mark.parametrize("size", ["48", "48.0", "48.", " 48 ", "+48"])
+def test_sizes_may_be_written_as_floating_point_numbers(tmp_path: Path, size: str) -> None:
+    path = write_tsv(tmp_path / "a.tsv", [Row(1, height=size, width="64.00", num_boxes="3.0")])
+    [reading] = read(path)
+    assert (reading.record.height, reading.record.width, len(reading.record.boxes)) == (48, 64, 3)
+
+
 NAN = np.full((3, 4), 1, "<f4")
 NAN[1, 2] = np.nan
 BAD_ROWS = {
@@ -94,6 +142,10 @@ BAD_ROWS = {
     "NaN score": (Row(2, attribute_scores=np.array([0, np.nan, 1], "<f4")), "attribute confidence is not between"),
     "zero height": (Row(2, height=0), "height 0 and width 64 should be positive"),
     "word for a width": (Row(2, width="wide"), "img_w should be a whole number"),
+    "half a pixel": (Row(2, height="480.5"), "img_h should be a whole number, but is '480.5'"),
+    "not a number": (Row(2, height="nan"), "img_h should be a whole number, but is 'nan'"),
+    "infinite width": (Row(2, width="inf"), "img_w should be a whole number, but is 'inf'"),
+    "negative width": (Row(2, width="-64.0"), "height 48 and width -64 should be positive"),
     "no boxes": (Row(2, num_boxes=0), "num_boxes is 0"),
     "wrong count": (Row(2, num_boxes=4), "column boxes holds 48 bytes instead of 64 bytes for 4 boxes"),
     "ids of half the size": (Row(2, object_ids=np.array([0, 1, 2], "<i4")), "objects_id holds 12 bytes instead of 24"),

@@ -243,6 +243,30 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
+def test_a_world_with_a_file_of_somebody_elses_is_not_replaced(tmp_path: Path) -> None:
+    world = tmp_path / "world"
+    make_world(world, images=2, seed=1, feature_width=16)
+    (world / "notes.txt").write_text("precious")
+    (tmp_path / ".world.partial-mine").mkdir()
+    (tmp_path / ".world.partial-mine" / "x").write_text("precious")
+    before = _hashes(world)
+    with pytest.raises(InputError, match=r"world/notes.txt does not belong to a demo world and would be deleted"):
+        make_world(world, images=3, seed=1, feature_width=16)
+    assert _hashes(world) == before
+    (world / "notes.txt").unlink()
+    make_world(world, images=3, seed=1, feature_width=16)
+    assert (tmp_path / ".world.partial-mine" / "x").read_text() == "precious"
+
+
+def test_a_world_behind_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "world").symlink_to(tmp_path / "disk")
+    for images in (2, 3):
+        make_world(tmp_path / "world", images=images, seed=1, feature_width=16)
+    assert (tmp_path / "world").is_symlink()
+    assert len(_rows(tmp_path / "disk")) == 3
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):

@@ -219,3 +219,17 @@ def test_damaged_questions_are_refused(world: Path, tmp_path: Path) -> None:
     (path / "index.json").write_text(json.dumps(index))
     with pytest.raises(ShardError, match=r"does not list answers\.json; write it again with: msp-ds shard --task vqa"):
         open_set(path)
+
+
+def test_pairs_of_nlvr2_are_held_out_whole_and_no_statement_is_lost(world: Path, tmp_path: Path) -> None:
+    numbers = [int(line.split(b"\t")[0].split(b"_")[2]) for line in (world / "regions.tsv").read_bytes().splitlines()]
+    names = [f"COCO_train2014_{number:012d}" for number in numbers]
+    statements = [
+        {"identifier": f"train-{pair}-{nth}-0", "img0": one, "img1": other, "sent": "a dog", "label": nth}
+        for pair, (one, other) in enumerate(zip(names[::2], names[1::2], strict=True))
+        for nth in (0, 1)
+    ]
+    (tmp_path / "nlvr2.json").write_text(json.dumps(statements))
+    sets = write(world, tmp_path, "nlvr2", nlvr2={"questions": (str(tmp_path / "nlvr2.json"),)})
+    assert {split: one.index.num_images for split, one in sets.items()} == {"train": 64, "val": 16}
+    assert {split: one.index.num_pairs for split, one in sets.items()} == {"train": 64, "val": 16}

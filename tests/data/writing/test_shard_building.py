@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import errno
 import gzip
+import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,15 @@ def test_the_phrase_stage_tells_phrases_without_verbs_of_the_twin(raw: RawFolder
     expected = {"phrases_read": 5, "phrases_repeated": 1, "phrases_with_verbs": 1, "phrases_empty": 1, "kept": 2}
     assert {name: shards.index.texts[name] for name in expected} == expected
     assert shards.index.texts["images_without_text"] == 4
+
+
+def test_a_file_name_that_is_no_text_is_spelled_out(raw: RawFolder) -> None:
+    name = os.fsdecode(bytes(raw.path) + b"/r\xff.tsv")
+    (raw.path / "regions.tsv").rename(name)
+    shards = build(raw, "token", regions=(name,))
+    assert read_record(shards, 0)[0].source == r"r\udcff.tsv row 1"
+    with pytest.raises(InputError, match=r"^extractor: .* holds half a character"):
+        dataclasses.replace(raw.recipe, extractor=os.fsdecode(b"\xff"))
 
 
 def test_phrases_can_be_cut_from_captions(raw: RawFolder) -> None:
@@ -218,6 +229,19 @@ def test_the_holdout_does_not_depend_on_the_order_of_images() -> None:
     names = [f"coco-{number}" for number in range(50)]
     assert held_out(frozenset(names), 7) == held_out(frozenset(reversed(names)), 7)
     assert held_out(frozenset(names), 7) < held_out(frozenset(names), 8)
+
+
+def test_images_that_pairs_connect_are_set_apart_together() -> None:
+    names = [f"coco-{number}" for number in range(12)]
+    # Three chains of 2, 3 and 4 images; the rest stands alone.
+    pairs = [(names[a], names[b]) for a, b in ((0, 1), (2, 3), (4, 3), (5, 6), (7, 8), (6, 7))]
+    for count in (2, 5, 6, 7, 9):
+        apart = held_out(frozenset(names), count, pairs=pairs)
+        assert all((one in apart) == (other in apart) for one, other in pairs)
+        assert count / 2 <= len(apart) <= count
+    assert held_out(frozenset(names), 9, pairs=pairs) == frozenset(names[:9])
+    one_chain = list(itertools.pairwise(names))
+    assert held_out(frozenset(names), 4, pairs=one_chain) == held_out(frozenset(names), 4)
 
 
 NAN = np.full((3, 4), np.nan, "<f4")
