@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from msp_ds.curriculum import BenchmarkName
 from msp_ds.data.recipe import DEMO_RECIPE
-from msp_ds.terminal import one_line_errors, resumable, speak
+from msp_ds.terminal import Terminal, one_line_errors, resumable, speak
 from msp_ds.train import Debug
 from msp_ds.training.execution import find_shipped
 
@@ -82,11 +81,11 @@ def evaluate(
         num_missing = scored.kept.num_missing()
         if num_missing:
             told = f"{plan.part} is scored; {num_missing} captions are left to other parts, the last of which grades"
-            Console(soft_wrap=True).print(told, highlight=False)
+            Terminal(soft_wrap=True).print(told)
             return
         report = report_retrieval(scored, plan)
-    Console().print(retrieval_table(report))
-    Console(soft_wrap=True).print(f"written to {report.path}, the scores beside it", highlight=False, markup=False)
+    Terminal().print(retrieval_table(report))
+    Terminal(soft_wrap=True).print(f"written to {report.path}, the scores beside it")
 
 
 def _evaluate_answers(
@@ -119,8 +118,8 @@ def _evaluate_answers(
         learnt_from = QuestionSource(questions=training, annotations=answered)
         graded = with_baseline(graded, plan, shards=held_out, training=learnt_from)
         write_grades(folder / f"{stem}.json", graded, plan)
-    Console().print(grades_table(graded, plan, title=f"{task}: {held_out.path}"), highlight=False)
-    Console(soft_wrap=True).print(f"written to {folder / stem}.json, the answers beside it", highlight=False)
+    Terminal().print(grades_table(graded, plan, title=f"{task}: {held_out.path}"))
+    Terminal(soft_wrap=True).print(f"written to {folder / stem}.json, the answers beside it")
 
 
 def _ending(task: str) -> str:
@@ -146,7 +145,7 @@ def predict(
         model = load_trained(checkpoint, shards=asked, needed_heads=heads_of(task), preset=preset)
         path = out or results_folder(model.checkpoint) / f"{task}-{asked.index.split}-predictions.{_ending(task)}"
         predictions = predict_answers(model, asked, task=task, out=path)
-    Console(soft_wrap=True).print(f"{len(predictions.answers)} answers in {path}", highlight=False, markup=False)
+    Terminal(soft_wrap=True).print(f"{len(predictions.answers)} answers in {path}")
 
 
 def grade(
@@ -171,4 +170,4 @@ def grade(
         plan = GradingPlan(
             task=task, source=source, consistency=consistency, protocol=protocol, captions_per_image=captions_per_image
         )
-        Console().print(grade_and_compare(plan, predictions, against=against, out=out), highlight=False)
+        Terminal().print(grade_and_compare(plan, predictions, against=against, out=out))

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
-from msp_ds.terminal import one_line_errors
+from msp_ds.terminal import Terminal, one_line_errors
 from msp_ds.train import Debug
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write over weights that were exported there before.")]
@@ -49,8 +48,8 @@ def import_weights(
             overwrite=overwrite,
         )
         card = write(plan)
-    Console().print(import_table(card))
-    Console(soft_wrap=True).print(*import_lines(card), f"written to {out}", sep="\n", highlight=False, markup=False)
+    Terminal().print(import_table(card))
+    Terminal(soft_wrap=True).print(*import_lines(card), f"written to {out}", sep="\n")
 
 
 def _words(vocab: Path | None) -> Path | None:
@@ -79,4 +78,4 @@ def export(
             ExportPlan(source=checkpoint, form=to, out=out, vocab=vocab, licence=licence, overwrite=overwrite)
         )
     told = (*done.remarks, f"written to {done.folder}: {', '.join(done.files)}")
-    Console(soft_wrap=True).print(*told, sep="\n", highlight=False, markup=False)
+    Terminal(soft_wrap=True).print(*told, sep="\n")

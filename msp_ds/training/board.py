@@ -12,15 +12,13 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from msp_ds.config import read_json
+from msp_ds.progress import SECONDS_BETWEEN_LINES, clock
 from msp_ds.terminal import console
 from msp_ds.training.metrics_file import MetricsFile, Report
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE
 from msp_ds.training.terminal_view import TerminalView
 
 log = logging.getLogger(__name__)
-
-SECONDS_BETWEEN_LINES = 10.0
-"""Where there is no terminal to draw on."""
 
 
 class Board:
@@ -108,11 +106,11 @@ class Board:
         now = time.monotonic()
         left = (self.num_steps - step) * (now - self._began) / max(step - self.start, 1)
         if self._view is not None:
-            self._view.advance(step, values, left=_clock(left))
+            self._view.advance(step, values, left=clock(left))
         elif now - self._last_line > SECONDS_BETWEEN_LINES or step == self.num_steps:
             self._last_line = now
             note = f"loss {values['loss/total']:.3f}  {values['speed/pairs_per_s']:.0f} pairs/s"
-            log.info("%s: step %d of %d, %s, %s left", self.name, step, self.num_steps, note, _clock(left))
+            log.info("%s: step %d of %d, %s, %s left", self.name, step, self.num_steps, note, clock(left))
 
     def flush(self) -> None:
         """Writes out all scalars: a run that is killed and resumed must not lack those before its checkpoint."""
@@ -141,10 +139,3 @@ def _number(stage: Path) -> int:
     """2 of `2-phrase`; 0 of a folder of another name."""
     first = stage.name.partition("-")[0]
     return int(first) if first.isdecimal() else 0
-
-
-def _clock(seconds: float) -> str:
-    """1:02:03, or 2:03 below an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

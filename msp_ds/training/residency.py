@@ -24,8 +24,8 @@ from msp_ds.data.resident import FeatureTable, ResidentImages, table_bytes
 from msp_ds.data.set_layout import SetIndex
 from msp_ds.data.shards import ShardSet
 from msp_ds.errors import InputError
+from msp_ds.progress import bars
 from msp_ds.tasks.task import Task, num_strays, pair_choice
-from msp_ds.terminal import bars
 from msp_ds.training.execution import Execution, accumulation
 from msp_ds.training.feed import READ_AHEAD
 from msp_ds.training.footprint import Load, count_weights, pair_bytes
