@@ -23,6 +23,34 @@ SECONDS_BETWEEN_LINES = 10.0
 """Where there is no terminal to draw on; work that takes less says nothing."""
 
 
+class Ticker:
+    """Calls `say` in a thread of its own whenever nothing was said for so many `seconds`."""
+
+    def __init__(self, say: Callable[[], None], *, seconds: float) -> None:
+        self._say, self._seconds = say, seconds
+        self._ended, self._said_at = threading.Event(), time.monotonic()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        """Begin to wait."""
+        self.spoke()
+        self._thread.start()
+
+    def spoke(self) -> None:
+        """Count the seconds from now, since something was said."""
+        self._said_at = time.monotonic()
+
+    def stop(self) -> None:
+        """Fall silent; a thread that was never started needs no stop."""
+        self._ended.set()
+
+    def _run(self) -> None:
+        while not self._ended.wait(max(self._said_at + self._seconds - time.monotonic(), 0.0)):
+            if time.monotonic() >= self._said_at + self._seconds:
+                self.spoke()
+                self._say()
+
+
 def note_column(text: str, style: str = "none") -> TextColumn:
     """A column of a bar, `text` as a format of its task; nothing in it is markup."""
     return TextColumn(text, style=style, markup=False)
@@ -54,33 +82,32 @@ class Work(Progress):
             disable=not (is_drawn and terminal.is_terminal),
             get_time=get_time,
         )
-        self._ended = threading.Event()
-        self._seconds = SECONDS_BETWEEN_LINES if seconds is None else seconds
-        self._speaker = threading.Thread(target=self._speak, daemon=True)
+        self._began = get_time()
+        self._ticker = Ticker(self._say, seconds=SECONDS_BETWEEN_LINES if seconds is None else seconds)
 
     def start(self) -> None:
         """Draw the bars, or begin to write lines where there is no terminal."""
         super().start()
         if not self.console.is_terminal:
-            self._speaker.start()
+            self._ticker.start()
 
     def stop(self) -> None:
         """End the bars or lines."""
-        self._ended.set()
+        self._ticker.stop()
         super().stop()
 
-    def _speak(self) -> None:
-        while not self._ended.wait(self._seconds):
-            if self.tasks:
-                self.console.print(f"{time.strftime('%H:%M:%S')} {self.line()}", soft_wrap=True)
+    def _say(self) -> None:
+        self.console.print(f"{time.strftime('%H:%M:%S')} {self.line()}", soft_wrap=True)
 
     def line(self) -> str:
         """`retrieval: 1,200 of 4,800 (25 %), 0:30 passed, 1:30 left`, of the task that was started last."""
+        if not self.tasks:
+            return f"preparing: {clock(self.get_time() - self._began)} passed"
         task = self.tasks[-1]
         done, total, passed = task.completed, task.total, task.elapsed or 0.0
         parts = [f"{clock(passed)} passed"]
         if task.finished:
-            parts = [f"all {done:,.0f} done, finishing"]
+            parts = [f"all {done:,.0f} done, going on, {clock(self.get_time() - self._began)} passed in all"]
         elif total:
             parts.insert(0, f"{done:,.0f} of {total:,.0f} ({done / total:.0%})".replace("%", " %"))
             parts += [f"{clock(passed * (total - done) / done)} left"] if done else ["time left unknown as yet"]

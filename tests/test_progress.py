@@ -29,7 +29,7 @@ class Lines(io.StringIO):
     [
         (4800, 1200, "ranking: 1,200 of 4,800 (25 %), 0:30 passed, 1:30 left"),
         (4800, 0, "ranking: 0 of 4,800 (0 %), 0:30 passed, time left unknown as yet"),
-        (4800, 4800, "ranking: all 4,800 done, finishing"),
+        (4800, 4800, "ranking: all 4,800 done, going on, 0:30 passed in all"),
         (None, 7, "ranking: 0:30 passed"),
     ],
 )
@@ -57,3 +57,10 @@ def test_short_work_says_nothing() -> None:
         Bars(work).start("ranking", 1)
         Bars(work).advance()
     assert lines.getvalue() == ""
+
+
+def test_work_that_has_not_come_to_its_first_bar_is_preparing() -> None:
+    now = [100.0]
+    work = Work(Terminal(file=io.StringIO()), get_time=lambda: now[0])
+    now[0] += 125
+    assert work.line() == "preparing: 2:05 passed"

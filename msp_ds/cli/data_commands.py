@@ -248,7 +248,8 @@ def audit(
     from msp_ds.report.overlap import overlap_report
 
     with one_line_errors(debug=debug):
-        found = compare(trained_on, graded_on, image_data=image_data)
+        with bars("comparing images", is_drawn=False):
+            found = compare(trained_on, graded_on, image_data=image_data)
         if out is not None:
             found.write(out)
         Terminal(soft_wrap=True).print(*overlap_report(found), sep="\n")

@@ -39,7 +39,8 @@ def search(
             raise InputError('say what to look for: a text, as msp-ds search "a red bus near a tree", or --image ID')
         if images and not html:
             raise InputError("--images shows the files on a page; name it with --html page.html")
-        model = Model.load(checkpoint, shards=shards)
+        with bars("loading the model", is_drawn=False):
+            model = Model.load(checkpoint, shards=shards)
         finding = find_about(model, image, top=top) if image else find_images(model, str(text), top=top)
         if html:
             ids = [sample["image_id"] for sample in finding.samples]

@@ -12,6 +12,7 @@ import typer
 from msp_ds.curriculum import BenchmarkName
 from msp_ds.data.recipe import DEMO_RECIPE
 from msp_ds.presets import PRESETS, get_preset
+from msp_ds.progress import bars
 from msp_ds.terminal import Terminal, one_line_errors, speak
 from msp_ds.train import (
     RUNS,
@@ -102,7 +103,9 @@ def replay(
 
     with one_line_errors(debug=debug):
         speak(quiet=True)
-        Terminal(soft_wrap=True).print(look_again(batch, shards=shards).describe())
+        with bars(f"replaying {batch}", is_drawn=False):
+            seen = look_again(batch, shards=shards)
+        Terminal(soft_wrap=True).print(seen.describe())
 
 
 def finetune(
@@ -197,4 +200,6 @@ def runs(
 
     with one_line_errors(debug=debug):
         speak()
-        Terminal().print(runs_table(folder))
+        with bars(f"reading {folder}", is_drawn=False):
+            table = runs_table(folder)
+        Terminal().print(table)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from msp_ds.progress import bars
 from msp_ds.terminal import Terminal, one_line_errors
 from msp_ds.train import Debug
 
@@ -47,7 +48,8 @@ def import_weights(
             drop_unknown=drop_unknown,
             overwrite=overwrite,
         )
-        card = write(plan)
+        with bars(f"importing {source}", is_drawn=False):
+            card = write(plan)
     Terminal().print(import_table(card))
     Terminal(soft_wrap=True).print(*import_lines(card), f"written to {out}", sep="\n")
 
@@ -74,8 +76,8 @@ def export(
     from msp_ds.report.weights_export import ExportPlan, export_weights
 
     with one_line_errors(debug=debug):
-        done = export_weights(
-            ExportPlan(source=checkpoint, form=to, out=out, vocab=vocab, licence=licence, overwrite=overwrite)
-        )
+        plan = ExportPlan(source=checkpoint, form=to, out=out, vocab=vocab, licence=licence, overwrite=overwrite)
+        with bars(f"exporting {checkpoint}", is_drawn=False):
+            done = export_weights(plan)
     told = (*done.remarks, f"written to {done.folder}: {', '.join(done.files)}")
     Terminal(soft_wrap=True).print(*told, sep="\n")

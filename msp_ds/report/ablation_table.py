@@ -15,6 +15,7 @@ from msp_ds.report.ablation import METRICS, Outcome, spoken_time, timed
 from msp_ds.report.ablation_plan import Plan, seconds_for
 from msp_ds.report.ablation_rows import PAPER, Row
 from msp_ds.terminal import Table
+from msp_ds.training.board_texts import plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,7 @@ def as_markdown(grid: Grid) -> str:
         pairs = [_both(grid.cells[row.name, column]) for column in grid.columns]
         shown = [f"{ours} <sub>{theirs}</sub>" if theirs else ours for ours, theirs in pairs]
         lines.append(f"| {' | '.join([row.stages, row.tasks, *shown])} |")
-    return "\n".join([*lines, "", grid.caption.replace("grey:", "small:") + ".", ""])
+    return "\n".join([*lines, "", plain(grid.caption.replace("grey:", "small:")) + ".", ""])
 
 
 def as_csv(grid: Grid) -> str:

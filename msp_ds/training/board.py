@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from msp_ds.config import read_json
-from msp_ds.progress import SECONDS_BETWEEN_LINES, clock
+from msp_ds.progress import SECONDS_BETWEEN_LINES, Ticker, clock
 from msp_ds.terminal import console
 from msp_ds.training.metrics_file import MetricsFile, Report
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE
@@ -39,7 +39,10 @@ class Board:
         self._view: TerminalView | None = None
         self.speaks = speaks
         self._began, self.start = time.monotonic(), start
-        self._last_line = 0.0
+        self.doing = "the first step"
+        """What lies between two reports, where it may take long."""
+        self._step, self._last_line = start, 0.0
+        self._ticker = Ticker(self._say_again, seconds=SECONDS_BETWEEN_LINES)
         if speaks:
             self._open(folder)
 
@@ -55,6 +58,8 @@ class Board:
         terminal = console()
         if terminal.is_terminal:
             self._view = TerminalView(terminal, name=self.name, num_steps=self.num_steps, start=self.start)
+        else:
+            self._ticker.start()
 
     def scalars(
         self, step: int, values: Mapping[str, float], *, epoch: float = 0.0, report: Report = "training"
@@ -104,13 +109,23 @@ class Board:
         if not self.speaks:
             return
         now = time.monotonic()
-        left = (self.num_steps - step) * (now - self._began) / max(step - self.start, 1)
+        self._step, self.doing = step, ""
         if self._view is not None:
-            self._view.advance(step, values, left=clock(left))
+            self._view.advance(step, values, left=self._left())
         elif now - self._last_line > SECONDS_BETWEEN_LINES or step == self.num_steps:
             self._last_line = now
             note = f"loss {values['loss/total']:.3f}  {values['speed/pairs_per_s']:.0f} pairs/s"
-            log.info("%s: step %d of %d, %s, %s left", self.name, step, self.num_steps, note, clock(left))
+            log.info("%s: step %d of %d, %s, %s left", self.name, step, self.num_steps, note, self._left())
+            self._ticker.spoke()
+
+    def _left(self) -> str:
+        """The time until the stage ends, as the steps so far went."""
+        seconds = (self.num_steps - self._step) * (time.monotonic() - self._began) / max(self._step - self.start, 1)
+        return clock(seconds)
+
+    def _say_again(self) -> None:
+        left = f", {self._left()} left" if self._step > self.start else ""
+        log.info("%s: after step %d of %d, at %s%s", self.name, self._step, self.num_steps, self.doing or "work", left)
 
     def flush(self) -> None:
         """Writes out all scalars: a run that is killed and resumed must not lack those before its checkpoint."""
@@ -121,6 +136,7 @@ class Board:
 
     def close(self) -> None:
         """Gives the terminal back and closes the files."""
+        self._ticker.stop()
         if self._view is not None:
             self._view.close()
         for writer in self._writers:
