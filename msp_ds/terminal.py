@@ -1,83 +1,179 @@
-"""What a person at the terminal sees: progress with the time left, log lines, and an error as one line."""
+"""What a person at the terminal sees: texts and tables that are safe to show, log lines, and an error as one line.
+
+All output of this project goes through this file. Names, captions and labels come from other people's files, so no
+text is markup, and what a terminal would obey or hide is shown as an escape: \\x1b.
+"""
 
 from __future__ import annotations
 
+import codecs
+import copy
+import dataclasses
+import errno
+import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console
+from rich import table as rich_table
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.logging import RichHandler
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.measure import Measurement
+from rich.text import Text
 
 from msp_ds.errors import InputError
 
+OUTPUT_FAILED = 2
+"""Exit code of a command whose output cannot be written, as on a full disk."""
+READER_GONE = 128 + 13
+"""Exit code where the reader of the output has ended, as in `msp-ds ... | head -1`; shells count SIGPIPE so."""
+READABLE = 20
+"""Cells of a column that is never made narrower while another column can be left out."""
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode categories: controls, invisible format characters, lone surrogates, separators of lines and paragraphs."""
+_REPLACED = "msp_ds.replaced"
+"""Name of the codec error handler of both outputs."""
+_IN_ASCII = {
+    **{chr(code): "+" for code in range(0x2500, 0x2580)},
+    **dict.fromkeys("─━┄┅┈┉╌╍═", "-"),
+    **dict.fromkeys("│┃┆┇┊┋╎╏║", "|"),
+    **dict.fromkeys("“”„", '"'),
+}
+"""Frames and quotation marks for outputs that lack them."""
+_VERY_WIDE = 10_000
 
-def console() -> Console:
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Return the text with control, bidirectional and zero-width characters as escapes, those in `keep` apart."""
+    if text.isprintable():
+        return text
+    return "".join(
+        ascii(one)[1:-1] if unicodedata.category(one) in _HIDDEN and one not in keep else one for one in text
+    )
+
+
+def styled(*parts: str | tuple[str, str]) -> Text:
+    """Return one text of parts, each plain or with a style: ("error:", "bold red")."""
+    pairs = [(part, "") if isinstance(part, str) else part for part in parts]
+    return Text.assemble(*((printable(text, keep="\n"), style) for text, style in pairs))
+
+
+class Terminal(Console):
+    """Standard output or `stderr`; what is printed on it is never markup, and control characters are escaped."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Turn a string into a text that is safe to show; rich calls it for each string and table cell."""
+        return super().render_str(printable(text, keep="\n\t"), **how)
+
+
+class Table(rich_table.Table):
+    """A table whose columns stay readable: those that a narrow terminal has no room for are left out, and named.
+
+    expendable: headers of the columns that go first, in this order; then they go from the right. The first one stays.
+    """
+
+    def __init__(self, *headers: str, expendable: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(*headers, **options)
+        self.expendable = tuple(expendable)
+        for column in self.columns:
+            column.overflow = "fold"
+
+    def add_column(self, header: Any = "", *args: Any, **options: Any) -> None:
+        """Add a column as rich does; words that are longer than the column go on in the next line."""
+        super().add_column(header, *args, **{"overflow": "fold", **options})
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add a row; a line break within a name is shown as an escape."""
+        super().add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = copy.copy(self)
+        shown.width = None if self.width is None else min(self.width, options.max_width)
+        room = shown.width or options.max_width
+        sizes = [_sizes(column, console, options.update_width(_VERY_WIDE)) for column in self.columns]
+        kept, left_out = self._fitting([least for least, _ in sizes], room)
+        widths = _shared([sizes[place] for place in kept], room - _frame(len(kept)))
+        shown.columns = [
+            dataclasses.replace(self.columns[place], _index=number, width=width)
+            for number, (place, width) in enumerate(zip(kept, widths, strict=True))
+        ]
+        if left_out:
+            note = f"left out: {', '.join(dict.fromkeys(left_out))}; a wider terminal (COLUMNS=120) shows all"
+            shown.caption = note if self.caption is None else f"{self.caption}\n{note}"
+            shown.caption_justify = "left"
+        yield from rich_table.Table.__rich_console__(shown, console, options)
+
+    def _fitting(self, least: Sequence[int], room: int) -> tuple[list[int], list[str]]:
+        """Return the columns that fit in `room` cells, and the headers of the others as they were left out."""
+        headers = [str(column.header) for column in self.columns]
+        named = [place for one in self.expendable for place, header in enumerate(headers) if place and header == one]
+        order = named + [place for place in range(len(headers) - 1, 0, -1) if place not in named]
+        kept, left_out = list(range(len(headers))), list[str]()
+        while order and _frame(len(kept)) + sum(least[place] for place in kept) > room:
+            kept.remove(order[0])
+            left_out.append(headers[order.pop(0)])
+        return kept, left_out
+
+
+def _frame(num_columns: int) -> int:
+    """Cells of the borders of a table, and of a space on both sides of each column."""
+    return 1 + 3 * num_columns
+
+
+def _sizes(column: rich_table.Column, console: Console, options: ConsoleOptions) -> tuple[int, int]:
+    """Cells of the longest word of a column, READABLE at most, and of its longest line."""
+    found = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells)]
+    longest = min(max(one.maximum for one in found), column.max_width or _VERY_WIDE)
+    return min(max(one.minimum for one in found), longest, READABLE), longest
+
+
+def _shared(sizes: Sequence[tuple[int, int]], room: int) -> list[int | None]:
+    """Return the widths of columns, least and longest, in `room` cells; None for each where all of them fit."""
+    spare = room - sum(least for least, _ in sizes)
+    widths: list[int | None] = [None] * len(sizes)
+    if sum(longest for _, longest in sizes) <= room:
+        return widths
+    by_wish = sorted(range(len(sizes)), key=lambda place: sizes[place][1] - sizes[place][0])
+    for done, place in enumerate(by_wish):
+        least, longest = sizes[place]
+        more = min(longest - least, max(spare, 0) // (len(sizes) - done))
+        widths[place], spare = least + more, spare - more
+    return widths
+
+
+def console() -> Terminal:
     """The terminal for everything but results; results go to standard output."""
-    return Console(stderr=True)
+    return Terminal(stderr=True)
+
+
+class _LogLines(logging.Formatter):
+    """Log lines that are safe to show; one record of ours is one line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record), keep="" if record.name.startswith("msp_ds") else "\n\t")
+
+    def formatException(self, ei: Any) -> str:
+        return printable(super().formatException(ei), keep="\n\t")
 
 
 def speak(*, quiet: bool = False) -> None:
     """Sends log lines to the terminal: all of ours from INFO on, or only warnings when `quiet`."""
     terminal = console()
     handler: logging.Handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    handler.setFormatter(_LogLines("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     if terminal.is_terminal:  # a log line must not tear the bar below it
         handler = RichHandler(console=terminal, show_path=False, show_level=False, log_time_format="%H:%M:%S")
-        handler.setFormatter(logging.Formatter("%(message)s"))  # else basicConfig puts level and module before it
+        handler.setFormatter(_LogLines("%(message)s"))  # else basicConfig puts level and module before it
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("msp_ds").setLevel(logging.WARNING if quiet else logging.INFO)
-
-
-def progress_bar() -> Progress:
-    """A bar with share, time passed, time left and a note; nothing is drawn where the output is no terminal."""
-    terminal = console()
-    return Progress(
-        TextColumn("{task.description:<18}"),
-        BarColumn(bar_width=28),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=terminal,
-        disable=not terminal.is_terminal,
-    )
-
-
-class Bars:
-    """Progress for work that reports itself by start(label, total) and advance(n), one bar after the other."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task: TaskID | None = None
-
-    def start(self, label: str, total: int | None) -> None:
-        """A new bar of `total` units, or of unknown length."""
-        self._task = self._progress.add_task(label, total=total, note="")
-
-    def advance(self, n: int = 1) -> None:
-        """Moves the current bar."""
-        if self._task is not None:
-            self._progress.advance(self._task, n)
-
-
-@contextmanager
-def bars() -> Iterator[Bars]:
-    """Bars that are drawn as long as the block runs."""
-    with progress_bar() as progress:
-        yield Bars(progress)
 
 
 @contextmanager
@@ -88,10 +184,49 @@ def one_line_errors(*, debug: bool, quiet: bool = False) -> Iterator[None]:
     except InputError as error:
         if debug:
             raise
-        Console(stderr=True, soft_wrap=True, quiet=quiet).print(
-            f"[bold red]error:[/] {_plain(str(error))}", highlight=False
-        )
+        line = " ".join(str(error).split())
+        Terminal(stderr=True, soft_wrap=True, quiet=quiet).print(styled(("error:", "bold red"), f" {line}"))
         raise SystemExit(2) from None
+
+
+class _Output(io.FileIO):
+    """Standard output or standard error as a file whose failure ends the command with one line, not a traceback."""
+
+    def write(self, data: Any) -> int:
+        """Write to the file; where that fails, whatever is written later is dropped."""
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            is_result = self.fileno() == 1
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            if not is_result:  # a log that nobody reads must not end a training run
+                return len(data)
+            if error.errno == errno.EPIPE:
+                raise SystemExit(READER_GONE) from None
+            os.write(2, f"error: the output cannot be written: {error.strerror}\n".encode())
+            raise SystemExit(OUTPUT_FAILED) from None
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    """What is written for characters that an encoding lacks: frames in ASCII, else a question mark for each cell."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_IN_ASCII.get(one, "?" * cell_len(one)) for one in lacking), error.end
+
+
+def _guard_outputs() -> None:
+    """Let standard output and standard error replace what their encodings lack, and end the command if they fail."""
+    codecs.register_error(_REPLACED, _replaced)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if type(stream) is io.TextIOWrapper and stream.fileno() in (1, 2):  # tests and notebooks have others
+            stream.flush()
+            guarded = io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False))
+            wrapped = io.TextIOWrapper(
+                guarded, encoding=stream.encoding, errors=_REPLACED, line_buffering=stream.line_buffering
+            )
+            setattr(sys, name, wrapped)
 
 
 def run_command(app: Callable[[], object]) -> None:
@@ -100,8 +235,13 @@ def run_command(app: Callable[[], object]) -> None:
     One of several ranks skips the interpreter's tear-down: a thread of gloo may let go of a Python tensor only then,
     and a rank that has done all its work would end as aborted (exit code 134).
     """
+    _guard_outputs()
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except SystemExit as end:
         ranks = sys.modules.get("torch.distributed")  # importing it takes seconds, which a mere --help would wait for
         if ranks is None or not ranks.is_available() or not ranks.is_initialized() or ranks.get_world_size() == 1:
@@ -120,10 +260,5 @@ def resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        Console(stderr=True, soft_wrap=True).print("interrupted; the same command goes on from here", highlight=False)
+        Terminal(stderr=True, soft_wrap=True).print("interrupted; the same command goes on from here")
         raise SystemExit(130) from None
-
-
-def _plain(text: str) -> str:
-    """One line without rich's markup."""
-    return " ".join(text.split()).replace("[", "\\[")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from unittest import mock
 
 import pytest
 from click.testing import Result
@@ -15,7 +16,8 @@ from msp_ds.cli import app
 def run(*words: object) -> Result:
     """What `msp-ds WORDS` does; the environment stays as it is, where a command notes the place that ranks meet at."""
     environment = dict(os.environ)
-    result = CliRunner().invoke(app, [str(word) for word in words], prog_name="msp-ds", env={"COLUMNS": "200"})
+    with mock.patch("msp_ds.progress.SECONDS_BETWEEN_LINES", 3600.0):  # a slow machine must not add lines
+        result = CliRunner().invoke(app, [str(word) for word in words], prog_name="msp-ds", env={"COLUMNS": "200"})
     os.environ.clear()
     os.environ.update(environment)
     # The command's log lines went to a stream that is closed now.

@@ -26,6 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"downstream"}),
     frozenset({"curriculum"}),
     frozenset({"terminal"}),
+    frozenset({"progress"}),
     frozenset({"training"}),
     frozenset({"library"}),
     frozenset({"report"}),
@@ -37,6 +38,19 @@ LAYERS: tuple[frozenset[str], ...] = (
 
 CONFINED = {"deepspeed": {"training"}, "webdataset": {"data"}, "typer": {"cli", "train"}}
 """Library -> the rooms that may import it."""
+
+SAFE_OF_RICH = frozenset(
+    {
+        "rich.console.Group",
+        "rich.console.RenderableType",
+        "rich.padding.Padding",
+        "rich.live.Live",
+        "rich.cells.cell_len",
+    }
+    | {f"rich.progress.{name}" for name in ("BarColumn", "Progress", "TaskProgressColumn")}
+)
+"""What of rich no text passes through; texts, tables and consoles come from msp_ds.terminal, bars from msp_ds.progress,
+where a user's text is no markup and its control characters are escaped."""
 
 ENTRY_POINTS = {"train", "cli"}
 MAX_FUNCTION_LINES = 60
@@ -136,6 +150,19 @@ def libraries_stay_in_their_rooms(package: Package) -> list[str]:
         for module in package.values()
         for target in _imports(module, package)
         if module.room not in CONFINED.get(target.split(".")[0], {module.room})
+    ]
+
+
+def texts_are_shown_by_the_terminal(package: Package) -> list[str]:
+    return [
+        f"{module.name} imports {name}"
+        for module in package.values()
+        if module.room not in ("terminal", "progress")
+        for node in ast.walk(module.tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in node.names
+        if (name := f"{getattr(node, 'module', '')}.{alias.name}".lstrip(".")).split(".")[0] == "rich"
+        and name not in SAFE_OF_RICH
     ]
 
 
@@ -252,6 +279,12 @@ CASES: list[tuple[Rule, dict[str, str], str, dict[str, str]]] = [
         "msp_ds.config imports typer",
         {"msp_ds.cli": "import typer", "msp_ds.train": "import typer"},
     ),
+    (
+        texts_are_shown_by_the_terminal,
+        {"msp_ds.report.runs": "def f():\n    from rich.console import Console"},
+        "msp_ds.report.runs imports rich.console.Console",
+        {"msp_ds.report.runs": "from rich.padding import Padding", "msp_ds.terminal": "from rich.text import Text"},
+    ),
     (names_are_not_taken, {"msp_ds.token": ""}, "msp_ds.token has a library's name", {"msp_ds.records": ""}),
     (
         names_are_not_taken,
@@ -318,6 +351,14 @@ def test_the_rule_catches_a_wrong_package(rule: Rule, wrong: dict[str, str], fau
 @pytest.mark.parametrize(("rule", "_wrong", "_fault", "right"), CASES, ids=lambda part: getattr(part, "__name__", ""))
 def test_the_rule_lets_a_right_package_pass(rule: Rule, _wrong: object, _fault: str, right: dict[str, str]) -> None:
     assert rule(_package(right)) == []
+
+
+def test_the_tools_show_their_texts_by_the_terminal_and_end_as_commands_do() -> None:
+    sources = {f"tools.{path.stem}": path.read_text(encoding="utf-8") for path in (ROOT / "tools").glob("*.py")}
+    programs = {name for name, source in sources.items() if "__main__" in source}
+    assert len(programs) > 15
+    assert texts_are_shown_by_the_terminal(_package(sources)) == []
+    assert programs == {name for name, source in sources.items() if "\n    run_command(" in source}
 
 
 def test_the_walk_finds_the_rooms_that_exist(package: Package) -> None:

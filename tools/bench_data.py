@@ -32,8 +32,6 @@ import numpy as np
 import torch
 import typer
 import webdataset
-from rich.console import Console
-from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -45,6 +43,7 @@ from msp_ds.data.text import WordPieces
 from msp_ds.data.vocabulary import SPECIAL_PIECES, parse_vocabulary
 from msp_ds.data.writing.shard_writer import SetPlan, write_set
 from msp_ds.records import RegionRecord
+from msp_ds.terminal import Table, Terminal, run_command
 from tools import bench_start
 from tools.synthetic_coco import NUM_IMAGES
 
@@ -312,7 +311,7 @@ def show(results: dict[str, list[dict[str, float]]], images: int) -> None:
             f"{row['rss_mb']:,.0f}",
         )
     table.title = f"{images} images of {REGIONS} x {WIDTH}, batches of {BATCH}, medians of {len(results['ours'])}"
-    Console(stderr=True).print(table)
+    Terminal(stderr=True).print(table)
 
 
 def main(
@@ -334,10 +333,10 @@ def main(
             results[name].append(measured_apart(name, folder))
     show(results, images)
     started = bench_start.median_times(bench_start.make_set(folder.parent, NUM_IMAGES), repeat)
-    Console(stderr=True).print(bench_start.table(started, NUM_IMAGES))
+    Terminal(stderr=True).print(bench_start.table(started, NUM_IMAGES))
     if out is not None:
         out.write_text(json.dumps({"images": images, "runs": results, "start": started}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(lambda: typer.run(main))

@@ -23,8 +23,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -33,7 +31,7 @@ from msp_ds.data.recipe import Recipe, load_recipe
 from msp_ds.data.world import make_world
 from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError
-from msp_ds.terminal import one_line_errors
+from msp_ds.terminal import Table, Terminal, one_line_errors, run_command
 from msp_ds.training.execution import find_shipped
 from msp_ds.training.planning import new_config
 from msp_ds.training.runtime import start_runtime
@@ -175,10 +173,10 @@ def main(  # noqa: PLR0913, one parameter a flag
     found = hardware(runtime.device) | {"preset": preset, "batch_size": batch_size, "steps": steps, "repeat": repeat}
     found["resident"] = resident
     found |= compared(rounds, steps=steps)
-    console = Console(width=140)
+    console = Terminal(width=140)
     console.print(table(found, on_gpu=device == "cuda"))
     for line in told(found, peak, most_bytes=max(one.gpu_bytes for one in rounds), parameters=count(config)):
-        console.print(line, highlight=False)
+        console.print(line)
     write_figures(found, out, console)
 
 
@@ -216,4 +214,4 @@ def told(found: dict[str, Any], peak: float | None, *, most_bytes: int, paramete
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(lambda: typer.run(main))

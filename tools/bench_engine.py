@@ -23,15 +23,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msp_ds.data.order import Order
 from msp_ds.errors import InputError
 from msp_ds.presets import get_preset
-from msp_ds.terminal import one_line_errors
+from msp_ds.terminal import Table, Terminal, one_line_errors, run_command
 from msp_ds.training.execution import Execution
 from msp_ds.training.runtime import start_runtime
 from tools.bench_figures import BUSY, Clock, Taken, choose_device, spread, taken, write_figures
@@ -163,7 +161,7 @@ def main(
         found = hardware(runtime.device) | {"preset": preset, "batch_size": batch_size, "repeat": repeat}
         found |= measured(stand)
     torch.distributed.destroy_process_group()
-    console = Console(width=140)
+    console = Terminal(width=140)
     console.print(table(found))
     ratio = found["of_rounds"]["median"]
     console.print(f"{'within' if ratio <= BAR else 'above'} the bar of {BAR} times the plain step")
@@ -173,4 +171,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(lambda: typer.run(main))

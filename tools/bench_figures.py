@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+
+from msp_ds.terminal import Terminal
 
 SCHEDULE_PAIRS = 20_400_000
 """Pairs of the paper's three stages, all epochs."""
@@ -72,7 +73,7 @@ def choose_device(name: str) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def write_figures(found: dict[str, Any], out: Path | None, console: Console) -> None:
+def write_figures(found: dict[str, Any], out: Path | None, console: Terminal) -> None:
     """Writes all figures as JSON, if they are wanted."""
     if out is not None:
         out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

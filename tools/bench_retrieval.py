@@ -28,8 +28,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -47,7 +45,7 @@ from msp_ds.model.heads import MatchHead
 from msp_ds.model.layers import Attention, CrossModalityLayer, FeedForward
 from msp_ds.presets import get_preset
 from msp_ds.records import RegionRecord
-from msp_ds.terminal import one_line_errors
+from msp_ds.terminal import Table, Terminal, one_line_errors, run_command
 from msp_ds.training.inference import load_trained
 
 PADDED, IMAGES_AT_ONCE = 20, 500
@@ -317,11 +315,11 @@ def main(  # noqa: PLR0913  one parameter a flag
     rows = compare(found, contest.pool)
     pairs = f"{images} images x {len(contest.pool.captions)} captions, medians of {repeats} turns"
     table = show(rows, f"{pairs}, torch {torch.__version__}, {hardware(where)}", is_trained=checkpoint is not None)
-    Console(width=140).print(table)
+    Terminal(width=140).print(table)
     if out is not None:
         facts = {"torch": torch.__version__, "hardware": hardware(where), "load": os.getloadavg(), "pairs": pairs}
         out.write_text(json.dumps({**facts, "ways": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(lambda: typer.run(main))

@@ -21,15 +21,13 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msp_ds.curriculum import STAGES
 from msp_ds.errors import InputError
 from msp_ds.presets import Preset, get_preset
-from msp_ds.terminal import one_line_errors
+from msp_ds.terminal import Table, Terminal, one_line_errors, run_command
 from msp_ds.training.cards import find_card
 from tools.bench_figures import BUSY, choose_device, spread, write_figures
 from tools.bench_hardware import hardware
@@ -159,7 +157,7 @@ def main(  # noqa: PLR0913, one parameter a flag
 ) -> None:
     """Measure two ranks beside one; model many."""
     choose_device("cpu")
-    console, found = Console(width=150), hardware(torch.device("cpu"))
+    console, found = Terminal(width=150), hardware(torch.device("cpu"))
     with one_line_errors(debug=False):
         chosen, memory_gib = get_preset(preset), find_card(card).memory_gib
         machine = Machine(gpus_a_node=gpus_a_node, inside=inside * 1e9, between=between * 1e9, hop=hop * 1e-6)
@@ -204,7 +202,7 @@ def _train(these: list[WorldPlan], *, steps: int, repeat: int) -> tuple[dict[str
     return turns, worlds[0].facts
 
 
-def _show_model(cluster: Cluster, console: Console) -> None:
+def _show_model(cluster: Cluster, console: Terminal) -> None:
     machine, work = cluster.machine, cluster.work
     console.print(
         f"A model, not a measurement: {work.seconds_a_pair * 1e3:.3g} ms a pair, {work.update_seconds * 1e3:.3g} ms an "
@@ -218,4 +216,4 @@ def _show_model(cluster: Cluster, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(lambda: typer.run(main))

@@ -19,8 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -32,6 +30,7 @@ from msp_ds.data.text import WordPieces
 from msp_ds.data.vocabulary import read_vocabulary
 from msp_ds.data.writing.shard_writer import SetPlan, write_set
 from msp_ds.records import RegionRecord
+from msp_ds.terminal import Table, Terminal, run_command
 from tools.fresh_process import measured
 from tools.synthetic_coco import NUM_IMAGES, caption, num_captions, write_look_alikes, write_small_files
 
@@ -133,8 +132,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     flags = parser.parse_args()
     path = make_set(flags.folder, flags.images)
-    Console().print(table(median_times(path, flags.repeat), flags.images))
+    Terminal().print(table(median_times(path, flags.repeat), flags.images))
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -28,8 +28,6 @@ except ImportError as error:
     raise SystemExit(f"error: {error}; it is what a step is measured against: pip install -e '.[test]'") from None
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -42,7 +40,7 @@ from msp_ds.model.encoder import Trunk
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.asking import count_rooms
 from msp_ds.tasks.task import pose
-from msp_ds.terminal import one_line_errors
+from msp_ds.terminal import Table, Terminal, one_line_errors, run_command
 from msp_ds.training.engine import build_optimizer
 from msp_ds.training.learner import NOT_COUNTED, Learner
 from tools.bench_figures import BUSY, SCHEDULE_PAIRS, Clock, spread, write_figures
@@ -321,7 +319,7 @@ def main(
     pool = Pool(config, batch_size=batch_size)
     found = hardware(place) | {"batch_size": batch_size, "repeat": repeat}
     found |= measured(variants, pool, repeat=repeat, clock=Clock(place))
-    console = Console(width=160)
+    console = Terminal(width=160)
     for table in tables(found):
         console.print(table)
     write_figures(found, out, console)
@@ -333,4 +331,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(lambda: typer.run(main))

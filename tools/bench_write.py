@@ -17,15 +17,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msp_ds.data.overwriting import remove_set
 from msp_ds.data.recipe import Recipe
 from msp_ds.data.sources.region_files import list_region_files
 from msp_ds.data.writing.shard_building import build_shards
+from msp_ds.terminal import Table, Terminal, run_command
 from tools.fresh_process import Cost, drop_from_cache, measured
 from tools.synthetic_coco import write_small_files, write_tsv
 
@@ -145,8 +143,8 @@ def main() -> None:
         tsv.unlink()
     lines = json.dumps([dataclasses.asdict(line) for line in results], indent=2)
     (flags.folder / "bench_write.json").write_text(lines + "\n")
-    Console().print(table(results))
+    Terminal().print(table(results))
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

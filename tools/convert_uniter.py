@@ -34,7 +34,7 @@ from msp_ds.data.identity import canonical_image_id
 from msp_ds.data.sources.faults import OnError
 from msp_ds.errors import InputError
 from msp_ds.file_kinds import refuse_other_kind
-from msp_ds.terminal import one_line_errors
+from msp_ds.terminal import Terminal, one_line_errors, run_command
 from tools.npz_parts import Image, PartReport, fault, labels_of, needed, read_sizes, write_parts
 
 _KEY = "__keys__"
@@ -175,8 +175,8 @@ def main() -> None:
         report = convert(
             flags.source, out=flags.out, sizes=flags.sizes, nominal_size=flags.nominal_size, on_error=flags.on_error
         )
-    print(report.describe())
+    Terminal(soft_wrap=True).print(report.describe())
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

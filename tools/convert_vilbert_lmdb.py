@@ -27,7 +27,7 @@ from msp_ds.data.identity import Corpus, canonical_image_id
 from msp_ds.data.sources.faults import OnError
 from msp_ds.errors import InputError
 from msp_ds.file_kinds import refuse_other_kind
-from msp_ds.terminal import one_line_errors
+from msp_ds.terminal import Terminal, one_line_errors, run_command
 from tools.npz_parts import Image, PartReport, fault, labels_of, needed, write_parts
 from tools.plain_pickle import PICKLE_ERRORS, load_plain
 
@@ -105,8 +105,8 @@ def main() -> None:
     flags = parser.parse_args()
     with one_line_errors(debug=False):
         report = convert(flags.source, out=flags.out, corpus=flags.corpus, on_error=flags.on_error)
-    print(report.describe())
+    Terminal(soft_wrap=True).print(report.describe())
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -22,9 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from rich.console import Console
-from rich.table import Table
 
+from msp_ds.terminal import Table, Terminal, run_command
 from msp_ds.training.checkpoint import OPTIMIZER, WEIGHTS
 from msp_ds.training.metrics_file import METRICS_FILE, read_metrics
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, stage_checkpoint
@@ -150,7 +149,7 @@ def digest(run: Path, ranks: int) -> dict[str, str]:
     return {name: hashlib.sha256(value).hexdigest() for name, value in found.items()}
 
 
-def provoke(folder: Path, how: Configuration, *, kills: int, seed: int, show: Console) -> Row:
+def provoke(folder: Path, how: Configuration, *, kills: int, seed: int, show: Terminal) -> Row:
     """The row of a configuration. Raises RuntimeError where a resumed run fails."""
     life = undisturbed(folder / "whole", how)
     show.print(f"{how.title}: first step after {life.start_up:.1f} s, end {life.training:.0f} s later")
@@ -209,10 +208,10 @@ def main() -> None:
     flags.folder.mkdir(parents=True, exist_ok=True)
     shards = flags.shards or write_shards(flags.folder)
     import_all()
-    show, rows = Console(stderr=True, highlight=False), []
+    show, rows = Terminal(stderr=True), []
     for place, how in prepared(flags.folder, shards, steps=flags.steps):
         rows.append(provoke(place, how, kills=flags.kills, seed=flags.seed, show=show))
-        Console().print(table(rows))
+        Terminal().print(table(rows))
     for row in rows:
         for line in row.different:
             show.print(f"different: {row.title}, {line}")
@@ -220,4 +219,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout's, wherever the program is called from
 
 from msp_ds.errors import InputError  # noqa: E402
-from msp_ds.terminal import one_line_errors, progress_bar  # noqa: E402
+from msp_ds.progress import progress_bar  # noqa: E402
+from msp_ds.terminal import Table, Terminal, one_line_errors, run_command  # noqa: E402
 from tools.short_training import STEPS, Curves, curves_of  # noqa: E402
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -168,13 +167,13 @@ def main(
             curves[name] = source()
             progress.update(bar, total=1, completed=1, note="")
         found = differences(curves[first], curves[second])
-    Console().print(difference_table(found))
+    Terminal().print(difference_table(found))
     largest = max(one.largest for one in found)
     equal = all(one.first_step is None for one in found)
     verdict = "equal to the last bit" if equal else f"largest difference {largest:.2e}, tolerance {tolerance:g}"
-    Console(soft_wrap=True).print(f"{first} and {second}: {verdict}", highlight=False, markup=False)
+    Terminal(soft_wrap=True).print(f"{first} and {second}: {verdict}")
     raise typer.Exit(0 if largest <= tolerance else 1)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(lambda: typer.run(main))

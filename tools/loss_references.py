@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 try:
@@ -23,7 +21,8 @@ try:
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; the references lie in tests/ of a checkout: run this from there") from None
 
-from msp_ds.terminal import progress_bar
+from msp_ds.progress import progress_bar
+from msp_ds.terminal import Table, Terminal, run_command
 
 
 def table(found: dict[str, Agreement]) -> Table:
@@ -44,9 +43,9 @@ def main(
     with progress_bar() as progress:
         bar = progress.add_task("batches", total=batches, note="")
         found = agreements(examples(batches), advance=lambda: progress.advance(bar))
-    Console().print(table(found))
+    Terminal().print(table(found))
     raise typer.Exit(0 if all(max(one.double, one.single) < tolerance for one in found.values()) else 1)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(lambda: typer.run(main))

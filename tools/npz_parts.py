@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from msp_ds.data.array_files import load_arrays
 from msp_ds.data.identity import canonical_image_id
 from msp_ds.data.sources.faults import Faults, OnError, Place, RowError
 from msp_ds.errors import InputError
 from msp_ds.file_kinds import refuse_other_kind
-from msp_ds.terminal import bars
+from msp_ds.progress import bars
+from msp_ds.terminal import Terminal
 
 IMAGES_A_PART = 256
 
@@ -86,7 +86,7 @@ def write_parts(
                 written += len(images)
             progress.advance(len(ids))
     for skipped in faults.skipped:
-        Console(stderr=True, soft_wrap=True).print(f"left out: {skipped.image_id}: {skipped.reason}", highlight=False)
+        Terminal(stderr=True, soft_wrap=True).print(f"left out: {skipped.image_id}: {skipped.reason}")
     return PartReport(out=out, num_images=written, num_kept=kept, num_left_out=len(image_ids) - written - kept)
 
 

@@ -14,16 +14,14 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msp_ds.config import ModelConfig
-from msp_ds.terminal import one_line_errors
+from msp_ds.progress import bars
+from msp_ds.terminal import Table, Terminal, one_line_errors, run_command
 from tools.bench_figures import Clock, write_figures
 from tools.bench_hardware import hardware
 from tools.bench_step import Variant, builders, one_step, the_device
@@ -94,13 +92,15 @@ def main(
     """Show what a training step is made of, beside its peers."""
     with one_line_errors(debug=False):
         place = the_device(device, batch_size=batch_size)
-    console = Console(width=120)
+    console = Terminal(width=120)
     found: dict[str, Any] = hardware(place) | {"batch_size": batch_size, "ways": {}}
-    for way in track(WAYS, description="ways", console=console, transient=True):
-        (operators, _), _ = measured(take_steps, way, ModelConfig(), batch_size, steps, device)
-        # The profiler's notes are memory too.
-        (_, on_gpu), cost = measured(take_steps, way, ModelConfig(), batch_size, 0, device)
-        found["ways"][way] = {"operators": operators, "peak_bytes": on_gpu or cost.peak_bytes}
+    with bars("ways", len(WAYS)) as progress:
+        for way in WAYS:
+            (operators, _), _ = measured(take_steps, way, ModelConfig(), batch_size, steps, device)
+            # The profiler's notes are memory too.
+            (_, on_gpu), cost = measured(take_steps, way, ModelConfig(), batch_size, 0, device)
+            found["ways"][way] = {"operators": operators, "peak_bytes": on_gpu or cost.peak_bytes}
+            progress.advance()
     for way, said in found["ways"].items():
         console.print(operators_table(way, said["operators"]))
     console.print(memory_table({way: said["peak_bytes"] for way, said in found["ways"].items()}))
@@ -108,4 +108,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(lambda: typer.run(main))

@@ -20,8 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -35,6 +33,7 @@ from msp_ds.data.recipe import Recipe
 from msp_ds.data.shards import open_set
 from msp_ds.data.writing.build_writing import write_build
 from msp_ds.data.writing.shard_building import plan_build
+from msp_ds.terminal import Table, Terminal, run_command
 from tools.fresh_process import Cost, measured
 from tools.synthetic_coco import NUM_IMAGES, MadeUpRegions, half_features, write_look_alikes, write_small_files
 
@@ -179,8 +178,8 @@ def main() -> None:
     facts = {"counts": dataclasses.asdict(epoch), "bytes": num_bytes}
     facts |= {name: dataclasses.asdict(cost) for name, cost in costs.items()}
     (flags.folder / "rehearsal.json").write_text(json.dumps(facts, indent=2) + "\n")
-    Console().print(table(num_images, num_bytes, costs, epoch))
-    Console().print(
+    Terminal().print(table(num_images, num_bytes, costs, epoch))
+    Terminal().print(
         f"{epoch.num_read} pairs came, {epoch.num_repeated} of them twice; {epoch.num_waiting} wait for a full batch. "
         f"{epoch.num_swapped} came with a look-alike's image; {epoch.num_checked} images were the asked ones."
     )
@@ -188,4 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rich.table import Table
-
+from msp_ds.terminal import Table
 from tools.scaling_model import Machine, Way, Work, efficiency, state_bytes, step_on
 
 GIB = 2**30

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
+
+from msp_ds.terminal import Terminal, run_command
 
 if TYPE_CHECKING:
     from msp_ds.training.runtime import Runtime
@@ -107,9 +108,9 @@ def main(
             "curves": curves,
         }
         write_json(out, facts)
-    Console(stderr=True).print(f"{out}: {sum(map(len, curves.values()))} curves of {steps} steps", highlight=False)
+    Terminal(stderr=True).print(f"{out}: {sum(map(len, curves.values()))} curves of {steps} steps")
     torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(lambda: typer.run(main))

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from msp_ds.terminal import one_line_errors, resumable, speak
+from msp_ds.terminal import Terminal, one_line_errors, resumable, speak
 from msp_ds.train import Debug, PresetName, Setting
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def ablate(
         )
         failures = _plan_and_run(asked, preset=preset, steps=steps, dry_run=dry_run)
     for node, reason in failures.items():
-        Console(stderr=True, soft_wrap=True).print(f"failed: {node}: {reason}", highlight=False, markup=False)
+        Terminal(stderr=True, soft_wrap=True).print(f"failed: {node}: {reason}")
     if failures:
         raise SystemExit(1)
 
@@ -80,20 +79,20 @@ def _plan_and_run(asked: Asked, *, preset: str | None, steps: int | None, dry_ru
     from msp_ds.report.ablation_plot import ablation_plot
     from msp_ds.report.ablation_table import grid_of, plan_table, plan_words, terminal_table, write_tables
 
-    show = Console()
+    show = Terminal()
     study, hashes = study_of(asked, preset=preset, steps=steps)
     plan, record = plan_ablation(study), read_record(study, hashes)
-    show.print(plan_table(plan), highlight=False)
-    show.print(plan_words(plan, record.nodes, finished_nodes(plan, record)), highlight=False, soft_wrap=True)
+    show.print(plan_table(plan))
+    show.print(plan_words(plan, record.nodes, finished_nodes(plan, record)), soft_wrap=True)
     if dry_run:
         return {}
     with alone_in(asked.out):
         results = run_ablation(plan, read_record(study, hashes), launch=launch)
     grid = grid_of(plan, results.nodes)
     files = write_tables(grid, asked.out, plot=ablation_plot(grid))
-    show.print(terminal_table(grid), highlight=False)
-    show.print(grid.caption, highlight=False, markup=False, style="dim")
-    show.print(f"written to {', '.join(map(str, files))}", highlight=False, markup=False, soft_wrap=True)
+    show.print(terminal_table(grid))
+    show.print(grid.caption, style="dim")
+    show.print(f"written to {', '.join(map(str, files))}", soft_wrap=True)
     return results.failures
 
 

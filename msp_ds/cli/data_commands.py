@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from msp_ds.curriculum import BenchmarkName
 from msp_ds.data.recipe import DEMO_RECIPE
 from msp_ds.presets import PRESETS
-from msp_ds.terminal import bars, one_line_errors, resumable, speak
+from msp_ds.progress import bars
+from msp_ds.terminal import Terminal, one_line_errors, resumable, speak
 from msp_ds.train import Cache, CacheLimit, Debug
 from msp_ds.training.execution import find_shipped
 from msp_ds.training.planning import cache_of
@@ -61,7 +61,7 @@ def world(
     with one_line_errors(debug=debug), bars() as progress:
         progress.start("world", images)
         report = make_world(out, images=images, seed=seed, feature_width=feature_width, advance=progress.advance)
-    Console().print(f"{report.images} images, {report.captions} captions, {report.phrases} phrases in {report.folder}")
+    Terminal().print(f"{report.images} images, {report.captions} captions, {report.phrases} phrases in {report.folder}")
 
 
 def shard(
@@ -144,7 +144,7 @@ def _write_shards(
     with bars() as progress:
         reports = build_shards(recipe, stage=stage, out=out, progress=progress, num_threads=jobs or default_jobs())
     for line in (*(report.describe() for report in reports.values()), *shard_notes(stage, tuple(reports.values()))):
-        Console(soft_wrap=True).print(line, highlight=False)
+        Terminal(soft_wrap=True).print(line)
 
 
 def negatives(
@@ -180,7 +180,7 @@ def negatives(
             attach=attach,
         )
         told = make_negatives(plan, progress=progress)
-    Console(soft_wrap=True).print(told, highlight=False, markup=False)
+    Terminal(soft_wrap=True).print(told)
 
 
 def inspect(
@@ -207,7 +207,7 @@ def inspect(
             facts = inspect_set(open_set(folders[0]), samples=SAMPLES if html else SAMPLES_SHOWN)
         if html:
             write_page(html, facts)
-    Console().print(*([f"{html}: open it in a browser"] if html else set_tables(facts)), sep="\n")
+    Terminal().print(*([f"{html}: open it in a browser"] if html else set_tables(facts)), sep="\n")
 
 
 def verify(
@@ -229,7 +229,7 @@ def verify(
     from msp_ds.report.verdict import verdict_text
 
     with one_line_errors(debug=debug), bars() as progress:
-        show = Console(soft_wrap=True)
+        show = Terminal(soft_wrap=True)
         kept = cache_of(cache, cache_limit)
         sets = expand_braces(paths)
         with local_copies(sets, cache=Path(kept.folder), limit_gb=kept.limit_gb, progress=progress) as folders:
@@ -258,9 +258,10 @@ def audit(
 
     with one_line_errors(debug=debug):
         require_plain_file(out)
-        found = compare(expand_braces(trained_on), expand_braces(graded_on), image_data=image_data)
+        with bars("comparing images", is_drawn=False):
+            found = compare(expand_braces(trained_on), expand_braces(graded_on), image_data=image_data)
         if out is not None:
             found.write(out)
-        Console(soft_wrap=True).print(*overlap_report(found), highlight=False, sep="\n")
+        Terminal(soft_wrap=True).print(*overlap_report(found), sep="\n")
         found.require_certainty()
     raise typer.Exit(1 if found.overlap else 0)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from msp_ds.curriculum import BenchmarkName
 from msp_ds.data.recipe import DEMO_RECIPE
-from msp_ds.terminal import one_line_errors, resumable, speak
+from msp_ds.progress import bars
+from msp_ds.terminal import Terminal, one_line_errors, resumable, speak
 from msp_ds.train import Debug
 from msp_ds.training.execution import find_shipped
 
@@ -74,7 +74,8 @@ def evaluate(
     with one_line_errors(debug=debug), resumable():
         plan = RetrievalPlan(protocol=protocol, precision=precision, part=read_part(part, os.environ))
         held_out = open_set(shards or Path("shards") / ("retrieval" if task == "retrieval" else "sentence") / "val")
-        model = load_trained(checkpoint, shards=held_out, needed_heads=("match",), preset=preset)
+        with bars("loading the model", is_drawn=False):
+            model = load_trained(checkpoint, shards=held_out, needed_heads=("match",), preset=preset)
         folder = out or results_folder(model.checkpoint)
         scored = score_retrieval(
             model, held_out, num_images=images, captions_per_image=captions_per_image, out=folder, plan=plan
@@ -82,11 +83,12 @@ def evaluate(
         num_missing = scored.kept.num_missing()
         if num_missing:
             told = f"{plan.part} is scored; {num_missing} captions are left to other parts, the last of which grades"
-            Console(soft_wrap=True).print(told, highlight=False)
+            Terminal(soft_wrap=True).print(told)
             return
-        report = report_retrieval(scored, plan)
-    Console().print(retrieval_table(report))
-    Console(soft_wrap=True).print(f"written to {report.path}, the scores beside it", highlight=False, markup=False)
+        with bars("grading", is_drawn=False):
+            report = report_retrieval(scored, plan)
+    Terminal().print(retrieval_table(report))
+    Terminal(soft_wrap=True).print(f"written to {report.path}, the scores beside it")
 
 
 def _evaluate_answers(
@@ -108,19 +110,21 @@ def _evaluate_answers(
     (questions, annotations), (training, answered) = files
     with one_line_errors(debug=debug):
         held_out = open_questions(shards or Path("shards") / task / "val", task=task)
-        model = load_trained(checkpoint, shards=held_out, needed_heads=heads_of(task), preset=preset)
+        with bars("loading the model", is_drawn=False):
+            model = load_trained(checkpoint, shards=held_out, needed_heads=heads_of(task), preset=preset)
         folder = out or results_folder(model.checkpoint)
         stem = f"{task}-{model.checkpoint.name}-on-{held_out.index.split}"
         predictions = predict_answers(model, held_out, task=task, out=folder / f"{stem}-predictions.{_ending(task)}")
         source = source_of(
             held_out, task=task, demo_recipe=find_shipped(DEMO_RECIPE), questions=questions, annotations=annotations
         )
-        graded, plan = grade_predictions(predictions, task=task, source=source)
         learnt_from = QuestionSource(questions=training, annotations=answered)
-        graded = with_baseline(graded, plan, shards=held_out, training=learnt_from)
-        write_grades(folder / f"{stem}.json", graded, plan)
-    Console().print(grades_table(graded, plan, title=f"{task}: {held_out.path}"), highlight=False)
-    Console(soft_wrap=True).print(f"written to {folder / stem}.json, the answers beside it", highlight=False)
+        with bars("grading", is_drawn=False):
+            graded, plan = grade_predictions(predictions, task=task, source=source)
+            graded = with_baseline(graded, plan, shards=held_out, training=learnt_from)
+            write_grades(folder / f"{stem}.json", graded, plan)
+    Terminal().print(grades_table(graded, plan, title=f"{task}: {held_out.path}"))
+    Terminal(soft_wrap=True).print(f"written to {folder / stem}.json, the answers beside it")
 
 
 def _ending(task: str) -> str:
@@ -145,10 +149,11 @@ def predict(
     with one_line_errors(debug=debug):
         require_plain_file(out)
         asked = open_questions(shards or Path("shards") / task / "test", task=task)
-        model = load_trained(checkpoint, shards=asked, needed_heads=heads_of(task), preset=preset)
+        with bars("loading the model", is_drawn=False):
+            model = load_trained(checkpoint, shards=asked, needed_heads=heads_of(task), preset=preset)
         path = out or results_folder(model.checkpoint) / f"{task}-{asked.index.split}-predictions.{_ending(task)}"
         predictions = predict_answers(model, asked, task=task, out=path)
-    Console(soft_wrap=True).print(f"{len(predictions.answers)} answers in {path}", highlight=False, markup=False)
+    Terminal(soft_wrap=True).print(f"{len(predictions.answers)} answers in {path}")
 
 
 def grade(
@@ -175,4 +180,6 @@ def grade(
         plan = GradingPlan(
             task=task, source=source, consistency=consistency, protocol=protocol, captions_per_image=captions_per_image
         )
-        Console().print(grade_and_compare(plan, predictions, against=against, out=out), highlight=False)
+        with bars(f"grading {predictions}", is_drawn=False):
+            table = grade_and_compare(plan, predictions, against=against, out=out)
+        Terminal().print(table)

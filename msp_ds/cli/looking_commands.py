@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from msp_ds.terminal import bars, one_line_errors, speak
+from msp_ds.progress import bars
+from msp_ds.terminal import Terminal, one_line_errors, speak
 from msp_ds.train import Debug
 
 Images = Annotated[Path | None, typer.Option(help="Folder of the image files, to show them behind the regions.")]
@@ -41,18 +41,19 @@ def search(
         if images and not html:
             raise InputError("--images shows the files on a page; name it with --html page.html")
         require_plain_file(html)
-        model = Model.load(checkpoint, shards=shards)
+        with bars("loading the model", is_drawn=False):
+            model = Model.load(checkpoint, shards=shards)
         finding = find_about(model, image, top=top) if image else find_images(model, str(text), top=top)
         if html:
             ids = [sample["image_id"] for sample in finding.samples]
             pictures = {image_id: packed(one) for image_id, one in open_pictures(images, ids).items()}
             write_html(html, finding_page(finding, pictures=pictures))
-    Console().print(*([f"{html}: open it in a browser"] if html else finding_shown(finding)), sep="\n")
+    Terminal().print(*([f"{html}: open it in a browser"] if html else finding_shown(finding)), sep="\n")
 
 
 def explain(
     checkpoint: Annotated[
-        list[str], typer.Option(help="A run, or NAME=RUN as t→s=runs/ts; repeat it to set models side by side.")
+        list[str], typer.Option(help="A run, or NAME=RUN as t-s=runs/ts; repeat it to set models side by side.")
     ],
     image: Annotated[list[str], typer.Option(help="An image of the set, as coco-391895; may be repeated.")],
     question: Annotated[
@@ -82,4 +83,4 @@ def explain(
         )
         note = f"{', '.join(f'{name}: {model.checkpoint}' for name, model in models.items())} · {folder}"
         written = write_explanation(examples, note=note, out=out, images=images, tensorboard=tensorboard)
-    Console(soft_wrap=True).print(*explanation_lines(examples), f"written to {written[0]}", sep="\n")
+    Terminal(soft_wrap=True).print(*explanation_lines(examples), f"written to {written[0]}", sep="\n")

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from msp_ds.curriculum import BenchmarkName
 from msp_ds.data.recipe import DEMO_RECIPE
 from msp_ds.presets import PRESETS, get_preset
-from msp_ds.terminal import one_line_errors, speak
+from msp_ds.progress import bars
+from msp_ds.terminal import Terminal, one_line_errors, speak
 from msp_ds.train import (
     RUNS,
     BatchSize,
@@ -61,7 +61,7 @@ def demo(
 
     with one_line_errors(debug=debug):
         speak()
-        run_demo(find_shipped(recipe), shards=shards, train=on_all_cores, show=Console())
+        run_demo(find_shipped(recipe), shards=shards, train=on_all_cores, show=Terminal())
 
 
 def stages(
@@ -89,7 +89,7 @@ def stages(
     }
     with one_line_errors(debug=debug):
         planned = planned_schedule({name: value for name, value in flags.items() if value is not None})
-        Console().print(stage_table(planned.stages, planned.rows, preset=planned.preset, settings=setting or ()))
+        Terminal().print(stage_table(planned.stages, planned.rows, preset=planned.preset, settings=setting or ()))
 
 
 def replay(
@@ -104,9 +104,9 @@ def replay(
 
     with one_line_errors(debug=debug):
         speak(quiet=True)
-        Console(soft_wrap=True).print(
-            look_again(batch, shards=shards, init=init).describe(), highlight=False, markup=False
-        )
+        with bars(f"replaying {batch}", is_drawn=False):
+            seen = look_again(batch, shards=shards, init=init)
+        Terminal(soft_wrap=True).print(seen.describe())
 
 
 def finetune(
@@ -189,11 +189,11 @@ def info(
 
     with one_line_errors(debug=debug):
         if not fit:
-            Console().print(parameter_table(preset, get_preset(preset).model))
+            Terminal().print(parameter_table(preset, get_preset(preset).model))
             return
         chosen = changed_card(find_card(card), memory_gib=memory_gb, tflops=tflops)
         execution = Execution(precision=chosen.precision) if ds_config is None else read_execution(ds_config)
-        Console().print(fit_table(preset, chosen, execution, batch_size=batch_size))
+        Terminal().print(fit_table(preset, chosen, execution, batch_size=batch_size))
 
 
 def runs(
@@ -205,4 +205,6 @@ def runs(
 
     with one_line_errors(debug=debug):
         speak()
-        Console().print(runs_table(folder))
+        with bars(f"reading {folder}", is_drawn=False):
+            table = runs_table(folder)
+        Terminal().print(table)

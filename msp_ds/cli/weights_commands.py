@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
-from msp_ds.terminal import one_line_errors
+from msp_ds.progress import bars
+from msp_ds.terminal import Terminal, one_line_errors
 from msp_ds.train import Debug
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write over weights that were exported there before.")]
@@ -52,9 +52,10 @@ def import_weights(
             drop_unknown=drop_unknown,
             overwrite=overwrite,
         )
-        card = write(plan)
-    Console().print(import_table(card))
-    Console(soft_wrap=True).print(*import_lines(card), f"written to {out}", sep="\n", highlight=False, markup=False)
+        with bars(f"importing {source}", is_drawn=False):
+            card = write(plan)
+    Terminal().print(import_table(card))
+    Terminal(soft_wrap=True).print(*import_lines(card), f"written to {out}", sep="\n")
 
 
 def _words(vocab: Path | None) -> Path | None:
@@ -79,8 +80,8 @@ def export(
     from msp_ds.report.weights_export import ExportPlan, export_weights
 
     with one_line_errors(debug=debug):
-        done = export_weights(
-            ExportPlan(source=checkpoint, form=to, out=out, vocab=vocab, licence=licence, overwrite=overwrite)
-        )
+        plan = ExportPlan(source=checkpoint, form=to, out=out, vocab=vocab, licence=licence, overwrite=overwrite)
+        with bars(f"exporting {checkpoint}", is_drawn=False):
+            done = export_weights(plan)
     told = (*done.remarks, f"written to {done.folder}: {', '.join(done.files)}")
-    Console(soft_wrap=True).print(*told, sep="\n", highlight=False, markup=False)
+    Terminal(soft_wrap=True).print(*told, sep="\n")

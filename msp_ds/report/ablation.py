@@ -22,8 +22,8 @@ from msp_ds.data.shards import ShardSet, open_set
 from msp_ds.data.sole_writer import sole_writer
 from msp_ds.errors import InputError
 from msp_ds.presets import DEFAULT_PRESET, get_preset
+from msp_ds.progress import progress_bar
 from msp_ds.report.ablation_plan import ZERO_SHOT, Asked, Node, Plan, Study, held_out_set, run_folder, seconds_for
-from msp_ds.terminal import progress_bar
 from msp_ds.training.planning import preset_config, with_flags
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, is_finished, read_finished
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.table import Table
-
 from msp_ds.config import write_atomically
 from msp_ds.errors import InputError
 from msp_ds.report.ablation import METRICS, Outcome, spoken_time, timed
 from msp_ds.report.ablation_plan import Plan, seconds_for
 from msp_ds.report.ablation_rows import PAPER, Row
+from msp_ds.terminal import Table
+from msp_ds.training.board_texts import plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def _caption(plan: Plan, nodes: Mapping[str, Outcome]) -> str:
 
 def terminal_table(grid: Grid) -> Table:
     """The table for a terminal; its caption is said apart, as no narrow table should wrap it."""
-    table = Table(title="Table 4", title_justify="left")
+    table = Table(title="Table 4", title_justify="left", expendable=("paper", "tasks"))
     table.add_column("stages")
     table.add_column("tasks")
     for column in grid.columns:
@@ -114,7 +114,7 @@ def as_markdown(grid: Grid) -> str:
         pairs = [_both(grid.cells[row.name, column]) for column in grid.columns]
         shown = [f"{ours} <sub>{theirs}</sub>" if theirs else ours for ours, theirs in pairs]
         lines.append(f"| {' | '.join([row.stages, row.tasks, *shown])} |")
-    return "\n".join([*lines, "", grid.caption.replace("grey:", "small:") + ".", ""])
+    return "\n".join([*lines, "", plain(grid.caption.replace("grey:", "small:")) + ".", ""])
 
 
 def as_csv(grid: Grid) -> str:

@@ -20,9 +20,9 @@ from msp_ds.downstream.answering import Answerer
 from msp_ds.downstream.score import Score
 from msp_ds.downstream.submissions import SUBMISSIONS
 from msp_ds.errors import InputError, ShardError
+from msp_ds.progress import bars
 from msp_ds.report.grades import Graded, GradingPlan, QuestionSource, grade_file
 from msp_ds.tasks.task import Context
-from msp_ds.terminal import bars
 from msp_ds.training.inference import TrainedModel
 
 

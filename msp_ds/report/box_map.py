@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rich.cells import cell_len
+
+from msp_ds.terminal import printable
+
 COLUMNS, MOST_LINES = 76, 20
 BOXES_DRAWN = 7
 _CELL_RATIO = 2.0
@@ -55,10 +59,24 @@ def _cell(place: float, extent: float, cells: int) -> int:
 def _draw(cells: list[list[str]], corners: tuple[int, int, int, int], *, label: str) -> None:
     left, top, right, bottom = corners
     inner = right - left - 1
-    cells[top][left : right + 1] = ["┌", *label[:inner].ljust(inner, "─"), "┐"]
+    cells[top][left : right + 1] = ["┌", *_in_cells(label, inner), "┐"]
     for line in range(top + 1, bottom):
         cells[line][left : right + 1] = ["│", *" " * inner, "│"]
     cells[bottom][left : right + 1] = ["└", *"─" * inner, "┘"]
+
+
+def _in_cells(text: str, count: int) -> list[str]:
+    """The text in `count` cells of a terminal, a line after it; the second cell of a wide character is empty."""
+    cells: list[str] = []
+    for one in printable(text):
+        width = cell_len(one)
+        if len(cells) + width > count:
+            break
+        if width:
+            cells += [one, *[""] * (width - 1)]
+        elif cells:
+            cells[-1] += one
+    return cells + ["─"] * (count - len(cells))
 
 
 def _area(box: Box) -> float:

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from rich.table import Table
 
 from msp_ds.config import StageSchedule
 from msp_ds.curriculum import Stage, curriculum
 from msp_ds.data.reader import Reader
 from msp_ds.data.shards import open_set
 from msp_ds.records import IGNORE
+from msp_ds.terminal import Table
 from msp_ds.training.run_folder import read_finished, read_run_config, stage_folders
 
 METRICS = {

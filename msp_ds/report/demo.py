@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from msp_ds.curriculum import curriculum
 from msp_ds.data.overwriting import require_own_sets
 from msp_ds.data.recipe import load_recipe
@@ -17,16 +15,17 @@ from msp_ds.data.shards import open_set
 from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError
 from msp_ds.presets import DEFAULT_PRESET, get_preset
+from msp_ds.progress import bars
 from msp_ds.report.curriculum import results_table, stage_table
 from msp_ds.report.retrieval import evaluate_retrieval, retrieval_table
-from msp_ds.terminal import bars
+from msp_ds.terminal import Terminal
 from msp_ds.training.inference import load_trained
 
 CAPTIONS_PER_IMAGE = 1
 """Of the held-out captions, ranked in the demo; all five take five times as long."""
 
 
-def run_demo(recipe_path: Path, *, shards: Path, train: Callable[[dict[str, Any]], Path], show: Console) -> None:
+def run_demo(recipe_path: Path, *, shards: Path, train: Callable[[dict[str, Any]], Path], show: Terminal) -> None:
     """Makes the world and its shards, trains t, p and s with `train`, grades retrieval, and shows what came of it.
 
     Raises InputError, before anything is written, when the recipe holds out nothing to grade on, or when `shards`
@@ -43,7 +42,7 @@ def run_demo(recipe_path: Path, *, shards: Path, train: Callable[[dict[str, Any]
     with bars() as progress:
         for stage in STAGE_NAMES:
             for written in build_shards(recipe, stage=stage, out=shards, progress=progress).values():
-                show.print(written.describe(), highlight=False, soft_wrap=True)
+                show.print(written.describe(), soft_wrap=True)
     run = train({"curriculum": "tps", "shards": str(shards), "preset": preset})
     held_out = open_set(shards / "sentence" / "val")
     model = load_trained(run, shards=held_out, needed_heads=("match",), preset=None)
@@ -51,4 +50,4 @@ def run_demo(recipe_path: Path, *, shards: Path, train: Callable[[dict[str, Any]
     show.print(results_table(run))
     show.print(retrieval_table(report))
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
-    show.print(f"Done in {minutes}:{seconds:02d}. The curves: tensorboard --logdir {run.parent}", highlight=False)
+    show.print(f"Done in {minutes}:{seconds:02d}. The curves: tensorboard --logdir {run.parent}")

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from msp_ds.data.checking.inspection import samples_of
 from msp_ds.errors import InputError
 from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.library import Looks, Model
+from msp_ds.progress import Bars
 from msp_ds.small_files import read_small_text, reason
-from msp_ds.terminal import Bars
+from msp_ds.terminal import Table, printable, styled
 from msp_ds.training.run_folder import find_checkpoint, origin_of
 
 NAMED = 6
@@ -191,13 +190,13 @@ def explanation_lines(examples: Sequence[Example]) -> list[RenderableType]:
     shown: list[RenderableType] = []
     for example in examples:
         right = f"  (right: {', '.join(example.right)})" if example.right else ""
-        table = Table(title=Text(f"{example.sample['image_id']}: {example.title}{right}"), title_justify="left")
+        table = Table(title=f"{example.sample['image_id']}: {example.title}{right}", title_justify="left")
         for column in ("model", "says", "looks most at"):
             table.add_column(column)
         for view in example.views:
             bars = sorted(view.bars, key=lambda bar: -bar.chance)
-            said = "\n".join(f"{bar.chance:.3f} {bar.text}{' ✓' if bar.is_right else ''}" for bar in bars)
-            table.add_row(view.name, Text(said), Text(told_looks(example.sample, view.overall)))
+            said = "\n".join(f"{bar.chance:.3f} {printable(bar.text)}{' ✓' if bar.is_right else ''}" for bar in bars)
+            table.add_row(view.name, styled(said), told_looks(example.sample, view.overall))
         shown.append(table)
     return shown
 

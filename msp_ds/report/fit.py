@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
+from rich.console import RenderableType
 
 from msp_ds.curriculum import STAGES, Part
 from msp_ds.data.recipe import MAX_TOKENS
 from msp_ds.errors import InputError
 from msp_ds.presets import Preset, get_preset
+from msp_ds.terminal import Table, styled
 from msp_ds.training.cards import Card
 from msp_ds.training.execution import Execution
 from msp_ds.training.footprint import Load, count_weights, pair_bytes, training_flops
@@ -118,8 +120,8 @@ def fit_table(name: str, card: Card, execution: Execution, *, batch_size: int | 
     return table
 
 
-def _rows(fits: list[Fit]) -> list[tuple[str, list[str]]]:
-    rows = [
+def _rows(fits: list[Fit]) -> list[tuple[str, Sequence[RenderableType]]]:
+    rows: list[tuple[str, Sequence[RenderableType]]] = [
         ("parameters, heads included", [f"{fit.weights / 1e6:.1f} M" for fit in fits]),
         ("pairs in a batch x tokens of a text", [f"{fit.batch_size} x {fit.num_tokens}" for fit in fits]),
         ("weights, gradients, moments", [_gib(fit.state_bytes) for fit in fits]),
@@ -129,7 +131,7 @@ def _rows(fits: list[Fit]) -> list[tuple[str, list[str]]]:
         ("fits", [_verdict(fit) for fit in fits]),
         (
             f"COCO's features beside it, {_gib(fits[0].table_bytes)}",
-            ["[green]yes[/]" if fit.has_room_for_features else "no: from the shards" for fit in fits],
+            [styled(("yes", "green")) if fit.has_room_for_features else "no: from the shards" for fit in fits],
         ),
         ("largest micro batch", [f"{fit.largest_micro_batch:,}" for fit in fits]),
         ("GFLOP a pair, forth and back", [f"{fit.flops / 1e9:.1f}" for fit in fits]),
@@ -140,13 +142,13 @@ def _rows(fits: list[Fit]) -> list[tuple[str, list[str]]]:
     return rows
 
 
-def _verdict(fit: Fit) -> str:
+def _verdict(fit: Fit) -> RenderableType:
     if fit.bytes_needed <= fit.memory_bytes:
-        return "[green]yes[/]"
+        return styled(("yes", "green"))
     if fit.largest_micro_batch:
         share = next(size for size in range(fit.largest_micro_batch, 0, -1) if fit.batch_size % size == 0)
-        return f"[yellow]with micro_batch {share}[/]"
-    return "[red]no[/]"
+        return styled((f"with micro_batch {share}", "yellow"))
+    return styled(("no", "red"))
 
 
 def _gib(count: float) -> str:

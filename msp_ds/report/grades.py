@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 
 from msp_ds.config import write_json
 from msp_ds.curriculum import BenchmarkName
@@ -34,6 +33,7 @@ from msp_ds.downstream.score_matrix import read_score_matrix
 from msp_ds.downstream.submissions import SUBMISSIONS
 from msp_ds.downstream.vqa_grades import grade_vqa
 from msp_ds.errors import InputError
+from msp_ds.terminal import Table
 
 
 @dataclass(frozen=True, kw_only=True)

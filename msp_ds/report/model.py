@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from rich.table import Table
 
 from msp_ds.config import ModelConfig
 from msp_ds.model.encoder import Trunk, count_parameters, paper_count
 from msp_ds.model.heads import HEADS, build_heads
+from msp_ds.terminal import Table
 
 
 def parameter_table(name: str, config: ModelConfig) -> Table:

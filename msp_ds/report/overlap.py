@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from msp_ds.data.overlap import Audit
+from msp_ds.terminal import Table
 
 IDS_SHOWN = 20
 
@@ -18,12 +17,12 @@ def overlap_report(audit: Audit) -> list[RenderableType]:
         *audit.overlap.by_id,
         *(f"{train} = {evaluation}" for train, evaluation in audit.overlap.by_twin),
     ]
-    shown += [Text(f"  {line}") for line in lines[:IDS_SHOWN]]
+    shown += [f"  {line}" for line in lines[:IDS_SHOWN]]
     if len(lines) > IDS_SHOWN:
-        shown.append(Text(f"  and {len(lines) - IDS_SHOWN} more; --out FILE lists all"))
+        shown.append(f"  and {len(lines) - IDS_SHOWN} more; --out FILE lists all")
     if audit.unchecked and lines:
-        shown.append(Text(f"warning: there may be more, since {audit.unchecked}"))
-    shown += [Text(f"warning: {warning}") for warning in audit.warnings]
+        shown.append(f"warning: there may be more, since {audit.unchecked}")
+    shown += [f"warning: {warning}" for warning in audit.warnings]
     return shown
 
 
@@ -39,7 +38,7 @@ def _table(audit: Audit) -> Table:
             pair = audit.pairs[train.name, evaluation.name]
             sizes = [train.name, str(len(train.image_ids)), evaluation.name, str(len(evaluation.image_ids))]
             twins = f"{len(pair.by_twin)}, not all checked" if audit.unchecked else str(len(pair.by_twin))
-            table.add_row(*map(Text, [*sizes, str(len(pair.by_id)), twins]))
+            table.add_row(*sizes, str(len(pair.by_id)), twins)
     if len(audit.pairs) > 1:
         overlap = audit.overlap
         table.add_row("all", "", "all", "", str(len(overlap.by_id)), str(len(overlap.by_twin)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from msp_ds.config import write_atomically
 from msp_ds.errors import InputError
+from msp_ds.terminal import printable
 
 _STYLE = """
 :root { color-scheme: light dark; --back: #fdfdfc; --card: #f4f4f1; --text: #1f2328; --soft: #61686f; --line: #d9d9d4;
@@ -40,13 +41,14 @@ figcaption { margin-top: .5rem; } ul { margin: .3rem 0 0; padding-left: 1.1rem; 
 def html_page(body: str, *, title: str, style: str = "") -> str:
     """A page of `body`, as it is, under `title`, a plain text. Its pictures are part of it: it loads nothing, and says
     so to the browser."""
-    return (
+    page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
+    return printable(page, keep="\n")  # a browser too would obey a caption's bidirectional marks
 
 
 def write_html(path: Path, page: str) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.table import Table
 
 from msp_ds.config import to_json, write_json
 from msp_ds.data.reader import Reader
@@ -29,7 +28,8 @@ from msp_ds.downstream.retrieval_grades import (
 from msp_ds.downstream.score_matrix import ScoreMatrix
 from msp_ds.errors import InputError
 from msp_ds.model.heads import MatchHead
-from msp_ds.terminal import bars
+from msp_ds.progress import bars
+from msp_ds.terminal import Table
 from msp_ds.training.inference import TrainedModel
 from msp_ds.training.weights_folder import is_weights_folder
 

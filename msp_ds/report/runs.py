@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.table import Table
-
 from msp_ds.curriculum import curriculum
 from msp_ds.data.sole_writer import is_being_written
 from msp_ds.errors import InputError
+from msp_ds.terminal import Table, styled
 from msp_ds.training.checkpoint import MANIFEST, read_manifest
 from msp_ds.training.metrics_file import METRICS_FILE, read_metrics
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, read_finished, read_run_config, stage_folders
@@ -130,12 +129,16 @@ def _state(run: Path, stages: list[Path], *, age: float) -> State:
     return "running" if written or (written is None and age < STILL) else "stopped"
 
 
+_LEAST = ("preset", "curriculum", "last change", "best held-out loss", "stage", "step")
+"""Columns in the order in which a narrow terminal leaves them out."""
 _STYLES: dict[State, str] = {"finished": "green", "running": "bold yellow", "stopped": "red"}
 
 
 def runs_table(folder: Path, *, now: Callable[[], float] = time.time) -> Table:
     """The runs in a folder as a table."""
-    table = Table("run", "curriculum", "preset", "stage", title=f"Runs in {folder}", title_justify="left")
+    table = Table(
+        "run", "curriculum", "preset", "stage", title=f"Runs in {folder}", title_justify="left", expendable=_LEAST
+    )
     table.add_column("step", justify="right")
     table.add_column("state")
     table.add_column("best held-out loss", justify="right")
@@ -143,7 +146,7 @@ def runs_table(folder: Path, *, now: Callable[[], float] = time.time) -> Table:
     for line in run_lines(folder, now=now):
         steps = f"{line.step:,} of {'?' if line.num_steps is None else f'{line.num_steps:,}'}"
         best = "" if math.isnan(line.best) else f"{line.best:.4f} at {line.best_step:,}"
-        state = f"[{_STYLES[line.state]}]{line.state}[/]"
+        state = styled((line.state, _STYLES[line.state]))
         ago = _ago(now() - line.changed)
         table.add_row(line.name, line.curriculum, line.preset, line.stage, steps, state, best, ago)
     return table

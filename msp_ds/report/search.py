@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from msp_ds.data.checking.inspection import samples_of
 from msp_ds.library import Match, Model
+from msp_ds.progress import bars
 from msp_ds.report.shard_set import drawn
-from msp_ds.terminal import bars
+from msp_ds.terminal import Table, styled
 
 DRAWN = 3
 """Images drawn in the terminal; the page shows all."""
@@ -88,7 +87,7 @@ def finding_shown(finding: Finding) -> list[RenderableType]:
         shown += [*drawn(finding.asked), _caption_table(finding)]
     shown.append(_image_table(finding))
     for rank, hit in enumerate(finding.hits[:DRAWN], start=1):
-        shown += [Text(f"{rank}. {finding.measure} {hit.value:.3f}", style="bold"), *drawn(hit.sample)]
+        shown += [styled((f"{rank}. {finding.measure} {hit.value:.3f}", "bold")), *drawn(hit.sample)]
     return shown
 
 
@@ -104,7 +103,7 @@ def _hits(model: Model, found: list[tuple[str, float]]) -> tuple[Hit, ...]:
 def _caption_table(finding: Finding) -> Table:
     table = _table(f"Texts that fit {finding.sought}", "match", "text", "its own")
     for rank, match in enumerate(finding.captions, start=1):
-        table.add_row(str(rank), f"{match.probability:.3f}", Text(match.text), "yes" if match.is_own else "")
+        table.add_row(str(rank), f"{match.probability:.3f}", match.text, "yes" if match.is_own else "")
     return table
 
 
@@ -112,12 +111,12 @@ def _image_table(finding: Finding) -> Table:
     title = f"Images like {finding.sought}" if finding.asked else f"Images that fit “{finding.sought}”"
     table = _table(title, finding.measure, "image", "its first text")
     for rank, hit in enumerate(finding.hits, start=1):
-        table.add_row(str(rank), f"{hit.value:.3f}", hit.sample["image_id"], Text(hit.sample["texts"][0]))
+        table.add_row(str(rank), f"{hit.value:.3f}", hit.sample["image_id"], hit.sample["texts"][0])
     return table
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("", justify="right")
     for column in columns:
         table.add_column(column, justify="right" if column in ("match", "likeness") else "left")

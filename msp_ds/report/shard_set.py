@@ -7,10 +7,9 @@ from typing import Any
 
 from rich.console import RenderableType
 from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
 from msp_ds.report.box_map import box_map
+from msp_ds.terminal import Table, printable, styled
 
 _FOR_PAGES = "histogram"
 """Groups whose names end so are drawn on the page alone."""
@@ -59,13 +58,15 @@ def _flat(group: dict[str, Any]) -> dict[str, Any]:
 
 def drawn(sample: dict[str, Any]) -> list[RenderableType]:
     """A heading, the picture, every label with its number, the texts."""
-    heading = f"\n{sample['image_id']}  {sample['width']} x {sample['height']} pixels, {sample['regions']} regions"
+    heading = f"{sample['image_id']}  {sample['width']} x {sample['height']} pixels, {sample['regions']} regions"
     counts = Counter(label or "(no label)" for label in sample["labels"])
     labels = ", ".join(label if count == 1 else f"{label} x{count}" for label, count in counts.most_common())
-    texts = "\n".join(f"“{text}”" for text in sample["texts"])
+    texts = "\n".join(f"“{printable(text)}”" for text in sample["texts"])
+    picture = styled("\n".join(box_map(sample)))
+    picture.no_wrap = True
     return [
-        Text(heading, style="bold"),
-        Text("\n".join(box_map(sample)), no_wrap=True),
-        Padding(Text(f"{labels}\n{texts}"), (0, 0, 0, 2)),
-        Text(f"  {sample['source']}", style="dim"),
+        styled(("\n" + printable(heading), "bold")),
+        picture,
+        Padding(styled(f"{printable(labels)}\n{texts}"), (0, 0, 0, 2)),
+        styled((f"  {sample['source']}", "dim")),
     ]

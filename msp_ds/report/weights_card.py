@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from msp_ds.config import ModelConfig
+from msp_ds.training.board_texts import plain
 from msp_ds.training.weights_folder import History, TrainedSet, TrainedStage, WeightsCard
 
 ExportForm = Literal["hf", "safetensors", "lxmert-s"]
@@ -70,8 +71,9 @@ token head is the table of word embeddings and is stored once. msp-ds reads the 
 def model_card(card: WeightsCard, form: ExportForm, *, heads: Sequence[str]) -> str:
     """README.md in Markdown; a function of its arguments alone. heads: the names of those among the weights."""
     parts = [
-        f"---\nlicense: other\ntags: [vision-and-language, lxmert, msp]\n---\n\n# {_title(card)}",
-        f"Weights of msp-ds (multi-stage pre-training, ACL 2021), from {card.source}.\n\n{_model(card.model, heads)}",
+        f"---\nlicense: other\ntags: [vision-and-language, lxmert, msp]\n---\n\n# {plain(card.source)}, by msp-ds",
+        f"Weights of msp-ds (multi-stage pre-training, ACL 2021), from {plain(card.source)}.",
+        _model(card.model, heads),
         f"## Loading\n\n{_LOADING[form]}",
     ]
     noted = remarks(card.model, form, heads=heads)
@@ -80,7 +82,8 @@ def model_card(card: WeightsCard, form: ExportForm, *, heads: Sequence[str]) -> 
     if form == "hf" and has_visual_cls(card.model):
         parts.append(f"This gives the states of msp-ds:\n\n```python\n{_STATES_LIKE_OURS}```")
     parts += _history(card.history) if card.history else [_imported(card)]
-    licence = card.licence or "Not stated by who made these weights. What they were trained on has terms of its own."
+    unknown = "Not stated by who made these weights. What they were trained on has terms of its own."
+    licence = plain(card.licence) if card.licence else unknown
     parts.append(f"## Licence\n\n{licence}")
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -144,10 +147,6 @@ def _remarks_on_lxmert_s(model: ModelConfig, heads: Sequence[str]) -> list[str]:
     return found
 
 
-def _title(card: WeightsCard) -> str:
-    return f"{card.source}, by msp-ds"
-
-
 def _model(model: ModelConfig, heads: Sequence[str]) -> str:
     return (
         f"Hidden size {model.hidden_size}, {model.num_layers} layers in which text and regions meet, {model.num_heads} "
@@ -160,21 +159,21 @@ def _model(model: ModelConfig, heads: Sequence[str]) -> str:
 
 def _imported(card: WeightsCard) -> str:
     lines = ["## Origin", "", "These weights were trained elsewhere and brought in from:", ""]
-    lines += [f"* `{name}`, sha256 `{sha256}`" for name, sha256 in sorted(card.inputs_sha256.items())]
+    lines += [f"* {plain(name)}, sha256 {plain(sha256)}" for name, sha256 in sorted(card.inputs_sha256.items())]
     if card.report is not None:
         lines += ["", f"{len(card.report.taken)} tensors were taken, {len(card.report.left_out)} left out."]
         if card.report.fresh:
-            lines += ["", f"Started from chance: {', '.join(card.report.fresh)}."]
-        lines += ["", *(f"* {line}" for line in card.report.remarks)]
+            lines += ["", f"Started from chance: {plain(', '.join(card.report.fresh))}."]
+        lines += ["", *(f"* {plain(line)}" for line in card.report.remarks)]
     return "\n".join(lines)
 
 
 def _history(history: History) -> list[str]:
-    start = "from chance" if history.init is None else f"from `{history.init}`"
-    drop = f", without {', '.join(history.drop)}" if history.drop else ""
+    start = "from chance" if history.init is None else f"from {plain(history.init)}"
+    drop = f", without {plain(', '.join(history.drop))}" if history.drop else ""
     return [
-        f"## Training\n\nCurriculum `{history.curriculum}`{drop}, preset `{history.preset}`, seed {history.seed}, "
-        f"trunk {start}, code `{history.git_commit}`.",
+        f"## Training\n\nCurriculum {plain(history.curriculum)}{drop}, preset {plain(history.preset)}, "
+        f"seed {history.seed}, trunk {start}, code {plain(history.git_commit)}.",
         _table(
             ("stage", "tasks", "epochs x batch", "steps"),
             (
@@ -193,7 +192,7 @@ def _history(history: History) -> list[str]:
         "## Metrics\n\nOn held-out pairs, at the end of each stage:\n\n"
         + _table(("metric", *(stage.name for stage in history.stages)), _metrics(history)),
         *(
-            f"{grade.task} ({grade.protocol}):\n\n"
+            f"{plain(grade.task)} ({plain(grade.protocol)}):\n\n"
             + _table(
                 ("", "value"), ((name.removeprefix("grades."), _number(value)) for name, value in grade.values.items())
             )
@@ -207,7 +206,7 @@ def _steps(stage: TrainedStage) -> str:
 
 
 def _short(one: TrainedSet) -> str:
-    return f"`{one.index_sha256[:16]}`"
+    return one.index_sha256[:16]
 
 
 def _or_unknown(count: int | None) -> str:
@@ -224,6 +223,6 @@ def _number(value: float | None) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """A table in Markdown, whose cells show what is written as it is."""
     lines = (head, ["---"] * len(head), *rows)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(plain, line))} |" for line in lines)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from rich.table import Table
-
 from msp_ds.model.weights.conversion import Report
 from msp_ds.model.weights.names import numbers_out
+from msp_ds.terminal import Table
 from msp_ds.training.weights_folder import WeightsCard
 
 

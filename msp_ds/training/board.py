@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard.summary import hparams
 
+from msp_ds.progress import SECONDS_BETWEEN_LINES, Ticker, clock
 from msp_ds.terminal import console
 from msp_ds.training.event_file import Curves
 from msp_ds.training.metrics_file import MetricsFile, Report
@@ -17,9 +18,6 @@ from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, read_finished
 from msp_ds.training.terminal_view import TerminalView
 
 log = logging.getLogger(__name__)
-
-SECONDS_BETWEEN_LINES = 10.0
-"""Where there is no terminal to draw on."""
 
 
 class Board:
@@ -40,7 +38,10 @@ class Board:
         self._view: TerminalView | None = None
         self.speaks = speaks
         self._began, self.start = time.monotonic(), start
-        self._last_line = 0.0
+        self.doing = "the first step"
+        """What lies between two reports, where it may take long."""
+        self._step, self._last_line = start, 0.0
+        self._ticker = Ticker(self._say_again, seconds=SECONDS_BETWEEN_LINES)
         if speaks:
             self._open(folder)
 
@@ -56,6 +57,8 @@ class Board:
         terminal = console()
         if terminal.is_terminal:
             self._view = TerminalView(terminal, name=self.name, num_steps=self.num_steps, start=self.start)
+        else:
+            self._ticker.start()
 
     def scalars(
         self, step: int, values: Mapping[str, float], *, epoch: float = 0.0, report: Report = "training"
@@ -105,13 +108,23 @@ class Board:
         if not self.speaks:
             return
         now = time.monotonic()
-        left = (self.num_steps - step) * (now - self._began) / max(step - self.start, 1)
+        self._step, self.doing = step, ""
         if self._view is not None:
-            self._view.advance(step, values, left=_clock(left))
+            self._view.advance(step, values, left=self._left())
         elif now - self._last_line > SECONDS_BETWEEN_LINES or step == self.num_steps:
             self._last_line = now
             note = f"loss {values['loss/total']:.3f}  {values['speed/pairs_per_s']:.0f} pairs/s"
-            log.info("%s: step %d of %d, %s, %s left", self.name, step, self.num_steps, note, _clock(left))
+            log.info("%s: step %d of %d, %s, %s left", self.name, step, self.num_steps, note, self._left())
+            self._ticker.spoke()
+
+    def _left(self) -> str:
+        """The time until the stage ends, as the steps so far went."""
+        seconds = (self.num_steps - self._step) * (time.monotonic() - self._began) / max(self._step - self.start, 1)
+        return clock(seconds)
+
+    def _say_again(self) -> None:
+        left = f", {self._left()} left" if self._step > self.start else ""
+        log.info("%s: after step %d of %d, at %s%s", self.name, self._step, self.num_steps, self.doing or "work", left)
 
     def flush(self) -> None:
         """Writes out all scalars: a run that is killed and resumed must not lack those before its checkpoint."""
@@ -122,6 +135,7 @@ class Board:
 
     def close(self) -> None:
         """Gives the terminal back and closes the files."""
+        self._ticker.stop()
         if self._view is not None:
             self._view.close()
         for writer in self._writers:
@@ -140,10 +154,3 @@ def _number(stage: Path) -> int:
     """2 of `2-phrase`; 0 of a folder of another name."""
     first = stage.name.partition("-")[0]
     return int(first) if first.isdecimal() else 0
-
-
-def _clock(seconds: float) -> str:
-    """1:02:03, or 2:03 below an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from msp_ds.config import RunConfig, to_json
 from msp_ds.curriculum import curriculum
+from msp_ds.terminal import printable
 from msp_ds.training.samples import Guess, Question, Sample
 
 
@@ -70,5 +71,5 @@ def _listed(names: Sequence[str]) -> str:
 
 def plain(text: str) -> str:
     """A text that Markdown shows as it is."""
-    harmless = re.sub(r"([\\`*_{}\[\]#])", r"\\\1", text)
+    harmless = re.sub(r"([\\`*_{}\[\]#~])", r"\\\1", printable(text))
     return harmless.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;")

@@ -266,7 +266,9 @@ class StageLoop:
                 pairs = torch.arange(len(feed.readers[number].keys))
                 # The same number of forward passes on every rank, which ZeRO-3 waits for.
                 num_batches = -(-len(pairs) // (self.runtime.world_size * size))
-                for rows in torch.tensor_split(pairs[rank :: self.runtime.world_size], num_batches):
+                parts = torch.tensor_split(pairs[rank :: self.runtime.world_size], num_batches)
+                for place, rows in enumerate(parts, start=1):
+                    self.board.doing = f"validation, batch {place:,} of {num_batches:,}"
                     batch = feed.read(number, rows, epoch=VALIDATION_EPOCH)
                     meter.add(self.engine.engine(batch, part.tasks, VALIDATION_EPOCH).tallies)
                     num_read += 1
@@ -276,6 +278,7 @@ class StageLoop:
             values = meter.read(self.runtime)
             self.board.scalars(done, values, epoch=self._epochs(done), report="validation")
             self.show(done)
+        self.board.doing = ""
         return values
 
     def _epochs(self, done: int) -> float:

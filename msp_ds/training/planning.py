@@ -16,7 +16,7 @@ from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB, local_shards
 from msp_ds.data.shards import open_set
 from msp_ds.errors import InputError
 from msp_ds.presets import DEFAULT_PRESET, get_preset
-from msp_ds.terminal import bars
+from msp_ds.progress import bars
 from msp_ds.training.compiling import require_compiler
 from msp_ds.training.execution import Execution, Resident, choose_execution, read_execution
 from msp_ds.training.run_folder import (

@@ -24,8 +24,8 @@ from msp_ds.data.resident import FeatureTable, ResidentImages, table_bytes
 from msp_ds.data.set_layout import SetIndex
 from msp_ds.data.shards import ShardSet
 from msp_ds.errors import InputError
+from msp_ds.progress import bars
 from msp_ds.tasks.task import Task, num_strays, pair_choice
-from msp_ds.terminal import bars
 from msp_ds.training.execution import Execution, accumulation
 from msp_ds.training.feed import READ_AHEAD
 from msp_ds.training.footprint import Load, count_weights, pair_bytes
@@ -37,8 +37,6 @@ log = logging.getLogger(__name__)
 
 IMAGES_AT_ONCE = 512
 """Images that are read between two meetings of the ranks: 72 MiB."""
-TELL_EVERY = 30.0
-"""Seconds between two log lines while features are read."""
 _GIB = 2**30
 _HALF = 2
 """Bytes of a number of a feature."""
@@ -202,7 +200,7 @@ class Residency:
         index, count, device = reader.shards.index, reader.num_images, self.runtime.device
         size = (min(IMAGES_AT_ONCE, count), index.num_regions, index.feature_width)
         through = torch.empty(*size, dtype=torch.float16, pin_memory=device.type == "cuda")
-        began = told = time.monotonic()
+        began = time.monotonic()
         shown: AbstractContextManager[Progress] = bars() if self.runtime.is_first else nullcontext(NoProgress())
         with shown as progress:
             progress.start("features", count)
@@ -211,10 +209,6 @@ class Residency:
                 self.runtime.all_do(partial(images.load, start, end, through))
                 self._stop_if_asked()
                 progress.advance(end - start)
-                now = time.monotonic()
-                if now - told > TELL_EVERY:
-                    told, left = now, (now - began) / end * (count - end)
-                    self._say("of %d of %d images are %s, %.0f s left", end, count, self._place(), left)
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # whatever stream gathers from it later
         self._say("are %s after %.0f s", self._place(), time.monotonic() - began)

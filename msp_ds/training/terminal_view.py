@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-from rich.table import Table
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TaskProgressColumn
+
+from msp_ds.progress import note_column
+from msp_ds.terminal import Table, Terminal, styled
 
 _BAR_WIDTH = 28
 _REFRESHES = 4
@@ -27,16 +28,16 @@ _SPEED = {
 class TerminalView:
     """The live view of one stage; draws over itself until it is closed."""
 
-    def __init__(self, console: Console, *, name: str, num_steps: int, start: int) -> None:
+    def __init__(self, console: Terminal, *, name: str, num_steps: int, start: int) -> None:
         self._name, self._num_steps = name, num_steps
         self._trained: dict[str, float] = {}
         self._held_out: dict[str, float] = {}
         self._held_out_step = 0
         self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
+            note_column("{task.description}", "bold"),
             BarColumn(bar_width=_BAR_WIDTH),
             TaskProgressColumn(),
-            TextColumn("{task.fields[note]}"),
+            note_column("{task.fields[note]}"),
             console=console,
         )
         self._task = self._bar.add_task(name, total=num_steps, completed=start, note=f"step {start} of {num_steps}")
@@ -58,13 +59,13 @@ class TerminalView:
         for kind in ("loss", "accuracy", "f1"):
             said = _numbers(self._trained, kind)
             if said:
-                table.add_row(Text(f"  {kind}", style="dim"), said)
+                table.add_row(styled((f"  {kind}", "dim")), styled(*said))
         speed = "  ".join(words.format(self._trained[key]) for key, words in _SPEED.items() if key in self._trained)
         if speed:
-            table.add_row(Text("  speed", style="dim"), Text(speed))
+            table.add_row(styled(("  speed", "dim")), speed)
         if self._held_out:
             said = _numbers(self._held_out, "loss", "accuracy", "f1")
-            table.add_row(Text(f"  held out, step {self._held_out_step}", style="dim"), said)
+            table.add_row(styled((f"  held out, step {self._held_out_step}", "dim")), styled(*said))
         return Group(self._bar, table)
 
     def close(self) -> None:
@@ -72,12 +73,12 @@ class TerminalView:
         self._live.stop()
 
 
-def _numbers(values: Mapping[str, float], *kinds: str) -> Text:
+def _numbers(values: Mapping[str, float], *kinds: str) -> list[str | tuple[str, str]]:
     """`total 3.214  mlm 2.105` of the scalars of some kinds, those that are no number left out."""
-    text = Text()
+    parts: list[str | tuple[str, str]] = []
     for kind in kinds:
         for name, value in values.items():
             if name.startswith(f"{kind}/") and math.isfinite(value):
                 what = name.removeprefix(f"{kind}/") + ("" if len(kinds) == 1 or kind == "loss" else f" {kind}")
-                text.append(f"{what} ", style="dim").append(f"{value:.3f}  ")
-    return text
+                parts += [(f"{what} ", "dim"), f"{value:.3f}  "]
+    return parts

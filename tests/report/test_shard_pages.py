@@ -114,12 +114,14 @@ def test_a_page_is_whole_and_loads_nothing() -> None:
 
 
 def test_what_comes_from_files_cannot_become_part_of_the_page() -> None:
-    script = "<script>alert(1)</script>"
+    script = "<script>alert(1)</script>\u202e\x1b"
     made = sample(labels=[script, '"><b>', ""], texts=[script], source=script, image_id=script, attributes=[script] * 3)
     page = set_page(facts(samples=[made], set={**facts()["set"], "path": script, "extractor": script}))
     assert "<script" not in page
     assert "<b>&quot;" not in page
     assert "&lt;script&gt;" in page
+    assert "&lt;/script&gt;\\u202e\\x1b" in page
+    assert "\u202e" not in page
 
 
 def test_a_page_shows_the_figures() -> None:

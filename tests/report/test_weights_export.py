@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import re
 from pathlib import Path
 from typing import Any
 
+import markdown
 import pytest
 import torch
 from foreign_weights import MODEL, PIECES, a_stored_model, write_vocabulary
@@ -19,9 +21,17 @@ from msp_ds.model.encoder import Trunk
 from msp_ds.model.heads import HEADS, build_heads
 from msp_ds.model.weights.conversion import tied
 from msp_ds.records import Batch
-from msp_ds.report.weights_card import ExportForm
+from msp_ds.report.weights_card import ExportForm, model_card
 from msp_ds.report.weights_export import ExportPlan, export_weights
-from msp_ds.training.weights_folder import read_folder_weights, read_stored
+from msp_ds.training.weights_folder import (
+    Grade,
+    History,
+    TrainedSet,
+    TrainedStage,
+    WeightsCard,
+    read_folder_weights,
+    read_stored,
+)
 from msp_ds.training.weights_import import ImportPlan, import_weights
 from tools.equality_with_transformers import a_batch, their_inputs
 
@@ -240,3 +250,34 @@ def test_a_licence_stands_on_the_card_and_travels(tmp_path: Path) -> None:
     import_weights(ImportPlan(source=tmp_path / "hf", form="hf-lxmert", out=tmp_path / "in"))
     export(tmp_path / "in", "safetensors", tmp_path / "out")
     assert "## Licence\n\nCC BY 4.0\n" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_names_from_elsewhere_stand_on_the_card_as_they_are_and_never_as_markdown() -> None:
+    evil = "---\n# x | `y` **z** <script>a&b</script> ![i](http://a/b) \u202e"
+    stage = TrainedStage(
+        name=evil, tasks=(evil,), epochs=1, batch_size=2, steps=3, finished=True, validation={f"loss/{evil}": 1.0}
+    )
+    one = TrainedSet(name=evil, index_sha256=evil, num_images=None, num_pairs=None, extractor=evil)
+    grade = Grade(task=evil, protocol=evil, values={evil: 1.0})
+    history = History(
+        preset=evil,
+        curriculum=evil,
+        drop=(evil,),
+        seed=1,
+        init=evil,
+        git_commit=evil,
+        stages=(stage,),
+        data=(one,),
+        grades=(grade,),
+    )
+    trained = WeightsCard(model=MODEL, vocabulary_sha256=None, source=evil, licence=evil, history=history)
+    imported = dataclasses.replace(trained, history=None, inputs_sha256={evil: evil})
+    for card in (trained, imported):
+        text = model_card(card, "safetensors", heads=())
+        assert text.split("---\n")[1] == "license: other\ntags: [vision-and-language, lxmert, msp]\n"
+        page = markdown.markdown(text.split("---\n", 2)[2], extensions=["tables"])
+        assert not re.search("<(script|img|a|strong|em|hr)\\b", page)
+        assert len(re.findall("<h1>", page)) == 1
+        assert html.unescape(page).count("# x | `y` **z** <script>a&b</script> ![i](http://a/b) \\u202e") == (
+            page.count("a&amp;b")
+        )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -144,3 +146,19 @@ def test_texts_pictures_and_the_table_of_runs_are_in_the_stage_s_file(tmp_path: 
     assert seen.Tensors("samples/text_summary")[0].tensor_proto.string_val == [b"a *guess*"]
     assert (seen.Images("pairs/1")[0].width, seen.Images("pairs/1")[0].height) == (8, 4)
     assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= seen.PluginTagToContent("hparams").keys()
+
+
+def test_a_stage_without_a_terminal_says_what_it_is_at_between_two_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    came = threading.Event()
+    monkeypatch.setattr("msp_ds.training.board.SECONDS_BETWEEN_LINES", 0.01)
+    monkeypatch.setattr(logging.getLogger("msp_ds.training.board"), "info", lambda *_: came.set())
+    board = a_board(tmp_path, start=0)
+    board.doing = "validation, batch 2 of 7"
+    assert came.wait(60)
+    board.close()
+    monkeypatch.undo()
+    with caplog.at_level(logging.INFO, logger="msp_ds"):
+        board._say_again()
+    assert caplog.messages == ["token: after step 0 of 6, at validation, batch 2 of 7"]

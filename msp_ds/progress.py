@@ -1,0 +1,154 @@
+"""Progress of long work: bars with the time left on a terminal, and elsewhere a line every ten seconds."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from msp_ds.terminal import Terminal, console, printable
+
+SECONDS_BETWEEN_LINES = 10.0
+"""Where there is no terminal to draw on; work that takes less says nothing."""
+
+
+class Ticker:
+    """Calls `say` in a thread of its own whenever nothing was said for so many `seconds`."""
+
+    def __init__(self, say: Callable[[], None], *, seconds: float) -> None:
+        self._say, self._seconds = say, seconds
+        self._ended, self._said_at = threading.Event(), time.monotonic()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        """Begin to wait."""
+        self.spoke()
+        self._thread.start()
+
+    def spoke(self) -> None:
+        """Count the seconds from now, since something was said."""
+        self._said_at = time.monotonic()
+
+    def stop(self) -> None:
+        """Fall silent; a thread that was never started needs no stop."""
+        self._ended.set()
+
+    def _run(self) -> None:
+        while not self._ended.wait(max(self._said_at + self._seconds - time.monotonic(), 0.0)):
+            if time.monotonic() >= self._said_at + self._seconds:
+                self.spoke()
+                self._say()
+
+
+def note_column(text: str, style: str = "none") -> TextColumn:
+    """A column of a bar, `text` as a format of its task; nothing in it is markup."""
+    return TextColumn(text, style=style, markup=False)
+
+
+class Work(Progress):
+    """Bars on a terminal; elsewhere the task that was started last says where it is every ten `seconds`.
+
+    A thread speaks, so that work that reports itself rarely or never does not look dead.
+    """
+
+    def __init__(
+        self,
+        terminal: Terminal,
+        *,
+        seconds: float | None = None,
+        get_time: Callable[[], float] = time.monotonic,
+        is_drawn: bool = True,
+    ) -> None:
+        super().__init__(
+            note_column("{task.description:<18}"),
+            BarColumn(bar_width=28),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            note_column("left"),
+            TimeRemainingColumn(),
+            note_column("{task.fields[note]}"),
+            console=terminal,
+            disable=not (is_drawn and terminal.is_terminal),
+            get_time=get_time,
+        )
+        self._began = get_time()
+        self._ticker = Ticker(self._say, seconds=SECONDS_BETWEEN_LINES if seconds is None else seconds)
+
+    def start(self) -> None:
+        """Draw the bars, or begin to write lines where there is no terminal."""
+        super().start()
+        if not self.console.is_terminal:
+            self._ticker.start()
+
+    def stop(self) -> None:
+        """End the bars or lines."""
+        self._ticker.stop()
+        super().stop()
+
+    def _say(self) -> None:
+        self.console.print(f"{time.strftime('%H:%M:%S')} {self.line()}", soft_wrap=True)
+
+    def line(self) -> str:
+        """`retrieval: 1,200 of 4,800 (25 %), 0:30 passed, 1:30 left`, of the task that was started last."""
+        if not self.tasks:
+            return f"preparing: {clock(self.get_time() - self._began)} passed"
+        task = self.tasks[-1]
+        done, total, passed = task.completed, task.total, task.elapsed or 0.0
+        parts = [f"{clock(passed)} passed"]
+        if task.finished:
+            parts = [f"all {done:,.0f} done, going on, {clock(self.get_time() - self._began)} passed in all"]
+        elif total:
+            parts.insert(0, f"{done:,.0f} of {total:,.0f} ({done / total:.0%})".replace("%", " %"))
+            parts += [f"{clock(passed * (total - done) / done)} left"] if done else ["time left unknown as yet"]
+        note = str(task.fields.get("note", ""))
+        return printable(f"{task.description}: {', '.join([*parts, *([note] if note else [])])}")
+
+
+def progress_bar(*, is_drawn: bool = True) -> Work:
+    """A bar with share, time passed, time left and a note; lines on standard error where that is no terminal."""
+    return Work(console(), is_drawn=is_drawn)
+
+
+class Bars:
+    """Progress for work that reports itself by start(label, total) and advance(n), one bar after the other."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+
+    def start(self, label: str, total: int | None) -> None:
+        """A new bar of `total` units, or of unknown length."""
+        self._task = self._progress.add_task(printable(label), total=total, note="")
+
+    def advance(self, n: int = 1) -> None:
+        """Moves the current bar."""
+        if self._task is not None:
+            self._progress.advance(self._task, n)
+
+
+@contextmanager
+def bars(label: str | None = None, total: int | None = None, *, is_drawn: bool = True) -> Iterator[Bars]:
+    """Bars that are shown as long as the block runs, the first called `label`; not `is_drawn`: lines alone."""
+    with progress_bar(is_drawn=is_drawn) as progress:
+        shown = Bars(progress)
+        if label is not None:
+            shown.start(label, total)
+        yield shown
+
+
+def clock(seconds: float) -> str:
+    """1:02:03, or 2:03 below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,66 @@
+"""What long work says where there is no terminal to draw on."""
+
+from __future__ import annotations
+
+import io
+import threading
+
+import pytest
+
+from msp_ds.progress import Bars, Work
+from msp_ds.terminal import Terminal
+
+
+class Lines(io.StringIO):
+    """A log that tells when the first line has come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came = threading.Event()
+
+    def write(self, text: str) -> int:
+        """Take note of a text."""
+        self.came.set()
+        return super().write(text)
+
+
+@pytest.mark.parametrize(
+    ("total", "done", "line"),
+    [
+        (4800, 1200, "ranking: 1,200 of 4,800 (25 %), 0:30 passed, 1:30 left"),
+        (4800, 0, "ranking: 0 of 4,800 (0 %), 0:30 passed, time left unknown as yet"),
+        (4800, 4800, "ranking: all 4,800 done, going on, 0:30 passed in all"),
+        (None, 7, "ranking: 0:30 passed"),
+    ],
+)
+def test_a_line_says_how_much_is_done_and_the_time_left(total: int | None, done: int, line: str) -> None:
+    now = [100.0]
+    work = Work(Terminal(file=io.StringIO()), get_time=lambda: now[0])
+    progress = Bars(work)
+    progress.start("ranking", total)
+    now[0] += 30
+    progress.advance(done)
+    assert work.line() == line
+
+
+def test_work_that_reports_nothing_says_that_it_goes_on() -> None:
+    lines = Lines()
+    with Work(Terminal(file=lines), seconds=0.01) as work:
+        Bars(work).start("a[/b]\x1b", None)
+        assert lines.came.wait(60)
+    assert lines.getvalue()[8:].startswith(" a[/b]\\x1b: 0:00 passed")
+
+
+def test_short_work_says_nothing() -> None:
+    lines = Lines()
+    with Work(Terminal(file=lines), seconds=60) as work:
+        Bars(work).start("ranking", 1)
+        Bars(work).advance()
+    assert lines.getvalue() == ""
+
+
+def test_work_that_has_not_come_to_its_first_bar_is_preparing() -> None:
+    now = [100.0]
+    work = Work(Terminal(file=io.StringIO()), get_time=lambda: now[0])
+    now[0] += 125
+    assert work.line() == "preparing: 2:05 passed"
