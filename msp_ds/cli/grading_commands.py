@@ -43,10 +43,7 @@ def evaluate(
             help="Retrieval: text retrieval among all captions, or each image's first as in the paper's code."
         ),
     ] = "standard",
-    precision: Annotated[
-        Literal["fp32", "bf16"],
-        typer.Option(help="Retrieval: bf16 is faster where the hardware multiplies it, and less exact."),
-    ] = "fp32",
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Retrieval: bf16 is less exact.")] = "fp32",
     part: Annotated[
         str | None,
         typer.Option(help="Retrieval: 2/4 scores the second of four parts. [the rank under torchrun, deepspeed]"),
