@@ -184,9 +184,10 @@ def start(
 def _run(config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, habits: dict[str, Any]) -> Path:
     """Joins the other ranks and trains. how: its name and content. habits: the other fields of Job."""
     # DeepSpeed takes seconds to import, so it comes after everything that a user can get wrong.
-    from msp_ds.training.runtime import has_lost_a_rank, loss_told, start_runtime
+    from msp_ds.training.runtime import allow_tf32, has_lost_a_rank, loss_told, start_runtime
 
     runtime = start_runtime(os.environ)  # names the device to DeepSpeed, which the rooms below import
+    allow_tf32(how[1].tf32)
     from msp_ds.training.interrupt import Interrupted, StopRequest
     from msp_ds.training.run import train as train_run
     from msp_ds.training.stage import Job

@@ -18,7 +18,7 @@ from msp_ds.config import OptimConfig
 from msp_ds.training.compiling import as_written
 from msp_ds.training.execution import Execution, deepspeed_config, grad_scaler_settings
 from msp_ds.training.gradient_average import GradientAverage
-from msp_ds.training.runtime import COLLECTIVE_TIMEOUT, Runtime
+from msp_ds.training.runtime import COLLECTIVE_TIMEOUT, COMPILING_TIMEOUT, Runtime, set_patience
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ class Engine:
         # The data-parallel group is a clone with torch's 30 minutes; a dead rank must end the run in two.
         ranks = groups._get_sequence_data_parallel_group()
         if runtime.world_size > 1:
-            distributed_c10d._set_pg_timeout(COLLECTIVE_TIMEOUT, ranks)
+            patience = COMPILING_TIMEOUT if self.execution.compile else COLLECTIVE_TIMEOUT
+            set_patience(patience, distributed_c10d._get_default_group(), ranks)
         if self.execution.zero_stage > 0:
             return
         self.engine.clip_fp32_gradients = self._clip

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 from torch.distributed.rendezvous import rendezvous
 
 from msp_ds.errors import InputError
@@ -25,6 +26,9 @@ COLLECTIVE_TIMEOUT = timedelta(seconds=55)
 """A rank that waits longer than this for another gives up, so that a frozen one ends the run within two minutes: the
 launcher needs 40 s more, 30 of them for a frozen process to heed SIGTERM. A machine that is slow but healthy has as
 long for what one rank does alone, as a stage's pictures; saves and shards that are fetched are waited for in turns."""
+COMPILING_TIMEOUT = timedelta(minutes=30)
+"""The same where layers are compiled: a rank that meets a new shape compiles for minutes, at any step, while the others
+wait for its gradients."""
 MEETING_TIMEOUT = timedelta(minutes=5)
 """A rank that waits longer than this for the others to be started gives up: people start machines one by one."""
 
@@ -122,9 +126,12 @@ def start_runtime(environment: MutableMapping[str, str]) -> Runtime:
     except ImportError as error:
         raise InputError(f"training needs the package deepspeed ({error}); run: pip install deepspeed") from None
 
-    local_rank, world_size = int(environment["LOCAL_RANK"]), int(environment["WORLD_SIZE"])
-    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    world_size = int(environment["WORLD_SIZE"])
+    device = torch.device("cpu")
     if on_gpu:
+        index = gpu_index(int(environment["LOCAL_RANK"]), visible=torch.cuda.device_count())
+        environment["LOCAL_RANK"] = str(index)  # DeepSpeed takes it for the number of the device
+        device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     else:
         # Built by every init_distributed on a CPU, used by nothing here: without a compiler or ninja it fails, and a
@@ -140,6 +147,28 @@ def start_runtime(environment: MutableMapping[str, str]) -> Runtime:
         raise _meeting_fault(error, environment) from None
     here = ranks_here(environment)
     return Runtime(rank=int(environment["RANK"]), world_size=world_size, device=device, ranks_here=here)
+
+
+def gpu_index(local_rank: int, *, visible: int) -> int:
+    """The GPU of a rank, of those that its process sees. Slurm may show each task its own alone, as number 0."""
+    if local_rank < visible or visible == 1:
+        return min(local_rank, visible - 1)
+    raise InputError(
+        f"LOCAL_RANK is {local_rank}, but this process sees {visible} GPUs; start {visible} ranks on this machine "
+        f"(--nproc_per_node {visible}), or show each rank a GPU of its own (CUDA_VISIBLE_DEVICES)"
+    )
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether GPUs may multiply fp32 matrices in TF32, which keeps 10 of 23 bits of each factor's fraction."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def set_patience(patience: timedelta, *groups: dist.ProcessGroup) -> None:
+    """Sets how long a rank waits for another in groups of ranks."""
+    for group in groups:
+        distributed_c10d._set_pg_timeout(patience, group)
 
 
 def _meet(backend: str, environment: Mapping[str, str]) -> None:

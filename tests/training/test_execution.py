@@ -106,6 +106,10 @@ def test_every_key_is_in_the_readme_with_its_default() -> None:
         ({}, "missing key precision"),
         ({"precision": "fp64"}, "precision: 'fp64' is none of fp32, fp16, bf16"),
         ({"precision": "auto"}, "precision: 'auto' is none of"),
+        (
+            {"precision": "bf16", "tf32": True},
+            "tf32 has no effect with precision bf16; set it to false, or precision to fp32",
+        ),
         ({"precision": "fp32", "zero_stage": "auto"}, "zero_stage: expected int, got 'auto'"),
         ({"precision": "fp32", "zero_stage": True}, "zero_stage: expected int, got True"),
         ({"precision": "fp32", "zero_stage": 4}, "zero_stage 4 is none of 0, 1, 2, 3"),

@@ -8,8 +8,18 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from msp_ds.training.runtime import _meeting_fault, has_lost_a_rank, loss_told, num_threads, ranks_here
+from msp_ds.errors import InputError
+from msp_ds.training.runtime import (
+    _meeting_fault,
+    allow_tf32,
+    gpu_index,
+    has_lost_a_rank,
+    loss_told,
+    num_threads,
+    ranks_here,
+)
 
 CORES = os.cpu_count() or 1
 PLACE = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "WORLD_SIZE": "4"}
@@ -36,6 +46,23 @@ def test_a_persons_number_of_threads_counts_and_else_the_cores_are_shared(
     environment: dict[str, str], threads: int
 ) -> None:
     assert num_threads(environment) == threads
+
+
+@pytest.mark.parametrize(("local_rank", "visible", "index"), [(0, 1, 0), (3, 4, 3), (3, 1, 0)])
+def test_a_rank_takes_its_gpu_or_the_only_one_that_it_sees(local_rank: int, visible: int, index: int) -> None:
+    assert gpu_index(local_rank, visible=visible) == index
+
+
+def test_a_rank_beyond_the_gpus_that_it_sees_is_refused_with_the_mend() -> None:
+    with pytest.raises(InputError, match=r"LOCAL_RANK is 2, but this process sees 2 GPUs; .*--nproc_per_node 2\), or "):
+        gpu_index(2, visible=2)
+
+
+def test_tf32_is_off_unless_it_is_asked_for() -> None:
+    flags = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    for allowed in (True, False):  # as it is left: off
+        allow_tf32(allowed)
+        assert [flag.allow_tf32 for flag in flags] == [allowed, allowed]
 
 
 def test_both_launchers_say_how_many_ranks_a_machine_has() -> None:

@@ -182,6 +182,37 @@ def test_a_rank_waits_as_long_for_gradients_as_for_anything_else() -> None:
     assert found_by(script, ranks=2) == COLLECTIVE_TIMEOUT.total_seconds()
 
 
+# Whether a step ends where one rank comes later than the others' patience, with compiled layers and without.
+LATE = """
+import json, os, sys, time
+sys.path[:0] = {paths!r}
+from datetime import timedelta
+from msp_ds.training import engine, runtime
+runtime.COLLECTIVE_TIMEOUT = engine.COLLECTIVE_TIMEOUT = timedelta(seconds=2)
+here = runtime.start_runtime(os.environ)
+import lessons, tiny, torch
+found = []
+for compiles in (True, False):
+    one = lessons.an_engine(lessons.a_learner(), here, compile=compiles)
+    here.gather("both are ready")
+    time.sleep(5 * here.rank)
+    try:
+        lessons.one_step(one, here, tiny.rows(lessons.a_batch(1), range(here.rank, 4, 2)))
+        here.sum(torch.ones(1))
+        found.append("went on")
+    except RuntimeError as error:
+        found.append(["ended", runtime.has_lost_a_rank(error)])
+if here.is_first:
+    print("FOUND " + json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_that_compiles_is_waited_for_and_one_that_does_not_is_given_up() -> None:
+    script = LATE.format(paths=[str(HERE), str(HERE.parent)])
+    assert found_by(script, ranks=2) == ["went on", ["ended", True]]
+
+
 # How far a step moves what the token stage does not read where its region head looks at no pair: the poolers.
 UNREAD = """
 import dataclasses, json, os, sys
