@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FACE = ""
 """The room of msp_ds/__init__.py itself: what `import msp_ds` offers."""
-FOUNDATION = frozenset({"errors", "chance", "records", "config", "presets", "file_kinds"})
+FOUNDATION = frozenset({"errors", "chance", "records", "config", "presets", "file_kinds", "model_limits"})
 LAYERS: tuple[frozenset[str], ...] = (
     FOUNDATION,
     frozenset({"data", "model"}),
