@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 
 from msp_ds.errors import InputError
 from msp_ds.file_kinds import refuse_other_kind
+from msp_ds.model_limits import size_fault
 from msp_ds.number_checks import check_number, check_numbers
 from msp_ds.small_files import parse_json, read_small_text, reason
 
@@ -73,17 +74,18 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self)
-        for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions"):
-            _check(getattr(self, name) > 0, f"{name} {getattr(self, name)} is not positive")
+        fault = size_fault(vars(self))
+        _check(not fault, fault)
         for name in ("language_layers", "region_layers"):
             count = getattr(self, name)
-            _check(count >= 0, f"{name} {count} is negative")
             one_sequence = "a single-stream encoder has no layers of one modality; set it to 0 or encoder to cross"
             _check(count == 0 or self.encoder == "cross", f"{name} is {count}, but {one_sequence}")
         _check(self.hidden_size % self.num_heads == 0, f"hidden_size {self.hidden_size} is no multiple of num_heads")
         _check(0 < self.topic_prior < 1, f"topic_prior {self.topic_prior} is not between 0 and 1")
         _check(0 <= self.dropout < 1, f"dropout {self.dropout} is not in [0, 1)")
-        _check(self.layer_norm_eps > 0 and self.init_std > 0, "layer_norm_eps and init_std must be positive")
+        for name in ("layer_norm_eps", "init_std"):
+            value = getattr(self, name)
+            _check(0 < value < math.inf, f"{name} {value} is not a positive number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,7 +311,11 @@ def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
     }
     missing = sorted(needed - set(value))
     _check(not missing, f"{where}: missing key {', '.join(missing)}")
-    return kind(**{key: _from_json(hints[key], part, f"{where}.{key}") for key, part in value.items()})
+    parts = {key: _from_json(hints[key], part, f"{where}.{key}") for key, part in value.items()}
+    try:
+        return kind(**parts)
+    except InputError as error:  # of the value's own checks, which do not know where it stands
+        raise InputError(f"{where}: {error}") from None
 
 
 def read_json(path: Path, *, what: str) -> Any:

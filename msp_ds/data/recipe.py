@@ -168,11 +168,7 @@ def load_recipe(path: Path) -> Recipe:
         raise InputError(f"{path} cannot be read ({reason(error)}); recipes are TOML files, see shards/") from None
     except ValueError as error:
         raise InputError(f"{path} is no TOML: {reason(error)}") from None
-    try:
-        return from_json(Recipe, value, where=str(path))
-    except InputError as error:
-        message = str(error)
-        raise InputError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+    return from_json(Recipe, value, where=str(path))
 
 
 def recipe_with(recipe: Recipe | None, flags: Mapping[str, Any]) -> Recipe:

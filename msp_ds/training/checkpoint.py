@@ -175,6 +175,18 @@ def _first_line(error: Exception) -> str:
 def load_part(module: torch.nn.Module, weights: Mapping[str, Tensor], prefix: str, *, where: Path) -> int:
     """Fills `module` from the weights under `prefix`, all of them and no others; returns how many tensors.
 
+    Raises CheckpointError as `check_part`.
+    """
+    given = check_part(module, weights, prefix, where=where)
+    module.load_state_dict(given)
+    return len(given)
+
+
+def check_part(
+    module: torch.nn.Module, weights: Mapping[str, Tensor], prefix: str, *, where: Path
+) -> dict[str, Tensor]:
+    """The weights under `prefix` by the names of `module`, which may lie on no device.
+
     Raises CheckpointError when a name is missing or left over, or a shape differs: a checkpoint of another model.
     """
     given = {name[len(prefix) :]: tensor for name, tensor in weights.items() if name.startswith(prefix)}
@@ -188,8 +200,7 @@ def load_part(module: torch.nn.Module, weights: Mapping[str, Tensor], prefix: st
                 f"{where} is of another model: {prefix}{name} is {tuple(tensor.shape)} there and "
                 f"{tuple(wanted[name].shape)} here; check --preset and the shards' vocabulary"
             )
-    module.load_state_dict(given)
-    return len(given)
+    return given
 
 
 def load_heads(heads: torch.nn.ModuleDict, path: Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from msp_ds.config import RunConfig
@@ -18,7 +19,7 @@ from msp_ds.model.encoder import Trunk
 from msp_ds.model.heads import ALL_HEADS, build_heads
 from msp_ds.model.weights.conversion import SIZES, head_of, sizes_of, tied
 from msp_ds.presets import get_preset
-from msp_ds.training.checkpoint import load_part, read_weights
+from msp_ds.training.checkpoint import check_part, load_part, read_weights
 from msp_ds.training.run_folder import TRUNK_FIELDS, Origin, find_checkpoint, origin_of
 
 log = logging.getLogger(__name__)
@@ -62,10 +63,14 @@ def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...],
             f"{checkpoint} has heads {', '.join(present)} but no {missing[0]} head; "
             + _training_of(shards.index.stage, origin, where=checkpoint)
         )
+    with torch.device("meta"):  # the sizes that the model is said to have are compared before they are allocated
+        trunk = Trunk(origin.model)
+        check_part(trunk, weights, "trunk.", where=checkpoint)
+        if "answer" in present:
+            _check_number_of_answers(origin.model.num_answers, shards, where=checkpoint)
+        check_part(build_heads(present, origin.model, trunk), weights, "heads.", where=checkpoint)
     trunk = Trunk(origin.model)
     load_part(trunk, weights, "trunk.", where=checkpoint)
-    if "answer" in present:
-        _check_number_of_answers(origin.model.num_answers, shards, where=checkpoint)
     heads = build_heads(present, origin.model, trunk)
     load_part(heads, weights, "heads.", where=checkpoint)
     return TrainedModel(

@@ -22,6 +22,7 @@ from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.model.encoder import Trunk
 from msp_ds.model.heads import HEADS, build_heads
 from msp_ds.train import new_config
+from msp_ds.training import inference
 from msp_ds.training.checkpoint import load_trunk, read_weights
 from msp_ds.training.inference import load_trained
 from msp_ds.training.run_folder import check_same_trunk, find_checkpoint
@@ -384,6 +385,40 @@ def test_weights_can_be_graded_and_a_head_of_another_task_is_left_alone(
     assert torch.equal(model.heads["match"].dense.weight, match)
     with pytest.raises(CheckpointError, match="is not of preset small: its hidden_size is 128, that of the preset 384"):
         load_trained(for_the_shards, shards=held_out, needed_heads=("match",), preset="small")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"num_layers": 10**6}, r"model.json.model: num_layers 1000000 is not in 1 to 256"),
+        ({"vocab_size": 10**12}, r"model.json.model: vocab_size 1000000000000 is not in 1 to 16,777,216"),
+        ({"init_std": float("inf")}, r"model.json.model: init_std inf is not a positive number"),
+        # Half a gigabyte is possible, but the file has other shapes.
+        ({"intermediate_size": 1 << 17}, "is of another model: trunk.layers.0.region_feed_forward.narrow.weight is"),
+    ],
+)
+def test_sizes_that_a_card_makes_up_are_refused_before_they_are_allocated(
+    small_shards: Path,
+    for_the_shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    complaint: str,
+) -> None:
+    built: list[torch.device] = []
+    monkeypatch.setattr(inference, "Trunk", lambda model: built.append(torch.get_default_device()) or Trunk(model))
+    (tmp_path / "weights.safetensors").symlink_to(for_the_shards / "weights.safetensors")
+    card = json.loads((for_the_shards / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps({**card, "model": {**card["model"], **changes}}))
+    held_out = open_set(small_shards / "sentence" / "val")
+    with pytest.raises(InputError, match=complaint):
+        load_trained(tmp_path, shards=held_out, needed_heads=("match",), preset=None)
+    assert set(built) <= {torch.device("meta")}
+
+
+def test_sizes_that_a_user_makes_up_are_refused(released: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--set model: num_layers 1000000 is not in 1 to 256"):
+        brought_in(released, "lxmert-s", tmp_path / "out", settings=["num_layers=1000000"])
 
 
 def test_weights_without_a_head_that_is_needed_say_so(small_shards: Path, for_the_shards: Path, tmp_path: Path) -> None:
