@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import types
 import typing
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from msp_ds.errors import InputError
 from msp_ds.file_kinds import refuse_other_kind
+from msp_ds.files import write_atomically
 from msp_ds.model_limits import size_fault
 from msp_ds.number_checks import check_number, check_numbers
 from msp_ds.small_files import parse_json, read_small_text, reason
@@ -327,34 +327,6 @@ def read_json(path: Path, *, what: str) -> Any:
         raise InputError(f"{path} is missing; it should be {what}") from None
     except (ValueError, OSError) as error:
         raise InputError(f"{path} should be {what}, but is no readable JSON: {reason(error)}") from None
-
-
-def require_plain_file(path: Path | None) -> None:
-    """Demand that a file can be written at `path`: a plain one lies there, or nothing. None is taken too.
-
-    Raises: InputError for a folder, and for a pipe, socket or device, which a new file would replace.
-    """
-    if path is not None and path.exists() and not path.is_file():
-        kind = "a folder" if path.is_dir() else "a pipe, socket or device"
-        raise InputError(f"{path} is {kind}; name a plain file")
-
-
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Write a file so that, whatever happens, either the old content or the whole new content is there.
-
-    Where `path` is a link, the file that it leads to is written. Raises: InputError as require_plain_file.
-    """
-    require_plain_file(path)
-    path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -45,4 +45,4 @@ def num_weights(model: Mapping[str, Any]) -> int:
     # Words are in the embedding and in the topic head; features come in and go out; answers are read from twice H.
     rows = 2 * model["vocab_size"] + model["max_positions"] + 2 * model["feature_width"]
     rows += model["num_objects"] + model["num_attributes"] + 2 * model["num_answers"]
-    return layers + rows * hidden
+    return int(layers + rows * hidden)

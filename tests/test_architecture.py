@@ -17,7 +17,18 @@ ROOT = Path(__file__).resolve().parents[1]
 FACE = ""
 """The room of msp_ds/__init__.py itself: what `import msp_ds` offers."""
 FOUNDATION = frozenset(
-    {"errors", "chance", "records", "number_checks", "small_files", "file_kinds", "model_limits", "config", "presets"}
+    {
+        "errors",
+        "chance",
+        "records",
+        "number_checks",
+        "small_files",
+        "file_kinds",
+        "files",
+        "model_limits",
+        "config",
+        "presets",
+    }
 )
 LAYERS: tuple[frozenset[str], ...] = (
     FOUNDATION,

@@ -191,10 +191,10 @@ def inspect(
     debug: Debug = False,
 ) -> None:
     """Describe a shard set: counts, lengths, labels, features and three samples."""
-    from msp_ds.config import require_plain_file
     from msp_ds.data.checking.copies import local_copies
     from msp_ds.data.checking.inspection import SAMPLES_SHOWN, inspect_set
     from msp_ds.data.shards import open_set
+    from msp_ds.files import require_plain_file
     from msp_ds.report.shard_page import SAMPLES, write_page
     from msp_ds.report.shard_set import set_tables
 
@@ -251,9 +251,9 @@ def audit(
     debug: Debug = False,
 ) -> None:
     """Look for images in both training and evaluation data: exit code 1 when there are any, 0 when there are none."""
-    from msp_ds.config import require_plain_file
     from msp_ds.data.overlap import audit as compare
     from msp_ds.data.path_patterns import expand_braces
+    from msp_ds.files import require_plain_file
     from msp_ds.report.overlap import overlap_report
 
     with one_line_errors(debug=debug):

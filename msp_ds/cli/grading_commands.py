@@ -138,7 +138,7 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Answer the questions of a set, and write the file that the benchmark's server takes."""
-    from msp_ds.config import require_plain_file
+    from msp_ds.files import require_plain_file
     from msp_ds.report.answers import heads_of, open_questions, predict_answers
     from msp_ds.training.inference import load_trained
     from msp_ds.training.run_folder import results_folder
@@ -168,7 +168,7 @@ def grade(
     debug: Debug = False,
 ) -> None:
     """Grade a file of predictions by the official rules, with 95 % intervals; needs no model."""
-    from msp_ds.config import require_plain_file
+    from msp_ds.files import require_plain_file
     from msp_ds.report.grades import GradingPlan, QuestionSource, grade_and_compare
 
     with one_line_errors(debug=debug):

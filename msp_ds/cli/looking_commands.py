@@ -26,8 +26,8 @@ def search(
     debug: Debug = False,
 ) -> None:
     """Search a shard set with a trained model: images for a text, texts and look-alikes for an image."""
-    from msp_ds.config import require_plain_file
     from msp_ds.errors import InputError
+    from msp_ds.files import require_plain_file
     from msp_ds.library import Model
     from msp_ds.report.page import write_html
     from msp_ds.report.pictures import open_pictures, packed

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from msp_ds.config import write_atomically
 from msp_ds.data.identity import corpus_of, in_order, is_renumbered
 from msp_ds.data.shards import open_set
 from msp_ds.data.sources.mentions import parse_reference
 from msp_ds.data.sources.text_files import read_image_ids
 from msp_ds.data.sources.visual_genome import NO_TWINS, Twins, read_twins
 from msp_ds.errors import InputError
+from msp_ds.files import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msp_ds.config import write_atomically
 from msp_ds.data.array_files import load_arrays
 from msp_ds.errors import InputError
+from msp_ds.files import write_atomically
 
 _KEYS = ("scores", "image_ids", "caption_keys", "image_of_caption")
 _NAME = f"a score matrix, .npz with {', '.join(_KEYS)}"

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from msp_ds.config import write_atomically
 from msp_ds.errors import InputError
+from msp_ds.files import write_atomically
 from msp_ds.report.ablation import METRICS, Outcome, spoken_time, timed
 from msp_ds.report.ablation_plan import Plan, seconds_for
 from msp_ds.report.ablation_rows import PAPER, Row

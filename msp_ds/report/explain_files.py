@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from msp_ds.config import write_atomically
 from msp_ds.errors import InputError
+from msp_ds.files import write_atomically
 from msp_ds.report.explain import Example
 from msp_ds.report.explain_page import explain_page
 from msp_ds.report.explain_picture import draw_example

@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from msp_ds.config import write_atomically
 from msp_ds.errors import InputError
+from msp_ds.files import write_atomically
 from msp_ds.terminal import printable
 
 _STYLE = """

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from msp_ds.config import to_json, write_atomically
+from msp_ds.config import to_json
+from msp_ds.files import write_atomically
 from msp_ds.small_files import parse_json
 
 log = logging.getLogger(__name__)

@@ -22,10 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from msp_ds.config import to_json, write_atomically
+from msp_ds.config import to_json
 from msp_ds.data.durable import replace_folder, require_own_files, sync_folder, write_durably
 from msp_ds.data.set_layout import FileEntry
 from msp_ds.errors import CheckpointError, InputError
+from msp_ds.files import write_atomically
 from msp_ds.training.checkpoint import (
     BEST,
     MANIFEST,

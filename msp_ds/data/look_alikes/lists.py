@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from msp_ds.config import write_atomically
 from msp_ds.data.array_files import load_arrays
 from msp_ds.data.durable import sync_folder
 from msp_ds.data.identity import canonical_image_id
 from msp_ds.data.writing.set_tables import npz_bytes
 from msp_ds.errors import InputError
+from msp_ds.files import write_atomically
 from msp_ds.records import IGNORE
 
 _ROWS_AT_ONCE = 1024

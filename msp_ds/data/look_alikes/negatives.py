@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from msp_ds.config import require_plain_file, to_json
+from msp_ds.config import to_json
 from msp_ds.data import set_layout as layout
 from msp_ds.data.durable import replace_folder, require_own_files, sync_folder, write_durably
 from msp_ds.data.identity import Corpus
@@ -21,6 +21,7 @@ from msp_ds.data.shards import ShardSet, open_set
 from msp_ds.data.sole_writer import sole_writer
 from msp_ds.data.writing.set_tables import npz_bytes
 from msp_ds.errors import InputError
+from msp_ds.files import require_plain_file
 
 
 @dataclass(frozen=True, kw_only=True)
