@@ -26,7 +26,7 @@ from msp_ds.errors import InputError
 
 log = logging.getLogger(__name__)
 
-OWNER_FILE = ".owner.json"
+OWNER_FILE = ".owner"
 """The owner's host and process; its time of change says when the owner was last alive."""
 BEAT = 20.0
 """Seconds between two signs of life of an owner."""
