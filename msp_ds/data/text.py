@@ -5,6 +5,7 @@ V vocabulary size, C object labels, A attribute labels, P pieces of the longest 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +35,10 @@ FUNCTION_WORDS = """
     together too toward towards under underneath until up upon us very was we were what when where which while who
     whose why will with within without would you your
     """
+
+
+_CLEANED = frozenset({"Cc", "Cf", "Co", "Cs", "Mn"})
+"""Unicode categories of what BERT's tokenizer removes."""
 
 
 class EncodedText(NamedTuple):
@@ -75,6 +80,11 @@ class WordPieces:
             word_positions=[SPECIAL_POSITION, *positions, SPECIAL_POSITION],
             truncated=len(encoding.ids) > kept,
         )
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text is left when BERT has cleaned it of spaces, invisible characters and lone accents."""
+    return all(one.isspace() or one == "\ufffd" or unicodedata.category(one) in _CLEANED for one in text)
 
 
 def _word_positions(text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
