@@ -254,6 +254,16 @@ def run_command(app: Callable[[], object]) -> None:
         os._exit(end.code or 0)
 
 
+def run_tool(main: Callable[[], object]) -> None:
+    """Runs a program of tools/, which has no --debug: what a user can cause is one line."""
+
+    def quietly() -> None:
+        with one_line_errors(debug=False):
+            main()
+
+    run_command(quietly)
+
+
 @contextmanager
 def resumable() -> Iterator[None]:
     """Ends work that can be taken up again in one line and exit code 130, as shells count it, on Ctrl-C."""

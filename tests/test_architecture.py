@@ -369,7 +369,7 @@ def test_the_tools_show_their_texts_by_the_terminal_and_end_as_commands_do() -> 
     programs = {name for name, source in sources.items() if "__main__" in source}
     assert len(programs) > 15
     assert texts_are_shown_by_the_terminal(_package(sources)) == []
-    assert programs == {name for name, source in sources.items() if "\n    run_command(" in source}
+    assert programs == {name for name, source in sources.items() if "\n    run_tool(" in source}
 
 
 def test_the_walk_finds_the_rooms_that_exist(package: Package) -> None:

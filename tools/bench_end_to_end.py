@@ -31,7 +31,7 @@ from msp_ds.data.recipe import Recipe, load_recipe
 from msp_ds.data.world import make_world
 from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError
-from msp_ds.terminal import Table, Terminal, one_line_errors, run_command
+from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
 from msp_ds.training.execution import find_shipped
 from msp_ds.training.planning import new_config
 from msp_ds.training.runtime import start_runtime
@@ -214,4 +214,4 @@ def told(found: dict[str, Any], peak: float | None, *, most_bytes: int, paramete
 
 
 if __name__ == "__main__":
-    run_command(lambda: typer.run(main))
+    run_tool(lambda: typer.run(main))

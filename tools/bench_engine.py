@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from msp_ds.data.order import Order
 from msp_ds.errors import InputError
 from msp_ds.presets import get_preset
-from msp_ds.terminal import Table, Terminal, one_line_errors, run_command
+from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
 from msp_ds.training.execution import Execution
 from msp_ds.training.runtime import start_runtime
 from tools.bench_figures import BUSY, Clock, Taken, choose_device, spread, taken, write_figures
@@ -171,4 +171,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_command(lambda: typer.run(main))
+    run_tool(lambda: typer.run(main))

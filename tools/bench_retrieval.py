@@ -45,7 +45,7 @@ from msp_ds.model.heads import MatchHead
 from msp_ds.model.layers import Attention, CrossModalityLayer, FeedForward
 from msp_ds.presets import get_preset
 from msp_ds.records import RegionRecord
-from msp_ds.terminal import Table, Terminal, one_line_errors, run_command
+from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
 from msp_ds.training.inference import load_trained
 
 PADDED, IMAGES_AT_ONCE = 20, 500
@@ -201,7 +201,7 @@ def compare(found: dict[str, Turns], pool: Pool) -> list[dict[str, Any]]:
             "ratio": statistics.median(ratios),
             "ratio_range": (min(ratios), max(ratios)),
             "largest_difference": float((turns.scores - released.scores).abs().max()),
-            "spread_of_scores": float(released.scores.std()),
+            "spread_of_scores": float(released.scores.std(correction=0)),
             "same_order_share": float((turns.scores.argsort(0) == released.scores.argsort(0)).all(0).double().mean()),
             "image_retrieval": recalls(turns.scores, pool.image_of_caption),
         }
@@ -294,9 +294,9 @@ def main(  # noqa: PLR0913  one parameter a flag
     checkpoint: Annotated[Path | None, typer.Option(help="A trained model. [random weights]")] = None,
     shards: Annotated[Path | None, typer.Option(help="Its held-out set. [made up]")] = None,
     preset: Annotated[str, typer.Option(help="Without a checkpoint.")] = "paper",
-    images: Annotated[int, typer.Option(help="Images, each with its first caption.")] = 64,
-    captions: Annotated[int, typer.Option(help="Without a checkpoint: of so many images only.")] = len(LENGTHS),
-    repeats: Annotated[int, typer.Option(help="Turns of each way.")] = 5,
+    images: Annotated[int, typer.Option(min=1, help="Images, each with its first caption.")] = 64,
+    captions: Annotated[int, typer.Option(min=1, help="Without a checkpoint: of so many images only.")] = len(LENGTHS),
+    repeats: Annotated[int, typer.Option(min=1, help="Turns of each way.")] = 5,
     bf16: Annotated[bool | None, typer.Option(help="Measure bf16 too. [where the hardware multiplies it]")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="JSON file for all figures.")] = None,
@@ -322,4 +322,4 @@ def main(  # noqa: PLR0913  one parameter a flag
 
 
 if __name__ == "__main__":
-    run_command(lambda: typer.run(main))
+    run_tool(lambda: typer.run(main))

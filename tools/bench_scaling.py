@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from msp_ds.curriculum import STAGES
 from msp_ds.errors import InputError
 from msp_ds.presets import Preset, get_preset
-from msp_ds.terminal import Table, Terminal, one_line_errors, run_command
+from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
 from msp_ds.training.cards import find_card
 from tools.bench_figures import BUSY, choose_device, spread, write_figures
 from tools.bench_hardware import hardware
@@ -149,9 +149,9 @@ def main(  # noqa: PLR0913, one parameter a flag
     step: Annotated[Path | None, typer.Option(help="JSON of bench_step.py: model those GPUs, measure nothing.")] = None,
     card: Annotated[str, typer.Option(help="Whose memory the model has: titanx, a100, h100, 12gb ...")] = "titanx",
     gpus_a_node: Annotated[int, typer.Option(min=1, help="GPUs of a machine.")] = 8,
-    inside: Annotated[float, typer.Option(help="GB/s between two GPUs of a machine.")] = 200.0,
-    between: Annotated[float, typer.Option(help="GB/s between two machines.")] = 12.5,
-    hop: Annotated[float, typer.Option(help="Microseconds that a message takes at least.")] = 20.0,
+    inside: Annotated[float, typer.Option(min=0.001, help="GB/s between two GPUs of a machine.")] = 200.0,
+    between: Annotated[float, typer.Option(min=0.001, help="GB/s between two machines.")] = 12.5,
+    hop: Annotated[float, typer.Option(min=0.0, help="Microseconds that a message takes at least.")] = 20.0,
     most_gpus: Annotated[int, typer.Option(min=2, help="GPUs up to which the model goes.")] = 64,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
@@ -216,4 +216,4 @@ def _show_model(cluster: Cluster, console: Terminal) -> None:
 
 
 if __name__ == "__main__":
-    run_command(lambda: typer.run(main))
+    run_tool(lambda: typer.run(main))

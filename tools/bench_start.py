@@ -30,11 +30,14 @@ from msp_ds.data.text import WordPieces
 from msp_ds.data.vocabulary import read_vocabulary
 from msp_ds.data.writing.shard_writer import SetPlan, write_set
 from msp_ds.records import RegionRecord
-from msp_ds.terminal import Table, Terminal, run_command
+from msp_ds.terminal import Table, Terminal, run_tool
 from tools.fresh_process import measured
+from tools.sizes import at_least
 from tools.synthetic_coco import NUM_IMAGES, caption, num_captions, write_look_alikes, write_small_files
 
 BATCH_SIZE, FEATURE_WIDTH = 256, 16
+FEWEST_IMAGES = -(-BATCH_SIZE // 5)
+"""With five captions each they fill a batch."""
 AT = 0.9
 """Share of the epoch at which the start is timed."""
 PARTS = ("open the set", "reader", "order", "first batch")
@@ -128,12 +131,12 @@ def main() -> None:
     """Flags in, table out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=NUM_IMAGES)
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--images", type=at_least(FEWEST_IMAGES), default=NUM_IMAGES)
+    parser.add_argument("--repeat", type=at_least(1), default=5)
     flags = parser.parse_args()
     path = make_set(flags.folder, flags.images)
     Terminal().print(table(median_times(path, flags.repeat), flags.images))
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

@@ -40,7 +40,7 @@ from msp_ds.model.encoder import Trunk
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.asking import count_rooms
 from msp_ds.tasks.task import pose
-from msp_ds.terminal import Table, Terminal, one_line_errors, run_command
+from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
 from msp_ds.training.engine import build_optimizer
 from msp_ds.training.learner import NOT_COUNTED, Learner
 from tools.bench_figures import BUSY, SCHEDULE_PAIRS, Clock, spread, write_figures
@@ -331,4 +331,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_command(lambda: typer.run(main))
+    run_tool(lambda: typer.run(main))

@@ -23,8 +23,9 @@ from msp_ds.data.overwriting import remove_set
 from msp_ds.data.recipe import Recipe
 from msp_ds.data.sources.region_files import list_region_files
 from msp_ds.data.writing.shard_building import build_shards
-from msp_ds.terminal import Table, Terminal, run_command
+from msp_ds.terminal import Table, Terminal, run_tool
 from tools.fresh_process import Cost, drop_from_cache, measured
+from tools.sizes import at_least
 from tools.synthetic_coco import write_small_files, write_tsv
 
 COLUMNS = {
@@ -127,9 +128,9 @@ def table(results: list[Result]) -> Table:
 def main() -> None:
     """Flags in, table out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--images", type=at_least(1), default=10_000)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--jobs", type=at_least(1), nargs="+", default=[1, 2])
     parser.add_argument("--cold", action="store_true", help="read the TSV from the disk")
     parser.add_argument("--keep", action="store_true", help="use a TSV that is there, and leave it")
     flags = parser.parse_args()
@@ -147,4 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

@@ -34,8 +34,9 @@ from msp_ds.data.identity import canonical_image_id
 from msp_ds.data.sources.faults import OnError
 from msp_ds.errors import InputError
 from msp_ds.file_kinds import refuse_other_kind
-from msp_ds.terminal import Terminal, one_line_errors, run_command
+from msp_ds.terminal import Terminal, one_line_errors, run_tool
 from tools.npz_parts import Image, PartReport, fault, labels_of, needed, read_sizes, write_parts
+from tools.sizes import at_least
 
 _KEY = "__keys__"
 _NAMES = (
@@ -168,7 +169,7 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="folder of .npz, or of an LMDB")
     parser.add_argument("--out", type=Path, required=True, help="folder for the parts; those that are there stay")
     parser.add_argument("--sizes", type=Path, action="append", help="file with image sizes; may be repeated")
-    parser.add_argument("--nominal-size", type=int, help="pixels of a square that stands for every image")
+    parser.add_argument("--nominal-size", type=at_least(1), help="pixels of a square that stands for every image")
     parser.add_argument("--on-error", choices=["fail", "skip"], default="fail", help="what a damaged image does")
     flags = parser.parse_args()
     with one_line_errors(debug=False):
@@ -179,4 +180,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

@@ -27,7 +27,7 @@ from msp_ds.data.identity import Corpus, canonical_image_id
 from msp_ds.data.sources.faults import OnError
 from msp_ds.errors import InputError
 from msp_ds.file_kinds import refuse_other_kind
-from msp_ds.terminal import Terminal, one_line_errors, run_command
+from msp_ds.terminal import Terminal, one_line_errors, run_tool
 from tools.npz_parts import Image, PartReport, fault, labels_of, needed, write_parts
 from tools.plain_pickle import PICKLE_ERRORS, load_plain
 
@@ -109,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

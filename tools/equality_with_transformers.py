@@ -32,7 +32,7 @@ from msp_ds.presets import get_preset
 from msp_ds.records import Batch, Encoded, neutral_marks
 from msp_ds.report.weights_card import has_visual_cls
 from msp_ds.report.weights_export import ExportPlan, export_weights, hf_config
-from msp_ds.terminal import run_command
+from msp_ds.terminal import run_tool
 from msp_ds.training.weights_folder import StoredWeights, WeightsCard, read_folder_weights, write_card, write_weights
 from msp_ds.training.weights_import import ImportPlan, import_weights
 
@@ -247,4 +247,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

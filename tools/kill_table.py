@@ -23,11 +23,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
-from msp_ds.terminal import Table, Terminal, run_command
+from msp_ds.terminal import Table, Terminal, run_tool
 from msp_ds.training.checkpoint import OPTIMIZER, WEIGHTS
 from msp_ds.training.metrics_file import METRICS_FILE, read_metrics
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, stage_checkpoint
 from tools.noted_training import PLACES, Launch, Notes, import_all, launch, notes_of, pairs_trained_on, place_of
+from tools.sizes import at_least
 
 START_UP_SHARE = 0.15
 """Of the kills, before the first step of a start; without a bound most would fall there, where little can be lost."""
@@ -198,8 +199,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--shards", type=Path, help="All three stages. [those of a new demo world of 80 images]")
-    parser.add_argument("--kills", type=int, default=20, help="Of each configuration.")
-    parser.add_argument("--steps", type=int, default=60, help="Optimiser steps of each stage.")
+    parser.add_argument("--kills", type=at_least(1), default=20, help="Of each configuration.")
+    parser.add_argument("--steps", type=at_least(1), default=60, help="Optimiser steps of each stage.")
     parser.add_argument("--seed", type=int, default=0, help="Of the moments.")
     flags = parser.parse_args()
     sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
@@ -219,4 +220,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))  # this checkout's, wherever the program is called
 
 from msp_ds.errors import InputError  # noqa: E402
 from msp_ds.progress import progress_bar  # noqa: E402
-from msp_ds.terminal import Table, Terminal, one_line_errors, run_command  # noqa: E402
+from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool  # noqa: E402
 from tools.short_training import STEPS, Curves, curves_of  # noqa: E402
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -176,4 +176,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_command(lambda: typer.run(main))
+    run_tool(lambda: typer.run(main))

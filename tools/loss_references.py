@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; the references lie in tests/ of a checkout: run this from there") from None
 
 from msp_ds.progress import progress_bar
-from msp_ds.terminal import Table, Terminal, run_command
+from msp_ds.terminal import Table, Terminal, run_tool
 
 
 def table(found: dict[str, Agreement]) -> Table:
@@ -48,4 +48,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_command(lambda: typer.run(main))
+    run_tool(lambda: typer.run(main))

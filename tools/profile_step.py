@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msp_ds.config import ModelConfig
 from msp_ds.progress import bars
-from msp_ds.terminal import Table, Terminal, one_line_errors, run_command
+from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
 from tools.bench_figures import Clock, write_figures
 from tools.bench_hardware import hardware
 from tools.bench_step import Variant, builders, one_step, the_device
@@ -108,4 +108,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_command(lambda: typer.run(main))
+    run_tool(lambda: typer.run(main))

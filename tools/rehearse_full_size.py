@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import shutil
 import sys
 from dataclasses import dataclass
@@ -33,11 +34,15 @@ from msp_ds.data.recipe import Recipe
 from msp_ds.data.shards import open_set
 from msp_ds.data.writing.build_writing import write_build
 from msp_ds.data.writing.shard_building import plan_build
-from msp_ds.terminal import Table, Terminal, run_command
+from msp_ds.errors import InputError
+from msp_ds.terminal import Table, Terminal, run_tool
 from tools.fresh_process import Cost, measured
+from tools.sizes import at_least
 from tools.synthetic_coco import NUM_IMAGES, MadeUpRegions, half_features, write_look_alikes, write_small_files
 
 BATCH_SIZE, SEED, SWAP_SHARE = 128, 0, 0.5
+FEWEST_IMAGES = -(-BATCH_SIZE // 5)
+"""With five captions each they fill a batch."""
 BYTES_PER_IMAGE = 152_000
 
 
@@ -157,10 +162,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--share", type=float, default=1.0, help="of COCO's images")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=at_least(1), default=2)
     parser.add_argument("--keep", action="store_true", help="leave the shards")
     flags = parser.parse_args()
-    num_images = round(NUM_IMAGES * flags.share)
+    num_images = round(NUM_IMAGES * flags.share) if math.isfinite(flags.share) else 0
+    if num_images < FEWEST_IMAGES:
+        least = math.ceil(FEWEST_IMAGES / NUM_IMAGES * 1e5) / 1e5
+        raise InputError(f"--share {flags.share:g} is {num_images} images, too few for a batch; give {least} or more")
     flags.folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(flags.folder).free
     if free < num_images * BYTES_PER_IMAGE:
@@ -187,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 import typer
 
-from msp_ds.terminal import Terminal, run_command
+from msp_ds.terminal import Terminal, run_tool
 
 if TYPE_CHECKING:
     from msp_ds.training.runtime import Runtime
@@ -113,4 +113,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_command(lambda: typer.run(main))
+    run_tool(lambda: typer.run(main))

@@ -77,13 +77,11 @@ def evaluate(
         scored = score_retrieval(
             model, held_out, num_images=images, captions_per_image=captions_per_image, out=folder, plan=plan
         )
-        num_missing = scored.kept.num_missing()
-        if num_missing:
+        if num_missing := scored.kept.num_missing():
             told = f"{plan.part} is scored; {num_missing} captions are left to other parts, the last of which grades"
             Terminal(soft_wrap=True).print(told)
             return
-        with bars("grading", is_drawn=False):
-            report = report_retrieval(scored, plan)
+        report = report_retrieval(scored, plan)
     Terminal().print(retrieval_table(report))
     Terminal(soft_wrap=True).print(f"written to {report.path}, the scores beside it")
 

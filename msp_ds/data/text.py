@@ -52,6 +52,8 @@ _IDEOGRAPHS = (
     (0x2F800, 0x2FA1F),
 )
 """First and last of the characters that BERT's tokeniser takes for Chinese."""
+_CLEANED = frozenset({"Cc", "Cf", "Co", "Cs", "Mn"})
+"""Unicode categories of what BERT's tokenizer removes."""
 
 
 class EncodedText(NamedTuple):
@@ -95,6 +97,11 @@ class WordPieces:
         )
 
 
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text is left when BERT has cleaned it of spaces, invisible characters and lone accents."""
+    return all(one.isspace() or one == "\ufffd" or unicodedata.category(one) in _CLEANED for one in text)
+
+
 def _word_positions(text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
     """The position of each piece's white-space word, by where the piece ends in the text."""
     if (
@@ -108,7 +115,7 @@ def _word_positions(text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def _starts_of_words(text: str) -> Iterator[bool]:
-    """For each character, whether a word begins with it, as in the released tokeniser (FACTS 1.3).
+    """For each character, whether a word begins with it, as in the released tokeniser.
 
     That one drops control characters and puts a blank on either side of every Chinese character before it splits at
     white space: each of them is a word of its own. Punctuation is cut off later, within the word.

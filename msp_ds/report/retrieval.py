@@ -181,10 +181,12 @@ def report_retrieval(scored: ScoredPool, plan: RetrievalPlan = PLAIN) -> Retriev
     """
     reader, pool, scores = scored.reader, scored.pool, scored.kept.scores()
     grades = grade_retrieval(scores, pool.image_of_caption, protocol=plan.protocol)
+    with bars("intervals", is_drawn=False):
+        intervals = recall_intervals(scores, pool.image_of_caption, protocol=plan.protocol, resampling=plan.resampling)
     ending = "" if plan.protocol == "standard" else f"-{plan.protocol}"
     report = RetrievalReport(
         grades=grades,
-        intervals=recall_intervals(scores, pool.image_of_caption, protocol=plan.protocol, resampling=plan.resampling),
+        intervals=intervals,
         match_accuracy=match_accuracy(scores, pool.image_of_caption),
         precision=scored.precision,
         what=_what(scored.model),

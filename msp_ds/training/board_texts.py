@@ -71,5 +71,5 @@ def _listed(names: Sequence[str]) -> str:
 
 def plain(text: str) -> str:
     """A text that Markdown shows as it is."""
-    harmless = re.sub(r"([\\`*_{}\[\]#~])", r"\\\1", printable(text))
+    harmless = re.sub(r"([\\`*{}\[\]#~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", printable(text))
     return harmless.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;")

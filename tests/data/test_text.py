@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from raw_files import PIECES, ids, vocabulary
 
-from msp_ds.data.text import WordPieces, build_lexicon, load_labels
+from msp_ds.data.text import WordPieces, build_lexicon, is_blank, load_labels
 from msp_ds.data.vocabulary import read_vocabulary
 from msp_ds.errors import InputError
 
@@ -48,6 +48,15 @@ def test_all_pieces_of_a_white_space_word_share_its_position(pieces: WordPieces,
     assert " ".join(f"{PIECES[number]}{position}" for number, position in inner) == expected
     assert (encoded.token_ids[0], encoded.token_ids[-1]) == tuple(ids("[CLS]", "[SEP]"))
     assert (encoded.word_positions[0], encoded.word_positions[-1]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "text", ["", " \u3000\u2028", "\u200b\ufeff\u202e", "\x1b\x7f\x85", "\u0301", "\ufffd", "\ue000"]
+)
+def test_a_text_of_which_the_tokenizer_leaves_nothing_is_blank(pieces: WordPieces, text: str) -> None:
+    assert (is_blank(text), pieces.ids_of(text)) == (True, [])
+    assert not is_blank(f"{text}.")
+    assert pieces.ids_of(f"{text}.") != []
 
 
 def test_a_text_is_cut_to_the_limit_and_says_so(pieces: WordPieces) -> None:

@@ -125,7 +125,7 @@ def test_a_text_shows_hidden_pieces_guesses_topics_and_match() -> None:
 
 
 def test_words_of_the_data_are_no_markup() -> None:
-    assert plain("<b> a|b *x* [y]_") == r"&lt;b> a&#124;b \*x\* \[y\]\_"
+    assert plain("<b> a|b *x* [y]_ __a_b__") == r"&lt;b> a&#124;b \*x\* \[y\]\_ \_\_a_b\_\_"
 
 
 def test_a_picture_is_hottest_where_the_word_looks_most() -> None:

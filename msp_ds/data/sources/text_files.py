@@ -16,6 +16,7 @@ from msp_ds.data.sources.question_files import GQA, LXMERT_QUESTIONS, NLVR2
 from msp_ds.data.sources.retrieval_lists import RETRIEVAL_LISTS
 from msp_ds.data.sources.text_table import TextTable
 from msp_ds.data.sources.visual_genome import VISUAL_GENOME
+from msp_ds.data.text import is_blank
 from msp_ds.errors import InputError
 
 TextKind = Literal["caption", "phrase"]
@@ -44,7 +45,7 @@ class TextFile:
     by_image: TextTable
     """In the file's order; images without a text are absent."""
     num_empty: int
-    """Texts that are null or blank, which are left out."""
+    """Texts that are null or blank, as one of zero-width characters alone is; they are left out."""
 
 
 def read_texts(written: str, kind: TextKind) -> TextFile:
@@ -63,7 +64,7 @@ def read_texts(written: str, kind: TextKind) -> TextFile:
         texts, others = mention.captions, mention.phrases
         if kind == "phrase":
             texts, others = others, texts
-        kept = [text for text in texts if text]
+        kept = [text for text in texts if not is_blank(text)]
         num_empty += len(texts) - len(kept)
         num_of_other_kind += len(others)
         by_image.add(mention.image_id, kept)

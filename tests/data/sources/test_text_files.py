@@ -35,6 +35,12 @@ def test_a_list_of_ids_may_be_lines_or_json(tmp_path: Path) -> None:
         assert read_image_ids(str(tmp_path / name)) == {"coco-391895", "coco-7", "vg-5", "coco-8"}
 
 
+def test_a_caption_of_zero_width_characters_alone_counts_as_empty(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", captions_json([(1, "\u200b\ufeff"), (1, "a dog\u200b"), (2, "\u202e")]))
+    read = read_texts(str(tmp_path / "a.json"), "caption")
+    assert (dict(read.by_image.items()), read.num_empty) == ({"coco-1": ["a dog\u200b"]}, 2)
+
+
 def test_numbers_of_a_list_are_of_the_corpus_in_front_of_the_path(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("7\nn12\n")
     assert read_image_ids(f"vg:{tmp_path}/a.txt") == {"vg-7", "vg-n12"}
