@@ -41,7 +41,13 @@ class Stage:
         return tuple({task.name: task for part in self.parts for task in part.tasks}.values())
 
     def schedule(self, rows: dict[str, StageSchedule]) -> StageSchedule:
-        """The stage's row; a mix takes the longest and the widest of its parts' rows."""
+        """The stage's row; a mix takes the longest and the widest of its parts' rows.
+
+        Raises: InputError where a part has none.
+        """
+        missing = [part.name for part in self.parts if part.name not in rows]
+        if missing:
+            raise InputError(f"the schedule has no row for {missing[0]}; it has {', '.join(rows) or 'none'}")
         chosen = [rows[part.name] for part in self.parts]
         return StageSchedule(epochs=max(row.epochs for row in chosen), batch_size=max(row.batch_size for row in chosen))
 

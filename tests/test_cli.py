@@ -376,7 +376,7 @@ def test_fine_tuning_keeps_and_gives_up_as_pre_training_does(monkeypatch: pytest
         assert habits["limits"] == Limits(watchdog=7.0, stop_after_nan=4)
     assert len(given) == 2
     assert refusal("finetune", "--task", "vqa", "--from-scratch", "--watchdog", "-1") == (
-        "--watchdog -1.0 is negative; 0 never ends a run"
+        "--watchdog -1.0 is not in 0 to 527040 minutes; 0 never ends a run"
     )
 
 

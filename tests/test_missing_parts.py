@@ -26,7 +26,7 @@ site = sys.argv[1]
 raw, asked = f"{site}/world", f"--checkpoint {site}/runs/tps --shards {site}/shards/sentence/val"
 said(f"shard --stage sentence --out new --regions {raw}/regions.tsv --captions {raw}/captions.json --vocab trained "
      f"--objects-vocab {raw}/objects_vocab.txt --attributes-vocab {raw}/attributes_vocab.txt --holdout 8 --preset tiny")
-said("verify new")
+said(f"verify new {site}/shards")  # those of the site were written with isal
 said("inspect new/sentence/val")
 said(f"search {asked} a-red-bus")
 model = msp_ds.load(f"{site}/runs/tps", shards=f"{site}/shards/sentence/val")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,12 @@ import pytest
 from command_line import refusal
 
 from msp_ds.config import OptimConfig, StageSchedule, TaskOptions, from_json, read_json
+from msp_ds.data.reader import Reader
+from msp_ds.data.remote.blocks import block_source
+from msp_ds.data.shards import open_set
 from msp_ds.data.text import load_labels
 from msp_ds.data.vocabulary import read_vocabulary
+from msp_ds.downstream.ranking import choose_pool
 from msp_ds.errors import InputError
 from msp_ds.report.explain import read_pool
 from msp_ds.small_files import MOST_BYTES, is_plain_name, parse_json
@@ -105,6 +111,52 @@ FLAGS = {
     "--ds-config /dev/zero": "not a regular file",
     "--shards {a,b}": "--shards {a,b} stands for 2 folders",
 }
+
+
+OTHERS = {
+    "world --out new --images 5 --feature-width 1000000000000": "at most 65536, not 1000000000000",
+    "info --fit --tflops inf": "--tflops inf is no card's",
+    "info --fit --memory-gb nan": "--memory-gb nan is no card's",
+    "info --fit --card " + "9" * 400 + "gb": "no card is called",
+    "finetune --task vqa --from-scratch --subset nan": "--subset nan is no share",
+    "verify new --cache-limit nan": "--cache-limit nan is not in 0 to",
+    "audit --train /dev/zero --eval /dev/zero": "it is not a regular file",
+}
+
+
+@pytest.mark.parametrize(("words", "fault"), OTHERS.items(), ids=[words[:30] for words in OTHERS])
+def test_no_command_takes_a_number_or_a_file_without_end(words: str, fault: str) -> None:
+    assert fault in refusal(*words.split())
+
+
+def test_an_image_has_no_more_captions_than_it_has(small_shards: Path) -> None:
+    reader = Reader(open_set(small_shards / "sentence" / "val"))
+    assert choose_pool(reader, captions_per_image=10**30).captions.tolist() == choose_pool(reader).captions.tolist()
+
+
+def test_a_set_may_not_say_which_cache_its_tars_are_fetched_into(small_shards: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards" / "sentence" / "train"
+    shutil.copytree(small_shards / "sentence" / "train", folder)
+    note = {"address": "https://nowhere/shards", "cache": str(tmp_path / "photos"), "limit": 1, "kept": 0}
+    (folder / "by_block.json").write_text(json.dumps(note))
+    with pytest.raises(InputError, match=r"by_block.json names .*photos, which is not the cache that it lies in"):
+        block_source([open_set(folder)])
+
+
+@pytest.mark.parametrize("name", ["../train/000000.tar", "..", "/etc/passwd", "a\0"])
+@pytest.mark.parametrize("by_block", [False, True])
+def test_a_set_may_not_name_files_outside_its_folder(
+    small_shards: Path, tmp_path: Path, name: str, by_block: bool
+) -> None:
+    folder = tmp_path / "sentence" / "train"
+    shutil.copytree(small_shards / "sentence" / "train", folder)
+    index = json.loads((folder / "index.json").read_text())
+    index["shards"][0]["name"] = name
+    (folder / "index.json").write_text(json.dumps(index))
+    if by_block:
+        (folder / "by_block.json").write_text("{}")
+    with pytest.raises(InputError, match=r"index.json lists .* which is no plain file name"):
+        open_set(folder)
 
 
 @pytest.mark.parametrize(("words", "fault"), FLAGS.items(), ids=[words[:30] for words in FLAGS])

@@ -17,7 +17,6 @@ dict is read without running anything in it: plain numbers and texts are let in 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -30,6 +29,7 @@ from msp_ds.data.identity import Corpus, canonical_image_id
 from msp_ds.data.sources.faults import OnError
 from msp_ds.errors import InputError
 from msp_ds.file_kinds import refuse_other_kind
+from msp_ds.small_files import parse_json, read_small_bytes
 from msp_ds.terminal import Terminal, one_line_errors, run_tool
 from tools.npz_parts import Image, PartReport, fault, needed, write_parts
 from tools.plain_pickle import PICKLE_ERRORS, load_plain
@@ -78,9 +78,9 @@ def read_ids(path: Path) -> dict[Any, int]:
     refuse_other_kind(path, what=what)
     try:
         if path.suffix in (".pkl", ".pickle"):
-            value = load_plain(path.read_bytes())
+            value = load_plain(read_small_bytes(path, most=4 << 30))
         else:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = parse_json(read_small_bytes(path, most=4 << 30))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it should be {what}") from None
     except PICKLE_ERRORS as error:

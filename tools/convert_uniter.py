@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import re
 import sys
 import zipfile
@@ -34,10 +33,13 @@ from msp_ds.data.identity import canonical_image_id
 from msp_ds.data.sources.faults import OnError
 from msp_ds.errors import InputError
 from msp_ds.file_kinds import refuse_other_kind
+from msp_ds.small_files import parse_json
 from msp_ds.terminal import Terminal, one_line_errors, run_tool
 from tools.npz_parts import Image, PartReport, fault, labels_of, needed, read_sizes, write_parts
 from tools.sizes import at_least
 
+_DAMAGE = (ValueError, KeyError, EOFError, OSError, MemoryError, zipfile.BadZipFile, msgpack.UnpackException)
+"""What reading a damaged value raises; MemoryError where an array's header claims more than there can be."""
 _KEY = "__keys__"
 _NAMES = (
     (re.compile(r"coco_(?:train2014|val2014|test2015)_(\d+)", re.ASCII), "coco"),
@@ -73,7 +75,7 @@ def convert(
                 raise fault(source, image_id, "its size is in none of the --sizes")
             try:
                 return image_of(arrays_in(read_value(names[place])), height=size[0], width=size[1])
-            except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, msgpack.UnpackException) as error:
+            except _DAMAGE as error:
                 raise fault(source, image_id, f"{names[place]} is damaged ({type(error).__name__}: {error})") from None
 
         return write_parts(image_ids, read, out=out, on_error=on_error)
@@ -159,7 +161,7 @@ def _open(source: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
 def _names_in(transaction: Any) -> list[str]:
     listed = transaction.get(_KEY.encode())
     if listed is not None:
-        return sorted(json.loads(bytes(listed)))
+        return sorted(parse_json(bytes(listed)))
     return sorted(key.decode() for key in transaction.cursor().iternext(values=False))
 
 

@@ -6,7 +6,6 @@ so that a converter that was stopped goes on where it was.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from msp_ds.data.sources.faults import Faults, OnError, Place, RowError
 from msp_ds.errors import InputError
 from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.progress import bars
+from msp_ds.small_files import parse_json, read_small_bytes
 from msp_ds.terminal import Terminal
 
 IMAGES_A_PART = 256
@@ -104,7 +104,7 @@ def read_sizes(path: Path) -> dict[str, tuple[int, int]]:
     what = "COCO's layout with images of id, height and width, or Visual Genome's image_data.json"
     refuse_other_kind(path, what=what)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_small_bytes(path, most=4 << 30))
         entries = value["images"] if isinstance(value, dict) else value
         corpus, key = ("coco", "id") if isinstance(value, dict) else ("vg", "image_id")
         return {

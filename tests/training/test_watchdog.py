@@ -66,7 +66,7 @@ def test_a_watchdog_ends_with_its_block() -> None:
     ("limits", "said"),
     [
         ({"stop_after_nan": 0}, "--stop-after-nan 0 is not positive"),
-        ({"watchdog": -1.0}, "--watchdog -1.0 is negative"),
+        ({"watchdog": -1.0}, "--watchdog -1.0 is not in 0 to 527040"),
     ],
 )
 def test_limits_that_cannot_be_are_refused(limits: dict[str, float], said: str) -> None:
