@@ -14,6 +14,7 @@ from rich.table import Table
 
 from msp_ds.config import read_json
 from msp_ds.curriculum import curriculum
+from msp_ds.data.walking import folders_with
 from msp_ds.errors import InputError
 from msp_ds.training.checkpoint import MANIFEST
 from msp_ds.training.metrics_file import METRICS_FILE, read_metrics
@@ -53,7 +54,7 @@ def run_lines(folder: Path, *, now: Callable[[], float] = time.time) -> list[Run
 
     A run whose run.json cannot be read is only warned of. Raises InputError when there is no run.
     """
-    found = [path.parent for path in folder.glob(f"**/{RUN_FILE}")] if folder.is_dir() else []
+    found = list(folders_with(RUN_FILE, folder))
     if not found:
         raise InputError(f"there is no run in {folder}; start one with: msp-ds train --curriculum tps")
     lines = []
