@@ -42,6 +42,8 @@ def require_replaceable_sets(folder: Path) -> None:
 
     Raises: InputError as require_replaceable_set, and for splits that are one folder.
     """
+    for above in (folder.parent, folder):
+        followed(above)
     targets = [folder / split for split in get_args(Split)]
     for target in targets:
         require_replaceable_set(target)

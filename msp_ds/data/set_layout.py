@@ -6,7 +6,6 @@ C order.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,6 +15,7 @@ import numpy as np
 
 from msp_ds.data.sources.faults import SkippedRow
 from msp_ds.data.sources.region_checks import has_only_finite
+from msp_ds.data.walking import folders_with
 from msp_ds.errors import ShardError
 from msp_ds.records import RegionRecord
 
@@ -140,17 +140,8 @@ def is_set_name(name: str) -> bool:
 
 
 def sets_below(path: Path) -> list[Path]:
-    """The folders with an index at or below `path`, by name; links are followed, unfinished sets left out."""
-    found: list[Path] = []
-    seen: set[str] = set()
-    for folder, names, files in os.walk(path, followlinks=True):
-        here = os.path.realpath(folder)
-        is_set = INDEX_NAME in files and here not in seen
-        found += [Path(folder)] if is_set else []
-        # A link to a folder above would be followed without end.
-        names[:] = [] if is_set or here in seen else sorted(name for name in names if not name.startswith("."))
-        seen.add(here)
-    return sorted(found)
+    """The set `path` itself, or else all sets somewhere below it, by name."""
+    return [path] if (path / INDEX_NAME).exists() else sorted(folders_with(INDEX_NAME, path))
 
 
 def without_index(path: Path) -> str:

@@ -19,6 +19,8 @@ from msp_ds.errors import InputError
 
 _ENOUGH = 3
 """Others who say the same, for the whole point."""
+FULL_SCORE_ANSWERS = _ENOUGH + 1
+"""Answers that a question needs, so that any prediction can earn the whole point."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from msp_ds.data.answer_vocabulary import read_vocabulary
 from msp_ds.data.sources.gqa import read_gqa, read_gqa_choices
 from msp_ds.data.sources.nlvr2 import read_nlvr2
 from msp_ds.data.sources.questions import Q, shown_ids
-from msp_ds.data.sources.vqa import read_vqa
+from msp_ds.data.sources.vqa import VqaQuestion, read_vqa
 from msp_ds.downstream.bootstrap import Interval, Resampling
 from msp_ds.downstream.gqa_grades import grade_gqa
 from msp_ds.downstream.nlvr2_grades import grade_nlvr2
@@ -31,7 +31,7 @@ from msp_ds.downstream.retrieval_grades import (
 from msp_ds.downstream.score import Score
 from msp_ds.downstream.score_matrix import read_score_matrix
 from msp_ds.downstream.submissions import SUBMISSIONS
-from msp_ds.downstream.vqa_grades import grade_vqa
+from msp_ds.downstream.vqa_grades import FULL_SCORE_ANSWERS, VqaGrades, grade_vqa
 from msp_ds.errors import InputError
 from msp_ds.terminal import Table
 
@@ -102,8 +102,19 @@ def _grade_vqa(plan: GradingPlan, predictions: Path) -> Graded:
     return Graded(
         scores=grades.scores(),
         official=grades.official() if grades.accuracy.num else {},
-        note="lookup is LXMERT's local score, not the official accuracy" if grades.lookup else "",
+        note="; ".join(_vqa_notes(questions, grades)),
     )
+
+
+def _vqa_notes(questions: Sequence[VqaQuestion], grades: VqaGrades) -> Iterator[str]:
+    if grades.lookup:
+        yield "lookup is LXMERT's local score, not the official accuracy"
+    few = sum(1 <= len(question.answers) < FULL_SCORE_ANSWERS for question in questions)
+    if few and grades.accuracy.num:
+        yield (
+            f"{few} of {len(questions)} questions have less than {FULL_SCORE_ANSWERS} answers: the official rule, made "
+            "for ten, gives at most 0 for a question with one answer, 1/3 with two, 2/3 with three"
+        )
 
 
 def _grade_gqa(plan: GradingPlan, predictions: Path) -> Graded:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from msp_ds.curriculum import curriculum
 from msp_ds.data.sole_writer import is_being_written
+from msp_ds.data.walking import folders_with
 from msp_ds.errors import InputError
 from msp_ds.terminal import Table, styled
 from msp_ds.training.checkpoint import MANIFEST, read_manifest
@@ -51,7 +52,7 @@ def run_lines(folder: Path, *, now: Callable[[], float] = time.time) -> list[Run
 
     A run whose run.json cannot be read is only warned of. Raises InputError when there is no run.
     """
-    found = [path.parent for path in folder.glob(f"**/{RUN_FILE}")] if folder.is_dir() else []
+    found = list(folders_with(RUN_FILE, folder))
     if not found:
         raise InputError(f"there is no run in {folder}; start one with: msp-ds train --curriculum tps")
     lines = []

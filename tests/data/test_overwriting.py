@@ -98,6 +98,10 @@ def test_sets_behind_links_are_replaced_and_their_links_stay(raw: RawFolder, tmp
 
 
 def test_links_that_lead_nowhere_or_to_one_folder_are_refused(raw: RawFolder, tmp_path: Path) -> None:
+    (tmp_path / "token").symlink_to("gone")
+    with pytest.raises(InputError, match=r"token is a link to .*/gone, which is not a folder; make that folder"):
+        build_shards(raw.recipe, stage="token", out=tmp_path)
+    (tmp_path / "token").unlink()
     (tmp_path / "token").mkdir()
     train, val = tmp_path / "token" / "train", tmp_path / "token" / "val"
     train.symlink_to(tmp_path / "gone")

@@ -64,6 +64,22 @@ def test_a_vqa_submission_is_graded(vqa: dict[str, Path], tmp_path: Path) -> Non
     assert low < 75 < high
 
 
+@pytest.mark.parametrize(("num_answers", "share"), [(1, 0.0), (2, 1 / 3), (3, 2 / 3), (4, 1.0)])
+def test_questions_of_few_answers_are_said_to_cap_the_grade(
+    vqa: dict[str, Path], num_answers: int, share: float
+) -> None:
+    annotations = json.loads(vqa["annotations"].read_text())
+    for one in annotations["annotations"][:3]:
+        one["answers"] = one["answers"][:num_answers]
+    vqa["annotations"].write_text(json.dumps(annotations))
+    plan = GradingPlan(
+        task="vqa", source=QuestionSource(questions=str(vqa["questions"]), annotations=str(vqa["annotations"]))
+    )
+    graded = grade_file(plan, vqa["ours"])
+    assert graded.scores["accuracy"].values == (share, share, share, 0.0)
+    assert graded.note.startswith("3 of 4 questions have less than 4 answers") == (num_answers < 4)
+
+
 def test_two_submissions_are_compared(vqa: dict[str, Path]) -> None:
     flags = ("--questions", vqa["questions"], "--annotations", vqa["annotations"], "--against", vqa["theirs"])
     assert "+50.00" in shown("grade", vqa["ours"], "--task", "vqa", *flags)

@@ -97,3 +97,10 @@ def test_the_run_that_changed_last_stands_at_the_end_and_a_broken_one_is_left_ou
 def test_no_run_is_an_error_with_the_mend(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="start one with: msp-ds train"):
         run_lines(tmp_path / "none")
+
+
+def test_a_run_behind_a_link_is_listed(tmp_path: Path) -> None:
+    a_run(tmp_path / "disk" / "one")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "linked").symlink_to(tmp_path / "disk")
+    assert [line.name for line in run_lines(tmp_path / "runs")] == ["linked/one"]

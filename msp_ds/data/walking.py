@@ -1,0 +1,21 @@
+"""Folders found by a file in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def folders_with(name: str, path: Path) -> Iterator[Path]:
+    """The folders at or below `path` that hold a file `name`: each once, also behind links, hidden ones left out."""
+    seen: set[str] = set()
+    for folder, below, files in os.walk(path, followlinks=True):
+        here = os.path.realpath(folder)
+        if here in seen:
+            below.clear()  # a link to a folder above would be followed without end
+            continue
+        seen.add(here)
+        below[:] = sorted(one for one in below if not one.startswith("."))
+        if name in files:
+            yield Path(folder)
