@@ -41,8 +41,8 @@ def num_weights(model: Mapping[str, Any]) -> int:
     attention, feed_forward = 4 * hidden**2, 2 * hidden * model["intermediate_size"]
     block = attention + feed_forward
     layer = block + attention + block if model["encoder"] == "cross" else block
-    layers = model["num_layers"] * layer + (model["language_layers"] + model["region_layers"]) * block
+    layers: int = model["num_layers"] * layer + (model["language_layers"] + model["region_layers"]) * block
     # Words are in the embedding and in the topic head; features come in and go out; answers are read from twice H.
-    rows = 2 * model["vocab_size"] + model["max_positions"] + 2 * model["feature_width"]
+    rows: int = 2 * model["vocab_size"] + model["max_positions"] + 2 * model["feature_width"]
     rows += model["num_objects"] + model["num_attributes"] + 2 * model["num_answers"]
     return int(layers + rows * hidden)

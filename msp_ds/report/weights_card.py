@@ -47,8 +47,9 @@ _LOADING: dict[ExportForm, str] = {
 `transformers` reads this folder:
 
 ```python
-from transformers import LxmertForPreTraining, LxmertModel
+from transformers import AutoTokenizer, LxmertForPreTraining, LxmertModel
 
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)  # where vocab.txt lies in it
 trunk = LxmertModel.from_pretrained(FOLDER)
 model = LxmertForPreTraining.from_pretrained(FOLDER)  # with the heads
 ```

@@ -17,6 +17,7 @@ from msp_ds.errors import InputError
 from msp_ds.model.weights.conversion import WORDS, head_of, to_theirs
 from msp_ds.model.weights.forms import BERT_CLS_ID, HF_LXMERT_FORM, LXMERT_S_FORM
 from msp_ds.model.weights.tensor_files import EXTRA_FILE, write_pickle, write_safetensors
+from msp_ds.report.tokenizer_files import write_tokenizer
 from msp_ds.report.weights_card import ExportForm, model_card, remarks
 from msp_ds.training.weights_folder import (
     VOCAB_FILE,
@@ -98,7 +99,7 @@ def _cls_id(stored: StoredWeights) -> int | None:
 
 
 def _write_hf(folder: Path, stored: StoredWeights) -> None:
-    """LxmertForPreTraining as save_pretrained writes it; what it has no name for lies in a file of its own."""
+    """LxmertForPreTraining and its tokenizer as save_pretrained writes them; what has no name there in its own file."""
     if stored.vocabulary is None and stored.card.vocabulary_sha256 is not None:
         raise InputError(
             f"the vocabulary of {stored.card.source} is out of reach; give its vocab.txt, which lies in each of its "
@@ -111,6 +112,9 @@ def _write_hf(folder: Path, stored: StoredWeights) -> None:
         write_safetensors(folder / EXTRA_FILE, extra)
     text = json.dumps(hf_config(stored.card.model, theirs), indent=2, sort_keys=True)
     write_durably(folder / "config.json", f"{text}\n".encode())
+    if stored.vocabulary is not None:
+        vocabulary = parse_vocabulary(stored.vocabulary, name=VOCAB_FILE)
+        write_tokenizer(folder, vocabulary, max_tokens=stored.card.model.max_positions)
 
 
 def hf_config(model: ModelConfig, theirs: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -102,8 +102,9 @@ def import_weights(plan: ImportPlan) -> WeightsCard:
     )
     taken = take(tensors, reading)
     sizes: dict[str, Any] = sizes_of(taken.weights)
-    if ANSWER_DECODER in taken.weights:
-        sizes["num_answers"] = len(taken.weights[ANSWER_DECODER])
+    decoder = taken.weights.get(ANSWER_DECODER)
+    if decoder is not None:
+        sizes["num_answers"] = len(decoder) if decoder.ndim else 1
     model = dataclasses.replace(model, **sizes)
     _check_words(model, vocabulary, own, where=str(plan.source))
     _check_answers(model, answers, own, where=str(plan.source))
@@ -182,7 +183,8 @@ def _cls_id(vocabulary: Vocabulary | None, tensors: dict[str, Tensor]) -> int | 
     """The number of [CLS]: the vocabulary's, else that of bert-base-uncased where there are as many pieces."""
     if vocabulary is not None:
         return vocabulary.pieces.index("[CLS]")
-    counts = {len(tensor) for name, tensor in tensors.items() if name.endswith("embeddings.word_embeddings.weight")}
+    tables = (tensor for name, tensor in tensors.items() if name.endswith("embeddings.word_embeddings.weight"))
+    counts = {len(tensor) if tensor.ndim else 0 for tensor in tables}
     return BERT_CLS_ID if counts == {BERT_VOCABULARY_SIZE} else None
 
 

@@ -14,8 +14,10 @@ import torch
 from foreign_weights import MODEL, PIECES, a_stored_model, write_vocabulary
 from small_world import files_below
 from tiny import FP32_BOUND
-from transformers import LxmertForPreTraining, LxmertModel
+from transformers import AutoTokenizer, LxmertForPreTraining, LxmertModel
 
+from msp_ds.data.text import WordPieces
+from msp_ds.data.vocabulary import train_vocabulary
 from msp_ds.errors import InputError
 from msp_ds.model.encoder import Trunk
 from msp_ds.model.heads import HEADS, build_heads
@@ -78,6 +80,36 @@ def test_transformers_loads_the_folder_and_misses_nothing(tmp_path: Path) -> Non
         if kind is LxmertForPreTraining:
             assert not loading["unexpected_keys"]
         assert (model.config.l_layers, model.config.r_layers, model.config.x_layers) == (0, 0, 2)
+
+
+TEXTS = [
+    "Is the horse's tail on?",
+    "a #1 sign, [not] a U.S.A. t-shirt",
+    "Caf\u00e9 \u6211\u4eec\u4f60\u597d\u3002 na\u00efve\u2026 \ud55c\uad6d \u3044\u306c",
+    "tab\tnew\nline \u00a0 zero\u200bwidth \x0b e\u0301 \ufffd",
+    "unphotographable " + "x" * 120,
+    "",
+]
+
+
+@pytest.mark.parametrize("known_by", ["tokenizer.json", "vocab.txt"])
+def test_transformers_tokenizer_gives_our_ids(tmp_path: Path, known_by: str) -> None:
+    words = train_vocabulary(TEXTS)
+    (tmp_path / "vocab.txt").write_bytes(words.data)
+    model = dataclasses.replace(MODEL, vocab_size=len(words.pieces))
+    export(a_stored_model(tmp_path, model=model, with_words=False), "hf", tmp_path / "hf", vocab=tmp_path / "vocab.txt")
+    if known_by == "vocab.txt":  # what older versions read
+        (tmp_path / "hf" / "tokenizer.json").unlink()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    ours = WordPieces(words)
+    for text in TEXTS:
+        assert tokenizer(text)["input_ids"] == ours.encode(text, max_tokens=99).token_ids, text
+    first, second = (ours.ids_of(text) for text in TEXTS[:2])
+    assert tokenizer(*TEXTS[:2])["input_ids"] == [ours.cls_id, *first, ours.sep_id, *second, ours.sep_id]
+    assert (tokenizer.model_max_length, tokenizer.vocab_size) == (32, len(words.pieces))
+    specials = {name: tokenizer.convert_tokens_to_ids(piece) for name, piece in tokenizer.special_tokens_map.items()}
+    assert specials == {"pad_token": 0, "unk_token": 1, "cls_token": 2, "sep_token": 3, "mask_token": 4}
+    assert tokenizer.decode(tokenizer("is the horse on")["input_ids"], skip_special_tokens=True) == "is the horse on"
 
 
 def of_words(batch: Batch) -> Batch:

@@ -136,6 +136,16 @@ def test_an_answer_head_that_does_not_fit_its_answers_or_the_model_is_refused(tm
         brought_in(tmp_path / "pretrained.pth", "lxmert-s", tmp_path / "out", **said)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["logit_fc.3.weight", "logit_fc.0.weight", "lxrt_encoder.model.module.bert.embeddings.word_embeddings.weight"],
+)
+def test_a_single_number_in_the_place_of_a_table_is_refused(tmp_path: Path, name: str) -> None:
+    torch.save(fine_tuned(**logit_fc(64, 3)) | {name: torch.tensor(1.0)}, tmp_path / "spoilt.pth")
+    with pytest.raises(InputError, match=r"spoilt\.pth (is of another model|knows 30522 word pieces)"):
+        brought_in(tmp_path / "spoilt.pth", "lxmert-s", tmp_path / "out", vocab=write_vocabulary(tmp_path))
+
+
 def test_lxmerts_pretrained_answer_head_is_taken_where_its_answers_are_named(tmp_path: Path) -> None:
     torch.save(lxmert(), tmp_path / "lxmert.pth")  # its answer head has three answers
     left_out = brought_in(tmp_path / "lxmert.pth", "lxmert", tmp_path / "without").report
