@@ -11,13 +11,18 @@ WAITING = {"nonzero", "_local_scalar_dense", "masked_select", "_unique2", "uniqu
 
 
 class NoWaiting(TorchDispatchMode):
-    """Raises at operations whose result's size, or value, the host has to know."""
+    """In here such operations raise."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name in WAITING or (name in {"index", "index_put", "index_put_"} and _by_mask(args[1])):
-            raise AssertionError(f"{func} waits for the device")
+        refuse_to_wait(func, args)
         return func(*args, **(kwargs or {}))
+
+
+def refuse_to_wait(func: Any, args: Any) -> None:
+    """Raises at an operation whose result's size, or value, the host has to know."""
+    name = func.overloadpacket.__name__
+    if name in WAITING or (name in {"index", "index_put", "index_put_"} and _by_mask(args[1])):
+        raise AssertionError(f"{func} waits for the device")
 
 
 def _by_mask(indices: Any) -> bool:

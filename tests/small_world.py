@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from msp_ds.data.recipe import Recipe
+from msp_ds.curriculum import BENCHMARKS
+from msp_ds.data.recipe import BenchmarkRecipe, Recipe
 from msp_ds.data.set_layout import STAGE_NAMES
 from msp_ds.data.world import make_world
 from msp_ds.data.writing.shard_building import build_shards
@@ -37,6 +38,22 @@ def write_shards(folder: Path, *, images: int = IMAGES, seed: int = 0, **changes
     make_world(folder / "world", images=images, seed=seed, feature_width=FEATURE_WIDTH)
     for stage in STAGE_NAMES:
         build_shards(recipe_of(folder / "world", **changes), stage=stage, out=folder / "shards")
+    return folder / "shards"
+
+
+def write_benchmarks(folder: Path, *, images: int = 24) -> Path:
+    """`folder`/shards with all stages and benchmarks of a new world."""
+    world = folder / "world"
+    make_world(world, images=images, seed=0, feature_width=FEATURE_WIDTH)
+    asked = {
+        "vqa": BenchmarkRecipe(
+            questions=(str(world / "vqa_questions.json"),), annotations=(str(world / "vqa_annotations.json"),)
+        ),
+        "gqa": BenchmarkRecipe(questions=(str(world / "gqa_questions.json"),)),
+        "nlvr2": BenchmarkRecipe(questions=(str(world / "nlvr2.json"),)),
+    }
+    for name in (*STAGE_NAMES, *BENCHMARKS):
+        build_shards(recipe_of(world, holdout=8, benchmarks=asked), stage=name, out=folder / "shards")  # type: ignore[arg-type]
     return folder / "shards"
 
 

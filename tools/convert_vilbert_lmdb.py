@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msp_ds.data.identity import Corpus, canonical_image_id
 from msp_ds.data.sources.faults import OnError
+from msp_ds.data.sources.feature_types import possible_types
 from msp_ds.errors import InputError
 from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.terminal import Terminal, one_line_errors, run_tool
@@ -81,7 +82,7 @@ def image_of(row: dict[str, Any]) -> Image:
         height=int(row["img_h"] if "img_h" in row else row["image_h"]),
         width=int(row["img_w"] if "img_w" in row else row["image_w"]),
         boxes=_array(row, "boxes", "<f4", count).reshape(count, 4),
-        features=_array(row, "features", "<f4", count),
+        features=_array(row, "features", _feature_type(row), count),
         **labels,
     )
 
@@ -89,6 +90,14 @@ def image_of(row: dict[str, Any]) -> Image:
 def _array(row: dict[str, Any], name: str, dtype: str, count: int) -> np.ndarray:
     """The numbers of a column, one line a box."""
     return np.frombuffer(base64.b64decode(row[name], validate=True), dtype=dtype).reshape(count, -1)
+
+
+def _feature_type(row: dict[str, Any]) -> str:
+    """Of the features, which no column says. Raises: ValueError where their bytes may be of several types."""
+    kinds = possible_types(base64.b64decode(row["features"], validate=True))
+    if len(kinds) > 1:
+        raise ValueError(f"features may be {' or '.join(kinds)}")
+    return kinds[0] if kinds else "float32"
 
 
 def _text(key: bytes) -> str:

@@ -145,7 +145,7 @@ def _open(path: Path, *, what: str) -> Iterator[NpzFile]:
     try:
         require_regular(path)
         if not zipfile.is_zipfile(path):  # numpy would take it for one array, of whatever size its header says
-            raise ValueError("it is not a zip archive")
+            raise zipfile.BadZipFile("it is not a zip archive")
         with np.load(path, allow_pickle=False) as archive:
             yield archive
     except FileNotFoundError:

@@ -99,8 +99,10 @@ def is_unfinished(name: str) -> bool:
 def _names_of_set(folder: Path) -> Callable[[str], bool]:
     """Which names belong to the set in a folder: those of its index, and the tables; none where no index is ours."""
     path = folder / layout.INDEX_NAME
-    data = path.read_bytes() if path.is_file() else b""
-    if layout.FORMAT.encode() not in data[:100]:
+    data = path.read_bytes() if path.is_file() else None
+    # An index that is damaged from its start on is still ours beside all of our tables.
+    has_tables = all((folder / name).is_file() for name in layout.NEEDED_FILES)
+    if data is None or (layout.FORMAT.encode() not in data[:100] and not has_tables):
         return lambda name: False
     try:
         index = parse_index(data, where=str(path), mend="")

@@ -15,8 +15,8 @@ def shard_notes(stage: str, reports: Sequence[SetReport]) -> list[str]:
     pairs = sum(report.num_pairs for report in reports)
     beside = f", the paper has {PAPER_PAIRS[stage] / 1e6:.2f} M" if stage in PAPER_PAIRS else ""
     notes = [f"{stage}: {pairs} image-text pairs in all{beside}"]
-    if types := reports[0].feature_types:
-        notes.append(f"features: {reports[0].feature_width} numbers a region, read as {' and '.join(types)}")
+    if reports[0].features:
+        notes.append(f"features: {reports[0].features}")
     texts = reports[0].texts
     if "images_excluded" in texts:
         twins = texts["images_excluded_as_twins"]

@@ -58,7 +58,7 @@ def test_what_this_program_did_not_write_stays_and_is_named(raw: RawFolder, tmp_
 
 
 @pytest.mark.parametrize(
-    "index", [None, b'{"format": "msp-ds shards", "version": 1, "st', b'{"format": "msp-ds shards"}']
+    "index", [None, b"{", b'{"format": "msp-ds shards", "version": 1, "st', b'{"format": "msp-ds shards"}']
 )
 def test_a_set_is_written_anew_even_with_a_damaged_index_but_never_with_a_foreign_file(
     raw: RawFolder, tmp_path: Path, index: bytes | None

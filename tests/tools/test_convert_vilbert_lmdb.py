@@ -88,6 +88,13 @@ def test_voltas_rows_keep_their_labels(tmp_path: Path) -> None:
     assert (record.object_scores.tolist(), record.attribute_scores.tolist()) == ([0.5, 0.25], [0.125, 1])
 
 
+@pytest.mark.parametrize("kind", ["<f2", "<f4", "<f8"])
+def test_features_keep_their_width_whatever_their_type(tmp_path: Path, kind: str) -> None:
+    convert(write(tmp_path / "lmdb", {"9": vilbert_row(features=text(FEATURES.astype(kind)))}), out=tmp_path / "out")
+    [record] = records(tmp_path / "out")
+    np.testing.assert_array_equal(record.features, FEATURES)
+
+
 class Bomb:
     def __reduce__(self) -> tuple[Any, ...]:
         return (print, ("boom",))

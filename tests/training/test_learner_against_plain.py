@@ -1,4 +1,4 @@
-"""The learner's losses and gradients are those of the plain path, which computes every state; it waits for nothing."""
+"""The learner's losses and gradients are those of the plain path, which computes every state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import pytest
 import torch
 from lessons import a_batch, a_learner
-from no_waiting import NoWaiting
 from torch import Tensor
 
 from msp_ds.curriculum import curriculum
@@ -57,19 +56,6 @@ def test_losses_and_gradients_are_those_of_the_plain_path(stage: str, roomy: boo
     for name, gradient in plain_gradients.items():
         if not name.endswith("key.bias"):  # whose gradient is rounding: softmax does not feel it
             assert (gradients[name] - gradient).norm() <= 1e-9 * gradient.norm(), name
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_with_rooms_a_step_waits_for_no_result(stage: str) -> None:
-    batch, learner = a_batch(1), a_learner(stage)
-    rooms = counted(learner, batch, stage)
-    with NoWaiting():
-        learner(batch, curriculum(stage)[0].tasks, 0, rooms).total.backward()
-
-
-def test_without_rooms_it_would_be_seen_to_wait() -> None:
-    with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
-        a_learner("t")(a_batch(1), curriculum("t")[0].tasks, 0)
 
 
 def test_the_plain_path_computes_more() -> None:

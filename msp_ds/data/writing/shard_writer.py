@@ -78,13 +78,12 @@ class SetReport:
     num_shards: int
     num_bytes: int
     """Of the tars."""
-    feature_width: int
-    feature_types: tuple[str, ...]
-    """Of the TSV sources, as they were read."""
     texts: dict[str, int]
     """Counts of what was kept, dropped and cut."""
     file_names: frozenset[str]
     """All that belongs into the folder."""
+    features: str = ""
+    """The width and the type of a region's features, where they were told from a TSV's bytes."""
 
     def describe(self) -> str:
         """One line: `shards/token/train: 1800 images, 1800 texts, 2 tars, 269 MB; truncated 12, ...`."""
@@ -157,16 +156,16 @@ def finish_set(
     )
     write_durably(folder / layout.INDEX_NAME, (json.dumps(to_json(index)) + "\n").encode())
     sync_folder(folder)
+    types = " and ".join(index.feature_types)
     return SetReport(
         path=target,
         num_images=index.num_images,
         num_pairs=index.num_pairs,
         num_shards=len(index.shards),
         num_bytes=sum(shard.bytes for shard in index.shards),
-        feature_width=index.feature_width,
-        feature_types=index.feature_types,
         texts=index.texts,
         file_names=frozenset({layout.INDEX_NAME, *index.files, *(shard.name for shard in index.shards)}),
+        features=f"{index.feature_width} numbers a region, read as {types}" if types else "",
     )
 
 
