@@ -114,7 +114,11 @@ def test_shard_prints_what_was_excluded_and_the_papers_pairs(small_shards: Path,
     assert "excluded: 3 images, 0 of them as twins under another id" in result.stdout
 
 
-def test_a_named_split_without_its_file_is_one_line(small_shards: Path) -> None:
+def test_a_named_split_without_its_file_is_one_line_before_the_demo_world_is_made(
+    small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     flags = ["--stage", "token", "--recipe", "shards/demo.toml", "--exclude", "karpathy-test"]
     regions = ["--regions", small_shards.parent / "world" / "regions.tsv"]
-    assert refusal("shard", *flags, *regions).startswith("which images are karpathy-test is told by dataset_coco.json")
+    assert refusal("shard", *flags, *regions).startswith("dataset_coco.json of Karpathy's")
+    assert not (tmp_path / "world").exists()

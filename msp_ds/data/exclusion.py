@@ -95,9 +95,21 @@ _SPLITS: dict[str, _Split] = {
 }
 
 
-def _split_ids(name: str, recipe: Recipe) -> frozenset[str]:
+def require_split_files(recipe: Recipe) -> None:
+    """Demand the file that defines each split in `exclude`. Raises: InputError naming a split and its missing file."""
+    for name in recipe.exclude:
+        if name in _SPLITS:
+            _split_files(name, recipe)
+
+
+def _split_files(name: str, recipe: Recipe) -> list[str]:
     split = _SPLITS[name]
     files = [written for written in recipe.splits if split.is_in(written)]
     if not files:
-        raise InputError(f"which images are {name} is told by {split.defined_by}; give that file with --splits FILE")
-    return frozenset[str]().union(*(read_image_ids(written + split.ending) for written in files))
+        raise InputError(f"{split.defined_by} defines which images are {name}; give that file with --splits FILE")
+    return files
+
+
+def _split_ids(name: str, recipe: Recipe) -> frozenset[str]:
+    ending = _SPLITS[name].ending
+    return frozenset[str]().union(*(read_image_ids(written + ending) for written in _split_files(name, recipe)))

@@ -89,7 +89,9 @@ def test_named_splits_come_from_the_files_that_define_them(raw: RawFolder, split
 def test_a_split_without_its_file_says_which_file_and_how(
     raw: RawFolder, splits: dict[str, str], name: str, file: str
 ) -> None:
-    with pytest.raises(InputError, match=rf"^which images are {name} is told by {file}.* with --splits FILE$"):
+    with pytest.raises(
+        InputError, match=rf"^{file}.* defines which images are {name}; give that file with --splits FILE$"
+    ):
         build(raw, exclude=(name,), splits=(splits["nominival"],))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msp_ds import chance
 from msp_ds.data.benchmark_questions import QuestionBook
-from msp_ds.data.exclusion import read_exclusion
+from msp_ds.data.exclusion import read_exclusion, require_split_files
 from msp_ds.data.look_alikes.lists import read_look_alikes
 from msp_ds.data.overwriting import require_replaceable_sets
 from msp_ds.data.progress import NoProgress, Progress
@@ -75,6 +75,7 @@ def build_shards(
     """
     progress = progress or NoProgress()
     require_replaceable_sets(out / stage)  # before hours of work
+    require_split_files(recipe)
     if recipe.world is not None:
         progress.start("making the world (images)", recipe.world.images)
         ensure_world(recipe.world, advance=progress.advance)
