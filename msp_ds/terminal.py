@@ -69,6 +69,12 @@ class Terminal(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print as rich does, but lines of plain text are not broken: a path stays one word to copy."""
+        if all(isinstance(one, str) for one in objects):
+            how.setdefault("soft_wrap", True)
+        super().print(*objects, **how)
+
     def render_str(self, text: str, **how: Any) -> Text:
         """Turn a string into a text that is safe to show; rich calls it for each string and table cell."""
         return super().render_str(printable(text, keep="\n\t"), **how)

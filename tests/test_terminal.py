@@ -42,6 +42,10 @@ def test_a_users_text_is_printed_as_it_is_and_never_as_markup() -> None:
     assert shown(styled(("x", "bold"), HOSTILE)) == [f"x{SHOWN}"]
 
 
+def test_a_long_path_is_not_broken() -> None:
+    assert shown(f"written to /{'a' * 200}", width=40) == [f"written to /{'a' * 200}"]
+
+
 def test_numbers_and_paths_get_no_colour_of_their_own() -> None:
     out = io.StringIO()
     Terminal(file=out, force_terminal=True, color_system="truecolor").print("12 images in /a/b")
