@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from msp_ds.config import OptimConfig, RunConfig, to_json
+from msp_ds.curriculum import curriculum
 from msp_ds.errors import InputError
 from msp_ds.presets import get_preset
 from msp_ds.training.checkpoint import read_manifest
@@ -111,6 +112,12 @@ def test_a_run_that_is_not_of_this_version_says_how_to_write_it_again(
     assert fault in said
     assert "another version" in said or "msp-ds train" in said
     assert "\n" not in said
+
+
+def test_a_schedule_without_a_row_for_its_stage_is_one_line() -> None:
+    (stage,) = curriculum("s")
+    with pytest.raises(InputError, match="the schedule has no row for sentence; it has token"):
+        stage.schedule({"token": TINY.schedule["token"]})
 
 
 def test_a_run_of_this_version_is_read(tmp_path: Path) -> None:
