@@ -147,7 +147,8 @@ def test_export_says_what_it_wrote_and_where_the_forms_differ(tmp_path: Path) ->
     source = a_stored_model(tmp_path)
     shown = run("export", source, "--to", "hf", "--out", tmp_path / "hf").stdout
     assert "transformers has no visual [CLS]" in shown
-    files = "README.md, config.json, model.json, model.safetensors, msp_ds.safetensors, vocab.txt"
+    files = "README.md, config.json, model.json, model.safetensors, msp_ds.safetensors, "
+    files += "special_tokens_map.json, tokenizer.json, tokenizer_config.json, vocab.txt"
     assert shown.endswith(f"written to {tmp_path / 'hf'}: {files}\n")
     line = refusal("export", source, "--to", "hf", "--out", tmp_path / "hf")
     assert "holds weights already; name another --out, or write over them with --overwrite" in line
