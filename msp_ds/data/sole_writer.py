@@ -16,8 +16,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +43,27 @@ def sole_writer(folder: Path, *, flag: str = "--out", owner_file: Path | None = 
 
     flag: what names another folder. owner_file: where the owner's file lies, if not in the folder.
 
-    Raises: InputError when another process writes there.
+    Raises: InputError when another process writes there, or when the folder cannot be written.
     """
-    mark = owner_file or folder / OWNER_FILE
+    with ExitStack() as held:
+        try:
+            _take(folder, owner_file or folder / OWNER_FILE, flag=flag, held=held)
+        except OSError as error:
+            raise InputError(f"{folder} cannot be written ({error.strerror}); name another {flag}") from None
+        yield
+
+
+def _take(folder: Path, mark: Path, *, flag: str, held: ExitStack) -> None:
+    """Lock a folder and sign it, until `held` is closed."""
     descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        for _ in range(_TRIES):
-            if (locked := _lock(descriptor, "LOCK_EX")) is not False:
-                break
-            time.sleep(_PAUSE)
-        if locked is False or _is_alive(mark, locked, now=_time_of(mark.parent)):
-            raise InputError(f"{folder} is being written by {_owner_words(mark)}; wait for it, or name another {flag}")
-        with _signs_of_life(mark):
-            yield
-    finally:
-        os.close(descriptor)
+    held.callback(os.close, descriptor)
+    for _ in range(_TRIES):
+        if (locked := _lock(descriptor, "LOCK_EX")) is not False:
+            break
+        time.sleep(_PAUSE)
+    if locked is False or _is_alive(mark, locked, clock=lambda: _time_of(mark.parent)):
+        raise InputError(f"{folder} is being written by {_owner_words(mark)}; wait for it, or name another {flag}")
+    held.enter_context(_signs_of_life(mark))
 
 
 def is_being_written(folder: Path) -> bool | None:
@@ -70,7 +76,7 @@ def is_being_written(folder: Path) -> bool | None:
         os.close(descriptor)
     if locked is None and not mark.exists():
         return None
-    return locked is False or _is_alive(mark, locked, now=time.time())
+    return locked is False or _is_alive(mark, locked, clock=time.time)
 
 
 def _lock(descriptor: int, kind: str) -> bool | None:
@@ -85,7 +91,7 @@ def _lock(descriptor: int, kind: str) -> bool | None:
     return True
 
 
-def _is_alive(mark: Path, locked: bool | None, *, now: float) -> bool:
+def _is_alive(mark: Path, locked: bool | None, *, clock: Callable[[], float]) -> bool:
     """Whether the owner that a file names still writes. locked: what the lock of this machine says."""
     owner = _read(mark)
     if owner is None:
@@ -93,7 +99,7 @@ def _is_alive(mark: Path, locked: bool | None, *, now: float) -> bool:
     if owner.get("machine") == _machine():
         return not locked and _process_exists(owner.get("pid"))
     try:
-        return now - mark.stat().st_mtime < STALE
+        return clock() - mark.stat().st_mtime < STALE
     except FileNotFoundError:  # it has just ended
         return False
 

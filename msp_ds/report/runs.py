@@ -59,7 +59,7 @@ def run_lines(folder: Path, *, now: Callable[[], float] = time.time) -> list[Run
     for path in found:
         try:
             lines.append(_line(path, name=str(path.relative_to(folder)), now=now))
-        except InputError as error:
+        except (InputError, OSError) as error:  # it may also be written or removed just now
             log.warning("%s is left out: %s", path, error)
     return sorted(lines, key=lambda line: (line.changed, line.name))
 

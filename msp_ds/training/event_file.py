@@ -9,8 +9,10 @@ import logging
 import os
 import socket
 import time
+from contextlib import suppress
+from io import BufferedWriter
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
@@ -29,7 +31,7 @@ class EventFile:
         """Opens a new file in a folder, which is made if need be."""
         name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
         self._path = folder / name
-        self._file: IO[bytes] | None = None
+        self._file: BufferedWriter | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("wb")
@@ -56,13 +58,15 @@ class EventFile:
     def close(self) -> None:
         """Closes the file."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # some network disks say only here that they are full
+                self._file.close()
             self._file = None
 
     def _give_up(self, error: OSError) -> None:
         file, self._file = self._file, None
         if file is not None:
-            os.close(file.fileno())  # close() would try to write once more
+            with suppress(OSError):
+                file.raw.close()  # without what is held back: the file's own close() would try to write it once more
         log.warning(
             "%s cannot be written (%s); training goes on without its curves until it is resumed",
             *(self._path, error.strerror),

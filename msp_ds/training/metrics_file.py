@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -74,7 +75,8 @@ class MetricsFile:
     def close(self) -> None:
         """Closes the file."""
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            with suppress(OSError):  # some network disks say only here that they are full
+                os.close(self._descriptor)
 
     def _warn(self, error: OSError) -> None:
         if not self._has_warned:

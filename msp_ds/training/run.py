@@ -46,15 +46,9 @@ def train(job: Job) -> Path:
     _check_same_run(job, data)
     is_resumed = (job.folder / RUN_FILE).exists()
     job.runtime.first_does(lambda: check_same_data(job.folder, index_hashes(data)) if is_resumed else None)
-    # A parent that is no longer needed may have been moved or trained on since.
-    named_anew = is_resumed and job.config.init != read_run_config(job.folder).init
     job.runtime.all_do(lambda: check_before(job, stages, data))
     folders = stage_folders(job.folder, stages)
-    checkpoint = None
-    if job.config.init and (named_anew or not has_begun(folders[0])):
-        checkpoint = find_parent(job.folder, job.config.init)
-        heads = {head for task in stages[0].tasks for head in task.heads}
-        check_same_trunk(checkpoint, job.config, heads=heads if carries_heads(job.config, stages[0]) else ())
+    checkpoint = job.runtime.all_do(lambda: _parent(job, stages[0], folders[0], is_resumed=is_resumed))
     with ExitStack() as held:
         job.runtime.first_does(lambda: held.enter_context(_alone_in(job.folder)))
         job.runtime.first_does(lambda: write_run_file(job, data, checkpoint))
@@ -91,6 +85,20 @@ def check_before(job: Job, stages: Sequence[Stage], data: Sequence[StageData]) -
     check_agreement([one for sets in data for one in (*sets.train, *sets.validation)], job.config)
     for stage, sets in zip(stages, data, strict=True):
         check_stage(job, stage, sets)
+
+
+def _parent(job: Job, stage: Stage, folder: Path, *, is_resumed: bool) -> Path | None:
+    """The checkpoint that the first stage starts from, if it is about to. Raises InputError for one that does not fit.
+
+    One that is no longer needed may have been moved or trained on since.
+    """
+    named_anew = is_resumed and job.config.init != read_run_config(job.folder).init
+    if not job.config.init or (has_begun(folder) and not named_anew):
+        return None
+    checkpoint = find_parent(job.folder, job.config.init)
+    heads = {head for task in stage.tasks for head in task.heads}
+    check_same_trunk(checkpoint, job.config, heads=heads if carries_heads(job.config, stage) else ())
+    return checkpoint
 
 
 def write_run_file(job: Job, data: list[StageData], parent: Path | None) -> None:
@@ -136,12 +144,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
     Raises InputError when one trains there already, or when the folder cannot be written.
     """
-    with ExitStack() as held:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(sole_writer(folder, flag="--run-dir"))
-        except OSError as error:
-            raise _unwritable(folder, error) from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    with sole_writer(folder, flag="--run-dir"):
         yield
 
 

@@ -12,8 +12,9 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from msp_ds.data.durable import replace_folder, require_own_files, sync_folder, 
 from msp_ds.data.set_layout import FileEntry
 from msp_ds.errors import CheckpointError, InputError
 from msp_ds.files import write_atomically
+from msp_ds.model.weights.tensor_files import is_half_written
 from msp_ds.training.checkpoint import (
     BEST,
     MANIFEST,
@@ -116,7 +118,7 @@ class Saver:
         try:
             write_checkpoint(path, taken, step=step, state=state)
             tidy(self.folder, newest=path, keep=self._keep)
-        except (OSError, SafetensorError) as error:
+        except (InputError, OSError, SafetensorError) as error:
             last = next((one.name for one in reversed(checkpoints(self.folder))), "none")
             reason = f"{path} could not be saved ({str(error).strip()}); the last whole checkpoint is {last}"
             log.error("%s; training goes on", reason)
@@ -138,13 +140,26 @@ def write_checkpoint(path: Path, taken: EngineState, *, step: int, state: Mappin
             "loss_scale": taken.loss_scale,
         }
         write_durably(prepared / MANIFEST, (json.dumps(to_json(manifest), indent=2) + "\n").encode())
-        for other in path.iterdir() if path.is_dir() else ():
-            if other.name not in _FILES:
-                other.rename(prepared / other.name)  # somebody's own, which is not ours to delete
-        sync_folder(prepared)
-        replace_folder(prepared, path)
+        with _others_kept(path, prepared):
+            sync_folder(prepared)
+            replace_folder(prepared, path)
     finally:
         shutil.rmtree(prepared, ignore_errors=True)  # its room is needed by the next; gone where all went well
+
+
+@contextmanager
+def _others_kept(path: Path, prepared: Path) -> Iterator[None]:
+    """Moves what is not ours to delete from a checkpoint to the one that takes its place, back where that fails."""
+    others = [one.name for one in path.iterdir() if one.name not in _FILES] if path.is_dir() else []
+    try:
+        for name in others:
+            (path / name).rename(prepared / name)
+        yield
+    except BaseException:
+        for name in others:
+            with suppress(FileNotFoundError):
+                (prepared / name).rename(path / name)
+        raise
 
 
 def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> FileEntry:
@@ -168,7 +183,10 @@ def _is_own(path: Path, *, name: str) -> bool:
         return False
     try:
         require_own_files(
-            path, is_own=_FILES.__contains__, what="a checkpoint", fix=f"{path.name} stays until you move it"
+            path,
+            is_own=lambda name: name in _FILES or is_half_written(name),
+            what="a checkpoint",
+            fix=f"{path.name} stays until you move it",
         )
     except InputError as error:
         log.warning("%s", error)

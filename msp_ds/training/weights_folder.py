@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from msp_ds.data.durable import followed, replace_folder, require_own_files, syn
 from msp_ds.data.sole_writer import sole_writer
 from msp_ds.errors import CheckpointError, InputError
 from msp_ds.model.weights.conversion import Report, tied, untied
-from msp_ds.model.weights.tensor_files import read_tensors, write_safetensors
+from msp_ds.model.weights.tensor_files import is_half_written, read_tensors, write_safetensors
 
 WEIGHTS_FILE = "weights.safetensors"
 MODEL_FILE = "model.json"
@@ -180,7 +180,7 @@ def prepared_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         prepared.mkdir(parents=True, exist_ok=True)
         with sole_writer(prepared, owner_file=prepared.with_name(f"{prepared.name}.owner")):
-            _require_own_files(prepared)
+            _require_own_files(prepared, also=is_half_written)
             try:
                 for left in prepared.iterdir():  # of a process that was killed
                     left.unlink()
@@ -205,9 +205,12 @@ def require_free(target: Path, *, overwrite: bool) -> None:
     _require_own_files(target)
 
 
-def _require_own_files(folder: Path) -> None:
+def _require_own_files(folder: Path, *, also: Callable[[str], bool] = lambda name: False) -> None:
     require_own_files(
-        followed(folder), is_own=_FILES.__contains__, what="exported weights", fix="move it, or name another --out"
+        followed(folder),
+        is_own=lambda name: name in _FILES or also(name),
+        what="exported weights",
+        fix="move it, or name another --out",
     )
 
 

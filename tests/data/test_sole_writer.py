@@ -45,6 +45,17 @@ def test_a_folder_has_one_writer_until_it_dies(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    """Here the owner's file would go into a file."""
+    (tmp_path / "file").touch()
+    told = r"cannot be written \(Not a directory\); name another --run-dir"
+    with (
+        pytest.raises(InputError, match=told),
+        sole_writer(tmp_path, flag="--run-dir", owner_file=tmp_path / "file" / OWNER_FILE),
+    ):
+        pass
+
+
 def test_a_folder_has_one_writer_within_a_process(tmp_path: Path) -> None:
     with sole_writer(tmp_path), pytest.raises(InputError, match="is being written by process"), sole_writer(tmp_path):
         pass

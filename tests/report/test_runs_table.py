@@ -62,6 +62,13 @@ def test_a_run_in_its_second_stage_says_how_far_it_is_and_its_best_validation(tm
 VALIDATED = ((1, 4.0), (2, 2.5), (3, None))
 
 
+def test_a_run_that_cannot_be_opened_is_left_out_of_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_folder, closed = os.open, a_run(tmp_path / "two")
+    a_run(tmp_path / "one")
+    monkeypatch.setattr(os, "open", lambda path, flags: open_folder(path if path != closed else "/nowhere", flags))
+    assert [line.name for line in run_lines(tmp_path)] == ["one"]
+
+
 def test_a_run_all_of_whose_stages_are_finished_is_finished(tmp_path: Path) -> None:
     run = a_run(tmp_path / "one")
     finished(run / "1-token", 100)

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.proto.event_pb2 import Event
 
 from msp_ds.config import write_json
+from msp_ds.training import event_file
 from msp_ds.training.board import Board
 from msp_ds.training.metrics_file import METRICS_FILE, read_metrics
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE
@@ -89,6 +91,20 @@ def test_a_disk_that_takes_no_more_is_warned_of_and_training_goes_on(tmp_path: P
         "/dev/full/run/metrics.jsonl cannot be written (Not a directory); training goes on",
     ]
     assert shown(tmp_path / "new", "loss/mlm") == {1: 2.0}
+
+
+def test_a_file_that_gets_the_descriptor_of_one_that_failed_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    monkeypatch.setattr(event_file.log, "warning", lambda *_: opened.append((tmp_path / "weights").open("wb")))
+    events = event_file.EventFile(tmp_path)
+    events.close()
+    events._file = Path("/dev/full").open("wb")  # noqa: SIM115
+    events.add_event(Event(step=1))
+    with opened[0] as weights:
+        weights.write(b"weights")
+    assert (tmp_path / "weights").read_bytes() == b"weights"
 
 
 def test_only_the_first_rank_writes(tmp_path: Path) -> None:

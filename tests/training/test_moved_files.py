@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from command_line import refusal
 from small_world import files_below, recipe_of
 
@@ -85,6 +86,23 @@ def test_a_parent_that_was_moved_is_found_and_another_is_refused(here: Path, run
     resumed(job, Path("run"), init="moved-parent")
     assert find_checkpoint(Path("run")).name == "step-00000004"
     assert read_run_config(Path("run")).init == "moved-parent"
+
+
+def test_every_rank_hears_of_a_parent_that_one_lacks(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the others would wait for a rank that has left."""
+    told: list[str] = []
+
+    def any_says(_: Runtime, value: str) -> str:
+        told.append(value)
+        return value
+
+    for name, stand_in in {"any_says": any_says, "first_does": lambda *_: None}.items():
+        monkeypatch.setattr(Runtime, name, stand_in)
+    monkeypatch.setattr("msp_ds.training.run._check_same_run", lambda *_: None)
+    job = a_job(Path("run"), Runtime(rank=1, world_size=2, device=torch.device("cpu")), init="nowhere")
+    with pytest.raises(InputError, match="nowhere"):
+        train(job)
+    assert "nowhere" in told[-1]
 
 
 def test_a_run_folder_that_another_process_writes_is_refused_and_left_as_it_is(here: Path, runtime: Runtime) -> None:

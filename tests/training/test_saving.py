@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import threading
 from collections.abc import Iterator
@@ -58,9 +59,10 @@ def test_the_best_is_kept_beside_them_and_pointed_to(engine: Engine, runtime: Ru
 
 
 def test_what_a_killed_save_left_is_swept_away(engine: Engine, runtime: Runtime, tmp_path: Path) -> None:
-    for name in (".step-00000002.writing", ".step-00000001.going", "step-00000003"):
+    for name in (".step-00000002.writing", ".step-00000003.writing", ".step-00000001.going", "step-00000003"):
         (tmp_path / name).mkdir()
         (tmp_path / name / WEIGHTS).write_text("half")
+    (tmp_path / ".step-00000003.writing" / ".tmpbJQS6n").write_text("as safetensors leaves it")
     path = a_save(tmp_path, engine, runtime, step=3)
     assert names(tmp_path) == steps(3)
     assert names(path) == [MANIFEST, OPTIMIZER, WEIGHTS]
@@ -85,6 +87,19 @@ def test_nothing_but_checkpoints_is_ever_removed(engine: Engine, runtime: Runtim
     (tmp_path / "step-00000003" / "x").write_text("precious")
     a_save(tmp_path, engine, runtime, step=3)
     assert (tmp_path / "step-00000003" / "x").read_text() == "precious"
+
+
+@pytest.mark.parametrize("call", ["write_durably", "sync_folder", "replace_folder"])
+def test_what_is_not_ours_stays_where_a_save_over_it_fails(
+    engine: Engine, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = a_save(tmp_path, engine, runtime, step=3)
+    (path / "x").write_text("precious")
+    monkeypatch.setattr(saving, call, lambda *_: os.stat("/nowhere"))
+    with pytest.raises(InputError, match="could not be saved"):
+        a_save(tmp_path, engine, runtime, step=3)
+    assert names(tmp_path) == steps(3)
+    assert names(path) == [MANIFEST, OPTIMIZER, WEIGHTS, "x"]
 
 
 def test_nothing_under_a_checkpoints_name_is_ever_half(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -143,6 +144,11 @@ def _checked(found: object, path: Path) -> dict[str, Tensor]:
     if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > 2 * size:
         raise InputError(f"{path} is damaged: its tensors have more numbers than its {size:,} bytes can hold")
     return dict(found)
+
+
+def is_half_written(name: str) -> bool:
+    """Whether a killed write of safetensors leaves files of such a name beside its own."""
+    return re.fullmatch(r"\.tmp[A-Za-z0-9]{6}", name) is not None
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
