@@ -211,8 +211,9 @@ def find_parent(run: Path, init: str) -> Path:
 
     Raises CheckpointError when it is not there, or is not the one that the run was started from.
     """
-    known = read_run_card(run).get("init_sha256") if (run / RUN_FILE).is_file() else None
-    if known and not Path(init).exists():
+    is_resumed = (run / RUN_FILE).is_file()
+    known = read_run_card(run).get("init_sha256") if is_resumed else None
+    if is_resumed and not Path(init).exists():
         raise CheckpointError(f"{init}, from which {run} was started, is not there; say where it is now with --init")
     checkpoint = find_checkpoint(Path(init))
     if known and weights_sha256(checkpoint) != known:

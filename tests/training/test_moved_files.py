@@ -12,6 +12,7 @@ import torch
 from command_line import refusal
 from small_world import files_below, recipe_of
 
+from msp_ds.config import write_json
 from msp_ds.data.sole_writer import OWNER_FILE, sole_writer
 from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError
@@ -19,7 +20,7 @@ from msp_ds.training.execution import Execution
 from msp_ds.training.interrupt import Interrupted, StopRequest
 from msp_ds.training.planning import new_config, resumed_config
 from msp_ds.training.run import train
-from msp_ds.training.run_folder import find_checkpoint, read_run_card, read_run_config
+from msp_ds.training.run_folder import RUN_FILE, find_checkpoint, read_run_card, read_run_config
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.stage import Job
 
@@ -79,8 +80,12 @@ def test_a_parent_that_was_moved_is_found_and_another_is_refused(here: Path, run
     job = a_job(Path("run"), runtime, init="parent")
     stopped(job, before=True)
     Path("parent").rename("moved-parent")
-    with pytest.raises(InputError, match=r"parent, from which run was started, is not there; .* with --init"):
-        resumed(job, Path("run"))
+    old = {name: value for name, value in read_run_card(Path("run")).items() if name != "init_sha256"}
+    Path("old").mkdir()
+    write_json(Path("old", RUN_FILE), old)
+    for run in ("run", "old"):  # which may be of the version that kept no hash of the parent
+        with pytest.raises(InputError, match=rf"parent, from which {run} was started, is not there; .* with --init"):
+            resumed(job, Path(run))
     with pytest.raises(InputError, match=r"other/1-token/checkpoints/step-00000004 does not hold the weights that"):
         resumed(job, Path("run"), init="other")
     resumed(job, Path("run"), init="moved-parent")
