@@ -13,6 +13,7 @@ import errno
 import io
 import logging
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,10 @@ READABLE = 20
 """Cells of a column that is never made narrower while another column can be left out."""
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories: controls, invisible format characters, lone surrogates, separators of lines and paragraphs."""
+_SCRIPTS_THAT_JOIN = "[\u0600-\u1fff\u2070-\U0010ffff]"
+"""Arabic letters and all later ones, and emoji."""
+_JOINING = re.compile(f"(?<={_SCRIPTS_THAT_JOIN})[\u200c\u200d](?={_SCRIPTS_THAT_JOIN})")
+"""Zero-width characters that are part of a word, as in Persian and Hindi, or of an emoji, as a family."""
 _REPLACED = "msp_ds.replaced"
 """Name of the codec error handler of both outputs."""
 _IN_ASCII = {
@@ -49,12 +54,18 @@ _VERY_WIDE = 10_000
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """Return the text with control, bidirectional and zero-width characters as escapes, those in `keep` apart."""
+    """Return the text with control, bidirectional and zero-width characters as escapes.
+
+    Those in `keep` stay, and those that join the letters of a script or the parts of an emoji.
+    """
     if text.isprintable():
         return text
-    return "".join(
-        ascii(one)[1:-1] if unicodedata.category(one) in _HIDDEN and one not in keep else one for one in text
+    joining = {found.start() for found in _JOINING.finditer(text)}
+    escaped = (
+        unicodedata.category(one) in _HIDDEN and one not in keep and place not in joining
+        for place, one in enumerate(text)
     )
+    return "".join(ascii(one)[1:-1] if hidden else one for one, hidden in zip(text, escaped, strict=True))
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:

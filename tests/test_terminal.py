@@ -31,6 +31,8 @@ def shown(*parts: object, width: int = 100, **options: object) -> list[str]:
         ("\x1b]0;x\x07\r\n\t\x7f\x85\x9b", "\\x1b]0;x\\x07\\r\\n\\t\\x7f\\x85\\x9b"),
         ("\u200e\u200f\u202a\u2066\u2069", "\\u200e\\u200f\\u202a\\u2066\\u2069"),
         ("\u200b\ufeff\u2028\u2029\udc80", "\\u200b\\ufeff\\u2028\\u2029\\udc80"),
+        ("نمی\u200cخواهم क्\u200dष 👩\u200d🚀", "نمی\u200cخواهم क्\u200dष 👩\u200d🚀"),
+        ("ca\u200dt 犬\u200d\u200d犬 \u200cx", "ca\\u200dt 犬\\u200d\\u200d犬 \\u200cx"),
     ],
 )
 def test_what_a_terminal_obeys_or_hides_is_shown_as_an_escape(text: str, safe: str) -> None:
