@@ -90,6 +90,15 @@ def test_a_narrow_terminal_leaves_columns_out_and_names_them(width: int, header:
     assert lines[5:6] == ([left_out] if left_out else [])
 
 
+def test_a_column_without_a_header_is_never_left_out() -> None:
+    table = Table("", "", show_header=False)
+    table.add_row("vocabulary", "706")
+    table.add_row("labels", "aeroplane")
+    lines = shown(table, width=20)
+    assert [line.split()[1:4:2] for line in lines[1:3]] == [["vocabul", "706"], ["ary", "│"]]
+    assert all(len(line) == 20 for line in lines)
+
+
 def test_a_long_name_goes_on_in_the_next_line() -> None:
     table = Table("run", "steps")
     table.add_row("a" * 30, "7")
