@@ -41,8 +41,10 @@ class Ticker:
         self._said_at = time.monotonic()
 
     def stop(self) -> None:
-        """Fall silent; a thread that was never started needs no stop."""
+        """Fall silent once the line that is being said has ended; a thread that was never started needs no stop."""
         self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self) -> None:
         while not self._ended.wait(max(self._said_at + self._seconds - time.monotonic(), 0.0)):

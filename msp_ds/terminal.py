@@ -13,6 +13,7 @@ import errno
 import io
 import logging
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,10 @@ READABLE = 20
 """Cells of a column that is never made narrower while another column can be left out."""
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories: controls, invisible format characters, lone surrogates, separators of lines and paragraphs."""
+_SCRIPTS_THAT_JOIN = "[\u0600-\u1fff\u2070-\U0010ffff]"
+"""Arabic letters and all later ones, and emoji."""
+_JOINING = re.compile(f"(?<={_SCRIPTS_THAT_JOIN})[\u200c\u200d](?={_SCRIPTS_THAT_JOIN})")
+"""Zero-width characters that are part of a word, as in Persian and Hindi, or of an emoji, as a family."""
 _REPLACED = "msp_ds.replaced"
 """Name of the codec error handler of both outputs."""
 _IN_ASCII = {
@@ -49,12 +54,18 @@ _VERY_WIDE = 10_000
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """Return the text with control, bidirectional and zero-width characters as escapes, those in `keep` apart."""
+    """Return the text with control, bidirectional and zero-width characters as escapes.
+
+    Those in `keep` stay, and those that join the letters of a script or the parts of an emoji.
+    """
     if text.isprintable():
         return text
-    return "".join(
-        ascii(one)[1:-1] if unicodedata.category(one) in _HIDDEN and one not in keep else one for one in text
+    joining = {found.start() for found in _JOINING.finditer(text)}
+    escaped = (
+        unicodedata.category(one) in _HIDDEN and one not in keep and place not in joining
+        for place, one in enumerate(text)
     )
+    return "".join(ascii(one)[1:-1] if hidden else one for one, hidden in zip(text, escaped, strict=True))
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:
@@ -83,7 +94,8 @@ class Terminal(Console):
 class Table(rich_table.Table):
     """A table whose columns stay readable: those that a narrow terminal has no room for are left out, and named.
 
-    expendable: headers of the columns that go first, in this order; then they go from the right. The first one stays.
+    expendable: headers of the columns that go first, in this order; then they go from the right. The first one stays,
+    and those without a header, which could not be named.
     """
 
     def __init__(self, *headers: str, expendable: Sequence[str] = (), **options: Any) -> None:
@@ -121,7 +133,7 @@ class Table(rich_table.Table):
         """Return the columns that fit in `room` cells, and the headers of the others as they were left out."""
         headers = [str(column.header) for column in self.columns]
         named = [place for one in self.expendable for place, header in enumerate(headers) if place and header == one]
-        order = named + [place for place in range(len(headers) - 1, 0, -1) if place not in named]
+        order = named + [place for place in range(len(headers) - 1, 0, -1) if headers[place] and place not in named]
         kept, left_out = list(range(len(headers))), list[str]()
         while order and _frame(len(kept)) + sum(least[place] for place in kept) > room:
             kept.remove(order[0])
@@ -142,15 +154,18 @@ def _sizes(column: rich_table.Column, console: Console, options: ConsoleOptions)
 
 
 def _shared(sizes: Sequence[tuple[int, int]], room: int) -> list[int | None]:
-    """Return the widths of columns, least and longest, in `room` cells; None for each where all of them fit."""
+    """Return the widths of columns, least and longest, in `room` cells; None for each where rich finds them itself.
+
+    That is where all of them fit, and where not even the least ones do.
+    """
     spare = room - sum(least for least, _ in sizes)
     widths: list[int | None] = [None] * len(sizes)
-    if sum(longest for _, longest in sizes) <= room:
+    if spare < 0 or sum(longest for _, longest in sizes) <= room:
         return widths
     by_wish = sorted(range(len(sizes)), key=lambda place: sizes[place][1] - sizes[place][0])
     for done, place in enumerate(by_wish):
         least, longest = sizes[place]
-        more = min(longest - least, max(spare, 0) // (len(sizes) - done))
+        more = min(longest - least, spare // (len(sizes) - done))
         widths[place], spare = least + more, spare - more
     return widths
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 
 import pytest
 
-from msp_ds.progress import Bars, Work
+from msp_ds.progress import Bars, Ticker, Work
 from msp_ds.terminal import Terminal
 
 
@@ -64,3 +65,20 @@ def test_work_that_has_not_come_to_its_first_bar_is_preparing() -> None:
     work = Work(Terminal(file=io.StringIO()), get_time=lambda: now[0])
     now[0] += 125
     assert work.line() == "preparing: 2:05 passed"
+
+
+def test_nothing_is_said_after_the_end() -> None:
+    begun, said = threading.Event(), list[str]()
+
+    def say() -> None:
+        begun.set()
+        time.sleep(0.1)
+        said.append("a line")
+
+    ticker = Ticker(say, seconds=0.0)
+    ticker.start()
+    assert begun.wait(60)
+    ticker.stop()
+    at_the_end = list(said)
+    time.sleep(0.2)
+    assert said == at_the_end != []

@@ -31,6 +31,8 @@ def shown(*parts: object, width: int = 100, **options: object) -> list[str]:
         ("\x1b]0;x\x07\r\n\t\x7f\x85\x9b", "\\x1b]0;x\\x07\\r\\n\\t\\x7f\\x85\\x9b"),
         ("\u200e\u200f\u202a\u2066\u2069", "\\u200e\\u200f\\u202a\\u2066\\u2069"),
         ("\u200b\ufeff\u2028\u2029\udc80", "\\u200b\\ufeff\\u2028\\u2029\\udc80"),
+        ("نمی\u200cخواهم क्\u200dष 👩\u200d🚀", "نمی\u200cخواهم क्\u200dष 👩\u200d🚀"),
+        ("ca\u200dt 犬\u200d\u200d犬 \u200cx", "ca\\u200dt 犬\\u200d\\u200d犬 \\u200cx"),
     ],
 )
 def test_what_a_terminal_obeys_or_hides_is_shown_as_an_escape(text: str, safe: str) -> None:
@@ -86,6 +88,15 @@ def test_a_narrow_terminal_leaves_columns_out_and_names_them(width: int, header:
     assert lines[1] == header
     assert "run[lr=1e-3]" in lines[3]
     assert lines[5:6] == ([left_out] if left_out else [])
+
+
+def test_a_column_without_a_header_is_never_left_out() -> None:
+    table = Table("", "", show_header=False)
+    table.add_row("vocabulary", "706")
+    table.add_row("labels", "aeroplane")
+    lines = shown(table, width=20)
+    assert [line.split()[1:4:2] for line in lines[1:3]] == [["vocabul", "706"], ["ary", "│"]]
+    assert all(len(line) == 20 for line in lines)
 
 
 def test_a_long_name_goes_on_in_the_next_line() -> None:
