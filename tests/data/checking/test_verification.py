@@ -338,8 +338,8 @@ def test_links_to_sets_are_followed_and_loops_end(folder: Path, tmp_path: Path) 
 def test_a_folder_of_sets_names_them_and_a_foreign_folder_is_called_foreign(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"but holds some; name one of them: .*/sentence/train$"):
         open_set(folder.parents[1])
-    (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / "00000.tar").touch()
+    (tmp_path / "foreign" / "page").mkdir(parents=True)
+    (tmp_path / "foreign" / "page" / "index.json").write_text("{}")
     for name in ("foreign", "nowhere"):
         with pytest.raises(ShardError) as caught:
             open_set(tmp_path / name)
