@@ -6,6 +6,7 @@ C order.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -142,7 +143,7 @@ def is_set_name(name: str) -> bool:
 
 def sets_below(path: Path) -> list[Path]:
     """The set `path` itself, or else all sets somewhere below it, by name."""
-    return [path] if (path / INDEX_NAME).exists() else sorted(folders_with(INDEX_NAME, path))
+    return [path] if os.path.exists(path / INDEX_NAME) else sorted(folders_with(INDEX_NAME, path))
 
 
 def without_index(path: Path) -> str:
