@@ -37,7 +37,8 @@ _ARCHIVES: tuple[tuple[bytes, Archive, str], ...] = (
     (b"7z\xbc\xaf\x27\x1c", "", "a 7-Zip archive"),
     (b"Rar!\x1a\x07", "", "a RAR archive"),
 )
-_TAR_MAGIC = slice(257, 262)
+_TAR_MAGIC, _TAR_MAGICS = slice(257, 263), (b"ustar\0", b"ustar ")
+"""More than the word, which texts may hold: mustard."""
 
 
 def read_head(path: Path) -> bytes | None:
@@ -64,7 +65,7 @@ def other_kind(head: bytes, *, unpacks: Archive = "") -> tuple[str, str] | None:
     for magic, archive, kind in _ARCHIVES:
         if head.startswith(magic) and (not archive or archive != unpacks):
             return kind, _UNPACK
-    return ("a tar archive", _UNPACK) if head[_TAR_MAGIC] == b"ustar" else None
+    return ("a tar archive", _UNPACK) if head[_TAR_MAGIC] in _TAR_MAGICS else None
 
 
 def refuse_other_kind(path: Path, *, what: str, unpacks: Archive = "", even_empty: bool = False) -> None:

@@ -13,8 +13,9 @@ def require_plain_file(path: Path | None) -> None:
 
     Raises: InputError for a folder, and for a pipe, socket or device, which a new file would replace.
     """
-    if path is not None and path.exists() and not path.is_file():
-        kind = "a folder" if path.is_dir() else "a pipe, socket or device"
+    # os.path: what cannot even be looked at is left to whoever writes.
+    if path is not None and os.path.exists(path) and not os.path.isfile(path):
+        kind = "a folder" if os.path.isdir(path) else "a pipe, socket or device"
         raise InputError(f"{path} is {kind}; name a plain file")
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 MOST_BYTES = 64 << 20
 """Of a small file; every configuration, recipe, list of labels and vocabulary is far below."""
+_LONGEST_NAME = 255
+"""Bytes."""
 
 
 def require_regular(path: Path) -> None:
@@ -75,8 +77,9 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name from a file stays within the folder that it is looked up in."""
-    return Path(name).name == name and name not in ("", "..") and "\0" not in name
+    """Whether a name from a file stays within the folder that it is looked up in, and file systems can hold it."""
+    is_short = len(name.encode("utf-8", "surrogatepass")) <= _LONGEST_NAME
+    return Path(name).name == name and name not in ("", "..") and "\0" not in name and is_short
 
 
 def reason(error: Exception) -> str:

@@ -13,11 +13,15 @@ import pytest
 from command_line import refusal
 
 from msp_ds.config import OptimConfig, StageSchedule, TaskOptions, from_json, read_json
+from msp_ds.data.checking.verification import find_sets
+from msp_ds.data.overlap import audit
 from msp_ds.data.reader import Reader
 from msp_ds.data.remote.blocks import block_source
 from msp_ds.data.shards import open_set
+from msp_ds.data.sources.region_files import list_region_files
 from msp_ds.data.text import load_labels
 from msp_ds.data.vocabulary import read_vocabulary
+from msp_ds.data.world import make_world
 from msp_ds.downstream.ranking import choose_pool
 from msp_ds.errors import InputError
 from msp_ds.report.explain import read_pool
@@ -72,8 +76,23 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
 
 def test_only_names_that_stay_in_their_folder_are_plain() -> None:
     assert is_plain_name("000000.tar")
-    for name in ("", ".", "..", "../a", "/etc/passwd", "a/b", "a\0b", "a/"):
+    assert is_plain_name("é" * 127)
+    for name in ("", ".", "..", "../a", "/etc/passwd", "a/b", "a\0b", "a/", "é" * 128):
         assert not is_plain_name(name), name
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda name: list_region_files((f"{name}.tsv",)),
+        lambda name: open_set(find_sets([Path(name)])[0]),
+        lambda name: audit([name], [name]),
+        lambda name: make_world(Path(name), images=1, seed=0),
+    ],
+)
+def test_a_path_that_cannot_even_be_looked_at_is_one_line(read: Callable[[str], Any]) -> None:
+    with pytest.raises(InputError, match=r"is missing|cannot be read|cannot be written"):
+        read("x" * 256)
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("nan"), -float("inf"), 10**30])

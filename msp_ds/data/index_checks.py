@@ -44,6 +44,8 @@ def check_entry(shard: ShardEntry, index: SetIndex, path: Path) -> None:
     columns = (shard.keys, shard.offsets, shard.lengths, shard.crc32, shard.region_counts)
     if len({len(column) for column in columns}) != 1 or not len(shard.keys):
         raise ShardError(f"{where} has lists of different or no length for {shard.name}")
+    if not "".join(shard.keys).isprintable():
+        raise ShardError(f"{where} lists image ids of {shard.name} that no image can have")
     starts, lengths, counts = (
         np.array(column, dtype=np.int64) for column in (shard.offsets, shard.lengths, shard.region_counts)
     )

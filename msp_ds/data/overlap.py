@@ -6,6 +6,7 @@ been trained on: 2,138 of Karpathy's 5,000 COCO test images are Visual Genome's 
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -169,9 +170,9 @@ def _parts(names: Iterable[str], flag: str) -> tuple[Part, ...]:
 
 
 def _images_of(name: str) -> frozenset[str]:
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return frozenset(open_set(Path(name)).keys)
-    if not parse_reference(name).path.exists():
+    if not os.path.exists(parse_reference(name).path):
         raise InputError(f"{name} is missing; it should be a shard set, as shards/sentence/train, or a file of images")
     return read_image_ids(name)
 

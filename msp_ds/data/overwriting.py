@@ -40,14 +40,17 @@ def require_own_sets(folder: Path, recipe: Recipe, *, mend: str) -> None:
 def require_replaceable_sets(folder: Path) -> None:
     """Demand that sets can be written as `folder/train`, `folder/val` and `folder/test` and nothing else is lost by it.
 
-    Raises: InputError as require_replaceable_set, and for splits that are one folder.
+    Raises: InputError as require_replaceable_set, for splits that are one folder, and for folders that cannot be read.
     """
-    for above in (folder.parent, folder):
-        followed(above)
     targets = [folder / split for split in get_args(Split)]
-    for target in targets:
-        require_replaceable_set(target)
-        _require_own_work(target)
+    try:
+        for above in (folder.parent, folder):
+            followed(above)
+        for target in targets:
+            require_replaceable_set(target)
+            _require_own_work(target)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({error.strerror}); name another --out") from None
     places = [followed(target).resolve() for target in targets]
     if len(set(places)) < len(places):
         raise InputError(f"two splits in {folder} are one folder, {max(places, key=places.count)}; remove one link")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from itertools import islice
-from pathlib import Path
 
 from braceexpand import braceexpand
 
@@ -26,7 +26,7 @@ def expand_braces(written: Iterable[str]) -> tuple[str, ...]:
 
 
 def _paths(pattern: str) -> Iterable[str]:
-    if "{" not in pattern or Path(split_corpus(pattern)[1]).exists():
+    if "{" not in pattern or os.path.exists(split_corpus(pattern)[1]):  # False for more than a file name can hold
         return (pattern,)
     spans = [abs(int(last) - int(first)) for first, last in _RANGE.findall(pattern)]
     try:

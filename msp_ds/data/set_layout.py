@@ -6,6 +6,7 @@ C order.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,6 +18,7 @@ from msp_ds.data.sources.faults import SkippedRow
 from msp_ds.data.sources.region_checks import has_only_finite
 from msp_ds.data.walking import folders_with
 from msp_ds.errors import ShardError
+from msp_ds.file_kinds import read_head
 from msp_ds.records import RegionRecord
 
 FORMAT = "msp-ds shards"
@@ -141,12 +143,13 @@ def is_set_name(name: str) -> bool:
 
 def sets_below(path: Path) -> list[Path]:
     """The set `path` itself, or else all sets somewhere below it, by name."""
-    return [path] if (path / INDEX_NAME).exists() else sorted(folders_with(INDEX_NAME, path))
+    return [path] if os.path.exists(path / INDEX_NAME) else sorted(folders_with(INDEX_NAME, path))
 
 
 def without_index(path: Path) -> str:
     """What a folder without an index is, and what to do about it."""
-    sets = [str(found) for found in sets_below(path)]
+    below = ((found, read_head(found / INDEX_NAME)) for found in sets_below(path))
+    sets = [str(found) for found, head in below if head and FORMAT.encode() in head]  # others have an index.json too
     if sets:
         others = f" and {len(sets) - _SETS_NAMED} more" if len(sets) > _SETS_NAMED else ""
         return f"is not a shard set itself, but holds some; name one of them: {', '.join(sets[:_SETS_NAMED])}{others}"

@@ -112,3 +112,8 @@ def test_links_that_lead_nowhere_or_to_one_folder_are_refused(raw: RawFolder, tm
     with pytest.raises(InputError, match=r"two splits in .*token are one folder, .*/gone"):
         build_shards(raw.recipe, stage="token", out=tmp_path)
     assert list((tmp_path / "gone").iterdir()) == []
+
+
+def test_an_out_that_no_file_system_can_hold_is_refused_in_one_line(raw: RawFolder, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be read \(File name too long\); name another --out"):
+        build_shards(raw.recipe, stage="token", out=tmp_path / ("x" * 256))

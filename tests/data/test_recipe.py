@@ -79,6 +79,8 @@ def test_brace_patterns_stand_for_several_files_in_recipes_and_flags(tmp_path: P
     own_name = tmp_path / "{a,b}.tsv"
     own_name.touch()
     assert Recipe(regions=(str(own_name),)).regions == (str(own_name),)
+    names = tuple(f"{number:04}.tsv" for number in range(100))  # as a pattern longer than a file name can be
+    assert Recipe(regions=(f"{{{','.join(names)}}}",)).regions == names
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ from report_facts import facts, sample
 from rich.console import Console
 
 from msp_ds.errors import InputError
+from msp_ds.files import require_plain_file
 from msp_ds.report.box_map import COLUMNS, MOST_LINES, box_map, chosen_regions
+from msp_ds.report.page import write_html
 from msp_ds.report.shard_page import set_page, write_page
 from msp_ds.report.shard_set import said, set_tables
 from msp_ds.report.svg import boxes_to_scale, histogram
@@ -136,3 +138,9 @@ def test_a_page_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) ->
         write_page(tmp_path / "file" / "page.html", facts())
     write_page(tmp_path / "new" / "page.html", facts())
     assert (tmp_path / "new" / "page.html").read_text(encoding="utf-8") == set_page(facts())
+
+
+def test_a_page_of_a_name_too_long_is_refused_in_one_line(tmp_path: Path) -> None:
+    require_plain_file(tmp_path / ("x" * 256))  # as a command does before its work
+    with pytest.raises(InputError, match=r"cannot be written \(File name too long\); name another file"):
+        write_html(tmp_path / ("x" * 256), "")

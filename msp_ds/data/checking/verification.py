@@ -17,6 +17,7 @@ from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.data.set_layout import SetIndex
 from msp_ds.data.shards import ShardSet, assemble_set, file_faults, read_index
 from msp_ds.errors import InputError, ShardError
+from msp_ds.small_files import is_plain_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +137,7 @@ def _tar_plans(index: SetIndex, path: Path, shards: ShardSet | None) -> tuple[li
             refused.append(str(error))
         else:
             # One that is missing, or is no plain name, was named with the other files.
-            if Path(entry.name).name == entry.name and (path / entry.name).is_file():
+            if is_plain_name(entry.name) and (path / entry.name).is_file():
                 plans.append(
                     TarPlan(path=path / entry.name, entry=entry, index=index, first_row=first_row, pair_rows=pair_rows)
                 )

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple, TextIO
 
 from msp_ds.errors import InputError
 from msp_ds.file_kinds import refuse_other_kind
-from msp_ds.small_files import parse_json, require_regular, unique_keys
+from msp_ds.small_files import require_regular, unique_keys
 
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
+"""Takes NaN, as Python writes it: most often it stands in a field that nobody reads."""
 _CHUNK = 1 << 20
 _LONGEST_ITEM = 64 << 20
 """Characters; one image's entry is below 100,000 in all real files."""
@@ -88,8 +90,8 @@ def _has_lines(file: TextIO, path: Path) -> bool:
     if not second.startswith("{"):
         return False
     try:
-        return isinstance(parse_json(first), dict)
-    except ValueError:
+        return isinstance(_DECODER.decode(first), dict)
+    except (ValueError, RecursionError):
         return False
 
 
@@ -98,8 +100,8 @@ def _lines(file: TextIO, path: Path) -> Iterator[Item]:
         if line.strip():
             where = f"{path} line {number}"
             try:
-                value = parse_json(line)
-            except ValueError as error:
+                value = _DECODER.decode(line)
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{where}: is no readable JSON ({error}); it is cut off or damaged") from None
             yield Item(where, "", value)
 
@@ -159,7 +161,6 @@ class _Text:
         self._file = file
         self._text = ""
         self._place = 0
-        self._decoder = json.JSONDecoder(object_pairs_hook=unique_keys)
 
     def peek(self) -> str:
         """The next character that is no white space; empty at the end."""
@@ -182,7 +183,7 @@ class _Text:
         self.peek()
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._text, self._place)
+                value, end = _DECODER.raw_decode(self._text, self._place)
             except (ValueError, RecursionError) as error:
                 # Most often the value goes on beyond the chunk.
                 if len(self._text) - self._place > _LONGEST_ITEM or not self._more():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def parse_reference(written: str) -> TextReference:
     else:
         written_path = written
     path, mark, splits = written_path.rpartition("#")
-    if not mark or Path(written_path).exists():
+    if not mark or os.path.exists(written_path):
         return TextReference(written=written, path=Path(written_path), corpus=corpus, splits=())
     return TextReference(written=written, path=Path(path), corpus=corpus, splits=tuple(splits.split("+")))
 

@@ -13,7 +13,7 @@ from msp_ds.errors import InputError
 
 Q = TypeVar("Q", bound="Question")
 
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,199}")
 _ID = re.compile(r"[!#-+\--~]{1,200}")
 """Printable ASCII but space, comma and quotation mark: what JSON and CSV hold alike."""
 IDS_SHOWN = 5

@@ -6,6 +6,7 @@ decoding anything; `read` decodes one of them.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -67,7 +68,7 @@ def list_region_files(paths: tuple[str, ...]) -> list[RegionFile]:
     for written in paths:
         corpus, plain = split_corpus(written)
         path, feature_type = _split_type(plain)
-        if not path.exists():
+        if not os.path.exists(path):
             raise InputError(f"{path} is missing; it should hold region features (.tsv, .npz or a folder of .npz)")
         for member in list_archives(path) if path.is_dir() else [path]:
             status = member.stat()

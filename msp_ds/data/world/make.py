@@ -164,12 +164,12 @@ def _write_text(path: Path, text: str) -> None:
 @contextmanager
 def _whole_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` that becomes `out` when the block ends well, and goes when it does not."""
-    if out.exists() and not (out.is_dir() and (_is_world(out) or not any(out.iterdir()))):
+    if os.path.exists(out) and not (out.is_dir() and (_is_world(out) or not any(out.iterdir()))):
         raise InputError(f"{out} exists and is no world; name a new folder, or remove it first")
-    target = followed(out)
-    _require_own_files(target)
-    temporary = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
+        target = followed(out)
+        _require_own_files(target)
+        temporary = target.with_name(f".{target.name}.partial-{os.getpid()}")
         _sweep(target)
         temporary.mkdir(parents=True)
     except OSError as error:

@@ -237,6 +237,11 @@ HAND_EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda index: index["shards"][0]["keys"].__setitem__(1, "coco-77"),
         "000000.tar, coco-77 at byte {offset}: holds image coco-2",
     ),
+    "half a character": (
+        lambda index: index["shards"][0]["keys"].__setitem__(1, "\ud800"),
+        "index.json lists image ids of 000000.tar that no image can have",
+    ),
+    "long name": (lambda index: index["shards"][0].update(name="x" * 256), "which is no plain file name"),
 }
 
 
@@ -333,8 +338,8 @@ def test_links_to_sets_are_followed_and_loops_end(folder: Path, tmp_path: Path) 
 def test_a_folder_of_sets_names_them_and_a_foreign_folder_is_called_foreign(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"but holds some; name one of them: .*/sentence/train$"):
         open_set(folder.parents[1])
-    (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / "00000.tar").touch()
+    (tmp_path / "foreign" / "page").mkdir(parents=True)
+    (tmp_path / "foreign" / "page" / "index.json").write_text("{}")
     for name in ("foreign", "nowhere"):
         with pytest.raises(ShardError) as caught:
             open_set(tmp_path / name)

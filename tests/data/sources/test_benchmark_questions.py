@@ -276,12 +276,19 @@ def test_half_a_character_is_refused_in_every_field(read: Any, value: Any, tmp_p
         list(read(*files))
 
 
-@pytest.mark.parametrize("raw", ["q-1", "007", "+5", "", " 7", -1, "1" * 19, "٣"])
+@pytest.mark.parametrize("raw", ["q-1", "007", "+5", "", " 7", -1, "1" * 201, "٣"])
 def test_a_question_of_vqa_without_a_number_is_refused_where_it_is_read(raw: Any, tmp_path: Path) -> None:
     official = {"image_id": 7, "question": "Is it?", "question_id": raw}
     for value in ({"questions": [official]}, [LXMERT_ENTRY | {"question_id": raw}]):
         with pytest.raises(InputError, match=r"question id"):
             read_vqa(str(write_json(tmp_path / "a.json", value)))
+
+
+def test_the_number_of_a_question_may_be_beyond_64_bits(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "a.json", [LXMERT_ENTRY | {"question_id": 10**19}])
+    assert [question.question_id for question in read_vqa(str(path))] == ["10000000000000000000"]
+    SUBMISSIONS["vqa"].write(tmp_path / "p", {"10000000000000000000": "a cat"})
+    assert SUBMISSIONS["vqa"].read(tmp_path / "p") == {"10000000000000000000": "a cat"}
 
 
 @pytest.mark.parametrize("raw", ["007", "a,b", 'a"b', "a b", "a\nb", "é", "a\0", ""])

@@ -42,6 +42,13 @@ def test_lines_give_an_entry_each(tmp_path: Path, name: str) -> None:
     assert places(tmp_path / name) == [" line 1", " line 2", " line 4"]
 
 
+@pytest.mark.parametrize("text", ['[{"a": NaN}, {"a": 1}]', '{"a": NaN}\n{"a": 1}\n'])
+def test_nan_in_a_field_does_not_keep_a_file_from_being_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    (_, first), (_, second) = items(tmp_path / "a.json")
+    assert (str(first), second) == ("{'a': nan}", {"a": 1})
+
+
 def test_a_single_line_is_an_object_unless_the_name_says_lines(tmp_path: Path) -> None:
     for name, expected in (("a.json", [("a", 1), ("b", 2)]), ("a.jsonl", [("", {"a": 1, "b": 2})])):
         (tmp_path / name).write_text('{"a": 1, "b": 2}\n')
