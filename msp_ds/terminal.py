@@ -199,13 +199,19 @@ def speak(*, quiet: bool = False) -> None:
 
 @contextmanager
 def one_line_errors(*, debug: bool, quiet: bool = False) -> Iterator[None]:
-    """Turns what a user can cause into one line, none when `quiet`, and exit code 2; with `debug` into a traceback."""
+    """Turns what a user can cause into one line, none when `quiet`, and exit code 2; with `debug` into a traceback.
+
+    Beside InputError that is a file or folder that the system refuses, as for lack of a permission.
+    """
     try:
         yield
-    except InputError as error:
-        if debug:
+    except (InputError, OSError) as error:
+        message = str(error)
+        if isinstance(error, OSError):
+            message = f"{error.filename}: {error.strerror}" if error.filename is not None else ""
+        if debug or not message:
             raise
-        line = " ".join(str(error).split())
+        line = " ".join(message.split())
         Terminal(stderr=True, soft_wrap=True, quiet=quiet).print(styled(("error:", "bold red"), f" {line}"))
         raise SystemExit(2) from None
 

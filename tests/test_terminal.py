@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from msp_ds.terminal import Table, Terminal, printable, speak, styled
+from msp_ds.terminal import Table, Terminal, one_line_errors, printable, speak, styled
 
 HOSTILE = "a[/b] :dog: 12.5 \x1b[31m\u202eb\u200b"
 SHOWN = "a[/b] :dog: 12.5 \\x1b[31m\\u202eb\\u200b"
@@ -144,6 +144,18 @@ def test_an_output_that_is_not_utf_8_gets_ascii_frames_and_question_marks(enviro
     frame = b"+------+"
     assert ran.stdout.splitlines() == [frame, b"| a    |", b"|------|", b'| "??" |', frame]
     assert (ran.stderr, ran.returncode) == (b"?\n", 1)
+
+
+def test_a_file_that_the_system_refuses_is_one_line_and_other_errors_of_the_system_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"), one_line_errors(debug=False):
+        (tmp_path / "missing").read_bytes()
+    assert capsys.readouterr().err == f"error: {tmp_path / 'missing'}: No such file or directory\n"
+    with pytest.raises(ConnectionResetError), one_line_errors(debug=False):
+        raise ConnectionResetError
+    with pytest.raises(FileNotFoundError), one_line_errors(debug=True):
+        (tmp_path / "missing").read_bytes()
 
 
 @pytest.mark.parametrize("words", [["info"], ["--help"], ["runs", "--help"]])
