@@ -46,8 +46,9 @@ def test_a_line_says_how_much_is_done_and_the_time_left(total: int | None, done:
 
 def test_work_that_reports_nothing_says_that_it_goes_on() -> None:
     lines = Lines()
-    with Work(Terminal(file=lines), seconds=0.01) as work:
-        Bars(work).start("a[/b]\x1b", None)
+    work = Work(Terminal(file=lines), seconds=0.01)
+    Bars(work).start("a[/b]\x1b", None)
+    with work:
         assert lines.came.wait(60)
     assert lines.getvalue()[8:].startswith(" a[/b]\\x1b: 0:00 passed")
 
