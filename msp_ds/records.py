@@ -1,6 +1,6 @@
 """The nouns that all rooms share.
 
-B batch, T text tokens, R regions of an image, D stray regions, F feature width, H hidden size, V vocabulary.
+B batch, T text tokens, R regions of an image, D random regions, F feature width, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class RegionRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lexicon:
+class VocabularyTables:
     """What the tasks know of the words: special pieces, the pieces of each label, pieces that are no topic."""
 
     vocab_size: int
@@ -61,9 +61,9 @@ class Lexicon:
     is_function_piece: Tensor
     """bool [V]: punctuation, single characters and stop words, which `topic_words=content` leaves out."""
 
-    def to(self, device: torch.device | str) -> Lexicon:
-        """The same lexicon with its tensors on `device`."""
-        return cast(Lexicon, _map_tensors(self, lambda tensor: tensor.to(device)))
+    def to(self, device: torch.device | str) -> VocabularyTables:
+        """The same tables with their tensors on `device`."""
+        return cast(VocabularyTables, _map_tensors(self, lambda tensor: tensor.to(device)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class Batch:
     """int64 [B, R], IGNORE without a label."""
     attribute_scores: Tensor
     """float32 [B, R]."""
-    stray_features: Tensor
+    random_features: Tensor
     """float16 [B, D, F]: single regions of D random images, for tasks that replace a region."""
     answer_ids: Tensor
     """int64 [B, K]: what a benchmark wants to hear, IGNORE beyond a question's last; K is 0 in pre-training."""
@@ -134,7 +134,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Tally:
+class MeanMetric:
     """A sum and a count, additive over batches and ranks; the mean is taken once, at the end."""
 
     total: Tensor
@@ -143,20 +143,20 @@ class Tally:
     """float64 scalar."""
 
     @classmethod
-    def of(cls, values: Tensor, weights: Tensor | None = None) -> Tally:
-        """The tally of a tensor of any shape; with `weights` of its shape, a weighted one."""
+    def of(cls, values: Tensor, weights: Tensor | None = None) -> MeanMetric:
+        """The metric of a tensor of any shape; with `weights` of its shape, a weighted one."""
         values = values.detach().to(torch.float64)
         if weights is None:
             return cls(values.sum(), torch.full_like(values.sum(), values.numel()))
         weights = weights.detach().to(torch.float64)
         return cls((values * weights).sum(), weights.sum())
 
-    def to(self, device: torch.device) -> Tally:
+    def to(self, device: torch.device) -> MeanMetric:
         """The same on `device`, copied without blocking where that is a GPU."""
-        return Tally(to_device(self.total, device), to_device(self.count, device))
+        return MeanMetric(to_device(self.total, device), to_device(self.count, device))
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(self.total + other.total, self.count + other.count)
+    def __add__(self, other: MeanMetric) -> MeanMetric:
+        return MeanMetric(self.total + other.total, self.count + other.count)
 
     def mean(self) -> float:
         """total / count; nan when nothing was counted."""
@@ -169,7 +169,7 @@ class Losses:
 
     total: Tensor
     """float32 scalar: the weighted sum that is minimised."""
-    tallies: dict[str, Tally] = field(default_factory=dict)
+    metrics: dict[str, MeanMetric] = field(default_factory=dict)
     """`loss/mlm`, `accuracy/mlm`, ..."""
 
 
@@ -194,7 +194,7 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     return (tensor.pin_memory() if tensor.device.type == "cpu" else tensor).to(device, non_blocking=True)
 
 
-def record_stream(value: Batch | Tally, stream: torch.cuda.Stream) -> None:
+def record_stream(value: Batch | MeanMetric, stream: torch.cuda.Stream) -> None:
     """Tells the allocator of a GPU that `stream` uses tensors that another stream took memory for."""
 
     def note(tensor: Tensor) -> Tensor:

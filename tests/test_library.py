@@ -38,7 +38,7 @@ def of_set(model: Model, pairs: list[int], images: list[int]) -> Batch:
     """Texts of the set with images of it, as training would read them."""
     rows = torch.tensor(images)
     return model.reader.read(
-        torch.tensor(pairs), images=rows, matched=torch.ones(len(rows)).bool(), strays=torch.empty(len(rows), 0)
+        torch.tensor(pairs), images=rows, matched=torch.ones(len(rows)).bool(), random_regions=torch.empty(len(rows), 0)
     )
 
 

@@ -1,4 +1,4 @@
-"""A model, a lexicon and batches small enough to work by hand; values come from a generator of their own."""
+"""A model, a tables and batches small enough to work by hand; values come from a generator of their own."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from msp_ds.config import ModelConfig, TaskOptions
-from msp_ds.records import IGNORE, Batch, Encoded, Lexicon, neutral_marks
+from msp_ds.records import IGNORE, Batch, Encoded, VocabularyTables, neutral_marks
 from msp_ds.tasks.task import Context
 
 NUM_PIECES, NUM_OBJECTS, NUM_ATTRIBUTES, WIDTH, HIDDEN = 20, 5, 3, 6, 8
 PAD, UNK, CLS, SEP, MASK = range(5)
 
-LEXICON = Lexicon(
+VOCABULARY_TABLES = VocabularyTables(
     vocab_size=NUM_PIECES,
     cls_id=CLS,
     sep_id=SEP,
@@ -58,21 +58,21 @@ operations on states of order 1, each of which rounds by 2**-24, leave 1e-5, and
 Whatever is compared within it differs by far more where something is wrong."""
 
 
-def dice(seed: int) -> torch.Generator:
+def rng(seed: int) -> torch.Generator:
     """A generator of its own."""
     return torch.Generator().manual_seed(seed)
 
 
-def context(*, seed: int = 1, epoch: int = 0, lexicon: Lexicon = LEXICON, **options: Any) -> Context:
+def context(*, seed: int = 1, epoch: int = 0, tables: VocabularyTables = VOCABULARY_TABLES, **options: Any) -> Context:
     """What the tasks may know, with some options other than the default."""
     mean = torch.linspace(0, 1, WIDTH)
-    return Context(seed=seed, epoch=epoch, options=TaskOptions(**options), lexicon=lexicon, feature_mean=mean)
+    return Context(seed=seed, epoch=epoch, options=TaskOptions(**options), tables=tables, feature_mean=mean)
 
 
 def texts(lengths: Sequence[int], *, num_tokens: int, seed: int = 0) -> dict[str, Tensor]:
     """[CLS] random words of one piece each [SEP], padded to num_tokens."""
     places, ends = torch.arange(num_tokens), torch.tensor(lengths)[:, None]
-    words = torch.randint(5, NUM_PIECES, (len(lengths), num_tokens), generator=dice(seed))
+    words = torch.randint(5, NUM_PIECES, (len(lengths), num_tokens), generator=rng(seed))
     words = torch.where(places == 0, CLS, torch.where(places == ends - 1, SEP, words))
     positions = torch.where((places == 0) | (places == ends - 1), 1, places + 1)
     inside = places < ends
@@ -81,7 +81,7 @@ def texts(lengths: Sequence[int], *, num_tokens: int, seed: int = 0) -> dict[str
 
 def images(counts: Sequence[int], *, num_regions: int, width: int = WIDTH, seed: int = 0) -> dict[str, Tensor]:
     """Images of `counts` regions with random features, boxes and labels, a fifth of them without a label."""
-    here, maker = torch.arange(num_regions) < torch.tensor(counts)[:, None], dice(seed)
+    here, maker = torch.arange(num_regions) < torch.tensor(counts)[:, None], rng(seed)
     size = (len(counts), num_regions)
     labels = {}
     for kind, number in (("object", NUM_OBJECTS), ("attribute", NUM_ATTRIBUTES)):
@@ -103,7 +103,7 @@ def a_batch(lengths: Sequence[int] = (8, 5, 7), counts: Sequence[int] = (6, 4, 5
     parts |= images(counts, num_regions=changes.pop("num_regions", max(counts)), seed=seed)
     parts |= {
         "keys": torch.arange(len(lengths)) + 100 * seed,
-        "stray_features": torch.rand(len(lengths), 4, WIDTH, generator=dice(seed + 1)).half() + 2,
+        "random_features": torch.rand(len(lengths), 4, WIDTH, generator=rng(seed + 1)).half() + 2,
     }
     parts |= {
         "answer_ids": torch.empty(len(lengths), 0, dtype=torch.int64),
@@ -114,7 +114,7 @@ def a_batch(lengths: Sequence[int] = (8, 5, 7), counts: Sequence[int] = (6, 4, 5
 
 
 def many_pairs(num_pairs: int, *, num_tokens: int = 12, num_regions: int = 36, width: int = 1) -> Batch:
-    """Full pairs by the thousand. Slot i of every image holds the feature i + 1, strays hold -1."""
+    """Full pairs by the thousand. Slot i of every image holds the feature i + 1, random_regions hold -1."""
     steps = torch.arange(1.0, num_regions + 1)
     whole = {"num_regions": num_regions, "width": width, "seed": 0}
     return a_batch(
@@ -123,7 +123,7 @@ def many_pairs(num_pairs: int, *, num_tokens: int = 12, num_regions: int = 36, w
         **images([num_regions] * num_pairs, **whole)
         | {
             "features": steps[None, :, None].expand(num_pairs, -1, width).half(),
-            "stray_features": torch.full((num_pairs, 4, width), -1.0).half(),
+            "random_features": torch.full((num_pairs, 4, width), -1.0).half(),
         },
     )
 
@@ -139,7 +139,7 @@ def rows(batch: Batch, wanted: Sequence[int]) -> Batch:
 
 def encoded(batch: Batch, *, seed: int = 0) -> Encoded:
     """Random states for a batch, as leaves that gradients can reach."""
-    maker, (size, num_tokens) = dice(seed), batch.token_ids.shape
+    maker, (size, num_tokens) = rng(seed), batch.token_ids.shape
     shapes = {"text": (size, num_tokens), "regions": tuple(batch.region_mask.shape), "pair": (size,)}
     states = {name: torch.randn(*shape, HIDDEN, generator=maker) for name, shape in shapes.items()}
     return Encoded(**{name: state.requires_grad_() for name, state in states.items()})

@@ -134,7 +134,7 @@ class Ours:
         # One text an image, as the others have none.
         self.pairs = torch.arange(0, len(images), TEXTS)
         self.order = Order([self.reader.keys[self.pairs]], seed=0, batch_size=BATCH)
-        self.memory = [self.reader.buffers(BATCH, num_strays=0) for _ in range(2)]
+        self.memory = [self.reader.buffers(BATCH, num_random_regions=0) for _ in range(2)]
 
     def batches(self, epoch: int, start: int = 0) -> Batches:
         """The batches of an epoch from one on."""
@@ -142,7 +142,9 @@ class Ours:
         for place in range(start, self.order.batches_per_epoch):
             pairs = self.pairs[self.order.batch(epoch * self.order.batches_per_epoch + place).pairs]
             images, into = self.reader.images[pairs], self.memory[place % 2]
-            yield self.reader.read(pairs, images=images, matched=matched, strays=torch.empty(BATCH, 0), into=into)
+            yield self.reader.read(
+                pairs, images=images, matched=matched, random_regions=torch.empty(BATCH, 0), into=into
+            )
 
 
 class InMemory(Dataset[tuple[torch.Tensor, torch.Tensor]]):

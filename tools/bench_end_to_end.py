@@ -1,15 +1,15 @@
-"""The whole way of a step, from the shards to the checkpoint, beside the bare step on the same posed batches.
+"""The whole way of a step, from the shards to the checkpoint, beside the bare step on the same corrupted batches.
 
     python tools/bench_end_to_end.py --preset tiny           (a minute; makes a demo world under --folder first)
     python tools/bench_end_to_end.py                         (the small preset; some four minutes of an idle core)
     python tools/bench_end_to_end.py --preset paper --batch-size 32 --steps 4 --repeat 3
     python tools/bench_end_to_end.py --preset paper --device cuda --batch-size 128 --steps 50
 
-The whole way is the training loop of `msp-ds train` on the sentence stage: reading, posing, DeepSpeed's step, the
+The whole way is the training loop of `msp-ds train` on the sentence stage: reading, corruption, DeepSpeed's step, the
 guards, a report each tenth step, a checkpoint in round 4 (some fourteen times as often as by default) and one at the
-end; validation is left out. The bare step is forward, backward, clipping and AdamW on batches posed beforehand. Both
-are in one process, a round of steps each in turn, on one thread; CPU time counts the threads that read and write too.
-The bar: 1.05 times the bare step.
+end; validation is left out. The bare step is forward, backward, clipping and AdamW on batches corrupted beforehand.
+Both are in one process, a round of steps each in turn, on one thread; CPU time counts the threads that read and write
+too. The bar: 1.05 times the bare step.
 """
 
 from __future__ import annotations
@@ -88,14 +88,14 @@ def compared(rounds: list[Round], *, steps: int) -> dict[str, Any]:
         }
         for name in ("wait", "step", "report", "save")
     }
-    posing, bare = ([getattr(one, name) for one in counted] for name in ("posing", "bare"))
+    corruption, bare = ([getattr(one, name) for one in counted] for name in ("corruption", "bare"))
     return {
         "to_bare": spread([one.whole.seconds for one in counted], [one.seconds for one in bare]),
         "to_bare_by_the_wall": spread([one.whole.wall for one in counted], [one.wall for one in bare]),
         "milliseconds": {
             "whole": {"cpu": milliseconds(seconds), "wall": milliseconds(wall)},
             **own,
-            "posing": _both(posing, milliseconds),
+            "corruption": _both(corruption, milliseconds),
             "bare": _both(bare, milliseconds),
             "background": {"cpu": milliseconds(seconds - sum(one.whole.thread for one in counted)), "wall": 0.0},
         },
@@ -116,11 +116,11 @@ def _both(moments: list[Any], milliseconds: Any) -> dict[str, float]:
 def table(found: dict[str, Any], *, on_gpu: bool = False) -> Table:
     """Where the time of a step goes. Of a GPU's only the wall's: its work is waited for at the ends of rounds alone."""
     said = found["milliseconds"]
-    rest = {kind: said["step"][kind] - said["bare"][kind] - said["posing"][kind] for kind in ("cpu", "wall")}
+    rest = {kind: said["step"][kind] - said["bare"][kind] - said["corruption"][kind] for kind in ("cpu", "wall")}
     rows = {
         "the bare step: forward, backward, clipping, AdamW": said["bare"],
-        "posing": said["posing"],
-        "in the step beside these: DeepSpeed, guards, tallies": None if on_gpu else rest,
+        "corruption": said["corruption"],
+        "in the step beside these: DeepSpeed, guards, metrics": None if on_gpu else rest,
         "waiting for data": said["wait"],
         "reports": said["report"],
         "saving, as far as the loop waits": said["save"],

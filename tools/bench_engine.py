@@ -4,7 +4,7 @@
     python tools/bench_engine.py --preset tiny         (ten seconds; here the same milliseconds are a larger share)
 
 Both train the sentence stage on the same synthetic batches in one process, in turns, every other step in reverse, on
-one thread: the loop as `msp-ds train` runs it (DeepSpeed, the guards, tallies, a report each tenth step; nothing is
+one thread: the loop as `msp-ds train` runs it (DeepSpeed, the guards, metrics, a report each tenth step; nothing is
 saved), and forward, backward, clipping, AdamW and the schedule as anybody would write them. A round is ten steps of
 each with one report in it; the bar is 1.05 times the plain step.
 """
@@ -37,7 +37,7 @@ from tools.bench_hardware import hardware
 from tools.step_pool import PAIRS, Pool, a_context
 
 if TYPE_CHECKING:
-    from msp_ds.training.feed import Portion
+    from msp_ds.training.batch_loader import StepBatch
     from tools.replayed_loop import Stand
 
 STEPS = 10
@@ -50,25 +50,25 @@ BAR = 1.05
 class Turns:
     """Steps of the loop and plain ones, in turns: the loop asks for a portion, and the plain step has its turn then."""
 
-    portions: list[Portion]
-    plain: Callable[[Portion], Any]
+    step_batches: list[StepBatch]
+    plain: Callable[[StepBatch], Any]
     clock: Clock
     loop_steps: list[Taken] = field(default_factory=list)
     plain_steps: list[Taken] = field(default_factory=list)
 
-    def __iter__(self) -> Iterator[Portion]:
-        for number, portion in enumerate(self.portions):
+    def __iter__(self) -> Iterator[StepBatch]:
+        for number, step_batch in enumerate(self.step_batches):
             if number % 2:
-                self._plain(portion)
+                self._plain(step_batch)
             began = taken(self.clock)
-            yield portion
+            yield step_batch
             self.loop_steps.append(taken(self.clock) - began)
             if not number % 2:
-                self._plain(portion)
+                self._plain(step_batch)
 
-    def _plain(self, portion: Portion) -> None:
+    def _plain(self, step_batch: StepBatch) -> None:
         began = taken(self.clock)
-        self.plain(portion)
+        self.plain(step_batch)
         self.plain_steps.append(taken(self.clock) - began)
 
 
@@ -100,14 +100,14 @@ def measured(stand: Stand) -> dict[str, Any]:
     model = stand.preset.model
     context, pool = a_context(model), Pool(model, batch_size=stand.batch_size)
     batches = pool.choices(STEPS)
-    kept = [stand.portion(0, pool.batch(pairs), context) for pairs in batches]
+    kept = [stand.step_batch(0, pool.batch(pairs), context) for pairs in batches]
     steps = [dataclasses.replace(kept[step % STEPS], step=step) for step in range(stand.num_steps)]
-    turns = Turns(portions=steps, plain=stand.plain_step(stand.learner(context)), clock=Clock(stand.runtime.device))
+    turns = Turns(step_batches=steps, plain=stand.plain_step(stand.learner(context)), clock=Clock(stand.runtime.device))
     order = Order([torch.arange(PAIRS)], seed=0, batch_size=stand.batch_size)
     loop = stand.loop(stand.learner(context), iter(turns), order)
-    with loop.care.taken():
+    with loop.guards.taken():
         loop.run()
-    loop.board.close()
+    loop.metric_logger.close()
     loop.saver.close()
     return {
         **compared(turns),

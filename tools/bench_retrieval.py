@@ -96,7 +96,7 @@ def released_scores(trunk: Trunk, head: MatchHead, reader: Reader, pool: Pool) -
         pool.first_pairs,
         images=reader.images[pool.first_pairs],
         matched=torch.ones(len(pool.first_pairs), dtype=torch.bool),
-        strays=torch.empty(len(pool.first_pairs), 0),
+        random_regions=torch.empty(len(pool.first_pairs), 0),
     ).to(device)
     features, boxes = images.features.float(), images.boxes
     columns = []

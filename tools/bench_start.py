@@ -99,8 +99,8 @@ def start(path: Path) -> Times:
     order = Order([reader.keys], seed=0, batch_size=BATCH_SIZE)
     pairs = order.batch(int(AT * order.batches_per_epoch)).pairs
     passed()
-    matched, strays = torch.ones(len(pairs), dtype=torch.bool), torch.empty(len(pairs), 0)
-    reader.read(pairs, images=reader.images[pairs], matched=matched, strays=strays)
+    matched, random_regions = torch.ones(len(pairs), dtype=torch.bool), torch.empty(len(pairs), 0)
+    reader.read(pairs, images=reader.images[pairs], matched=matched, random_regions=random_regions)
     passed()
     steps = zip(PARTS, ends, ends[1:], strict=False)
     return {part: (after[0] - before[0], after[1] - before[1]) for part, before, after in steps}

@@ -7,7 +7,7 @@
 A step is forward, backward, clipping and AdamW, with dropout. All variants live in one process and take turns, every
 other round in reverse; times are process CPU time of one thread (on a GPU, the clock), ratios the median of those of
 each round. LXMERT's model (0-0-5, its four losses) meets transformers'; the paper's sentence stage (with topics, gate
-and visual [CLS]) meets the released way. Ours pose their batch within the step; what the others read is made ready.
+and visual [CLS]) meets the released way. Ours corrupt their batch within the step; what the others read is made ready.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from msp_ds.errors import InputError
 from msp_ds.model.encoder import Trunk
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.asking import count_rooms
-from msp_ds.tasks.task import pose
+from msp_ds.tasks.task import corrupt
 from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
 from msp_ds.training.engine import build_optimizer
 from msp_ds.training.learner import NOT_COUNTED, Learner
@@ -92,8 +92,8 @@ def ours(name: str, config: ModelConfig, tasks: tuple[str, ...], device: torch.d
     """Our learner on some tasks, as the training loop drives it, less DeepSpeed."""
     chosen, context = [TASKS[task] for task in tasks], a_context(config)
     learner = Learner(Trunk(config), chosen, context).to(device)
-    lexicon, mean = context.lexicon.to(device), context.feature_mean.to(device)
-    learner.context = dataclasses.replace(context, lexicon=lexicon, feature_mean=mean)
+    tables, mean = context.tables.to(device), context.feature_mean.to(device)
+    learner.context = dataclasses.replace(context, tables=tables, feature_mean=mean)
 
     def loss(draw: Draw) -> Tensor:
         # On the way to a GPU the feed counts what is asked about.
@@ -117,15 +117,15 @@ def as_lxmert(config: ModelConfig) -> ModelConfig:
 def builders(config: ModelConfig, device: torch.device) -> dict[str, Callable[[], Subject]]:
     """By name what makes transformers' LXMERT, ours of its kind, the released way, and our sentence stage."""
     tasks, context = [TASKS[name] for name in LXMERT_TASKS], a_context(config)
-    there = dataclasses.replace(context, lexicon=context.lexicon.to(device))
-    posed: dict[int, Any] = {}
+    there = dataclasses.replace(context, tables=context.tables.to(device))
+    corrupted: dict[int, Any] = {}
 
     def ready(draw: Draw) -> Any:
-        """The padded batch, clean and posed, on the device: made once."""
-        if id(draw) not in posed:
+        """The padded batch, clean and corrupted, on the device: made once."""
+        if id(draw) not in corrupted:
             clean = draw.padded.to(device)
-            posed[id(draw)] = (clean, pose(clean, tasks, there))
-        return posed[id(draw)]
+            corrupted[id(draw)] = (clean, corrupt(clean, tasks, there))
+        return corrupted[id(draw)]
 
     def transformers_way() -> Subject:
         lxmert = transformers_lxmert(config).to(device)

@@ -81,7 +81,7 @@ def a_batch(config: ModelConfig, shape: tuple[int, int, int], *, seed: int) -> B
         object_scores=nothing,
         attribute_ids=nothing.long(),
         attribute_scores=nothing,
-        stray_features=torch.zeros(pairs, 1, config.feature_width),
+        random_features=torch.zeros(pairs, 1, config.feature_width),
         answer_ids=torch.empty(pairs, 0, dtype=torch.int64),
         answer_scores=torch.empty(pairs, 0),
         marks=neutral_marks(token_mask.long(), region_mask),

@@ -116,13 +116,13 @@ def undisturbed(run: Path, how: Configuration) -> Life:
     return Life(start_up=first - began, stage_change=change, training=time.monotonic() - first)
 
 
-def killed(started: Launch, life: Life, dice: random.Random) -> str:
+def killed(started: Launch, life: Life, rng: random.Random) -> str:
     """Lets a start run for a time drawn at random, then kills it: where it was, nothing where it had ended before."""
-    awaited, span = dice.choices(
+    awaited, span = rng.choices(
         [("start", life.start_up), ("stage ends", life.stage_change), ("step", SPAN_SHARE * life.training)],
         [START_UP_SHARE, STAGE_CHANGE_SHARE, 1 - START_UP_SHARE - STAGE_CHANGE_SHARE],
     )[0]
-    left = dice.uniform(0, span)
+    left = rng.uniform(0, span)
     for _ in alive(started, or_until=awaited):
         pass
     for _ in alive(started, for_seconds=left):
@@ -154,14 +154,14 @@ def provoke(folder: Path, how: Configuration, *, kills: int, seed: int, show: Te
     """The row of a configuration. Raises RuntimeError where a resumed run fails."""
     life = undisturbed(folder / "whole", how)
     show.print(f"{how.title}: first step after {life.start_up:.1f} s, end {life.training:.0f} s later")
-    whole, dice = digest(folder / "whole", how.ranks), random.Random(f"{how.title} {seed}")
+    whole, rng = digest(folder / "whole", how.ranks), random.Random(f"{how.title} {seed}")
     places: list[str] = []
     different: list[str] = []
     runs = 0
     while len(places) < kills:
         runs += 1
         run = folder / f"killed-{runs}"
-        while len(places) < kills and (place := killed(begin(run, how), life, dice)):
+        while len(places) < kills and (place := killed(begin(run, how), life, rng)):
             places.append(place)
             show.print(f"{how.title}: kill {len(places)}, of run {runs}: {place}")
         undisturbed(run, how)

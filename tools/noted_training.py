@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 if TYPE_CHECKING:
-    from msp_ds.training.feed import Portion
+    from msp_ds.training.batch_loader import StepBatch
     from msp_ds.training.loop import StageLoop
 
 PLACES = ("start-up", "stage change", "step", "validation", "save")
@@ -71,10 +71,10 @@ def train(run: Path, flags: Sequence[str], facts: Mapping[str, str]) -> None:
     sys.argv = ["train.py", "--run-dir", str(run), *flags]
     note, step = opened(notes_path(run, int(facts["RANK"]))), StageLoop._step
 
-    def noted_step(loop: StageLoop, portion: Portion, *rest: Any) -> None:
-        keys = [key for batch in portion.micro_batches for key in batch.keys.tolist()]
-        note("step", stage=loop.board.name, step=portion.step, keys=keys)
-        step(loop, portion, *rest)
+    def noted_step(loop: StageLoop, step_batch: StepBatch, *rest: Any) -> None:
+        keys = [key for batch in step_batch.micro_batches for key in batch.keys.tolist()]
+        note("step", stage=loop.metric_logger.name, step=step_batch.step, keys=keys)
+        step(loop, step_batch, *rest)
 
     with ExitStack() as patches:
         patches.enter_context(patch.object(StageLoop, "_step", noted_step))

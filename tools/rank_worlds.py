@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from msp_ds.training.feed import Portion
+    from msp_ds.training.batch_loader import StepBatch
 
 BATCHES = 8
 """Different batches that are trained again and again, from short to long texts."""
@@ -132,29 +132,29 @@ def _train(pipe: Connection, plan: WorldPlan, rank: int, port: int) -> None:
         model = stand.preset.model
         context, pool = a_context(model), Pool(model, batch_size=plan.batch_size)
         mine = [rank_slice(pairs, rank=rank, world_size=plan.ranks) for pairs in pool.choices(BATCHES)]
-        portions = [stand.portion(step, pool.batch(pairs), context) for step, pairs in enumerate(mine)]
+        step_batches = [stand.step_batch(step, pool.batch(pairs), context) for step, pairs in enumerate(mine)]
         spent = {"reducing": 0.0, "updating": 0.0}
         order = Order([torch.arange(PAIRS)], seed=0, batch_size=plan.batch_size)
         learner = stand.learner(context)
-        loop = stand.loop(learner, _turns(pipe, portions, spent), order)
+        loop = stand.loop(learner, _turns(pipe, step_batches, spent), order)
         engine = loop.engine.engine
         engine.allreduce_gradients = timed(engine.allreduce_gradients, spent, "reducing")
         engine.step = timed(engine.step, spent, "updating")
         size = sum(one.numel() for one in learner.parameters())
         pipe.send({"parameters": size, "text_slots_a_pair": pool.mean_slots()})
-        with loop.care.taken():
+        with loop.guards.taken():
             loop.run()
-        loop.board.close()
+        loop.metric_logger.close()
     torch.distributed.destroy_process_group()
 
 
-def _turns(pipe: Connection, portions: list[Portion], spent: dict[str, float]) -> Iterator[Portion]:
+def _turns(pipe: Connection, step_batches: list[StepBatch], spent: dict[str, float]) -> Iterator[StepBatch]:
     """As many portions as the pipe asks for, then what they took, until it asks for none."""
     number = 0
     while steps := pipe.recv():
         wall, cpu, before = time.perf_counter(), time.process_time(), dict(spent)
         for _ in range(steps):
-            yield portions[number % len(portions)]
+            yield step_batches[number % len(step_batches)]
             number += 1
         told = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
         pipe.send({**told, **{what: seconds - before[what] for what, seconds in spent.items()}})

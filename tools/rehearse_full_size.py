@@ -82,13 +82,15 @@ def read_epoch(folder: Path) -> Epoch:
     """Read one epoch and count what came."""
     reader = Reader(open_set(folder / "sentence" / "train"))
     order = Order([reader.keys], seed=SEED, batch_size=BATCH_SIZE)
-    memory = reader.buffers(BATCH_SIZE, num_strays=0)
+    memory = reader.buffers(BATCH_SIZE, num_random_regions=0)
     keys: list[Tensor] = []
     num_swapped = 0
     for step in range(order.batches_per_epoch):
         pairs = order.batch(step).pairs
         images, matched = with_swaps(reader, pairs)
-        batch = reader.read(pairs, images=images, matched=matched, strays=torch.zeros(len(pairs), 0), into=memory)
+        batch = reader.read(
+            pairs, images=images, matched=matched, random_regions=torch.zeros(len(pairs), 0), into=memory
+        )
         check_images(batch.features, images, reader)
         keys.append(batch.keys.clone())
         num_swapped += int((~matched).sum())
@@ -111,9 +113,9 @@ def with_swaps(reader: Reader, pairs: Tensor) -> tuple[Tensor, Tensor]:
     if reader.look_alikes is None:
         raise RuntimeError("the set was written without look-alikes")
     own = reader.images[pairs]
-    dice = uniform(seed=SEED, epoch=0, keys=reader.keys[pairs], purpose="rehearsal", n=2)
-    matched = dice[:, 0] >= SWAP_SHARE
-    choice = (dice[:, 1] * reader.look_alikes.shape[1]).long()
+    rng = uniform(seed=SEED, epoch=0, keys=reader.keys[pairs], purpose="rehearsal", n=2)
+    matched = rng[:, 0] >= SWAP_SHARE
+    choice = (rng[:, 1] * reader.look_alikes.shape[1]).long()
     return torch.where(matched, own, reader.look_alikes[own, choice].long()), matched
 
 

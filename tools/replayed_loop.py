@@ -17,30 +17,30 @@ from msp_ds.model.encoder import Trunk
 from msp_ds.presets import Preset
 from msp_ds.records import Batch, Losses
 from msp_ds.tasks.asking import count_rooms
-from msp_ds.tasks.task import Context, pose
-from msp_ds.training.board import Board
-from msp_ds.training.care import take_care
+from msp_ds.tasks.task import Context, corrupt
+from msp_ds.training.batch_loader import BatchLoader, StepBatch
 from msp_ds.training.engine import Engine, build_optimizer, learning_rate
 from msp_ds.training.execution import Execution
-from msp_ds.training.feed import Feed, Portion
+from msp_ds.training.guards import build_guards
 from msp_ds.training.interrupt import StopRequest
 from msp_ds.training.learner import NOT_COUNTED, Learner
 from msp_ds.training.limits import Limits
 from msp_ds.training.loop import StageLoop
+from msp_ds.training.metric_logger import MetricLogger
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.saving import Saver
 
 SENTENCE: Part = next(part for part in STAGES if part.name == "sentence")
 
 
-class Replay(Feed):
+class Replay(BatchLoader):
     """Hands out what an iterator yields; while the loop waits for a portion, the iterator may do as it likes."""
 
-    def __init__(self, portions: Iterator[Portion], runtime: Runtime) -> None:
+    def __init__(self, step_batches: Iterator[StepBatch], runtime: Runtime) -> None:
         self.parts, self.readers, self.blocks, self.runtime = (SENTENCE,), (), None, runtime
-        self._portions = portions
+        self._portions = step_batches
 
-    def portions(self, *_: Any, **__: Any) -> Iterator[Portion]:
+    def step_batches(self, *_: Any, **__: Any) -> Iterator[StepBatch]:
         """The iterator's, whatever is asked for."""
         return self._portions
 
@@ -71,22 +71,22 @@ class Stand:
         """The same weights each time, on the device."""
         torch.manual_seed(0)
         device = self.runtime.device
-        lexicon, mean = context.lexicon.to(device), context.feature_mean.to(device)
-        there = dataclasses.replace(context, lexicon=lexicon, feature_mean=mean)
+        tables, mean = context.tables.to(device), context.feature_mean.to(device)
+        there = dataclasses.replace(context, tables=tables, feature_mean=mean)
         return Learner(Trunk(self.preset.model), SENTENCE.tasks, there).to(device)
 
-    def portion(self, step: int, batch: Batch, context: Context) -> Portion:
+    def step_batch(self, step: int, batch: Batch, context: Context) -> StepBatch:
         """A batch as the feed hands it over."""
         device = self.runtime.device
         rooms = count_rooms(batch, SENTENCE.tasks, context) if device.type == "cuda" else NOT_COUNTED
         there = batch.to(device)
-        return Portion(step=step, epoch=0, part=SENTENCE, micro_batches=(there,), tallies=({},), rooms=(rooms,))
+        return StepBatch(step=step, epoch=0, part=SENTENCE, micro_batches=(there,), metrics=({},), rooms=(rooms,))
 
-    def loop(self, learner: Learner, portions: Iterator[Portion], order: Order) -> StageLoop:
+    def loop(self, learner: Learner, step_batches: Iterator[StepBatch], order: Order) -> StageLoop:
         """The real loop around a learner and portions."""
         runtime, folder = self.runtime, self.folder
         precision = self.execution.precision
-        care = take_care(Limits(), folder, (), stage="sentence", precision=precision, runtime=runtime)
+        guards = build_guards(Limits(), folder, (), stage="sentence", precision=precision, runtime=runtime)
         return StageLoop(
             engine=Engine(
                 learner,
@@ -95,14 +95,16 @@ class Stand:
                 batch_size=self.batch_size,
                 runtime=runtime,
             ),
-            feed=Replay(portions, runtime),
+            loader=Replay(step_batches, runtime),
             order=order,
             validation=None,
-            board=Board(folder, name="sentence", num_steps=self.num_steps, start=0, speaks=runtime.is_first),
+            metric_logger=MetricLogger(
+                folder, name="sentence", num_steps=self.num_steps, start=0, speaks=runtime.is_first
+            ),
             runtime=runtime,
             stop=StopRequest(),
             saver=(NotSaved if self.save_every is None else Saver)(folder / "checkpoints", keep=1, runtime=runtime),
-            care=care,
+            guards=guards,
             state={},
             seed=0,
             num_steps=self.num_steps,
@@ -122,27 +124,27 @@ class PlainStep:
         self._optimizer = build_optimizer(learner, stand.preset.optim)
         self._half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(stand.execution.precision)
 
-    def __call__(self, portion: Portion) -> Tensor:
-        """Trains on one portion, poses it before; its loss."""
-        (batch,), (rooms,) = portion.micro_batches, portion.rooms
-        return self._step(portion, lambda: self._learner(batch, portion.part.tasks, portion.epoch, rooms))
+    def __call__(self, step_batch: StepBatch) -> Tensor:
+        """Trains on one portion, corrupts it before; its loss."""
+        (batch,), (rooms,) = step_batch.micro_batches, step_batch.rooms
+        return self._step(step_batch, lambda: self._learner(batch, step_batch.part.tasks, step_batch.epoch, rooms))
 
-    def posed(self, portion: Portion) -> Batch:
+    def corrupted(self, step_batch: StepBatch) -> Batch:
         """The portion's batch as the tasks ask it."""
-        return pose(portion.micro_batches[0], portion.part.tasks, self._context(portion))
+        return corrupt(step_batch.micro_batches[0], step_batch.part.tasks, self._context(step_batch))
 
-    def on_posed(self, portion: Portion, posed: Batch) -> Tensor:
-        """Trains on one portion that is posed already; its loss."""
-        clean, tasks, context = portion.micro_batches[0], portion.part.tasks, self._context(portion)
-        return self._step(portion, lambda: self._learner.answer(clean, posed, tasks, context))
+    def on_corrupted(self, step_batch: StepBatch, corrupted: Batch) -> Tensor:
+        """Trains on one portion that is corrupted already; its loss."""
+        clean, tasks, context = step_batch.micro_batches[0], step_batch.part.tasks, self._context(step_batch)
+        return self._step(step_batch, lambda: self._learner.answer(clean, corrupted, tasks, context))
 
-    def _context(self, portion: Portion) -> Context:
-        return dataclasses.replace(self._learner.context, epoch=portion.epoch, rooms=portion.rooms[0])
+    def _context(self, step_batch: StepBatch) -> Context:
+        return dataclasses.replace(self._learner.context, epoch=step_batch.epoch, rooms=step_batch.rooms[0])
 
-    def _step(self, portion: Portion, losses: Callable[[], Losses]) -> Tensor:
+    def _step(self, step_batch: StepBatch, losses: Callable[[], Losses]) -> Tensor:
         stand, optim = self._stand, self._stand.preset.optim
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(optim, step=portion.step, num_steps=stand.num_steps)
+            group["lr"] = learning_rate(optim, step=step_batch.step, num_steps=stand.num_steps)
         with torch.autocast(stand.runtime.device.type, dtype=self._half, enabled=self._half is not None):
             loss = losses().total
         loss.backward()

@@ -44,18 +44,18 @@ def transformers_lxmert(config: ModelConfig) -> LxmertForPreTraining:
     )
 
 
-def transformers_inputs(clean: Batch, posed: Batch) -> dict[str, object]:
-    """A posed batch as transformers' LXMERT takes it, with the labels of all its losses."""
-    masked = posed.marks.masked_regions
+def transformers_inputs(clean: Batch, corrupted: Batch) -> dict[str, object]:
+    """A corrupted batch as transformers' LXMERT takes it, with the labels of all its losses."""
+    masked = corrupted.marks.masked_regions
     return {
-        "input_ids": posed.token_ids,
-        "token_type_ids": torch.zeros_like(posed.token_ids),
-        "attention_mask": posed.token_mask.float(),
-        "visual_feats": posed.features.float(),
-        "visual_pos": posed.boxes,
-        "visual_attention_mask": posed.region_mask.float(),
-        "labels": torch.where(posed.marks.masked_tokens, clean.token_ids, NOT_ASKED),
-        "matched_label": posed.marks.matched.long(),
+        "input_ids": corrupted.token_ids,
+        "token_type_ids": torch.zeros_like(corrupted.token_ids),
+        "attention_mask": corrupted.token_mask.float(),
+        "visual_feats": corrupted.features.float(),
+        "visual_pos": corrupted.boxes,
+        "visual_attention_mask": corrupted.region_mask.float(),
+        "labels": torch.where(corrupted.marks.masked_tokens, clean.token_ids, NOT_ASKED),
+        "matched_label": corrupted.marks.matched.long(),
         "obj_labels": {
             "obj": (clean.object_ids.clamp(min=0), clean.object_scores * masked),
             "attr": (clean.attribute_ids.clamp(min=0), clean.attribute_scores * masked),
@@ -149,39 +149,39 @@ class ReleasedManner(nn.Module):
             if isinstance(part, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(part.weight, std=config.init_std)
 
-    def forward(self, clean: Batch, posed: Batch, context: Context) -> Tensor:
+    def forward(self, clean: Batch, corrupted: Batch, context: Context) -> Tensor:
         """The sum of the sentence stage's losses; fp32 scalar."""
-        text, regions, pair = self._encode(posed)
+        text, regions, pair = self._encode(corrupted)
         return (
-            self._token_loss(text, clean, posed)
-            + self._region_losses(regions, pair, clean, posed)
-            + (self._pair_losses(pair, clean, posed, context))
+            self._token_loss(text, clean, corrupted)
+            + self._region_losses(regions, pair, clean, corrupted)
+            + (self._pair_losses(pair, clean, corrupted, context))
         )
 
-    def _encode(self, posed: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        ids, pairs = posed.token_ids, len(posed.token_ids)
-        text = self.word(ids) + self.position(posed.word_positions) + self.kind(torch.zeros_like(ids))
+    def _encode(self, corrupted: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        ids, pairs = corrupted.token_ids, len(corrupted.token_ids)
+        text = self.word(ids) + self.position(corrupted.word_positions) + self.kind(torch.zeros_like(ids))
         text = self.dropout(self.text_norm(text))
         cls_feature = self.visual_word(torch.full_like(ids[:, :1], 101))
-        features = torch.cat((cls_feature, posed.features.float()), dim=1)
-        whole = posed.boxes.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(pairs, 1, 4)
-        boxes = self.box_norm(self.box(torch.cat((whole, posed.boxes), dim=1)))
+        features = torch.cat((cls_feature, corrupted.features.float()), dim=1)
+        whole = corrupted.boxes.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(pairs, 1, 4)
+        boxes = self.box_norm(self.box(torch.cat((whole, corrupted.boxes), dim=1)))
         regions = self.dropout((self.feature_norm(self.feature(features)) + boxes) / 2)
-        masks = posed.token_mask, F.pad(posed.region_mask, (1, 0), value=True)
+        masks = corrupted.token_mask, F.pad(corrupted.region_mask, (1, 0), value=True)
         text_mask, region_mask = ((1.0 - mask.float())[:, None, None, :] * -10000.0 for mask in masks)
         for layer in self.layers:
             text, regions = layer(text, regions, text_mask, region_mask)
         pair = torch.tanh(self.text_pooler(text[:, 0])) * torch.tanh(self.region_pooler(regions[:, 0]))
         return text, regions[:, 1:], pair
 
-    def _token_loss(self, text: Tensor, clean: Batch, posed: Batch) -> Tensor:
+    def _token_loss(self, text: Tensor, clean: Batch, corrupted: Batch) -> Tensor:
         logits = F.linear(self.token_transform(text), self.word.weight, self.token_bias)
-        labels = torch.where(posed.marks.masked_tokens, clean.token_ids, NOT_ASKED)
+        labels = torch.where(corrupted.marks.masked_tokens, clean.token_ids, NOT_ASKED)
         (logits.argmax(-1) == labels).sum()
         return F.cross_entropy(full_precision(logits.flatten(0, 1)), labels.flatten(), ignore_index=NOT_ASKED)
 
-    def _region_losses(self, regions: Tensor, pair: Tensor, clean: Batch, posed: Batch) -> Tensor:
-        gated, masked = self.region_transform(regions) * pair[:, None], posed.marks.masked_regions.float()
+    def _region_losses(self, regions: Tensor, pair: Tensor, clean: Batch, corrupted: Batch) -> Tensor:
+        gated, masked = self.region_transform(regions) * pair[:, None], corrupted.marks.masked_regions.float()
         total = gated.new_zeros(())
         for decoder, labels, scores in (
             (self.objects, clean.object_ids, clean.object_scores),
@@ -195,10 +195,10 @@ class ReleasedManner(nn.Module):
         errors = F.smooth_l1_loss(features, clean.features.to(features.dtype), reduction="none").mean(-1)
         return total + (errors * masked).mean() / 0.15
 
-    def _pair_losses(self, pair: Tensor, clean: Batch, posed: Batch, context: Context) -> Tensor:
+    def _pair_losses(self, pair: Tensor, clean: Batch, corrupted: Batch, context: Context) -> Tensor:
         topics = full_precision(self.topics(pair))
         found = topic_targets(clean, context, attributes=False)
         wanted = torch.zeros_like(topics).scatter_reduce_(1, found.pieces, found.wanted.to(topics.dtype), "amax")
         ((topics > 0) == (wanted > 0)).float().mean()
-        matching = F.cross_entropy(full_precision(self.match(pair)), posed.marks.matched.long())
+        matching = F.cross_entropy(full_precision(self.match(pair)), corrupted.marks.matched.long())
         return matching + F.binary_cross_entropy_with_logits(topics, wanted)

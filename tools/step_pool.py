@@ -10,8 +10,8 @@ from torch import Tensor
 from msp_ds.config import ModelConfig, TaskOptions
 from msp_ds.data.order import Order
 from msp_ds.data.reader import PAD_TO
-from msp_ds.records import Batch, Lexicon, neutral_marks
-from msp_ds.tasks.corruptions import NUM_STRAYS
+from msp_ds.records import Batch, VocabularyTables, neutral_marks
+from msp_ds.tasks.corruptions import NUM_RANDOM_REGIONS
 from msp_ds.tasks.task import Context
 
 PAIRS, REGIONS, LONGEST = 4096, 36, 20
@@ -27,7 +27,7 @@ def a_context(config: ModelConfig) -> Context:
     """Names of one or two pieces for every label; the paper's options."""
     maker = torch.Generator().manual_seed(1)
     pieces = torch.randint(1000, config.vocab_size, (config.num_objects, 2), generator=maker)
-    lexicon = Lexicon(
+    tables = VocabularyTables(
         vocab_size=config.vocab_size,
         cls_id=CLS,
         sep_id=SEP,
@@ -38,7 +38,7 @@ def a_context(config: ModelConfig) -> Context:
         is_function_piece=torch.zeros(config.vocab_size, dtype=torch.bool),
     )
     mean = torch.full((config.feature_width,), 0.5)
-    return Context(seed=1, epoch=0, options=TaskOptions(), lexicon=lexicon, feature_mean=mean)
+    return Context(seed=1, epoch=0, options=TaskOptions(), tables=tables, feature_mean=mean)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class Pool:
             object_scores=torch.rand(size, generator=maker),
             attribute_ids=torch.randint(config.num_attributes, size, generator=maker),
             attribute_scores=torch.rand(size, generator=maker),
-            stray_features=torch.rand(len(pairs), NUM_STRAYS, config.feature_width, generator=maker).half(),
+            random_features=torch.rand(len(pairs), NUM_RANDOM_REGIONS, config.feature_width, generator=maker).half(),
             answer_ids=torch.empty(len(pairs), 0, dtype=torch.int64),
             answer_scores=torch.empty(len(pairs), 0),
             marks=marks,

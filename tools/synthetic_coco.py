@@ -33,15 +33,15 @@ WORDS = [
 
 def caption(number: int, ordinal: int) -> str:
     """A caption of 7 to 16 words, as COCO's are long, that no other image has."""
-    dice = np.random.default_rng([number, ordinal])
-    words = [WORDS[place] for place in dice.integers(0, len(WORDS), dice.integers(6, 16))]
+    rng = np.random.default_rng([number, ordinal])
+    words = [WORDS[place] for place in rng.integers(0, len(WORDS), rng.integers(6, 16))]
     return " ".join([*words, f"{number}"]) + "."
 
 
 def features(number: int) -> np.ndarray:
     """float32 [R, F]: about half of them zero, as behind a ReLU."""
-    dice = np.random.default_rng(number % _DISTINCT_FEATURES)
-    return np.maximum(dice.standard_normal((NUM_REGIONS, FEATURE_WIDTH), dtype=np.float32), 0)
+    rng = np.random.default_rng(number % _DISTINCT_FEATURES)
+    return np.maximum(rng.standard_normal((NUM_REGIONS, FEATURE_WIDTH), dtype=np.float32), 0)
 
 
 @lru_cache(maxsize=_DISTINCT_FEATURES)
@@ -59,22 +59,22 @@ def half_features(number: int) -> np.ndarray:
 
 def boxes(number: int) -> np.ndarray:
     """float32 [R, 4], x0 y0 x1 y1 in pixels of an image of 640 x 480."""
-    dice = np.random.default_rng([number, 7])
-    corners = dice.uniform(0, 300, (NUM_REGIONS, 2))
-    return np.concatenate([corners, corners + dice.uniform(20, 150, (NUM_REGIONS, 2))], axis=1).astype(np.float32)
+    rng = np.random.default_rng([number, 7])
+    corners = rng.uniform(0, 300, (NUM_REGIONS, 2))
+    return np.concatenate([corners, corners + rng.uniform(20, 150, (NUM_REGIONS, 2))], axis=1).astype(np.float32)
 
 
 def write_tsv(path: Path, num_images: int) -> None:
     """LXMERT's ten columns; 395 KB an image."""
     columns = [base64.b64encode(features(number).astype("<f4").tobytes()) for number in range(_DISTINCT_FEATURES)]
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     with path.open("wb") as file:
         for number in range(num_images):
             arrays = (
-                dice.integers(0, NUM_OBJECTS, NUM_REGIONS).astype("<i8"),
-                dice.random(NUM_REGIONS, dtype=np.float32),
-                dice.integers(0, NUM_ATTRIBUTES, NUM_REGIONS).astype("<i8"),
-                dice.random(NUM_REGIONS, dtype=np.float32),
+                rng.integers(0, NUM_OBJECTS, NUM_REGIONS).astype("<i8"),
+                rng.random(NUM_REGIONS, dtype=np.float32),
+                rng.integers(0, NUM_ATTRIBUTES, NUM_REGIONS).astype("<i8"),
+                rng.random(NUM_REGIONS, dtype=np.float32),
             )
             labels = [base64.b64encode(array.tobytes()) for array in arrays]
             head = [b"COCO_train2014_%012d" % (number + 1), b"480", b"640"]
@@ -113,7 +113,7 @@ class MadeUpRegions:
 
     def read(self, row: RegionRow, labels: LabelCounts) -> Reading:
         """The image in a row."""
-        dice = np.random.default_rng([row.number, 3])
+        rng = np.random.default_rng([row.number, 3])
         record = RegionRecord(
             image_id=row.image_id,
             source=f"{self.path.name} row {row.number}",
@@ -121,10 +121,10 @@ class MadeUpRegions:
             width=640,
             features=half_features(row.number),
             boxes=boxes(row.number),
-            object_ids=dice.integers(0, labels.objects, NUM_REGIONS).astype(np.int16),
-            object_scores=dice.random(NUM_REGIONS, dtype=np.float32),
-            attribute_ids=dice.integers(0, labels.attributes, NUM_REGIONS).astype(np.int16),
-            attribute_scores=dice.random(NUM_REGIONS, dtype=np.float32),
+            object_ids=rng.integers(0, labels.objects, NUM_REGIONS).astype(np.int16),
+            object_scores=rng.random(NUM_REGIONS, dtype=np.float32),
+            attribute_ids=rng.integers(0, labels.attributes, NUM_REGIONS).astype(np.int16),
+            attribute_scores=rng.random(NUM_REGIONS, dtype=np.float32),
         )
         return Reading(record, 0)
 

@@ -1,4 +1,4 @@
-"""Steps of the whole way, from the shards to the checkpoint, and bare ones on the same posed batches, in turns."""
+"""Steps of the whole way, from the shards to the checkpoint, and bare ones on the same corrupted batches, in turns."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from msp_ds.config import RunConfig
 from msp_ds.curriculum import curriculum
 from msp_ds.presets import get_preset
 from msp_ds.records import Batch
+from msp_ds.training.batch_loader import BatchLoader, StepBatch
 from msp_ds.training.cards import peak_flops
 from msp_ds.training.execution import Execution
-from msp_ds.training.feed import Feed, Portion
-from msp_ds.training.footprint import portion_flops
+from msp_ds.training.footprint import step_flops
 from msp_ds.training.loop import StageLoop
 from msp_ds.training.residency import Residency
 from msp_ds.training.runtime import Runtime
@@ -59,7 +59,7 @@ class Round:
 
     whole: Moment
     bare: Moment
-    posing: Moment
+    corruption: Moment
     phases: dict[str, Moment]
     """Of `whole`: `wait`, `step`, `report`, `save`."""
     pairs: int
@@ -73,16 +73,16 @@ class Round:
 class Rounds:
     """The loop asks for a portion; after every few steps the bare ones have their turn, when nobody reads or writes."""
 
-    portions: Iterator[Portion]
+    step_batches: Iterator[StepBatch]
     bare: PlainStep
     clock: Clock
     steps: int
     settle: Callable[[], None]
     """Waits for what is being written; counts as part of the whole way."""
-    flops_of: Callable[[Portion], float]
+    flops_of: Callable[[StepBatch], float]
     phases: dict[str, Moment] = field(default_factory=dict)
     found: list[Round] = field(default_factory=list)
-    _kept: list[Portion] = field(default_factory=list)
+    _kept: list[StepBatch] = field(default_factory=list)
     _held: int = 0
 
     def now(self) -> Moment:
@@ -93,16 +93,16 @@ class Rounds:
         """Adds what has passed since `began`, on the loop's own thread, to a phase."""
         self.phases[phase] = self.phases.get(phase, NOTHING) + (own_now() - began)
 
-    def __iter__(self) -> Iterator[Portion]:
+    def __iter__(self) -> Iterator[StepBatch]:
         began = self._begin()
         while True:
             asked = own_now()
-            portion = next(self.portions, None)
-            if portion is None:
+            step_batch = next(self.step_batches, None)
+            if step_batch is None:
                 return
             self.spent("wait", asked)
-            began = began + self._keep(portion)
-            yield portion
+            began = began + self._keep(step_batch)
+            yield step_batch
             if len(self._kept) == self.steps:
                 self.settle()
                 self._close(self.now() - began)
@@ -118,32 +118,32 @@ class Rounds:
     def _gpu_bytes(self) -> int:
         if self.clock.device.type != "cuda":
             return 0
-        own = sum(bytes_of(batch) for portion in self._kept for batch in portion.micro_batches)
+        own = sum(bytes_of(batch) for step_batch in self._kept for batch in step_batch.micro_batches)
         return torch.cuda.max_memory_allocated(self.clock.device) - self._held - own
 
-    def _keep(self, portion: Portion) -> Moment:
+    def _keep(self, step_batch: StepBatch) -> Moment:
         """Copies a portion whose memory is used again. What that took: the reader's thread goes on meanwhile."""
         if self.clock.device.type == "cuda":  # its own memory there
-            self._kept.append(portion)
+            self._kept.append(step_batch)
             return NOTHING
         before = own_now()
-        copies = tuple(copied(batch) for batch in portion.micro_batches)
-        self._kept.append(dataclasses.replace(portion, micro_batches=copies))
+        copies = tuple(copied(batch) for batch in step_batch.micro_batches)
+        self._kept.append(dataclasses.replace(step_batch, micro_batches=copies))
         return own_now() - before
 
     def _close(self, whole: Moment) -> None:
         gpu_bytes, before = self._gpu_bytes(), self.now()
-        posed = [self.bare.posed(portion) for portion in self._kept]
+        corrupted = [self.bare.corrupted(step_batch) for step_batch in self._kept]
         ready = self.now()
-        for portion, batch in zip(self._kept, posed, strict=True):
-            self.bare.on_posed(portion, batch)
+        for step_batch, batch in zip(self._kept, corrupted, strict=True):
+            self.bare.on_corrupted(step_batch, batch)
         self.found.append(
             Round(
                 whole=whole,
                 bare=self.now() - ready,
-                posing=ready - before,
+                corruption=ready - before,
                 phases=self.phases,
-                pairs=sum(len(one.keys) for portion in self._kept for one in portion.micro_batches),
+                pairs=sum(len(one.keys) for step_batch in self._kept for one in step_batch.micro_batches),
                 flops=sum(map(self.flops_of, self._kept)),
                 gpu_bytes=gpu_bytes,
             )
@@ -224,21 +224,21 @@ def train_whole(course: Course, *, runtime: Runtime, folder: Path) -> tuple[list
         folder=folder,
         save_every=course.save_every,
     )
-    feed = Feed(stage.parts, readers, context, runtime)
-    portions = feed.portions(order, start=0, end=stand.num_steps, micro_batch=batch_size)
+    loader = BatchLoader(stage.parts, readers, context, runtime)
+    step_batches = loader.step_batches(order, start=0, end=stand.num_steps, micro_batch=batch_size)
     rounds = Rounds(
-        portions=portions,
+        step_batches=step_batches,
         bare=stand.plain_step(stand.learner(context)),
         clock=Clock(runtime.device),
         steps=course.steps,
         settle=lambda: loop.saver.wait(),
-        flops_of=lambda portion: portion_flops(config, portion),
+        flops_of=lambda step_batch: step_flops(config, step_batch),
     )
     plain = stand.loop(stand.learner(context), iter(rounds), order)
     parts = {item.name: getattr(plain, item.name) for item in dataclasses.fields(plain)}
     loop = TimedLoop(**parts, rounds=rounds)
-    with loop.care.taken():
+    with loop.guards.taken():
         loop.run()
-    loop.board.close()
+    loop.metric_logger.close()
     loop.saver.close()
     return rounds.found, peak_flops(runtime.device, course.precision)

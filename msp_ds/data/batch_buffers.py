@@ -1,6 +1,6 @@
 """Memory that one batch after the other is read into: fresh pages cost more time than the reading.
 
-B pairs, R regions, D stray regions, F feature width.
+B pairs, R regions, D random regions, F feature width.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class BatchBuffers:
     """float32 [B, R]."""
     region_mask: Tensor
     """bool [B, R]."""
-    stray_features: Tensor
+    random_features: Tensor
     """float16 [B, D, F]."""
 
     @classmethod
     def allocate(
-        cls, batch_size: int, *, num_regions: int, num_strays: int, feature_width: int, pinned: bool = False
+        cls, batch_size: int, *, num_regions: int, num_random_regions: int, feature_width: int, pinned: bool = False
     ) -> BatchBuffers:
         """Buffers for `batch_size` pairs; pinned: in page-locked memory, from which a GPU copies without blocking."""
         regions = (batch_size, num_regions)
@@ -50,7 +50,7 @@ class BatchBuffers:
             "attribute_ids": (regions, torch.int64),
             "attribute_scores": (regions, torch.float32),
             "region_mask": (regions, torch.bool),
-            "stray_features": ((batch_size, num_strays, feature_width), torch.float16),
+            "random_features": ((batch_size, num_random_regions, feature_width), torch.float16),
         }
         return cls(
             **{name: torch.empty(*shape, dtype=kind, pin_memory=pinned) for name, (shape, kind) in shapes.items()}

@@ -49,7 +49,7 @@ class RegionSource(Protocol):
     def read(self, rows: np.ndarray, into: BatchBuffers) -> Tensor:
         """float16 [B, R, F], the features of the images in int64 [B] `rows`; all else of them goes into the buffers."""
 
-    def read_strays(self, rows: np.ndarray, places: np.ndarray, into: BatchBuffers) -> Tensor:
+    def read_random_regions(self, rows: np.ndarray, places: np.ndarray, into: BatchBuffers) -> Tensor:
         """float16 [B, D, F]: for each of int64 [B, D] `rows` the region in int64 [B, D] `places`."""
 
 
@@ -137,14 +137,14 @@ class ImageFiles:
         known = [head for head in heads if head is not None]
         return _columns(known) if len(known) == len(rows) else None
 
-    def read_strays(self, rows: np.ndarray, places: np.ndarray, into: BatchBuffers) -> Tensor:
-        """Fill the buffers' stray features: for each of int64 [B, D] `rows` the region in int64 [B, D] `places`.
+    def read_random_regions(self, rows: np.ndarray, places: np.ndarray, into: BatchBuffers) -> Tensor:
+        """Fill the buffers' random features: for each of int64 [B, D] `rows` the region in int64 [B, D] `places`.
 
         A region is read alone, which no checksum covers; so an image is checked whole the first time.
         """
-        strays = into.stray_features.numpy()
+        random_regions = into.random_features.numpy()
         width = self.shards.index.feature_width * HALF_BYTES
-        targets = _bytes_of(strays)
+        targets = _bytes_of(random_regions)
         flat = rows.reshape(-1)
         starts = self.shards.offsets[flat] + self.shards.lengths[flat] - self._feature_bytes[flat]
         starts = starts + places.reshape(-1) * width
@@ -157,7 +157,7 @@ class ImageFiles:
             self._check(flat[first:end])
 
         self._in_threads(read_some, len(flat))
-        return into.stray_features
+        return into.random_features
 
     def _check(self, rows: np.ndarray) -> None:
         """Read images whole that were not before."""

@@ -1,6 +1,6 @@
 """From rows of a shard set to a clean batch: images checked against the index.
 
-B pairs, T text tokens, R regions, D stray regions, F feature width, N images, P pairs of the set, K look-alikes.
+B pairs, T text tokens, R regions, D random regions, F feature width, N images, P pairs of the set, K look-alikes.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ class Reader:
         *,
         images: Tensor,
         matched: Tensor,
-        strays: Tensor,
+        random_regions: Tensor,
         num_tokens: int | None = None,
         into: BatchBuffers | None = None,
     ) -> Batch:
         """The clean batch of int64 [B] `pairs`, each with the image of int64 [B] `images`.
 
-        matched: bool [B], whether that image is the pair's own. strays: float32 [B, 2 D] in [0, 1), the choice of D
-        image rows and of D regions in them. num_tokens: T, by default that of the longest text. into: memory for the
+        matched: bool [B], whether that image is the pair's own. random_regions: float32 [B, 2 D] in [0, 1), the choice
+        of D image rows and of D regions in them. num_tokens: T, by default that of the longest text. into: memory for the
         B images; the batch is gone when the same memory is read into again. By default each batch has its own.
 
         The features are where the reader's source has them, all else on the CPU.
@@ -84,9 +84,9 @@ class Reader:
         """
         token_ids, positions = self.texts(pairs, num_tokens or self.longest(pairs))
         answer_ids, answer_scores = self.answers(pairs)
-        into = into or self.buffers(len(pairs), num_strays=strays.shape[1] // 2)
+        into = into or self.buffers(len(pairs), num_random_regions=random_regions.shape[1] // 2)
         features = self.source.read(images.numpy(), into)
-        stray_features = self.source.read_strays(*self._choose_strays(strays.numpy()), into)
+        random_features = self.source.read_random_regions(*self._choose_random_regions(random_regions.numpy()), into)
         return Batch(
             keys=self.keys[pairs],
             token_ids=token_ids,
@@ -95,7 +95,7 @@ class Reader:
             answer_ids=answer_ids,
             answer_scores=answer_scores,
             marks=dataclasses.replace(neutral_marks(token_ids, into.region_mask), matched=matched),
-            **{**into.tensors(), "features": features, "stray_features": stray_features},
+            **{**into.tensors(), "features": features, "random_features": random_features},
         )
 
     def texts(self, pairs: Tensor, num_tokens: int | None = None) -> tuple[Tensor, Tensor]:
@@ -131,18 +131,18 @@ class Reader:
         """The image in a row, its checksum and every field checked."""
         return self.files.record(row)
 
-    def buffers(self, batch_size: int, *, num_strays: int, pinned: bool = False) -> BatchBuffers:
-        """Memory for batches of `batch_size` pairs, each with D = `num_strays` stray regions."""
+    def buffers(self, batch_size: int, *, num_random_regions: int, pinned: bool = False) -> BatchBuffers:
+        """Memory for batches of `batch_size` pairs, each with D = `num_random_regions` random regions."""
         index = self.shards.index
         return BatchBuffers.allocate(
             batch_size,
             num_regions=index.num_regions,
-            num_strays=num_strays,
+            num_random_regions=num_random_regions,
             feature_width=self.source.buffer_width,
             pinned=pinned,
         )
 
-    def _choose_strays(self, chances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _choose_random_regions(self, chances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The regions that float32 [B, 2 D] `chances` fall on: int64 [B, D] rows of images, and places in them."""
         count = chances.shape[1] // 2
         if self.images_at_hand is None:

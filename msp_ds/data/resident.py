@@ -1,7 +1,7 @@
 """The region features of a whole set on one device, gathered there by index: a batch then copies no features.
 
 COCO's 123,287 images take 16.9 GiB, a batch of 128 pairs 18 MiB. N images, S regions of them all, B pairs, R regions of
-an image, D stray regions, F feature width.
+an image, D random regions, F feature width.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class ResidentImages:
         places = self.table.first[self._rows[rows]][:, None] + slots
         return self.table.at(np.where(is_there, places, self.table.padding))
 
-    def read_strays(self, rows: np.ndarray, places: np.ndarray, into: BatchBuffers) -> Tensor:
+    def read_random_regions(self, rows: np.ndarray, places: np.ndarray, into: BatchBuffers) -> Tensor:
         """float16 [B, D, F]: for each of int64 [B, D] `rows` the region in int64 [B, D] `places`."""
         return self.table.at(self.table.first[self._rows[rows]] + places)
 

@@ -23,11 +23,11 @@ from msp_ds.data.checksum import sha256_of_file
 from msp_ds.data.index_checks import check_index
 from msp_ds.data.questions import Questions, load_questions
 from msp_ds.data.set_layout import SetIndex
-from msp_ds.data.text import WordPieces, build_lexicon, load_labels
+from msp_ds.data.text import WordPieces, build_vocabulary_tables, load_labels
 from msp_ds.data.vocabulary import read_vocabulary
 from msp_ds.errors import InputError, ShardError
 from msp_ds.file_kinds import HEAD_BYTES, failed_download, other_kind, read_head
-from msp_ds.records import Lexicon, RegionRecord
+from msp_ds.records import RegionRecord, VocabularyTables
 from msp_ds.small_files import is_plain_name, parse_json, read_small_bytes, reason
 
 _LARGEST_INDEX = 4 << 30
@@ -105,12 +105,12 @@ class ShardSet:
         """What split the texts of the set."""
         return WordPieces(read_vocabulary(self.vocab_path))
 
-    def lexicon(self) -> Lexicon:
+    def tables(self) -> VocabularyTables:
         """What the tasks know of the words of the set."""
         objects, attributes = (
             load_labels(path, may_be_empty=True) for path in (self.objects_path, self.attributes_path)
         )
-        return build_lexicon(self.word_pieces(), objects, attributes)
+        return build_vocabulary_tables(self.word_pieces(), objects, attributes)
 
     def where(self, row: int) -> str:
         """The place of an image, for messages: tar, key and offset."""

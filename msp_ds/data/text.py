@@ -19,7 +19,7 @@ from torch import Tensor
 from msp_ds.data.vocabulary import SPECIAL_PIECES, Vocabulary, bert_tokenizer
 from msp_ds.errors import InputError
 from msp_ds.file_kinds import refuse_other_kind
-from msp_ds.records import IGNORE, Lexicon
+from msp_ds.records import IGNORE, VocabularyTables
 from msp_ds.small_files import read_small_bytes
 
 Label = tuple[str, ...]
@@ -173,9 +173,11 @@ def read_label_bytes(path: Path) -> bytes:
         raise InputError(f"{path} cannot be read ({error.strerror}); it should hold one label a line") from None
 
 
-def build_lexicon(pieces: WordPieces, objects: Sequence[Label], attributes: Sequence[Label]) -> Lexicon:
+def build_vocabulary_tables(
+    pieces: WordPieces, objects: Sequence[Label], attributes: Sequence[Label]
+) -> VocabularyTables:
     """What the tasks know of the words of a vocabulary."""
-    return Lexicon(
+    return VocabularyTables(
         vocab_size=pieces.size,
         cls_id=pieces.cls_id,
         sep_id=pieces.sep_id,

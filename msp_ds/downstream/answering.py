@@ -36,7 +36,7 @@ class Answerer:
         """float32 [B, A] on the CPU, for int64 [B] `pairs`."""
         chosen = pair_choice([self.task]).choose(pairs, reader, self._context)
         batch = reader.read(
-            chosen.pairs, images=chosen.images, matched=chosen.matched, strays=torch.empty(len(chosen.pairs), 0)
+            chosen.pairs, images=chosen.images, matched=chosen.matched, random_regions=torch.empty(len(chosen.pairs), 0)
         )
         return self._logits(self.heads, self.trunk(batch.to(self.device))).cpu()
 

@@ -70,7 +70,7 @@ def read_images(reader: Reader, images: Tensor) -> Batch:
         torch.zeros_like(images),
         images=images,
         matched=torch.ones(len(images), dtype=torch.bool),
-        strays=torch.empty(len(images), 0),
+        random_regions=torch.empty(len(images), 0),
     )
 
 

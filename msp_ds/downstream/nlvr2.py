@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msp_ds.records import Batch, Encoded, Tally
+from msp_ds.records import Batch, Encoded, MeanMetric
 from msp_ds.tasks.task import Chosen, Context, PairChoice, PairTable, Score, Task
 
 
@@ -25,13 +25,13 @@ def statement_logits(heads: nn.ModuleDict, encoded: Encoded) -> Tensor:
     return logits
 
 
-def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context) -> Score:
+def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> Score:
     """Two-way cross-entropy, mean over the statements; the wanted answer is 0 for false, 1 for true."""
     logits = statement_logits(heads, encoded)
     wanted = clean.answer_ids[: len(logits), 0]
     return Score(
         loss=F.cross_entropy(logits, wanted),
-        tallies={"accuracy/nlvr2": Tally.of(logits.argmax(1) == wanted)},
+        metrics={"accuracy/nlvr2": MeanMetric.of(logits.argmax(1) == wanted)},
     )
 
 

@@ -181,6 +181,6 @@ class PairScorer:
             pairs,
             images=reader.images[pairs],
             matched=torch.ones(len(pairs), dtype=torch.bool),
-            strays=torch.empty(len(pairs), 0),
+            random_regions=torch.empty(len(pairs), 0),
         )
         return batch.to(self.device)

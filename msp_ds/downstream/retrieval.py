@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msp_ds.records import Batch, Encoded, Tally
+from msp_ds.records import Batch, Encoded, MeanMetric
 from msp_ds.tasks.corruptions import draw_look_alikes, other_images
 from msp_ds.tasks.task import Chosen, Context, PairChoice, PairTable, Score, Task
 
@@ -34,13 +34,13 @@ def quadruples(pairs: Tensor, table: PairTable, context: Context) -> Chosen:
     )
 
 
-def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context) -> Score:
+def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> Score:
     """Twice the two-way cross-entropy of the match head, mean over the rows: the released sum over both columns."""
     logits = heads["match"](encoded.pair).float()
     matched = clean.marks.matched.long()
     return Score(
         loss=2 * F.cross_entropy(logits, matched),
-        tallies={"accuracy/retrieval": Tally.of(logits.argmax(1) == matched)},
+        metrics={"accuracy/retrieval": MeanMetric.of(logits.argmax(1) == matched)},
     )
 
 

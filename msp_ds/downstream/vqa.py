@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msp_ds.records import Batch, Encoded, Tally
+from msp_ds.records import Batch, Encoded, MeanMetric
 from msp_ds.tasks.task import Context, Score, Task
 
 
@@ -28,7 +28,7 @@ def answer_logits(heads: nn.ModuleDict, encoded: Encoded) -> Tensor:
 
 
 def score(
-    heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context, *, name: str = "vqa"
+    heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context, *, name: str = "vqa"
 ) -> Score:
     """Binary cross-entropy summed over the answers, or one cross-entropy for all; mean over the questions.
 
@@ -44,7 +44,7 @@ def score(
     else:
         loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(1).mean()
     right = wanted.gather(1, logits.argmax(1, keepdim=True))
-    return Score(loss=loss, tallies={f"accuracy/{name}": Tally.of(right)})
+    return Score(loss=loss, metrics={f"accuracy/{name}": MeanMetric.of(right)})
 
 
 VQA = Task(name="vqa", heads=("answer",), score=score, answer_logits=answer_logits, needs_questions=True)

@@ -15,7 +15,7 @@ from msp_ds.report.ablation import METRICS, Outcome, spoken_time, timed
 from msp_ds.report.ablation_plan import Plan, seconds_for
 from msp_ds.report.ablation_rows import PAPER, Row
 from msp_ds.terminal import Table
-from msp_ds.training.board_texts import plain
+from msp_ds.training.metric_texts import plain
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ def predict_answers(model: TrainedModel, shards: ShardSet, *, task: BenchmarkNam
         seed=0,
         epoch=0,
         options=model.config.tasks if model.config else TaskOptions(),
-        lexicon=shards.lexicon(),
+        tables=shards.tables(),
         feature_mean=torch.from_numpy(shards.feature_mean),
     )
     answerer = Answerer(model.trunk.to(device), model.heads.to(device), BENCHMARKS[task].tasks[0], context)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from msp_ds.config import ModelConfig
-from msp_ds.training.board_texts import plain
+from msp_ds.training.metric_texts import plain
 from msp_ds.training.weights_folder import History, TrainedSet, TrainedStage, WeightsCard
 
 ExportForm = Literal["hf", "safetensors", "lxmert-s"]

@@ -1,4 +1,4 @@
-"""Which states the tasks of a batch read: known as soon as it is posed, before anything is encoded."""
+"""Which states the tasks of a batch read: known as soon as it is corrupted, before anything is encoded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from msp_ds.model.rows import Asked, Places
 from msp_ds.records import Batch
-from msp_ds.tasks.task import Context, Task, pose
+from msp_ds.tasks.task import Context, Task, corrupt
 
 ROOM_STEP = 64
 """Rooms are multiples of this, so that a GPU meets few shapes."""
@@ -18,12 +18,12 @@ TEXT, REGIONS = "any task's text", "any task's regions"
 """The rooms of all tasks together, beside that of each under its name."""
 
 
-def asked_by(tasks: Sequence[Task], posed: Batch, context: Context) -> Asked:
+def asked_by(tasks: Sequence[Task], corrupted: Batch, context: Context) -> Asked:
     """What any of the tasks asks about."""
-    text, regions = (posed.token_mask & False), (posed.region_mask & False)
+    text, regions = (corrupted.token_mask & False), (corrupted.region_mask & False)
     for task in tasks:
-        text = text if task.asks_text is None else text | task.asks_text(posed, context)
-        regions = regions if task.asks_regions is None else regions | task.asks_regions(posed, context)
+        text = text if task.asks_text is None else text | task.asks_text(corrupted, context)
+        regions = regions if task.asks_regions is None else regions | task.asks_regions(corrupted, context)
     return Asked(
         text=Places(where=text, room=context.rooms.get(TEXT)),
         regions=Places(where=regions, room=context.rooms.get(REGIONS)),
@@ -36,15 +36,17 @@ def count_rooms(clean: Batch, tasks: Sequence[Task], context: Context) -> dict[s
     For batches on the host that will go to a GPU, which need not be waited for then: whatever is asked about follows
     from the keys of the pairs alone. Features are left out, so that this costs next to nothing; they may be on the GPU.
     """
-    places, strays = clean.features.shape[:2], clean.stray_features.shape[:2]
-    outline = dataclasses.replace(clean, features=torch.empty(*places, 0), stray_features=torch.empty(*strays, 0))
-    posed = pose(outline, tasks, context)
-    together = asked_by(tasks, posed, context)
+    places, random_regions = clean.features.shape[:2], clean.random_features.shape[:2]
+    outline = dataclasses.replace(
+        clean, features=torch.empty(*places, 0), random_features=torch.empty(*random_regions, 0)
+    )
+    corrupted = corrupt(outline, tasks, context)
+    together = asked_by(tasks, corrupted, context)
     asked = {TEXT: together.text.where, REGIONS: together.regions.where}
     for task in tasks:
         for asks in (task.asks_text, task.asks_regions):
             if asks is not None:
-                asked[task.name] = asks(posed, context)
+                asked[task.name] = asks(corrupted, context)
     return {name: _room(where) for name, where in asked.items()}
 
 

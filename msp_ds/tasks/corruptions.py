@@ -1,6 +1,6 @@
 """What is done to the input, as tensor operations on the whole batch, on its device (FACTS section 6).
 
-B batch, T text tokens, R regions, D stray regions. The chance of every decision comes from Context.draw, one purpose
+B batch, T text tokens, R regions, D random regions. The chance of every decision comes from Context.draw, one purpose
 for each, so that it depends on the example and the epoch and on nothing else.
 """
 
@@ -13,32 +13,32 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from msp_ds.records import Batch, Tally
+from msp_ds.records import Batch, MeanMetric
 from msp_ds.tasks.task import Chosen, Context, Corruption, PairChoice, PairTable
 
 HIDDEN_SHARE = 0.8
 """Of the chosen tokens and regions, hidden; half of the rest is replaced, half kept (BERT's 80/10/10)."""
 REPLACED_SHARE = 0.1
-NUM_STRAYS = 4
-"""Stray regions a pair: 0.54 are used on average; beyond four they repeat."""
+NUM_RANDOM_REGIONS = 4
+"""Random regions a pair: 0.54 are used on average; beyond four they repeat."""
 PERMUTATIONS = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 """The five orders of a triplet that change something: place k gets the feature of place PERMUTATIONS[choice, k]."""
 
 
 def mask_tokens(batch: Batch, context: Context) -> Batch:
     """Chooses 15 % of the pieces; 80 % of them become [MASK], 10 % a random piece, 10 % stay. Never [CLS] or [SEP]."""
-    lexicon, num_tokens = context.lexicon, batch.token_ids.shape[1]
-    is_special = (batch.token_ids == lexicon.cls_id) | (batch.token_ids == lexicon.sep_id)
+    tables, num_tokens = context.tables, batch.token_ids.shape[1]
+    is_special = (batch.token_ids == tables.cls_id) | (batch.token_ids == tables.sep_id)
     chances = context.draw(batch.keys, "token chosen", num_tokens + 2)
     # By word, all pieces of a word share its number; positions start at 2 and never exceed the number of tokens + 1.
     by_word = context.options.mlm_unit == "word"
     chances = chances.gather(1, batch.word_positions) if by_word else chances[:, :num_tokens]
     chosen = batch.token_mask & ~is_special & (chances < context.options.token_share)
     how = context.draw(batch.keys, "token fate", num_tokens)
-    other = (context.draw(batch.keys, "token replacement", num_tokens) * lexicon.vocab_size).long()
+    other = (context.draw(batch.keys, "token replacement", num_tokens) * tables.vocab_size).long()
     hidden = chosen & (how < HIDDEN_SHARE)
     replaced = chosen & (how >= HIDDEN_SHARE) & (how < HIDDEN_SHARE + REPLACED_SHARE)
-    token_ids = torch.where(hidden, lexicon.mask_id, torch.where(replaced, other, batch.token_ids))
+    token_ids = torch.where(hidden, tables.mask_id, torch.where(replaced, other, batch.token_ids))
     return dataclasses.replace(batch, token_ids=token_ids, marks=dataclasses.replace(batch.marks, masked_tokens=chosen))
 
 
@@ -49,16 +49,16 @@ def choose_regions(batch: Batch, context: Context) -> Tensor:
 
 
 def mask_regions(batch: Batch, context: Context) -> Batch:
-    """Of the chosen regions 80 % lose their feature, 10 % get a stray one, 10 % stay. The box is never masked."""
+    """Of the chosen regions 80 % lose their feature, 10 % get a random one, 10 % stay. The box is never masked."""
     chosen = choose_regions(batch, context)
     how = context.draw(batch.keys, "region fate", chosen.shape[1])
     hidden = chosen & (how < HIDDEN_SHARE)
     replaced = chosen & (how >= HIDDEN_SHARE) & (how < HIDDEN_SHARE + REPLACED_SHARE)
-    # The k-th replaced region of an image takes its k-th stray.
-    which = (replaced.cumsum(1) - 1).clamp(min=0) % batch.stray_features.shape[1]
-    strays = _rows_at(batch.stray_features, which)
+    # The k-th replaced region of an image takes its k-th random region.
+    which = (replaced.cumsum(1) - 1).clamp(min=0) % batch.random_features.shape[1]
+    random_regions = _rows_at(batch.random_features, which)
     features = batch.features.masked_fill(hidden[..., None], 0.0)
-    features = torch.where(replaced[..., None], strays, features)
+    features = torch.where(replaced[..., None], random_regions, features)
     return dataclasses.replace(batch, features=features, marks=dataclasses.replace(batch.marks, masked_regions=chosen))
 
 
@@ -129,7 +129,7 @@ class ChosenImages(NamedTuple):
     """int64 [B]."""
     matched: Tensor
     """bool [B]: the image is the text's own."""
-    tallies: dict[str, Tally]
+    metrics: dict[str, MeanMetric]
     """What there is to know of the choice, none where all images were at hand."""
 
 
@@ -150,7 +150,7 @@ def replace_images(
     options = context.options
     fate, which_hard, which_random, is_hard = context.draw(keys, "image", 4).unbind(1)
     rows = other_images(own, which_random, num_images, at_hand)
-    tallies = {}
+    metrics = {}
     if options.itm_negatives == "hard" and look_alikes is not None:
         candidates, place, counts = draw_look_alikes(own, look_alikes, which_hard, context)
         wanted = (counts > 0) & (is_hard < options.itm_hard_share)
@@ -160,12 +160,12 @@ def replace_images(
                 is_at_hand = torch.zeros(num_images, dtype=torch.bool).index_fill(0, at_hand, True)
                 is_at_hand = (candidates >= 0) & is_at_hand[candidates.clamp(min=0)]
                 here = is_at_hand.gather(1, place[:, None]).squeeze(1)
-                tallies["data/look_alikes_at_hand"] = Tally.of(here, wanted & (fate < options.itm_share))
+                metrics["data/look_alikes_at_hand"] = MeanMetric.of(here, wanted & (fate < options.itm_share))
                 place, found = _next_at_hand(candidates, place, is_at_hand)
                 usable = wanted & found
             rows = torch.where(usable, candidates.gather(1, place[:, None]).squeeze(1), rows)
     matched = (fate >= options.itm_share) | ((num_images if at_hand is None else len(at_hand)) < 2)
-    return ChosenImages(torch.where(matched, own, rows), matched, tallies)
+    return ChosenImages(torch.where(matched, own, rows), matched, metrics)
 
 
 def other_images(own: Tensor, chances: Tensor, num_images: int, at_hand: Tensor | None = None) -> Tensor:
@@ -190,10 +190,10 @@ def _next_at_hand(candidates: Tensor, places: Tensor, is_at_hand: Tensor) -> tup
 def _replace(pairs: Tensor, table: PairTable, context: Context) -> Chosen:
     keys, own = table.keys[pairs], table.images[pairs]
     found = replace_images(keys, own, table.look_alikes, table.num_images, context, table.images_at_hand)
-    return Chosen(pairs=pairs, images=found.rows, matched=found.matched, tallies=found.tallies)
+    return Chosen(pairs=pairs, images=found.rows, matched=found.matched, metrics=found.metrics)
 
 
 MASK_TOKENS = Corruption(name="mask tokens", order=2, apply=mask_tokens)
-MASK_REGIONS = Corruption(name="mask regions", order=2, apply=mask_regions, num_strays=NUM_STRAYS)
+MASK_REGIONS = Corruption(name="mask regions", order=2, apply=mask_regions, num_random_regions=NUM_RANDOM_REGIONS)
 SHUFFLE_REGIONS = Corruption(name="shuffle regions", order=1, apply=shuffle_regions)
 REPLACE_IMAGES = PairChoice(choose=_replace)

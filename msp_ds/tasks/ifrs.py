@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from msp_ds.model.rows import Rows, take
-from msp_ds.records import Batch, Encoded, Tally
+from msp_ds.records import Batch, Encoded, MeanMetric
 from msp_ds.tasks.corruptions import SHUFFLE_REGIONS
 from msp_ds.tasks.scoring import (
     asked_rows,
@@ -20,12 +20,12 @@ from msp_ds.tasks.scoring import (
 from msp_ds.tasks.task import Context, Score, Task
 
 
-def asks(posed: Batch, context: Context) -> Tensor:
+def asks(corrupted: Batch, context: Context) -> Tensor:
     """bool [B, R]: the regions of shuffled triplets."""
-    return posed.marks.shuffled_regions & counted("ifrs", posed, context)
+    return corrupted.marks.shuffled_regions & counted("ifrs", corrupted, context)
 
 
-def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context) -> Score:
+def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> Score:
     """Squared error to the feature that belongs here, mean over its width and over the regions of shuffled triplets.
 
     The error is reported relative to those of answering the mean feature (`error/ifrs`) and of copying what lies there
@@ -33,16 +33,16 @@ def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, co
     is put back; `accuracy/ifrs` does: how often the answer is nearest to the right one of the triplet's three features,
     one in three by chance.
     """
-    rows, kind = asked_rows("ifrs", asks(posed, context), context), context.options.ifrs_loss
+    rows, kind = asked_rows("ifrs", asks(corrupted, context), context), context.options.ifrs_loss
     head, gated = gated_regions(heads, encoded, rows)
     predicted = full_precision(head.features(gated))
-    original, there = (take(batch.features, rows).to(predicted.dtype) for batch in (clean, posed))
+    original, there = (take(batch.features, rows).to(predicted.dtype) for batch in (clean, corrupted))
     errors = feature_errors(predicted, original, kind)
     return Score(
         loss=mean_or_zero(errors, rows.asked),
-        tallies={
-            "accuracy/ifrs": Tally.of(
-                _is_nearest(predicted, clean.features, posed.marks.shuffled_regions, rows), rows.asked
+        metrics={
+            "accuracy/ifrs": MeanMetric.of(
+                _is_nearest(predicted, clean.features, corrupted.marks.shuffled_regions, rows), rows.asked
             ),
             "error/ifrs": relative_error(errors, original, context.feature_mean, kind, rows.asked),
             "error/ifrs_vs_copy": relative_error(errors, original, there, kind, rows.asked),

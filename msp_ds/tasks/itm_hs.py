@@ -5,19 +5,19 @@ from __future__ import annotations
 from torch import nn
 from torch.nn import functional as F
 
-from msp_ds.records import Batch, Encoded, Tally
+from msp_ds.records import Batch, Encoded, MeanMetric
 from msp_ds.tasks.corruptions import REPLACE_IMAGES
 from msp_ds.tasks.scoring import full_precision
 from msp_ds.tasks.task import Context, Score, Task
 
 
-def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context) -> Score:
+def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> Score:
     """Two-way cross-entropy, index 1 = matched, mean over all pairs."""
     logits = full_precision(heads["match"](encoded.pair))
-    matched = posed.marks.matched.long()
+    matched = corrupted.marks.matched.long()
     return Score(
         loss=F.cross_entropy(logits, matched),
-        tallies={"accuracy/itm_hs": Tally.of(logits.argmax(-1) == matched)},
+        metrics={"accuracy/itm_hs": MeanMetric.of(logits.argmax(-1) == matched)},
     )
 
 

@@ -10,36 +10,36 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msp_ds.model.rows import take
-from msp_ds.records import IGNORE, Batch, Encoded, Tally
+from msp_ds.records import IGNORE, Batch, Encoded, MeanMetric
 from msp_ds.tasks.corruptions import MASK_REGIONS
 from msp_ds.tasks.scoring import asked_rows, counted, full_precision, gated_regions, region_mean
 from msp_ds.tasks.task import Context, Score, Task
 
 
-def asks(posed: Batch, context: Context) -> Tensor:
+def asks(corrupted: Batch, context: Context) -> Tensor:
     """bool [B, R]: the masked regions, or all that are there."""
-    regions = posed.marks.masked_regions if context.options.moc_target == "masked" else posed.region_mask
-    return regions & counted("moc", posed, context)
+    regions = corrupted.marks.masked_regions if context.options.moc_target == "masked" else corrupted.region_mask
+    return regions & counted("moc", corrupted, context)
 
 
-def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context) -> Score:
+def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> Score:
     """Cross-entropy of object and attribute of each masked region, weighed by the detector's confidence."""
-    rows = asked_rows("moc", asks(posed, context), context)
+    rows = asked_rows("moc", asks(corrupted, context), context)
     head, gated = gated_regions(heads, encoded, rows)
     kinds = {
         "object": (head.objects(gated), clean.object_ids, clean.object_scores),
         "attribute": (head.attributes(gated), clean.attribute_ids, clean.attribute_scores),
     }
     loss = gated.new_zeros((), dtype=torch.float32)
-    tallies = {}
+    metrics = {}
     for kind, (logits, all_labels, all_confidence) in kinds.items():
         labels, confidence = take(all_labels, rows), take(all_confidence, rows)
         weights = confidence if context.options.moc_weight == "confidence" else torch.ones_like(confidence)
         losses = _weighted(full_precision(logits), labels, weights)
-        loss = loss + region_mean("moc", losses, rows.asked, posed, context)
+        loss = loss + region_mean("moc", losses, rows.asked, corrupted, context)
         known = (labels != IGNORE) & rows.asked
-        tallies[f"accuracy/moc_{kind}"] = Tally.of(logits.argmax(-1) == labels, known)
-    return Score(loss=loss, tallies=tallies)
+        metrics[f"accuracy/moc_{kind}"] = MeanMetric.of(logits.argmax(-1) == labels, known)
+    return Score(loss=loss, metrics=metrics)
 
 
 def _weighted(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

@@ -19,24 +19,24 @@ from msp_ds.tasks.scoring import (
 from msp_ds.tasks.task import Context, Score, Task
 
 
-def asks(posed: Batch, context: Context) -> Tensor:
+def asks(corrupted: Batch, context: Context) -> Tensor:
     """bool [B, R]: the masked regions."""
-    return posed.marks.masked_regions & counted("mrfr", posed, context)
+    return corrupted.marks.masked_regions & counted("mrfr", corrupted, context)
 
 
-def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context) -> Score:
+def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> Score:
     """SmoothL1 (or squared error) to the original feature, mean over its width, then over the masked regions.
 
     `error/mrfr` is that error relative to the one of answering the mean feature.
     """
-    rows, kind = asked_rows("mrfr", asks(posed, context), context), context.options.mrfr_loss
+    rows, kind = asked_rows("mrfr", asks(corrupted, context), context), context.options.mrfr_loss
     head, gated = gated_regions(heads, encoded, rows)
     predicted = full_precision(head.features(gated))
     original = take(clean.features, rows).to(predicted.dtype)
     errors = feature_errors(predicted, original, kind)
     return Score(
-        loss=region_mean("mrfr", errors, rows.asked, posed, context),
-        tallies={"error/mrfr": relative_error(errors, original, context.feature_mean, kind, rows.asked)},
+        loss=region_mean("mrfr", errors, rows.asked, corrupted, context),
+        metrics={"error/mrfr": relative_error(errors, original, context.feature_mean, kind, rows.asked)},
     )
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from msp_ds.model.heads import RegionHead
 from msp_ds.model.rows import Places, Rows, take
-from msp_ds.records import IGNORE, Batch, Encoded, Tally
+from msp_ds.records import IGNORE, Batch, Encoded, MeanMetric
 from msp_ds.tasks.task import Context, Score
 
 
@@ -65,14 +65,14 @@ def feature_errors(predicted: Tensor, target: Tensor, kind: str) -> Tensor:
     return distance(predicted, target, reduction="none").mean(1)
 
 
-def relative_error(errors: Tensor, target: Tensor, yardstick: Tensor, kind: str, asked: Tensor) -> Tally:
+def relative_error(errors: Tensor, target: Tensor, yardstick: Tensor, kind: str, asked: Tensor) -> MeanMetric:
     """`errors` [N] as a share of those that answering `yardstick`, [N, F] or [F], would make; target: [N, F].
 
     asked: bool [N], the rows that count.
     """
     theirs = feature_errors(yardstick.expand_as(target), target, kind)
     ours, theirs = (each.detach().double().masked_fill(~asked, 0.0).sum() for each in (errors, theirs))
-    return Tally(ours, theirs)
+    return MeanMetric(ours, theirs)
 
 
 class Topics(NamedTuple):
@@ -89,19 +89,19 @@ def topic_targets(batch: Batch, context: Context, *, attributes: bool) -> Topics
 
     The text is the original one, before masking; the labels are those of the image actually fed.
     """
-    lexicon, options, pieces = context.lexicon, context.options, batch.token_ids
-    wanted = batch.token_mask & (pieces != lexicon.cls_id) & (pieces != lexicon.sep_id)
+    tables, options, pieces = context.tables, context.options, batch.token_ids
+    wanted = batch.token_mask & (pieces != tables.cls_id) & (pieces != tables.sep_id)
     # A topic is wanted once, however often it is said.
     wanted = wanted & ~((pieces[:, :, None] == pieces[:, None, :]) & wanted[:, None, :]).tril(-1).any(2)
-    table = lexicon.object_pieces if options.topic_synonyms == "first" else lexicon.object_pieces_all
+    table = tables.object_pieces if options.topic_synonyms == "first" else tables.object_pieces_all
     usable = (batch.object_ids != IGNORE) & (batch.object_scores >= options.topic_min_score)
     in_labels = _are_named(pieces, batch.object_ids, table, usable)
     if attributes:
         usable = (batch.attribute_ids != IGNORE) & (batch.attribute_scores >= options.topic_min_score)
-        in_labels |= _are_named(pieces, batch.attribute_ids, lexicon.attribute_pieces, usable)
+        in_labels |= _are_named(pieces, batch.attribute_ids, tables.attribute_pieces, usable)
     wanted = wanted & in_labels
     if options.topic_words == "content":
-        wanted = wanted & ~lexicon.is_function_piece[pieces]
+        wanted = wanted & ~tables.is_function_piece[pieces]
     return Topics(pieces, wanted)
 
 
@@ -114,13 +114,13 @@ def _are_named(pieces: Tensor, ids: Tensor, table: Tensor, usable: Tensor) -> Te
     return (pieces[:, :, None] == named[:, None, :]).any(2)
 
 
-def detection_tallies(name: str, hits: Tensor, num_found: Tensor, num_wanted: Tensor) -> dict[str, Tally]:
+def detection_metrics(name: str, hits: Tensor, num_found: Tensor, num_wanted: Tensor) -> dict[str, MeanMetric]:
     """Precision, recall and F1 from three counts; each additive."""
     hits, num_found, num_wanted = hits.double(), num_found.double(), num_wanted.double()
     return {
-        f"precision/{name}": Tally(hits, num_found),
-        f"recall/{name}": Tally(hits, num_wanted),
-        f"f1/{name}": Tally(2 * hits, num_found + num_wanted),
+        f"precision/{name}": MeanMetric(hits, num_found),
+        f"recall/{name}": MeanMetric(hits, num_wanted),
+        f"f1/{name}": MeanMetric(2 * hits, num_found + num_wanted),
     }
 
 
@@ -135,7 +135,7 @@ def score_topics(name: str, logits: Tensor, topics: Topics, asked: Tensor) -> Sc
     losses = F.softplus(logits, threshold=40.0).sum(1) - of_topics.masked_fill(~wanted, 0.0).sum(1)
     return Score(
         loss=mean_or_zero(losses, asked) / logits.shape[1],
-        tallies=detection_tallies(
+        metrics=detection_metrics(
             name,
             hits=((of_topics > 0) & wanted).sum(),
             num_found=((logits > 0) & asked[:, None]).sum(),

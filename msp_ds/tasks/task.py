@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from msp_ds.chance import uniform
 from msp_ds.config import TaskOptions
-from msp_ds.records import Batch, Encoded, Lexicon, Tally
+from msp_ds.records import Batch, Encoded, MeanMetric, VocabularyTables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Context:
     seed: int
     epoch: int
     options: TaskOptions
-    lexicon: Lexicon
+    tables: VocabularyTables
     feature_mean: Tensor
     """float32 [F]: the mean region feature of the training images, the yardstick of MRFR and IFRS."""
     rooms: Mapping[str, int] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Context:
 
     def to(self, device: torch.device | str) -> Context:
         """The same context with its tensors on `device`."""
-        return dataclasses.replace(self, lexicon=self.lexicon.to(device), feature_mean=self.feature_mean.to(device))
+        return dataclasses.replace(self, tables=self.tables.to(device), feature_mean=self.feature_mean.to(device))
 
     def draw(self, keys: Tensor, purpose: str, n: int) -> Tensor:
         """float32 [len(keys), n] in [0, 1): this epoch's chance for `purpose`, a function of each key alone."""
@@ -48,8 +48,8 @@ class Corruption:
     order: int
     """Smaller first: the order of regions changes before content is masked."""
     apply: Callable[[Batch, Context], Batch]
-    num_strays: int = 0
-    """Stray regions that it needs in the batch."""
+    num_random_regions: int = 0
+    """Random regions that it needs in the batch."""
 
 
 class PairTable(Protocol):
@@ -81,7 +81,7 @@ class Chosen:
     """int64 [n B]: the image rows that go with them."""
     matched: Tensor
     """bool [n B]: the image is the text's own."""
-    tallies: Mapping[str, Tally] = field(default_factory=dict)
+    metrics: Mapping[str, MeanMetric] = field(default_factory=dict)
     """What there is to know of the choice."""
 
 
@@ -111,7 +111,7 @@ class Score:
 
     loss: Tensor
     """float32 scalar, zero when nothing was asked."""
-    tallies: dict[str, Tally] = field(default_factory=dict)
+    metrics: dict[str, MeanMetric] = field(default_factory=dict)
     """Metrics as `accuracy/mlm`; the loss is added by the caller."""
 
 
@@ -123,9 +123,9 @@ class Task:
     heads: tuple[str, ...]
     """Names in model.heads.ALL_HEADS."""
     score: Callable[[nn.ModuleDict, Encoded, Batch, Batch, Context], Score]
-    """(heads, encoded, clean batch, posed batch, context) -> Score."""
+    """(heads, encoded, clean batch, corrupted batch, context) -> Score."""
     asks_text: Callable[[Batch, Context], Tensor] | None = None
-    """(posed batch, context) -> bool [B, T], the text states that `score` reads; None where it reads none."""
+    """(corrupted batch, context) -> bool [B, T], the text states that `score` reads; None where it reads none."""
     asks_regions: Callable[[Batch, Context], Tensor] | None = None
     """The same of the regions, bool [B, R]. The pair can always be read."""
     corruptions: tuple[Corruption, ...] = ()
@@ -138,13 +138,13 @@ class Task:
     """Whether it asks the questions of a benchmark's set."""
 
 
-def pose(clean: Batch, tasks: Sequence[Task], context: Context) -> Batch:
+def corrupt(clean: Batch, tasks: Sequence[Task], context: Context) -> Batch:
     """`clean` with every corruption of the tasks applied once, in order; `clean` itself stays as it was."""
     corruptions = {corruption.name: corruption for task in tasks for corruption in task.corruptions}
-    posed = clean
+    corrupted = clean
     for corruption in sorted(corruptions.values(), key=lambda one: one.order):
-        posed = corruption.apply(posed, context)
-    return posed
+        corrupted = corruption.apply(corrupted, context)
+    return corrupted
 
 
 def pair_choice(tasks: Sequence[Task]) -> PairChoice:
@@ -152,6 +152,6 @@ def pair_choice(tasks: Sequence[Task]) -> PairChoice:
     return next((task.pair_choice for task in tasks if task.pair_choice is not None), AS_WRITTEN)
 
 
-def num_strays(tasks: Sequence[Task]) -> int:
-    """How many stray regions a pair must bring for these tasks."""
-    return max((corruption.num_strays for task in tasks for corruption in task.corruptions), default=0)
+def num_random_regions(tasks: Sequence[Task]) -> int:
+    """How many random regions a pair must bring for these tasks."""
+    return max((corruption.num_random_regions for task in tasks for corruption in task.corruptions), default=0)

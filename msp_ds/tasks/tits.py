@@ -9,7 +9,7 @@ from msp_ds.tasks.scoring import counted, full_precision, score_topics, topic_ta
 from msp_ds.tasks.task import Context, Score, Task
 
 
-def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, posed: Batch, context: Context) -> Score:
+def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> Score:
     """Binary cross-entropy over the vocabulary; the topics are those of the pair actually fed, few if mismatched."""
     topics = topic_targets(clean, context, attributes=False)
     logits = full_precision(heads["topic"](encoded.pair))

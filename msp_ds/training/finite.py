@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from msp_ds.errors import InputError
-from msp_ds.records import Batch, Losses, Marks, Tally
+from msp_ds.records import Batch, Losses, Marks, MeanMetric
 from msp_ds.training.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _STORY = "story"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Story:
+class BatchInfo:
     """What is known of a batch whose loss was not finite."""
 
     stage: str
@@ -49,7 +49,7 @@ class Story:
     """Each task's, before weighting."""
 
 
-def soon(finite: Tensor) -> Callable[[], bool]:
+def deferred_bool(finite: Tensor) -> Callable[[], bool]:
     """What gives a bool scalar's value later, without making a GPU wait for the host."""
     if finite.device.type != "cuda":
         return lambda: bool(finite)
@@ -64,9 +64,9 @@ def soon(finite: Tensor) -> Callable[[], bool]:
     return wait
 
 
-def uncounted(tallies: Mapping[str, Tally]) -> dict[str, Tally]:
+def zeroed(metrics: Mapping[str, MeanMetric]) -> dict[str, MeanMetric]:
     """The same names with nothing counted: a mean over many steps must not be lost to one."""
-    return {name: Tally(torch.zeros_like(one.total), torch.zeros_like(one.count)) for name, one in tallies.items()}
+    return {name: MeanMetric(torch.zeros_like(one.total), torch.zeros_like(one.count)) for name, one in metrics.items()}
 
 
 class FiniteGuard:
@@ -84,27 +84,27 @@ class FiniteGuard:
         self._names: list[str] = []
         self._in_a_row = 0
 
-    def keep(self, batch: Batch, losses: Losses, story: Story) -> None:
+    def keep(self, batch: Batch, losses: Losses, info: BatchInfo) -> None:
         """Names a batch and writes it into the stage's folder, unless there are many already."""
-        values = {name: tally.mean() for name, tally in losses.tallies.items() if name.startswith("loss/")}
+        values = {name: metric.mean() for name, metric in losses.metrics.items() if name.startswith("loss/")}
         bad = sorted(name for name, value in values.items() if not torch.tensor(value).isfinite())
         bad = [name for name in bad if name != "loss/total"] or ["loss/total"]
         self._names = bad
         keys = batch.keys.tolist()
         some = ", ".join(map(str, keys[:4])) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
-        path = self._folder / f"step-{story.step + 1:08d}-rank-{story.rank}.safetensors"
-        told = self._write(path, batch, dataclasses.replace(story, losses=values))
+        path = self._folder / f"step-{info.step + 1:08d}-rank-{info.rank}.safetensors"
+        told = self._write(path, batch, dataclasses.replace(info, losses=values))
         log.warning(
             "%s not finite in step %d of stage %s, which is left out; pairs %s%s",
-            *(_are(" and ".join(bad)), story.step + 1, self._stage, some, told),
+            *(_are(" and ".join(bad)), info.step + 1, self._stage, some, told),
         )
 
-    def _write(self, path: Path, batch: Batch, story: Story) -> str:
+    def _write(self, path: Path, batch: Batch, info: BatchInfo) -> str:
         """What to tell of the file."""
-        if len(list(self._folder.glob(f"*-rank-{story.rank}.safetensors"))) >= MOST_FILES:
+        if len(list(self._folder.glob(f"*-rank-{info.rank}.safetensors"))) >= MOST_FILES:
             return f"; {self._folder} holds {MOST_FILES} batches, no more are kept"
         try:
-            write_batch(path, batch, story)
+            write_batch(path, batch, info)
         except (OSError, SafetensorError) as error:
             return f"; the batch could not be written ({str(error).strip()})"
         return f"; look into it with: msp-ds replay {path}"
@@ -147,16 +147,16 @@ def _are(names: str) -> str:
     return f"{names} {'are' if ' and ' in names else 'is'}"
 
 
-def write_batch(path: Path, batch: Batch, story: Story) -> None:
+def write_batch(path: Path, batch: Batch, info: BatchInfo) -> None:
     """Writes a clean batch as safetensors, its story in the header. Raises OSError or SafetensorError."""
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in _tensors_of(batch).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     # A loss that is not finite is no JSON: its text is.
-    told = {**dataclasses.asdict(story), "losses": {name: str(value) for name, value in story.losses.items()}}
+    told = {**dataclasses.asdict(info), "losses": {name: str(value) for name, value in info.losses.items()}}
     save_file(tensors, path, metadata={"format": "pt", _STORY: json.dumps(told)})
 
 
-def read_batch(path: Path) -> tuple[Batch, Story]:
+def read_batch(path: Path) -> tuple[Batch, BatchInfo]:
     """The batch and the story that `write_batch` wrote. Raises InputError when the file is none of its."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -165,8 +165,8 @@ def read_batch(path: Path) -> tuple[Batch, Story]:
         marks = {name.removeprefix(_MARK): value for name, value in tensors.items() if name.startswith(_MARK)}
         fields = {name: value for name, value in tensors.items() if not name.startswith(_MARK)}
         losses = {name: float(text) for name, text in told.pop("losses").items()}
-        story = Story(**{**told, "tasks": tuple(told["tasks"]), "losses": losses})
-        return Batch(**fields, marks=Marks(**marks)), story
+        info = BatchInfo(**{**told, "tasks": tuple(told["tasks"]), "losses": losses})
+        return Batch(**fields, marks=Marks(**marks)), info
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is no batch that a run kept ({str(error).strip()}); they lie in STAGE/{FOLDER} of a run's folder"

@@ -17,7 +17,7 @@ from msp_ds.model.encoder import Trunk
 from msp_ds.model.heads import build_heads
 from msp_ds.tasks.corruptions import SHUFFLE_REGIONS
 from msp_ds.tasks.task import Task
-from msp_ds.training.feed import Portion
+from msp_ds.training.batch_loader import StepBatch
 
 _FULL, _HALF, _BIT = 4, 2, 1
 """Bytes of a number in fp32 and in half precision, and of a flag in a dropout's mask."""
@@ -89,14 +89,14 @@ def training_flops(load: Load) -> float:
     return 3 * forth - features
 
 
-def portion_flops(config: RunConfig, portion: Portion) -> float:
+def step_flops(config: RunConfig, step_batch: StepBatch) -> float:
     """Those of what one rank trains on in a step, as it is padded."""
     total = 0.0
-    for batch in portion.micro_batches:
+    for batch in step_batch.micro_batches:
         rows, num_tokens = batch.token_ids.shape
         load = Load(
             model=config.model,
-            tasks=portion.part.tasks,
+            tasks=step_batch.part.tasks,
             options=config.tasks,
             num_tokens=num_tokens,
             num_regions=batch.features.shape[1],

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from msp_ds.model.encoder import Trunk
 from msp_ds.model.heads import build_heads
-from msp_ds.records import Batch, Losses, Tally
+from msp_ds.records import Batch, Losses, MeanMetric
 from msp_ds.tasks.asking import asked_by
-from msp_ds.tasks.task import Context, Task, pose
+from msp_ds.tasks.task import Context, Task, corrupt
 
 NOT_COUNTED: Mapping[str, int] = MappingProxyType({})
 """The rooms of a batch whose asked places nobody has counted."""
 
 
 class Learner(nn.Module):
-    """From a clean batch to the losses of the tasks: pose, encode, score."""
+    """From a clean batch to the losses of the tasks: corrupt, encode, score."""
 
     def __init__(self, trunk: Trunk, tasks: Sequence[Task], context: Context) -> None:
         """`tasks`: all tasks of the stage, whose heads are built fresh."""
@@ -36,26 +36,26 @@ class Learner(nn.Module):
     def forward(
         self, clean: Batch, tasks: Sequence[Task], epoch: int, rooms: Mapping[str, int] = NOT_COUNTED
     ) -> Losses:
-        """The weighted sum of the tasks' losses (unless the options say otherwise, all weights 1) and their tallies.
+        """The weighted sum of the tasks' losses (unless the options say otherwise, all weights 1) and their metrics.
 
         rooms: what tasks.asking.count_rooms says of the batch, so that a GPU need not be asked.
         """
         context = dataclasses.replace(self.context, epoch=epoch, rooms=rooms)
-        return self.answer(clean, pose(clean, tasks, context), tasks, context)
+        return self.answer(clean, corrupt(clean, tasks, context), tasks, context)
 
-    def answer(self, clean: Batch, posed: Batch, tasks: Sequence[Task], context: Context) -> Losses:
-        """The losses of a batch that is posed already."""
-        encoded = self.trunk(posed, asked_by(tasks, posed, context))
+    def answer(self, clean: Batch, corrupted: Batch, tasks: Sequence[Task], context: Context) -> Losses:
+        """The losses of a batch that is corrupted already."""
+        encoded = self.trunk(corrupted, asked_by(tasks, corrupted, context))
         self._called.clear()
         total = clean.boxes.new_zeros(())
-        tallies: dict[str, Tally] = {}
+        metrics: dict[str, MeanMetric] = {}
         for task in tasks:
-            score = task.score(self.heads, encoded, clean, posed, context)
+            score = task.score(self.heads, encoded, clean, corrupted, context)
             total = total + context.options.weights.get(task.name, 1.0) * score.loss
-            tallies[f"loss/{task.name}"] = Tally.of(score.loss.expand(len(clean.keys)))  # a pair each
-            tallies |= score.tallies
-        tallies["loss/total"] = Tally.of(total.expand(len(clean.keys)))
-        return Losses(total=total + self._touch_what_was_not_read(encoded.pair), tallies=tallies)
+            metrics[f"loss/{task.name}"] = MeanMetric.of(score.loss.expand(len(clean.keys)))  # a pair each
+            metrics |= score.metrics
+        metrics["loss/total"] = MeanMetric.of(total.expand(len(clean.keys)))
+        return Losses(total=total + self._touch_what_was_not_read(encoded.pair), metrics=metrics)
 
     def _note_call(self, layer: nn.Module, *_: object) -> None:
         self._called.add(layer)

@@ -15,16 +15,16 @@ import torch
 from msp_ds.chance import key_of
 from msp_ds.data.order import Order
 from msp_ds.errors import InputError, ShardError
-from msp_ds.records import Tally
-from msp_ds.training.board import Board
-from msp_ds.training.care import Care
+from msp_ds.records import MeanMetric
+from msp_ds.training.batch_loader import BatchLoader, StepBatch
 from msp_ds.training.engine import Engine, learning_rate
-from msp_ds.training.feed import Feed, Portion
-from msp_ds.training.finite import Story, soon, uncounted
+from msp_ds.training.finite import BatchInfo, deferred_bool, zeroed
+from msp_ds.training.guards import Guards
 from msp_ds.training.interrupt import Interrupted, StopRequest
-from msp_ds.training.pace import Pace, memory_scalars
+from msp_ds.training.metric_logger import MetricLogger
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.saving import Saver
+from msp_ds.training.throughput import Throughput, memory_scalars
 
 log = logging.getLogger(__name__)
 
@@ -35,28 +35,28 @@ BLOCK_PAUSE = 0.1
 VALIDATION_ROOM = 4
 """Micro batches that fit at once where nothing is kept for a backward pass."""
 VALIDATION_EPOCH = -1
-"""The epoch whose chance poses validation: the same questions every time."""
+"""The epoch whose chance corrupts validation: the same questions every time."""
 
 
 @dataclass
 class Meter:
-    """Tallies since the last report, on the device; `read` adds them up over the ranks."""
+    """Metrics since the last report, on the device; `read` adds them up over the ranks."""
 
-    tallies: dict[str, Tally] = field(default_factory=dict)
+    metrics: dict[str, MeanMetric] = field(default_factory=dict)
 
-    def add(self, tallies: Mapping[str, Tally]) -> None:
-        """Adds one batch's tallies."""
-        for name, tally in tallies.items():
-            self.tallies[name] = self.tallies[name] + tally if name in self.tallies else tally
+    def add(self, metrics: Mapping[str, MeanMetric]) -> None:
+        """Adds one batch's metrics."""
+        for name, metric in metrics.items():
+            self.metrics[name] = self.metrics[name] + metric if name in self.metrics else metric
 
     def read(self, runtime: Runtime) -> dict[str, float]:
-        """The mean of each tally over all ranks (every rank must call it), then starts anew."""
-        names = sorted(self.tallies)
+        """The mean of each metric over all ranks (every rank must call it), then starts anew."""
+        names = sorted(self.metrics)
         if not names:
             return {}
-        columns = [torch.stack((self.tallies[name].total, self.tallies[name].count)) for name in names]
+        columns = [torch.stack((self.metrics[name].total, self.metrics[name].count)) for name in names]
         sums = runtime.sum(torch.stack(columns)).tolist()
-        self.tallies = {}
+        self.metrics = {}
         return {name: total / count if count else math.nan for name, (total, count) in zip(names, sums, strict=True)}
 
 
@@ -65,14 +65,14 @@ class StageLoop:
     """A stage ready to train: everything is built, loaded and checked."""
 
     engine: Engine
-    feed: Feed
+    loader: BatchLoader
     order: Order
-    validation: Feed | None
-    board: Board
+    validation: BatchLoader | None
+    metric_logger: MetricLogger
     runtime: Runtime
     stop: StopRequest
     saver: Saver
-    care: Care
+    guards: Guards
     state: Mapping[str, object]
     """What a checkpoint says beside its step and position: seed, batch size, index hashes, configuration."""
     seed: int
@@ -83,7 +83,7 @@ class StageLoop:
     """Steps that the checkpoint being continued from had done."""
     validated: Mapping[str, float] | None = None
     """The validation after step `start`, if the checkpoint has it."""
-    pace: Pace = field(default_factory=Pace)
+    throughput: Throughput = field(default_factory=Throughput)
     show: Callable[[int], None] = field(default=lambda step: None)
     """Shows what the model says of a few held-out pairs; every rank calls it after a validation, in evaluation mode."""
 
@@ -97,18 +97,18 @@ class StageLoop:
         if self.validated is None and self.start and self._epoch_ends(self.start):  # it was stopped before
             results = self.validate(self.start)
         meter = Meter()
-        portions = self.feed.portions(
+        step_batches = self.loader.step_batches(
             self.order,
             start=self.start,
             end=self.num_steps,
             micro_batch=self.engine.engine.train_micro_batch_size_per_gpu(),
             await_blocks=self._await_blocks,
         )
-        self.pace.restart()
-        for portion in self.pace.waiting(portions):
-            self._step(portion, meter)
-            done = portion.step + 1
-            self.pace.add(self.order.batch_size)
+        self.throughput.restart()
+        for step_batch in self.throughput.waiting(step_batches):
+            self._step(step_batch, meter)
+            done = step_batch.step + 1
+            self.throughput.add(self.order.batch_size)
             epoch_ends = self._epoch_ends(done)
             saves = self._saves(done)
             if saves or done % REPORT_EVERY == 0:
@@ -120,7 +120,7 @@ class StageLoop:
                 self._save(done, validated=results if epoch_ends else None)
                 if epoch_ends:
                     self._look_at_shards(done)
-                self.pace.restart()
+                self.throughput.restart()
         self.saver.finish()
         return self.saver.path(self.num_steps), results
 
@@ -132,32 +132,32 @@ class StageLoop:
         """Whether step `done` is followed by a checkpoint."""
         return self._epoch_ends(done) or done % self.save_every == 0
 
-    def _step(self, portion: Portion, meter: Meter) -> None:
+    def _step(self, step_batch: StepBatch, meter: Meter) -> None:
         """One optimiser step. Dropout is seeded by the step, so that a resumed run needs no generator state."""
-        self.engine.set_rate(learning_rate(self.engine.optim, step=portion.step, num_steps=self.num_steps))
-        torch.manual_seed(key_of(f"dropout {self.seed} {portion.part.name} {portion.step} {self.runtime.rank}"))
+        self.engine.set_rate(learning_rate(self.engine.optim, step=step_batch.step, num_steps=self.num_steps))
+        torch.manual_seed(key_of(f"dropout {self.seed} {step_batch.part.name} {step_batch.step} {self.runtime.rank}"))
         all_finite = True
-        for batch, tallies, rooms in zip(portion.micro_batches, portion.tallies, portion.rooms, strict=True):
-            losses = self.engine.engine(batch, portion.part.tasks, portion.epoch, rooms)
-            is_finite = soon(losses.total.detach().isfinite())
+        for batch, metrics, rooms in zip(step_batch.micro_batches, step_batch.metrics, step_batch.rooms, strict=True):
+            losses = self.engine.engine(batch, step_batch.part.tasks, step_batch.epoch, rooms)
+            is_finite = deferred_bool(losses.total.detach().isfinite())
             self.engine.backward(losses.total)
             self.engine.step()
             if is_finite():
-                meter.add({**losses.tallies, **tallies})
+                meter.add({**losses.metrics, **metrics})
             else:
                 all_finite = False
-                meter.add(uncounted({**losses.tallies, **tallies}))
-                self.care.finite.keep(batch, losses, self._story(portion))
-        self.care.finite.note(all_finite, self.engine.grad_norm)
-        self.care.watchdog.alive(f"after step {portion.step + 1} of stage {self.board.name}")
+                meter.add(zeroed({**losses.metrics, **metrics}))
+                self.guards.finite.keep(batch, losses, self._info(step_batch))
+        self.guards.finite.note(all_finite, self.engine.grad_norm)
+        self.guards.watchdog.alive(f"after step {step_batch.step + 1} of stage {self.metric_logger.name}")
 
-    def _story(self, portion: Portion) -> Story:
-        return Story(
-            stage=self.board.name,
-            part=portion.part.name,
-            tasks=tuple(task.name for task in portion.part.tasks),
-            step=portion.step,
-            epoch=portion.epoch,
+    def _info(self, step_batch: StepBatch) -> BatchInfo:
+        return BatchInfo(
+            stage=self.metric_logger.name,
+            part=step_batch.part.name,
+            tasks=tuple(task.name for task in step_batch.part.tasks),
+            step=step_batch.step,
+            epoch=step_batch.epoch,
             rank=self.runtime.rank,
             seed=self.seed,
             losses={},
@@ -170,15 +170,15 @@ class StageLoop:
             "rate/lr": learning_rate(self.engine.optim, step=done - 1, num_steps=self.num_steps),
             "norm/grad": float(self.engine.grad_norm),
             "scale/loss": self.engine.loss_scale,
-            **self.pace.read(),
+            **self.throughput.read(),
             **memory_scalars(self.runtime.device),
         }
-        self.board.scalars(done, values, epoch=self._epochs(done))
-        self.board.advance(done, values)
+        self.metric_logger.scalars(done, values, epoch=self._epochs(done))
+        self.metric_logger.advance(done, values)
 
     def _check_finite(self, done: int) -> None:
         """Raises FloatingPointError when too many steps in a row were not finite, or the loss scale fell too low."""
-        self.care.finite.check(done)
+        self.guards.finite.check(done)
         if self.engine.loss_scale < self.engine.lowest_loss_scale:
             raise FloatingPointError(
                 f"the loss scale fell below {self.engine.lowest_loss_scale} by step {done}: gradients overflow at any "
@@ -211,7 +211,7 @@ class StageLoop:
         began, fault, ready = time.monotonic(), "", False
         while True:
             try:
-                ready = self.feed.blocks is None or self.feed.blocks.ready()
+                ready = self.loader.blocks is None or self.loader.blocks.ready()
             except InputError as error:
                 fault = str(error)
             said, asked = self.runtime.any_says(fault), self._asked_to_stop()
@@ -226,11 +226,11 @@ class StageLoop:
                 self._stop(asked, done)
             if not int(self.runtime.largest(torch.tensor(int(not ready), device=self.runtime.device))):
                 break
-            self.care.watchdog.alive()
+            self.guards.watchdog.alive()
             time.sleep(BLOCK_PAUSE)
         waited = time.monotonic() - began
         if waited > 1:
-            log.info("%s: waited %.0f s for the next shards after step %d", self.board.name, waited, done)
+            log.info("%s: waited %.0f s for the next shards after step %d", self.metric_logger.name, waited, done)
 
     def _save_amid_epoch(self, done: int) -> None:
         """Saves a step that has not been."""
@@ -241,44 +241,44 @@ class StageLoop:
     def _save(self, done: int, *, validated: Mapping[str, float] | None) -> None:
         epoch, batch = divmod(done, self.order.batches_per_epoch)
         position = {"epoch": epoch, "batch": batch, "pairs": done * self.order.batch_size}
-        self.board.flush()
+        self.metric_logger.flush()
         state = {"step": done, "validated": validated, "position": position, **self.state}
         self.saver.save(self.engine, step=done, state=state)
 
     def _look_at_shards(self, done: int) -> None:
         """Raises ShardError, on every rank, when the shards of any changed; step `done` is saved."""
-        if done < self.num_steps and (said := self.runtime.any_says(self.care.shards.fault())):
+        if done < self.num_steps and (said := self.runtime.any_says(self.guards.shards.fault())):
             self.saver.wait()
             raise ShardError(f"{said}, then --resume ({self.saver.failure or f'step {done} is saved'})")
 
     @torch.no_grad()
     def validate(self, done: int) -> dict[str, float]:
-        """Every metric on the held-out pairs, posed alike each time; each rank takes its share of them.
+        """Every metric on the held-out pairs, corrupted alike each time; each rank takes its share of them.
 
         Raises Interrupted, after saving, when somebody asked to stop; the resumed run validates again.
         """
         if self.validation is None:
             return {}
-        meter, feed, rank, num_read = Meter(), self.validation, self.runtime.rank, 0
+        meter, loader, rank, num_read = Meter(), self.validation, self.runtime.rank, 0
         size = min(self.order.batch_size, VALIDATION_ROOM * self.engine.engine.train_micro_batch_size_per_gpu())
         with self.engine.evaluating():
-            for number, part in enumerate(feed.parts):
-                pairs = torch.arange(len(feed.readers[number].keys))
+            for number, part in enumerate(loader.parts):
+                pairs = torch.arange(len(loader.readers[number].keys))
                 # The same number of forward passes on every rank, which ZeRO-3 waits for.
                 num_batches = -(-len(pairs) // (self.runtime.world_size * size))
                 parts = torch.tensor_split(pairs[rank :: self.runtime.world_size], num_batches)
                 for place, rows in enumerate(parts, start=1):
-                    self.board.doing = f"validation, batch {place:,} of {num_batches:,}"
-                    batch = feed.read(number, rows, epoch=VALIDATION_EPOCH)
-                    meter.add(self.engine.engine(batch, part.tasks, VALIDATION_EPOCH).tallies)
+                    self.metric_logger.doing = f"validation, batch {place:,} of {num_batches:,}"
+                    batch = loader.read(number, rows, epoch=VALIDATION_EPOCH)
+                    meter.add(self.engine.engine(batch, part.tasks, VALIDATION_EPOCH).metrics)
                     num_read += 1
-                    self.care.watchdog.alive()
+                    self.guards.watchdog.alive()
                     if num_read % REPORT_EVERY == 0:
                         self._stop_if_asked(done)
             values = meter.read(self.runtime)
-            self.board.scalars(done, values, epoch=self._epochs(done), report="validation")
+            self.metric_logger.scalars(done, values, epoch=self._epochs(done), report="validation")
             self.show(done)
-        self.board.doing = ""
+        self.metric_logger.doing = ""
         return values
 
     def _epochs(self, done: int) -> float:

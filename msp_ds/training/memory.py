@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from msp_ds.errors import InputError
 from msp_ds.records import Batch
 from msp_ds.tasks.task import Task
+from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.execution import Execution, Precision
-from msp_ds.training.feed import Feed
 from msp_ds.training.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -40,9 +40,9 @@ def largest_fitting(sizes: Iterable[int], fits: Trial) -> int:
     return next((size for size in sizes if fits(size)), 0)
 
 
-def longest_pairs(feed: Feed, part: int, count: int) -> Tensor:
+def longest_pairs(loader: BatchLoader, part: int, count: int) -> Tensor:
     """int64 [count]: the rows of the longest texts of a part, which take the most memory."""
-    return feed.readers[part].lengths.argsort(descending=True, stable=True)[:count]
+    return loader.readers[part].lengths.argsort(descending=True, stable=True)[:count]
 
 
 def a_pass_fits(module: nn.Module, batch: Batch, tasks: Sequence[Task], *, precision: Precision) -> bool:
@@ -106,7 +106,7 @@ def held(size: int, device: torch.device) -> Iterator[bool]:
 
 
 def fitting_micro_batch(
-    learner: nn.Module, feed: Feed, execution: Execution, runtime: Runtime, *, batch_size: int
+    learner: nn.Module, loader: BatchLoader, execution: Execution, runtime: Runtime, *, batch_size: int
 ) -> int:
     """The largest micro batch that fits on every rank, by trial on the longest texts of every part of the stage.
 
@@ -124,7 +124,7 @@ def fitting_micro_batch(
     num_weights = sum(weight.numel() for weight in learner.parameters())
     size = bytes_beside_trial(execution, num_weights, world_size=runtime.world_size) + spare
     with held(size, runtime.device) as there:
-        found = largest_fitting(divisors(share), _trial(learner, feed, execution.precision)) if there else 0
+        found = largest_fitting(divisors(share), _trial(learner, loader, execution.precision)) if there else 0
     found = -int(runtime.largest(torch.tensor(-found, device=runtime.device)))  # the smallest of all ranks
     if not found:
         raise InputError(
@@ -140,28 +140,28 @@ def has_own_memory(runtime: Runtime) -> bool:
     return runtime.device.type == "cuda"
 
 
-def _trial(module: nn.Module, feed: Feed, precision: Precision) -> Trial:
+def _trial(module: nn.Module, loader: BatchLoader, precision: Precision) -> Trial:
     def fits(size: int) -> bool:
         return all(
             a_pass_fits(
-                module, feed.read(part, longest_pairs(feed, part, size), epoch=0), one.tasks, precision=precision
+                module, loader.read(part, longest_pairs(loader, part, size), epoch=0), one.tasks, precision=precision
             )
-            for part, one in enumerate(feed.parts)
+            for part, one in enumerate(loader.parts)
         )
 
     return fits
 
 
 def out_of_memory(
-    module: nn.Module, feed: Feed, execution: Execution, runtime: Runtime, *, micro_batch: int
+    module: nn.Module, loader: BatchLoader, execution: Execution, runtime: Runtime, *, micro_batch: int
 ) -> InputError:
     """What to say once a step did not fit: with ZeRO off, the largest micro batch that does, tried at once."""
     _let_go()
     smaller = divisors(micro_batch)[1:]
     module.zero_grad(set_to_none=True)
-    tried = execution.zero_stage == 0 and feed.blocks is None
-    advice = _tried_advice(smaller, _trial(module, feed, execution.precision)) if tried else _plain_advice(smaller)
-    if any(reader.source is not reader.files for reader in feed.readers):
+    tried = execution.zero_stage == 0 and loader.blocks is None
+    advice = _tried_advice(smaller, _trial(module, loader, execution.precision)) if tried else _plain_advice(smaller)
+    if any(reader.source is not reader.files for reader in loader.readers):
         advice += "; --resident never gives the memory of all features back"
     return InputError(
         f"out of GPU memory with {micro_batch} pairs a forward pass ({_taken(runtime)}); {advice}; "

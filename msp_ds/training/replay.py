@@ -16,7 +16,7 @@ from msp_ds.curriculum import curriculum
 from msp_ds.errors import InputError
 from msp_ds.records import Batch
 from msp_ds.training.checkpoint import WEIGHTS, checkpoints, load_part, read_manifest, read_tensors
-from msp_ds.training.finite import Story, read_batch
+from msp_ds.training.finite import BatchInfo, read_batch
 from msp_ds.training.run_folder import (
     check_same_data,
     find_parent,
@@ -31,7 +31,7 @@ from msp_ds.training.run_folder import (
 class Replay:
     """What became of a batch the second time."""
 
-    story: Story
+    info: BatchInfo
     """Of the first time."""
     weights: str
     """Where the weights come from."""
@@ -43,10 +43,10 @@ class Replay:
 
     def describe(self) -> str:
         """A few lines for a person."""
-        story = self.story
-        where = f"step {story.step + 1} of stage {story.stage}, epoch {story.epoch}, rank {story.rank}"
+        info = self.info
+        where = f"step {info.step + 1} of stage {info.stage}, epoch {info.epoch}, rank {info.rank}"
         lines = [f"{where}; weights of {self.weights}, fp32"]
-        lines += [f"{name} {self.losses[name]:.6g} (was {story.losses[name]:.6g})" for name in sorted(self.losses)]
+        lines += [f"{name} {self.losses[name]:.6g} (was {info.losses[name]:.6g})" for name in sorted(self.losses)]
         lines += [f"the gradient's norm {self.gradient_norm:.6g}"]
         faults = ", ".join(self.faulty_inputs)
         return "\n".join([*lines, f"not finite in the batch itself: {faults}" if faults else "the batch is sound"])
@@ -63,34 +63,34 @@ def replay(path: Path, *, shards: Path | None = None, init: Path | None = None) 
     from msp_ds.training.run import index_hashes  # imports DeepSpeed
     from msp_ds.training.stage import build_context, build_learner, open_stage_data
 
-    batch, story = read_batch(path)
+    batch, info = read_batch(path)
     folder = path.resolve().parents[1]
     run = run_of_checkpoint(folder / "checkpoints" / "any")
     moved: dict[str, Any] = {"shards": shards and str(shards), "init": init and str(init)}
     config = dataclasses.replace(read_run_config(run), **{name: path for name, path in moved.items() if path})
     stages = curriculum(config.curriculum, drop=config.drop)
-    number = next((number for number, stage in enumerate(stages) if stage.name == story.stage), None)
+    number = next((number for number, stage in enumerate(stages) if stage.name == info.stage), None)
     if number is None:
-        raise InputError(f"{path} is of stage {story.stage}, which {folder.parent} does not have; leave it in its run")
+        raise InputError(f"{path} is of stage {info.stage}, which {folder.parent} does not have; leave it in its run")
     stage = stages[number]
     require_shards(run, config)
     data = open_stage_data(Path(config.shards), stage)
     check_same_data(run, index_hashes([data]))
     context = build_context(config, data)
-    saved = _last_before(folder, story.step)
+    saved = _last_before(folder, info.step)
     begun = None if saved else _beginning(config, folder, number)
     learner = build_learner(config, stage, context, start_from=begun)
     if saved:
         load_part(learner, read_tensors(saved / WEIGHTS), "", where=saved)
-    torch.manual_seed(key_of(f"dropout {story.seed} {story.part} {story.step} {story.rank}"))
-    tasks = [task for task in stage.tasks if task.name in story.tasks]
-    losses = learner(batch, tasks, story.epoch)
+    torch.manual_seed(key_of(f"dropout {info.seed} {info.part} {info.step} {info.rank}"))
+    tasks = [task for task in stage.tasks if task.name in info.tasks]
+    losses = learner(batch, tasks, info.epoch)
     losses.total.backward()
     norms = [weight.grad.norm() for weight in learner.parameters() if weight.grad is not None]
     return Replay(
-        story=story,
+        info=info,
         weights=str(saved or begun or "the stage's beginning"),
-        losses={name: tally.mean() for name, tally in losses.tallies.items() if name.startswith("loss/")},
+        losses={name: metric.mean() for name, metric in losses.metrics.items() if name.startswith("loss/")},
         gradient_norm=float(torch.stack(norms).norm()),
         faulty_inputs=tuple(_faulty(batch)),
     )

@@ -25,9 +25,9 @@ from msp_ds.data.set_layout import SetIndex
 from msp_ds.data.shards import ShardSet
 from msp_ds.errors import InputError
 from msp_ds.progress import bars
-from msp_ds.tasks.task import Task, num_strays, pair_choice
+from msp_ds.tasks.task import Task, num_random_regions, pair_choice
+from msp_ds.training.batch_loader import READ_AHEAD
 from msp_ds.training.execution import Execution, accumulation
-from msp_ds.training.feed import READ_AHEAD
 from msp_ds.training.footprint import Load, count_weights, pair_bytes
 from msp_ds.training.interrupt import Interrupted, StopRequest
 from msp_ds.training.memory import SPARE_SHARE, has_own_memory, state_bytes
@@ -265,7 +265,7 @@ def step_bytes(stage: Stage, sets: Sequence[ShardSet], *, config: RunConfig, exe
     parts = []
     for part, one in zip(stage.parts, sets, strict=True):
         index, rows = one.index, pair_choice(part.tasks).rows
-        waiting = (index.num_regions + num_strays(part.tasks)) * index.feature_width * _HALF
+        waiting = (index.num_regions + num_random_regions(part.tasks)) * index.feature_width * _HALF
         share = batch_size // ranks * (READ_AHEAD + 1)
         kept = micro_batch * pair_bytes(_load(config, part.tasks, index), half=half)
         parts.append((kept + share * waiting) * rows)

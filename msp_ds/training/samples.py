@@ -22,7 +22,7 @@ from msp_ds.model.attention_weights import encode_and_look
 from msp_ds.model.rows import Places
 from msp_ds.records import IGNORE, Batch, Encoded
 from msp_ds.tasks.scoring import full_precision, gated_regions, topic_targets
-from msp_ds.tasks.task import Context, Task, num_strays, pose
+from msp_ds.tasks.task import Context, Task, corrupt, num_random_regions
 from msp_ds.training.learner import Learner
 
 _GUESSES = 3
@@ -93,17 +93,17 @@ def spread_pairs(reader: Reader, count: int) -> Tensor:
 def take_samples(
     learner: Learner, reader: Reader, pairs: Tensor, *, tasks: Sequence[Task], epoch: int, names: Names
 ) -> list[Sample]:
-    """What a learner in evaluation mode says of int64 [B] `pairs`, each with its own image, posed as in `epoch`.
+    """What a learner in evaluation mode says of int64 [B] `pairs`, each with its own image, corrupted as in `epoch`.
 
     Under ZeRO 3 every rank must call it.
     """
     device = learner.context.feature_mean.device
     context = dataclasses.replace(learner.context, epoch=epoch)
     clean = _read(reader, pairs, tasks, context).to(device)
-    posed = pose(clean, tasks, context)
-    encoded, looks = encode_and_look(learner.trunk, posed)
-    words = _words(learner, encoded, clean, posed, names)
-    objects = _objects(learner, encoded, clean, posed, names)
+    corrupted = corrupt(clean, tasks, context)
+    encoded, looks = encode_and_look(learner.trunk, corrupted)
+    words = _words(learner, encoded, clean, corrupted, names)
+    objects = _objects(learner, encoded, clean, corrupted, names)
     topics = _topics(learner, encoded, clean, context, names)
     match = _match(learner, encoded)
     samples = []
@@ -131,8 +131,8 @@ def take_samples(
 
 def _read(reader: Reader, pairs: Tensor, tasks: Sequence[Task], context: Context) -> Batch:
     images, matched = reader.images[pairs], torch.ones(len(pairs), dtype=torch.bool)
-    strays = context.draw(reader.keys[pairs], "stray region", 2 * num_strays(tasks))
-    return reader.read(pairs, images=images, matched=matched, strays=strays)
+    random_regions = context.draw(reader.keys[pairs], "stray region", 2 * num_random_regions(tasks))
+    return reader.read(pairs, images=images, matched=matched, random_regions=random_regions)
 
 
 def _label(names: Names, number: int) -> str:
@@ -153,16 +153,16 @@ def _questions(
     return found
 
 
-def _words(learner: Learner, encoded: Encoded, clean: Batch, posed: Batch, names: Names) -> list[list[Question]]:
-    asked = posed.marks.masked_tokens
+def _words(learner: Learner, encoded: Encoded, clean: Batch, corrupted: Batch, names: Names) -> list[list[Question]]:
+    asked = corrupted.marks.masked_tokens
     if "token" not in learner.heads or not asked.any():
         return [[] for _ in range(len(asked))]
     logits = learner.heads["token"](encoded.text[asked])
     return _questions(asked, logits, clean.token_ids[asked], called=names.pieces, batch_size=len(asked))
 
 
-def _objects(learner: Learner, encoded: Encoded, clean: Batch, posed: Batch, names: Names) -> list[list[Question]]:
-    asked = posed.marks.masked_regions
+def _objects(learner: Learner, encoded: Encoded, clean: Batch, corrupted: Batch, names: Names) -> list[list[Question]]:
+    asked = corrupted.marks.masked_regions
     if "region" not in learner.heads or not names.objects or not asked.any():
         return [[] for _ in range(len(asked))]
     head, gated = gated_regions(learner.heads, encoded, Places(where=asked).rows())

@@ -6,9 +6,9 @@ from functools import cached_property
 
 from msp_ds.curriculum import Part
 from msp_ds.data.reader import Reader
-from msp_ds.training.board import Board
-from msp_ds.training.board_texts import sample_text
 from msp_ds.training.learner import Learner
+from msp_ds.training.metric_logger import MetricLogger
+from msp_ds.training.metric_texts import sample_text
 from msp_ds.training.sample_picture import draw_sample
 from msp_ds.training.samples import Names, spread_pairs, take_samples
 
@@ -19,13 +19,15 @@ NUM_PICTURES = 3
 class Showcase:
     """Asks the model about some held-out pairs of a stage and puts what it says on the board."""
 
-    def __init__(self, learner: Learner, reader: Reader, *, part: Part, epoch: int, board: Board) -> None:
+    def __init__(
+        self, learner: Learner, reader: Reader, *, part: Part, epoch: int, metric_logger: MetricLogger
+    ) -> None:
         """reader: of the held-out pairs of `part`; epoch: whose chance hides words and regions, always the same."""
         self._learner = learner
         self._reader = reader
         self._part = part
         self._epoch = epoch
-        self._board = board
+        self._board = metric_logger
         self._pairs = spread_pairs(reader, NUM_PAIRS)
 
     @cached_property

@@ -26,9 +26,7 @@ from msp_ds.data.subset import fewer_pairs
 from msp_ds.errors import CheckpointError, InputError
 from msp_ds.model.encoder import Trunk
 from msp_ds.tasks.task import Context
-from msp_ds.training.board import Board
-from msp_ds.training.board_texts import config_text, stage_text
-from msp_ds.training.care import take_care
+from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.checkpoint import (
     WEIGHTS,
     load_heads,
@@ -41,12 +39,14 @@ from msp_ds.training.checkpoint import (
 from msp_ds.training.compiling import compile_layers
 from msp_ds.training.engine import Engine
 from msp_ds.training.execution import Execution
-from msp_ds.training.feed import Feed
+from msp_ds.training.guards import build_guards
 from msp_ds.training.interrupt import StopRequest
 from msp_ds.training.learner import Learner
 from msp_ds.training.limits import Limits
 from msp_ds.training.loop import StageLoop
 from msp_ds.training.memory import fitting_micro_batch, out_of_memory
+from msp_ds.training.metric_logger import MetricLogger
+from msp_ds.training.metric_texts import config_text, stage_text
 from msp_ds.training.residency import Residency, counted
 from msp_ds.training.run_folder import mark_finished
 from msp_ds.training.runtime import Runtime
@@ -134,7 +134,7 @@ def build_context(config: RunConfig, data: StageData) -> Context:
         seed=config.seed,
         epoch=0,
         options=config.tasks,
-        lexicon=first.lexicon(),
+        tables=first.tables(),
         feature_mean=torch.from_numpy(first.feature_mean),
     )
 
@@ -204,16 +204,16 @@ def build_engine(job: Job, learner: Learner, *, batch_size: int, saved: Path | N
     return engine
 
 
-def fitted(job: Job, learner: Learner, feed: Feed, *, batch_size: int) -> Job:
+def fitted(job: Job, learner: Learner, loader: BatchLoader, *, batch_size: int) -> Job:
     """The job with a micro batch that fits, if it is to be found out. Raises InputError."""
     if not job.fits_micro_batch:
         return job
-    if feed.blocks is not None:
+    if loader.blocks is not None:
         raise InputError(
             "--micro-batch auto reads the longest texts first, for which all shards have to be here; raise "
             "--cache-limit, or give a number"
         )
-    found = fitting_micro_batch(learner, feed, job.execution, job.runtime, batch_size=batch_size)
+    found = fitting_micro_batch(learner, loader, job.execution, job.runtime, batch_size=batch_size)
     return dataclasses.replace(job, execution=dataclasses.replace(job.execution, micro_batch=found))
 
 
@@ -253,36 +253,40 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     }
     before = resume(saved, learner, state) if saved else {}
     start = int(before.get("step", 0))
-    feed = Feed(stage.parts, residency_of(job, stage, start).readers(data.train, readers), context, runtime, blocks)
-    job = fitted(job, learner, feed, batch_size=schedule.batch_size)
+    loader = BatchLoader(
+        stage.parts, residency_of(job, stage, start).readers(data.train, readers), context, runtime, blocks
+    )
+    job = fitted(job, learner, loader, batch_size=schedule.batch_size)
     engine = build_engine(job, learner, batch_size=schedule.batch_size, saved=saved)
     _announce(stage, schedule, readers, num_steps=num_steps, start=start)
     _announce_order(stage, choice, blocks)
     watched = (*data.train, *data.validation)
-    care = take_care(job.limits, folder, watched, stage=stage.name, precision=job.execution.precision, runtime=runtime)
-    held_out = Feed(stage.parts, [Reader(one) for one in data.validation], context, runtime)
-    board = Board(folder, name=stage.name, num_steps=num_steps, start=start, speaks=runtime.is_first)
+    guards = build_guards(
+        job.limits, folder, watched, stage=stage.name, precision=job.execution.precision, runtime=runtime
+    )
+    held_out = BatchLoader(stage.parts, [Reader(one) for one in data.validation], context, runtime)
+    metric_logger = MetricLogger(folder, name=stage.name, num_steps=num_steps, start=start, speaks=runtime.is_first)
     loop = StageLoop(
         engine=engine,
-        feed=feed,
+        loader=loader,
         validation=held_out if data.validation else None,
         order=order,
-        board=board,
+        metric_logger=metric_logger,
         runtime=runtime,
         stop=job.stop,
-        saver=Saver(folder / "checkpoints", keep=job.keep, runtime=runtime, alive=care.watchdog.alive),
-        care=care,
+        saver=Saver(folder / "checkpoints", keep=job.keep, runtime=runtime, alive=guards.watchdog.alive),
+        guards=guards,
         state={**state, **_told(job, stage)},
         seed=config.seed,
         num_steps=num_steps,
         save_every=job.save_every,
         start=start,
         validated=_numbers(before.get("validated")),
-        show=showing(learner, held_out, board),
-        pace=pace_of(config, job.execution, runtime),
+        show=showing(learner, held_out, metric_logger),
+        throughput=pace_of(config, job.execution, runtime),
     )
-    board.introduce({"config": config_text(config), "stages": stage_text(config)})
-    told = partial(conclude, board, config, stage, execution=job.execution, ranks=runtime.world_size)
+    metric_logger.introduce({"config": config_text(config), "stages": stage_text(config)})
+    told = partial(conclude, metric_logger, config, stage, execution=job.execution, ranks=runtime.world_size)
     checkpoint, results = _run(loop, then=told)
     finished = {"stage": stage.name, "steps": num_steps, "checkpoint": checkpoint.name, "validation": results}
     runtime.first_does(partial(mark_finished, folder, finished))
@@ -292,19 +296,19 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
 def _run(loop: StageLoop, *, then: Callable[[], None]) -> tuple[Path, Mapping[str, float]]:
     """Trains, does what comes `then`, and lets go of what the loop holds, whatever comes of it."""
     try:
-        with loop.care.taken():
+        with loop.guards.taken():
             checkpoint, results = loop.run()
         then()
         return checkpoint, results
     except torch.OutOfMemoryError:
         pass  # with the exception go the frames that hold the activations
     finally:
-        loop.board.close()
-        loop.feed.close()
+        loop.metric_logger.close()
+        loop.loader.close()
         loop.saver.close()
     engine = loop.engine
     micro_batch = engine.engine.train_micro_batch_size_per_gpu()
-    raise out_of_memory(engine.engine.module, loop.feed, engine.execution, loop.runtime, micro_batch=micro_batch)
+    raise out_of_memory(engine.engine.module, loop.loader, engine.execution, loop.runtime, micro_batch=micro_batch)
 
 
 def _numbers(saved: Mapping[str, float | None] | None) -> Mapping[str, float] | None:

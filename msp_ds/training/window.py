@@ -7,16 +7,16 @@ from functools import partial
 
 from msp_ds.config import RunConfig
 from msp_ds.curriculum import BENCHMARKS, Stage
-from msp_ds.training.board import Board
+from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.cards import peak_flops
 from msp_ds.training.execution import Execution
-from msp_ds.training.feed import Feed
-from msp_ds.training.footprint import portion_flops
+from msp_ds.training.footprint import step_flops
 from msp_ds.training.learner import Learner
 from msp_ds.training.loop import VALIDATION_EPOCH
-from msp_ds.training.pace import Pace
+from msp_ds.training.metric_logger import MetricLogger
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.showcase import Showcase
+from msp_ds.training.throughput import Throughput
 
 COLUMNS = (
     *("loss/total", "accuracy/mlm", "accuracy/moc_object", "accuracy/moc_attribute", "error/mrfr"),
@@ -27,19 +27,21 @@ COLUMNS = (
 folder from the first that it meets."""
 
 
-def pace_of(config: RunConfig, execution: Execution, runtime: Runtime) -> Pace:
+def pace_of(config: RunConfig, execution: Execution, runtime: Runtime) -> Throughput:
     """A clock that knows what a step takes and what the device could reach."""
-    return Pace(peak_flops=peak_flops(runtime.device, execution.precision), flops_of=partial(portion_flops, config))
+    return Throughput(peak_flops=peak_flops(runtime.device, execution.precision), flops_of=partial(step_flops, config))
 
 
-def showing(learner: Learner, held_out: Feed, board: Board) -> Callable[[int], None]:
+def showing(learner: Learner, held_out: BatchLoader, metric_logger: MetricLogger) -> Callable[[int], None]:
     """What shows the model's answers after a validation; without held-out pairs it does nothing."""
     if not held_out.readers:
         return lambda step: None
-    return Showcase(learner, held_out.readers[-1], part=held_out.parts[-1], epoch=VALIDATION_EPOCH, board=board).show
+    return Showcase(
+        learner, held_out.readers[-1], part=held_out.parts[-1], epoch=VALIDATION_EPOCH, metric_logger=metric_logger
+    ).show
 
 
-def conclude(board: Board, config: RunConfig, stage: Stage, *, execution: Execution, ranks: int) -> None:
+def conclude(metric_logger: MetricLogger, config: RunConfig, stage: Stage, *, execution: Execution, ranks: int) -> None:
     """Adds a finished stage to TensorBoard's table of runs: what tells it from others, and its last validation."""
     row = stage.schedule(config.schedule)
     settings: dict[str, bool | str | float] = {
@@ -55,4 +57,4 @@ def conclude(board: Board, config: RunConfig, stage: Stage, *, execution: Execut
         "zero_stage": execution.zero_stage,
         "ranks": ranks,
     }
-    board.hyperparameters(settings, COLUMNS)
+    metric_logger.hyperparameters(settings, COLUMNS)

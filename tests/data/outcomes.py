@@ -20,11 +20,11 @@ ALL = "all images and no error"
 
 
 def everything(shards: ShardSet) -> Batch:
-    """All pairs with their images, and a stray region of every image."""
+    """All pairs with their images, and a random region of every image."""
     reader, count = Reader(shards), shards.index.num_pairs
     chances = torch.stack([torch.arange(count) / count, torch.full((count,), 0.5)], dim=1)
     return reader.read(
-        torch.arange(count), images=reader.images, matched=torch.ones(count, dtype=torch.bool), strays=chances
+        torch.arange(count), images=reader.images, matched=torch.ones(count, dtype=torch.bool), random_regions=chances
     )
 
 

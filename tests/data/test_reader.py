@@ -38,14 +38,14 @@ def shards(raw: RawFolder) -> ShardSet:
     return open_set(raw.path / "shards" / "sentence" / "train")
 
 
-def read(reader: Reader, pairs: torch.Tensor, *, num_strays: int = 2, num_tokens: int | None = None) -> Batch:
+def read(reader: Reader, pairs: torch.Tensor, *, num_random_regions: int = 2, num_tokens: int | None = None) -> Batch:
     """The batch of some pairs with their own images."""
-    chances = torch.rand(len(pairs), 2 * num_strays, generator=torch.Generator().manual_seed(0))
+    chances = torch.rand(len(pairs), 2 * num_random_regions, generator=torch.Generator().manual_seed(0))
     return reader.read(
         pairs,
         images=reader.images[pairs],
         matched=torch.ones(len(pairs), dtype=torch.bool),
-        strays=chances,
+        random_regions=chances,
         num_tokens=num_tokens,
     )
 
@@ -73,7 +73,7 @@ def test_features_are_halves_and_labels_are_long(shards: ShardSet) -> None:
             ("keys", "token_ids", "word_positions", "object_ids", "attribute_ids", "answer_ids"), torch.int64
         ),
         **dict.fromkeys(("token_mask", "region_mask"), torch.bool),
-        **dict.fromkeys(("features", "stray_features"), torch.float16),
+        **dict.fromkeys(("features", "random_features"), torch.float16),
         **dict.fromkeys(("boxes", "object_scores", "attribute_scores", "answer_scores"), torch.float32),
     }
 
@@ -137,13 +137,15 @@ def test_a_batch_can_be_padded_further_so_that_all_ranks_agree(shards: ShardSet)
 def test_an_image_can_be_another_than_the_texts_own(shards: ShardSet) -> None:
     reader = Reader(shards)
     matched = torch.tensor([True, False])
-    batch = reader.read(torch.tensor([0, 1]), images=torch.tensor([0, 5]), matched=matched, strays=torch.zeros(2, 0))
+    batch = reader.read(
+        torch.tensor([0, 1]), images=torch.tensor([0, 5]), matched=matched, random_regions=torch.zeros(2, 0)
+    )
     assert torch.equal(batch.marks.matched, matched)
     assert torch.equal(batch.features[1], torch.from_numpy(read_record(shards, 5)[0].features.copy()))
     assert batch.token_ids[1].tolist()[:7] == texts(shards)[1]
 
 
-def test_strays_are_regions_of_images_of_the_set_and_all_can_come(shards: ShardSet) -> None:
+def test_random_regions_are_regions_of_images_of_the_set_and_all_can_come(shards: ShardSet) -> None:
     reader = Reader(shards)
     features = np.concatenate([read_record(shards, row)[0].features for row in range(6)])
     assert len(features) == 6 * NUM_REGIONS - 3
@@ -154,21 +156,24 @@ def test_strays_are_regions_of_images_of_the_set_and_all_can_come(shards: ShardS
             torch.arange(12),
             images=reader.images,
             matched=torch.ones(12, dtype=torch.bool),
-            strays=torch.rand(12, 8, generator=torch.Generator().manual_seed(len(seen))),
+            random_regions=torch.rand(12, 8, generator=torch.Generator().manual_seed(len(seen))),
         )
-        assert batch.stray_features.shape == (12, 4, 4)
-        seen |= {tuple(region.tolist()) for region in batch.stray_features.flatten(0, 1)}
+        assert batch.random_features.shape == (12, 4, 4)
+        seen |= {tuple(region.tolist()) for region in batch.random_features.flatten(0, 1)}
     assert seen == regions
 
 
 @pytest.mark.parametrize("chance", [0.0, 1 - 2.0**-24])
-def test_a_stray_at_the_end_of_chance_is_the_first_or_last_region(shards: ShardSet, chance: float) -> None:
+def test_a_random_region_at_the_end_of_chance_is_the_first_or_last_region(shards: ShardSet, chance: float) -> None:
     batch = Reader(shards).read(
-        torch.tensor([0]), images=torch.tensor([0]), matched=torch.tensor([True]), strays=torch.tensor([[chance] * 2])
+        torch.tensor([0]),
+        images=torch.tensor([0]),
+        matched=torch.tensor([True]),
+        random_regions=torch.tensor([[chance] * 2]),
     )
     place = 0 if chance == 0 else -1
     wanted = read_record(shards, place % 6)[0].features[place]
-    assert batch.stray_features[0, 0].tolist() == wanted.tolist()
+    assert batch.random_features[0, 0].tolist() == wanted.tolist()
 
 
 def test_marks_of_a_clean_batch_say_that_nothing_was_done(shards: ShardSet) -> None:
@@ -187,12 +192,12 @@ def test_sound_images_take_the_short_way(shards: ShardSet, monkeypatch: pytest.M
 
 def test_reused_memory_keeps_nothing_of_the_batch_before(shards: ShardSet) -> None:
     reader, pairs = Reader(shards), torch.arange(12)
-    memory = reader.buffers(12, num_strays=2)
+    memory = reader.buffers(12, num_random_regions=2)
     for tensor in memory.tensors().values():
         tensor.fill_(1)
     chances = torch.rand(12, 4, generator=torch.Generator().manual_seed(0))
     matched = torch.ones(12, dtype=torch.bool)
-    batch = reader.read(pairs, images=reader.images, matched=matched, strays=chances, into=memory)
+    batch = reader.read(pairs, images=reader.images, matched=matched, random_regions=chances, into=memory)
     fresh = everything(reader)
     for name in memory.tensors():
         assert torch.equal(getattr(batch, name), getattr(fresh, name)), name
@@ -219,7 +224,7 @@ def test_another_msgpack_of_the_same_map_is_read_too(shards: ShardSet) -> None:
     lengths, offsets, crc32 = shards.lengths.copy(), shards.offsets.copy(), shards.crc32.copy()
     lengths[0], offsets[0], crc32[0] = len(payload), 0, zlib.crc32(payload)
     changed = dataclasses.replace(shards, index=index, lengths=lengths, offsets=offsets, crc32=crc32)
-    batch = read(Reader(changed), torch.tensor([0, 1]), num_strays=0)
+    batch = read(Reader(changed), torch.tensor([0, 1]), num_random_regions=0)
     assert torch.equal(batch.features[0], torch.from_numpy(record.features.copy()))
     assert batch.object_ids[0].tolist() == record.object_ids.tolist()
 
@@ -227,12 +232,12 @@ def test_another_msgpack_of_the_same_map_is_read_too(shards: ShardSet) -> None:
 def test_many_images_are_read_by_several_threads_alike(shards: ShardSet) -> None:
     reader = Reader(shards)
     many = torch.arange(12).repeat(20)
-    batch, once = read(reader, many, num_strays=0), read(reader, torch.arange(12), num_strays=0)
+    batch, once = read(reader, many, num_random_regions=0), read(reader, torch.arange(12), num_random_regions=0)
     for name in ("features", "boxes", "object_ids", "region_mask"):
         assert torch.equal(getattr(batch, name), getattr(once, name).repeat(20, *[1] * (getattr(once, name).ndim - 1)))
 
 
-def test_a_stray_from_a_damaged_image_is_an_error_not_a_wrong_region(shards: ShardSet) -> None:
+def test_a_random_region_from_a_damaged_image_is_an_error_not_a_wrong_region(shards: ShardSet) -> None:
     reader = Reader(shards)
     damage(shards, row=5, place=int(shards.lengths[5]) - 3)
     with pytest.raises(ShardError, match=rf"{shards.keys[5]} at byte {shards.offsets[5]}: .* checksum"):
@@ -240,7 +245,7 @@ def test_a_stray_from_a_damaged_image_is_an_error_not_a_wrong_region(shards: Sha
             torch.tensor([0]),
             images=torch.tensor([0]),
             matched=torch.tensor([True]),
-            strays=torch.tensor([[0.99, 0.0]]),
+            random_regions=torch.tensor([[0.99, 0.0]]),
         )
 
 
@@ -286,7 +291,7 @@ def test_a_tar_that_was_cut_off_after_opening_is_named(shards: ShardSet) -> None
             torch.tensor([0]),
             images=torch.tensor([0]),
             matched=torch.tensor([True]),
-            strays=torch.tensor([[0.99, 0.99]]),
+            random_regions=torch.tensor([[0.99, 0.99]]),
         )
 
 

@@ -63,9 +63,9 @@ def resident(shards: ShardSet, *, at_once: int = 4) -> ResidentImages:
     return images
 
 
-def batch_of(reader: Reader, pairs: Tensor, images: Tensor, *, num_strays: int = 3) -> Batch:
-    chances = torch.rand(len(pairs), 2 * num_strays, generator=torch.Generator().manual_seed(0))
-    return reader.read(pairs, images=images, matched=reader.images[pairs] == images, strays=chances)
+def batch_of(reader: Reader, pairs: Tensor, images: Tensor, *, num_random_regions: int = 3) -> Batch:
+    chances = torch.rand(len(pairs), 2 * num_random_regions, generator=torch.Generator().manual_seed(0))
+    return reader.read(pairs, images=images, matched=reader.images[pairs] == images, random_regions=chances)
 
 
 def assert_same_bits(one: Batch, other: Batch) -> None:
@@ -81,7 +81,7 @@ def assert_same_bits(one: Batch, other: Batch) -> None:
 
 @pytest.mark.parametrize("at_once", [1, 4, 6])
 def test_batches_are_those_from_the_shards(shards: ShardSet, at_once: int) -> None:
-    """Own images and others, fewer regions than slots, strays, whatever the number of images loaded together."""
+    """Own images and others, fewer regions than slots, random regions, any number of images loaded together."""
     reader = Reader(shards)
     other = reader.through(resident(shards, at_once=at_once))
     pairs, images = torch.tensor([7, 0, 7, 3, 11, 2]), torch.tensor([1, 4, 0, 1, 5, 5])
@@ -90,25 +90,27 @@ def test_batches_are_those_from_the_shards(shards: ShardSet, at_once: int) -> No
     assert_same_bits(batch_of(other, everything, reader.images), batch_of(reader, everything, reader.images))
 
 
-def test_strays_come_from_the_images_at_hand_alone(shards: ShardSet) -> None:
+def test_random_regions_come_from_the_images_at_hand_alone(shards: ShardSet) -> None:
     reader = Reader(shards).among(torch.tensor([1, 4]))
     pairs = torch.arange(12)
     batch = batch_of(reader.through(resident(shards)), pairs, reader.images)
     assert_same_bits(batch, batch_of(reader, pairs, reader.images))
     known = {tuple(region) for row in (1, 4) for region in read_record(shards, row)[0].features.tolist()}
-    assert {tuple(region) for region in batch.stray_features.flatten(0, 1).tolist()} <= known
+    assert {tuple(region) for region in batch.random_features.flatten(0, 1).tolist()} <= known
 
 
 def test_reused_memory_keeps_nothing_of_the_batch_before(shards: ShardSet) -> None:
     reader = Reader(shards).through(resident(shards))
-    memory = reader.buffers(12, num_strays=0)
+    memory = reader.buffers(12, num_random_regions=0)
     assert memory.features.shape == (12, 3, 0), "features do not pass through it"
     for tensor in memory.tensors().values():
         tensor.fill_(1)
     matched = torch.ones(12, dtype=torch.bool)
-    strays = torch.zeros(12, 0)
-    batch = reader.read(torch.arange(12), images=reader.images, matched=matched, strays=strays, into=memory)
-    assert_same_bits(batch, batch_of(Reader(shards), torch.arange(12), reader.images, num_strays=0))
+    random_regions = torch.zeros(12, 0)
+    batch = reader.read(
+        torch.arange(12), images=reader.images, matched=matched, random_regions=random_regions, into=memory
+    )
+    assert_same_bits(batch, batch_of(Reader(shards), torch.arange(12), reader.images, num_random_regions=0))
 
 
 def test_a_table_takes_two_bytes_a_number_and_one_region_of_zeros(shards: ShardSet) -> None:
@@ -217,9 +219,9 @@ def test_a_damaged_head_is_not_recognised(raw: RawFolder, shards: ShardSet) -> N
 
 
 def test_the_sum_of_two_pieces_is_that_of_the_whole() -> None:
-    dice = np.random.default_rng(0)
-    heads = [dice.bytes(int(size)) for size in dice.integers(0, 50, 40)]
-    tails = [dice.bytes(int(size)) for size in dice.choice([0, 1, 7, 4096], 40)]
+    rng = np.random.default_rng(0)
+    heads = [rng.bytes(int(size)) for size in rng.integers(0, 50, 40)]
+    tails = [rng.bytes(int(size)) for size in rng.choice([0, 1, 7, 4096], 40)]
     sums = joined_crc32(
         np.array([zlib.crc32(one) for one in heads], np.uint32),
         np.array([zlib.crc32(one) for one in tails], np.uint32),

@@ -33,15 +33,15 @@ def folder(raw: RawFolder) -> Path:
 
 
 def batches(folder: Path) -> list[Batch]:
-    """All pairs in two batches, with strays from every image, and with the look-alikes as images."""
+    """All pairs in two batches, with random_regions from every image, and with the look-alikes as images."""
     reader = Reader(open_set(folder))
     count, images = len(reader.keys), reader.images
     chances = torch.stack([torch.arange(count) / count, torch.arange(count).flip(0) / count], dim=1)
     matched = torch.ones(count, dtype=torch.bool)
-    found = [reader.read(torch.arange(count), images=images, matched=matched, strays=chances)]
+    found = [reader.read(torch.arange(count), images=images, matched=matched, random_regions=chances)]
     if reader.look_alikes is not None:
         others = reader.look_alikes[images, 0].long()
-        found.append(reader.read(torch.arange(count), images=others, matched=~matched, strays=chances[:, :0]))
+        found.append(reader.read(torch.arange(count), images=others, matched=~matched, random_regions=chances[:, :0]))
     return found
 
 

@@ -62,7 +62,7 @@ def flip(path: Path, place: int) -> None:
 def test_a_set_stands_alone(folder: Path) -> None:
     moved = folder.rename(folder.parents[2] / "moved")
     shards = open_set(moved)
-    assert shards.lexicon().object_pieces.shape == (3, 2)
+    assert shards.tables().object_pieces.shape == (3, 2)
     assert [read_record(shards, row)[0].image_id for row in range(6)] == list(shards.keys)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from raw_files import PIECES, ids, vocabulary
 
-from msp_ds.data.text import WordPieces, build_lexicon, is_blank, load_labels
+from msp_ds.data.text import WordPieces, build_vocabulary_tables, is_blank, load_labels
 from msp_ds.data.vocabulary import read_vocabulary
 from msp_ds.errors import InputError
 
@@ -93,17 +93,17 @@ def test_pieces_are_those_of_bert_written_out(real_data: Path) -> None:
     assert WordPieces(words).ids_of(text) == expected
 
 
-def test_a_lexicon_holds_the_pieces_of_each_label(pieces: WordPieces) -> None:
-    lexicon = build_lexicon(pieces, (("dog", "hound"), ("red hat",)), (("red",), ("big", "red dog")))
+def test_a_tables_holds_the_pieces_of_each_label(pieces: WordPieces) -> None:
+    tables = build_vocabulary_tables(pieces, (("dog", "hound"), ("red hat",)), (("red",), ("big", "red dog")))
     dog, hound, red, hat, big = ids("dog", "hound", "red", "hat", "big")
-    assert lexicon.object_pieces.tolist() == [[dog, -1], [red, hat]]
-    assert lexicon.object_pieces_all.tolist() == [[dog, hound], [red, hat]]
-    assert lexicon.attribute_pieces.tolist() == [[red], [big]]
-    assert (lexicon.vocab_size, lexicon.cls_id, lexicon.sep_id, lexicon.mask_id) == (len(PIECES), 2, 3, 4)
+    assert tables.object_pieces.tolist() == [[dog, -1], [red, hat]]
+    assert tables.object_pieces_all.tolist() == [[dog, hound], [red, hat]]
+    assert tables.attribute_pieces.tolist() == [[red], [big]]
+    assert (tables.vocab_size, tables.cls_id, tables.sep_id, tables.mask_id) == (len(PIECES), 2, 3, 4)
 
 
 def test_function_pieces_are_specials_punctuation_single_characters_and_stop_words(pieces: WordPieces) -> None:
-    flags = build_lexicon(pieces, (("dog",),), (("red",),)).is_function_piece.tolist()
+    flags = build_vocabulary_tables(pieces, (("dog",),), (("red",),)).is_function_piece.tolist()
     content = ["red", "blue", "dog", "hound", "ball", "hat", "horse", "tail", "man", "wear", "##ing", "sign", "big"]
     assert [piece for piece, flag in zip(PIECES, flags, strict=True) if not flag] == content
 

@@ -57,7 +57,10 @@ def test_variable_numbers_of_boxes_carry_a_mask_to_the_batch(unlabelled: RawFold
     assert shards.index.num_regions == 100
     pairs = torch.arange(len(reader.keys))
     batch = reader.read(
-        pairs, images=reader.images, matched=torch.ones(len(pairs), dtype=torch.bool), strays=torch.zeros(len(pairs), 2)
+        pairs,
+        images=reader.images,
+        matched=torch.ones(len(pairs), dtype=torch.bool),
+        random_regions=torch.zeros(len(pairs), 2),
     )
     assert batch.region_mask.sum(1).tolist() == [count for count in COUNTS for _ in range(2)]
     assert bool((batch.object_ids == IGNORE).all())
@@ -72,7 +75,7 @@ def test_a_set_knows_that_it_has_no_labels_and_no_label_names(unlabelled: RawFol
     shards = build(unlabelled)
     assert not shards.index.has_labels
     assert (shards.index.num_objects, shards.index.num_attributes) == (0, 0)
-    assert shards.lexicon().object_pieces.shape[0] == 0
+    assert shards.tables().object_pieces.shape[0] == 0
 
 
 def test_vocabularies_may_be_named_all_the_same(raw: RawFolder, unlabelled: RawFolder) -> None:

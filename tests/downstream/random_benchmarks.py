@@ -33,13 +33,13 @@ def write_json(path: Path, value: Any) -> str:
 
 def vqa(seed: int = 0, *, num: int = 1000) -> tuple[Json, Json, list[Json]]:
     """The official questions, annotations and results; ten people a question, a fifth of the questions unanimous."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     questions, annotations, results = [], [], []
     for number in range(num):
         ids = {"question_id": 1000 * (number // 3 + 1) + number % 3, "image_id": number // 3 + 1}
-        pool = [dice.choice(ANSWERS) for _ in range(dice.choice([1, 2, 2, 3, 4]))]
-        said = [dice.choice(pool) for _ in range(10)]
-        kind = dice.choice(list(VQA_TYPES))
+        pool = [rng.choice(ANSWERS) for _ in range(rng.choice([1, 2, 2, 3, 4]))]
+        said = [rng.choice(pool) for _ in range(10)]
+        kind = rng.choice(list(VQA_TYPES))
         questions.append({**ids, "question": f"{kind} it?"})
         annotations.append(
             {
@@ -53,9 +53,9 @@ def vqa(seed: int = 0, *, num: int = 1000) -> tuple[Json, Json, list[Json]]:
                 ],
             }
         )
-        answer = dice.choice(pool) if dice.random() < 0.7 else dice.choice(ANSWERS)
+        answer = rng.choice(pool) if rng.random() < 0.7 else rng.choice(ANSWERS)
         results.append({"question_id": ids["question_id"], "answer": answer})
-    dice.shuffle(results)
+    rng.shuffle(results)
     return {"info": {}, "questions": questions}, {"info": {}, "annotations": annotations}, results
 
 
@@ -72,49 +72,49 @@ OPERATIONS = [
 
 def gqa(seed: int = 0, *, num: int = 1000) -> tuple[dict[str, Json], dict[str, Json], list[Json]]:
     """The official questions, choices and predictions; two in five unbalanced, some entailing themselves and others."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     ids = [f"{number:08d}" for number in range(num)]
     questions, choices = {}, {}
     for question_id in ids:
         questions[question_id] = {
-            "question": " ".join(["word"] * dice.randrange(3, 9)) + "?",
-            "imageId": str(dice.randrange(1, 99)),
-            "answer": dice.choice(COLOURS),
-            "isBalanced": dice.random() < 0.6,
-            "groups": {"global": dice.choice([None, "color", "thing", "thing"]), "local": None},
-            "entailed": [question_id] * dice.randrange(2) + dice.sample(ids, dice.randrange(4)),
+            "question": " ".join(["word"] * rng.randrange(3, 9)) + "?",
+            "imageId": str(rng.randrange(1, 99)),
+            "answer": rng.choice(COLOURS),
+            "isBalanced": rng.random() < 0.6,
+            "groups": {"global": rng.choice([None, "color", "thing", "thing"]), "local": None},
+            "entailed": [question_id] * rng.randrange(2) + rng.sample(ids, rng.randrange(4)),
             "types": {
-                "structural": dice.choice(["query", "query", "verify", "choose"]),
-                "semantic": dice.choice(["attr", "rel", "obj"]),
-                "detailed": dice.choice(["relS", "twoCommon", "twoCommon", "chooseAttr"]),
+                "structural": rng.choice(["query", "query", "verify", "choose"]),
+                "semantic": rng.choice(["attr", "rel", "obj"]),
+                "detailed": rng.choice(["relS", "twoCommon", "twoCommon", "chooseAttr"]),
             },
             "semantic": [
                 {"operation": operation, "argument": argument, "dependencies": []}
-                for operation, argument in dice.sample(OPERATIONS, dice.randrange(1, 5))
+                for operation, argument in rng.sample(OPERATIONS, rng.randrange(1, 5))
             ],
         }
-        valid = dice.sample(COLOURS, 3)
+        valid = rng.sample(COLOURS, 3)
         choices[question_id] = {"valid": valid, "plausible": valid[:2]}
     predictions = [
         {
             "questionId": question_id,
-            "prediction": questions[question_id]["answer"] if dice.random() < 0.5 else dice.choice([*COLOURS, "grey"]),
+            "prediction": questions[question_id]["answer"] if rng.random() < 0.5 else rng.choice([*COLOURS, "grey"]),
         }
         for question_id in ids
     ]
-    dice.shuffle(predictions)
+    rng.shuffle(predictions)
     return questions, choices, predictions
 
 
 def nlvr2(seed: int = 0, *, num: int = 1000) -> tuple[list[Json], list[tuple[str, str]]]:
     """The official statements and (identifier, prediction); up to four pairs a sentence, three quarters right."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     statements, predictions = [], []
-    for number in dice.sample(range(2 * num), num):
+    for number in rng.sample(range(2 * num), num):
         identifier = f"dev-{number // 8}-{number % 4}-{number // 4 % 2}"
-        label = dice.choice(["True", "False"])
+        label = rng.choice(["True", "False"])
         statements.append({"identifier": identifier, "sentence": "There are two.", "label": label})
         wrong = "False" if label == "True" else "True"
-        predictions.append((identifier, label if dice.random() < 0.75 else wrong))
-    dice.shuffle(predictions)
+        predictions.append((identifier, label if rng.random() < 0.75 else wrong))
+    rng.shuffle(predictions)
     return statements, predictions

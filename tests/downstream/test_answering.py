@@ -54,7 +54,7 @@ def an_answerer(one: ShardSet, task: str) -> Answerer:
         seed=0,
         epoch=0,
         options=PRESETS["tiny"].tasks,
-        lexicon=one.lexicon(),
+        tables=one.tables(),
         feature_mean=torch.from_numpy(one.feature_mean),
     )
     return Answerer(trunk, build_heads(benchmark.heads, model, trunk), benchmark, context)

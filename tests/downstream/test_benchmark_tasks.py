@@ -64,7 +64,7 @@ def test_vqa_sums_the_binary_losses_of_all_answers() -> None:
 def test_vqa_is_graded_by_the_soft_score_of_the_largest_logit() -> None:
     heads = nn.ModuleDict({"answer": Fixed([[5.0, 0.0, 0.0], [0.0, 5.0, 0.0], [5.0, 0.0, 0.0]])})
     scored = VQA.score(heads, state(QUESTIONS), QUESTIONS, QUESTIONS, tiny.context())
-    assert scored.tallies["accuracy/vqa"].mean() == pytest.approx((0.3 + 0.6 + 0.0) / 3)
+    assert scored.metrics["accuracy/vqa"].mean() == pytest.approx((0.3 + 0.6 + 0.0) / 3)
 
 
 def test_gqa_may_choose_one_answer_among_all() -> None:
@@ -72,7 +72,7 @@ def test_gqa_may_choose_one_answer_among_all() -> None:
     heads = nn.ModuleDict({"answer": Fixed([[0.0, 0.0, 0.0]] * 3)})
     scored = GQA.score(heads, state(QUESTIONS), QUESTIONS, QUESTIONS, tiny.context(answer_loss="ce"))
     assert float(scored.loss) == pytest.approx(math.log(3.0))
-    assert set(scored.tallies) == {"accuracy/gqa"}
+    assert set(scored.metrics) == {"accuracy/gqa"}
 
 
 class Table:
@@ -103,7 +103,7 @@ def test_nlvr2_puts_left_before_right() -> None:
     assert head.asked is not None
     assert torch.equal(head.asked[1], torch.cat((encoded.pair[1], encoded.pair[3])))
     assert float(scored.loss) == pytest.approx((math.log(4.0 / 3.0) + math.log(2.0)) / 2)
-    assert scored.tallies["accuracy/nlvr2"].mean() == 1.0  # a tie falls to index 0: false, as wanted
+    assert scored.metrics["accuracy/nlvr2"].mean() == 1.0  # a tie falls to index 0: false, as wanted
 
 
 def test_a_quadruple_holds_one_match_and_three_mismatches() -> None:

@@ -17,13 +17,13 @@ RESAMPLING = Resampling(num_resamples=4000)
 
 def looped_interval(values: list[float], units: list[int], *, num_resamples: int) -> tuple[float, float]:
     """Draw units with replacement, one by one."""
-    dice = random.Random(0)
+    rng = random.Random(0)
     of_unit: dict[int, list[float]] = {}
     for unit, value in zip(units, values, strict=True):
         of_unit.setdefault(unit, []).append(value)
     found = []
     for _ in range(num_resamples):
-        drawn = [value for _ in of_unit for value in dice.choice(list(of_unit.values()))]
+        drawn = [value for _ in of_unit for value in rng.choice(list(of_unit.values()))]
         found.append(100 * sum(drawn) / len(drawn))
     found.sort()
     return found[int(0.025 * num_resamples)], found[int(0.975 * num_resamples)]
@@ -37,10 +37,10 @@ def test_the_interval_of_a_share_is_two_standard_errors_wide() -> None:
 
 
 def test_units_are_drawn_with_all_their_values() -> None:
-    dice = random.Random(1)
-    units = [unit for unit in range(60) for _ in range(dice.randrange(1, 6))]
-    level = [dice.random() for _ in range(60)]
-    values = [float(dice.random() < level[unit]) for unit in units]
+    rng = random.Random(1)
+    units = [unit for unit in range(60) for _ in range(rng.randrange(1, 6))]
+    level = [rng.random() for _ in range(60)]
+    values = [float(rng.random() < level[unit]) for unit in units]
     low, high = Score(values=tuple(values), units=np.array(units)).interval(RESAMPLING)
     expected = looped_interval(values, units, num_resamples=4000)
     assert (low, high) == (pytest.approx(expected[0], abs=0.8), pytest.approx(expected[1], abs=0.8))
@@ -68,8 +68,8 @@ def test_the_blocks_in_which_is_drawn_change_nothing(monkeypatch: pytest.MonkeyP
 
 
 def test_a_difference_is_taken_question_by_question() -> None:
-    dice = random.Random(0)
-    theirs = [float(dice.random() < 0.5) for _ in range(1000)]
+    rng = random.Random(0)
+    theirs = [float(rng.random() < 0.5) for _ in range(1000)]
     ours = [1.0 if place % 50 == 0 else value for place, value in enumerate(theirs)]
     gained = sum(ours) - sum(theirs)
     difference, (low, high) = Score(values=tuple(ours)).difference(Score(values=tuple(theirs)), RESAMPLING)
@@ -92,9 +92,9 @@ def test_scores_without_pairs_are_not_compared() -> None:
 
 
 def test_the_median_of_resampled_ranks_is_that_of_their_list() -> None:
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     kinds = np.array([[0.0, 4.0, 7.0], [-1.0, 2.0, 9.0], [-1.0, -1.0, 5.0], [1.0, 1.0, 3.0]])
-    counts = dice.multinomial(6, [0.25] * 4, size=50)
+    counts = rng.multinomial(6, [0.25] * 4, size=50)
     expected = []
     for drawn in counts:
         ranks = [rank for kind, times in zip(kinds, drawn, strict=True) for rank in list(kind[kind >= 0]) * times]

@@ -142,8 +142,8 @@ def test_the_distributions_interval_is_that_of_resampling_in_a_loop() -> None:
         for question_id, one in questions.items()
         if one["groups"]["global"]
     ]
-    dice = random.Random(0)
-    found = sorted(distribution([dice.choice(outcomes) for _ in outcomes]) for _ in range(2000))
+    rng = random.Random(0)
+    found = sorted(distribution([rng.choice(outcomes) for _ in outcomes]) for _ in range(2000))
     shift = distribution(outcomes) - sum(found) / len(found)
     grades = grade_gqa(
         [question(str(number), one.right, global_group=one.group) for number, one in enumerate(outcomes)],

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from tiny import CONFIG, FAMILY, FP32_BOUND, dice
+from tiny import CONFIG, FAMILY, FP32_BOUND, rng
 from torch import Tensor
 
 from msp_ds.data.reader import Reader
@@ -37,15 +37,15 @@ CAPTIONS_BEFORE = [0, 2, 5, 6, 9, 11]
 
 def records() -> Iterator[tuple[RegionRecord, list[str]]]:
     for number, texts in enumerate(CAPTIONS):
-        count, dice_of_image = 2 + number, np.random.default_rng(number)
+        count, rng_of_image = 2 + number, np.random.default_rng(number)
         yield (
             RegionRecord(
                 image_id=f"coco-{number}",
                 source="by hand",
                 height=40,
                 width=80,
-                features=dice_of_image.random((count, CONFIG.feature_width)).astype(np.float16),
-                boxes=dice_of_image.random((count, 4)).astype(np.float32) * [40, 20, 40, 20] + [0, 0, 40, 20],
+                features=rng_of_image.random((count, CONFIG.feature_width)).astype(np.float16),
+                boxes=rng_of_image.random((count, 4)).astype(np.float32) * [40, 20, 40, 20] + [0, 0, 40, 20],
                 object_ids=np.zeros(count, np.int16),
                 object_scores=np.ones(count, np.float32),
                 attribute_ids=np.zeros(count, np.int16),
@@ -84,7 +84,10 @@ def scorer(request: pytest.FixtureRequest) -> PairScorer:
 def score_alone(scorer: PairScorer, reader: Reader, *, image: int, caption: int) -> float:
     """The margin of one pair through the whole trunk, in a batch of its own."""
     batch = reader.read(
-        torch.tensor([caption]), images=torch.tensor([image]), matched=torch.ones(1).bool(), strays=torch.empty(1, 0)
+        torch.tensor([caption]),
+        images=torch.tensor([image]),
+        matched=torch.ones(1).bool(),
+        random_regions=torch.empty(1, 0),
     )
     mismatch, match = scorer.head(scorer.trunk(batch).pair)[0].tolist()
     return match - mismatch
@@ -201,7 +204,7 @@ def test_the_pool_does_not_depend_on_how_pairs_lie_in_the_table(reader: Reader) 
         """The same pairs in another order, all that a pool looks at."""
 
         shards = reader.shards
-        layout = torch.randperm(11, generator=dice(0))
+        layout = torch.randperm(11, generator=rng(0))
         images = reader.images[layout]
 
     pool = choose_pool(Shuffled())  # type: ignore[arg-type]

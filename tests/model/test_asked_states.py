@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from tiny import CONFIG, FAMILY, a_batch, dice
+from tiny import CONFIG, FAMILY, a_batch, rng
 from torch import Tensor
 
 from msp_ds.config import ModelConfig
@@ -33,7 +33,7 @@ def a_trunk(config: ModelConfig) -> Trunk:
 def some(batch: Batch, rooms: tuple[int | None, int | None] = (None, None)) -> Asked:
     """A third of the pieces and of the regions."""
     masks = (batch.token_mask, batch.region_mask)
-    chosen = [mask & (torch.rand(mask.shape, generator=dice(4)) < 1 / 3) for mask in masks]
+    chosen = [mask & (torch.rand(mask.shape, generator=rng(4)) < 1 / 3) for mask in masks]
     return Asked(text=Places(where=chosen[0], room=rooms[0]), regions=Places(where=chosen[1], room=rooms[1]))
 
 

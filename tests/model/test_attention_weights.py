@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tiny import CONFIG, FAMILY, HIDDEN, a_batch, dice
+from tiny import CONFIG, FAMILY, HIDDEN, a_batch, rng
 from torch import Tensor
 
 from msp_ds.model.attention_weights import attention_shares, encode_and_look, last_look
@@ -21,8 +21,8 @@ def some_attention() -> tuple[Attention, Tensor, Tensor, Tensor]:
     torch.manual_seed(3)
     attention = Attention(CONFIG).double().eval()
     for place, parameter in enumerate(attention.parameters()):
-        parameter.data = torch.randn(parameter.shape, generator=dice(place), dtype=torch.float64)
-    states, memory = (torch.randn(2, n, HIDDEN, generator=dice(n), dtype=torch.float64) for n in (3, 4))
+        parameter.data = torch.randn(parameter.shape, generator=rng(place), dtype=torch.float64)
+    states, memory = (torch.randn(2, n, HIDDEN, generator=rng(n), dtype=torch.float64) for n in (3, 4))
     return attention, states, memory, torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0]]).bool()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from tiny import dice
+from tiny import rng
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -75,7 +75,7 @@ def test_the_mask_is_kept_in_bytes() -> None:
 
 def states(kind: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Two sequences, three heads, four queries and five memories of width six; the second sees nothing."""
-    query, key, value = (torch.randn(2, 3, n, 6, generator=dice(n)).to(kind).requires_grad_() for n in (4, 5, 5))
+    query, key, value = (torch.randn(2, 3, n, 6, generator=rng(n)).to(kind).requires_grad_() for n in (4, 5, 5))
     return query, key, value, torch.tensor([[1, 1, 1, 0, 0], [0, 0, 0, 0, 0]]).bool()[:, None, None]
 
 

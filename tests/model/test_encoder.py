@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CONFIG, FAMILY, a_batch, dice
+from tiny import CONFIG, FAMILY, a_batch, rng
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -143,7 +143,7 @@ def test_a_pair_does_not_hear_its_neighbours_in_the_batch(trunk: Trunk) -> None:
 
 def test_moving_regions_with_their_boxes_only_moves_their_states(trunk: Trunk) -> None:
     batch = a_batch()
-    order = torch.randperm(6, generator=dice(1))
+    order = torch.randperm(6, generator=rng(1))
     moved = encode(trunk, batch, **{name: getattr(batch, name)[:, order] for name in REGION_FIELDS})
     still = encode(trunk, batch)
     torch.testing.assert_close(moved.pair, still.pair, atol=1e-12, rtol=0)
@@ -178,7 +178,7 @@ def pooled(layer: nn.Linear, state: Tensor) -> Tensor:
 
 
 def test_the_pair_is_the_product_of_two_tanh_poolers(lxmert_s: Trunk) -> None:
-    text, regions = torch.randn(2, 3, CONFIG.hidden_size, generator=dice(2))
+    text, regions = torch.randn(2, 3, CONFIG.hidden_size, generator=rng(2))
     assert lxmert_s.region_pooler is not None
     wanted = pooled(lxmert_s.text_pooler, text[0]) * pooled(lxmert_s.region_pooler, regions[0])
     torch.testing.assert_close(lxmert_s.pool(text[None], regions[None])[0], wanted)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import a_batch, dice
+from tiny import a_batch, rng
 from torch import Tensor, nn
 
 from msp_ds.config import ModelConfig
@@ -72,7 +72,7 @@ def a_batch_for(config: ModelConfig, *, num_pairs: int) -> Batch:
     """Random pairs, a third of whose regions is masked: their features are nought."""
     clean = a_batch([12 - pair % 5 for pair in range(num_pairs)], [10 - pair % 4 for pair in range(num_pairs)], seed=5)
     masked = torch.arange(10) % 3 == 0
-    values = torch.rand(num_pairs, 10, config.feature_width, generator=dice(6))
+    values = torch.rand(num_pairs, 10, config.feature_width, generator=rng(6))
     features = (4 * values - 2).relu() * (clean.region_mask & ~masked)[..., None]
     return dataclasses.replace(clean, features=features.half())
 

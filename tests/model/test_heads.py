@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from tiny import CONFIG, NUM_PIECES, dice
+from tiny import CONFIG, NUM_PIECES, rng
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +28,7 @@ def trunk() -> Trunk:
 
 
 def states(num_rows: int = 4, *, seed: int = 0) -> Tensor:
-    return torch.randn(num_rows, CONFIG.hidden_size, generator=dice(seed))
+    return torch.randn(num_rows, CONFIG.hidden_size, generator=rng(seed))
 
 
 def start(trunk: Trunk, *names: str, config: ModelConfig = CONFIG) -> nn.ModuleDict:
@@ -108,7 +108,7 @@ def test_the_released_topic_head_starts_with_a_loss_of_0_805() -> None:
     config = dataclasses.replace(CONFIG, vocab_size=4000, hidden_size=64, init_std=0.02)
     torch.manual_seed(0)
     head = HEADS["topic"](config, None)  # type: ignore[arg-type]  # needs no trunk
-    logits = head(torch.randn(16, 64, generator=dice(0)))
+    logits = head(torch.randn(16, 64, generator=rng(0)))
     loss = F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits))
     assert loss.item() == pytest.approx(0.805, abs=0.01)  # measured on the released model
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import pytest
 import torch
-from tiny import CONFIG, dice
+from tiny import CONFIG, rng
 from torch import Tensor, nn
 
 from msp_ds.model.layers import CrossModalityLayer, SelfLayer
@@ -24,7 +24,7 @@ def away_from_its_start(module: Made) -> Made:
     """In double precision, with every weight (biases and LayerNorms too) at random."""
     module.double().eval()
     for place, parameter in enumerate(module.parameters()):
-        parameter.data = torch.randn(parameter.shape, generator=dice(place), dtype=torch.float64) * 0.5
+        parameter.data = torch.randn(parameter.shape, generator=rng(place), dtype=torch.float64) * 0.5
     return module
 
 
@@ -35,7 +35,7 @@ def layer() -> CrossModalityLayer:
 
 def streams() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Two texts of 4 and 3 pieces, two images of 3 and 5 regions."""
-    text, regions = (torch.randn(2, n, CONFIG.hidden_size, generator=dice(n), dtype=torch.float64) for n in (4, 5))
+    text, regions = (torch.randn(2, n, CONFIG.hidden_size, generator=rng(n), dtype=torch.float64) for n in (4, 5))
     text_mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool()
     region_mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]).bool()
     return text, regions, text_mask, region_mask

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from tiny import CONFIG, dice
+from tiny import CONFIG, rng
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,7 +13,7 @@ from tools.held_memory import held_after
 
 
 def test_the_result_is_computed_again_for_the_backward_pass_and_not_before() -> None:
-    states, weight, calls = torch.randn(3, 4, generator=dice(1)), torch.randn(4, 2, requires_grad=True), []
+    states, weight, calls = torch.randn(3, 4, generator=rng(1)), torch.randn(4, 2, requires_grad=True), []
 
     def again() -> Tensor:
         calls.append(True)
@@ -42,7 +42,7 @@ def plain(block: FeedForward, states: Tensor) -> Tensor:
 
 
 def test_a_feed_forward_block_keeps_its_wide_states_once() -> None:
-    block, states = FeedForward(CONFIG).eval(), torch.randn(2, 5, CONFIG.hidden_size, generator=dice(2))
+    block, states = FeedForward(CONFIG).eval(), torch.randn(2, 5, CONFIG.hidden_size, generator=rng(2))
     kept, gradients = [], []
     for way in (plain, FeedForward.forward):
         loss, num_bytes = held_after(lambda way=way: way(block, states).square().sum())

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from reference.slow_heads import SlowHeads
 from reference.slow_losses import SLOW_LOSSES, Names, Pair, Piece, Question, Region
-from tiny import CLS, CONFIG, LEXICON, NUM_PIECES, SEP, a_batch, dice, encoded
+from tiny import CLS, CONFIG, NUM_PIECES, SEP, VOCABULARY_TABLES, a_batch, encoded, rng
 from tiny import context as a_context
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ from msp_ds.model.encoder import Trunk
 from msp_ds.model.heads import HEADS, build_heads
 from msp_ds.records import IGNORE, Batch, Encoded
 from msp_ds.tasks import TASKS
-from msp_ds.tasks.task import Context, pose
+from msp_ds.tasks.task import Context, corrupt
 
 NUM_BATCHES = 200
 
@@ -46,25 +46,25 @@ GATES, TOPIC_HEADS = ("pair", "none"), ("gelu-layernorm", "plain")
 EMPTY_KINDS = ("everything masked", "nothing masked", "no topic", "no label", "all filler", "all mismatched")
 """The kinds of batches beside the ordinary one. all filler: not one region is there."""
 SILENT_WORDS = (16, 17, 18, 19)
-"""Pieces of tiny.LEXICON that are in no label's name."""
+"""Pieces of tiny.VOCABULARY_TABLES that are in no label's name."""
 NEVER = 1e-9
 """A share by which can be divided, and of which nothing comes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A batch, clean and posed, with heads in float64 and states in float64 that an encoder could have made of it."""
+    """A batch, clean and corrupted, with heads and states in float64 that an encoder could have made of it."""
 
     kind: str
     heads: nn.ModuleDict
     states: Encoded
     clean: Batch
-    posed: Batch
+    corrupted: Batch
     context: Context
 
     def fast_loss(self, name: str) -> Tensor:
         """What msp_ds says of one task."""
-        return TASKS[name].score(self.heads, self.states, self.clean, self.posed, self.context).loss
+        return TASKS[name].score(self.heads, self.states, self.clean, self.corrupted, self.context).loss
 
     def in_single_precision(self) -> Example:
         """The same example as training has it."""
@@ -83,7 +83,7 @@ def double_heads(gate: str, topic_head: str) -> nn.ModuleDict:
     """All heads in float64, every weight away from its start: a bias of zero would hide a forgotten bias."""
     config = dataclasses.replace(CONFIG, region_gate=gate, topic_head=topic_head)
     heads = build_heads(HEADS, config, Trunk(config))
-    maker = dice(11)
+    maker = rng(11)
     with torch.no_grad():
         for parameter in heads.parameters():
             parameter += 0.2 * torch.randn(parameter.shape, generator=maker)
@@ -108,7 +108,7 @@ def examples(count: int = NUM_BATCHES) -> Iterator[Example]:
             heads=heads,
             states=converted(encoded(clean, seed=number), torch.float64),
             clean=clean,
-            posed=pose(clean, list(TASKS.values()), context),
+            corrupted=corrupt(clean, list(TASKS.values()), context),
             context=context,
         )
 
@@ -138,7 +138,7 @@ def two_pieces_a_word(batch: Batch) -> Tensor:
 
 def question(example: Example) -> Question:
     """The example without tensors and without padding."""
-    clean, marks, states = example.clean, example.posed.marks, example.states
+    clean, marks, states = example.clean, example.corrupted.marks, example.states
     pairs = []
     for b, matched in enumerate(marks.matched.tolist()):
         pieces = [
@@ -177,11 +177,11 @@ def slow_heads(heads: nn.ModuleDict) -> SlowHeads:
 
 
 def plain_names() -> Names:
-    """tiny.LEXICON as its docstring has it: object 0 is `5` or `11`, object 1 `6 7`, ..."""
+    """tiny.VOCABULARY_TABLES as its docstring has it: object 0 is `5` or `11`, object 1 `6 7`, ..."""
     return Names(
         objects=[[[5], [11]], [[6, 7]], [[8]], [[9], [12]], [[5, 10], [11]]],
         attributes=[[13], [14], [15]],
-        function_pieces=set(torch.arange(NUM_PIECES)[LEXICON.is_function_piece].tolist()),
+        function_pieces=set(torch.arange(NUM_PIECES)[VOCABULARY_TABLES.is_function_piece].tolist()),
     )
 
 

@@ -67,7 +67,7 @@ class Names:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A posed batch with everything that a loss may depend on."""
+    """A corrupted batch with everything that a loss may depend on."""
 
     pairs: list[Pair]
     heads: SlowHeads

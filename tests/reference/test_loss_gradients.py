@@ -13,7 +13,7 @@ from tiny import a_batch, context, encoded
 from torch import Tensor
 
 from msp_ds.tasks import TASKS
-from msp_ds.tasks.task import pose
+from msp_ds.tasks.task import corrupt
 
 STEP = 1e-5
 """The error of a central difference is about STEP^2 = 1e-10 by its form and 1e-16 / STEP = 1e-11 by rounding."""
@@ -52,10 +52,10 @@ def test_gradients_are_the_slopes_of_the_loss(name: str, reading: dict[str, Any]
     marks = dataclasses.replace(clean.marks, matched=torch.tensor([True, False]))
     clean = dataclasses.replace(clean, marks=marks)
     asked = context(**{"token_share": 0.5, "region_share": 0.3, "ifrs_share": 1.0, **reading}, seed=4)
-    posed, states = pose(clean, list(TASKS.values()), asked), converted(encoded(clean), torch.float64)
+    corrupted, states = corrupt(clean, list(TASKS.values()), asked), converted(encoded(clean), torch.float64)
 
     def loss() -> Tensor:
-        return TASKS[name].score(heads, states, clean, posed, asked).loss
+        return TASKS[name].score(heads, states, clean, corrupted, asked).loss
 
     leaves = {f"head {one}": weight for one, weight in heads.named_parameters()}
     leaves |= {one: getattr(states, one) for one in ("text", "regions", "pair")}

@@ -83,7 +83,7 @@ def test_a_nothing_costs_exactly_nothing_and_moves_no_weight() -> None:
 def assert_free(example: Example, name: str) -> None:
     heads = copy.deepcopy(example.heads)
     states = converted(example.states, torch.float64)
-    loss = TASKS[name].score(heads, states, example.clean, example.posed, example.context).loss
+    loss = TASKS[name].score(heads, states, example.clean, example.corrupted, example.context).loss
     assert loss.item() == 0.0
     loss.backward()
     gradients = [leaf.grad for leaf in (states.text, states.regions, states.pair, *heads.parameters())]
@@ -103,9 +103,9 @@ def test_index_1_says_matched() -> None:
     example = next(one for one in examples() if bool(one.clean.marks.matched.all()))
     size = len(example.clean.keys)
     states = Encoded(text=torch.empty(0), regions=torch.empty(0), pair=torch.tensor([[-9.0, 9.0]]).expand(size, -1))
-    score = TASKS["itm_hs"].score(sure, states, example.clean, example.posed, example.context)
+    score = TASKS["itm_hs"].score(sure, states, example.clean, example.corrupted, example.context)
     assert score.loss.item() < 1e-6
-    assert score.tallies["accuracy/itm_hs"].mean() == 1.0
+    assert score.metrics["accuracy/itm_hs"].mean() == 1.0
 
 
 @pytest.mark.parametrize("name", list(TASKS))
@@ -113,7 +113,7 @@ def test_losses_are_single_precision_scalars_even_of_half_precision_states(name:
     example = next(iter(examples())).in_single_precision()
     states = converted(example.states, torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        score = TASKS[name].score(example.heads, states, example.clean, example.posed, example.context)
+        score = TASKS[name].score(example.heads, states, example.clean, example.corrupted, example.context)
     assert score.loss.dtype == torch.float32
     assert score.loss.shape == ()
     assert score.loss.isfinite()

@@ -15,7 +15,7 @@ from msp_ds.curriculum import BENCHMARKS, curriculum
 from msp_ds.records import Encoded
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.asking import REGIONS, ROOM_STEP, TEXT, asked_by, count_rooms
-from msp_ds.tasks.task import pose
+from msp_ds.tasks.task import corrupt
 
 ALL = list(TASKS.values())
 
@@ -26,7 +26,7 @@ def poisoned(example: Example, name: str) -> Encoded:
     asks = {"text": task.asks_text, "regions": task.asks_regions}
     for part, whole in states.items():
         ask = asks[part]
-        asked = torch.zeros(whole.shape[:2]).bool() if ask is None else ask(example.posed, example.context)
+        asked = torch.zeros(whole.shape[:2]).bool() if ask is None else ask(example.corrupted, example.context)
         states[part] = whole.detach().masked_fill(~asked[..., None], torch.nan)
     return Encoded(pair=example.states.pair.detach(), **states)
 
@@ -44,14 +44,14 @@ def with_rooms(example: Example) -> Example:
 
 
 def scored(example: Example, name: str) -> tuple[Tensor, dict[str, list[float]], list[Tensor | None]]:
-    """Loss, tallies and gradients: of states and of the heads."""
+    """Loss, metrics and gradients: of states and of the heads."""
     example = dataclasses.replace(example, states=_leaves(example.states))
-    score = TASKS[name].score(example.heads, example.states, example.clean, example.posed, example.context)
+    score = TASKS[name].score(example.heads, example.states, example.clean, example.corrupted, example.context)
     example.heads.zero_grad()
     score.loss.backward()
     leaves = [*_parts(example.states), *example.heads.parameters()]
-    tallies = {key: [tally.total.item(), tally.count.item()] for key, tally in score.tallies.items()}
-    return score.loss.detach(), tallies, [None if leaf.grad is None else leaf.grad.clone() for leaf in leaves]
+    metrics = {key: [metric.total.item(), metric.count.item()] for key, metric in score.metrics.items()}
+    return score.loss.detach(), metrics, [None if leaf.grad is None else leaf.grad.clone() for leaf in leaves]
 
 
 def _parts(states: Encoded) -> list[Tensor]:
@@ -66,11 +66,11 @@ def _leaves(states: Encoded) -> Encoded:
 @pytest.mark.parametrize("name", list(TASKS))
 def test_a_list_with_room_to_spare_changes_nothing(name: str) -> None:
     for example in examples(24):
-        loss, tallies, gradients = scored(example, name)
-        roomy_loss, roomy_tallies, roomy_gradients = scored(with_rooms(example), name)
+        loss, metrics, gradients = scored(example, name)
+        roomy_loss, roomy_metrics, roomy_gradients = scored(with_rooms(example), name)
         torch.testing.assert_close(roomy_loss, loss, rtol=1e-9, atol=1e-12)
-        for key, numbers in tallies.items():
-            assert roomy_tallies[key] == pytest.approx(numbers, rel=1e-9), key
+        for key, numbers in metrics.items():
+            assert roomy_metrics[key] == pytest.approx(numbers, rel=1e-9), key
         for found, expected in zip(roomy_gradients, gradients, strict=True):
             assert (found is None) == (expected is None)
             if found is not None and expected is not None:
@@ -81,10 +81,10 @@ def test_rooms_suffice_and_are_few() -> None:
     batch, sizes = many_pairs(200), set()
     for epoch in range(5):
         asked = context(epoch=epoch)
-        rooms, posed = count_rooms(batch, ALL, asked), pose(batch, ALL, asked)
-        together = asked_by(ALL, posed, asked)
-        wanted = {TEXT: together.text.where, REGIONS: together.regions.where, "mlm": posed.marks.masked_tokens}
-        wanted |= {"mrfr": posed.marks.masked_regions, "ifrs": posed.marks.shuffled_regions}
+        rooms, corrupted = count_rooms(batch, ALL, asked), corrupt(batch, ALL, asked)
+        together = asked_by(ALL, corrupted, asked)
+        wanted = {TEXT: together.text.where, REGIONS: together.regions.where, "mlm": corrupted.marks.masked_tokens}
+        wanted |= {"mrfr": corrupted.marks.masked_regions, "ifrs": corrupted.marks.shuffled_regions}
         for name, where in wanted.items():
             assert 0 <= rooms[name] - int(where.sum()) < ROOM_STEP, name
         sizes.add(rooms["mlm"])
@@ -94,7 +94,7 @@ def test_rooms_suffice_and_are_few() -> None:
 def test_features_need_not_be_where_the_rooms_are_counted() -> None:
     batch = many_pairs(20)
     away = dataclasses.replace(
-        batch, features=batch.features.to("meta"), stray_features=batch.stray_features.to("meta")
+        batch, features=batch.features.to("meta"), random_features=batch.random_features.to("meta")
     )
     assert count_rooms(away, ALL, context()) == count_rooms(batch, ALL, context())
 
@@ -116,10 +116,10 @@ def test_benchmarks_ask_about_the_pair_alone() -> None:
 def test_each_stage_asks_about_text_and_regions() -> None:
     batch, options = a_batch(), {"token_share": 0.5, "region_share": 0.5}
     for stage in curriculum("tps"):
-        posed = pose(batch, stage.tasks, context(**options))
-        asked = asked_by(stage.tasks, posed, context(**options))
-        assert torch.equal(asked.text.where, posed.marks.masked_tokens)
-        assert torch.equal(asked.regions.where, posed.marks.masked_regions | posed.marks.shuffled_regions)
+        corrupted = corrupt(batch, stage.tasks, context(**options))
+        asked = asked_by(stage.tasks, corrupted, context(**options))
+        assert torch.equal(asked.text.where, corrupted.marks.masked_tokens)
+        assert torch.equal(asked.regions.where, corrupted.marks.masked_regions | corrupted.marks.shuffled_regions)
         assert asked.regions.where.any()
 
 
@@ -127,6 +127,6 @@ def test_pairs_that_are_dropped_are_not_asked_about() -> None:
     batch = a_batch()
     marks = dataclasses.replace(batch.marks, matched=torch.tensor([True, False, True]))
     changes: dict[str, Any] = {"token_share": 1.0, "mismatch_losses": "drop"}
-    posed = pose(dataclasses.replace(batch, marks=marks), ALL, context(**changes))
-    asked = asked_by([TASKS["mlm"]], posed, context(**changes))
+    corrupted = corrupt(dataclasses.replace(batch, marks=marks), ALL, context(**changes))
+    asked = asked_by([TASKS["mlm"]], corrupted, context(**changes))
     assert asked.text.where.sum(1).tolist() == [6, 0, 5]  # 8 and 7 pieces less [CLS] and [SEP]

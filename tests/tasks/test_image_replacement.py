@@ -7,7 +7,7 @@ import torch
 from tiny import context
 from torch import Tensor
 
-from msp_ds.records import Tally
+from msp_ds.records import MeanMetric
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.corruptions import replace_images
 from msp_ds.tasks.task import AS_WRITTEN, pair_choice
@@ -135,12 +135,12 @@ def test_only_itm_hs_chooses_images() -> None:
     assert pair_choice([task for name, task in TASKS.items() if name != "itm_hs"]) is AS_WRITTEN
 
 
-def chosen_at_hand(rows_at_hand: list[int], **options: object) -> tuple[Tensor, Tensor, dict[str, Tally]]:
+def chosen_at_hand(rows_at_hand: list[int], **options: object) -> tuple[Tensor, Tensor, dict[str, MeanMetric]]:
     """The choice for the pairs of images at hand, look-alikes i+1 to i+4 as above."""
     at_hand = torch.tensor(rows_at_hand)
     here = torch.isin(OWN, at_hand)
     found = replace_images(KEYS[here], OWN[here], LOOK_ALIKES, NUM_IMAGES, context(**options), at_hand)
-    return OWN[here], found.rows, dict(found.tallies)
+    return OWN[here], found.rows, dict(found.metrics)
 
 
 def test_a_look_alike_that_is_elsewhere_is_replaced_by_the_next_that_is_here() -> None:
@@ -162,17 +162,17 @@ def test_after_the_last_look_alike_comes_the_first() -> None:
     assert set(rows[own == 10].tolist()) == {11}
 
 
-def test_the_tally_counts_look_alikes_that_were_drawn_and_here() -> None:
+def test_the_metric_counts_look_alikes_that_were_drawn_and_here() -> None:
     # Two in four of 10's and of 12's are here, one of 13's, none of 16's: 5 of 16 in the mean.
-    _, _, tallies = chosen_at_hand([10, 12, 13, 16], itm_share=1.0)
-    tally = tallies["data/look_alikes_at_hand"]
-    assert float(tally.count) == 4 * NUM_PAIRS / NUM_IMAGES
-    assert tally.mean() == pytest.approx(5 / 16, abs=4 * (1 / 4 / float(tally.count)) ** 0.5)
+    _, _, metrics = chosen_at_hand([10, 12, 13, 16], itm_share=1.0)
+    metric = metrics["data/look_alikes_at_hand"]
+    assert float(metric.count) == 4 * NUM_PAIRS / NUM_IMAGES
+    assert metric.mean() == pytest.approx(5 / 16, abs=4 * (1 / 4 / float(metric.count)) ** 0.5)
 
 
 def test_random_images_at_hand_come_evenly_and_never_ones_own() -> None:
-    own, rows, tallies = chosen_at_hand([0, 3, 7, 24], itm_share=1.0, itm_negatives="random")
-    assert not tallies
+    own, rows, metrics = chosen_at_hand([0, 3, 7, 24], itm_share=1.0, itm_negatives="random")
+    assert not metrics
     for image in (0, 3, 7, 24):
         counts = torch.bincount(rows[own == image], minlength=NUM_IMAGES)
         assert set(counts.nonzero().flatten().tolist()) == {0, 3, 7, 24} - {image}

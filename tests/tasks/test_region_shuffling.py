@@ -12,7 +12,7 @@ from torch import Tensor
 from msp_ds.records import Batch
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.corruptions import choose_regions, mask_regions, shuffle_regions
-from msp_ds.tasks.task import pose
+from msp_ds.tasks.task import corrupt
 
 NO_MASKS = {"region_share": 0.0}
 OFTEN = {"ifrs_share": 0.5}
@@ -61,8 +61,8 @@ def brute_force(batch: Batch, share: float, stride: int, *, chances: Tensor, all
 
 @pytest.mark.parametrize("choice", ["scan", "stride3"])
 def test_regions_are_shuffled_in_threes_that_follow_each_other_and_never_overlap(choice: str) -> None:
-    posed = shuffle_regions(many_pairs(500), context(ifrs_choice=choice, **OFTEN))
-    assert len(triplets(posed)) > 500
+    corrupted = shuffle_regions(many_pairs(500), context(ifrs_choice=choice, **OFTEN))
+    assert len(triplets(corrupted)) > 500
 
 
 def test_the_identity_is_never_drawn_and_the_other_five_orders_evenly() -> None:
@@ -76,11 +76,11 @@ def test_the_identity_is_never_drawn_and_the_other_five_orders_evenly() -> None:
 @pytest.mark.parametrize("choice", ["scan", "stride3"])
 def test_the_starts_are_those_of_a_walk_from_left_to_right(choice: str) -> None:
     batch, asked = many_pairs(300), context(ifrs_choice=choice, **OFTEN)
-    posed = shuffle_regions(batch, asked)
+    corrupted = shuffle_regions(batch, asked)
     chances = asked.draw(batch.keys, "triplet chosen", 36)
     stride = {"scan": 1, "stride3": 3}[choice]
     wanted = brute_force(batch, 0.5, stride, chances=chances, allowed=~choose_regions(batch, asked))
-    found = [{slot for slot, _ in triplets(rows(posed, [place]))} for place in range(300)]
+    found = [{slot for slot, _ in triplets(rows(corrupted, [place]))} for place in range(300)]
     assert found == wanted
 
 
@@ -91,8 +91,8 @@ def test_a_scan_shuffles_one_triplet_and_a_half_an_image() -> None:
 
 
 def test_a_scan_leaves_seventeen_and_a_half_percent_of_the_images_alone() -> None:
-    posed = shuffle_regions(many_pairs(4000), context(**NO_MASKS))
-    untouched = (~posed.marks.shuffled_regions.any(1)).double().mean().item()
+    corrupted = shuffle_regions(many_pairs(4000), context(**NO_MASKS))
+    untouched = (~corrupted.marks.shuffled_regions.any(1)).double().mean().item()
     assert untouched == pytest.approx(0.95**34, abs=0.024)  # 0.175; four standard errors
 
 
@@ -106,51 +106,51 @@ def test_strides_of_three_shuffle_six_tenths_of_a_triplet_an_image() -> None:
 def test_masked_and_absent_regions_are_in_no_triplet(choice: str) -> None:
     counts = [1 + place % 36 for place in range(360)]
     batch = a_batch([5] * 360, counts, **images(counts, num_regions=36))
-    posed = pose(batch, [TASKS["ifrs"], TASKS["moc"]], context(ifrs_choice=choice, **OFTEN))
-    assert triplets(posed)
-    assert not (posed.marks.shuffled_regions & (posed.marks.masked_regions | ~batch.region_mask)).any()
+    corrupted = corrupt(batch, [TASKS["ifrs"], TASKS["moc"]], context(ifrs_choice=choice, **OFTEN))
+    assert triplets(corrupted)
+    assert not (corrupted.marks.shuffled_regions & (corrupted.marks.masked_regions | ~batch.region_mask)).any()
 
 
 @pytest.mark.parametrize("num_regions", [1, 2])
 def test_images_of_fewer_than_three_regions_are_left_alone(num_regions: int) -> None:
     batch = a_batch((5, 5), (num_regions, num_regions))
-    posed = shuffle_regions(batch, context(ifrs_share=1.0, **NO_MASKS))
-    assert torch.equal(posed.features, batch.features)
+    corrupted = shuffle_regions(batch, context(ifrs_share=1.0, **NO_MASKS))
+    assert torch.equal(corrupted.features, batch.features)
 
 
 def test_three_regions_make_one_triplet() -> None:
-    posed = shuffle_regions(many_pairs(20, num_regions=3), context(ifrs_share=1.0, **NO_MASKS))
-    assert [slot for slot, _ in triplets(posed)] == [0] * 20
+    corrupted = shuffle_regions(many_pairs(20, num_regions=3), context(ifrs_share=1.0, **NO_MASKS))
+    assert [slot for slot, _ in triplets(corrupted)] == [0] * 20
 
 
 def test_a_slot_holds_the_feature_that_region_order_names() -> None:
     batch = many_pairs(100)  # slot i holds the feature i + 1
-    posed = shuffle_regions(batch, context(**OFTEN))
-    assert torch.equal(posed.features[..., 0].long(), posed.marks.region_order + 1)
+    corrupted = shuffle_regions(batch, context(**OFTEN))
+    assert torch.equal(corrupted.features[..., 0].long(), corrupted.marks.region_order + 1)
 
 
 def test_boxes_text_and_labels_stay() -> None:
     batch = many_pairs(20)
-    posed = shuffle_regions(batch, context(**OFTEN))
+    corrupted = shuffle_regions(batch, context(**OFTEN))
     for name in ("boxes", "token_ids", "word_positions", "object_ids", "attribute_ids", "region_mask"):
-        assert getattr(posed, name) is getattr(batch, name)
+        assert getattr(corrupted, name) is getattr(batch, name)
 
 
 def test_boxes_move_with_their_features_if_asked_to() -> None:
     batch = many_pairs(20)
-    posed = shuffle_regions(batch, context(ifrs_boxes="move", **OFTEN))
-    for place, order in enumerate(posed.marks.region_order):
-        assert torch.equal(posed.boxes[place], batch.boxes[place][order])
-    assert not torch.equal(posed.boxes, batch.boxes)
+    corrupted = shuffle_regions(batch, context(ifrs_boxes="move", **OFTEN))
+    for place, order in enumerate(corrupted.marks.region_order):
+        assert torch.equal(corrupted.boxes[place], batch.boxes[place][order])
+    assert not torch.equal(corrupted.boxes, batch.boxes)
 
 
 def test_shuffling_and_masking_do_not_disturb_each_other() -> None:
     batch, asked = many_pairs(50), context(**OFTEN)
     shuffled_first = mask_regions(shuffle_regions(batch, asked), asked)
     masked_first = shuffle_regions(mask_regions(batch, asked), asked)
-    posed = pose(batch, [TASKS["moc"], TASKS["ifrs"]], asked)
-    assert torch.equal(posed.features, shuffled_first.features)
-    assert torch.equal(posed.features, masked_first.features)
+    corrupted = corrupt(batch, [TASKS["moc"], TASKS["ifrs"]], asked)
+    assert torch.equal(corrupted.features, shuffled_first.features)
+    assert torch.equal(corrupted.features, masked_first.features)
 
 
 def test_the_clean_batch_stays_as_it_was() -> None:

@@ -6,13 +6,13 @@ import dataclasses
 
 import pytest
 import torch
-from tiny import CLS, LEXICON, MASK, SEP, a_batch, context, many_pairs
+from tiny import CLS, MASK, SEP, VOCABULARY_TABLES, a_batch, context, many_pairs
 from torch import Tensor
 
 from msp_ds.records import Batch
 from msp_ds.tasks.corruptions import mask_tokens
 
-WIDE = dataclasses.replace(LEXICON, vocab_size=1000)
+WIDE = dataclasses.replace(VOCABULARY_TABLES, vocab_size=1000)
 """So many pieces that a random one is hardly ever the old one."""
 
 
@@ -65,19 +65,19 @@ def test_every_place_is_masked_alike() -> None:
 
 def test_of_the_masked_eighty_percent_are_hidden_ten_replaced_and_ten_kept() -> None:
     batch = many_pairs(6000, num_regions=1)
-    posed = mask_tokens(batch, context(lexicon=WIDE))
-    chosen = posed.marks.masked_tokens
-    old, new = batch.token_ids[chosen], posed.token_ids[chosen]
+    corrupted = mask_tokens(batch, context(tables=WIDE))
+    chosen = corrupted.marks.masked_tokens
+    old, new = batch.token_ids[chosen], corrupted.token_ids[chosen]
     hidden, kept = (new == MASK).double().mean().item(), (new == old).double().mean().item()
     assert hidden == pytest.approx(0.8, abs=0.018)  # about 9 000 tokens: four standard errors are 0.017
     assert kept == pytest.approx(0.1, abs=0.013)
-    assert torch.equal(posed.token_ids[~chosen], batch.token_ids[~chosen])
+    assert torch.equal(corrupted.token_ids[~chosen], batch.token_ids[~chosen])
 
 
 def test_replacements_come_evenly_from_the_whole_vocabulary() -> None:
     batch = many_pairs(6000, num_regions=1)
-    posed = mask_tokens(batch, context(lexicon=WIDE, token_share=1.0))
-    strange = posed.token_ids[(posed.token_ids != batch.token_ids) & (posed.token_ids != MASK)]
+    corrupted = mask_tokens(batch, context(tables=WIDE, token_share=1.0))
+    strange = corrupted.token_ids[(corrupted.token_ids != batch.token_ids) & (corrupted.token_ids != MASK)]
     counts = torch.bincount(strange // 100, minlength=10).double()
     assert len(counts) == 10
     assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 27.88  # 99.9 % point of chi-square, 9 degrees

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CLS, LEXICON, NUM_PIECES, SEP, a_batch, context
+from tiny import CLS, NUM_PIECES, SEP, VOCABULARY_TABLES, a_batch, context
 from torch import Tensor, nn
 
-from msp_ds.records import IGNORE, Batch, Encoded, Tally
+from msp_ds.records import IGNORE, Batch, Encoded, MeanMetric
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.corruptions import mask_tokens
-from msp_ds.tasks.scoring import Topics, detection_tallies, score_topics, topic_targets
+from msp_ds.tasks.scoring import Topics, detection_metrics, score_topics, topic_targets
 
 
 def pair(words: list[int], objects: list[int], attributes: list[int] | None = None, **fields: Any) -> Batch:
@@ -87,14 +87,14 @@ def test_attributes_count_if_asked_for_and_trusted() -> None:
 
 
 def test_cls_sep_and_padding_are_no_topics_even_if_a_label_holds_them() -> None:
-    strange = dataclasses.replace(LEXICON, object_pieces=torch.tensor([[CLS, SEP, 0], [5, -1, -1]]))
+    strange = dataclasses.replace(VOCABULARY_TABLES, object_pieces=torch.tensor([[CLS, SEP, 0], [5, -1, -1]]))
     batch = a_batch(
         (4, 3),
         (2, 2),
         token_ids=torch.tensor([[CLS, 5, 16, SEP], [CLS, 16, SEP, 0]]),
         object_ids=torch.tensor([[0, 1], [0, 1]]),
     )
-    assert topics(batch, lexicon=strange) == [{5}, set()]
+    assert topics(batch, tables=strange) == [{5}, set()]
 
 
 def test_each_pair_has_its_own_topics() -> None:
@@ -109,15 +109,15 @@ class Ask:
     """A score of a task of topics on one pair, with logits chosen by hand."""
 
     def __init__(
-        self, batch: Batch, *, topics: set[int], name: str = "tits", posed: Batch | None = None, **options: Any
+        self, batch: Batch, *, topics: set[int], name: str = "tits", corrupted: Batch | None = None, **options: Any
     ) -> None:
         logits = torch.full((len(batch.keys), NUM_PIECES), -2.0)
         logits[:, list(topics)] = 0.4  # a chance of 0.6
         states = Encoded(text=torch.empty(0), regions=torch.empty(0), pair=logits)
         heads = nn.ModuleDict({"topic": nn.Identity()})
-        score = TASKS[name].score(heads, states, batch, posed or batch, context(**options))
+        score = TASKS[name].score(heads, states, batch, corrupted or batch, context(**options))
         self.loss = score.loss.item()
-        self.tallies = {key: tally.mean() for key, tally in score.tallies.items()}
+        self.metrics = {key: metric.mean() for key, metric in score.metrics.items()}
 
 
 def softplus(x: float) -> float:
@@ -132,21 +132,21 @@ def test_the_loss_is_the_binary_cross_entropy_over_the_vocabulary() -> None:
 
 def test_precision_recall_and_f1_are_worked_by_hand() -> None:
     asked = Ask(pair([5, 8, 9, 6], [0, 2, 3]), topics={5, 8, 17})  # wanted 5, 8, 9: two hits of three each
-    assert asked.tallies == pytest.approx({"precision/tits": 2 / 3, "recall/tits": 2 / 3, "f1/tits": 2 / 3})
+    assert asked.metrics == pytest.approx({"precision/tits": 2 / 3, "recall/tits": 2 / 3, "f1/tits": 2 / 3})
 
 
 def test_targets_are_those_before_masking() -> None:
     clean = pair([5, 8], [0, 2])
-    posed = mask_tokens(clean, context(token_share=1.0))
-    assert not torch.equal(posed.token_ids, clean.token_ids)
-    assert Ask(clean, topics={5, 8}, posed=posed).tallies["f1/tits"] == 1.0
+    corrupted = mask_tokens(clean, context(token_share=1.0))
+    assert not torch.equal(corrupted.token_ids, clean.token_ids)
+    assert Ask(clean, topics={5, 8}, corrupted=corrupted).metrics["f1/tits"] == 1.0
 
 
 def test_attributes_are_topics_of_phrases_only() -> None:
     batch = pair([13, 5], [0], [0])
-    assert Ask(batch, name="titp", topics={5, 13}, topic_attributes=True).tallies["f1/titp"] == 1.0
-    assert Ask(batch, name="titp", topics={5}).tallies["f1/titp"] == 1.0
-    assert Ask(batch, name="tits", topics={5}, topic_attributes=True).tallies["f1/tits"] == 1.0
+    assert Ask(batch, name="titp", topics={5, 13}, topic_attributes=True).metrics["f1/titp"] == 1.0
+    assert Ask(batch, name="titp", topics={5}).metrics["f1/titp"] == 1.0
+    assert Ask(batch, name="tits", topics={5}, topic_attributes=True).metrics["f1/tits"] == 1.0
 
 
 @pytest.mark.parametrize("name", ["titp", "tits"])
@@ -158,21 +158,21 @@ def test_mismatched_pairs_count_unless_dropped(name: str) -> None:
     right, wrong = (softplus(-0.4) + 19 * softplus(-2)) / 20, (softplus(0.4) + 19 * softplus(-2)) / 20
     assert kept.loss == pytest.approx((right + wrong) / 2, rel=1e-5)
     assert dropped.loss == pytest.approx(right, rel=1e-5)
-    assert kept.tallies[f"precision/{name}"] == 0.5
-    assert dropped.tallies[f"precision/{name}"] == 1.0
+    assert kept.metrics[f"precision/{name}"] == 0.5
+    assert dropped.metrics[f"precision/{name}"] == 1.0
 
 
 def bits(*places: int) -> Tensor:
     return torch.isin(torch.arange(8), torch.tensor(places))
 
 
-def detected(found: Tensor, wanted: Tensor) -> dict[str, Tally]:
-    return detection_tallies("x", (found & wanted).sum(), found.sum(), wanted.sum())
+def detected(found: Tensor, wanted: Tensor) -> dict[str, MeanMetric]:
+    return detection_metrics("x", (found & wanted).sum(), found.sum(), wanted.sum())
 
 
 def test_detection_counts_hits_found_and_wanted() -> None:
-    tallies = detected(bits(0, 1, 2), bits(1, 2, 3, 4))
-    means = {name: tally.mean() for name, tally in tallies.items()}
+    metrics = detected(bits(0, 1, 2), bits(1, 2, 3, 4))
+    means = {name: metric.mean() for name, metric in metrics.items()}
     assert means == pytest.approx({"precision/x": 2 / 3, "recall/x": 1 / 2, "f1/x": 4 / 7})
 
 
@@ -182,9 +182,9 @@ def test_detections_add_up_over_batches() -> None:
         detected(found, wanted),
         [detected(f, w) for f, w in zip(found, wanted, strict=True)],
     )
-    for name, tally in whole.items():
+    for name, metric in whole.items():
         summed = parts[0][name] + parts[1][name]
-        assert (summed.total.item(), summed.count.item()) == (tally.total.item(), tally.count.item())
+        assert (summed.total.item(), summed.count.item()) == (metric.total.item(), metric.count.item())
 
 
 def test_scores_of_no_pair_are_zero_and_uncounted() -> None:
@@ -192,4 +192,4 @@ def test_scores_of_no_pair_are_zero_and_uncounted() -> None:
         "x", torch.zeros(2, 8), Topics(torch.ones(2, 3).long(), torch.ones(2, 3).bool()), torch.zeros(2).bool()
     )
     assert score.loss.item() == 0.0
-    assert all(math.isnan(tally.mean()) for tally in score.tallies.values())
+    assert all(math.isnan(metric.mean()) for metric in score.metrics.values())

@@ -10,15 +10,15 @@ import tiny
 import torch
 
 from msp_ds.records import Batch
-from msp_ds.training.feed import Portion
+from msp_ds.training.batch_loader import StepBatch
 from tools.bench_end_to_end import compared, recipe_in, table, told
 from tools.bench_figures import Clock
 from tools.replayed_loop import SENTENCE
 from tools.whole_steps import Moment, Round, Rounds, bytes_of, copied
 
 
-def a_portion(step: int, batch: Batch) -> Portion:
-    return Portion(step=step, epoch=0, part=SENTENCE, micro_batches=(batch,), tallies=({},), rooms=({},))
+def a_portion(step: int, batch: Batch) -> StepBatch:
+    return StepBatch(step=step, epoch=0, part=SENTENCE, micro_batches=(batch,), metrics=({},), rooms=({},))
 
 
 class Bare:
@@ -27,33 +27,33 @@ class Bare:
     def __init__(self) -> None:
         self.seen: list[tuple[int, float]] = []
 
-    def posed(self, portion: Portion) -> Batch:
-        return portion.micro_batches[0]
+    def corrupted(self, step_batch: StepBatch) -> Batch:
+        return step_batch.micro_batches[0]
 
-    def on_posed(self, portion: Portion, posed: Batch) -> None:
-        self.seen.append((portion.step, float(posed.boxes[0, 0, 0])))
+    def on_corrupted(self, step_batch: StepBatch, corrupted: Batch) -> None:
+        self.seen.append((step_batch.step, float(corrupted.boxes[0, 0, 0])))
 
 
 def test_bare_steps_follow_on_copies_of_the_same_batches() -> None:
     batch, bare = tiny.a_batch([5, 4], [3, 3], seed=1), Bare()
 
-    def portions() -> Any:
+    def step_batches() -> Any:
         for step in range(4):
             batch.boxes.fill_(step / 10)  # the memory of a portion is the next one's too
             yield a_portion(step, batch)
 
     settled: list[int] = []
     rounds = Rounds(
-        portions=portions(),
+        step_batches=step_batches(),
         bare=bare,  # type: ignore[arg-type]
         clock=Clock(torch.device("cpu")),
         steps=2,
         settle=lambda: settled.append(len(bare.seen)),
-        flops_of=lambda portion: 10.0,
+        flops_of=lambda step_batch: 10.0,
     )
     trained = []
-    for portion in rounds:
-        trained.append((portion.step, len(bare.seen)))
+    for step_batch in rounds:
+        trained.append((step_batch.step, len(bare.seen)))
     assert trained == [(0, 0), (1, 0), (2, 2), (3, 2)]
     assert bare.seen == [(step, pytest.approx(step / 10)) for step in range(4)]
     assert settled == [0, 2]
@@ -78,7 +78,7 @@ def a_round(whole: float, bare: float, *, save: float = 0.0) -> Round:
     return Round(
         whole=Moment(whole, whole - 1.0, 10.0),
         bare=Moment(bare, bare, 5.0),
-        posing=Moment(0.5, 0.5, 0.5),
+        corruption=Moment(0.5, 0.5, 0.5),
         phases=phases,
         pairs=20,
         flops=100.0,
@@ -99,7 +99,7 @@ def test_the_time_of_a_step_is_told_by_its_parts() -> None:
             "step": 2000,
             "report": 125,
             "save": 1000 / 3,
-            "posing": 250,
+            "corruption": 250,
             "bare": 2000,
             "background": 500,
         }

@@ -43,7 +43,7 @@ def test_a_round_holds_one_report() -> None:
 
 def test_the_two_ways_begin_in_turn() -> None:
     order: list[str] = []
-    turns = Turns(portions=[0, 1, 2, 3], plain=lambda step: order.append(f"plain {step}"), clock=Clock(CPU))  # type: ignore[list-item]
+    turns = Turns(step_batches=[0, 1, 2, 3], plain=lambda step: order.append(f"plain {step}"), clock=Clock(CPU))  # type: ignore[list-item]
     for step in turns:
         order.append(f"loop {step}")
     assert order == ["loop 0", "plain 0", "plain 1", "loop 1", "loop 2", "plain 2", "plain 3", "loop 3"]
@@ -56,7 +56,7 @@ def test_rounds_are_sums_after_one_to_warm_up() -> None:
 
 
 def test_the_loop_is_compared_round_by_round() -> None:
-    turns = Turns(portions=[], plain=print, clock=Clock(CPU))
+    turns = Turns(step_batches=[], plain=print, clock=Clock(CPU))
     turns.plain_steps = [Taken(1.0, 1.0)] * (4 * STEPS)
     turns.loop_steps = [Taken(9.0, 9.0)] * STEPS
     turns.loop_steps += [Taken(seconds, 2.0) for seconds in (1.0, 1.5, 2.0) for _ in range(STEPS)]
@@ -70,7 +70,7 @@ def test_the_spread_is_of_rounds_and_of_their_sums() -> None:
     assert spread([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == {"median": 2.0, "least": 1.0, "most": 3.0, "of_sums": 15 / 8}
 
 
-def test_a_plain_step_on_a_posed_batch_is_the_plain_step(tmp_path: Path) -> None:
+def test_a_plain_step_on_a_corrupted_batch_is_the_plain_step(tmp_path: Path) -> None:
     preset = dataclasses.replace(get_preset("tiny"), model=MODEL)
     stand = Stand(
         preset=preset,
@@ -82,10 +82,10 @@ def test_a_plain_step_on_a_posed_batch_is_the_plain_step(tmp_path: Path) -> None
     )
     context, pool = a_context(MODEL), Pool(MODEL, batch_size=4)
     learners = [stand.learner(context) for _ in range(2)]
-    poses, posed = map(stand.plain_step, learners)
+    corrupts, corrupted = map(stand.plain_step, learners)
     for step, pairs in enumerate(pool.choices(2)):
-        portion = stand.portion(step, pool.batch(pairs), context)
-        assert torch.equal(poses(portion), posed.on_posed(portion, posed.posed(portion)))
+        step_batch = stand.step_batch(step, pool.batch(pairs), context)
+        assert torch.equal(corrupts(step_batch), corrupted.on_corrupted(step_batch, corrupted.corrupted(step_batch)))
     assert all(torch.equal(*both) for both in zip(*(one.parameters() for one in learners), strict=True))
 
 
@@ -120,4 +120,4 @@ def test_the_whole_way_is_timed_beside_the_bare_step(small_shards: Path, tmp_pat
     words = ("--preset", "tiny", "--shards", small_shards, "--batch-size", 8, "--steps", 2, "--repeat", 4)
     found = left_by("bench_end_to_end.py", *words, out=tmp_path / "whole.json")
     said = found["milliseconds"]
-    assert all(said[name]["cpu"] > 0 for name in ("whole", "bare", "posing", "step", "save"))
+    assert all(said[name]["cpu"] > 0 for name in ("whole", "bare", "corruption", "step", "save"))

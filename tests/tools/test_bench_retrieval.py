@@ -35,7 +35,7 @@ def test_the_loop_scores_what_the_whole_model_scores(contest: Contest) -> None:
             rows,
             images=reader.images[pair].repeat(len(rows)),
             matched=torch.ones(len(rows)).bool(),
-            strays=torch.empty(len(rows), 0),
+            random_regions=torch.empty(len(rows), 0),
         )
         logits = contest.head(contest.trunk(batch).pair)
         torch.testing.assert_close(scores[image], logits[:, 1] - logits[:, 0], atol=FP32_BOUND, rtol=0)

@@ -9,7 +9,7 @@ import torch
 
 from msp_ds.config import ModelConfig
 from msp_ds.tasks import TASKS
-from msp_ds.tasks.task import pose
+from msp_ds.tasks.task import corrupt
 from msp_ds.training.learner import Learner
 from tools.bench_step import LXMERT_TASKS, Clock, Variant, as_lxmert, measure_memory, measured, ours, ratios, subjects
 from tools.step_peers import ReleasedManner
@@ -85,7 +85,7 @@ def test_the_released_way_loses_what_ours_loses() -> None:
     released, context = released_like(subject.module, config), a_context(config)
     same = Draw(bucketed=draw.padded, padded=draw.padded)
     our_loss = subject.loss(same)
-    their_loss = released(draw.padded, pose(draw.padded, [TASKS[name] for name in SENTENCE], context), context)
+    their_loss = released(draw.padded, corrupt(draw.padded, [TASKS[name] for name in SENTENCE], context), context)
     assert their_loss.item() == pytest.approx(our_loss.item(), rel=1e-12)
     our_loss.backward()
     their_loss.backward()

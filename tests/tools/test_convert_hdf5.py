@@ -27,12 +27,12 @@ COUNTS = [3, 10, 2]
 def regions(place: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features, boxes in pixels and spatial features of an image, as bottom-up attention's converter makes them."""
     height, width = SIZES[place]
-    dice = np.random.default_rng(place)
-    corners = np.sort(dice.random((count, 2, 2)), axis=1).reshape(count, 4)
+    rng = np.random.default_rng(place)
+    corners = np.sort(rng.random((count, 2, 2)), axis=1).reshape(count, 4)
     boxes = (corners * [width, height, width, height]).astype(np.float32)
     shares = boxes / np.array([width, height] * 2, np.float32)
     spatial = np.concatenate([shares, shares[:, 2:] - shares[:, :2]], axis=1)
-    return dice.random((count, 6)).astype(np.float32), boxes, spatial
+    return rng.random((count, 6)).astype(np.float32), boxes, spatial
 
 
 def write_fixed(path: Path) -> Path:

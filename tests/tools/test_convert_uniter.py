@@ -35,12 +35,12 @@ COUNTS = [3, 10, 1, 4, 2]
 
 def dump(place: int) -> dict[str, np.ndarray]:
     """What UNITER keeps of an image: float16, boxes of six shares, scores with the background first."""
-    count, dice = COUNTS[place], np.random.default_rng(place)
-    corners = np.sort(dice.random((count, 2, 2)), axis=1).reshape(count, 4)
+    count, rng = COUNTS[place], np.random.default_rng(place)
+    corners = np.sort(rng.random((count, 2, 2)), axis=1).reshape(count, 4)
     sides = corners[:, 2:] - corners[:, :2]
-    scores = dice.dirichlet(np.ones(5), size=count)
+    scores = rng.dirichlet(np.ones(5), size=count)
     return {
-        "features": dice.random((count, 6)).astype(np.float16),
+        "features": rng.random((count, 6)).astype(np.float16),
         "norm_bb": np.concatenate([corners, sides], axis=1).astype(np.float16),
         "conf": scores[:, 1:].max(1).astype(np.float16),
         "soft_labels": scores.astype(np.float16),

@@ -37,9 +37,9 @@ def a_run(folder: Path, losses: list[float]) -> Path:
     """A run folder with one curve of one stage."""
     folder.mkdir()
     (folder / "run.json").write_text("{}")
-    with SummaryWriter(str(folder / "1-token")) as board:
+    with SummaryWriter(str(folder / "1-token")) as metric_logger:
         for step, loss in enumerate(losses, start=1):
-            board.add_scalar("loss/mlm", loss, step)
+            metric_logger.add_scalar("loss/mlm", loss, step)
     return folder
 
 

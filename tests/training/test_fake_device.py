@@ -26,8 +26,8 @@ from msp_ds.downstream.ranking import PairScorer, choose_pool
 from msp_ds.model.attention_weights import encode_and_look
 from msp_ds.records import Batch
 from msp_ds.tasks.asking import count_rooms
-from msp_ds.training.feed import Feed
-from msp_ds.training.finite import uncounted
+from msp_ds.training.batch_loader import BatchLoader
+from msp_ds.training.finite import zeroed
 from msp_ds.training.learner import Learner
 from msp_ds.training.loop import Meter
 from msp_ds.training.planning import new_config
@@ -49,19 +49,19 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @cache
-def feed_of(shards: Path, spelling: str) -> Feed:
+def feed_of(shards: Path, spelling: str) -> BatchLoader:
     """The feed of a stage on the host."""
     stage, config = curriculum(spelling)[0], new_config({"shards": str(shards), "curriculum": spelling})
     data = open_stage_data(shards, stage)
-    return Feed(stage.parts, [Reader(one) for one in data.train], build_context(config, data), ALONE)
+    return BatchLoader(stage.parts, [Reader(one) for one in data.train], build_context(config, data), ALONE)
 
 
 @cache
 def batches_of(shards: Path, spelling: str, number: int) -> list[tuple[Batch, dict[str, int]]]:
     """Of 1 and 5 pairs of a part, as its tasks read them, with their counts of what is asked."""
-    feed = feed_of(shards, spelling)
-    batches = [feed.read(number, torch.arange(size), epoch=0) for size in (1, 5)]
-    return [(batch, count_rooms(batch, feed.parts[number].tasks, feed.context)) for batch in batches]
+    loader = feed_of(shards, spelling)
+    batches = [loader.read(number, torch.arange(size), epoch=0) for size in (1, 5)]
+    return [(batch, count_rooms(batch, loader.parts[number].tasks, loader.context)) for batch in batches]
 
 
 def learner_of(shards: Path, spelling: str, preset: str) -> Learner:
@@ -88,11 +88,11 @@ def test_a_step_stays_on_the_device(shards: Path, spelling: str, number: int, pr
         for (batch, rooms), kind in zip(batches[-len(kinds) :], kinds, strict=True):
             with Autocast(kind) if kind else nullcontext():
                 losses = learner(batch.to(DEVICE), tasks, 0, rooms)
-            meter.add({**losses.tallies, **uncounted(losses.tallies)})
+            meter.add({**losses.metrics, **zeroed(losses.metrics)})
             found.append(losses.total.isfinite())
         losses.total.backward()
         found.append(torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0))
-    found += [tensor for tally in meter.tallies.values() for tensor in tensors_of(tally).values()]
+    found += [tensor for metric in meter.metrics.values() for tensor in tensors_of(metric).values()]
     found += [weight.grad for weight in learner.parameters() if weight.grad is not None]
     assert {tensor.device for tensor in found} == {DEVICE}
     assert losses.total.dtype == torch.float32
@@ -135,14 +135,19 @@ def test_features_are_gathered_on_the_device(shards: Path) -> None:
     host = feed_of(shards, "s")
     (reader,), order = host.readers, Order([host.readers[0].keys], seed=0, batch_size=4)
     table = FeatureTable(reader.shards, DEVICE)
-    images, size = ResidentImages(reader.files, table, table.rows_of(reader.shards)), reader.buffers(1, num_strays=0)
+    images, size = (
+        ResidentImages(reader.files, table, table.rows_of(reader.shards)),
+        reader.buffers(1, num_random_regions=0),
+    )
     images.load(0, reader.num_images, size.features.new_empty(reader.num_images, *size.features.shape[1:]))
-    there = Feed(host.parts, [reader.through(images)], host.context, Runtime(rank=0, world_size=1, device=DEVICE))
-    here = Feed(host.parts, [reader], host.context, ALONE)
+    there = BatchLoader(
+        host.parts, [reader.through(images)], host.context, Runtime(rank=0, world_size=1, device=DEVICE)
+    )
+    here = BatchLoader(host.parts, [reader], host.context, ALONE)
     here.counts_rooms = there.counts_rooms = True
-    made = [next(feed.portions(order, start=0, end=1, micro_batch=4)) for feed in (here, there)]
+    made = [next(loader.step_batches(order, start=0, end=1, micro_batch=4)) for loader in (here, there)]
     assert made[0].rooms == made[1].rooms
-    whole, tensors = (tensors_of(portion.micro_batches[0]) for portion in made)
+    whole, tensors = (tensors_of(step_batch.micro_batches[0]) for step_batch in made)
     assert {one.device for one in tensors.values()} == {DEVICE}
     assert {name: one.shape for name, one in tensors.items()} == {name: one.shape for name, one in whole.items()}
 

@@ -36,7 +36,7 @@ def test_each_stage_is_learned_by_heart_by_each_encoder(name: str, stage: str) -
         said = learner(batch, tasks, 0)
         said.total.backward()
         optimizer.step()
-        losses.append({task: float(tally.mean()) for task, tally in said.tallies.items() if task.startswith("loss/")})
+        losses.append({task: float(metric.mean()) for task, metric in said.metrics.items() if task.startswith("loss/")})
     assert losses[0].keys() == {"loss/total", *(f"loss/{task.name}" for task in tasks)}
     assert losses[-1]["loss/total"] < 0.7 * losses[0]["loss/total"]
     for part, parameter in learner.named_parameters():

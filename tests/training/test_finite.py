@@ -14,12 +14,12 @@ from lessons import TASKS, a_batch, a_learner, an_engine, one_step
 from safetensors.torch import save_file
 
 from msp_ds.errors import InputError
-from msp_ds.records import Losses, Tally
+from msp_ds.records import Losses, MeanMetric
 from msp_ds.training.engine_state import take_state
-from msp_ds.training.finite import FiniteGuard, Story, read_batch, soon, uncounted
+from msp_ds.training.finite import BatchInfo, FiniteGuard, deferred_bool, read_batch, zeroed
 from msp_ds.training.runtime import Runtime
 
-STORY = Story(stage="token", part="token", tasks=("mlm",), step=6, epoch=1, rank=0, seed=3, losses={})
+STORY = BatchInfo(stage="token", part="token", tasks=("mlm",), step=6, epoch=1, rank=0, seed=3, losses={})
 
 
 def a_guard(folder: Path, runtime: Runtime, *, stop_after: int = 3, counts_norms: bool = True) -> FiniteGuard:
@@ -27,8 +27,10 @@ def a_guard(folder: Path, runtime: Runtime, *, stop_after: int = 3, counts_norms
 
 
 def losses_of(**values: float) -> Losses:
-    tallies = {f"loss/{name}": Tally.of(torch.tensor([value])) for name, value in values.items()}
-    return Losses(total=torch.tensor(math.nan), tallies={**tallies, "loss/total": Tally.of(torch.tensor([math.nan]))})
+    metrics = {f"loss/{name}": MeanMetric.of(torch.tensor([value])) for name, value in values.items()}
+    return Losses(
+        total=torch.tensor(math.nan), metrics={**metrics, "loss/total": MeanMetric.of(torch.tensor([math.nan]))}
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,11 +61,11 @@ def test_a_gradient_that_is_not_finite_moves_neither_weights_nor_moments(runtime
 def test_a_kept_batch_comes_back_whole_with_its_story(runtime: Runtime, tmp_path: Path) -> None:
     batch = a_batch(0)
     a_guard(tmp_path, runtime).keep(batch, losses_of(mlm=math.inf, moc=2.0), STORY)
-    read, story = read_batch(tmp_path / "not-finite" / "step-00000007-rank-0.safetensors")
+    read, info = read_batch(tmp_path / "not-finite" / "step-00000007-rank-0.safetensors")
     assert_equal(read, batch)
-    assert story.losses["loss/mlm"] == math.inf
-    assert story.losses["loss/moc"] == 2.0
-    assert (story.step, story.epoch, story.seed, story.tasks) == (6, 1, 3, ("mlm",))
+    assert info.losses["loss/mlm"] == math.inf
+    assert info.losses["loss/moc"] == 2.0
+    assert (info.step, info.epoch, info.seed, info.tasks) == (6, 1, 3, ("mlm",))
 
 
 def test_only_the_losses_that_are_not_finite_are_named(
@@ -78,7 +80,7 @@ def test_only_the_losses_that_are_not_finite_are_named(
 def test_no_more_than_ten_batches_are_kept(runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     guard = a_guard(tmp_path, runtime)
     for step in range(12):
-        guard.keep(a_batch(0), losses_of(mlm=math.nan), Story(**{**vars(STORY), "step": step}))
+        guard.keep(a_batch(0), losses_of(mlm=math.nan), BatchInfo(**{**vars(STORY), "step": step}))
     assert len(list((tmp_path / "not-finite").iterdir())) == 10
     assert "holds 10 batches, no more are kept" in caplog.messages[-1]
 
@@ -123,14 +125,14 @@ def test_an_overflow_of_fp16_is_no_fault(runtime: Runtime, tmp_path: Path, count
 
 
 def test_what_is_left_out_keeps_its_names_and_counts_nothing() -> None:
-    left = uncounted({"loss/mlm": Tally.of(torch.tensor([math.nan]))})["loss/mlm"]
+    left = zeroed({"loss/mlm": MeanMetric.of(torch.tensor([math.nan]))})["loss/mlm"]
     assert (float(left.total), float(left.count)) == (0.0, 0.0)
-    assert float((left + Tally.of(torch.tensor([3.0]))).mean()) == 3.0
+    assert float((left + MeanMetric.of(torch.tensor([3.0]))).mean()) == 3.0
 
 
 def test_an_answer_comes_later(gpu: FakeGpu) -> None:
     values = torch.tensor([1.0, math.nan])
     for where in (torch.Tensor, OnGpu):
-        answers = [soon(value.isfinite().as_subclass(where)) for value in values]
+        answers = [deferred_bool(value.isfinite().as_subclass(where)) for value in values]
         assert [answer() for answer in answers] == [True, False]
     assert gpu.stream.done == 2, "two copies were awaited"

@@ -44,16 +44,18 @@ def a_load(model: ModelConfig, stage: str, *, num_tokens: int = TOKENS) -> Load:
 def kept_by_torch(model: ModelConfig, stage: str, *, num_pairs: int, half: bool) -> int:
     """Bytes of all storages that a forward pass in training keeps, but for weights and the batch itself."""
     torch.manual_seed(0)
-    lexicon = dataclasses.replace(
-        tiny.LEXICON, vocab_size=model.vocab_size, is_function_piece=torch.zeros(model.vocab_size, dtype=torch.bool)
+    tables = dataclasses.replace(
+        tiny.VOCABULARY_TABLES,
+        vocab_size=model.vocab_size,
+        is_function_piece=torch.zeros(model.vocab_size, dtype=torch.bool),
     )
     mean = torch.zeros(model.feature_width)
-    context = Context(seed=1, epoch=0, options=TaskOptions(), lexicon=lexicon, feature_mean=mean)
+    context = Context(seed=1, epoch=0, options=TaskOptions(), tables=tables, feature_mean=mean)
     tasks = curriculum(stage)[0].tasks
     learner = Learner(Trunk(model), tasks, context).train()
     features = {
         "features": torch.rand(num_pairs, REGIONS, model.feature_width).half(),
-        "stray_features": torch.rand(num_pairs, 4, model.feature_width).half(),
+        "random_features": torch.rand(num_pairs, 4, model.feature_width).half(),
     }
     batch = tiny.a_batch([TOKENS] * num_pairs, [REGIONS] * num_pairs, **features)
     given = [*learner.parameters(), *(value for value in vars(batch).values() if isinstance(value, Tensor))]

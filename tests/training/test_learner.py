@@ -27,7 +27,7 @@ def with_weights(learner: Learner, weights: dict[str, float]) -> Learner:
 def test_the_total_is_the_sum_of_the_losses_each_with_its_weight() -> None:
     learner = with_weights(a_learner(), {"mlm": 2.0, "moc": 0.0, "ifrs": 0.5})
     losses = learner(a_batch(1), TASKS, 0)
-    each = {name: tally.mean() for name, tally in losses.tallies.items()}
+    each = {name: metric.mean() for name, metric in losses.metrics.items()}
     expected = 2.0 * each["loss/mlm"] + each["loss/mrfr"] + 0.5 * each["loss/ifrs"]
     assert min(each["loss/mlm"], each["loss/mrfr"], each["loss/ifrs"]) > 0
     assert losses.total.item() == pytest.approx(expected, rel=1e-12)

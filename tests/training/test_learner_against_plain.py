@@ -40,7 +40,7 @@ def losses_and_gradients(
     losses = learner(batch, curriculum(stage)[0].tasks, 0, rooms)
     losses.total.backward()
     gradients = {name: part.grad for name, part in learner.named_parameters() if part.grad is not None}
-    return {name: tally.mean() for name, tally in losses.tallies.items()}, gradients
+    return {name: metric.mean() for name, metric in losses.metrics.items()}, gradients
 
 
 @pytest.mark.usefixtures("float64")

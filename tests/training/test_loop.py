@@ -19,11 +19,11 @@ from torch import Tensor
 from msp_ds.curriculum import curriculum
 from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.presets import get_preset
-from msp_ds.records import Tally
+from msp_ds.records import MeanMetric
 from msp_ds.training import saving
+from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.checkpoint import MANIFEST, WEIGHTS, checkpoints, read_weights
 from msp_ds.training.execution import Execution
-from msp_ds.training.feed import Feed
 from msp_ds.training.finite import read_batch
 from msp_ds.training.interrupt import Interrupted, StopRequest
 from msp_ds.training.limits import Limits
@@ -58,25 +58,25 @@ def trained(job: Job) -> Path:
     return folder
 
 
-def a_tally(total: float, count: float) -> Tally:
-    return Tally(torch.tensor(total, dtype=torch.float64), torch.tensor(count, dtype=torch.float64))
+def a_metric(total: float, count: float) -> MeanMetric:
+    return MeanMetric(torch.tensor(total, dtype=torch.float64), torch.tensor(count, dtype=torch.float64))
 
 
 def test_the_meter_divides_once_after_adding_over_batches(runtime: Runtime) -> None:
     meter = Meter()
-    meter.add({"accuracy": a_tally(1, 10), "loss": a_tally(6, 2)})
-    meter.add({"accuracy": a_tally(8, 10)})
+    meter.add({"accuracy": a_metric(1, 10), "loss": a_metric(6, 2)})
+    meter.add({"accuracy": a_metric(8, 10)})
     assert meter.read(runtime) == {"accuracy": 9 / 20, "loss": 3.0}
     assert meter.read(runtime) == {}, "reading starts anew"
 
 
 def test_what_was_never_asked_is_no_number(runtime: Runtime) -> None:
     meter = Meter()
-    meter.add({"accuracy": a_tally(0, 0)})
+    meter.add({"accuracy": a_metric(0, 0)})
     assert math.isnan(meter.read(runtime)["accuracy"])
 
 
-def test_validation_poses_the_same_questions_each_time(
+def test_validation_corrupts_the_same_questions_each_time(
     runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
@@ -99,14 +99,14 @@ def test_every_held_out_pair_is_asked_once(
     runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Tensor] = []
-    read = Feed.read
+    read = BatchLoader.read
 
-    def noting(feed: Feed, part: int, pairs: Tensor, *, epoch: int, **how: Any) -> object:
+    def noting(loader: BatchLoader, part: int, pairs: Tensor, *, epoch: int, **how: Any) -> object:
         if epoch == -1:
             seen.append(pairs)
-        return read(feed, part, pairs, epoch=epoch, **how)
+        return read(loader, part, pairs, epoch=epoch, **how)
 
-    monkeypatch.setattr(Feed, "read", noting)
+    monkeypatch.setattr(BatchLoader, "read", noting)
     trained(a_job(small_shards, tmp_path, runtime, max_steps=1))
     assert sorted(torch.cat(seen).tolist()) == list(range(16))
 
@@ -123,8 +123,8 @@ def poison(monkeypatch: pytest.MonkeyPatch, *, steps: set[int]) -> None:
             count.append(None)
         if learner.training and len(count) in steps:
             bad = losses.total * math.nan
-            tallies = {**losses.tallies, "loss/total": Tally.of(bad), "loss/moc": Tally.of(bad)}
-            return dataclasses.replace(losses, total=bad, tallies=tallies)
+            metrics = {**losses.metrics, "loss/total": MeanMetric.of(bad), "loss/moc": MeanMetric.of(bad)}
+            return dataclasses.replace(losses, total=bad, metrics=metrics)
         return losses
 
     monkeypatch.setattr(Learner, "forward", poisoned)
@@ -161,19 +161,19 @@ def test_a_step_whose_loss_is_not_finite_is_left_out_named_and_kept(
     assert any(not torch.equal(before[name], after[name]) for name in before), "it goes on"
     (path,) = (folder / "not-finite").iterdir()
     assert path.name == "step-00000003-rank-0.safetensors"
-    batch, story = read_batch(path)
-    assert (story.stage, story.step, story.tasks) == ("token", 2, ("mlm", "mrfr", "moc", "ifrs"))
-    assert math.isnan(story.losses["loss/moc"])
-    assert math.isfinite(story.losses["loss/mlm"])
+    batch, info = read_batch(path)
+    assert (info.stage, info.step, info.tasks) == ("token", 2, ("mlm", "mrfr", "moc", "ifrs"))
+    assert math.isnan(info.losses["loss/moc"])
+    assert math.isfinite(info.losses["loss/mlm"])
     assert len(batch.keys) == 16
     keys = ", ".join(map(str, batch.keys[:4].tolist()))
     assert (
         f"loss/moc is not finite in step 3 of stage token, which is left out; pairs {keys} and 12 more; "
         f"look into it with: msp-ds replay {path}"
     ) in caplog.messages
-    board = EventAccumulator(str(folder))
-    board.Reload()
-    points = {point.step: point.value for point in board.Scalars("loss/total")}
+    metric_logger = EventAccumulator(str(folder))
+    metric_logger.Reload()
+    points = {point.step: point.value for point in metric_logger.Scalars("loss/total")}
     assert [step for step, value in points.items() if math.isnan(value)] == [3]
 
 
@@ -317,9 +317,9 @@ def test_a_stage_that_was_saved_with_other_settings_does_not_go_on(
 
 def validations(stage: Path) -> dict[int, float]:
     """Step -> the validation's loss, as TensorBoard has it; a step that comes twice is an error."""
-    board = EventAccumulator(str(stage))
-    board.Reload()
-    points = board.Scalars("validation/loss/mlm")
+    metric_logger = EventAccumulator(str(stage))
+    metric_logger.Reload()
+    points = metric_logger.Scalars("validation/loss/mlm")
     assert len({point.step for point in points}) == len(points)
     return {point.step: point.value for point in points}
 
@@ -341,14 +341,14 @@ def test_a_stop_is_heard_within_a_validation(
     runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = a_job(small_shards, tmp_path, runtime, save_every=100)
-    read = Feed.read
+    read = BatchLoader.read
 
-    def asked_meanwhile(feed: Feed, part: int, pairs: Tensor, *, epoch: int, **how: Any) -> object:
+    def asked_meanwhile(loader: BatchLoader, part: int, pairs: Tensor, *, epoch: int, **how: Any) -> object:
         if epoch == -1:
             job.stop.signal = 15
-        return read(feed, part, pairs, epoch=epoch, **how)
+        return read(loader, part, pairs, epoch=epoch, **how)
 
-    monkeypatch.setattr(Feed, "read", asked_meanwhile)
+    monkeypatch.setattr(BatchLoader, "read", asked_meanwhile)
     monkeypatch.setattr("msp_ds.training.loop.REPORT_EVERY", 1)
     for _ in range(2):  # the second time within the validation that the first left out
         job.stop.signal = 0

@@ -12,7 +12,7 @@ from command_line import run
 
 from msp_ds.config import write_json
 from msp_ds.errors import InputError
-from msp_ds.records import Tally
+from msp_ds.records import MeanMetric
 from msp_ds.training.execution import Execution
 from msp_ds.training.interrupt import StopRequest
 from msp_ds.training.learner import Learner
@@ -38,7 +38,7 @@ def kept(runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pyte
             true.append(float(losses.total.detach()))
         if learner.training and len(true) == POISONED:
             bad = losses.total * math.nan
-            return dataclasses.replace(losses, total=bad, tallies={**losses.tallies, "loss/moc": Tally.of(bad)})
+            return dataclasses.replace(losses, total=bad, metrics={**losses.metrics, "loss/moc": MeanMetric.of(bad)})
         return losses
 
     given = {"curriculum": "t", "shards": str(small_shards), "batch_size": 16, "max_steps": 4}
@@ -64,7 +64,7 @@ def test_the_losses_are_those_of_that_step(kept: tuple[Path, float]) -> None:
     found = replay(path)
     assert found.weights.endswith("step-00000002")
     assert found.losses["loss/total"] == pytest.approx(true, rel=1e-5)
-    assert math.isnan(found.story.losses["loss/moc"])
+    assert math.isnan(found.info.losses["loss/moc"])
     assert 0 < found.gradient_norm < math.inf
     assert found.faulty_inputs == ()
 

@@ -33,9 +33,9 @@ from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError
 from msp_ds.records import Batch
 from msp_ds.training import residency
+from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.checkpoint import WEIGHTS
 from msp_ds.training.execution import Execution, Resident, read_execution
-from msp_ds.training.feed import Feed
 from msp_ds.training.interrupt import Interrupted, StopRequest
 from msp_ds.training.planning import new_config, with_resident
 from msp_ds.training.residency import Residency, Room, step_bytes
@@ -68,17 +68,17 @@ def a_residency(
 
 def batches(residency: Residency, data: StageData, readers: list[Reader], *, micro_batch: int) -> list[Batch]:
     """All micro batches of the first nine steps, as this rank's feed gives them."""
-    feed = Feed(residency.stage.parts, readers, build_context(residency.config, data), residency.runtime)
+    loader = BatchLoader(residency.stage.parts, readers, build_context(residency.config, data), residency.runtime)
     keys, lengths = [reader.keys for reader in readers], [reader.lengths for reader in readers]
     order = Order(keys, lengths=lengths, seed=residency.config.seed, batch_size=16)
-    portions = feed.portions(order, start=0, end=9, micro_batch=micro_batch)
-    return [copied(batch) for portion in portions for batch in portion.micro_batches]
+    step_batches = loader.step_batches(order, start=0, end=9, micro_batch=micro_batch)
+    return [copied(batch) for step_batch in step_batches for batch in step_batch.micro_batches]
 
 
 @pytest.mark.parametrize("spelling", STAGES)
 @pytest.mark.parametrize(("rank", "of", "micro_batch"), [(0, 1, 16), (0, 1, 4), (1, 2, 8), (3, 4, 2)])
 def test_the_feed_gives_the_same_bits(small_shards: Path, spelling: str, rank: int, of: int, micro_batch: int) -> None:
-    """All tasks with their substitutions and strays, in several parts and micro batches, on any rank."""
+    """All tasks with their substitutions and random_regions, in several parts and micro batches, on any rank."""
     alone, data = a_residency(small_shards, spelling)
     readers = alone.readers(data.train)
     assert all(reader.source is not reader.files for reader in readers)
@@ -264,7 +264,7 @@ def test_a_step_takes_weights_moments_activations_and_batches_that_wait(small_sh
     four_pairs = bytes_of(8) - bytes_of(4)
     assert bytes_of(16) == bytes_of(None)
     assert abs((bytes_of(16) - bytes_of(8)) - 2 * four_pairs) <= 2
-    # four portions of 16 pairs, each of 36 regions and 4 strays of 64 numbers in two bytes
+    # four portions of 16 pairs, each of 36 regions and 4 random_regions of 64 numbers in two bytes
     waiting = 4 * 16 * (36 + 4) * 64 * 2
     assert bytes_of(8, batch_size=32) - bytes_of(8) == waiting
     assert bytes_of(4) - bytes_of(4, ranks=2) == waiting // 2
@@ -277,7 +277,7 @@ def test_a_step_takes_weights_moments_activations_and_batches_that_wait(small_sh
 def test_the_images_of_a_statement_wait_both(two_image_shards: Path) -> None:
     this, data = a_residency(two_image_shards, "nlvr2")
     more = step_of(this, data.train, 4, batch_size=16) - step_of(this, data.train, 4, batch_size=8)
-    assert more == 4 * 8 * 2 * 36 * 64 * 2  # without strays
+    assert more == 4 * 8 * 2 * 36 * 64 * 2  # without random_regions
 
 
 def test_the_part_that_takes_most_counts(small_shards: Path) -> None:

@@ -73,11 +73,11 @@ def saved(run: Path, stage: str) -> list[str]:
 
 def scalars(stage: Path) -> dict[str, dict[int, float]]:
     """What TensorBoard shows of a stage: name -> step -> value. A step that comes twice is an error."""
-    board = EventAccumulator(str(stage))
-    board.Reload()
+    metric_logger = EventAccumulator(str(stage))
+    metric_logger.Reload()
     curves = {}
-    for name in board.Tags()["scalars"]:
-        points = board.Scalars(name)
+    for name in metric_logger.Tags()["scalars"]:
+        points = metric_logger.Scalars(name)
         curves[name] = {point.step: point.value for point in points}
         assert len(points) == len(curves[name]), f"{name} has a step twice"
     return curves

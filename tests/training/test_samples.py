@@ -16,8 +16,8 @@ from msp_ds.data.shards import open_set
 from msp_ds.model.encoder import Trunk
 from msp_ds.presets import get_preset
 from msp_ds.tasks.task import Context
-from msp_ds.training.board_texts import marked_text, plain, sample_text
 from msp_ds.training.learner import Learner
+from msp_ds.training.metric_texts import marked_text, plain, sample_text
 from msp_ds.training.run_folder import model_for
 from msp_ds.training.sample_picture import chosen_words, draw_sample
 from msp_ds.training.samples import Names, Question, Sample, spread_pairs, take_samples
@@ -46,7 +46,7 @@ def a_learner(reader: Reader, stage: str, preset: str = "tiny") -> Learner:
         seed=1,
         epoch=0,
         options=TaskOptions(),
-        lexicon=shards.lexicon(),
+        tables=shards.tables(),
         feature_mean=torch.from_numpy(shards.feature_mean),
     )
     trunk = Trunk(model_for(get_preset(preset).model, shards))

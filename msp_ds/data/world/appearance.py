@@ -10,7 +10,7 @@ import numpy as np
 
 from msp_ds.data.world import vocabulary
 from msp_ds.data.world.detector import Detections
-from msp_ds.data.world.dice import stream
+from msp_ds.data.world.random_stream import stream
 from msp_ds.data.world.scenes import Scene
 
 _MEAN, _SCALE = 0.43, 0.32

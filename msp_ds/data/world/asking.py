@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from msp_ds.data.world import vocabulary
-from msp_ds.data.world.dice import Dice, stream
+from msp_ds.data.world.random_stream import RandomStream, stream
 from msp_ds.data.world.relations import spatial_relations
 from msp_ds.data.world.scenes import Scene
 from msp_ds.data.world.telling import Teller, with_article
@@ -59,24 +59,24 @@ class Statement(NamedTuple):
 
 def questions_of(seed: int, scene: Scene) -> list[Asked]:
     """Up to seven questions about one image, no text twice."""
-    asker = _Asker(scene, Dice(stream(seed, scene.number, "questions")))
+    asker = _Asker(scene, RandomStream(stream(seed, scene.number, "questions")))
     found = [question for ask in _ASKERS if (question := ask(asker)) is not None]
     return list({question.text: question for question in found}.values())
 
 
 def annotated(seed: int, scene: Scene, nth: int, question: Asked) -> list[str]:
     """What ten annotators answer to an image's `nth` question: most of them the truth."""
-    dice = Dice(stream(seed, scene.number * 16 + nth, "answers"))
-    return [question.answer if dice.chance(CAREFUL) else dice.pick(question.confused) for _ in range(ANNOTATORS)]
+    rng = RandomStream(stream(seed, scene.number * 16 + nth, "answers"))
+    return [question.answer if rng.chance(CAREFUL) else rng.pick(question.confused) for _ in range(ANNOTATORS)]
 
 
 class _Asker:
     """Asks about one scene."""
 
-    def __init__(self, scene: Scene, dice: Dice) -> None:
+    def __init__(self, scene: Scene, rng: RandomStream) -> None:
         self.scene = scene
-        self.dice = dice
-        self.teller = Teller(scene, dice)
+        self.rng = rng
+        self.teller = Teller(scene, rng)
         self.counts = Counter(thing.category.name for thing in scene.things)
         largest = range(min(_MOST_NAMED, len(scene.things)))
         self.alone = [row for row in largest if self.counts[self.name(row)] == 1]
@@ -88,20 +88,20 @@ class _Asker:
     def coloured(self) -> int | None:
         """A thing alone of its kind whose colour is its own; people's is that of their clothes."""
         rows = [row for row in self.alone if not self.teller.is_person(row)]
-        return self.dice.pick(rows) if rows else None
+        return self.rng.pick(rows) if rows else None
 
     def absent(self) -> str:
         """What might be here and is not."""
         names = [name for name in self.scene.theme.objects if not self.counts[name]]
-        return self.dice.pick(names or [c.name for c in vocabulary.THINGS if not self.counts[c.name]])
+        return self.rng.pick(names or [c.name for c in vocabulary.THINGS if not self.counts[c.name]])
 
     def true_relation(self) -> tuple[int, str, int] | None:
         """Two things alone of their kinds, and where the one is seen from the other."""
-        for row in self.dice.some(self.alone, len(self.alone)):
-            for target in self.dice.some([other for other in self.alone if other != row], 3):
+        for row in self.rng.some(self.alone, len(self.alone)):
+            for target in self.rng.some([other for other in self.alone if other != row], 3):
                 names = [name for name in self.teller.between(row, target) if name in _ASKED_RELATIONS]
                 if names:
-                    return row, self.dice.pick(names), target
+                    return row, self.rng.pick(names), target
         return None
 
     def holds(self, row: int, relation: str, target: int) -> bool:
@@ -127,8 +127,8 @@ def _which_colour(asker: _Asker) -> Asked | None:
     if row is None:
         return None
     thing = asker.scene.things[row]
-    other = asker.dice.pick([colour for colour in vocabulary.COLOURS if colour != thing.colour])
-    one, two = asker.dice.some((thing.colour, other), 2)
+    other = asker.rng.pick([colour for colour in vocabulary.COLOURS if colour != thing.colour])
+    one, two = asker.rng.some((thing.colour, other), 2)
     text = f"Is the {thing.category.name} {one} or {two}?"
     return Asked(text, thing.colour, "is the", "other", (other,), "choose", "attr", "color", asker.name(row))
 
@@ -138,16 +138,16 @@ def _is_it_so_coloured(asker: _Asker) -> Asked | None:
     if row is None:
         return None
     thing = asker.scene.things[row]
-    yes = asker.dice.chance(0.5)
+    yes = asker.rng.chance(0.5)
     others = [colour for colour in thing.category.palette if colour != thing.colour] or ["purple"]
-    colour = thing.colour if yes else asker.dice.pick(others)
+    colour = thing.colour if yes else asker.rng.pick(others)
     return _yes_no(f"Is the {thing.category.name} {colour}?", yes, "is the", "attr", asker.name(row))
 
 
 def _how_many(asker: _Asker) -> Asked | None:
     several = [name for name, count in asker.counts.items() if count > 1]
-    names = several if several and asker.dice.chance(0.6) else list(asker.counts)
-    name = asker.absent() if asker.dice.chance(0.12) else asker.dice.pick(names)
+    names = several if several and asker.rng.chance(0.6) else list(asker.counts)
+    name = asker.absent() if asker.rng.chance(0.12) else asker.rng.pick(names)
     count = asker.counts[name]
     confused = tuple(str(number) for number in (count - 1, count + 1) if number >= 0)
     text = f"How many {vocabulary.BY_NAME[name].plural} are there?"
@@ -155,8 +155,8 @@ def _how_many(asker: _Asker) -> Asked | None:
 
 
 def _is_there(asker: _Asker) -> Asked | None:
-    yes = asker.dice.chance(0.5)
-    name = asker.dice.pick(list(asker.counts)) if yes else asker.absent()
+    yes = asker.rng.chance(0.5)
+    name = asker.rng.pick(list(asker.counts)) if yes else asker.absent()
     return _yes_no(f"Is there {with_article(name)} in the picture?", yes, "is there a", "obj", name)
 
 
@@ -165,7 +165,7 @@ def _is_it_there(asker: _Asker) -> Asked | None:
     if found is None:
         return None
     row, relation, target = found
-    yes = asker.dice.chance(0.5)
+    yes = asker.rng.chance(0.5)
     said = relation if yes else _OPPOSITE[relation]
     text = f"Is the {asker.name(row)} {_SAID.get(said, said)} the {asker.name(target)}?"
     return _yes_no(text, yes, "is the", "rel", asker.name(row))
@@ -205,12 +205,12 @@ _ASKERS: tuple[Callable[[_Asker], Asked | None], ...] = (
 
 def statements_of(seed: int, scene: Scene, others: Sequence[Scene]) -> list[Statement]:
     """Statements with `scene` as their left image and one of `others` as their right; half of them are true."""
-    dice = Dice(stream(seed, scene.number, "statements"))
+    rng = RandomStream(stream(seed, scene.number, "statements"))
     found = []
     for _ in range(STATEMENTS if others else 0):
-        right = dice.pick(others)
-        wanted, say = dice.chance(0.5), dice.pick(_SAYERS)
-        said = dict(say(dice, scene, right) for _ in range(_TRIES))
+        right = rng.pick(others)
+        wanted, say = rng.chance(0.5), rng.pick(_SAYERS)
+        said = dict(say(rng, scene, right) for _ in range(_TRIES))
         # Where one could only be said of these two, its kind would give it away.
         if len(set(said.values())) == 2:
             text = next(text for text, true in said.items() if true == wanted)
@@ -225,40 +225,40 @@ def _names(*scenes: Scene) -> list[str]:
     return [thing.category.name for scene in scenes for thing in scene.things]
 
 
-def _in_both(dice: Dice, left: Scene, right: Scene) -> tuple[str, bool]:
-    name = dice.pick(_names(left, right))
+def _in_both(rng: RandomStream, left: Scene, right: Scene) -> tuple[str, bool]:
+    name = rng.pick(_names(left, right))
     return f"There is {with_article(name)} in both images.", name in _names(left) and name in _names(right)
 
 
-def _in_one(dice: Dice, left: Scene, right: Scene) -> tuple[str, bool]:
-    name = dice.pick(_names(left, right))
+def _in_one(rng: RandomStream, left: Scene, right: Scene) -> tuple[str, bool]:
+    name = rng.pick(_names(left, right))
     return f"Only one image has {with_article(name)}.", (name in _names(left)) != (name in _names(right))
 
 
-def _on_a_side(dice: Dice, left: Scene, right: Scene) -> tuple[str, bool]:
-    name, side = dice.pick(_names(left, right)), dice.below(2)
+def _on_a_side(rng: RandomStream, left: Scene, right: Scene) -> tuple[str, bool]:
+    name, side = rng.pick(_names(left, right)), rng.below(2)
     return f"The {('left', 'right')[side]} image has {with_article(name)}.", name in _names((left, right)[side])
 
 
-def _coloured_on_a_side(dice: Dice, left: Scene, right: Scene) -> tuple[str, bool]:
-    side = dice.below(2)
+def _coloured_on_a_side(rng: RandomStream, left: Scene, right: Scene) -> tuple[str, bool]:
+    side = rng.below(2)
     things = [
         thing for scene in (left, right) for thing in scene.things if thing.category.name not in vocabulary.PEOPLE
     ]
-    thing = dice.pick(things or list(left.things))
+    thing = rng.pick(things or list(left.things))
     words = thing.colour, thing.category.name
     found = any((other.colour, other.category.name) == words for other in (left, right)[side].things)
     return f"There is {with_article(' '.join(words))} in the {('left', 'right')[side]} image.", found
 
 
-def _more_of(dice: Dice, left: Scene, right: Scene) -> tuple[str, bool]:
-    name, side = dice.pick(_names(left, right)), dice.below(2)
+def _more_of(rng: RandomStream, left: Scene, right: Scene) -> tuple[str, bool]:
+    name, side = rng.pick(_names(left, right)), rng.below(2)
     counts = [_names(scene).count(name) for scene in (left, right)]
     words = ("left", "right")[side], vocabulary.BY_NAME[name].plural, ("right", "left")[side]
     return "The {} image has more {} than the {} image.".format(*words), counts[side] > counts[1 - side]
 
 
-_SAYERS: tuple[Callable[[Dice, Scene, Scene], tuple[str, bool]], ...] = (
+_SAYERS: tuple[Callable[[RandomStream, Scene, Scene], tuple[str, bool]], ...] = (
     _in_both,
     _in_one,
     _on_a_side,

@@ -17,9 +17,9 @@ from msp_ds.data.durable import followed, replace_folder, require_own_files
 from msp_ds.data.world.appearance import Appearance
 from msp_ds.data.world.captions import captions_of
 from msp_ds.data.world.detector import detect
-from msp_ds.data.world.dice import Dice, stream
 from msp_ds.data.world.lookalikes import look_alikes
 from msp_ds.data.world.phrases import phrases_of
+from msp_ds.data.world.random_stream import RandomStream, stream
 from msp_ds.data.world.raw_files import RawFiles
 from msp_ds.data.world.scenes import draw_scene
 from msp_ds.data.world.vocabulary import attributes_vocabulary, objects_vocabulary
@@ -140,7 +140,7 @@ def _write_images(
 
 def has_twin(seed: int, number: int) -> bool:
     """Whether image `number` is also in Visual Genome."""
-    return Dice(stream(seed, number, "twin")).chance(_TWIN_SHARE)
+    return RandomStream(stream(seed, number, "twin")).chance(_TWIN_SHARE)
 
 
 def _write_look_alikes(folder: Path, *, images: int, feature_width: int) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from msp_ds.data.world import vocabulary
-from msp_ds.data.world.dice import Dice, stream
 from msp_ds.data.world.layout import Layout, Placed
+from msp_ds.data.world.random_stream import RandomStream, stream
 from msp_ds.data.world.relations import GROUND, Box, Relation
 from msp_ds.data.world.vocabulary import Category, Theme
 
@@ -61,30 +61,30 @@ class Scene:
 
 def draw_scene(seed: int, number: int) -> Scene:
     """Scene `number` of the world `seed`; it depends on nothing else."""
-    dice = Dice(stream(seed, number, "scene"))
-    theme = dice.pick(vocabulary.THEMES)
-    height, width = dice.pick(SIZES)
-    layout = Layout(dice, height=height, width=width)
-    for category in _cast(dice, theme):
+    rng = RandomStream(stream(seed, number, "scene"))
+    theme = rng.pick(vocabulary.THEMES)
+    height, width = rng.pick(SIZES)
+    layout = Layout(rng, height=height, width=width)
+    for category in _cast(rng, theme):
         layout.add(category)
-    things, relations = _by_size(dice, layout)
+    things, relations = _by_size(rng, layout)
     return Scene(
         number=number,
         height=height,
         width=width,
         theme=theme,
         horizon=layout.horizon,
-        backgrounds=_backgrounds(dice, theme),
+        backgrounds=_backgrounds(rng, theme),
         things=things,
         relations=relations,
     )
 
 
-def _cast(dice: Dice, theme: Theme) -> list[Category]:
+def _cast(rng: RandomStream, theme: Theme) -> list[Category]:
     """Four to eight categories, things that carry others first and people before what they might hold."""
-    names = [theme.objects[dice.rank(len(theme.objects))] for _ in range(4 + dice.below(5))]
-    if dice.chance(0.15):
-        names[-1] = dice.pick(vocabulary.THINGS).name  # a guest from another theme
+    names = [theme.objects[rng.rank(len(theme.objects))] for _ in range(4 + rng.below(5))]
+    if rng.chance(0.15):
+        names[-1] = rng.pick(vocabulary.THINGS).name  # a guest from another theme
     for name in sorted(set(names)):
         while names.count(name) > 4:
             names.remove(name)
@@ -99,31 +99,31 @@ def _rank_of_placing(category: Category) -> int:
     return 1 if category.name in vocabulary.RIDEABLE | vocabulary.SEATS else 3
 
 
-def _by_size(dice: Dice, layout: Layout) -> tuple[tuple[Thing, ...], tuple[Relation, ...]]:
+def _by_size(rng: RandomStream, layout: Layout) -> tuple[tuple[Thing, ...], tuple[Relation, ...]]:
     """Things with colours, the largest first, and the arranged relations between their new rows."""
     order = sorted(range(len(layout.placed)), key=lambda row: -layout.placed[row].box.area)
     new_row = {old: new for new, old in enumerate(order)}
     new_row[GROUND] = GROUND
-    things = tuple(_painted(dice, layout.placed[old], layout.area) for old in order)
+    things = tuple(_painted(rng, layout.placed[old], layout.area) for old in order)
     relations = [Relation(new_row[r.subject], r.name, new_row[r.target]) for r in layout.relations]
     return things, tuple(sorted(relations))
 
 
-def _painted(dice: Dice, placed: Placed, area: float) -> Thing:
+def _painted(rng: RandomStream, placed: Placed, area: float) -> Thing:
     category = placed.category
     share = placed.box.area / area
-    colour = category.palette[dice.rank(len(category.palette))]
+    colour = category.palette[rng.rank(len(category.palette))]
     return Thing(
         category=category,
         box=placed.box,
         colour=colour,
-        state=dice.pick(category.states) if category.states and dice.chance(0.6) else "",
+        state=rng.pick(category.states) if category.states and rng.chance(0.6) else "",
         size="small" if share < _SMALL else "large" if share > _LARGE else "",
-        parts=tuple(_part(dice, name, placed.box, colour) for name in category.parts),
+        parts=tuple(_part(rng, name, placed.box, colour) for name in category.parts),
     )
 
 
-def _part(dice: Dice, name: str, owner: Box, colour: str) -> Part:
+def _part(rng: RandomStream, name: str, owner: Box, colour: str) -> Part:
     (x0, y0, x1, y1), palette = vocabulary.PARTS[name]
     box = Box(
         owner.x0 + x0 * owner.width,
@@ -131,9 +131,9 @@ def _part(dice: Dice, name: str, owner: Box, colour: str) -> Part:
         owner.x0 + x1 * owner.width,
         owner.y0 + y1 * owner.height,
     )
-    return Part(vocabulary.BY_NAME[name], box, dice.pick(palette) if palette else colour)
+    return Part(vocabulary.BY_NAME[name], box, rng.pick(palette) if palette else colour)
 
 
-def _backgrounds(dice: Dice, theme: Theme) -> tuple[tuple[Category, str], ...]:
-    chosen = [theme.ground, *dice.some([name for name in theme.backgrounds if name != theme.ground], 2 + dice.below(2))]
-    return tuple((vocabulary.BY_NAME[name], dice.pick(vocabulary.BACKGROUNDS[name][1])) for name in chosen)
+def _backgrounds(rng: RandomStream, theme: Theme) -> tuple[tuple[Category, str], ...]:
+    chosen = [theme.ground, *rng.some([name for name in theme.backgrounds if name != theme.ground], 2 + rng.below(2))]
+    return tuple((vocabulary.BY_NAME[name], rng.pick(vocabulary.BACKGROUNDS[name][1])) for name in chosen)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Literal, NamedTuple
 
 from msp_ds.data.world import vocabulary
-from msp_ds.data.world.dice import Dice
+from msp_ds.data.world.random_stream import RandomStream
 from msp_ds.data.world.relations import GROUND, SIDEWAYS, Relation, spatial_relations
 from msp_ds.data.world.scenes import Scene, Thing
 
@@ -51,9 +51,9 @@ def with_article(noun: str) -> str:
 class Teller:
     """Speaks of one scene."""
 
-    def __init__(self, scene: Scene, dice: Dice) -> None:
+    def __init__(self, scene: Scene, rng: RandomStream) -> None:
         self.scene = scene
-        self.dice = dice
+        self.rng = rng
         self._spatial: dict[tuple[int, int], tuple[str, ...]] = {}
         self._arranged = {
             (relation.subject, relation.target) for relation in scene.relations if relation.target != GROUND
@@ -62,7 +62,7 @@ class Teller:
     def name(self, row: int) -> str:
         """The category, in six of ten cases by its first name."""
         names = self.scene.things[row].category.names
-        return names[0] if len(names) == 1 or self.dice.chance(0.6) else self.dice.pick(names[1:])
+        return names[0] if len(names) == 1 or self.rng.chance(0.6) else self.rng.pick(names[1:])
 
     def noun(self, row: int, *, article: str = "a", details: int = 1) -> str:
         """`a small red ball`: the thing with up to `details` adjectives; article is `a`, `the` or empty."""
@@ -72,16 +72,16 @@ class Teller:
 
     def _dressed(self, thing: Thing, row: int, details: int) -> str:
         """People: their colour is that of their clothes."""
-        clothes = details > 1 or (details == 1 and self.dice.chance(0.7))
+        clothes = details > 1 or (details == 1 and self.rng.chance(0.7))
         age = thing.state if details > 1 or (details == 1 and not clothes) else ""
-        wear = self.dice.pick((f" in a {thing.colour} shirt", f" in {thing.colour}", f" wearing {thing.colour}"))
+        wear = self.rng.pick((f" in a {thing.colour} shirt", f" in {thing.colour}", f" wearing {thing.colour}"))
         return f"{age} {self.name(row)}".strip() + (wear if clothes else "")
 
     def _adorned(self, thing: Thing, row: int, details: int) -> str:
         """Size, quality, colour, material: the order in which English puts them."""
-        colour = thing.colour if details > 1 or (details == 1 and self.dice.chance(0.8)) else ""
+        colour = thing.colour if details > 1 or (details == 1 and self.rng.chance(0.8)) else ""
         others = [word for word in (thing.size, thing.state) if word]
-        other = self.dice.pick(others) if others and (details > 1 or (details == 1 and not colour)) else ""
+        other = self.rng.pick(others) if others and (details > 1 or (details == 1 and not colour)) else ""
         order = (colour, other) if other in vocabulary.MATERIALS else (other, colour)
         return " ".join(word for word in (*order, self.name(row)) if word)
 
@@ -96,7 +96,7 @@ class Teller:
 
     def salient(self, n: int) -> list[int]:
         """n rows that differ in kind, from the five largest things and what was arranged with them; largest first."""
-        rows = self.dice.some(range(min(6, len(self.scene.things))), n + 2)
+        rows = self.rng.some(range(min(6, len(self.scene.things))), n + 2)
         kept: list[int] = []
         for row in rows:
             if len(kept) < n and not any(self.alike(row, other) for other in kept):
@@ -110,7 +110,7 @@ class Teller:
 
     def setting(self) -> str:
         """`in a kitchen`."""
-        return self.dice.pick(self.scene.theme.settings)
+        return self.rng.pick(self.scene.theme.settings)
 
     def arranged(self, row: int) -> Relation | None:
         """What the thing does on purpose with another one, if anything."""
@@ -123,19 +123,19 @@ class Teller:
     def relation(self, row: int, *, avoid: Collection[int] = ()) -> Relation | None:
         """Something true about the thing and another one that is not in `avoid`: what it does, or where it is."""
         arranged = self.arranged(row)
-        if arranged and arranged.target not in avoid and not self.alike(*arranged[::2]) and self.dice.chance(0.85):
+        if arranged and arranged.target not in avoid and not self.alike(*arranged[::2]) and self.rng.chance(0.85):
             return arranged
         targets = [other for other in range(min(6, len(self.scene.things))) if other != row and other not in avoid]
         found = [
             Relation(row, name, target)
-            for target in self.dice.some(targets, 4)
+            for target in self.rng.some(targets, 4)
             if not self.alike(row, target)
             for name in self.between(row, target)
         ]
         telling = [relation for relation in found if relation.name not in SIDEWAYS]
-        if telling and self.dice.chance(0.7):
-            return self.dice.pick(telling)
-        return self.dice.pick(found) if found else None
+        if telling and self.rng.chance(0.7):
+            return self.rng.pick(telling)
+        return self.rng.pick(found) if found else None
 
     def between(self, row: int, target: int) -> tuple[str, ...]:
         """The spatial relations of two things; none where something was arranged between them."""
@@ -159,7 +159,7 @@ class Teller:
         stance = self.stance(relation)
         if form == "finite":
             return f"{stance} {words}"
-        return f"{_PARTICIPLES[stance]} {words}" if stance in _PARTICIPLES and self.dice.chance(0.4) else words
+        return f"{_PARTICIPLES[stance]} {words}" if stance in _PARTICIPLES and self.rng.chance(0.4) else words
 
     def _preposition(self, relation: Relation) -> str:
         words = _PREPOSITIONS[relation.name]
@@ -167,7 +167,7 @@ class Teller:
         if relation.name in ("above", "below") and self.scene.things[high].category.place not in ("sky", "wall"):
             return words[0]  # a chair is not over a book that lies before it
         on_a_seat_or_ground = relation.name == "on" and (relation.target == GROUND or self.is_person(relation.subject))
-        return words[0] if on_a_seat_or_ground else self.dice.pick(words)
+        return words[0] if on_a_seat_or_ground else self.rng.pick(words)
 
     def stance(self, relation: Relation) -> str:
         """`stands`, `lies`, `sits`...; plain `is` for what is busy otherwise (a rider does not stand)."""

@@ -21,24 +21,24 @@ PLACES = 150
 NUM_ROWS = 6
 
 
-def flip(data: bytes, place: int, dice: random.Random) -> bytes:
-    return data[:place] + bytes([data[place] ^ (1 << dice.randrange(8))]) + data[place + 1 :]
+def flip(data: bytes, place: int, rng: random.Random) -> bytes:
+    return data[:place] + bytes([data[place] ^ (1 << rng.randrange(8))]) + data[place + 1 :]
 
 
-def cut_out(data: bytes, place: int, dice: random.Random) -> bytes:
-    return data[:place] + data[place + dice.randrange(1, 80) :]
+def cut_out(data: bytes, place: int, rng: random.Random) -> bytes:
+    return data[:place] + data[place + rng.randrange(1, 80) :]
 
 
-def cut_off(data: bytes, place: int, dice: random.Random) -> bytes:
+def cut_off(data: bytes, place: int, rng: random.Random) -> bytes:
     return data[:place]
 
 
-def double(data: bytes, place: int, dice: random.Random) -> bytes:
-    return data[:place] + data[max(0, place - dice.randrange(400)) :]
+def double(data: bytes, place: int, rng: random.Random) -> bytes:
+    return data[:place] + data[max(0, place - rng.randrange(400)) :]
 
 
-def zero(data: bytes, place: int, dice: random.Random) -> bytes:
-    length = min(dice.randrange(1, 300), len(data) - place)
+def zero(data: bytes, place: int, rng: random.Random) -> bytes:
+    length = min(rng.randrange(1, 300), len(data) - place)
     return data[:place] + bytes(length) + data[place + length :]
 
 
@@ -75,10 +75,10 @@ def outcome(path: Path) -> str:
 
 @pytest.mark.parametrize("ending", [".tsv", ".tsv.gz", ".tsv.zst", ".npz"])
 def test_damage_anywhere_is_named_or_harmless(tmp_path: Path, ending: str) -> None:
-    path, dice = write_source(tmp_path, ending), random.Random(0)
+    path, rng = write_source(tmp_path, ending), random.Random(0)
     whole, outcomes = path.read_bytes(), []
     for turn in range(PLACES):
-        path.write_bytes(DAMAGES[turn % len(DAMAGES)](whole, dice.randrange(len(whole)), dice))
+        path.write_bytes(DAMAGES[turn % len(DAMAGES)](whole, rng.randrange(len(whole)), rng))
         outcomes.append(outcome(path))
     faults = [message for message in outcomes if message]
     assert all(message.startswith(str(path)) and "\n" not in message for message in faults)
@@ -87,12 +87,12 @@ def test_damage_anywhere_is_named_or_harmless(tmp_path: Path, ending: str) -> No
 
 
 def test_in_a_tsv_damage_costs_only_the_rows_that_it_touches(tmp_path: Path) -> None:
-    path, dice = write_source(tmp_path, ".tsv"), random.Random(1)
+    path, rng = write_source(tmp_path, ".tsv"), random.Random(1)
     whole = path.read_bytes()
     row_bytes = len(whole) // NUM_ROWS
     for turn in range(PLACES):
-        place = dice.randrange(row_bytes, len(whole))
-        path.write_bytes(DAMAGES[turn % 2](whole, place, dice))
+        place = rng.randrange(row_bytes, len(whole))
+        path.write_bytes(DAMAGES[turn % 2](whole, place, rng))
         faults = Faults("skip")
         readings = read_all(path, faults)
         touched = {place // row_bytes + 1, place // row_bytes + 2}

@@ -119,15 +119,15 @@ def test_a_file_is_of_one_layout(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("text", LAYOUTS.values(), ids=LAYOUTS)
 def test_a_damaged_file_is_read_or_refused_in_one_line(tmp_path: Path, text: str) -> None:
-    dice = random.Random(7)
+    rng = random.Random(7)
     path = tmp_path / "a.json"
     errors: list[str] = []
     for _ in range(150):
         data = bytearray(text.encode())
-        if dice.random() < 0.3:
-            del data[dice.randrange(len(data)) :]
+        if rng.random() < 0.3:
+            del data[rng.randrange(len(data)) :]
         else:
-            data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         path.write_bytes(data)
         for read in (read_image_ids, lambda name: read_texts(name, "caption"), lambda name: read_texts(name, "phrase")):
             try:

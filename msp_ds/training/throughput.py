@@ -14,7 +14,7 @@ T = TypeVar("T")
 _GIB = 2**30
 
 
-class Pace:
+class Throughput:
     """A clock that starts anew with each report."""
 
     def __init__(
@@ -36,17 +36,17 @@ class Pace:
         """Counts from now on: what was done since the last report is none of the loop's."""
         self._began, self._waited, self._pairs, self._flops = self._clock(), 0.0, 0, 0.0
 
-    def waiting(self, portions: Iterator[T]) -> Iterator[T]:
+    def waiting(self, step_batches: Iterator[T]) -> Iterator[T]:
         """The same portions, each to be trained on; the time until it comes counts as waiting."""
         while True:
             began = self._clock()
             try:
-                portion = next(portions)
+                step_batch = next(step_batches)
             except StopIteration:
                 return
             self._waited += self._clock() - began
-            self._flops += self._flops_of(portion) if self._flops_of else 0.0
-            yield portion
+            self._flops += self._flops_of(step_batch) if self._flops_of else 0.0
+            yield step_batch
 
     def add(self, pairs: int) -> None:
         """Counts the pairs of one optimiser step of all ranks."""

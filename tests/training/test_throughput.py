@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from msp_ds.training.pace import Pace, memory_scalars
+from msp_ds.training.throughput import Throughput, memory_scalars
 
 
 class Clock:
@@ -28,23 +28,23 @@ def three_portions(clock: Clock, *, seconds_each: float) -> Iterator[int]:
 
 def test_waiting_is_the_time_until_a_portion_comes_and_nothing_else() -> None:
     clock = Clock()
-    pace = Pace(clock=clock, peak_flops=1000.0, flops_of=lambda portion: 300.0 * (portion + 1))
-    for _ in pace.waiting(three_portions(clock, seconds_each=1.0)):
+    throughput = Throughput(clock=clock, peak_flops=1000.0, flops_of=lambda step_batch: 300.0 * (step_batch + 1))
+    for _ in throughput.waiting(three_portions(clock, seconds_each=1.0)):
         clock.now += 3.0  # the step
-        pace.add(8)
-    assert pace.read() == pytest.approx({"speed/pairs_per_s": 2.0, "speed/wait_share": 0.25, "speed/mfu": 0.15})
+        throughput.add(8)
+    assert throughput.read() == pytest.approx({"speed/pairs_per_s": 2.0, "speed/wait_share": 0.25, "speed/mfu": 0.15})
 
 
 def test_a_report_and_what_is_no_training_start_the_clock_anew() -> None:
     clock = Clock()
-    pace = Pace(clock=clock)
+    throughput = Throughput(clock=clock)
     clock.now += 50.0
-    pace.restart()
+    throughput.restart()
     clock.now += 2.0
-    pace.add(10)
-    assert pace.read() == {"speed/pairs_per_s": 5.0, "speed/wait_share": 0.0}
+    throughput.add(10)
+    assert throughput.read() == {"speed/pairs_per_s": 5.0, "speed/wait_share": 0.0}
     clock.now += 1.0
-    assert pace.read() == {"speed/pairs_per_s": 0.0, "speed/wait_share": 0.0}
+    assert throughput.read() == {"speed/pairs_per_s": 0.0, "speed/wait_share": 0.0}
 
 
 def test_memory_on_a_cpu_is_that_of_the_process() -> None:

@@ -1,4 +1,4 @@
-"""Posing keeps every rule of the paper in 200 random batches, and asks about the pair that is really fed."""
+"""Corruption keeps every rule of the paper in 200 random batches, and asks about the pair that is really fed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from reference.comparison import examples
-from reference.posing_rules import broken_rules, fates_of_regions, fates_of_tokens
+from reference.corruption_rules import broken_rules, fates_of_regions, fates_of_tokens
 from tiny import a_batch, context
 from torch import Tensor
 
@@ -20,18 +20,18 @@ from msp_ds.records import Batch
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.corruptions import replace_images
 from msp_ds.tasks.scoring import topic_targets
-from msp_ds.tasks.task import Context, pose
-from msp_ds.training.feed import Feed
+from msp_ds.tasks.task import Context, corrupt
+from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.planning import new_config
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.stage import build_context, open_stage_data
 
 
-def test_posing_breaks_no_rule() -> None:
+def test_corruption_breaks_no_rule() -> None:
     num_triplets = 0
     for number, example in enumerate(examples()):
-        assert broken_rules(example.clean, example.posed, example.context.options) == [], f"batch {number}"
-        num_triplets += int(example.posed.marks.shuffled_regions.sum()) // 3
+        assert broken_rules(example.clean, example.corrupted, example.context.options) == [], f"batch {number}"
+        num_triplets += int(example.corrupted.marks.shuffled_regions.sum()) // 3
     assert num_triplets > 100
 
 
@@ -56,7 +56,7 @@ def test_the_rules_notice_a_wrong_mark(field: str, fault: str) -> None:
 
 def test_all_that_may_be_masked_is_and_nothing_when_nothing_should_be() -> None:
     for example in examples():
-        tokens, regions = (fates(example.clean, example.posed) for fates in (fates_of_tokens, fates_of_regions))
+        tokens, regions = (fates(example.clean, example.corrupted) for fates in (fates_of_tokens, fates_of_regions))
         for counts in (tokens, regions):
             if example.kind == "everything masked":
                 assert counts["masked"] == counts["there"]
@@ -74,8 +74,8 @@ def share(part: int, whole: int) -> tuple[float, float]:
 def test_fifteen_percent_are_masked_and_of_those_80_10_10(fates: Callable[[Batch, Batch], Counter[str]]) -> None:
     size, num_pieces = 1500, 12
     clean = a_batch([num_pieces] * size, [10] * size)
-    posed = pose(clean, list(TASKS.values()), context())
-    counts = fates(clean, posed)
+    corrupted = corrupt(clean, list(TASKS.values()), context())
+    counts = fates(clean, corrupted)
     # A random piece is [MASK] or the old one, each in one of twenty cases.
     lost = 0.1 / 20 if fates is fates_of_tokens else 0.0
     for name, wanted, whole in (
@@ -119,7 +119,7 @@ def fed(small_shards: Path) -> tuple[Batch, Reader, Context, Tensor]:
     alone = Runtime(rank=0, world_size=1, device=torch.device("cpu"))
     asked = build_context(config, data)
     pairs = torch.arange(0, len(reader.keys), 3)
-    return Feed(stage.parts, [reader], asked, alone).read(0, pairs, epoch=0), reader, asked, pairs
+    return BatchLoader(stage.parts, [reader], asked, alone).read(0, pairs, epoch=0), reader, asked, pairs
 
 
 def test_targets_are_those_of_the_image_that_is_fed(fed: tuple[Batch, Reader, Context, Tensor]) -> None:
@@ -141,7 +141,7 @@ def test_targets_are_those_of_the_image_that_is_fed(fed: tuple[Batch, Reader, Co
 def test_topics_are_those_of_the_pair_that_is_fed(fed: tuple[Batch, Reader, Context, Tensor]) -> None:
     batch, _, asked, _ = fed
     targets = topic_targets(batch, asked, attributes=False)
-    names, special = asked.lexicon.object_pieces.tolist(), (asked.lexicon.cls_id, asked.lexicon.sep_id)
+    names, special = asked.tables.object_pieces.tolist(), (asked.tables.cls_id, asked.tables.sep_id)
     counts: dict[bool, list[int]] = {True: [], False: []}
     for place, matched in enumerate(batch.marks.matched.tolist()):
         said = {piece for piece in batch.token_ids[place][batch.token_mask[place]].tolist() if piece not in special}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import a_batch, context, dice, rows
+from tiny import a_batch, context, rng, rows
 from torch import Tensor
 
 from msp_ds.curriculum import STAGES, Part, curriculum
@@ -19,8 +19,8 @@ from msp_ds.data.shards import open_set
 from msp_ds.records import Batch
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.corruptions import replace_images
-from msp_ds.tasks.task import Context, num_strays, pose
-from msp_ds.training.feed import Feed
+from msp_ds.tasks.task import Context, corrupt, num_random_regions
+from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.planning import new_config
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.stage import build_context, open_stage_data
@@ -42,8 +42,8 @@ SHOWS = {
 """What the corruption of each task leaves behind, whatever others do to the same batch."""
 
 
-def posed(batch: Batch, names: Sequence[str] = tuple(TASKS), *, epoch: int = 0, **options: Any) -> Batch:
-    return pose(batch, [TASKS[name] for name in names], context(epoch=epoch, **{**OFTEN, **options}))
+def corrupted(batch: Batch, names: Sequence[str] = tuple(TASKS), *, epoch: int = 0, **options: Any) -> Batch:
+    return corrupt(batch, [TASKS[name] for name in names], context(epoch=epoch, **{**OFTEN, **options}))
 
 
 def trace(batch: Batch, pair: int, names: Sequence[str] = tuple(TASKS)) -> dict[str, Any]:
@@ -69,17 +69,17 @@ def all_traces(batch: Batch) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("reading", READINGS)
-def test_a_pair_is_posed_alike_wherever_it_stands_and_whoever_stands_beside_it(reading: dict[str, Any]) -> None:
-    together = all_traces(posed(clean_batch(), **reading))
+def test_a_pair_is_corrupted_alike_wherever_it_stands_and_whoever_stands_beside_it(reading: dict[str, Any]) -> None:
+    together = all_traces(corrupted(clean_batch(), **reading))
     for order in ([5, 4, 3, 2, 1, 0], [2], [3, 0], [1, 1, 1], [4, 2, 0]):
-        assert all_traces(posed(rows(clean_batch(), order), **reading)) == [together[pair] for pair in order]
+        assert all_traces(corrupted(rows(clean_batch(), order), **reading)) == [together[pair] for pair in order]
 
 
 @pytest.mark.parametrize("reading", READINGS)
-def test_a_pair_is_posed_alike_whatever_the_padding(reading: dict[str, Any]) -> None:
-    tight = all_traces(posed(clean_batch(), **reading))
-    assert all_traces(posed(padded(clean_batch(), num_tokens=31, num_regions=20), **reading)) == tight
-    assert all_traces(posed(padded(clean_batch(), num_tokens=13, num_regions=12), **reading)) == tight
+def test_a_pair_is_corrupted_alike_whatever_the_padding(reading: dict[str, Any]) -> None:
+    tight = all_traces(corrupted(clean_batch(), **reading))
+    assert all_traces(corrupted(padded(clean_batch(), num_tokens=31, num_regions=20), **reading)) == tight
+    assert all_traces(corrupted(padded(clean_batch(), num_tokens=13, num_regions=12), **reading)) == tight
 
 
 def padded(batch: Batch, *, num_tokens: int, num_regions: int) -> Batch:
@@ -99,37 +99,37 @@ def padded(batch: Batch, *, num_tokens: int, num_regions: int) -> Batch:
 
 
 @pytest.mark.parametrize("name", [name for name, fields in SHOWS.items() if fields])
-def test_a_task_poses_alike_whatever_the_other_tasks(name: str) -> None:
+def test_a_task_corrupts_alike_whatever_the_other_tasks(name: str) -> None:
     batch = clean_batch()
-    alone = [trace(posed(batch, [name]), pair, [name]) for pair in range(len(batch.keys))]
+    alone = [trace(corrupted(batch, [name]), pair, [name]) for pair in range(len(batch.keys))]
     others = [other for other in TASKS if other != name]
     for size in range(1, len(TASKS)):
         for some in itertools.combinations(others, size):
             for names in ([name, *some], [*some, name]):
-                made = posed(batch, names)
+                made = corrupted(batch, names)
                 assert [trace(made, pair, [name]) for pair in range(len(batch.keys))] == alone, names
 
 
 @pytest.mark.parametrize("names", [["mrfr"], ["moc"], ["ifrs", "mrfr"], ["mlm", "moc", "tits", "itm_hs"]])
 def test_what_lies_behind_a_mask_is_alike_whatever_the_other_tasks(names: list[str]) -> None:
     batch = clean_batch()
-    alone, among = posed(batch, ["moc"]), posed(batch, names)
+    alone, among = corrupted(batch, ["moc"]), corrupted(batch, names)
     hidden = alone.marks.masked_regions
     assert torch.equal(among.features[hidden], alone.features[hidden])
 
 
 def test_the_state_of_generators_plays_no_part_and_stays() -> None:
-    first = all_traces(posed(clean_batch()))
+    first = all_traces(corrupted(clean_batch()))
     torch.manual_seed(12345)
     before = torch.get_rng_state()
-    assert all_traces(posed(clean_batch())) == first
+    assert all_traces(corrupted(clean_batch())) == first
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("change", [{"epoch": 1}, {"seed": 2}])
-def test_another_epoch_or_seed_poses_anew(change: dict[str, int]) -> None:
+def test_another_epoch_or_seed_corrupts_anew(change: dict[str, int]) -> None:
     batch = clean_batch()
-    one, other = (pose(batch, list(TASKS.values()), context(**OFTEN, **more)) for more in ({}, change))
+    one, other = (corrupt(batch, list(TASKS.values()), context(**OFTEN, **more)) for more in ({}, change))
     for field in ("masked_tokens", "masked_regions", "region_order"):
         assert not torch.equal(getattr(one.marks, field), getattr(other.marks, field))
 
@@ -141,23 +141,23 @@ def test_the_words_and_the_image_play_no_part_in_the_masks() -> None:
     )
     assert not torch.equal(batch.token_ids, other.token_ids)
     for field in ("masked_tokens", "masked_regions", "region_order"):
-        assert torch.equal(getattr(posed(batch).marks, field), getattr(posed(other).marks, field))
+        assert torch.equal(getattr(corrupted(batch).marks, field), getattr(corrupted(other).marks, field))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("reading", READINGS)
-def test_a_gpu_poses_as_the_cpu(reading: dict[str, Any]) -> None:
+def test_a_gpu_corrupts_as_the_cpu(reading: dict[str, Any]) -> None:
     asked = context(**OFTEN, **reading)
-    there = dataclasses.replace(asked, lexicon=asked.lexicon.to("cuda"), feature_mean=asked.feature_mean.to("cuda"))
-    made = pose(clean_batch().to("cuda"), list(TASKS.values()), there).to("cpu")
-    assert all_traces(made) == all_traces(posed(clean_batch(), **reading))
+    there = dataclasses.replace(asked, tables=asked.tables.to("cuda"), feature_mean=asked.feature_mean.to("cuda"))
+    made = corrupt(clean_batch().to("cuda"), list(TASKS.values()), there).to("cpu")
+    assert all_traces(made) == all_traces(corrupted(clean_batch(), **reading))
 
 
 # Which image a sentence gets.
 
 NUM_IMAGES, NUM_PAIRS = 25, 2000
-KEYS = torch.randint(2**62, (NUM_PAIRS,), generator=dice(1))
-OWN = torch.randint(NUM_IMAGES, (NUM_PAIRS,), generator=dice(2))
+KEYS = torch.randint(2**62, (NUM_PAIRS,), generator=rng(1))
+OWN = torch.randint(NUM_IMAGES, (NUM_PAIRS,), generator=rng(2))
 LOOK_ALIKES = (torch.arange(NUM_IMAGES)[:, None] + torch.arange(1, 6)).remainder(NUM_IMAGES).int()
 
 
@@ -194,7 +194,9 @@ def read(sentences: tuple[Reader, Context], names: Sequence[str], pairs: Tensor,
     """The pairs as a stage of these tasks reads them."""
     reader, asked = sentences
     part = Part(initial="s", name="sentence", tasks=tuple(TASKS[name] for name in names))
-    return Feed([part], [reader], asked, Runtime(rank=0, world_size=1, device=CPU)).read(0, pairs, epoch=3, **sizes)
+    return BatchLoader([part], [reader], asked, Runtime(rank=0, world_size=1, device=CPU)).read(
+        0, pairs, epoch=3, **sizes
+    )
 
 
 @pytest.mark.parametrize("names", [["itm_hs"], ["mlm", "itm_hs"], ["moc", "tits", "itm_hs"], ["itm_hs", "ifrs"]])
@@ -205,15 +207,15 @@ def test_an_image_is_chosen_alike_whatever_the_other_tasks(sentences: tuple[Read
     assert torch.equal(some.features, stage.features)
 
 
-def test_stray_regions_are_the_pairs_own_whatever_the_batch_and_the_other_tasks(
+def test_random_regions_are_the_pairs_own_whatever_the_batch_and_the_other_tasks(
     sentences: tuple[Reader, Context],
 ) -> None:
     pairs = torch.arange(0, 60)
     whole = read(sentences, ["mlm", "mrfr", "itm_hs"], pairs)
-    assert num_strays([TASKS["moc"]]) == whole.stray_features.shape[1]
+    assert num_random_regions([TASKS["moc"]]) == whole.random_features.shape[1]
     order = torch.tensor([31, 4, 4, 59])
     some = read(sentences, ["moc"], pairs[order], num_tokens=24)
-    assert torch.equal(some.stray_features, whole.stray_features[order])
+    assert torch.equal(some.random_features, whole.random_features[order])
 
 
 def test_dropping_the_task_that_swaps_images_leaves_every_mask(sentences: tuple[Reader, Context]) -> None:
@@ -222,7 +224,7 @@ def test_dropping_the_task_that_swaps_images_leaves_every_mask(sentences: tuple[
     asked = dataclasses.replace(asked, epoch=3)
     with_swaps, without = (read(sentences, names, pairs) for names in (["mlm", "moc", "itm_hs"], ["mlm", "moc"]))
     assert not torch.equal(with_swaps.features, without.features)
-    one, other = (pose(batch, [TASKS["mlm"], TASKS["moc"]], asked) for batch in (with_swaps, without))
+    one, other = (corrupt(batch, [TASKS["mlm"], TASKS["moc"]], asked) for batch in (with_swaps, without))
     assert torch.equal(one.token_ids, other.token_ids)
     there = with_swaps.region_mask & without.region_mask
     assert torch.equal(one.marks.masked_regions & there, other.marks.masked_regions & there)

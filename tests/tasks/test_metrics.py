@@ -1,4 +1,4 @@
-"""Accuracies and relative errors are worked by hand; tallies add up over batches and are divided once."""
+"""Accuracies and relative errors are worked by hand; metrics add up over batches and are divided once."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import math
 
 import pytest
 import torch
-from tiny import LEXICON, WIDTH, a_batch, context, encoded
+from tiny import VOCABULARY_TABLES, WIDTH, a_batch, context, encoded
 from torch import Tensor, nn
 
 from msp_ds.model.heads import RegionHead
 from msp_ds.model.rows import Places
-from msp_ds.records import IGNORE, Batch, Encoded, Tally
+from msp_ds.records import IGNORE, Batch, Encoded, MeanMetric
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.scoring import feature_errors, gated_regions, mean_or_zero, relative_error
 
@@ -46,21 +46,21 @@ def answered(answers: Tensor) -> Encoded:
 
 def test_mlm_accuracy_counts_the_masked_tokens_alone() -> None:
     clean = a_batch((6,), (3,), token_ids=torch.tensor([[2, 5, 6, 7, 8, 3]]))
-    posed = with_marks(clean, masked_tokens=torch.tensor([[0, 1, 1, 1, 0, 0]]).bool())
+    corrupted = with_marks(clean, masked_tokens=torch.tensor([[0, 1, 1, 1, 0, 0]]).bool())
     said = torch.nn.functional.one_hot(torch.tensor([[0, 5, 9, 7, 8, 3]]), 20).float()
-    score = TASKS["mlm"].score(nn.ModuleDict({"token": nn.Identity()}), answered(said), clean, posed, context())
-    assert score.tallies["accuracy/mlm"].count.item() == 3
-    assert score.tallies["accuracy/mlm"].mean() == pytest.approx(2 / 3)  # 5 and 7, not 9 for 6
+    score = TASKS["mlm"].score(nn.ModuleDict({"token": nn.Identity()}), answered(said), clean, corrupted, context())
+    assert score.metrics["accuracy/mlm"].count.item() == 3
+    assert score.metrics["accuracy/mlm"].mean() == pytest.approx(2 / 3)  # 5 and 7, not 9 for 6
 
 
 def test_moc_accuracy_counts_masked_regions_that_have_a_label() -> None:
     clean = a_batch(
         (4,), (4,), object_ids=torch.tensor([[2, 1, IGNORE, 0]]), attribute_ids=torch.tensor([[IGNORE, 1, IGNORE, 2]])
     )
-    posed = with_marks(clean, masked_regions=torch.tensor([[1, 1, 1, 0]]).bool())
+    corrupted = with_marks(clean, masked_regions=torch.tensor([[1, 1, 1, 0]]).bool())
     said = torch.tensor([[[2.0, 0.0], [3.0, 1.0], [4.0, 2.0], [0.0, 2.0]]])
-    score = TASKS["moc"].score(nn.ModuleDict({"region": Answers()}), answered(said), clean, posed, context())
-    objects, attributes = score.tallies["accuracy/moc_object"], score.tallies["accuracy/moc_attribute"]
+    score = TASKS["moc"].score(nn.ModuleDict({"region": Answers()}), answered(said), clean, corrupted, context())
+    objects, attributes = score.metrics["accuracy/moc_object"], score.metrics["accuracy/moc_attribute"]
     assert (objects.total.item(), objects.count.item()) == (1, 2)  # 2 is right, 3 for 1 is wrong, no label, not asked
     assert (attributes.total.item(), attributes.count.item()) == (1, 1)
 
@@ -70,7 +70,7 @@ def test_itm_accuracy_counts_every_pair() -> None:
     logits = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
     states = Encoded(text=logits, regions=logits, pair=logits)
     score = TASKS["itm_hs"].score(nn.ModuleDict({"match": nn.Identity()}), states, clean, clean, context())
-    assert score.tallies["accuracy/itm_hs"].mean() == pytest.approx(2 / 3)
+    assert score.metrics["accuracy/itm_hs"].mean() == pytest.approx(2 / 3)
 
 
 def test_a_relative_error_is_a_share_of_the_yardsticks_error() -> None:
@@ -78,13 +78,13 @@ def test_a_relative_error_is_a_share_of_the_yardsticks_error() -> None:
     mean = torch.tensor([1.0, 1.0])
     errors = feature_errors(predicted, target, "mse")
     assert errors.tolist() == [(1 + 4) / 2, (0 + 1) / 2]
-    tally = relative_error(errors, target, mean, "mse", torch.ones(2).bool())
-    assert (tally.total.item(), tally.count.item()) == (2.5 + 0.5, 1 + 5)
+    metric = relative_error(errors, target, mean, "mse", torch.ones(2).bool())
+    assert (metric.total.item(), metric.count.item()) == (2.5 + 0.5, 1 + 5)
     # SmoothL1: half the square up to 1, beyond it the distance less a half.
     errors = feature_errors(predicted, target, "smooth_l1")
     assert errors.tolist() == [(0.5 + 1.5) / 2, 0.5 / 2]
-    tally = relative_error(errors, target, mean, "smooth_l1", torch.ones(2).bool())
-    assert (tally.total.item(), tally.count.item()) == (1 + 0.25, 0.5 + (0.5 + 2.5) / 2)
+    metric = relative_error(errors, target, mean, "smooth_l1", torch.ones(2).bool())
+    assert (metric.total.item(), metric.count.item()) == (1 + 0.25, 0.5 + (0.5 + 2.5) / 2)
 
 
 def test_ifrs_accuracy_is_how_often_the_nearest_of_the_triplet_is_the_right_one() -> None:
@@ -97,31 +97,33 @@ def test_ifrs_accuracy_is_how_often_the_nearest_of_the_triplet_is_the_right_one(
     answers = features.float()
     answers[0, :, 0] = torch.tensor([0.4, 1.6, -5.0, 3.0, 9.0, 4.0])  # nearest: 0, 2, 0, 3, 5, 4
     answers[1, :, 0] = torch.tensor([7.0, 0.0, 2.2, 9.0, 7.0, 7.0])  # nearest: -, 1, 2, 3, -, -
-    posed = with_marks(clean, shuffled_regions=shuffled)
-    score = TASKS["ifrs"].score(nn.ModuleDict({"region": Answers()}), answered(answers), clean, posed, context())
-    tally = score.tallies["accuracy/ifrs"]
-    assert (tally.total.item(), tally.count.item()) == (2 + 3, 9)
+    corrupted = with_marks(clean, shuffled_regions=shuffled)
+    score = TASKS["ifrs"].score(nn.ModuleDict({"region": Answers()}), answered(answers), clean, corrupted, context())
+    metric = score.metrics["accuracy/ifrs"]
+    assert (metric.total.item(), metric.count.item()) == (2 + 3, 9)
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("name", "mark"), [("mrfr", "masked_regions"), ("ifrs", "shuffled_regions")])
 def test_answering_the_mean_feature_is_an_error_of_one_and_the_truth_of_none(name: str, mark: str) -> None:
     clean, asked = a_batch(), context()
-    posed = with_marks(clean, **{mark: clean.region_mask})
+    corrupted = with_marks(clean, **{mark: clean.region_mask})
     heads = nn.ModuleDict({"region": Answers()})
     for answer, error in ((asked.feature_mean.expand(3, 6, WIDTH), 1.0), (clean.features.double(), 0.0)):
-        score = TASKS[name].score(heads, answered(answer), clean, posed, asked)
-        assert score.tallies[f"error/{name}"].mean() == pytest.approx(error, abs=1e-12)
+        score = TASKS[name].score(heads, answered(answer), clean, corrupted, asked)
+        assert score.metrics[f"error/{name}"].mean() == pytest.approx(error, abs=1e-12)
 
 
 def test_copying_what_lies_there_after_the_shuffle_is_an_error_of_one_versus_copying() -> None:
     clean = a_batch()
     turned = clean.features[:, [1, 2, 0, 3, 4, 5]]
     shuffled = (torch.arange(6) < 3).expand(3, -1)
-    posed = with_marks(dataclasses.replace(clean, features=turned), shuffled_regions=shuffled)
-    score = TASKS["ifrs"].score(nn.ModuleDict({"region": Answers()}), answered(turned.float()), clean, posed, context())
-    assert score.tallies["error/ifrs_vs_copy"].mean() == pytest.approx(1.0)
-    assert score.tallies["error/ifrs_vs_copy"].total > 0
+    corrupted = with_marks(dataclasses.replace(clean, features=turned), shuffled_regions=shuffled)
+    score = TASKS["ifrs"].score(
+        nn.ModuleDict({"region": Answers()}), answered(turned.float()), clean, corrupted, context()
+    )
+    assert score.metrics["error/ifrs_vs_copy"].mean() == pytest.approx(1.0)
+    assert score.metrics["error/ifrs_vs_copy"].total > 0
 
 
 def test_nothing_asked_is_counted_as_nothing() -> None:
@@ -129,7 +131,7 @@ def test_nothing_asked_is_counted_as_nothing() -> None:
     for name in ("mrfr", "ifrs", "moc"):
         states = answered(torch.zeros(3, 6, WIDTH))
         score = TASKS[name].score(nn.ModuleDict({"region": Answers()}), states, clean, clean, context())
-        assert all(tally.count.item() == 0 and math.isnan(tally.mean()) for tally in score.tallies.values())
+        assert all(metric.count.item() == 0 and math.isnan(metric.mean()) for metric in score.metrics.values())
 
 
 def test_regions_are_gated_by_the_pair_they_belong_to() -> None:
@@ -151,38 +153,38 @@ def test_another_kind_of_region_head_is_refused() -> None:
         gated_regions(nn.ModuleDict({"region": nn.Identity()}), states, Places(where=torch.ones(3, 6).bool()).rows())
 
 
-def test_a_tally_is_the_same_in_one_piece_and_in_many() -> None:
+def test_a_metric_is_the_same_in_one_piece_and_in_many() -> None:
     values = torch.arange(10.0)
-    whole = Tally.of(values)
-    parts = Tally.of(values[:3]) + Tally.of(values[3:3]) + Tally.of(values[3:].view(7, 1))
+    whole = MeanMetric.of(values)
+    parts = MeanMetric.of(values[:3]) + MeanMetric.of(values[3:3]) + MeanMetric.of(values[3:].view(7, 1))
     assert (parts.total.item(), parts.count.item()) == (whole.total.item(), whole.count.item()) == (45, 10)
     assert whole.mean() == 4.5
 
 
 def test_the_mean_of_a_sum_is_no_mean_of_means() -> None:
-    assert (Tally.of(torch.tensor([1.0, 1.0, 1.0])) + Tally.of(torch.tensor([5.0]))).mean() == 2.0
+    assert (MeanMetric.of(torch.tensor([1.0, 1.0, 1.0])) + MeanMetric.of(torch.tensor([5.0]))).mean() == 2.0
 
 
-def test_a_weighted_tally_divides_by_the_weights() -> None:
-    tally = Tally.of(torch.tensor([2.0, 10.0]), torch.tensor([3.0, 1.0]))
-    assert (tally.total.item(), tally.count.item(), tally.mean()) == (16, 4, 4.0)
+def test_a_weighted_metric_divides_by_the_weights() -> None:
+    metric = MeanMetric.of(torch.tensor([2.0, 10.0]), torch.tensor([3.0, 1.0]))
+    assert (metric.total.item(), metric.count.item(), metric.mean()) == (16, 4, 4.0)
 
 
-def test_tallies_count_in_double_precision_and_carry_no_gradient() -> None:
+def test_metrics_count_in_double_precision_and_carry_no_gradient() -> None:
     values = torch.full((3,), 2.0**24, requires_grad=True)
-    tally = Tally.of(values) + Tally.of(torch.tensor([True]))
-    assert tally.total.item() == 3 * 2**24 + 1  # beyond what float32 can count
-    assert not tally.total.requires_grad
+    metric = MeanMetric.of(values) + MeanMetric.of(torch.tensor([True]))
+    assert metric.total.item() == 3 * 2**24 + 1  # beyond what float32 can count
+    assert not metric.total.requires_grad
 
 
-def test_the_mean_of_nothing_is_zero_for_a_loss_and_nan_for_a_tally() -> None:
+def test_the_mean_of_nothing_is_zero_for_a_loss_and_nan_for_a_metric() -> None:
     assert mean_or_zero(torch.empty(0), torch.empty(0).bool()).item() == 0.0
-    assert math.isnan(Tally.of(torch.empty(0)).mean())
+    assert math.isnan(MeanMetric.of(torch.empty(0)).mean())
 
 
-def test_the_lexicon_moves_as_a_whole() -> None:
-    moved = LEXICON.to("meta")
+def test_the_tables_moves_as_a_whole() -> None:
+    moved = VOCABULARY_TABLES.to("meta")
     assert {
         tensor.device.type for tensor in (moved.object_pieces, moved.attribute_pieces, moved.is_function_piece)
     } == {"meta"}
-    assert (moved.cls_id, moved.vocab_size) == (LEXICON.cls_id, LEXICON.vocab_size)
+    assert (moved.cls_id, moved.vocab_size) == (VOCABULARY_TABLES.cls_id, VOCABULARY_TABLES.vocab_size)

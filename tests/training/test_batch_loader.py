@@ -24,8 +24,8 @@ from msp_ds.data.shards import open_set
 from msp_ds.errors import ShardError
 from msp_ds.records import Batch
 from msp_ds.tasks.asking import count_rooms
-from msp_ds.tasks.task import Context, pose
-from msp_ds.training.feed import READ_AHEAD, Feed, Portion, read_ahead
+from msp_ds.tasks.task import Context, corrupt
+from msp_ds.training.batch_loader import READ_AHEAD, BatchLoader, StepBatch, read_ahead
 from msp_ds.training.planning import new_config
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.stage import build_context, open_stage_data
@@ -37,14 +37,14 @@ def rank(number: int, *, of: int) -> Runtime:
     return Runtime(rank=number, world_size=of, device=CPU)
 
 
-def a_feed(shards: Path, spelling: str, runtime: Runtime) -> tuple[Feed, Order]:
+def a_loader(shards: Path, spelling: str, runtime: Runtime) -> tuple[BatchLoader, Order]:
     """The feed of a stage of the small world, in global batches of 16."""
     config = new_config({"shards": str(shards), "curriculum": spelling})
     stage = curriculum(spelling)[0]
     data = open_stage_data(shards, stage)
     readers = [Reader(one) for one in data.train]
     order = Order([reader.keys for reader in readers], seed=config.seed, batch_size=16)
-    return Feed(stage.parts, readers, build_context(config, data), runtime), order
+    return BatchLoader(stage.parts, readers, build_context(config, data), runtime), order
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
@@ -71,29 +71,31 @@ def test_a_run_continues_exactly_on_other_numbers_of_ranks(small_shards: Path) -
 
 
 def global_batches(shards: Path, spelling: str, *, world_size: int, start: int = 0, end: int) -> list[Batch]:
-    """The posed batches of all ranks side by side, in steps start to end - 1, each rank with its own feed."""
+    """The corrupted batches of all ranks side by side, in steps start to end - 1, each rank with its own feed."""
     ranks = []
     for number in range(world_size):
-        feed, _ = a_feed(shards, spelling, rank(number, of=world_size))
-        keys, lengths = [one.keys for one in feed.readers], [one.lengths for one in feed.readers]
-        order = Order(keys, seed=feed.context.seed, batch_size=16, lengths=lengths)
+        loader, _ = a_loader(shards, spelling, rank(number, of=world_size))
+        keys, lengths = [one.keys for one in loader.readers], [one.lengths for one in loader.readers]
+        order = Order(keys, seed=loader.context.seed, batch_size=16, lengths=lengths)
         ranks.append(
             [
-                pose(
-                    copied(portion.micro_batches[0]),
-                    portion.part.tasks,
-                    dataclasses.replace(feed.context, epoch=portion.epoch),
+                corrupt(
+                    copied(step_batch.micro_batches[0]),
+                    step_batch.part.tasks,
+                    dataclasses.replace(loader.context, epoch=step_batch.epoch),
                 )
-                for portion in feed.portions(order, start=start, end=end, micro_batch=16 // world_size)
+                for step_batch in loader.step_batches(order, start=start, end=end, micro_batch=16 // world_size)
             ]
         )
     return [joined(list(parts)) for parts in zip(*ranks, strict=True)]
 
 
-def portions(shards: Path, spelling: str, runtime: Runtime, *, start: int = 0, micro_batch: int = 16) -> list[Portion]:
+def step_batches(
+    shards: Path, spelling: str, runtime: Runtime, *, start: int = 0, micro_batch: int = 16
+) -> list[StepBatch]:
     """The first four portions, or some of them."""
-    feed, order = a_feed(shards, spelling, runtime)
-    return list(feed.portions(order, start=start, end=4, micro_batch=micro_batch))
+    loader, order = a_loader(shards, spelling, runtime)
+    return list(loader.step_batches(order, start=start, end=4, micro_batch=micro_batch))
 
 
 def feed_threads() -> int:
@@ -145,17 +147,17 @@ def test_the_thread_ends_with_the_iterator(leave_after: int) -> None:
 
 
 def test_portions_are_the_batches_of_the_order(small_shards: Path) -> None:
-    feed, order = a_feed(small_shards, "t", rank(0, of=1))
-    found = list(feed.portions(order, start=0, end=6, micro_batch=16))
-    assert [portion.step for portion in found] == list(range(6))
-    assert [portion.epoch for portion in found] == [0, 0, 0, 0, 1, 1]  # 64 pairs make 4 batches
-    for portion in found:
-        expected = feed.readers[0].keys[order.batch(portion.step).pairs]
-        assert torch.equal(portion.micro_batches[0].keys, expected)
+    loader, order = a_loader(small_shards, "t", rank(0, of=1))
+    found = list(loader.step_batches(order, start=0, end=6, micro_batch=16))
+    assert [step_batch.step for step_batch in found] == list(range(6))
+    assert [step_batch.epoch for step_batch in found] == [0, 0, 0, 0, 1, 1]  # 64 pairs make 4 batches
+    for step_batch in found:
+        expected = loader.readers[0].keys[order.batch(step_batch.step).pairs]
+        assert torch.equal(step_batch.micro_batches[0].keys, expected)
 
 
 def test_a_feed_that_starts_later_yields_the_same_batches(small_shards: Path) -> None:
-    early, late = (portions(small_shards, "s", rank(0, of=1), start=start) for start in (0, 2))
+    early, late = (step_batches(small_shards, "s", rank(0, of=1), start=start) for start in (0, 2))
     for one, other in zip(early[2:], late, strict=True):
         assert_equal(one.micro_batches[0], other.micro_batches[0])
 
@@ -170,39 +172,41 @@ class Poisoner(Reader):
         return super().read(pairs, into=into, **rest)
 
 
-def poisoned(shards: Path, spelling: str, device: torch.device) -> tuple[Feed, Order, Callable[[Portion], None]]:
+def poisoned(
+    shards: Path, spelling: str, device: torch.device
+) -> tuple[BatchLoader, Order, Callable[[StepBatch], None]]:
     """A feed of a rank alone whose memory is spoiled early, its order, and what asserts that a portion is right."""
-    feed, order = a_feed(shards, spelling, Runtime(rank=0, world_size=1, device=device))
-    feed.readers = [Poisoner(reader.shards).among(torch.arange(reader.num_images)) for reader in feed.readers]
-    fresh, _ = a_feed(shards, spelling, rank(0, of=1))
+    loader, order = a_loader(shards, spelling, Runtime(rank=0, world_size=1, device=device))
+    loader.readers = [Poisoner(reader.shards).among(torch.arange(reader.num_images)) for reader in loader.readers]
+    fresh, _ = a_loader(shards, spelling, rank(0, of=1))
 
-    def check(portion: Portion) -> None:
-        pairs = order.batch(portion.step).pairs
+    def check(step_batch: StepBatch) -> None:
+        pairs = order.batch(step_batch.step).pairs
         longest = fresh.readers[0].longest(pairs)
-        context = dataclasses.replace(fresh.context, epoch=portion.epoch)
-        for batch, rooms, mine in zip(portion.micro_batches, portion.rooms, pairs.split(8), strict=True):
-            expected = fresh.read(0, mine, epoch=portion.epoch, num_tokens=longest)
+        context = dataclasses.replace(fresh.context, epoch=step_batch.epoch)
+        for batch, rooms, mine in zip(step_batch.micro_batches, step_batch.rooms, pairs.split(8), strict=True):
+            expected = fresh.read(0, mine, epoch=step_batch.epoch, num_tokens=longest)
             assert_equal(batch, expected)
-            assert rooms == (count_rooms(expected, portion.part.tasks, context) if device.type == "cuda" else {})
+            assert rooms == (count_rooms(expected, step_batch.part.tasks, context) if device.type == "cuda" else {})
 
-    return feed, order, check
+    return loader, order, check
 
 
 def test_a_portion_stays_as_it_is_until_the_next_is_asked_for(small_shards: Path) -> None:
-    feed, order, check = poisoned(small_shards, "s", CPU)
-    for portion in feed.portions(order, start=0, end=3 * READ_AHEAD, micro_batch=8):
+    loader, order, check = poisoned(small_shards, "s", CPU)
+    for step_batch in loader.step_batches(order, start=0, end=3 * READ_AHEAD, micro_batch=8):
         time.sleep(0.03)  # the reader is as far ahead as it may be
-        check(portion)
+        check(step_batch)
 
 
 @pytest.mark.parametrize("spelling", ["t", "s"])
 def test_a_gpu_computes_with_the_batches_of_the_cpu(gpu: FakeGpu, small_shards: Path, spelling: str) -> None:
     """However late the copies come; and what is asked about is counted, lest the host wait for the GPU."""
-    feed, order, check = poisoned(small_shards, spelling, DEVICE)
-    for portion in feed.portions(order, start=0, end=3 * READ_AHEAD, micro_batch=8):
-        gpu.stream.queue.append(partial(check, portion))
-        counted = [tally for tallies in portion.tallies for tally in tallies.values()]
-        tensors = [tensor for value in (*portion.micro_batches, *counted) for tensor in tensors_of(value).values()]
+    loader, order, check = poisoned(small_shards, spelling, DEVICE)
+    for step_batch in loader.step_batches(order, start=0, end=3 * READ_AHEAD, micro_batch=8):
+        gpu.stream.queue.append(partial(check, step_batch))
+        counted = [metric for metrics in step_batch.metrics for metric in metrics.values()]
+        tensors = [tensor for value in (*step_batch.micro_batches, *counted) for tensor in tensors_of(value).values()]
         assert all(gpu.used_by[id(tensor)] is gpu.stream for tensor in tensors)
     gpu.stream.synchronize()
     assert gpu.devices == [DEVICE], "the reading thread pins memory through its own rank's GPU"
@@ -215,10 +219,10 @@ def test_what_is_on_the_gpu_is_not_copied(gpu: FakeGpu) -> None:
 
 
 def test_memory_is_used_again_after_that(small_shards: Path) -> None:
-    feed, order = a_feed(small_shards, "s", rank(0, of=1))
+    loader, order = a_loader(small_shards, "s", rank(0, of=1))
     places = [
-        portion.micro_batches[0].features.data_ptr()
-        for portion in feed.portions(order, start=0, end=12, micro_batch=16)
+        step_batch.micro_batches[0].features.data_ptr()
+        for step_batch in loader.step_batches(order, start=0, end=12, micro_batch=16)
     ]
     assert len(set(places)) == READ_AHEAD + 1
     assert places[: READ_AHEAD + 1] * 3 == places
@@ -226,15 +230,15 @@ def test_memory_is_used_again_after_that(small_shards: Path) -> None:
 
 @pytest.mark.parametrize("spelling", ["t", "s"])
 def test_two_ranks_share_what_one_reads(small_shards: Path, spelling: str) -> None:
-    alone = portions(small_shards, spelling, rank(0, of=1), micro_batch=8)
-    shared = [portions(small_shards, spelling, rank(number, of=2), micro_batch=8) for number in (0, 1)]
+    alone = step_batches(small_shards, spelling, rank(0, of=1), micro_batch=8)
+    shared = [step_batches(small_shards, spelling, rank(number, of=2), micro_batch=8) for number in (0, 1)]
     for step, whole in enumerate(alone):
         for number in (0, 1):
             assert_equal(whole.micro_batches[number], shared[number][step].micro_batches[0])
 
 
 def test_micro_batches_are_the_batch_in_pieces_of_one_length(small_shards: Path) -> None:
-    whole, pieces = (portions(small_shards, "s", rank(0, of=1), micro_batch=size) for size in (16, 4))
+    whole, pieces = (step_batches(small_shards, "s", rank(0, of=1), micro_batch=size) for size in (16, 4))
     for one, parts in zip(whole, pieces, strict=True):
         assert [len(part.keys) for part in parts.micro_batches] == [4, 4, 4, 4]
         joined = torch.cat([part.token_ids for part in parts.micro_batches])
@@ -242,13 +246,13 @@ def test_micro_batches_are_the_batch_in_pieces_of_one_length(small_shards: Path)
 
 
 def test_a_mixed_stage_takes_each_batch_from_one_part(small_shards: Path) -> None:
-    feed, order = a_feed(small_shards, "t+p+s", rank(0, of=1))
+    loader, order = a_loader(small_shards, "t+p+s", rank(0, of=1))
     assert order.batches_per_epoch == 64 // 16 + 91 // 16 + 320 // 16
     counts = dict.fromkeys(("token", "phrase", "sentence"), 0)
-    for portion in feed.portions(order, start=0, end=order.batches_per_epoch, micro_batch=16):
-        counts[portion.part.name] += 1
-        number = feed.parts.index(portion.part)
-        assert torch.isin(portion.micro_batches[0].keys, feed.readers[number].keys).all()
+    for step_batch in loader.step_batches(order, start=0, end=order.batches_per_epoch, micro_batch=16):
+        counts[step_batch.part.name] += 1
+        number = loader.parts.index(step_batch.part)
+        assert torch.isin(step_batch.micro_batches[0].keys, loader.readers[number].keys).all()
     assert counts == {"token": 4, "phrase": 5, "sentence": 20}
 
 
@@ -258,17 +262,17 @@ def context_of(shards: Path, spelling: str) -> Context:
 
 
 def test_half_of_the_sentences_get_the_image_of_a_look_alike(small_shards: Path) -> None:
-    feed, _ = a_feed(small_shards, "s", rank(0, of=1))
-    feed.context = dataclasses.replace(
-        feed.context, options=dataclasses.replace(feed.context.options, itm_hard_share=1.0)
+    loader, _ = a_loader(small_shards, "s", rank(0, of=1))
+    loader.context = dataclasses.replace(
+        loader.context, options=dataclasses.replace(loader.context.options, itm_hard_share=1.0)
     )
-    reader = feed.readers[0]
+    reader = loader.readers[0]
     pairs = torch.arange(len(reader.keys))
-    batch = feed.read(0, pairs, epoch=0)
+    batch = loader.read(0, pairs, epoch=0)
     matched = batch.marks.matched
     assert 0.4 < matched.float().mean() < 0.6
     own = reader.read(
-        pairs, images=reader.images, matched=matched, strays=torch.zeros(len(pairs), 0), num_tokens=20
+        pairs, images=reader.images, matched=matched, random_regions=torch.zeros(len(pairs), 0), num_tokens=20
     ).features
     assert torch.equal(batch.features[matched], own[matched])
     look_alikes = reader.look_alikes
@@ -280,16 +284,16 @@ def test_half_of_the_sentences_get_the_image_of_a_look_alike(small_shards: Path)
 
 
 def test_token_pairs_keep_their_images(small_shards: Path) -> None:
-    feed, _ = a_feed(small_shards, "t", rank(0, of=1))
-    assert feed.read(0, torch.arange(64), epoch=0).marks.matched.all()
+    loader, _ = a_loader(small_shards, "t", rank(0, of=1))
+    assert loader.read(0, torch.arange(64), epoch=0).marks.matched.all()
 
 
 def test_an_epoch_asks_other_questions_than_the_one_before(small_shards: Path) -> None:
-    feed, _ = a_feed(small_shards, "s", rank(0, of=1))
-    first, again, second = (feed.read(0, torch.arange(64), epoch=epoch) for epoch in (0, 0, 1))
+    loader, _ = a_loader(small_shards, "s", rank(0, of=1))
+    first, again, second = (loader.read(0, torch.arange(64), epoch=epoch) for epoch in (0, 0, 1))
     assert_equal(first, again)
     assert not torch.equal(first.marks.matched, second.marks.matched)
-    assert not torch.equal(first.stray_features, second.stray_features)
+    assert not torch.equal(first.random_features, second.random_features)
 
 
 def test_damage_reaches_the_loop_with_its_place(small_shards: Path, tmp_path: Path) -> None:
@@ -302,5 +306,5 @@ def test_damage_reaches_the_loop_with_its_place(small_shards: Path, tmp_path: Pa
         file.seek(int(one.offsets[7]) + 100)
         file.write(b"\0" * 40)
     with pytest.raises(ShardError, match=rf"000000.tar, {one.keys[7]} at byte {one.offsets[7]}: .* checksum"):
-        portions(tmp_path / "shards", "t", rank(0, of=1))
+        step_batches(tmp_path / "shards", "t", rank(0, of=1))
     assert feed_threads() == 0

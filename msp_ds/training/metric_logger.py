@@ -20,7 +20,7 @@ from msp_ds.training.terminal_view import TerminalView
 log = logging.getLogger(__name__)
 
 
-class Board:
+class MetricLogger:
     """The window on one stage, on rank 0; on the others every call does nothing."""
 
     def __init__(self, folder: Path, *, name: str, num_steps: int, start: int, speaks: bool) -> None:

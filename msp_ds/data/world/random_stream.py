@@ -24,7 +24,7 @@ def stream(seed: int, number: int, purpose: Purpose) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, _PURPOSES.index(purpose)]))
 
 
-class Dice:
+class RandomStream:
     """Small decisions from one stream; numpy's own scalar draws would take most of the time of a scene."""
 
     def __init__(self, generator: np.random.Generator) -> None:

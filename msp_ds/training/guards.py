@@ -20,7 +20,7 @@ SECONDS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class Care:
+class Guards:
     """The three guards of one stage."""
 
     finite: FiniteGuard
@@ -40,9 +40,9 @@ class Care:
             raise
 
 
-def take_care(
+def build_guards(
     limits: Limits, folder: Path, sets: Sequence[ShardSet], *, stage: str, precision: str, runtime: Runtime
-) -> Care:
+) -> Guards:
     """The guards of the stage in `folder`, which reads `sets`."""
     guard = FiniteGuard(
         folder,
@@ -51,4 +51,4 @@ def take_care(
         counts_norms=precision != "fp16",
         runtime=runtime,
     )
-    return Care(finite=guard, watchdog=Watchdog(limits.watchdog * SECONDS), shards=ShardWatch(sets))
+    return Guards(finite=guard, watchdog=Watchdog(limits.watchdog * SECONDS), shards=ShardWatch(sets))

@@ -17,22 +17,22 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 from msp_ds.config import write_json
 from msp_ds.training import event_file
-from msp_ds.training.board import Board
+from msp_ds.training.metric_logger import MetricLogger
 from msp_ds.training.metrics_file import METRICS_FILE, read_metrics
 from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE
 
 
 def shown(folder: Path, name: str) -> dict[int, float]:
     """Step -> value of a scalar, as TensorBoard shows it."""
-    board = EventAccumulator(str(folder))
-    board.Reload()
-    points = board.Scalars(name)
+    metric_logger = EventAccumulator(str(folder))
+    metric_logger.Reload()
+    points = metric_logger.Scalars(name)
     assert len(points) == len({point.step for point in points})
     return {point.step: point.value for point in points}
 
 
-def a_board(folder: Path, *, start: int, speaks: bool = True) -> Board:
-    return Board(folder, name="token", num_steps=6, start=start, speaks=speaks)
+def a_board(folder: Path, *, start: int, speaks: bool = True) -> MetricLogger:
+    return MetricLogger(folder, name="token", num_steps=6, start=start, speaks=speaks)
 
 
 def test_steps_after_the_checkpoint_are_replaced_and_those_before_stay(tmp_path: Path) -> None:
@@ -49,20 +49,20 @@ def test_steps_after_the_checkpoint_are_replaced_and_those_before_stay(tmp_path:
 
 
 def test_what_was_flushed_survives_a_kill(tmp_path: Path) -> None:
-    board = a_board(tmp_path, start=0)
-    board.scalars(1, {"loss/mlm": 1.5})
-    board.flush()
+    metric_logger = a_board(tmp_path, start=0)
+    metric_logger.scalars(1, {"loss/mlm": 1.5})
+    metric_logger.flush()
     assert shown(tmp_path, "loss/mlm") == {1: 1.5}  # never closed
-    board.close()
+    metric_logger.close()
 
 
 def test_a_disk_that_takes_no_more_is_warned_of_and_training_goes_on(tmp_path: Path) -> None:
     program = """if True:
         import resource, sys, numpy
         from pathlib import Path
-        from msp_ds.training.board import Board
+        from msp_ds.training.metric_logger import MetricLogger
         folder = Path(sys.argv[1])
-        board = Board(folder, name="token", num_steps=6, start=0, speaks=True)
+        board = MetricLogger(folder, name="token", num_steps=6, start=0, speaks=True)
         resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))  # a real write fails
         for step in range(1, 7):
             board.scalars(step, {"loss/mlm": 1.0})
@@ -71,10 +71,11 @@ def test_a_disk_that_takes_no_more_is_warned_of_and_training_goes_on(tmp_path: P
             board.hyperparameters({"lr": 1.0}, ["loss/mlm"])
             board.flush()
         board.close()
-        again = Board(folder / "new", name="token", num_steps=6, start=0, speaks=True)
+        again = MetricLogger(folder / "new", name="token", num_steps=6, start=0, speaks=True)
         again.scalars(1, {"loss/mlm": 2.0})
         again.close()
-        Board(Path("/dev/full/run"), name="token", num_steps=6, start=0, speaks=True).scalars(1, {"loss/mlm": 2.0})
+        nowhere = MetricLogger(Path("/dev/full/run"), name="token", num_steps=6, start=0, speaks=True)
+        nowhere.scalars(1, {"loss/mlm": 2.0})
         print("went on")"""
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
@@ -108,11 +109,11 @@ def test_a_file_that_gets_the_descriptor_of_one_that_failed_is_left_alone(
 
 
 def test_only_the_first_rank_writes(tmp_path: Path) -> None:
-    board = a_board(tmp_path / "none", start=0, speaks=False)
-    board.scalars(1, {"loss/mlm": 1.0})
-    board.advance(1, {})
-    board.flush()
-    board.close()
+    metric_logger = a_board(tmp_path / "none", start=0, speaks=False)
+    metric_logger.scalars(1, {"loss/mlm": 1.0})
+    metric_logger.advance(1, {})
+    metric_logger.flush()
+    metric_logger.close()
     assert not (tmp_path / "none").exists()
 
 
@@ -126,10 +127,10 @@ def a_run(folder: Path) -> Path:
 
 def test_the_curves_of_the_run_go_on_where_the_stage_before_ended(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    board = Board(run / "2-phrase", name="phrase", num_steps=50, start=0, speaks=True)
-    board.scalars(10, {"loss/total": 1.5}, epoch=0.5)
-    board.scalars(10, {"loss/total": 2.5}, epoch=0.5, report="validation")
-    board.close()
+    metric_logger = MetricLogger(run / "2-phrase", name="phrase", num_steps=50, start=0, speaks=True)
+    metric_logger.scalars(10, {"loss/total": 1.5}, epoch=0.5)
+    metric_logger.scalars(10, {"loss/total": 2.5}, epoch=0.5, report="validation")
+    metric_logger.close()
     assert shown(run / "2-phrase", "loss/total") == {10: 1.5}
     assert shown(run, "loss/total") == {110: 1.5}
     assert shown(run, "validation/loss/total") == {110: 2.5}
@@ -142,21 +143,21 @@ def test_the_curves_of_the_run_go_on_where_the_stage_before_ended(tmp_path: Path
 )
 def test_a_run_is_introduced_once(tmp_path: Path, stage: str, start: int, introduced: bool) -> None:
     run = a_run(tmp_path)
-    board = Board(run / stage, name="token", num_steps=50, start=start, speaks=True)
-    board.introduce({"config": "a text"})
-    board.close()
+    metric_logger = MetricLogger(run / stage, name="token", num_steps=50, start=start, speaks=True)
+    metric_logger.introduce({"config": "a text"})
+    metric_logger.close()
     seen = EventAccumulator(str(run))
     seen.Reload()
     assert seen.Tags()["tensors"] == (["config/text_summary"] if introduced else [])
 
 
 def test_texts_pictures_and_the_table_of_runs_are_in_the_stage_s_file(tmp_path: Path) -> None:
-    board = a_board(tmp_path, start=0)
-    board.scalars(6, {"loss/total": 2.5}, report="validation")
-    board.text("samples", "a *guess*", step=6)
-    board.picture("pairs/1", np.full((4, 8, 3), 255, np.uint8), step=6)
-    board.hyperparameters({"lr": 0.1, "preset": "tiny"}, ["loss/total"])
-    board.close()
+    metric_logger = a_board(tmp_path, start=0)
+    metric_logger.scalars(6, {"loss/total": 2.5}, report="validation")
+    metric_logger.text("samples", "a *guess*", step=6)
+    metric_logger.picture("pairs/1", np.full((4, 8, 3), 255, np.uint8), step=6)
+    metric_logger.hyperparameters({"lr": 0.1, "preset": "tiny"}, ["loss/total"])
+    metric_logger.close()
     seen = EventAccumulator(str(tmp_path))
     seen.Reload()
     assert seen.Tensors("samples/text_summary")[0].tensor_proto.string_val == [b"a *guess*"]
@@ -168,13 +169,13 @@ def test_a_stage_without_a_terminal_says_what_it_is_at_between_two_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     came = threading.Event()
-    monkeypatch.setattr("msp_ds.training.board.SECONDS_BETWEEN_LINES", 0.01)
-    monkeypatch.setattr(logging.getLogger("msp_ds.training.board"), "info", lambda *_: came.set())
-    board = a_board(tmp_path, start=0)
-    board.doing = "validation, batch 2 of 7"
+    monkeypatch.setattr("msp_ds.training.metric_logger.SECONDS_BETWEEN_LINES", 0.01)
+    monkeypatch.setattr(logging.getLogger("msp_ds.training.metric_logger"), "info", lambda *_: came.set())
+    metric_logger = a_board(tmp_path, start=0)
+    metric_logger.doing = "validation, batch 2 of 7"
     assert came.wait(60)
-    board.close()
+    metric_logger.close()
     monkeypatch.undo()
     with caplog.at_level(logging.INFO, logger="msp_ds"):
-        board._say_again()
+        metric_logger._say_again()
     assert caplog.messages == ["token: after step 0 of 6, at validation, batch 2 of 7"]

@@ -22,26 +22,26 @@ UNTOUCHED = (
     "object_scores",
     "attribute_ids",
     "attribute_scores",
-    "stray_features",
+    "random_features",
 )
-"""Fields of a batch that posing never changes."""
+"""Fields of a batch that corruption never changes."""
 
 
-def broken_rules(clean: Batch, posed: Batch, options: TaskOptions) -> list[str]:
-    """Every rule that a posed batch breaks, with its place; none if all is well."""
-    faults = [f"{name} has changed" for name in UNTOUCHED if not getattr(posed, name).equal(getattr(clean, name))]
-    if not posed.marks.matched.equal(clean.marks.matched):
+def broken_rules(clean: Batch, corrupted: Batch, options: TaskOptions) -> list[str]:
+    """Every rule that a corrupted batch breaks, with its place; none if all is well."""
+    faults = [f"{name} has changed" for name in UNTOUCHED if not getattr(corrupted, name).equal(getattr(clean, name))]
+    if not corrupted.marks.matched.equal(clean.marks.matched):
         faults.append("matched has changed")
     for pair in range(len(clean.keys)):
-        for fault in (*token_faults(clean, posed, pair, options), *region_faults(clean, posed, pair, options)):
+        for fault in (*token_faults(clean, corrupted, pair, options), *region_faults(clean, corrupted, pair, options)):
             faults.append(f"pair {pair}: {fault}")
     return faults
 
 
-def token_faults(clean: Batch, posed: Batch, pair: int, options: TaskOptions) -> Iterator[str]:
+def token_faults(clean: Batch, corrupted: Batch, pair: int, options: TaskOptions) -> Iterator[str]:
     """Only words are masked; what is not masked stays; a word is masked as a whole if the option says so."""
-    old, new = clean.token_ids[pair].tolist(), posed.token_ids[pair].tolist()
-    masked, present = posed.marks.masked_tokens[pair].tolist(), clean.token_mask[pair].tolist()
+    old, new = clean.token_ids[pair].tolist(), corrupted.token_ids[pair].tolist()
+    masked, present = corrupted.marks.masked_tokens[pair].tolist(), clean.token_mask[pair].tolist()
     fate_of_word: dict[int, bool] = {}
     for slot, piece in enumerate(old):
         if masked[slot] and (not present[slot] or piece in (CLS, SEP)):
@@ -56,24 +56,24 @@ def token_faults(clean: Batch, posed: Batch, pair: int, options: TaskOptions) ->
                 yield f"word {word} is masked in part"
 
 
-def region_faults(clean: Batch, posed: Batch, pair: int, options: TaskOptions) -> Iterator[str]:
-    """Masked regions lose their feature or get a stray; triplets are shuffled; the others and all boxes stay."""
-    old, new = clean.features[pair].tolist(), posed.features[pair].tolist()
-    strays, present = clean.stray_features[pair].tolist(), clean.region_mask[pair].tolist()
-    masked, shuffled = posed.marks.masked_regions[pair].tolist(), posed.marks.shuffled_regions[pair].tolist()
-    order = posed.marks.region_order[pair].tolist()
+def region_faults(clean: Batch, corrupted: Batch, pair: int, options: TaskOptions) -> Iterator[str]:
+    """Masked regions lose their feature or get a random one; triplets are shuffled; the others and all boxes stay."""
+    old, new = clean.features[pair].tolist(), corrupted.features[pair].tolist()
+    random_regions, present = clean.random_features[pair].tolist(), clean.region_mask[pair].tolist()
+    masked, shuffled = corrupted.marks.masked_regions[pair].tolist(), corrupted.marks.shuffled_regions[pair].tolist()
+    order = corrupted.marks.region_order[pair].tolist()
     yield from triplet_faults(shuffled, order, options)
     for slot, feature in enumerate(new):
         if not present[slot] and (masked[slot] or shuffled[slot]):
             yield f"slot {slot} is filler and asked about"
         if masked[slot] and shuffled[slot]:
             yield f"slot {slot} is masked and shuffled"
-        if masked[slot] and feature not in ([0.0] * len(feature), old[slot], *strays):
-            yield f"slot {slot} is masked and holds neither nothing, nor a stray, nor its own feature"
+        if masked[slot] and feature not in ([0.0] * len(feature), old[slot], *random_regions):
+            yield f"slot {slot} is masked and holds neither nothing, nor a random region, nor its own feature"
         if not masked[slot] and feature != old[order[slot]]:
             yield f"slot {slot} does not hold the feature of slot {order[slot]}"
         box_of = order[slot] if options.ifrs_boxes == "move" else slot
-        if posed.boxes[pair, slot].tolist() != clean.boxes[pair, box_of].tolist():
+        if corrupted.boxes[pair, slot].tolist() != clean.boxes[pair, box_of].tolist():
             yield f"slot {slot} does not have the box of slot {box_of}"
 
 
@@ -96,14 +96,14 @@ def triplet_faults(shuffled: list[bool], order: list[int], options: TaskOptions)
         slot += 3
 
 
-def fates_of_tokens(clean: Batch, posed: Batch) -> Counter[str]:
+def fates_of_tokens(clean: Batch, corrupted: Batch) -> Counter[str]:
     """How many pieces there were to mask, how many were, and what became of those."""
     counts: Counter[str] = Counter()
     rows = zip(
         clean.token_ids.tolist(),
-        posed.token_ids.tolist(),
+        corrupted.token_ids.tolist(),
         clean.token_mask.tolist(),
-        posed.marks.masked_tokens.tolist(),
+        corrupted.marks.masked_tokens.tolist(),
         strict=True,
     )
     for old, new, present, masked in rows:
@@ -115,14 +115,14 @@ def fates_of_tokens(clean: Batch, posed: Batch) -> Counter[str]:
     return counts
 
 
-def fates_of_regions(clean: Batch, posed: Batch) -> Counter[str]:
+def fates_of_regions(clean: Batch, corrupted: Batch) -> Counter[str]:
     """The same of regions."""
     counts: Counter[str] = Counter()
     rows = zip(
         clean.features.tolist(),
-        posed.features.tolist(),
+        corrupted.features.tolist(),
         clean.region_mask.tolist(),
-        posed.marks.masked_regions.tolist(),
+        corrupted.marks.masked_regions.tolist(),
         strict=True,
     )
     for old, new, present, masked in rows:

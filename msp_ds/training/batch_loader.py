@@ -20,9 +20,9 @@ from msp_ds.data.batch_buffers import BatchBuffers
 from msp_ds.data.order import GlobalBatch, Order, rank_slice
 from msp_ds.data.reader import Reader
 from msp_ds.data.remote.blocks import Blocks
-from msp_ds.records import Batch, Tally, record_stream
+from msp_ds.records import Batch, MeanMetric, record_stream
 from msp_ds.tasks.asking import count_rooms
-from msp_ds.tasks.task import Context, num_strays, pair_choice
+from msp_ds.tasks.task import Context, num_random_regions, pair_choice
 from msp_ds.training.learner import NOT_COUNTED
 from msp_ds.training.runtime import Runtime
 
@@ -33,7 +33,7 @@ READ_AHEAD = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Portion:
+class StepBatch:
     """What one rank trains on in one optimiser step."""
 
     step: int
@@ -41,29 +41,29 @@ class Portion:
     part: Part
     micro_batches: tuple[Batch, ...]
     """One a forward pass, on the rank's device."""
-    tallies: tuple[Mapping[str, Tally], ...]
+    metrics: tuple[Mapping[str, MeanMetric], ...]
     """What there is to know of each micro batch's images, on the rank's device too."""
     rooms: tuple[Mapping[str, int], ...]
     """For each micro batch, how long the lists of what is asked are (tasks/asking.py); empty on a CPU."""
     copied: torch.cuda.Event | None = None
     """On a GPU: when the copies to it have ended, which a stream of their own makes while others compute."""
 
-    def received(self) -> Portion:
+    def received(self) -> StepBatch:
         """The same for the stream that computes: its work waits for the copies, this thread does not."""
         if self.copied is not None:
             stream = torch.cuda.current_stream(self.micro_batches[0].keys.device)
             stream.wait_event(self.copied)
             for batch in self.micro_batches:
                 record_stream(batch, stream)
-            for tally in (tally for some in self.tallies for tally in some.values()):
-                record_stream(tally, stream)
+            for metric in (metric for some in self.metrics for metric in some.values()):
+                record_stream(metric, stream)
         return self
 
 
 class Ring:
     """The memory of READ_AHEAD + 1 portions, whose turns go round.
 
-    Portion k + READ_AHEAD + 1 is read into the memory of portion k. `read_ahead` starts on it only when the consumer
+    StepBatch k + READ_AHEAD + 1 is read into the memory of portion k. `read_ahead` starts on it only when the consumer
     asks for portion k + 1, so that a portion is the consumer's until it asks for the next, and no longer. On a GPU the
     copy to the device must also have ended, which the slot's event tells.
     """
@@ -94,7 +94,7 @@ class Ring:
         return event
 
 
-class Feed:
+class BatchLoader:
     """Reads the portions of one rank in the order of the stage."""
 
     def __init__(
@@ -114,9 +114,9 @@ class Feed:
         self.counts_rooms = runtime.device.type == "cuda"
         """Whether to count beforehand what a batch is asked about, so that nobody waits for the device."""
 
-    def portions(
+    def step_batches(
         self, order: Order, *, start: int, end: int, micro_batch: int, await_blocks: Callable[[int], None] | None = None
-    ) -> Iterator[Portion]:
+    ) -> Iterator[StepBatch]:
         """The portions of steps start to end - 1, read ahead by a thread of their own, but not beyond their blocks.
 
         On the CPU a portion's features live in memory that is reused: use it before asking for the next.
@@ -126,7 +126,7 @@ class Feed:
         size = order.batch_size // ranks
         ring = Ring([partial(self._memory, part, size) for part in range(len(self.parts))], device=self.runtime.device)
 
-        def read(step: int) -> Portion:
+        def read(step: int) -> StepBatch:
             whole = order.batch(step)
             num_tokens = self.readers[whole.part].longest(whole.pairs)
             mine = rank_slice(whole.pairs, rank=self.runtime.rank, world_size=ranks)
@@ -142,13 +142,13 @@ class Feed:
                 )
                 for first in range(0, len(mine), micro_batch)
             ]
-            batches, tallies, rooms = zip(*found, strict=True)
-            return Portion(
+            batches, metrics, rooms = zip(*found, strict=True)
+            return StepBatch(
                 step=step,
                 epoch=whole.epoch,
                 part=self.parts[whole.part],
                 micro_batches=batches,
-                tallies=tallies,
+                metrics=metrics,
                 rooms=rooms,
                 copied=ring.sent(step),
             )
@@ -159,14 +159,14 @@ class Feed:
                 self.blocks.enter(order.batch(section[0]), order.batch(following[0]) if following else None)
                 (await_blocks or self._await_own_blocks)(section[0])
             with closing(read_ahead(read, section or (), device=self.runtime.device)) as coming:
-                for portion in coming:
-                    yield portion.received()
+                for step_batch in coming:
+                    yield step_batch.received()
 
     def _memory(self, part: int, size: int) -> BatchBuffers:
         """Room for a portion of `size` pairs of a part."""
         tasks, pinned = self.parts[part].tasks, self.runtime.device.type == "cuda"
         rows = size * pair_choice(tasks).rows
-        return self.readers[part].buffers(rows, num_strays=num_strays(tasks), pinned=pinned)
+        return self.readers[part].buffers(rows, num_random_regions=num_random_regions(tasks), pinned=pinned)
 
     def read(
         self,
@@ -192,24 +192,24 @@ class Feed:
         epoch: int,
         num_tokens: int | None = None,
         into: BatchBuffers | None = None,
-    ) -> tuple[Batch, Mapping[str, Tally], Mapping[str, int]]:
+    ) -> tuple[Batch, Mapping[str, MeanMetric], Mapping[str, int]]:
         """The batch, what there is to know of its images, its rooms. reader: the part's, perhaps among some images."""
         tasks = self.parts[part].tasks
         context = dataclasses.replace(self.context, epoch=epoch)
         chosen = pair_choice(tasks).choose(pairs, reader, context)
-        strays = context.draw(reader.keys[chosen.pairs], "stray region", 2 * num_strays(tasks))
+        random_regions = context.draw(reader.keys[chosen.pairs], "stray region", 2 * num_random_regions(tasks))
         batch = reader.read(
             chosen.pairs,
             images=chosen.images,
             matched=chosen.matched,
-            strays=strays,
+            random_regions=random_regions,
             num_tokens=max(num_tokens or 0, reader.longest(chosen.pairs)),  # other texts may be longer
             into=into,
         )
         device = self.runtime.device
-        tallies = {name: tally.to(device) for name, tally in chosen.tallies.items()}
+        metrics = {name: metric.to(device) for name, metric in chosen.metrics.items()}
         rooms = count_rooms(batch, tasks, context) if self.counts_rooms else NOT_COUNTED
-        return batch.to(device), tallies, rooms
+        return batch.to(device), metrics, rooms
 
     def _reader_of(self, batch: GlobalBatch) -> Reader:
         reader = self.readers[batch.part]

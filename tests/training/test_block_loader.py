@@ -25,8 +25,8 @@ from msp_ds.data.remote.blocks import Blocks, block_source
 from msp_ds.data.remote.staging import local_shards
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import Batch
-from msp_ds.tasks.task import pose
-from msp_ds.training.feed import Feed, Portion
+from msp_ds.tasks.task import corrupt
+from msp_ds.training.batch_loader import BatchLoader, StepBatch
 from msp_ds.training.planning import new_config
 from msp_ds.training.runtime import Runtime
 from msp_ds.training.stage import build_context, open_stage_data
@@ -47,7 +47,7 @@ def site(twelve_tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @contextmanager
-def opened(site: Site, *, rank: int = 0, of: int = 1, **options: object) -> Iterator[tuple[Feed, Order]]:
+def opened(site: Site, *, rank: int = 0, of: int = 1, **options: object) -> Iterator[tuple[BatchLoader, Order]]:
     """The feed of one rank, and the order that it reads in."""
     config = new_config({"shards": str(site.folder), "curriculum": "s"})
     data = open_stage_data(site.folder, STAGE)
@@ -61,16 +61,16 @@ def opened(site: Site, *, rank: int = 0, of: int = 1, **options: object) -> Iter
     context = build_context(config, data)
     context = dataclasses.replace(context, options=dataclasses.replace(context.options, **options))
     runtime = Runtime(rank=rank, world_size=of, device=torch.device("cpu"))
-    feed = Feed(STAGE.parts, readers, context, runtime, Blocks(plan, readers, source))
+    loader = BatchLoader(STAGE.parts, readers, context, runtime, Blocks(plan, readers, source))
     try:
-        yield feed, order
+        yield loader, order
     finally:
-        feed.close()
+        loader.close()
 
 
-def posed(feed: Feed, portion: Portion) -> Batch:
-    context = dataclasses.replace(feed.context, epoch=portion.epoch)
-    return pose(copied(joined(list(portion.micro_batches))), portion.part.tasks, context)
+def corrupted(loader: BatchLoader, step_batch: StepBatch) -> Batch:
+    context = dataclasses.replace(loader.context, epoch=step_batch.epoch)
+    return corrupt(copied(joined(list(step_batch.micro_batches))), step_batch.part.tasks, context)
 
 
 def rank_batches(
@@ -78,10 +78,10 @@ def rank_batches(
 ) -> list[Batch]:
     """What a rank makes of steps start to end - 1; each() is called with every portion."""
     found = []
-    with opened(site, rank=rank, of=of) as (feed, order):
-        for portion in feed.portions(order, start=start, end=end, micro_batch=BATCH // of // 2):
+    with opened(site, rank=rank, of=of) as (loader, order):
+        for step_batch in loader.step_batches(order, start=start, end=end, micro_batch=BATCH // of // 2):
             site.look()
-            found.append(posed(feed, portion))
+            found.append(corrupted(loader, step_batch))
             each()
     return found
 
@@ -145,17 +145,20 @@ def test_ranks_beside_each_other_fetch_each_tar_once(site: Site) -> None:
 
 def later_tar(site: Site, block: int) -> str:
     """The address of a tar of a block of the first epoch."""
-    with opened(site) as (feed, _):
-        assert feed.blocks is not None
-        tar = int(feed.blocks.plan.tars(0, block)[0][0])
+    with opened(site) as (loader, _):
+        assert loader.blocks is not None
+        tar = int(loader.blocks.plan.tars(0, block)[0][0])
     return f"/sentence/train/{tar:06d}.tar"
 
 
 def until_fault(site: Site) -> tuple[list[Batch], str]:
     """The batches that come before an error, and the error."""
     found: list[Batch] = []
-    with opened(site) as (feed, order), pytest.raises(InputError) as fault:
-        found.extend(posed(feed, portion) for portion in feed.portions(order, start=0, end=EPOCH, micro_batch=BATCH))
+    with opened(site) as (loader, order), pytest.raises(InputError) as fault:
+        found.extend(
+            corrupted(loader, step_batch)
+            for step_batch in loader.step_batches(order, start=0, end=EPOCH, micro_batch=BATCH)
+        )
     assert isinstance(fault.value, ShardError)
     return found, str(fault.value)
 
@@ -204,10 +207,10 @@ def test_what_fails_in_the_background_is_tried_again_when_it_is_needed(site: Sit
         return 300 if path == tar and len(tries) <= remote_files.ATTEMPTS else None
 
     site.server.cut = cut
-    with opened(site) as (feed, order):
-        for portion in feed.portions(order, start=0, end=EPOCH, micro_batch=BATCH):
-            found.append(posed(feed, portion))
-            while portion.step == 6 and not feed.blocks._coming[0, 3].done():
+    with opened(site) as (loader, order):
+        for step_batch in loader.step_batches(order, start=0, end=EPOCH, micro_batch=BATCH):
+            found.append(corrupted(loader, step_batch))
+            while step_batch.step == 6 and not loader.blocks._coming[0, 3].done():
                 pass
     assert len(tries) == remote_files.ATTEMPTS + 1
     for one, other in zip(whole, found, strict=True):
@@ -215,16 +218,16 @@ def test_what_fails_in_the_background_is_tried_again_when_it_is_needed(site: Sit
 
 
 def test_chance_chooses_from_the_images_of_the_blocks_at_hand(site: Site, twelve_tars: Path) -> None:
-    """Rows and the tally worked out pair by pair, from the numbers that chance draws."""
+    """Rows and the metric worked out pair by pair, from the numbers that chance draws."""
     local = Reader(open_stage_data(twelve_tars, STAGE).train[0])
     features = [torch.from_numpy(local.record(row).features.copy()) for row in range(72)]
     looks = local.look_alikes
     assert looks is not None
     replaced_by = {"itself": 0, "next": 0, "random": 0}
-    with opened(site, itm_hard_share=0.9) as (feed, order):
-        for portion in feed.portions(order, start=0, end=EPOCH, micro_batch=BATCH):
-            whole, batch = order.batch(portion.step), portion.micro_batches[0]
-            plan = feed.blocks.plan
+    with opened(site, itm_hard_share=0.9) as (loader, order):
+        for step_batch in loader.step_batches(order, start=0, end=EPOCH, micro_batch=BATCH):
+            whole, batch = order.batch(step_batch.step), step_batch.micro_batches[0]
+            plan = loader.blocks.plan
             tars = {tar for block in set(whole.blocks) for tar in plan.tars(0, block)[0].tolist()}
             here = [row for row in range(72) if local.shards.shard_of[row] in tars]
             assert len(here) == 12 * len(set(whole.blocks))
@@ -232,7 +235,7 @@ def test_chance_chooses_from_the_images_of_the_blocks_at_hand(site: Site, twelve
             wanted = found = 0
             for place, pair in enumerate(whole.pairs.tolist()):
                 own = int(local.images[pair])
-                fate, hard, other, is_hard = feed.context.draw(local.keys[pair : pair + 1], "image", 4)[0]
+                fate, hard, other, is_hard = loader.context.draw(local.keys[pair : pair + 1], "image", 4)[0]
                 row = own
                 if fate < 0.5:
                     others = [one for one in here if one != own]
@@ -247,9 +250,9 @@ def test_chance_chooses_from_the_images_of_the_blocks_at_hand(site: Site, twelve
                     replaced_by[how] += 1
                 assert bool(batch.marks.matched[place]) == (row == own)
                 assert torch.equal(batch.features[place, : len(features[row])], features[row])
-                assert {tuple(stray.tolist()) for stray in batch.stray_features[place]} <= regions_here
-            tally = portion.tallies[0]["data/look_alikes_at_hand"]
-            assert (float(tally.total), float(tally.count)) == (found, wanted)
+                assert {tuple(feature.tolist()) for feature in batch.random_features[place]} <= regions_here
+            metric = step_batch.metrics[0]["data/look_alikes_at_hand"]
+            assert (float(metric.total), float(metric.count)) == (found, wanted)
     assert all(replaced_by.values()), replaced_by
 
 
@@ -263,8 +266,8 @@ def test_shards_that_fit_come_whole_and_are_read_as_they_always_were(twelve_tars
 
 
 def test_nothing_stays_in_use_after_the_feed_is_closed(site: Site) -> None:
-    with opened(site) as (feed, order):
-        next(iter(feed.portions(order, start=0, end=EPOCH, micro_batch=BATCH)))
+    with opened(site) as (loader, order):
+        next(iter(loader.step_batches(order, start=0, end=EPOCH, micro_batch=BATCH)))
         assert BlobCache(site.cache, limit=site.limit).evict_beside({"more": ROOM}) > 0
     assert BlobCache(site.cache, limit=site.limit).evict_beside({"more": ROOM}) == 0
     site.look()

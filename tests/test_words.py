@@ -1,0 +1,66 @@
+"""The code speaks the field's words: a private word is refused, with the term to write instead."""
+
+from __future__ import annotations
+
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = [path for folder in ("msp_ds", "tools", "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+ANYWHERE = {
+    r"pos(?:e|es|ed|ing)": "corrupt, corrupted, corruption",
+    r"strays?": "random region",
+    r"tall(?:y|ies)": "MeanMetric, metric",
+    r"lexicons?": "VocabularyTables, tables",
+    r"dice": "rng",
+}
+"""Private word -> the field's term; banned in names, strings and comments."""
+AS_A_NAME = {
+    "Feed": "BatchLoader",
+    "Portion": "StepBatch",
+    "Board": "MetricLogger",
+    "Pace": "Throughput",
+    "Care": "Guards",
+    "Story": "BatchInfo",
+    "soon": "deferred_bool",
+}
+"""Ordinary words that say nothing as a name -> the field's term."""
+FROZEN = {'"stray region"': "a string that feeds random numbers: another spelling would change every mask"}
+_WORDS = {re.compile(rf"(?<![a-z])(?:{word})(?![a-z])", re.I): term for word, term in ANYWHERE.items()}
+
+
+def private_words(source: str) -> Iterator[str]:
+    """Yield each private word of a Python source with its line and the term to write."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.string in FROZEN:
+            continue
+        if token.type == tokenize.NAME and token.string in AS_A_NAME:
+            yield f"line {token.start[0]}: {token.string}; write {AS_A_NAME[token.string]}"
+        if token.type in (tokenize.NAME, tokenize.STRING, tokenize.COMMENT):
+            text = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", token.string)
+            for word, term in _WORDS.items():
+                if found := word.search(text):
+                    yield f"line {token.start[0]}: {found[0]}; write {term}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_private_word_is_in_the_code(path: Path) -> None:
+    if path == Path(__file__):
+        pytest.skip("it lists them")
+    assert list(private_words(path.read_text(encoding="utf-8"))) == []
+
+
+def test_a_private_word_is_found_in_names_texts_and_comments() -> None:
+    source = 'posed_batch = Feed()  # a stray\nname = "the tally"\nfrozen = "stray region"\npurpose = compose(dicey)\n'
+    assert list(private_words(source)) == [
+        "line 1: posed; write corrupt, corrupted, corruption",
+        "line 1: Feed; write BatchLoader",
+        "line 1: stray; write random region",
+        "line 2: tally; write MeanMetric, metric",
+    ]
