@@ -75,8 +75,8 @@ class Reader:
         """The clean batch of int64 [B] `pairs`, each with the image of int64 [B] `images`.
 
         matched: bool [B], whether that image is the pair's own. random_regions: float32 [B, 2 D] in [0, 1), the choice
-        of D image rows and of D regions in them. num_tokens: T, by default that of the longest text. into: memory for the
-        B images; the batch is gone when the same memory is read into again. By default each batch has its own.
+        of D image rows and of D regions in them. num_tokens: T, by default that of the longest text. into: memory for
+        the B images; the batch is gone when the same memory is read into again. By default each batch has its own.
 
         The features are where the reader's source has them, all else on the CPU.
 

@@ -253,17 +253,15 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     }
     before = resume(saved, learner, state) if saved else {}
     start = int(before.get("step", 0))
-    loader = BatchLoader(
-        stage.parts, residency_of(job, stage, start).readers(data.train, readers), context, runtime, blocks
-    )
+    readers = residency_of(job, stage, start).readers(data.train, readers)
+    loader = BatchLoader(stage.parts, readers, context, runtime, blocks)
     job = fitted(job, learner, loader, batch_size=schedule.batch_size)
     engine = build_engine(job, learner, batch_size=schedule.batch_size, saved=saved)
     _announce(stage, schedule, readers, num_steps=num_steps, start=start)
     _announce_order(stage, choice, blocks)
     watched = (*data.train, *data.validation)
-    guards = build_guards(
-        job.limits, folder, watched, stage=stage.name, precision=job.execution.precision, runtime=runtime
-    )
+    precision = job.execution.precision
+    guards = build_guards(job.limits, folder, watched, stage=stage.name, precision=precision, runtime=runtime)
     held_out = BatchLoader(stage.parts, [Reader(one) for one in data.validation], context, runtime)
     metric_logger = MetricLogger(folder, name=stage.name, num_steps=num_steps, start=start, speaks=runtime.is_first)
     loop = StageLoop(
