@@ -228,7 +228,8 @@ def parse_index(data: bytes, *, where: str, mend: str) -> SetIndex:
     Raises: ShardError, from `where` to `mend`, when it is no JSON, of another format or version, or ill-typed.
     """
     if found_kind := other_kind(data[:HEAD_BYTES]):
-        raise ShardError(f"{where} is {found_kind[0]}, but should be the index of a shard set; {found_kind[1]}")
+        remedy = mend if "://" in where else found_kind[1]  # what an address answers is not helped by one more try
+        raise ShardError(f"{where} is {found_kind[0]}, but should be the index of a shard set; {remedy}")
     try:
         value = parse_json(data)
     except ValueError as error:
