@@ -325,7 +325,7 @@ def test_nothing_to_resume_names_the_way_to_start(here: Path) -> None:
 
 def test_a_folder_without_a_run_cannot_be_resumed(here: Path) -> None:
     assert refusal("train", "--resume", "--run-dir", "run").startswith("run/run.json is missing")
-    assert not Path("run").exists(), line
+    assert not Path("run").exists()
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "null", '{"config": {}}', '{"config": 3}', "{"])
