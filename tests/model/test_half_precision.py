@@ -116,6 +116,7 @@ def test_every_head_stays_close_to_single_precision(model: Model, batch: Batch, 
     assert_close(model, batch, dtype, cast=cast, largest=LARGEST_OF_SMALL.get((dtype, cast), LARGEST))
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "cast"), WAYS)
 def test_at_the_papers_size_every_head_is_within_two_hundredths(dtype: torch.dtype, cast: bool) -> None:

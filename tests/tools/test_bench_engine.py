@@ -106,6 +106,7 @@ def test_the_engine_is_timed_beside_the_plain_loop(tmp_path: Path) -> None:
     assert found["loop_seconds"] > 0
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_two_ranks_are_timed_beside_one_and_many_are_modelled(tmp_path: Path) -> None:
     words = ("--preset", "tiny", "--batch-size", 4, "--steps", 1, "--repeat", 1, "--model-nodes", "--most-gpus", 4)

@@ -99,6 +99,7 @@ def test_zero_3_is_not_compiled_and_the_name_says_what_is() -> None:
     )
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_run_with_compiled_layers_learns_what_one_without_learns(small_shards: Path, tmp_path: Path) -> None:
     flags = ("--shards", small_shards, "--curriculum", "t", "--batch-size", 16, "--max-steps", 2)

@@ -433,6 +433,7 @@ def test_a_table_that_the_next_stage_has_no_use_or_room_for_is_let_go(
     assert is_there == [True, False], "its memory must be free before what is free is looked at again"
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_two_ranks_end_with_the_weights_of_two_that_read_the_shards(small_shards: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", TRAIN]

@@ -200,7 +200,7 @@ def test_what_the_first_of_two_ranks_cannot_write_is_said_once(small_shards: Pat
     assert "DistBackendError" not in said
 
 
-@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+@pytest.mark.parametrize("zero_stage", [pytest.param(1, marks=pytest.mark.full), 2, 3])
 def test_a_run_with_zero_learns_the_same_and_goes_on_in_any_way(
     small_shards: Path, whole: Path, tmp_path: Path, zero_stage: int
 ) -> None:
@@ -241,6 +241,7 @@ def curve(stage: Path) -> dict[int, float]:
     return scalars(stage)["loss/total"]
 
 
+@pytest.mark.full
 def test_ranks_and_zero_stages_may_change_within_a_run(small_shards: Path, tmp_path: Path) -> None:
     """World 1, 2, 1, 2 and ZeRO 0, 2, 0, 3: the same global batches, and the curve of a run that never changed."""
     straight, folder = tmp_path / "straight", tmp_path / "run"
