@@ -128,10 +128,10 @@ def checked_out(commit: str, folder: Path) -> Iterator[Path]:
 
 
 def trained_at(name: str, commit: str, *, steps: int) -> Curves:
-    """The curves of the short training of a commit, by this program's own tools/short_training.py."""
+    """The curves of the short training of a commit, by its own tools/short_training.py, which fits its package."""
     with tempfile.TemporaryDirectory() as scratch, checked_out(commit, Path(scratch, "checkout")) as code:
         out = Path(scratch, "curves.json")
-        command = [sys.executable, str(ROOT / "tools" / "short_training.py"), "--out", str(out), "--steps", str(steps)]
+        command = [sys.executable, str(code / "tools" / "short_training.py"), "--out", str(out), "--steps", str(steps)]
         # That commit's package and its tests' small world, not those of this checkout.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(code), str(code / "tests")))}
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=code, env=environment)

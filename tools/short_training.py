@@ -38,12 +38,10 @@ def curves_of(run: Path) -> Curves:
 
     found: Curves = {}
     for stage in sorted(run.glob("[0-9]*-*")):
-        metric_logger = EventAccumulator(str(stage), size_guidance={"scalars": 0})
-        metric_logger.Reload()
-        names = [name for name in metric_logger.Tags()["scalars"] if name.startswith("loss/")]
-        curves = {
-            name.removeprefix("loss/"): [one.value for one in metric_logger.Scalars(name)] for name in sorted(names)
-        }
+        events = EventAccumulator(str(stage), size_guidance={"scalars": 0})
+        events.Reload()
+        names = [name for name in events.Tags()["scalars"] if name.startswith("loss/")]
+        curves = {name.removeprefix("loss/"): [one.value for one in events.Scalars(name)] for name in sorted(names)}
         found[stage.name.split("-", 1)[1]] = curves
     return found
 

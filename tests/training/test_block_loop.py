@@ -74,19 +74,19 @@ def whole(twelve_tars: Path, runtime: Runtime, tmp_path_factory: pytest.TempPath
 
 
 def test_the_share_of_look_alikes_at_hand_is_shown(whole: Path) -> None:
-    metric_logger = EventAccumulator(str(whole))
-    metric_logger.Reload()
-    shares = {point.step: point.value for point in metric_logger.Scalars("data/look_alikes_at_hand")}
+    events = EventAccumulator(str(whole))
+    events.Reload()
+    shares = {point.step: point.value for point in events.Scalars("data/look_alikes_at_hand")}
     assert list(shares) == [3, 6, 7]
     assert all(0 < share < 1 for share in shares.values())
-    assert not [name for name in metric_logger.Tags()["scalars"] if "validation" in name and "at_hand" in name]
+    assert not [name for name in events.Tags()["scalars"] if "validation" in name and "at_hand" in name]
 
 
 def test_sets_that_fit_show_no_share(twelve_tars: Path, runtime: Runtime, tmp_path: Path) -> None:
     stage = trained(twelve_tars, tmp_path / "run", runtime, steps=1)
-    metric_logger = EventAccumulator(str(stage))
-    metric_logger.Reload()
-    assert not [name for name in metric_logger.Tags()["scalars"] if "at_hand" in name]
+    events = EventAccumulator(str(stage))
+    events.Reload()
+    assert not [name for name in events.Tags()["scalars"] if "at_hand" in name]
     assert read_manifest(checkpoints(stage / "checkpoints")[-1]).state["order"] == "from the whole set"
 
 

@@ -171,9 +171,9 @@ def test_a_step_whose_loss_is_not_finite_is_left_out_named_and_kept(
         f"loss/moc is not finite in step 3 of stage token, which is left out; pairs {keys} and 12 more; "
         f"look into it with: msp-ds replay {path}"
     ) in caplog.messages
-    metric_logger = EventAccumulator(str(folder))
-    metric_logger.Reload()
-    points = {point.step: point.value for point in metric_logger.Scalars("loss/total")}
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    points = {point.step: point.value for point in events.Scalars("loss/total")}
     assert [step for step, value in points.items() if math.isnan(value)] == [3]
 
 
@@ -317,9 +317,9 @@ def test_a_stage_that_was_saved_with_other_settings_does_not_go_on(
 
 def validations(stage: Path) -> dict[int, float]:
     """Step -> the validation's loss, as TensorBoard has it; a step that comes twice is an error."""
-    metric_logger = EventAccumulator(str(stage))
-    metric_logger.Reload()
-    points = metric_logger.Scalars("validation/loss/mlm")
+    events = EventAccumulator(str(stage))
+    events.Reload()
+    points = events.Scalars("validation/loss/mlm")
     assert len({point.step for point in points}) == len(points)
     return {point.step: point.value for point in points}
 

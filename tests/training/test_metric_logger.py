@@ -24,9 +24,9 @@ from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE
 
 def shown(folder: Path, name: str) -> dict[int, float]:
     """Step -> value of a scalar, as TensorBoard shows it."""
-    metric_logger = EventAccumulator(str(folder))
-    metric_logger.Reload()
-    points = metric_logger.Scalars(name)
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    points = events.Scalars(name)
     assert len(points) == len({point.step for point in points})
     return {point.step: point.value for point in points}
 

@@ -73,11 +73,11 @@ def saved(run: Path, stage: str) -> list[str]:
 
 def scalars(stage: Path) -> dict[str, dict[int, float]]:
     """What TensorBoard shows of a stage: name -> step -> value. A step that comes twice is an error."""
-    metric_logger = EventAccumulator(str(stage))
-    metric_logger.Reload()
+    events = EventAccumulator(str(stage))
+    events.Reload()
     curves = {}
-    for name in metric_logger.Tags()["scalars"]:
-        points = metric_logger.Scalars(name)
+    for name in events.Tags()["scalars"]:
+        points = events.Scalars(name)
         curves[name] = {point.step: point.value for point in points}
         assert len(points) == len(curves[name]), f"{name} has a step twice"
     return curves

@@ -16,24 +16,22 @@ from msp_ds.training.runtime import Runtime
 
 
 def seen(folder: Path) -> EventAccumulator:
-    metric_logger = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
-    metric_logger.Reload()
-    return metric_logger
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
+    events.Reload()
+    return events
 
 
 def test_a_stage_shows_curves_texts_pictures_and_its_row_in_the_table_of_runs(
     runtime: Runtime, small_shards: Path, tmp_path: Path
 ) -> None:
-    metric_logger = seen(trained(a_job(small_shards, tmp_path, runtime)))
-    groups = {name.partition("/")[0] for name in metric_logger.Tags()["scalars"]}
+    events = seen(trained(a_job(small_shards, tmp_path, runtime)))
+    groups = {name.partition("/")[0] for name in events.Tags()["scalars"]}
     assert {"loss", "accuracy", "rate", "norm", "scale", "speed", "memory", "validation"} <= groups
-    assert {"speed/pairs_per_s", "speed/wait_share", "speed/mfu"} <= set(metric_logger.Tags()["scalars"])
-    assert {"config/text_summary", "stages/text_summary", "samples/text_summary"} <= set(
-        metric_logger.Tags()["tensors"]
-    )
-    assert [event.step for event in metric_logger.Tensors("samples/text_summary")] == [4, 6]  # an epoch, the end
-    assert [event.step for event in metric_logger.Images("pairs/1")] == [4, 6]
-    table = metric_logger.PluginTagToContent("hparams")
+    assert {"speed/pairs_per_s", "speed/wait_share", "speed/mfu"} <= set(events.Tags()["scalars"])
+    assert {"config/text_summary", "stages/text_summary", "samples/text_summary"} <= set(events.Tags()["tensors"])
+    assert [event.step for event in events.Tensors("samples/text_summary")] == [4, 6]  # an epoch, the end
+    assert [event.step for event in events.Images("pairs/1")] == [4, 6]
+    table = events.PluginTagToContent("hparams")
     assert "_hparams_/session_start_info" in table
     columns = parse_experiment_plugin_data(table["_hparams_/experiment"]).metric_infos
     assert {"validation/f1/tits", "validation/accuracy/vqa"} <= {one.name.tag for one in columns}  # of any stage
