@@ -82,6 +82,7 @@ def test_nothing_to_compare_is_an_error() -> None:
         differences({}, {})
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_commit_equals_itself() -> None:
     done = left_by("loss_compare.py", "HEAD", "HEAD", "--steps", 1)

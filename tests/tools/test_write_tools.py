@@ -23,6 +23,7 @@ def left_by(tool: str, name: str, *flags: str, folder: Path) -> Any:
     return json.loads((folder / name).read_text())
 
 
+@pytest.mark.full
 def test_the_write_benchmark_keeps_the_disk_share(tmp_path: Path) -> None:
     flags = ("--images", "40", "--jobs", "1", "3")
     results = left_by("bench_write.py", "bench_write.json", *flags, folder=tmp_path)

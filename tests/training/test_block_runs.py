@@ -33,6 +33,7 @@ def said_by(command: Sequence[object]) -> tuple[int, list[str]]:
     return done.returncode, done.stderr.splitlines()
 
 
+@pytest.mark.full
 def test_what_one_machine_cannot_fetch_ends_two_ranks_in_one_line_and_one_goes_on(
     twelve_tars: Path, tmp_path: Path
 ) -> None:

@@ -143,6 +143,7 @@ def test_resuming_a_finished_run_changes_nothing(whole: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")} == before
 
 
+@pytest.mark.full
 def test_a_stage_killed_after_its_last_step_is_still_validated(small_shards: Path, whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     finished([*TRAIN, "--shards", small_shards, "--run-dir", folder, "--curriculum", "t", *SHORT])
@@ -200,7 +201,9 @@ def test_what_the_first_of_two_ranks_cannot_write_is_said_once(small_shards: Pat
     assert "DistBackendError" not in said
 
 
-@pytest.mark.parametrize("zero_stage", [pytest.param(1, marks=pytest.mark.full), 2, 3])
+@pytest.mark.parametrize(
+    "zero_stage", [pytest.param(1, marks=pytest.mark.full), 2, pytest.param(3, marks=pytest.mark.full)]
+)
 def test_a_run_with_zero_learns_the_same_and_goes_on_in_any_way(
     small_shards: Path, whole: Path, tmp_path: Path, zero_stage: int
 ) -> None:
@@ -221,6 +224,7 @@ def test_a_run_with_zero_learns_the_same_and_goes_on_in_any_way(
         assert "continued after step 12" in said
 
 
+@pytest.mark.full
 def test_a_stage_whose_end_was_damaged_is_trained_again_from_the_checkpoint_before(
     small_shards: Path, whole: Path, tmp_path: Path
 ) -> None:

@@ -207,6 +207,7 @@ if here.is_first:
 """
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_rank_that_compiles_is_waited_for_and_one_that_does_not_is_given_up() -> None:
     script = LATE.format(paths=[str(HERE), str(HERE.parent)])

@@ -72,7 +72,8 @@ def of_node(launcher: str, node: int, *, port: int, hosts: Path) -> list[str]:
     return [str(deepspeed), "--hostfile", str(hosts), "--no_ssh", *place, TRAIN[1]]
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("deepspeed --no_ssh", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed --no_ssh"])
 def test_two_nodes_train_as_two_ranks_do(small_shards: Path, tmp_path: Path, launcher: str) -> None:
     flags = ["--shards", str(small_shards), "--curriculum", "t", *SHORT[:2], "--max-steps", "4", "--save-every", "2"]
     together = [*TORCHRUN, "--standalone", "--nproc_per_node", "2", TRAIN[1], *flags]
