@@ -23,6 +23,6 @@ python -m ruff format --check .
 python -m ruff check .
 python -m mypy
 if "$run_tests"; then
-    python -m pytest -m "not slow"
+    python -m pytest -m "not slow and not full"
 fi
 echo "check: all green"
