@@ -32,9 +32,7 @@ def test_bf16_is_granted_everywhere_with_a_warning_where_it_is_slow(
     assert len(caplog.records) == warnings
 
 
-@pytest.mark.parametrize("has_amx", [False, True])
-def test_a_processor_with_amx_grades_in_fp32_as_all_do(has_amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "multiplies_bf16", lambda device: has_amx)
+def test_grades_are_in_fp32_unless_bf16_is_asked_for() -> None:
     assert RetrievalPlan().precision == "fp32"
     assert inspect.signature(evaluate).parameters["precision"].default == "fp32"
 

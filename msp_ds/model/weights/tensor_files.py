@@ -116,6 +116,7 @@ def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
+    # zipfile raises NotImplementedError for a compression that it does not know.
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return  # torch says what is wrong with it
     if not any(member.filename.endswith("data.pkl") for member in members):
