@@ -59,6 +59,7 @@ def test_a_command_runs_in_a_process_of_its_own_and_its_words_are_kept(tmp_path:
     assert "\n$ msp-ds info --preset tiny\n" in text
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_two_rows_are_trained_graded_and_shown(small_shards: Path, tmp_path: Path) -> None:
     words = ("--shards", small_shards, "--out", tmp_path, "--benchmarks", "zero-shot-retrieval", "--seeds", 1)

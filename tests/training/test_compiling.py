@@ -60,6 +60,7 @@ def test_losses_and_gradients_are_those_of_the_layers_as_written(name: str) -> N
     assert list(written.state_dict()) == list(compiled.state_dict())
 
 
+@pytest.mark.full
 def test_a_shape_that_comes_again_is_not_compiled_again_and_dropout_breaks_no_graph() -> None:
     _, learner = two_learners("LXMERT", dropout=0.1)
     tasks = curriculum("s")[0].tasks

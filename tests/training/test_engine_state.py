@@ -180,6 +180,7 @@ for name, layout in json.loads(sys.argv[5]).items():
 """
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_two_ranks_hold_what_one_had_give_it_back_and_go_on_bit_for_bit(trained: Path, tmp_path: Path) -> None:
     layouts = {name: how for name, how in LAYOUTS.items() if how.get("precision") != "fp16"}

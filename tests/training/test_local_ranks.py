@@ -119,6 +119,7 @@ def lines(process: subprocess.Popen[str], count: int) -> list[str]:
     return [process.stdout.readline() for _ in range(count)]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("number", "to_all", "code"),
     [

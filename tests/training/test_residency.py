@@ -131,6 +131,7 @@ SHORT = ("--batch-size", 16, "--max-steps", 4, "--set", "model.num_layers=1", "-
 SHORT = (*SHORT, "--set", "model.num_heads=2", "--set", "model.intermediate_size=16", "--save-every", 2)
 
 
+@pytest.mark.full
 def test_a_run_ends_with_the_same_weights_and_reads_its_images_once(
     small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +162,7 @@ def test_a_run_ends_with_the_same_weights_and_reads_its_images_once(
     assert said["always"].count("since an earlier stage") == 1
 
 
+@pytest.mark.full
 def test_a_resumed_run_may_keep_its_features_elsewhere(small_shards: Path, tmp_path: Path) -> None:
     flags = ("--shards", small_shards, "--curriculum", "s", *SHORT)
     assert run("train", *flags, "--run-dir", tmp_path, "--resident", "always").exit_code == 0

@@ -119,6 +119,7 @@ def test_a_run_killed_in_its_second_stage_ends_as_if_it_had_not_been(
     assert_same_end(folder, whole)
 
 
+@pytest.mark.full
 def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on_later(
     small_shards: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -154,6 +155,7 @@ def test_a_stage_killed_after_its_last_step_is_still_validated(small_shards: Pat
     assert written == (whole / "1-token" / STAGE_FILE).read_bytes()  # nor do later stages matter to the first
 
 
+@pytest.mark.full
 def test_a_run_whose_shards_changed_does_not_go_on(small_shards: Path, tmp_path: Path) -> None:
     world, shards = small_shards.parent / "world", tmp_path / "shards"
     build_shards(recipe_of(world), stage="token", out=shards)
@@ -201,9 +203,8 @@ def test_what_the_first_of_two_ranks_cannot_write_is_said_once(small_shards: Pat
     assert "DistBackendError" not in said
 
 
-@pytest.mark.parametrize(
-    "zero_stage", [pytest.param(1, marks=pytest.mark.full), 2, pytest.param(3, marks=pytest.mark.full)]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
 def test_a_run_with_zero_learns_the_same_and_goes_on_in_any_way(
     small_shards: Path, whole: Path, tmp_path: Path, zero_stage: int
 ) -> None:

@@ -114,6 +114,7 @@ print(len(runtime.start_runtime(os.environ).gather("here")))
 """
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_rank_that_is_started_later_is_waited_for() -> None:
     with socket.socket() as probe:

@@ -176,6 +176,7 @@ if runtime.is_first:
 """
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_rank_waits_as_long_for_gradients_as_for_anything_else() -> None:
     script = HARDENED.format(paths=[str(HERE), str(HERE.parent)])
@@ -238,6 +239,7 @@ if runtime.is_first:
 """
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_what_no_loss_reads_decays_alike_on_any_number_of_ranks() -> None:
     script = UNREAD.format(paths=[str(HERE), str(HERE.parent)])

@@ -44,6 +44,7 @@ def awaited(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the ranks are found in /proc")
 def test_when_a_rank_dies_all_end_within_two_minutes(small_shards: Path, tmp_path: Path) -> None:
     flags = ["--shards", str(small_shards), "--curriculum", "t", *LONG, "--run-dir", str(tmp_path / "run")]
@@ -109,6 +110,7 @@ def launched_apart(folder: Path, shards: Path, *, of_rank: str) -> tuple[int, st
     return done.returncode, done.stderr
 
 
+@pytest.mark.full
 def test_ranks_that_were_started_differently_end_before_the_first_step(small_shards: Path, tmp_path: Path) -> None:
     code, said = launched_apart(tmp_path, small_shards, of_rank="['--seed', str(rank)]")
     assert code != 0
