@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from msp_ds.errors import InputError
-from msp_ds.file_kinds import refuse_other_kind
-from msp_ds.files import write_atomically
 from msp_ds.model_limits import size_fault
 from msp_ds.number_checks import check_number, check_numbers
-from msp_ds.small_files import parse_json, read_small_text, reason
+from msp_ds.storage.atomic_files import write_atomically
+from msp_ds.storage.file_kinds import refuse_other_kind
+from msp_ds.storage.small_files import parse_json, read_small_text, reason
 
 T = TypeVar("T")
 

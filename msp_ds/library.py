@@ -23,17 +23,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msp_ds.data.checking.inspection import samples_of
-from msp_ds.data.reader import Reader
-from msp_ds.data.shards import ShardSet, open_set
-from msp_ds.data.text import FIRST_WORD_POSITION
-from msp_ds.downstream.matching import Matcher, Texts, image_states, read_pairs, texts_of, texts_of_set
+from msp_ds.data.format.shards import ShardSet, open_set
+from msp_ds.data.format.text import FIRST_WORD_POSITION
+from msp_ds.data.loading.reader import Reader
 from msp_ds.downstream.vqa import answer_logits
 from msp_ds.errors import CheckpointError, InputError, ShardError
+from msp_ds.evaluation.matching import Matcher, Texts, image_states, read_pairs, texts_of, texts_of_set
 from msp_ds.model.attention_weights import encode_and_look
 from msp_ds.model.heads import AnswerHead, MatchHead
+from msp_ds.preparation.verifying.inspection import samples_of
 from msp_ds.records import Encoded
-from msp_ds.training.inference import TrainedModel, load_trained
+from msp_ds.training.checkpointing.inference import TrainedModel, load_trained
 
 Advance = Callable[[int], None]
 Head = TypeVar("Head", bound=nn.Module)

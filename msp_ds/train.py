@@ -16,14 +16,15 @@ from typing import Annotated, Any
 import typer
 
 from msp_ds.config import LengthBuckets, RunConfig
-from msp_ds.data.path_patterns import expand_braces
+from msp_ds.data.format.path_patterns import expand_braces
 from msp_ds.data.remote.remote_files import is_remote
 from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB, refuse_rewriting
 from msp_ds.errors import InputError
 from msp_ds.presets import PRESETS
 from msp_ds.terminal import one_line_errors, run_command, speak
-from msp_ds.training.execution import Execution, Resident
-from msp_ds.training.limits import Limits
+from msp_ds.training.checkpointing.run_folder import RUN_FILE, fresh_folder, newest_run
+from msp_ds.training.engine.execution import Execution, Resident
+from msp_ds.training.guards.limits import Limits
 from msp_ds.training.planning import (
     AUTO,
     CACHE,
@@ -36,7 +37,6 @@ from msp_ds.training.planning import (
     with_micro_batch,
     with_resident,
 )
-from msp_ds.training.run_folder import RUN_FILE, fresh_folder, newest_run
 
 log = logging.getLogger(__name__)
 
@@ -184,11 +184,11 @@ def start(
 def _run(config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, habits: dict[str, Any]) -> Path:
     """Joins the other ranks and trains. how: its name and content. habits: the other fields of Job."""
     # DeepSpeed takes seconds to import, so it comes after everything that a user can get wrong.
-    from msp_ds.training.runtime import allow_tf32, has_lost_a_rank, loss_told, start_runtime
+    from msp_ds.training.distributed.runtime import allow_tf32, has_lost_a_rank, loss_told, start_runtime
 
     runtime = start_runtime(os.environ)  # names the device to DeepSpeed, which the rooms below import
     allow_tf32(how[1].tf32)
-    from msp_ds.training.interrupt import Interrupted, StopRequest
+    from msp_ds.training.guards.interrupt import Interrupted, StopRequest
     from msp_ds.training.run import train as train_run
     from msp_ds.training.stage import Job
 

@@ -1,4 +1,4 @@
-"""What tests of several rooms share. Its presence also puts this folder on the import path, for `tiny` and the like."""
+"""Fixtures that tests of several folders share; their helpers lie in support/."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 import torch
 from fake_gpu import gpu as gpu
 from looking_site import make_site
+from raw_files import RawFolder
 from small_world import write_shards, write_twelve_tars
 
 
@@ -39,5 +40,20 @@ def twelve_tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def looking_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards and weights folders of untrained models as tests/looking_site.py says; shared, so to be read only."""
+    """Shards and weights folders of untrained models as support/looking_site.py says; shared, so to be read only."""
     return make_site(tmp_path_factory.mktemp("looking"))
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> RawFolder:
+    """Six images with captions, phrases, labels and look-alikes."""
+    return RawFolder.write(tmp_path / "raw")
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """Samples of the real data sets, which lie beside a developer's checkout."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real samples are not beside this checkout")
+    return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import packages_distributions
@@ -17,37 +18,45 @@ ROOT = Path(__file__).resolve().parents[1]
 FACE = ""
 """The room of msp_ds/__init__.py itself: what `import msp_ds` offers."""
 FOUNDATION = frozenset(
-    {
-        "errors",
-        "chance",
-        "records",
-        "number_checks",
-        "small_files",
-        "file_kinds",
-        "files",
-        "model_limits",
-        "config",
-        "presets",
-    }
+    {"errors", "stateless_random", "records", "number_checks", "model_limits", "storage", "config", "presets"}
 )
 LAYERS: tuple[frozenset[str], ...] = (
     FOUNDATION,
     frozenset({"data", "model"}),
-    frozenset({"tasks"}),
+    frozenset({"tasks", "demo_world"}),
+    frozenset({"preparation"}),
     frozenset({"downstream"}),
     frozenset({"curriculum"}),
     frozenset({"terminal"}),
     frozenset({"progress"}),
     frozenset({"training"}),
+    frozenset({"evaluation"}),
     frozenset({"library"}),
-    frozenset({"report"}),
+    frozenset({"ablation", "exchange", "report"}),
     frozenset({"train"}),
     frozenset({"cli"}),
     frozenset({FACE}),
 )
 """A room imports from the layers before its own; rooms of one layer do not know each other, the foundation's apart."""
 
-CONFINED = {"deepspeed": {"training"}, "webdataset": {"data"}, "typer": {"cli", "train"}}
+SUB_ROOMS: Mapping[str, tuple[str, ...]] = {
+    "data": ("format", "loading", "remote"),
+    "demo_world": ("random_stream", "vocabulary", "relations", "layout", "scenes", "detector", "language", "writing"),
+    "model": ("weights",),
+    "preparation": (
+        *("parsing", "sources", "region_features", "recipe", "overlap", "exclusion"),
+        *("texts", "hard_negatives", "verifying", "writing"),
+    ),
+    "report": ("box_map", "shard_set", "pages"),
+    "training": (
+        *("distributed", "engine", "settings", "checkpointing", "pretraining_model", "batch_loader"),
+        *("guards", "memory", "monitoring"),
+    ),
+}
+"""Room -> its folders and, between them, files of its own: each imports from those before it. Files that are not
+listed come after all of them."""
+
+CONFINED = {"deepspeed": {"training"}, "webdataset": {"data", "preparation"}, "typer": {"cli", "train"}}
 """Library -> the rooms that may import it."""
 
 SAFE_OF_RICH = frozenset(
@@ -66,6 +75,8 @@ where a user's text is no markup and its control characters are escaped."""
 ENTRY_POINTS = {"train", "cli"}
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 350
+MAX_FOLDER_FILES = 12
+"""Beside __init__.py."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ class Module:
 
     @property
     def room(self) -> str:
-        """`data` of msp_ds.data.reader; empty for msp_ds itself."""
+        """`data` of msp_ds.data.loading.reader; empty for msp_ds itself."""
         return _room(self.name)
 
 
@@ -103,7 +114,7 @@ def _read_package() -> Package:
 
 
 def _imports(module: Module, package: Package) -> Iterator[str]:
-    """Full names of what a module imports, wherever in the file: msp_ds.data.reader, deepspeed.comm."""
+    """Full names of what a module imports, wherever in the file: msp_ds.data.loading.reader, deepspeed.comm."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -133,6 +144,35 @@ def rooms_import_downwards(package: Package) -> list[str]:
         for target in _imports(module, package)
         if target.split(".")[0] == "msp_ds" and not _may_import(module.room, _room(target))
     ]
+
+
+def _place(name: str) -> int:
+    """Where a module stands in the order of its room."""
+    order, parts = SUB_ROOMS.get(_room(name), ()), name.split(".")
+    return order.index(parts[2]) if len(parts) > 2 and parts[2] in order else len(order)
+
+
+def sub_rooms_import_one_way(package: Package) -> list[str]:
+    return [
+        f"{module.name} imports {target}"
+        for module in package.values()
+        for target in _imports(module, package)
+        if target in package and _room(target) == module.room and _place(target) > _place(module.name)
+    ]
+
+
+def folders_hold_a_dozen_files(package: Package) -> list[str]:
+    folders = Counter(name.rpartition(".")[0] for name in package if not any(n.startswith(f"{name}.") for n in package))
+    return [f"{name} holds {count} files" for name, count in folders.items() if count > MAX_FOLDER_FILES]
+
+
+def class_names_are_unique(package: Package) -> list[str]:
+    homes: dict[str, list[str]] = {}
+    for module in package.values():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(module.name)
+    return [f"{name} is a class of {' and '.join(found)}" for name, found in homes.items() if len(found) > 1]
 
 
 def every_file_is_in_a_room(package: Package) -> list[str]:
@@ -240,8 +280,8 @@ FITTING_FUNCTION = "def walk():\n    'It walks.'\n" + "    x = 1\n" * (MAX_FUNCT
 CASES: list[tuple[Rule, dict[str, str], str, dict[str, str]]] = [
     (
         rooms_import_downwards,
-        {"msp_ds.data.reader": "from msp_ds.model.encoder import Encoder"},
-        "msp_ds.data.reader imports msp_ds.model.encoder",
+        {"msp_ds.data.loading.reader": "from msp_ds.model.encoder import Encoder"},
+        "msp_ds.data.loading.reader imports msp_ds.model.encoder",
         {
             "msp_ds.records": "",
             "msp_ds.tasks.mlm": "from msp_ds.model.encoder import Encoder\nfrom msp_ds import records",
@@ -255,11 +295,40 @@ CASES: list[tuple[Rule, dict[str, str], str, dict[str, str]]] = [
     ),
     (
         rooms_import_downwards,
-        {"msp_ds.records": "", "msp_ds.chance": "from msp_ds import train", "msp_ds.train": ""},
-        "msp_ds.chance imports msp_ds.train",
+        {"msp_ds.records": "", "msp_ds.stateless_random": "from msp_ds import train", "msp_ds.train": ""},
+        "msp_ds.stateless_random imports msp_ds.train",
         {"msp_ds.config": "from msp_ds.errors import InputError", "msp_ds.train": "from msp_ds.report import tables"},
     ),
-    (every_file_is_in_a_room, {"msp_ds.utils.misc": ""}, "msp_ds.utils.misc is in no room", {"msp_ds.data.text": ""}),
+    (
+        every_file_is_in_a_room,
+        {"msp_ds.utils.misc": ""},
+        "msp_ds.utils.misc is in no room",
+        {"msp_ds.data.format.text": ""},
+    ),
+    (
+        sub_rooms_import_one_way,
+        {"msp_ds.data.format.shards": "import msp_ds.data.loading.order", "msp_ds.data.loading.order": ""},
+        "msp_ds.data.format.shards imports msp_ds.data.loading.order",
+        {"msp_ds.data.loading.order": "import msp_ds.data.format.shards", "msp_ds.data.format.shards": ""},
+    ),
+    (
+        sub_rooms_import_one_way,
+        {"msp_ds.training.engine.engine": "import msp_ds.training.loop", "msp_ds.training.loop": ""},
+        "msp_ds.training.engine.engine imports msp_ds.training.loop",
+        {"msp_ds.training.loop": "import msp_ds.training.engine.engine", "msp_ds.training.engine.engine": ""},
+    ),
+    (
+        folders_hold_a_dozen_files,
+        {"msp_ds.data": "", "msp_ds.data.format": ""} | {f"msp_ds.data.format.f{n}": "" for n in range(13)},
+        "msp_ds.data.format holds 13 files",
+        {"msp_ds.data": "", "msp_ds.data.format": ""} | {f"msp_ds.data.format.f{n}": "" for n in range(12)},
+    ),
+    (
+        class_names_are_unique,
+        {"msp_ds.data.a": "class Part: ...", "msp_ds.tasks.b": "class Part: ..."},
+        "Part is a class of msp_ds.data.a and msp_ds.tasks.b",
+        {"msp_ds.data.a": "class Part: ...", "msp_ds.tasks.b": "class Other: ..."},
+    ),
     (
         modules_form_no_cycle,
         {"msp_ds.data.a": "import msp_ds.data.b", "msp_ds.data.b": "def f():\n    from msp_ds.data import a"},
@@ -276,13 +345,13 @@ CASES: list[tuple[Rule, dict[str, str], str, dict[str, str]]] = [
         libraries_stay_in_their_rooms,
         {"msp_ds.report.table": "def f():\n    import deepspeed.comm"},
         "msp_ds.report.table imports deepspeed.comm",
-        {"msp_ds.training.engine": "import deepspeed, torch"},
+        {"msp_ds.training.engine.engine": "import deepspeed, torch"},
     ),
     (
         libraries_stay_in_their_rooms,
         {"msp_ds.training.loop": "from webdataset import TarWriter"},
         "msp_ds.training.loop imports webdataset",
-        {"msp_ds.data.shards": "from webdataset import TarWriter"},
+        {"msp_ds.data.format.shards": "from webdataset import TarWriter"},
     ),
     (
         libraries_stay_in_their_rooms,
@@ -384,7 +453,7 @@ def _import_in_fresh_python(statement: str, *, probe: str) -> str:
 
 
 def test_light_rooms_import_without_deepspeed_and_in_silence(package: Package) -> None:
-    heavy = {"training", "library", "report", *ENTRY_POINTS}
+    heavy = {"training", "evaluation", "library", "ablation", "exchange", "report", *ENTRY_POINTS}
     light = [name for name, module in package.items() if module.room not in heavy]
     assert _import_in_fresh_python(f"import {', '.join(light)}", probe="'deepspeed' in sys.modules") == "False\n"
 

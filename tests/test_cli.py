@@ -19,10 +19,10 @@ from small_world import files_below
 
 import msp_ds.train
 from msp_ds.cli import app
-from msp_ds.data.set_layout import STAGE_NAMES
-from msp_ds.data.world import make_world
+from msp_ds.data.format.set_layout import STAGE_NAMES
+from msp_ds.demo_world import make_world
 from msp_ds.presets import PRESETS
-from msp_ds.training.limits import Limits
+from msp_ds.training.guards.limits import Limits
 
 COMMANDS = sorted(typer.main.get_group(app).commands)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from command_line import refusal, run
 
-from msp_ds.data.shards import open_set
-from msp_ds.data.sources.text_files import read_image_ids
+from msp_ds.data.format.shards import open_set
+from msp_ds.preparation.sources.text_files import read_image_ids
 
 
 @pytest.fixture

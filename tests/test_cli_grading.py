@@ -17,18 +17,18 @@ from command_line import refusal, run
 from looking_site import write_model
 
 from msp_ds.config import to_json, write_json
-from msp_ds.data.recipe import BenchmarkRecipe
-from msp_ds.data.shards import open_set
-from msp_ds.data.world import make_world
-from msp_ds.data.writing.shard_building import build_shards
-from msp_ds.downstream.answering import Answerer
+from msp_ds.data.format.shards import open_set
+from msp_ds.demo_world import make_world
+from msp_ds.evaluation.answering import Answerer
 from msp_ds.model.weights.conversion import to_theirs
 from msp_ds.model.weights.forms import LXMERT_S_FORM
-from msp_ds.report.explain import set_to_explain
+from msp_ds.preparation.recipe import BenchmarkRecipe
+from msp_ds.preparation.writing.shard_building import build_shards
+from msp_ds.report.pages.explain import set_to_explain
 from msp_ds.train import new_config
-from msp_ds.training.checkpoint import MANIFEST, read_weights
-from msp_ds.training.run_folder import RUN_FILE
-from msp_ds.training.weights_folder import read_card
+from msp_ds.training.checkpointing.checkpoint import MANIFEST, read_weights
+from msp_ds.training.checkpointing.run_folder import RUN_FILE
+from msp_ds.training.checkpointing.weights_folder import read_card
 
 COLORS = ("red", "blue", "not known, maybe", 'a "Ü"')
 

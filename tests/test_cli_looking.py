@@ -10,7 +10,7 @@ from command_line import refusal, run
 from PIL import Image
 from small_world import files_below
 
-from msp_ds.data.shards import open_set
+from msp_ds.data.format.shards import open_set
 
 
 @pytest.fixture

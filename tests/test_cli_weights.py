@@ -17,7 +17,7 @@ from foreign_weights import FLAGS, a_stored_model, bert, hf_lxmert, lxmert_s, wr
 from small_world import files_below
 from transformers import LxmertModel
 
-from msp_ds.data.vocabulary import read_vocabulary
+from msp_ds.data.format.vocabulary import read_vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,7 +52,7 @@ def test_import_lists_what_is_fresh_absent_and_left_out(tmp_path: Path) -> None:
 
 def test_the_words_of_bert_are_found_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = read_vocabulary(write_vocabulary(tmp_path / "cache"))
-    monkeypatch.setattr("msp_ds.data.vocabulary.find_bert_vocabulary", lambda hf_home: here)
+    monkeypatch.setattr("msp_ds.data.format.vocabulary.find_bert_vocabulary", lambda hf_home: here)
     torch.save(lxmert_s(), tmp_path / "released.pth")
     flags = ["--from", "lxmert-s", "--vocab", "bert-base-uncased", "--out", tmp_path / "out"]
     assert run("import", tmp_path / "released.pth", *flags, *FLAGS).exit_code == 0

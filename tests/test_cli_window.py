@@ -7,8 +7,8 @@ from pathlib import Path
 from command_line import refusal, run
 
 from msp_ds.config import to_json, write_json
+from msp_ds.training.checkpointing.run_folder import RUN_FILE
 from msp_ds.training.planning import new_config
-from msp_ds.training.run_folder import RUN_FILE
 
 
 def test_runs_lists_what_lies_in_a_folder(small_shards: Path, tmp_path: Path) -> None:

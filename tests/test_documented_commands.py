@@ -15,7 +15,7 @@ from msp_ds import cli, train
 from msp_ds.cli.data_commands import RECIPE_FLAGS
 from msp_ds.config import RunConfig
 from msp_ds.curriculum import curriculum
-from msp_ds.data.recipe import load_recipe, recipe_with
+from msp_ds.preparation.recipe import load_recipe, recipe_with
 from msp_ds.presets import PRESETS
 from msp_ds.training.planning import with_flags
 

@@ -14,7 +14,7 @@ from looking_site import write_model
 from tiny import FP32_BOUND
 
 import msp_ds
-from msp_ds.data.shards import open_set
+from msp_ds.data.format.shards import open_set
 from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.library import Model, best_first
 from msp_ds.records import Batch

@@ -17,14 +17,15 @@ from small_world import recipe_of
 from typer.testing import CliRunner
 
 from msp_ds.config import RunConfig, to_json, write_json
-from msp_ds.data.set_layout import STAGE_NAMES
-from msp_ds.data.shards import open_set
-from msp_ds.data.writing.shard_building import build_shards
+from msp_ds.data.format.set_layout import STAGE_NAMES
+from msp_ds.data.format.shards import open_set
 from msp_ds.errors import InputError
+from msp_ds.preparation.writing.shard_building import build_shards
 from msp_ds.presets import PRESETS, get_preset
 from msp_ds.train import app
-from msp_ds.training import runtime
-from msp_ds.training.execution import Execution
+from msp_ds.training.checkpointing.run_folder import MANIFEST, RUN_FILE, fresh_folder, newest_run
+from msp_ds.training.distributed import runtime
+from msp_ds.training.engine.execution import Execution
 from msp_ds.training.planning import (
     ShardCache,
     cache_of,
@@ -34,7 +35,6 @@ from msp_ds.training.planning import (
     shards_at_hand,
     with_flags,
 )
-from msp_ds.training.run_folder import MANIFEST, RUN_FILE, fresh_folder, newest_run
 
 
 @pytest.fixture(autouse=True)

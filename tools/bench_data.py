@@ -36,12 +36,12 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from msp_ds.data.order import Order
-from msp_ds.data.reader import Reader
-from msp_ds.data.shards import open_set, read_record
-from msp_ds.data.text import WordPieces
-from msp_ds.data.vocabulary import SPECIAL_PIECES, parse_vocabulary
-from msp_ds.data.writing.shard_writer import SetPlan, write_set
+from msp_ds.data.format.shards import open_set, read_record
+from msp_ds.data.format.text import WordPieces
+from msp_ds.data.format.vocabulary import SPECIAL_PIECES, parse_vocabulary
+from msp_ds.data.loading.order import Order
+from msp_ds.data.loading.reader import Reader
+from msp_ds.preparation.writing.shard_writer import SetPlan, write_set
 from msp_ds.records import RegionRecord
 from msp_ds.terminal import Table, Terminal, run_tool
 from tools import bench_start

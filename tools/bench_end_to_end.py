@@ -27,14 +27,14 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msp_ds.config import RunConfig
-from msp_ds.data.recipe import Recipe, load_recipe
-from msp_ds.data.world import make_world
-from msp_ds.data.writing.shard_building import build_shards
+from msp_ds.demo_world import make_world
 from msp_ds.errors import InputError
+from msp_ds.preparation.recipe import Recipe, load_recipe
+from msp_ds.preparation.writing.shard_building import build_shards
 from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
-from msp_ds.training.execution import find_shipped
+from msp_ds.training.distributed.runtime import start_runtime
+from msp_ds.training.engine.execution import find_shipped
 from msp_ds.training.planning import new_config
-from msp_ds.training.runtime import start_runtime
 from tools.bench_figures import BUSY, SCHEDULE_PAIRS, choose_device, spread, write_figures
 from tools.bench_hardware import hardware
 
@@ -189,7 +189,7 @@ def config_of(shards: Path, *, preset: str, batch_size: int) -> RunConfig:
 def count(config: RunConfig) -> int:
     """Parameters of what is trained."""
     from msp_ds.curriculum import curriculum
-    from msp_ds.training.footprint import Load, count_weights
+    from msp_ds.training.memory.footprint import Load, count_weights
 
     tasks = curriculum(config.curriculum)[0].parts[0].tasks
     return count_weights(Load(model=config.model, tasks=tasks, options=config.tasks, num_tokens=1))

@@ -26,12 +26,12 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from msp_ds.data.order import Order
+from msp_ds.data.loading.order import Order
 from msp_ds.errors import InputError
 from msp_ds.presets import get_preset
 from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
-from msp_ds.training.execution import Execution
-from msp_ds.training.runtime import start_runtime
+from msp_ds.training.distributed.runtime import start_runtime
+from msp_ds.training.engine.execution import Execution
 from tools.bench_figures import BUSY, Clock, Taken, choose_device, spread, taken, write_figures
 from tools.bench_hardware import hardware
 from tools.step_pool import PAIRS, Pool, a_context

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from msp_ds.downstream.precision import multiplies_bf16
+from msp_ds.evaluation.precision import multiplies_bf16
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 
 The loop of the released code, written here in its manner: one caption repeated over a batch of images and padded to 20
 pieces, everything embedded again for every pair, every row of every layer computed, attention as matmul and softmax.
-(Its dropout is off here; there it was left on.) Ours: msp_ds/downstream/ranking.py. The ways take turns, A B, B A, ...
+(Its dropout is off here; there it was left on.) Ours: msp_ds/evaluation/ranking.py. The ways take turns, A B, B A, ...
 on one thread; the ratio is the median of the turns' ratios of process CPU time, on a GPU of wall time. Without a
 checkpoint weights, images and captions are made up: scores can be compared, ranks mean nothing.
 """
@@ -32,21 +32,21 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from msp_ds.data.reader import Reader
-from msp_ds.data.shards import open_set
-from msp_ds.data.text import WordPieces
-from msp_ds.data.vocabulary import SPECIAL_PIECES, parse_vocabulary
-from msp_ds.data.writing.shard_writer import SetPlan, write_set
-from msp_ds.downstream.precision import multiplies_bf16
-from msp_ds.downstream.ranking import PairScorer, Pool, choose_pool
+from msp_ds.data.format.shards import open_set
+from msp_ds.data.format.text import WordPieces
+from msp_ds.data.format.vocabulary import SPECIAL_PIECES, parse_vocabulary
+from msp_ds.data.loading.reader import Reader
 from msp_ds.errors import InputError
+from msp_ds.evaluation.precision import multiplies_bf16
+from msp_ds.evaluation.ranking import PairScorer, Pool, choose_pool
 from msp_ds.model.encoder import Trunk
 from msp_ds.model.heads import MatchHead
 from msp_ds.model.layers import Attention, CrossModalityLayer, FeedForward
+from msp_ds.preparation.writing.shard_writer import SetPlan, write_set
 from msp_ds.presets import get_preset
 from msp_ds.records import RegionRecord
 from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
-from msp_ds.training.inference import load_trained
+from msp_ds.training.checkpointing.inference import load_trained
 
 PADDED, IMAGES_AT_ONCE = 20, 500
 """As the released code has them."""

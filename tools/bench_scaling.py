@@ -28,7 +28,7 @@ from msp_ds.curriculum import STAGES
 from msp_ds.errors import InputError
 from msp_ds.presets import Preset, get_preset
 from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
-from msp_ds.training.cards import find_card
+from msp_ds.training.memory.cards import find_card
 from tools.bench_figures import BUSY, choose_device, spread, write_figures
 from tools.bench_hardware import hardware
 from tools.rank_worlds import Turn, World, WorldPlan
@@ -106,7 +106,7 @@ def table(found: dict[str, Any], title: str) -> Table:
 
 def work_of(preset: Preset, *, seconds_a_pair: float, update_seconds: float, half: bool) -> Work:
     """What a GPU has to do: the times as measured, sizes by the shapes."""
-    from msp_ds.training.footprint import Load, count_weights, saved_bytes
+    from msp_ds.training.memory.footprint import Load, count_weights, saved_bytes
 
     tasks = next(part for part in STAGES if part.name == "sentence").tasks
     load = Load(model=preset.model, tasks=tasks, options=preset.tasks, num_tokens=TEXT_SLOTS)

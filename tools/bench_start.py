@@ -22,13 +22,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from msp_ds.data.look_alikes.lists import read_look_alikes
-from msp_ds.data.order import Order
-from msp_ds.data.reader import Reader
-from msp_ds.data.shards import open_set
-from msp_ds.data.text import WordPieces
-from msp_ds.data.vocabulary import read_vocabulary
-from msp_ds.data.writing.shard_writer import SetPlan, write_set
+from msp_ds.data.format.shards import open_set
+from msp_ds.data.format.text import WordPieces
+from msp_ds.data.format.vocabulary import read_vocabulary
+from msp_ds.data.loading.order import Order
+from msp_ds.data.loading.reader import Reader
+from msp_ds.preparation.hard_negatives.lists import read_look_alikes
+from msp_ds.preparation.writing.shard_writer import SetPlan, write_set
 from msp_ds.records import RegionRecord
 from msp_ds.terminal import Table, Terminal, run_tool
 from tools.fresh_process import measured

@@ -34,15 +34,15 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msp_ds.config import ModelConfig, OptimConfig
-from msp_ds.downstream.precision import multiplies_bf16
 from msp_ds.errors import InputError
+from msp_ds.evaluation.precision import multiplies_bf16
 from msp_ds.model.encoder import Trunk
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.asking import count_rooms
 from msp_ds.tasks.task import corrupt
 from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
-from msp_ds.training.engine import build_optimizer
-from msp_ds.training.learner import NOT_COUNTED, Learner
+from msp_ds.training.engine.engine import build_optimizer
+from msp_ds.training.pretraining_model import NOT_COUNTED, Learner
 from tools.bench_figures import BUSY, SCHEDULE_PAIRS, Clock, spread, write_figures
 from tools.bench_hardware import hardware
 from tools.held_memory import held_after

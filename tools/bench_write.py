@@ -19,10 +19,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from msp_ds.data.overwriting import remove_set
-from msp_ds.data.recipe import Recipe
-from msp_ds.data.sources.region_files import list_region_files
-from msp_ds.data.writing.shard_building import build_shards
+from msp_ds.preparation.recipe import Recipe
+from msp_ds.preparation.region_features.region_files import list_region_files
+from msp_ds.preparation.writing.overwrite_guard import remove_set
+from msp_ds.preparation.writing.shard_building import build_shards
 from msp_ds.terminal import Table, Terminal, run_tool
 from tools.fresh_process import Cost, drop_from_cache, measured
 from tools.sizes import at_least

@@ -23,11 +23,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from msp_ds.data.identity import Corpus, canonical_image_id
-from msp_ds.data.sources.faults import OnError
-from msp_ds.data.sources.feature_types import possible_types
+from msp_ds.data.format.faults import OnError
+from msp_ds.data.format.image_ids import Corpus, canonical_image_id
 from msp_ds.errors import InputError
-from msp_ds.file_kinds import refuse_other_kind
+from msp_ds.preparation.region_features.feature_types import possible_types
+from msp_ds.storage.file_kinds import refuse_other_kind
 from msp_ds.terminal import Terminal, one_line_errors, run_tool
 from tools.npz_parts import Image, PartReport, fault, labels_of, needed, write_parts
 from tools.plain_pickle import PICKLE_ERRORS, load_plain

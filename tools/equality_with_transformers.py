@@ -24,17 +24,23 @@ from torch import Tensor, nn
 from transformers import LxmertConfig, LxmertForPreTraining
 
 from msp_ds.config import ModelConfig
+from msp_ds.exchange.weights_card import has_visual_cls
+from msp_ds.exchange.weights_export import ExportPlan, export_weights, hf_config
+from msp_ds.exchange.weights_import import ImportPlan, import_weights
 from msp_ds.model.encoder import Trunk
 from msp_ds.model.heads import HEADS, RegionHead, build_heads
 from msp_ds.model.weights.conversion import DECODER, tied, to_theirs
 from msp_ds.model.weights.forms import HF_LXMERT_FORM
 from msp_ds.presets import get_preset
 from msp_ds.records import Batch, Encoded, neutral_marks
-from msp_ds.report.weights_card import has_visual_cls
-from msp_ds.report.weights_export import ExportPlan, export_weights, hf_config
 from msp_ds.terminal import run_tool
-from msp_ds.training.weights_folder import StoredWeights, WeightsCard, read_folder_weights, write_card, write_weights
-from msp_ds.training.weights_import import ImportPlan, import_weights
+from msp_ds.training.checkpointing.weights_folder import (
+    StoredWeights,
+    WeightsCard,
+    read_folder_weights,
+    write_card,
+    write_weights,
+)
 
 STATE_LIMIT, GRADIENT_LIMIT = 1e-5, 1e-4
 SCALE = "(the largest gradient)"

@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 from msp_ds.terminal import Table, Terminal, run_tool
-from msp_ds.training.checkpoint import OPTIMIZER, WEIGHTS
-from msp_ds.training.metrics_file import METRICS_FILE, read_metrics
-from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, stage_checkpoint
+from msp_ds.training.checkpointing.checkpoint import OPTIMIZER, WEIGHTS
+from msp_ds.training.checkpointing.run_folder import RUN_FILE, STAGE_FILE, stage_checkpoint
+from msp_ds.training.monitoring.metrics_file import METRICS_FILE, read_metrics
 from tools.noted_training import PLACES, Launch, Notes, import_all, launch, notes_of, pairs_trained_on, place_of
 from tools.sizes import at_least
 
@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("--steps", type=at_least(1), default=60, help="Optimiser steps of each stage.")
     parser.add_argument("--seed", type=int, default=0, help="Of the moments.")
     flags = parser.parse_args()
-    sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "support"))
     from small_world import write_shards
 
     flags.folder.mkdir(parents=True, exist_ok=True)

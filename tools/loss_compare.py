@@ -133,7 +133,10 @@ def trained_at(name: str, commit: str, *, steps: int) -> Curves:
         out = Path(scratch, "curves.json")
         command = [sys.executable, str(code / "tools" / "short_training.py"), "--out", str(out), "--steps", str(steps)]
         # That commit's package and its tests' small world, not those of this checkout.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(code), str(code / "tests")))}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join((str(code), str(code / "tests"), str(code / "tests" / "support"))),
+        }
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=code, env=environment)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

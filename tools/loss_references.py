@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 try:
     from reference.comparison import Agreement, agreements, examples
 except ModuleNotFoundError as error:

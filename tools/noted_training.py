@@ -61,8 +61,8 @@ def train(run: Path, flags: Sequence[str], facts: Mapping[str, str]) -> None:
     """What a rank does: msp_ds/train.py with these flags, and notes. facts: what a launcher would put around it."""
     from msp_ds import train as program
     from msp_ds.training import run as stages
+    from msp_ds.training.checkpointing.saving import Saver
     from msp_ds.training.loop import StageLoop
-    from msp_ds.training.saving import Saver
 
     os.environ.update(facts)
     with run.with_suffix(".log").open("ab") as log:

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from msp_ds.data.array_files import load_arrays
-from msp_ds.data.identity import canonical_image_id
-from msp_ds.data.sources.faults import Faults, OnError, Place, RowError
+from msp_ds.data.format.faults import Faults, OnError, Place, RowError
+from msp_ds.data.format.image_ids import canonical_image_id
 from msp_ds.errors import InputError
-from msp_ds.file_kinds import refuse_other_kind
 from msp_ds.progress import bars
-from msp_ds.small_files import parse_json, read_small_bytes
+from msp_ds.storage.array_files import load_arrays
+from msp_ds.storage.file_kinds import refuse_other_kind
+from msp_ds.storage.small_files import parse_json, read_small_bytes
 from msp_ds.terminal import Terminal
 
 IMAGES_A_PART = 256

@@ -109,14 +109,14 @@ def _train(pipe: Connection, plan: WorldPlan, rank: int, port: int) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(plan.ranks)}
     os.environ |= {"LOCAL_WORLD_SIZE": str(plan.ranks), "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    from msp_ds.training.runtime import start_runtime
+    from msp_ds.training.distributed.runtime import start_runtime
 
     runtime = start_runtime(os.environ)  # names the device to DeepSpeed, which the next lines import
     import torch
 
-    from msp_ds.data.order import Order, rank_slice
+    from msp_ds.data.loading.order import Order, rank_slice
     from msp_ds.presets import get_preset
-    from msp_ds.training.execution import Execution
+    from msp_ds.training.engine.execution import Execution
     from tools.replayed_loop import Stand
     from tools.step_pool import PAIRS, Pool, a_context
 

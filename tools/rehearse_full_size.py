@@ -25,16 +25,16 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from msp_ds.chance import uniform
-from msp_ds.data.checking.verification import verify_set
-from msp_ds.data.order import Order
-from msp_ds.data.overwriting import remove_set
-from msp_ds.data.reader import Reader
-from msp_ds.data.recipe import Recipe
-from msp_ds.data.shards import open_set
-from msp_ds.data.writing.build_writing import write_build
-from msp_ds.data.writing.shard_building import plan_build
+from msp_ds.data.format.shards import open_set
+from msp_ds.data.loading.order import Order
+from msp_ds.data.loading.reader import Reader
 from msp_ds.errors import InputError
+from msp_ds.preparation.recipe import Recipe
+from msp_ds.preparation.verifying.verification import verify_set
+from msp_ds.preparation.writing.build_writing import write_build
+from msp_ds.preparation.writing.overwrite_guard import remove_set
+from msp_ds.preparation.writing.shard_building import plan_build
+from msp_ds.stateless_random import uniform
 from msp_ds.terminal import Table, Terminal, run_tool
 from tools.fresh_process import Cost, measured
 from tools.sizes import at_least

@@ -12,23 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from msp_ds.curriculum import STAGES, Part
-from msp_ds.data.order import Order
+from msp_ds.data.loading.order import Order
 from msp_ds.model.encoder import Trunk
 from msp_ds.presets import Preset
 from msp_ds.records import Batch, Losses
 from msp_ds.tasks.asking import count_rooms
 from msp_ds.tasks.task import Context, corrupt
 from msp_ds.training.batch_loader import BatchLoader, StepBatch
-from msp_ds.training.engine import Engine, build_optimizer, learning_rate
-from msp_ds.training.execution import Execution
-from msp_ds.training.guards import build_guards
-from msp_ds.training.interrupt import StopRequest
-from msp_ds.training.learner import NOT_COUNTED, Learner
-from msp_ds.training.limits import Limits
+from msp_ds.training.checkpointing.saving import Saver
+from msp_ds.training.distributed.runtime import Runtime
+from msp_ds.training.engine.engine import Engine, build_optimizer, learning_rate
+from msp_ds.training.engine.execution import Execution
+from msp_ds.training.guards.guards import build_guards
+from msp_ds.training.guards.interrupt import StopRequest
+from msp_ds.training.guards.limits import Limits
 from msp_ds.training.loop import StageLoop
-from msp_ds.training.metric_logger import MetricLogger
-from msp_ds.training.runtime import Runtime
-from msp_ds.training.saving import Saver
+from msp_ds.training.monitoring.metric_logger import MetricLogger
+from msp_ds.training.pretraining_model import NOT_COUNTED, Learner
 
 SENTENCE: Part = next(part for part in STAGES if part.name == "sentence")
 

@@ -23,7 +23,7 @@ import typer
 from msp_ds.terminal import Terminal, run_tool
 
 if TYPE_CHECKING:
-    from msp_ds.training.runtime import Runtime
+    from msp_ds.training.distributed.runtime import Runtime
 
 STEPS = 30
 BATCH_SIZE = 16
@@ -65,8 +65,8 @@ def short_training(shards: Path, run: Path, runtime: Runtime, *, steps: int = ST
 
     run: the folder of the run.
     """
-    from msp_ds.training.execution import Execution
-    from msp_ds.training.interrupt import StopRequest
+    from msp_ds.training.engine.execution import Execution
+    from msp_ds.training.guards.interrupt import StopRequest
     from msp_ds.training.planning import new_config
     from msp_ds.training.run import train
     from msp_ds.training.stage import Job
@@ -81,7 +81,7 @@ def short_training(shards: Path, run: Path, runtime: Runtime, *, steps: int = ST
 
 def shard_hashes(shards: Path) -> dict[str, str]:
     """sha256 of the index of each set: other data give other curves, whatever the code."""
-    from msp_ds.data.shards import open_set
+    from msp_ds.data.format.shards import open_set
 
     return {stage: open_set(shards / stage / "train").index_sha256 for stage in ("token", "phrase", "sentence")}
 
@@ -92,9 +92,9 @@ def main(
 ) -> None:
     """Make the world, train, write the curves."""
     from msp_ds.config import write_json
-    from msp_ds.training.runtime import start_runtime
+    from msp_ds.training.distributed.runtime import start_runtime
 
-    sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "support"))
     from small_world import write_shards
 
     runtime = start_runtime(os.environ)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from msp_ds.config import ModelConfig, TaskOptions
-from msp_ds.data.order import Order
-from msp_ds.data.reader import PAD_TO
+from msp_ds.data.loading.order import Order
+from msp_ds.data.loading.reader import PAD_TO
 from msp_ds.records import Batch, VocabularyTables, neutral_marks
 from msp_ds.tasks.corruptions import NUM_RANDOM_REGIONS
 from msp_ds.tasks.task import Context

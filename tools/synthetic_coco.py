@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from msp_ds.data.identity import Corpus
-from msp_ds.data.recipe import Recipe
-from msp_ds.data.sources.faults import Faults, Place
-from msp_ds.data.sources.region_checks import LabelCounts, Reading, RegionRow
+from msp_ds.data.format.faults import Faults, Place
+from msp_ds.data.format.image_ids import Corpus
+from msp_ds.data.format.region_checks import LabelCounts, Reading, RegionRow
+from msp_ds.preparation.recipe import Recipe
 from msp_ds.records import RegionRecord
 
 NUM_REGIONS, FEATURE_WIDTH = 36, 2048

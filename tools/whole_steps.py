@@ -16,12 +16,12 @@ from msp_ds.curriculum import curriculum
 from msp_ds.presets import get_preset
 from msp_ds.records import Batch
 from msp_ds.training.batch_loader import BatchLoader, StepBatch
-from msp_ds.training.cards import peak_flops
-from msp_ds.training.execution import Execution
-from msp_ds.training.footprint import step_flops
+from msp_ds.training.distributed.runtime import Runtime
+from msp_ds.training.engine.execution import Execution
 from msp_ds.training.loop import StageLoop
-from msp_ds.training.residency import Residency
-from msp_ds.training.runtime import Runtime
+from msp_ds.training.memory.cards import peak_flops
+from msp_ds.training.memory.footprint import step_flops
+from msp_ds.training.memory.residency import Residency
 from msp_ds.training.stage import build_context, open_stage_data, order_pairs
 from tools.bench_figures import Clock
 from tools.replayed_loop import PlainStep, Stand

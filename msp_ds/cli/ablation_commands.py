@@ -14,7 +14,7 @@ from msp_ds.terminal import Terminal, one_line_errors, resumable, speak
 from msp_ds.train import Debug, PresetName, Setting
 
 if TYPE_CHECKING:
-    from msp_ds.report.ablation_plan import Asked
+    from msp_ds.ablation.plan import Asked
 
 FIRST_SEED = 9595
 _PROGRAM = (sys.executable, "-c", "from msp_ds.cli import main; main()")
@@ -48,8 +48,8 @@ def ablate(
     debug: Debug = False,
 ) -> None:
     """Train and grade every row of the paper's Table 4; the same command goes on where it was interrupted."""
-    from msp_ds.report.ablation_plan import Asked, chosen_benchmarks
-    from msp_ds.report.ablation_rows import chosen_rows
+    from msp_ds.ablation.plan import Asked, chosen_benchmarks
+    from msp_ds.ablation.rows import chosen_rows
 
     with one_line_errors(debug=debug), resumable():
         speak()
@@ -74,10 +74,10 @@ def ablate(
 
 def _plan_and_run(asked: Asked, *, preset: str | None, steps: int | None, dry_run: bool) -> Mapping[str, str]:
     """Shows the plan, runs it and shows the table; returns what failed, and why."""
-    from msp_ds.report.ablation import alone_in, finished_nodes, read_record, run_ablation, study_of
-    from msp_ds.report.ablation_plan import plan_ablation
-    from msp_ds.report.ablation_plot import ablation_plot
-    from msp_ds.report.ablation_table import grid_of, plan_table, plan_words, terminal_table, write_tables
+    from msp_ds.ablation.plan import plan_ablation
+    from msp_ds.ablation.plot import ablation_plot
+    from msp_ds.ablation.runner import alone_in, finished_nodes, read_record, run_ablation, study_of
+    from msp_ds.ablation.table import grid_of, plan_table, plan_words, terminal_table, write_tables
 
     show = Terminal()
     study, hashes = study_of(asked, preset=preset, steps=steps)

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from msp_ds.curriculum import BenchmarkName
-from msp_ds.data.recipe import DEMO_RECIPE
+from msp_ds.preparation.recipe import DEMO_RECIPE
 from msp_ds.presets import PRESETS
 from msp_ds.progress import bars
 from msp_ds.terminal import Terminal, one_line_errors, resumable, speak
 from msp_ds.train import Cache, CacheLimit, Debug
-from msp_ds.training.execution import find_shipped
+from msp_ds.training.engine.execution import find_shipped
 from msp_ds.training.planning import cache_of
 
 StageName = Literal["token", "phrase", "sentence"]
@@ -56,7 +56,7 @@ def world(
     debug: Debug = False,
 ) -> None:
     """Write the raw files of a demo world: regions, captions, phrases, label lists and look-alikes."""
-    from msp_ds.data.world import make_world
+    from msp_ds.demo_world import make_world
 
     with one_line_errors(debug=debug), bars() as progress:
         progress.start("world", images)
@@ -126,10 +126,10 @@ def _one_of(stage: str | None, task: str | None, questions: dict[str, Any]) -> A
 def _write_shards(
     stage: Any, path: Path | None, given: dict[str, Any], questions: dict[str, Any], *, out: Path, jobs: int | None
 ) -> None:
-    from msp_ds.data.overwriting import require_own_sets
-    from msp_ds.data.recipe import load_recipe, recipe_with, with_benchmark
-    from msp_ds.data.writing.shard_building import build_shards
-    from msp_ds.data.writing.shard_pool import default_jobs
+    from msp_ds.preparation.recipe import load_recipe, recipe_with, with_benchmark
+    from msp_ds.preparation.writing.overwrite_guard import require_own_sets
+    from msp_ds.preparation.writing.shard_building import build_shards
+    from msp_ds.preparation.writing.shard_pool import default_jobs
     from msp_ds.report.shard_notes import shard_notes
 
     speak()
@@ -166,8 +166,8 @@ def negatives(
     debug: Debug = False,
 ) -> None:
     """List for each image those that look like it, which task ITM_HS swaps in; goes on where it was interrupted."""
-    from msp_ds.data.look_alikes.negatives import NegativesPlan, make_negatives
-    from msp_ds.data.path_patterns import expand_braces
+    from msp_ds.data.format.path_patterns import expand_braces
+    from msp_ds.preparation.hard_negatives.negatives import NegativesPlan, make_negatives
 
     with one_line_errors(debug=debug), bars() as progress:
         plan = NegativesPlan(
@@ -191,12 +191,12 @@ def inspect(
     debug: Debug = False,
 ) -> None:
     """Describe a shard set: counts, lengths, labels, features and three samples."""
-    from msp_ds.data.checking.copies import local_copies
-    from msp_ds.data.checking.inspection import SAMPLES_SHOWN, inspect_set
-    from msp_ds.data.shards import open_set
-    from msp_ds.files import require_plain_file
-    from msp_ds.report.shard_page import SAMPLES, write_page
+    from msp_ds.data.format.shards import open_set
+    from msp_ds.preparation.verifying.copies import local_copies
+    from msp_ds.preparation.verifying.inspection import SAMPLES_SHOWN, inspect_set
+    from msp_ds.report.pages.shard_page import SAMPLES, write_page
     from msp_ds.report.shard_set import set_tables
+    from msp_ds.storage.atomic_files import require_plain_file
 
     with one_line_errors(debug=debug), bars() as progress:
         require_plain_file(html)
@@ -223,9 +223,9 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """Read every byte of shard sets, compare it with what was written and name every fault; exit code 1 if any."""
-    from msp_ds.data.checking.copies import local_copies
-    from msp_ds.data.checking.verification import verify_sets
-    from msp_ds.data.path_patterns import expand_braces
+    from msp_ds.data.format.path_patterns import expand_braces
+    from msp_ds.preparation.verifying.copies import local_copies
+    from msp_ds.preparation.verifying.verification import verify_sets
     from msp_ds.report.verdict import verdict_text
 
     with one_line_errors(debug=debug), bars() as progress:
@@ -251,10 +251,10 @@ def audit(
     debug: Debug = False,
 ) -> None:
     """Look for images in both training and evaluation data: exit code 1 when there are any, 0 when there are none."""
-    from msp_ds.data.overlap import audit as compare
-    from msp_ds.data.path_patterns import expand_braces
-    from msp_ds.files import require_plain_file
+    from msp_ds.data.format.path_patterns import expand_braces
+    from msp_ds.preparation.overlap import audit as compare
     from msp_ds.report.overlap import overlap_report
+    from msp_ds.storage.atomic_files import require_plain_file
 
     with one_line_errors(debug=debug):
         require_plain_file(out)

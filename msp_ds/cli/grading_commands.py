@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 import typer
 
 from msp_ds.curriculum import BenchmarkName
-from msp_ds.data.recipe import DEMO_RECIPE
+from msp_ds.preparation.recipe import DEMO_RECIPE
 from msp_ds.progress import bars
 from msp_ds.terminal import Terminal, one_line_errors, resumable, speak
 from msp_ds.train import Debug
-from msp_ds.training.execution import find_shipped
+from msp_ds.training.engine.execution import find_shipped
 
 Checkpoint = Annotated[Path, typer.Option(help="A run, one of its step-* folders, or a weights folder.")]
 Questions = Annotated[str | None, typer.Option(help="Official questions or statements, or LXMERT's. [the demo's]")]
@@ -57,11 +57,11 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Grade a checkpoint: its answers by the official rules, or how well it ranks images and captions."""
-    from msp_ds.data.shards import open_set
-    from msp_ds.downstream.kept_scores import read_part
-    from msp_ds.report.retrieval import RetrievalPlan, report_retrieval, retrieval_table, score_retrieval
-    from msp_ds.training.inference import load_trained
-    from msp_ds.training.run_folder import results_folder
+    from msp_ds.data.format.shards import open_set
+    from msp_ds.evaluation.retrieval_evaluation import RetrievalPlan, report_retrieval, retrieval_table, score_retrieval
+    from msp_ds.evaluation.score_cache import read_part
+    from msp_ds.training.checkpointing.inference import load_trained
+    from msp_ds.training.checkpointing.run_folder import results_folder
 
     if task in ("vqa", "gqa", "nlvr2"):
         files = (questions, annotations), (training_questions, training_annotations)
@@ -96,11 +96,17 @@ def _evaluate_answers(
     out: Path | None,
     debug: bool,
 ) -> None:
-    from msp_ds.report.answers import grade_predictions, heads_of, open_questions, predict_answers, source_of
-    from msp_ds.report.baseline import with_baseline
-    from msp_ds.report.grades import QuestionSource, grades_table, write_grades
-    from msp_ds.training.inference import load_trained
-    from msp_ds.training.run_folder import results_folder
+    from msp_ds.evaluation.answer_evaluation import (
+        grade_predictions,
+        heads_of,
+        open_questions,
+        predict_answers,
+        source_of,
+    )
+    from msp_ds.evaluation.blind_baseline import with_baseline
+    from msp_ds.evaluation.grading import QuestionSource, grades_table, write_grades
+    from msp_ds.training.checkpointing.inference import load_trained
+    from msp_ds.training.checkpointing.run_folder import results_folder
 
     (questions, annotations), (training, answered) = files
     with one_line_errors(debug=debug):
@@ -136,10 +142,10 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Answer the questions of a set, and write the file that the benchmark's server takes."""
-    from msp_ds.files import require_plain_file
-    from msp_ds.report.answers import heads_of, open_questions, predict_answers
-    from msp_ds.training.inference import load_trained
-    from msp_ds.training.run_folder import results_folder
+    from msp_ds.evaluation.answer_evaluation import heads_of, open_questions, predict_answers
+    from msp_ds.storage.atomic_files import require_plain_file
+    from msp_ds.training.checkpointing.inference import load_trained
+    from msp_ds.training.checkpointing.run_folder import results_folder
 
     with one_line_errors(debug=debug):
         require_plain_file(out)
@@ -166,8 +172,8 @@ def grade(
     debug: Debug = False,
 ) -> None:
     """Grade a file of predictions by the official rules, with 95 % intervals; needs no model."""
-    from msp_ds.files import require_plain_file
-    from msp_ds.report.grades import GradingPlan, QuestionSource, grade_and_compare
+    from msp_ds.evaluation.grading import GradingPlan, QuestionSource, grade_and_compare
+    from msp_ds.storage.atomic_files import require_plain_file
 
     with one_line_errors(debug=debug):
         require_plain_file(out)

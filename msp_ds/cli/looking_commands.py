@@ -27,12 +27,12 @@ def search(
 ) -> None:
     """Search a shard set with a trained model: images for a text, texts and look-alikes for an image."""
     from msp_ds.errors import InputError
-    from msp_ds.files import require_plain_file
     from msp_ds.library import Model
-    from msp_ds.report.page import write_html
-    from msp_ds.report.pictures import open_pictures, packed
-    from msp_ds.report.search import find_about, find_images, finding_shown
-    from msp_ds.report.search_page import finding_page
+    from msp_ds.report.pages.page import write_html
+    from msp_ds.report.pages.pictures import open_pictures, packed
+    from msp_ds.report.pages.search import find_about, find_images, finding_shown
+    from msp_ds.report.pages.search_page import finding_page
+    from msp_ds.storage.atomic_files import require_plain_file
 
     with one_line_errors(debug=debug):
         speak(quiet=True)
@@ -70,8 +70,8 @@ def explain(
     debug: Debug = False,
 ) -> None:
     """Set models side by side: their answers or captions for images, and where their words look."""
-    from msp_ds.report.explain import examples_of, explanation_lines, named_models, read_pool, set_to_explain
-    from msp_ds.report.explain_files import write_explanation
+    from msp_ds.report.pages.explain import examples_of, explanation_lines, named_models, read_pool, set_to_explain
+    from msp_ds.report.pages.explain_files import write_explanation
 
     with one_line_errors(debug=debug), bars() as progress:
         speak(quiet=True)

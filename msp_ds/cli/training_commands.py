@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from msp_ds.curriculum import BenchmarkName
-from msp_ds.data.recipe import DEMO_RECIPE
+from msp_ds.preparation.recipe import DEMO_RECIPE
 from msp_ds.presets import PRESETS, get_preset
 from msp_ds.progress import bars
 from msp_ds.terminal import Terminal, one_line_errors, speak
@@ -39,10 +39,10 @@ from msp_ds.train import (
     StopAfterNan,
     train,
 )
-from msp_ds.training.cards import CARDS, changed_card, find_card
-from msp_ds.training.execution import Execution, find_shipped, read_execution
-from msp_ds.training.limits import Limits
-from msp_ds.training.run_folder import fresh_folder
+from msp_ds.training.checkpointing.run_folder import fresh_folder
+from msp_ds.training.engine.execution import Execution, find_shipped, read_execution
+from msp_ds.training.guards.limits import Limits
+from msp_ds.training.memory.cards import CARDS, changed_card, find_card
 
 
 def demo(
@@ -52,7 +52,7 @@ def demo(
 ) -> None:
     """Watch the whole method work: make a world, write its shards, train t, p and s, retrieve zero-shot."""
     from msp_ds.report.demo import run_demo
-    from msp_ds.training.local_ranks import on_ranks, ranks_that_pay
+    from msp_ds.training.distributed.local_ranks import on_ranks, ranks_that_pay
 
     def on_all_cores(given: dict[str, Any]) -> Path:
         folder = fresh_folder(RUNS / given["curriculum"])

@@ -35,9 +35,9 @@ def import_weights(
     debug: Debug = False,
 ) -> None:
     """Bring weights in that others trained: train --init and evaluate take the folder that it writes."""
-    from msp_ds.report.weights_import import import_lines, import_table
-    from msp_ds.training.weights_import import ImportPlan
-    from msp_ds.training.weights_import import import_weights as write
+    from msp_ds.exchange.import_table import import_lines, import_table
+    from msp_ds.exchange.weights_import import ImportPlan
+    from msp_ds.exchange.weights_import import import_weights as write
 
     with one_line_errors(debug=debug):
         plan = ImportPlan(
@@ -60,7 +60,7 @@ def import_weights(
 
 def _words(vocab: Path | None) -> Path | None:
     """The file that --vocab means: for bert-base-uncased, the one on this machine."""
-    from msp_ds.data.vocabulary import BERT_BASE_UNCASED, default_hf_home, find_bert_vocabulary
+    from msp_ds.data.format.vocabulary import BERT_BASE_UNCASED, default_hf_home, find_bert_vocabulary
 
     if str(vocab) != BERT_BASE_UNCASED:
         return vocab
@@ -77,7 +77,7 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Take weights out, with a model card: for Hugging Face, as plain safetensors, or by LXMERT-S's names."""
-    from msp_ds.report.weights_export import ExportPlan, export_weights
+    from msp_ds.exchange.weights_export import ExportPlan, export_weights
 
     with one_line_errors(debug=debug):
         plan = ExportPlan(source=checkpoint, form=to, out=out, vocab=vocab, licence=licence, overwrite=overwrite)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from msp_ds.downstream.bootstrap import Counts, Floats, Interval, Resampling
+from msp_ds.downstream.intervals import Counts, Floats, Interval, Resampling
 
 
 class Outcome(NamedTuple):

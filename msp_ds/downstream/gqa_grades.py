@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from msp_ds.data.sources.gqa import GqaChoices, GqaQuestion
-from msp_ds.data.sources.questions import shown_ids
-from msp_ds.downstream.bootstrap import Interval, Resampling
 from msp_ds.downstream.gqa_distribution import Outcome, distribution, resampled_distribution
+from msp_ds.downstream.intervals import Interval, Resampling
 from msp_ds.downstream.predictions import require_predictions
 from msp_ds.downstream.score import Score, scores_by
 from msp_ds.errors import InputError
+from msp_ds.preparation.sources.gqa import GqaChoices, GqaQuestion
+from msp_ds.preparation.sources.questions import shown_ids
 
 _COMMON_CHOICES = frozenset({"color", "material", "shape"})
 """What a question for something in common may be answered, whatever its choices say."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from msp_ds.data.sources.questions import Question
 from msp_ds.downstream.predictions import require_predictions
 from msp_ds.downstream.score import Score
 from msp_ds.errors import InputError
+from msp_ds.preparation.sources.questions import Question
 
 
 @dataclass(frozen=True, kw_only=True)

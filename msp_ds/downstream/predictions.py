@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from msp_ds.data.sources.questions import shown_ids
 from msp_ds.errors import InputError
+from msp_ds.preparation.sources.questions import shown_ids
 
 
 def require_predictions(

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msp_ds.data.sources.questions import shown_ids
-from msp_ds.downstream.bootstrap import Floats, Interval, Resampling, median_rank_of_kinds, ratio
+from msp_ds.downstream.intervals import Floats, Interval, Resampling, median_rank_of_kinds, ratio
 from msp_ds.downstream.score import Score
 from msp_ds.errors import InputError
+from msp_ds.preparation.sources.questions import shown_ids
 
 RetrievalProtocol = Literal["standard", "first-caption"]
 """Which captions text retrieval ranks: all, or the first of each image."""

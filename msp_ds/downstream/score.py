@@ -8,7 +8,7 @@ from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
 
-from msp_ds.downstream.bootstrap import Counts, Floats, Interval, Resampling, ratio
+from msp_ds.downstream.intervals import Counts, Floats, Interval, Resampling, ratio
 from msp_ds.errors import InputError
 
 

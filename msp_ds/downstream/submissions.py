@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from msp_ds.data.sources.json_stream import iterate_items, readable, require_mapping
-from msp_ds.data.sources.mentions import plain_text
-from msp_ds.data.sources.questions import is_number
 from msp_ds.downstream.predictions import collect
 from msp_ds.errors import InputError
-from msp_ds.files import write_atomically
+from msp_ds.preparation.parsing.json_stream import iterate_items, readable, require_mapping
+from msp_ds.preparation.sources.mentions import plain_text
+from msp_ds.preparation.sources.questions import is_number
+from msp_ds.storage.atomic_files import write_atomically
 
 _STATEMENT_ANSWERS = {"true": "True", "false": "False"}
 

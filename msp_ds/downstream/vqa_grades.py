@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from msp_ds.data.answer_normalisation import normalise_answer
-from msp_ds.data.answer_vocabulary import scores_of
-from msp_ds.data.sources.vqa import VqaQuestion
 from msp_ds.downstream.predictions import require_predictions
 from msp_ds.downstream.score import Score, scores_by
 from msp_ds.errors import InputError
+from msp_ds.preparation.sources.vqa import VqaQuestion
+from msp_ds.preparation.texts.answer_normalisation import normalise_answer
+from msp_ds.preparation.texts.answer_vocabulary import scores_of
 
 _ENOUGH = 3
 """Others who say the same, for the whole point."""

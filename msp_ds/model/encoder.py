@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from msp_ds.config import ModelConfig
 from msp_ds.model.embeddings import RegionEmbedding, TextEmbedding
 from msp_ds.model.layers import Projected, SelfLayer
-from msp_ds.model.rows import Asked
+from msp_ds.model.positions import Asked
 from msp_ds.model.streams import STREAMS
 from msp_ds.records import Batch, Encoded
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msp_ds.chance import key_of
 from msp_ds.config import ModelConfig
 from msp_ds.errors import InputError
 from msp_ds.model.encoder import Trunk, initialise
+from msp_ds.stateless_random import key_of
 
 
 class Transform(nn.Module):

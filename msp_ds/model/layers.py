@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from msp_ds.config import ModelConfig
 from msp_ds.model.dropout import Dropout, attend
+from msp_ds.model.positions import Rows, take
 from msp_ds.model.recomputing import recomputed
-from msp_ds.model.rows import Rows, take
 
 
 class Projected(NamedTuple):

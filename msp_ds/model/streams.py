@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from msp_ds.config import ModelConfig
 from msp_ds.model.layers import CrossModalityLayer, Projected, SelfLayer
-from msp_ds.model.rows import Asked, put_back
+from msp_ds.model.positions import Asked, put_back
 
 
 class TwoStreams(nn.ModuleList):

@@ -10,11 +10,11 @@ import torch
 
 from msp_ds.config import StageSchedule
 from msp_ds.curriculum import Stage, curriculum
-from msp_ds.data.reader import Reader
-from msp_ds.data.shards import open_set
+from msp_ds.data.format.shards import open_set
+from msp_ds.data.loading.reader import Reader
 from msp_ds.records import IGNORE
 from msp_ds.terminal import Table
-from msp_ds.training.run_folder import read_finished, read_run_config, stage_folders
+from msp_ds.training.checkpointing.run_folder import read_finished, read_run_config, stage_folders
 
 METRICS = {
     "accuracy/mlm": "MLM accuracy",

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from msp_ds.curriculum import curriculum
-from msp_ds.data.overwriting import require_own_sets
-from msp_ds.data.recipe import load_recipe
-from msp_ds.data.set_layout import STAGE_NAMES
-from msp_ds.data.shards import open_set
-from msp_ds.data.writing.shard_building import build_shards
+from msp_ds.data.format.set_layout import STAGE_NAMES
+from msp_ds.data.format.shards import open_set
 from msp_ds.errors import InputError
+from msp_ds.evaluation.retrieval_evaluation import evaluate_retrieval, retrieval_table
+from msp_ds.preparation.recipe import load_recipe
+from msp_ds.preparation.writing.overwrite_guard import require_own_sets
+from msp_ds.preparation.writing.shard_building import build_shards
 from msp_ds.presets import DEFAULT_PRESET, get_preset
 from msp_ds.progress import bars
 from msp_ds.report.curriculum import results_table, stage_table
-from msp_ds.report.retrieval import evaluate_retrieval, retrieval_table
 from msp_ds.terminal import Terminal
-from msp_ds.training.inference import load_trained
+from msp_ds.training.checkpointing.inference import load_trained
 
 CAPTIONS_PER_IMAGE = 1
 """Of the held-out captions, ranked in the demo; all five take five times as long."""

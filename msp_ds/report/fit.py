@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from rich.console import RenderableType
 
 from msp_ds.curriculum import STAGES, Part
-from msp_ds.data.recipe import MAX_TOKENS
 from msp_ds.errors import InputError
+from msp_ds.preparation.recipe import MAX_TOKENS
 from msp_ds.presets import Preset, get_preset
 from msp_ds.terminal import Table, styled
-from msp_ds.training.cards import Card
-from msp_ds.training.execution import Execution
-from msp_ds.training.footprint import Load, count_weights, pair_bytes, training_flops
-from msp_ds.training.memory import SPARE_SHARE, state_bytes
+from msp_ds.training.engine.execution import Execution
+from msp_ds.training.memory.cards import Card
+from msp_ds.training.memory.footprint import Load, count_weights, pair_bytes, training_flops
+from msp_ds.training.memory.memory import SPARE_SHARE, state_bytes
 
 _GIB = 2**30
 CONTEXT_BYTES = 0.6 * _GIB

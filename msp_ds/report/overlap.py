@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import RenderableType
 
-from msp_ds.data.overlap import Audit
+from msp_ds.preparation.overlap import Audit
 from msp_ds.terminal import Table
 
 IDS_SHOWN = 20

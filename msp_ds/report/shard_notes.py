@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msp_ds.data.writing.shard_writer import SetReport
+from msp_ds.preparation.writing.shard_writer import SetReport
 
 PAPER_PAIRS = {"token": 120_000, "phrase": 340_000, "sentence": 620_000}
 """Stage -> image-text pairs in the paper (section 4.1), rounded there to 0.01 M."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msp_ds.data.checking.verification import Verdict
+from msp_ds.preparation.verifying.verification import Verdict
 from msp_ds.terminal import printable
 
 

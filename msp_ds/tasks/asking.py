@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from msp_ds.model.rows import Asked, Places
+from msp_ds.model.positions import Asked, Places
 from msp_ds.records import Batch
 from msp_ds.tasks.task import Context, Task, corrupt
 

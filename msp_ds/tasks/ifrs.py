@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from msp_ds.model.rows import Rows, take
+from msp_ds.model.positions import Rows, take
 from msp_ds.records import Batch, Encoded, MeanMetric
 from msp_ds.tasks.corruptions import SHUFFLE_REGIONS
 from msp_ds.tasks.scoring import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msp_ds.model.rows import take
+from msp_ds.model.positions import take
 from msp_ds.records import Batch, Encoded, MeanMetric
 from msp_ds.tasks.corruptions import MASK_TOKENS
 from msp_ds.tasks.scoring import asked_rows, counted, full_precision, mean_or_zero

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msp_ds.model.rows import take
+from msp_ds.model.positions import take
 from msp_ds.records import IGNORE, Batch, Encoded, MeanMetric
 from msp_ds.tasks.corruptions import MASK_REGIONS
 from msp_ds.tasks.scoring import asked_rows, counted, full_precision, gated_regions, region_mean

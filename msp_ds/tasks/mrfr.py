@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from msp_ds.model.rows import take
+from msp_ds.model.positions import take
 from msp_ds.records import Batch, Encoded
 from msp_ds.tasks.corruptions import MASK_REGIONS
 from msp_ds.tasks.scoring import (

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msp_ds.model.heads import RegionHead
-from msp_ds.model.rows import Places, Rows, take
+from msp_ds.model.positions import Places, Rows, take
 from msp_ds.records import IGNORE, Batch, Encoded, MeanMetric
 from msp_ds.tasks.task import Context, Score
 

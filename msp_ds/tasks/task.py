@@ -13,9 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from msp_ds.chance import uniform
 from msp_ds.config import TaskOptions
 from msp_ds.records import Batch, Encoded, MeanMetric, VocabularyTables
+from msp_ds.stateless_random import uniform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Corruption:
 
 
 class PairTable(Protocol):
-    """What a choice of pairs may know of a set of P pairs and N images; msp_ds.data.reader.Reader is one."""
+    """What a choice of pairs may know of a set of P pairs and N images; msp_ds.data.loading.reader.Reader is one."""
 
     keys: Tensor
     """int64 [P]."""

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from msp_ds.curriculum import Part
-from msp_ds.data.batch_buffers import BatchBuffers
-from msp_ds.data.order import GlobalBatch, Order, rank_slice
-from msp_ds.data.reader import Reader
+from msp_ds.data.loading.batch_buffers import BatchBuffers
+from msp_ds.data.loading.order import GlobalBatch, Order, rank_slice
+from msp_ds.data.loading.reader import Reader
 from msp_ds.data.remote.blocks import Blocks
 from msp_ds.records import Batch, MeanMetric, record_stream
 from msp_ds.tasks.asking import count_rooms
 from msp_ds.tasks.task import Context, num_random_regions, pair_choice
-from msp_ds.training.learner import NOT_COUNTED
-from msp_ds.training.runtime import Runtime
+from msp_ds.training.distributed.runtime import Runtime
+from msp_ds.training.pretraining_model import NOT_COUNTED
 
 T = TypeVar("T")
 

@@ -12,19 +12,19 @@ from typing import NoReturn
 
 import torch
 
-from msp_ds.chance import key_of
-from msp_ds.data.order import Order
+from msp_ds.data.loading.order import Order
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import MeanMetric
+from msp_ds.stateless_random import key_of
 from msp_ds.training.batch_loader import BatchLoader, StepBatch
-from msp_ds.training.engine import Engine, learning_rate
-from msp_ds.training.finite import BatchInfo, deferred_bool, zeroed
-from msp_ds.training.guards import Guards
-from msp_ds.training.interrupt import Interrupted, StopRequest
-from msp_ds.training.metric_logger import MetricLogger
-from msp_ds.training.runtime import Runtime
-from msp_ds.training.saving import Saver
-from msp_ds.training.throughput import Throughput, memory_scalars
+from msp_ds.training.checkpointing.saving import Saver
+from msp_ds.training.distributed.runtime import Runtime
+from msp_ds.training.engine.engine import Engine, learning_rate
+from msp_ds.training.guards.finite import BatchInfo, deferred_bool, zeroed
+from msp_ds.training.guards.guards import Guards
+from msp_ds.training.guards.interrupt import Interrupted, StopRequest
+from msp_ds.training.monitoring.metric_logger import MetricLogger
+from msp_ds.training.monitoring.throughput import Throughput, memory_scalars
 
 log = logging.getLogger(__name__)
 

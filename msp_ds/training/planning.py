@@ -11,15 +11,13 @@ from typing import Any
 
 from msp_ds.config import RunConfig, StageSchedule, from_json
 from msp_ds.curriculum import BENCHMARKS, STAGES, Stage, curriculum
+from msp_ds.data.format.shards import open_set
 from msp_ds.data.remote.remote_files import is_remote
 from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB, local_shards
-from msp_ds.data.shards import open_set
 from msp_ds.errors import InputError
 from msp_ds.presets import DEFAULT_PRESET, get_preset
 from msp_ds.progress import bars
-from msp_ds.training.compiling import require_compiler
-from msp_ds.training.execution import Execution, Resident, choose_execution, read_execution
-from msp_ds.training.run_folder import (
+from msp_ds.training.checkpointing.run_folder import (
     LOCATIONS,
     RUN_FILE,
     find_checkpoint,
@@ -30,6 +28,8 @@ from msp_ds.training.run_folder import (
     read_run_execution,
     require_shards,
 )
+from msp_ds.training.engine.compiling import require_compiler
+from msp_ds.training.engine.execution import Execution, Resident, choose_execution, read_execution
 from msp_ds.training.settings import with_settings
 
 CACHE = Path("~/.cache/msp-ds")

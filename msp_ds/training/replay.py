@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 
-from msp_ds.chance import key_of
 from msp_ds.config import RunConfig
 from msp_ds.curriculum import curriculum
 from msp_ds.errors import InputError
 from msp_ds.records import Batch
-from msp_ds.training.checkpoint import WEIGHTS, checkpoints, load_part, read_manifest, read_tensors
-from msp_ds.training.finite import BatchInfo, read_batch
-from msp_ds.training.run_folder import (
+from msp_ds.stateless_random import key_of
+from msp_ds.training.checkpointing.checkpoint import WEIGHTS, checkpoints, load_part, read_manifest, read_tensors
+from msp_ds.training.checkpointing.run_folder import (
     check_same_data,
     find_parent,
     read_run_config,
@@ -25,6 +24,7 @@ from msp_ds.training.run_folder import (
     run_of_checkpoint,
     stage_checkpoint,
 )
+from msp_ds.training.guards.finite import BatchInfo, read_batch
 
 
 @dataclass(frozen=True, kw_only=True)

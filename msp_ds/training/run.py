@@ -16,10 +16,9 @@ import torch
 
 from msp_ds.config import to_json, write_json
 from msp_ds.curriculum import Stage, curriculum
-from msp_ds.data.sole_writer import sole_writer
 from msp_ds.errors import InputError
-from msp_ds.training.agreement import check_ranks_agree, code_version, facts_of
-from msp_ds.training.run_folder import (
+from msp_ds.storage.sole_writer import sole_writer
+from msp_ds.training.checkpointing.run_folder import (
     LOCATIONS,
     RUN_FILE,
     check_same_data,
@@ -33,6 +32,7 @@ from msp_ds.training.run_folder import (
     stage_folders,
     weights_sha256,
 )
+from msp_ds.training.distributed.agreement import check_ranks_agree, code_version, facts_of
 from msp_ds.training.stage import Job, StageData, carries_heads, open_stage_data, train_stage
 from msp_ds.training.stage_checks import check_agreement, check_stage
 

@@ -10,7 +10,7 @@ from typing import Any
 from msp_ds.config import ModelConfig, RunConfig, TaskOptions, from_json, to_json
 from msp_ds.curriculum import STAGES
 from msp_ds.errors import InputError
-from msp_ds.small_files import parse_json
+from msp_ds.storage.small_files import parse_json
 from msp_ds.tasks import TASKS
 
 PARTS = ("tasks", "model", "optim")

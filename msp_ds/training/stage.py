@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from msp_ds.chance import key_of
 from msp_ds.config import RunConfig, StageSchedule, to_json
 from msp_ds.curriculum import Stage
-from msp_ds.data.block_plan import BlockPlan, plan_blocks
-from msp_ds.data.order import OrderChoice, choose_order
-from msp_ds.data.reader import Reader
+from msp_ds.data.format.shards import ShardSet, open_set
+from msp_ds.data.loading.block_plan import BlockPlan, plan_blocks
+from msp_ds.data.loading.order import OrderChoice, choose_order
+from msp_ds.data.loading.reader import Reader
+from msp_ds.data.loading.resident import FeatureTable
+from msp_ds.data.loading.subset import fewer_pairs
 from msp_ds.data.remote.blocks import Blocks, BlockSource, block_source
-from msp_ds.data.resident import FeatureTable
-from msp_ds.data.shards import ShardSet, open_set
-from msp_ds.data.subset import fewer_pairs
 from msp_ds.errors import CheckpointError, InputError
 from msp_ds.model.encoder import Trunk
+from msp_ds.stateless_random import key_of
 from msp_ds.tasks.task import Context
 from msp_ds.training.batch_loader import BatchLoader
-from msp_ds.training.checkpoint import (
+from msp_ds.training.checkpointing.checkpoint import (
     WEIGHTS,
     load_heads,
     load_part,
@@ -36,22 +36,22 @@ from msp_ds.training.checkpoint import (
     read_manifest,
     read_tensors,
 )
-from msp_ds.training.compiling import compile_layers
-from msp_ds.training.engine import Engine
-from msp_ds.training.execution import Execution
-from msp_ds.training.guards import build_guards
-from msp_ds.training.interrupt import StopRequest
-from msp_ds.training.learner import Learner
-from msp_ds.training.limits import Limits
+from msp_ds.training.checkpointing.run_folder import mark_finished
+from msp_ds.training.checkpointing.saving import Saver, load_optimizer
+from msp_ds.training.distributed.runtime import Runtime
+from msp_ds.training.engine.compiling import compile_layers
+from msp_ds.training.engine.engine import Engine
+from msp_ds.training.engine.execution import Execution
+from msp_ds.training.guards.guards import build_guards
+from msp_ds.training.guards.interrupt import StopRequest
+from msp_ds.training.guards.limits import Limits
 from msp_ds.training.loop import StageLoop
-from msp_ds.training.memory import fitting_micro_batch, out_of_memory
-from msp_ds.training.metric_logger import MetricLogger
-from msp_ds.training.metric_texts import config_text, stage_text
-from msp_ds.training.residency import Residency, counted
-from msp_ds.training.run_folder import mark_finished
-from msp_ds.training.runtime import Runtime
-from msp_ds.training.saving import Saver, load_optimizer
-from msp_ds.training.window import conclude, pace_of, showing
+from msp_ds.training.memory.memory import fitting_micro_batch, out_of_memory
+from msp_ds.training.memory.residency import Residency, counted
+from msp_ds.training.monitoring.metric_logger import MetricLogger
+from msp_ds.training.monitoring.metric_texts import config_text, stage_text
+from msp_ds.training.pretraining_model import Learner
+from msp_ds.training.stage_summary import conclude, pace_of, showing
 
 if TYPE_CHECKING:
     from msp_ds.training.planning import ShardCache

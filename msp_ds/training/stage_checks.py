@@ -6,12 +6,12 @@ import torch
 
 from msp_ds.config import RunConfig
 from msp_ds.curriculum import Part, Stage, curriculum
-from msp_ds.data.demands import require_labels, require_look_alikes, require_questions, require_same_words
-from msp_ds.data.order import Order
-from msp_ds.data.set_layout import shard_command
-from msp_ds.data.shards import ShardSet
+from msp_ds.data.format.requirements import require_labels, require_look_alikes, require_questions, require_same_words
+from msp_ds.data.format.set_layout import shard_command
+from msp_ds.data.format.shards import ShardSet
+from msp_ds.data.loading.order import Order
 from msp_ds.errors import InputError, ShardError
-from msp_ds.training.execution import accumulation
+from msp_ds.training.engine.execution import accumulation
 from msp_ds.training.stage import Job, StageData, plan_stage_blocks, residency_of
 
 

@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 from typing import Any
 
-from msp_ds.data.answer_normalisation import CONTRACTIONS
+from msp_ds.preparation.texts.answer_normalisation import CONTRACTIONS
 
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 

@@ -12,12 +12,12 @@ import random_benchmarks
 import reference_gqa
 from random_benchmarks import write_json
 
-from msp_ds.data.sources.gqa import GqaChoices, GqaQuestion, read_gqa, read_gqa_choices
-from msp_ds.downstream.bootstrap import Resampling
 from msp_ds.downstream.gqa_distribution import Outcome, distribution
 from msp_ds.downstream.gqa_grades import grade_gqa
+from msp_ds.downstream.intervals import Resampling
 from msp_ds.downstream.submissions import SUBMISSIONS
 from msp_ds.errors import InputError
+from msp_ds.preparation.sources.gqa import GqaChoices, GqaQuestion, read_gqa, read_gqa_choices
 
 
 def question(number: str, answer: str, **more: Any) -> GqaQuestion:

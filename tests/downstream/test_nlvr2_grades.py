@@ -9,11 +9,11 @@ import pytest
 import random_benchmarks
 import reference_nlvr2
 
-from msp_ds.data.sources.nlvr2 import read_nlvr2
-from msp_ds.data.sources.questions import Question
 from msp_ds.downstream.nlvr2_grades import grade_nlvr2, sentence_of
 from msp_ds.downstream.submissions import SUBMISSIONS
 from msp_ds.errors import InputError
+from msp_ds.preparation.sources.nlvr2 import read_nlvr2
+from msp_ds.preparation.sources.questions import Question
 
 
 def statement(identifier: str, *label: str) -> Question:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from msp_ds.downstream.bootstrap import Resampling
+from msp_ds.downstream.intervals import Resampling
 from msp_ds.downstream.retrieval_grades import (
     chance_recall,
     direction_ranks,

@@ -9,12 +9,12 @@ import random_benchmarks
 import reference_vqa
 from random_benchmarks import write_json
 
-from msp_ds.data.sources.vqa import VqaQuestion, read_vqa
-from msp_ds.downstream.bootstrap import Resampling
+from msp_ds.downstream.intervals import Resampling
 from msp_ds.downstream.score import Score, round_as_python_2
 from msp_ds.downstream.submissions import SUBMISSIONS
 from msp_ds.downstream.vqa_grades import grade_vqa, lookup_score, vqa_accuracy
 from msp_ds.errors import InputError
+from msp_ds.preparation.sources.vqa import VqaQuestion, read_vqa
 
 
 def question(number: int = 1, *answers: str, **more: object) -> VqaQuestion:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from msp_ds.config import ModelConfig
 from msp_ds.model.encoder import Trunk
-from msp_ds.model.rows import Asked, Places
+from msp_ds.model.positions import Asked, Places
 from msp_ds.records import Batch, Encoded
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -15,15 +15,15 @@ from tiny import a_batch, context
 from torch import Tensor
 
 from msp_ds.curriculum import curriculum
-from msp_ds.data.reader import Reader
+from msp_ds.data.loading.reader import Reader
 from msp_ds.records import Batch
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.corruptions import replace_images
 from msp_ds.tasks.scoring import topic_targets
 from msp_ds.tasks.task import Context, corrupt
 from msp_ds.training.batch_loader import BatchLoader
+from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.planning import new_config
-from msp_ds.training.runtime import Runtime
 from msp_ds.training.stage import build_context, open_stage_data
 
 

@@ -11,8 +11,8 @@ from msp_ds.curriculum import STAGES
 from msp_ds.errors import InputError
 from msp_ds.presets import get_preset
 from msp_ds.report.fit import CONTEXT_BYTES, Fit, fit_table, stage_fit
-from msp_ds.training.cards import CARDS, find_card
-from msp_ds.training.execution import Execution
+from msp_ds.training.engine.execution import Execution
+from msp_ds.training.memory.cards import CARDS, find_card
 
 FIT = Fit(
     stage="token",

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from msp_ds.config import OptimConfig, RunConfig, to_json, write_json
-from msp_ds.data.sole_writer import sole_writer
 from msp_ds.errors import InputError
 from msp_ds.presets import get_preset
 from msp_ds.report.runs import run_lines, runs_table
-from msp_ds.training.metrics_file import METRICS_FILE
-from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE
+from msp_ds.storage.sole_writer import sole_writer
+from msp_ds.training.checkpointing.run_folder import RUN_FILE, STAGE_FILE
+from msp_ds.training.monitoring.metrics_file import METRICS_FILE
 
 CONFIG = RunConfig(
     curriculum="ts",

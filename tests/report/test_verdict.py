@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from msp_ds.data.checking.verification import Verdict
+from msp_ds.preparation.verifying.verification import Verdict
 from msp_ds.report.verdict import verdict_text
 
 

@@ -14,15 +14,15 @@ from tiny import a_batch, context, rng, rows
 from torch import Tensor
 
 from msp_ds.curriculum import STAGES, Part, curriculum
-from msp_ds.data.reader import Reader
-from msp_ds.data.shards import open_set
+from msp_ds.data.format.shards import open_set
+from msp_ds.data.loading.reader import Reader
 from msp_ds.records import Batch
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.corruptions import replace_images
 from msp_ds.tasks.task import Context, corrupt, num_random_regions
 from msp_ds.training.batch_loader import BatchLoader
+from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.planning import new_config
-from msp_ds.training.runtime import Runtime
 from msp_ds.training.stage import build_context, open_stage_data
 
 CPU = torch.device("cpu")

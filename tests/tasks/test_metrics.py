@@ -11,7 +11,7 @@ from tiny import VOCABULARY_TABLES, WIDTH, a_batch, context, encoded
 from torch import Tensor, nn
 
 from msp_ds.model.heads import RegionHead
-from msp_ds.model.rows import Places
+from msp_ds.model.positions import Places
 from msp_ds.records import IGNORE, Batch, Encoded, MeanMetric
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.scoring import feature_errors, gated_regions, mean_or_zero, relative_error

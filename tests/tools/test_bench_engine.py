@@ -14,9 +14,9 @@ import torch
 
 from msp_ds.config import ModelConfig
 from msp_ds.presets import get_preset
-from msp_ds.training.execution import Execution
+from msp_ds.training.distributed.runtime import Runtime
+from msp_ds.training.engine.execution import Execution
 from msp_ds.training.loop import REPORT_EVERY
-from msp_ds.training.runtime import Runtime
 from tools.bench_engine import STEPS, Turns, compared, rounds
 from tools.bench_figures import Clock, Taken, spread
 from tools.replayed_loop import Stand

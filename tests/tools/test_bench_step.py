@@ -10,7 +10,7 @@ import torch
 from msp_ds.config import ModelConfig
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.task import corrupt
-from msp_ds.training.learner import Learner
+from msp_ds.training.pretraining_model import Learner
 from tools.bench_step import LXMERT_TASKS, Clock, Variant, as_lxmert, measure_memory, measured, ours, ratios, subjects
 from tools.step_peers import ReleasedManner
 from tools.step_pool import LONGEST, PAIRS, Draw, Pool, a_context

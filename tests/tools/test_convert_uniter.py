@@ -16,9 +16,9 @@ import msgpack_numpy
 import numpy as np
 import pytest
 
-from msp_ds.data.sources.region_checks import LabelCounts, Reading
-from msp_ds.data.sources.region_files import list_region_files
+from msp_ds.data.format.region_checks import LabelCounts, Reading
 from msp_ds.errors import InputError
+from msp_ds.preparation.region_features.region_files import list_region_files
 from tools import npz_parts
 from tools.convert_uniter import arrays_in, convert, image_id_of
 

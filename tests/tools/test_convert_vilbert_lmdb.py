@@ -12,9 +12,9 @@ import lmdb
 import numpy as np
 import pytest
 
-from msp_ds.data.sources.region_checks import LabelCounts
-from msp_ds.data.sources.region_files import list_region_files
+from msp_ds.data.format.region_checks import LabelCounts
 from msp_ds.errors import InputError
+from msp_ds.preparation.region_features.region_files import list_region_files
 from msp_ds.records import RegionRecord
 from tools.convert_vilbert_lmdb import convert
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from msp_ds.training.runtime import Runtime, start_runtime
+from msp_ds.training.distributed.runtime import Runtime, start_runtime
 
 
 @pytest.fixture(scope="session")

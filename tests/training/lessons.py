@@ -13,12 +13,12 @@ from msp_ds.config import OptimConfig
 from msp_ds.curriculum import curriculum
 from msp_ds.model.encoder import Trunk
 from msp_ds.records import Batch
-from msp_ds.training.checkpoint import WEIGHTS, load_part, read_tensors
-from msp_ds.training.engine import Engine
-from msp_ds.training.execution import Execution
-from msp_ds.training.learner import Learner
-from msp_ds.training.runtime import Runtime
-from msp_ds.training.saving import Saver, load_optimizer
+from msp_ds.training.checkpointing.checkpoint import WEIGHTS, load_part, read_tensors
+from msp_ds.training.checkpointing.saving import Saver, load_optimizer
+from msp_ds.training.distributed.runtime import Runtime
+from msp_ds.training.engine.engine import Engine
+from msp_ds.training.engine.execution import Execution
+from msp_ds.training.pretraining_model import Learner
 
 MODEL = dataclasses.replace(tiny.CONFIG, dropout=0.0)
 OPTIM = OptimConfig(lr=0.01, clip_norm=0.1)

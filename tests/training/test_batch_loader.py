@@ -17,17 +17,17 @@ from batches import assert_equal, copied, joined, tensors_of
 from fake_gpu import DEVICE, FakeGpu, OnGpu
 
 from msp_ds.curriculum import curriculum
-from msp_ds.data.batch_buffers import BatchBuffers
-from msp_ds.data.order import Order
-from msp_ds.data.reader import Reader
-from msp_ds.data.shards import open_set
+from msp_ds.data.format.shards import open_set
+from msp_ds.data.loading.batch_buffers import BatchBuffers
+from msp_ds.data.loading.order import Order
+from msp_ds.data.loading.reader import Reader
 from msp_ds.errors import ShardError
 from msp_ds.records import Batch
 from msp_ds.tasks.asking import count_rooms
 from msp_ds.tasks.task import Context, corrupt
 from msp_ds.training.batch_loader import READ_AHEAD, BatchLoader, StepBatch, read_ahead
+from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.planning import new_config
-from msp_ds.training.runtime import Runtime
 from msp_ds.training.stage import build_context, open_stage_data
 
 CPU = torch.device("cpu")

@@ -15,9 +15,9 @@ from block_site import ROOM, Quiet, Site, staged
 from file_server import serving
 
 from msp_ds.curriculum import curriculum
-from msp_ds.data.block_plan import plan_blocks
-from msp_ds.data.order import Order
-from msp_ds.data.reader import Reader
+from msp_ds.data.loading.block_plan import plan_blocks
+from msp_ds.data.loading.order import Order
+from msp_ds.data.loading.reader import Reader
 from msp_ds.data.remote import blocks as remote_blocks
 from msp_ds.data.remote import remote_files
 from msp_ds.data.remote.blob_cache import BlobCache
@@ -27,8 +27,8 @@ from msp_ds.errors import InputError, ShardError
 from msp_ds.records import Batch
 from msp_ds.tasks.task import corrupt
 from msp_ds.training.batch_loader import BatchLoader, StepBatch
+from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.planning import new_config
-from msp_ds.training.runtime import Runtime
 from msp_ds.training.stage import build_context, open_stage_data
 
 BATCH = 24

@@ -16,11 +16,11 @@ from msp_ds.data.remote import blocks as remote_blocks
 from msp_ds.data.remote import remote_files
 from msp_ds.data.remote.blocks import Blocks
 from msp_ds.errors import CheckpointError, InputError, ShardError
-from msp_ds.training.checkpoint import checkpoints, read_manifest, read_weights
-from msp_ds.training.execution import Execution
-from msp_ds.training.interrupt import Interrupted, StopRequest
+from msp_ds.training.checkpointing.checkpoint import checkpoints, read_manifest, read_weights
+from msp_ds.training.distributed.runtime import Runtime
+from msp_ds.training.engine.execution import Execution
+from msp_ds.training.guards.interrupt import Interrupted, StopRequest
 from msp_ds.training.planning import new_config
-from msp_ds.training.runtime import Runtime
 from msp_ds.training.stage import Job, open_stage_data, train_stage
 from msp_ds.training.stage_checks import check_stage
 

@@ -12,8 +12,8 @@ import pytest
 from block_site import ROOM, kept_bytes
 from file_server import serving
 
-from msp_ds.training.checkpoint import checkpoints, read_manifest
-from msp_ds.training.run_folder import STAGE_FILE
+from msp_ds.training.checkpointing.checkpoint import checkpoints, read_manifest
+from msp_ds.training.checkpointing.run_folder import STAGE_FILE
 
 pytestmark = pytest.mark.slow
 

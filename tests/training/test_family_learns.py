@@ -15,11 +15,11 @@ from msp_ds.config import OptimConfig
 from msp_ds.curriculum import curriculum
 from msp_ds.model.encoder import Trunk
 from msp_ds.presets import get_preset
-from msp_ds.training.checkpoint import read_weights
-from msp_ds.training.engine import build_optimizer
-from msp_ds.training.learner import Learner
-from msp_ds.training.run_folder import find_checkpoint
-from msp_ds.training.runtime import Runtime
+from msp_ds.training.checkpointing.checkpoint import read_weights
+from msp_ds.training.checkpointing.run_folder import find_checkpoint
+from msp_ds.training.distributed.runtime import Runtime
+from msp_ds.training.engine.engine import build_optimizer
+from msp_ds.training.pretraining_model import Learner
 
 
 @pytest.mark.parametrize("stage", ["t", "p", "s"])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from msp_ds.curriculum import curriculum
-from msp_ds.training.runtime import Runtime
+from msp_ds.training.distributed.runtime import Runtime
 from tools.loss_compare import Difference, differences
 from tools.short_training import STEPS, shard_hashes, short_training
 

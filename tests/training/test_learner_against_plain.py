@@ -10,10 +10,10 @@ from lessons import a_batch, a_learner
 from torch import Tensor
 
 from msp_ds.curriculum import curriculum
-from msp_ds.model.rows import Asked
+from msp_ds.model.positions import Asked
 from msp_ds.records import Batch, Encoded
 from msp_ds.tasks.asking import count_rooms
-from msp_ds.training.learner import NOT_COUNTED, Learner
+from msp_ds.training.pretraining_model import NOT_COUNTED, Learner
 
 STAGES = ("t", "p", "s", "t+p+s")
 

@@ -20,18 +20,18 @@ from msp_ds.curriculum import curriculum
 from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.presets import get_preset
 from msp_ds.records import MeanMetric
-from msp_ds.training import saving
 from msp_ds.training.batch_loader import BatchLoader
-from msp_ds.training.checkpoint import MANIFEST, WEIGHTS, checkpoints, read_weights
-from msp_ds.training.execution import Execution
-from msp_ds.training.finite import read_batch
-from msp_ds.training.interrupt import Interrupted, StopRequest
-from msp_ds.training.limits import Limits
+from msp_ds.training.checkpointing import saving
+from msp_ds.training.checkpointing.checkpoint import MANIFEST, WEIGHTS, checkpoints, read_weights
+from msp_ds.training.checkpointing.run_folder import RUN_FILE, STAGE_FILE, read_run_card, read_run_execution
+from msp_ds.training.distributed.runtime import Runtime
+from msp_ds.training.engine.execution import Execution
+from msp_ds.training.guards.finite import read_batch
+from msp_ds.training.guards.interrupt import Interrupted, StopRequest
+from msp_ds.training.guards.limits import Limits
 from msp_ds.training.loop import Meter, StageLoop
 from msp_ds.training.planning import new_config
 from msp_ds.training.run import git_commit, train
-from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, read_run_card, read_run_execution
-from msp_ds.training.runtime import Runtime
 from msp_ds.training.stage import Job, open_stage_data, train_stage
 from msp_ds.training.stage_checks import check_stage
 
@@ -113,7 +113,7 @@ def test_every_held_out_pair_is_asked_once(
 
 def poison(monkeypatch: pytest.MonkeyPatch, *, steps: set[int]) -> None:
     """Makes the losses of these steps, counted from 1, not a number."""
-    from msp_ds.training.learner import Learner
+    from msp_ds.training.pretraining_model import Learner
 
     forward, count = Learner.forward, []
 
@@ -190,7 +190,7 @@ def test_a_step_that_is_left_out_changes_no_weight(
 def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_left_out_and_counted_too(
     runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from msp_ds.training.engine import Engine
+    from msp_ds.training.engine.engine import Engine
 
     step, count = Engine.step, []
 

@@ -13,14 +13,14 @@ from command_line import run
 from msp_ds.config import write_json
 from msp_ds.errors import InputError
 from msp_ds.records import MeanMetric
-from msp_ds.training.execution import Execution
-from msp_ds.training.interrupt import StopRequest
-from msp_ds.training.learner import Learner
+from msp_ds.training.checkpointing.run_folder import RUN_FILE, read_run_card
+from msp_ds.training.distributed.runtime import Runtime
+from msp_ds.training.engine.execution import Execution
+from msp_ds.training.guards.interrupt import StopRequest
 from msp_ds.training.planning import new_config
+from msp_ds.training.pretraining_model import Learner
 from msp_ds.training.replay import replay
 from msp_ds.training.run import train
-from msp_ds.training.run_folder import RUN_FILE, read_run_card
-from msp_ds.training.runtime import Runtime
 from msp_ds.training.stage import Job
 
 POISONED = 3

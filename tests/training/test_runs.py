@@ -23,11 +23,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from msp_ds.config import read_json
 from msp_ds.curriculum import BENCHMARKS
-from msp_ds.data.writing.shard_building import build_shards
+from msp_ds.preparation.writing.shard_building import build_shards
 from msp_ds.presets import PRESETS
-from msp_ds.training.checkpoint import BEST, OPTIMIZER, WEIGHTS, checkpoints, read_manifest, read_weights
-from msp_ds.training.run_folder import RUN_FILE, STAGE_FILE, find_checkpoint
-from msp_ds.training.window import COLUMNS
+from msp_ds.training.checkpointing.checkpoint import BEST, OPTIMIZER, WEIGHTS, checkpoints, read_manifest, read_weights
+from msp_ds.training.checkpointing.run_folder import RUN_FILE, STAGE_FILE, find_checkpoint
+from msp_ds.training.stage_summary import COLUMNS
 
 pytestmark = pytest.mark.slow
 
@@ -382,7 +382,8 @@ def test_a_stage_that_never_matched_cannot_be_graded(small_shards: Path, whole: 
 def test_grading_needs_no_deepspeed(small_shards: Path, whole: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
-        "from msp_ds.data.shards import open_set; from msp_ds.training.inference import load_trained\n"
+        "from msp_ds.data.format.shards import open_set\n"
+        "from msp_ds.training.checkpointing.inference import load_trained\n"
         f"shards = open_set(Path({str(small_shards / 'sentence' / 'val')!r}))\n"
         f"load_trained(Path({str(whole)!r}), shards=shards, needed_heads=('match',), preset='tiny')\n"
         "sys.exit('deepspeed' in sys.modules)\n"

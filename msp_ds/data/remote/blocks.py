@@ -21,15 +21,15 @@ from pathlib import Path
 from torch import Tensor
 
 from msp_ds.config import from_json, read_json
-from msp_ds.data import set_layout as layout
-from msp_ds.data.block_plan import BlockPlan, Room
-from msp_ds.data.order import GlobalBatch
-from msp_ds.data.reader import Reader
+from msp_ds.data.format import set_layout as layout
+from msp_ds.data.format.shards import ShardSet
+from msp_ds.data.loading.block_plan import BlockPlan, Room
+from msp_ds.data.loading.order import GlobalBatch
+from msp_ds.data.loading.reader import Reader
 from msp_ds.data.remote.blob_cache import GIGABYTE, BlobCache
 from msp_ds.data.remote.remote_files import RemoteFolder
-from msp_ds.data.set_layout import FileEntry
-from msp_ds.data.shards import ShardSet
 from msp_ds.errors import InputError
+from msp_ds.storage.checksums import FileEntry
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from msp_ds.data.checksum import sha256_of_file
-from msp_ds.data.durable import sync_folder
-from msp_ds.data.set_layout import FileEntry
 from msp_ds.errors import InputError, ShardError
+from msp_ds.storage.checksums import FileEntry, sha256_of_file
+from msp_ds.storage.durable import sync_folder
 
 PIECE = 1 << 24
 """Bytes of one request."""

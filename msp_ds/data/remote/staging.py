@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Protocol
 
 from msp_ds.config import write_json
-from msp_ds.data import set_layout as layout
-from msp_ds.data.durable import replace_folder
+from msp_ds.data.format import set_layout as layout
+from msp_ds.data.format.shards import parse_index
 from msp_ds.data.remote.blob_cache import BlobCache
 from msp_ds.data.remote.blocks import BlockSource
 from msp_ds.data.remote.remote_files import RemoteFolder, is_remote
-from msp_ds.data.set_layout import FileEntry
-from msp_ds.data.shards import parse_index
 from msp_ds.errors import InputError, ShardError
-from msp_ds.small_files import is_plain_name
+from msp_ds.storage.checksums import FileEntry
+from msp_ds.storage.durable import replace_folder
+from msp_ds.storage.small_files import is_plain_name
 
 DEFAULT_LIMIT_GB = 100.0
 

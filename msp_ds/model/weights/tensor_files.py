@@ -18,7 +18,7 @@ from torch import Tensor
 
 from msp_ds.config import read_json
 from msp_ds.errors import InputError
-from msp_ds.file_kinds import refuse_other_kind
+from msp_ds.storage.file_kinds import refuse_other_kind
 
 SAFE = ".safetensors"
 PICKLES = (".pth", ".pt", ".bin")

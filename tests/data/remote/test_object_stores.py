@@ -12,12 +12,12 @@ import s3fs
 from object_server import Served, serving
 from raw_files import RawFolder, snapshot
 
-from msp_ds.data.checking.copies import local_copies
 from msp_ds.data.progress import NoProgress
 from msp_ds.data.remote import remote_files
 from msp_ds.data.remote.staging import local_shards
-from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import ShardError
+from msp_ds.preparation.verifying.copies import local_copies
+from msp_ds.preparation.writing.shard_building import build_shards
 
 TAR = "shards/sentence/train/000000.tar"
 SCHEMES = ("s3", "gs")

@@ -12,13 +12,13 @@ from object_server import Served, serving
 from outcomes import ALL, SILENT, keys_of_theirs, theirs
 from raw_files import RawFolder
 
+from msp_ds.data.format.set_tables import TAR_BLOCK
+from msp_ds.data.format.shards import open_set
 from msp_ds.data.progress import NoProgress
 from msp_ds.data.remote import remote_files
 from msp_ds.data.remote.staging import local_shards
-from msp_ds.data.shards import open_set
-from msp_ds.data.writing.set_tables import TAR_BLOCK
-from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import ShardError
+from msp_ds.preparation.writing.shard_building import build_shards
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads http:// through curl")
 

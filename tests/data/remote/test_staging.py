@@ -17,13 +17,13 @@ import pytest
 from file_server import Server, serving
 from raw_files import RawFolder, snapshot
 
-from msp_ds.data.checking.verification import verify_set
 from msp_ds.data.remote import remote_files
 from msp_ds.data.remote.blob_cache import BlobCache
 from msp_ds.data.remote.remote_files import is_remote
 from msp_ds.data.remote.staging import local_shards, refuse_rewriting
-from msp_ds.data.writing.shard_building import build_shards
 from msp_ds.errors import InputError, ShardError
+from msp_ds.preparation.verifying.verification import verify_set
+from msp_ds.preparation.writing.shard_building import build_shards
 
 TAR = "/sentence/train/000000.tar"
 

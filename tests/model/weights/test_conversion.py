@@ -13,9 +13,9 @@ from torch import Tensor
 
 from msp_ds.config import ModelConfig
 from msp_ds.errors import InputError
+from msp_ds.exchange.weights_import import model_shapes
 from msp_ds.model.weights.conversion import Reading, Report, Taken, check_fit, sizes_of, take, tied, to_theirs, untied
 from msp_ds.model.weights.forms import FORMS, get_form
-from msp_ds.training.weights_import import model_shapes
 
 
 def reading(form: str, *, model: ModelConfig = MODEL, **changes: Any) -> Reading:

@@ -1,0 +1,65 @@
+"""What a task demands of a set, and how to mend one that lacks it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from msp_ds.data.format import set_layout as layout
+from msp_ds.data.format.questions import Questions
+from msp_ds.data.format.shards import ShardSet
+from msp_ds.errors import ShardError
+
+
+def require_look_alikes(shards: ShardSet, *, task: str) -> np.ndarray:
+    """int32 [N, K], the set's look-alikes, for a task that cannot do without.
+
+    Raises: ShardError that says how to write them.
+    """
+    if shards.look_alikes is None:
+        raise ShardError(
+            f"{shards.path} has no look-alikes, which task {task} needs; "
+            f"add them with: msp-ds negatives --shards {shards.path} --attach, "
+            "or train with --set itm_negatives=random"
+        )
+    return shards.look_alikes
+
+
+def require_labels(shards: ShardSet, *, tasks: Sequence[str]) -> None:
+    """Demand the detector's labels for tasks that cannot do without.
+
+    Raises: ShardError that says how to train without these tasks.
+    """
+    if not shards.index.has_labels:
+        drops = " ".join(f"--drop {task}" for task in tasks)
+        raise ShardError(
+            f"{shards.path} was written from regions without labels, which tasks {', '.join(tasks)} need; "
+            f"train without them: {drops}, or write it from labelled regions: "
+            + layout.shard_command(shards.index.stage)
+        )
+
+
+def require_questions(shards: ShardSet, *, task: str) -> Questions:
+    """The set's questions, for a benchmark that asks them.
+
+    Raises: ShardError that says how to write them.
+    """
+    if shards.questions is None:
+        raise ShardError(
+            f"{shards.path} holds no questions, which task {task} asks; write it with: msp-ds shard --task {task}"
+        )
+    return shards.questions
+
+
+def require_same_words(shards: ShardSet, other: ShardSet) -> None:
+    """Demand that two sets speak of the same word pieces and labels, as the stages of one run must.
+
+    Raises: ShardError naming both.
+    """
+    for name in (layout.VOCAB_NAME, layout.OBJECTS_NAME, layout.ATTRIBUTES_NAME):
+        if shards.index.files[name].sha256 != other.index.files[name].sha256:
+            raise ShardError(
+                f"{shards.path} and {other.path} were written with different {name}; "
+                f"write both from one recipe with: {layout.shard_command(other.index.stage)} --recipe FILE"
+            )

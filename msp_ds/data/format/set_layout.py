@@ -1,0 +1,270 @@
+"""The names and fields of a shard set: a folder `<shards>/<stage>/<split>/` that stands alone.
+
+One image's record is one msgpack map, one member `<image_id>.mp` of an uncompressed tar. Numbers are little-endian, in
+C order.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgpack
+import numpy as np
+
+from msp_ds.data.format.faults import SkippedRow
+from msp_ds.data.format.region_checks import has_only_finite
+from msp_ds.errors import ShardError
+from msp_ds.records import RegionRecord
+from msp_ds.storage.checksums import FileEntry
+from msp_ds.storage.file_kinds import read_head
+from msp_ds.storage.walking import folders_with
+
+FORMAT = "msp-ds shards"
+VERSION = 1
+
+StageName = Literal["token", "phrase", "sentence"]
+BenchmarkName = Literal["vqa", "gqa", "nlvr2", "retrieval"]
+SetName = Literal["token", "phrase", "sentence", "vqa", "gqa", "nlvr2", "retrieval"]
+"""What a set is for: a stage of pre-training, or a benchmark."""
+Split = Literal["train", "val", "test"]
+STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
+BENCHMARK_NAMES: tuple[BenchmarkName, ...] = get_args(BenchmarkName)
+ASKING_NAMES: tuple[BenchmarkName, ...] = ("vqa", "gqa", "nlvr2")
+"""Benchmarks that have files of questions; retrieval takes the captions."""
+
+INDEX_NAME = "index.json"
+PAIRS_NAME = "pairs.npz"
+LOOK_ALIKES_NAME = "look_alikes.npz"
+FEATURE_MEAN_NAME = "feature_mean.npy"
+VOCAB_NAME = "vocab.txt"
+OBJECTS_NAME = "objects_vocab.txt"
+ATTRIBUTES_NAME = "attributes_vocab.txt"
+BY_BLOCK_NAME = "by_block.json"
+"""In a set whose tars come while it trains: where from (remote/blocks.py)."""
+QUESTIONS_NAME = "questions.npz"
+ANSWERS_NAME = "answers.json"
+NEEDED_FILES = (PAIRS_NAME, FEATURE_MEAN_NAME, VOCAB_NAME, OBJECTS_NAME, ATTRIBUTES_NAME)
+MEMBER_ENDING = "mp"
+_SETS_NAMED = 6
+"""Sets of a folder that a message names."""
+
+# In the record's order; features come last, so that their raw bytes end the payload and can be read alone.
+ARRAYS = {
+    "boxes": "<f4",
+    "object_ids": "<i2",
+    "object_scores": "<f4",
+    "attribute_ids": "<i2",
+    "attribute_scores": "<f4",
+    "features": "<f2",
+}
+"""Field of RegionRecord -> its type on disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """A tar of the set, as the index knows it; the lists run over its images."""
+
+    name: str
+    bytes: int
+    sha256: str
+    keys: tuple[str, ...]
+    offsets: tuple[int, ...]
+    """Of the msgpack payload within the tar, bytes."""
+    lengths: tuple[int, ...]
+    """Of the payload, bytes."""
+    crc32: tuple[int, ...]
+    """Of the payload."""
+    region_counts: tuple[int, ...]
+    """Regions of the image: its features are the payload's last region_counts * feature_width * 2 bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetIndex:
+    """index.json."""
+
+    format: str
+    version: int
+    stage: SetName
+    split: Split
+    num_images: int
+    num_pairs: int
+    num_regions: int
+    """Of the image that has most."""
+    feature_width: int
+    max_tokens: int
+    num_objects: int
+    num_attributes: int
+    vocab_size: int
+    vocabulary_sha256: str
+    extractor: str
+    """What computed the features, in the recipe's words."""
+    preset: str | None
+    """The preset that the recipe suggests."""
+    texts: dict[str, int]
+    """Counts of what was kept, dropped and cut."""
+    files: dict[str, FileEntry]
+    shards: tuple[ShardEntry, ...]
+    has_labels: bool = True
+    """Whether every source of regions had the detector's labels."""
+    skipped: tuple[SkippedRow, ...] = ()
+    """Rows of the sources that could not be used, of whatever split."""
+    feature_types: tuple[str, ...] = ()
+    """Of the features in the TSV sources, as they were read; on the disk all are float16."""
+
+    @property
+    def answers_sha256(self) -> str | None:
+        """Of the answers that a benchmark chooses from; None in sets of pre-training."""
+        return self.files[ANSWERS_NAME].sha256 if ANSWERS_NAME in self.files else None
+
+
+def tar_name(number: int) -> str:
+    """The name of a set's tar."""
+    return f"{number:06d}.tar"
+
+
+DEMO_EXTRACTOR = "msp-ds world"
+"""What the features of the demo's recipe say of themselves: a set that `msp-ds shard` writes without flags."""
+
+
+def is_set_name(name: str) -> bool:
+    """Whether there are sets of that name: a stage or a benchmark."""
+    return name in get_args(SetName)
+
+
+def sets_below(path: Path) -> list[Path]:
+    """The set `path` itself, or else all sets somewhere below it, by name."""
+    return [path] if os.path.exists(path / INDEX_NAME) else sorted(folders_with(INDEX_NAME, path))
+
+
+def without_index(path: Path) -> str:
+    """What a folder without an index is, and what to do about it."""
+    below = ((found, read_head(found / INDEX_NAME)) for found in sets_below(path))
+    sets = [str(found) for found, head in below if head and FORMAT.encode() in head]  # others have an index.json too
+    if sets:
+        others = f" and {len(sets) - _SETS_NAMED} more" if len(sets) > _SETS_NAMED else ""
+        return f"is not a shard set itself, but holds some; name one of them: {', '.join(sets[:_SETS_NAMED])}{others}"
+    if is_set_name(path.parent.name):
+        return f"has no {INDEX_NAME}; {mending(path.parent.name)}"
+    return (
+        f"is not a shard set of msp-ds, since it has no {INDEX_NAME}; write one with: {shard_command('')} --recipe FILE"
+    )
+
+
+def shard_command(stage: str) -> str:
+    """What writes the sets of a stage or a benchmark, of any where `stage` is the name of none."""
+    kind = "--task" if stage in BENCHMARK_NAMES else "--stage"
+    return f"msp-ds shard {kind} {stage if is_set_name(stage) else 'STAGE'}"
+
+
+def mending(stage: str, extractor: str = "") -> str:
+    """How to get a good set of a stage; `extractor` is the index's, empty where that cannot be read."""
+    command = f"write it again with: {shard_command(stage)}"
+    return command if extractor == DEMO_EXTRACTOR else f"{command} --recipe FILE, or the flags it was written with"
+
+
+def pack_record(record: RegionRecord, texts: list[str]) -> bytes:
+    """The msgpack payload of one image and its texts of the stage."""
+    num_regions, feature_width = record.features.shape
+    head: dict[str, Any] = {
+        "image_id": record.image_id,
+        "source": record.source,
+        "height": record.height,
+        "width": record.width,
+        "num_regions": num_regions,
+        "feature_width": feature_width,
+        "texts": texts,
+    }
+    arrays = {
+        name: np.ascontiguousarray(getattr(record, name), dtype=dtype).tobytes() for name, dtype in ARRAYS.items()
+    }
+    payload: bytes = msgpack.packb(head | arrays)
+    return payload
+
+
+_HEAD_TYPES = {
+    "image_id": str,
+    "source": str,
+    "height": int,
+    "width": int,
+    "num_regions": int,
+    "feature_width": int,
+    "texts": list,
+}
+
+
+def unpack_record(payload: bytes, *, where: str) -> tuple[RegionRecord, list[str]]:
+    """The image and the texts in a payload.
+
+    Raises: ShardError, starting with `where`, for broken msgpack, a missing or ill-typed field, an array of another
+    length than num_regions and feature_width ask for, and features that are not finite.
+    """
+    try:
+        value = msgpack.unpackb(payload)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise ShardError(f"{where}: is no msgpack ({error or type(error).__name__})") from None
+    if not isinstance(value, dict) or list(value) != [*_HEAD_TYPES, *ARRAYS]:
+        raise ShardError(f"{where}: does not hold the fields {', '.join([*_HEAD_TYPES, *ARRAYS])}")
+    for name, kind in _HEAD_TYPES.items():
+        if type(value[name]) is not kind:
+            raise ShardError(f"{where}: {name} should be {kind.__name__}, but is {value[name]!r}")
+    num_regions, width = value["num_regions"], value["feature_width"]
+    shapes = {"boxes": (num_regions, 4), "features": (num_regions, width)}
+    arrays: dict[str, Any] = {
+        name: _unpack_array(value[name], dtype, shapes.get(name, (num_regions,)), where=f"{where}: {name}")
+        for name, dtype in ARRAYS.items()
+    }
+    if not has_only_finite(arrays["features"]):
+        raise ShardError(f"{where}: a feature is not finite")
+    scalars = {name: value[name] for name in ("image_id", "source", "height", "width")}
+    return RegionRecord(**scalars, **arrays), value["texts"]
+
+
+_HEAD_FIELDS = [*_HEAD_TYPES, *(name for name in ARRAYS if name != "features")]
+_HEAD_KINDS = (*_HEAD_TYPES.values(), *(bytes for _ in range(len(ARRAYS) - 1)))
+_FEATURES_KEY = msgpack.packb("features")
+_MAP_OF = 0x80
+"""msgpack's first byte of a map of up to 15 entries, less their number."""
+
+
+def unpack_head(head: bytearray, *, num_regions: int, feature_width: int) -> dict[str, Any] | None:
+    """The map in a payload whose last bytes, those of the features, were cut off: numbers, texts, arrays as bytes.
+
+    None unless everything is as `pack_record` writes it for an image of that many regions; `unpack_record` of the
+    whole payload then tells what is wrong, if anything. The first byte of `head` is changed.
+    """
+    ending = _FEATURES_KEY + _bytes_header(num_regions * feature_width * 2)
+    if not head.endswith(ending) or head[0] != _MAP_OF + len(_HEAD_FIELDS) + 1:
+        return None
+    head[0] -= 1  # a map without its last entry, which the C code of msgpack unpacks in one go
+    try:
+        value = msgpack.unpackb(memoryview(head)[: -len(ending)])
+    except (ValueError, msgpack.UnpackException):
+        return None
+    if list(value) != _HEAD_FIELDS or tuple(map(type, value.values())) != _HEAD_KINDS:
+        return None
+    fits = value["num_regions"] == num_regions and value["feature_width"] == feature_width
+    return value if fits and all(len(value[name]) == size * num_regions for name, size in _REGION_BYTES) else None
+
+
+_REGION_BYTES = [(name, np.dtype(ARRAYS[name]).itemsize * (4 if name == "boxes" else 1)) for name in list(ARRAYS)[:-1]]
+"""Field -> bytes of one region in it, features left out."""
+
+
+def _bytes_header(size: int) -> bytes:
+    """What msgpack writes before `size` bytes."""
+    if size < 1 << 8:
+        return b"\xc4" + size.to_bytes(1, "big")
+    if size < 1 << 16:
+        return b"\xc5" + size.to_bytes(2, "big")
+    return b"\xc6" + size.to_bytes(4, "big")
+
+
+def _unpack_array(data: Any, dtype: str, shape: tuple[int, ...], *, where: str) -> np.ndarray:
+    wanted = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if not isinstance(data, bytes) or len(data) != wanted:
+        found = f"{len(data)} bytes" if isinstance(data, bytes) else type(data).__name__
+        raise ShardError(f"{where} holds {found} instead of {wanted} bytes")
+    return np.frombuffer(data, dtype=dtype).reshape(shape)

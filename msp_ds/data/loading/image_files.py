@@ -1,0 +1,269 @@
+"""The images of a set by row: features straight from the disk into a batch, every byte checked on the way.
+
+B pairs, R regions, F feature width, N images. A payload ends with its features, so one preadv puts its head into a
+scratch buffer and its features where the batch wants them.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from msp_ds.data.format.region_checks import has_only_finite
+from msp_ds.data.format.set_layout import ARRAYS, mending, unpack_head, unpack_record
+from msp_ds.data.format.shards import ShardSet
+from msp_ds.data.loading.batch_buffers import BatchBuffers
+from msp_ds.errors import ShardError
+from msp_ds.records import RegionRecord
+from msp_ds.storage.checksums import crc32, joined_crc32
+from msp_ds.storage.positioned_reads import open_to_read, read_at, read_into
+
+HALF_BYTES = 2
+THREADS = max(1, min(4, os.cpu_count() or 1))
+"""Readers at work on one batch. They wait for the disk and sum up bytes, both outside Python's lock."""
+LEAST_ROWS_A_THREAD = 16
+ADVISED_ROWS = 64
+"""Images that the system is told of before they are read, so that a cold disk has many requests to choose from."""
+
+CLOSED = -1
+"""In the place of an open file."""
+
+Head = dict[str, Any]
+"""What `unpack_head` makes of a payload."""
+
+
+class RegionSource(Protocol):
+    """Where the regions of a set's images come from: its tars, or memory that holds them all (resident.py)."""
+
+    @property
+    def buffer_width(self) -> int:
+        """Of the features in the buffers that it reads into: F, or 0 where they do not pass through them."""
+
+    def read(self, rows: np.ndarray, into: BatchBuffers) -> Tensor:
+        """float16 [B, R, F], the features of the images in int64 [B] `rows`; all else of them goes into the buffers."""
+
+    def read_random_regions(self, rows: np.ndarray, places: np.ndarray, into: BatchBuffers) -> Tensor:
+        """float16 [B, D, F]: for each of int64 [B, D] `rows` the region in int64 [B, D] `places`."""
+
+
+class ImageFiles:
+    """The open tars of a set; several threads may share it.
+
+    All are open from the start, those of a set that comes by block once `open` is told of them.
+    """
+
+    def __init__(self, shards: ShardSet) -> None:
+        self.shards = shards
+        self._feature_bytes = shards.region_counts.astype(np.int64) * shards.index.feature_width * HALF_BYTES
+        self._longest_head = max(0, int((shards.lengths - self._feature_bytes).max()))
+        self._checked = np.zeros(len(shards.keys), dtype=np.bool_)
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="images")
+        self._files = [CLOSED] * len(shards.index.shards)
+        # Not __del__, which at the end of a program finds os gone.
+        weakref.finalize(self, _close, self._files)
+        if not shards.comes_by_block:
+            self.open(range(len(self._files)))
+
+    def open(self, tars: Iterable[int]) -> None:
+        """Open these tars, unless they are. No other thread may read meanwhile."""
+        paths = self.shards.shard_paths
+        for tar in tars:
+            if self._files[tar] == CLOSED:
+                self._files[tar] = open_to_read(paths[tar])
+
+    def close_all_but(self, tars: Iterable[int]) -> None:
+        """Close all other tars, so that what is evicted frees its disk. No other thread may read meanwhile."""
+        for tar in set(range(len(self._files))).difference(tars):
+            if self._files[tar] != CLOSED:
+                os.close(self._files[tar])
+                self._files[tar] = CLOSED
+
+    def record(self, row: int) -> RegionRecord:
+        """The image in a row. Raises ShardError unless its checksum, every field and its place in the index agree."""
+        shards, where = self.shards, self.shards.where(row)
+        payload = read_at(self._files[shards.shard_of[row]], int(shards.lengths[row]), int(shards.offsets[row]))
+        if crc32(payload) != shards.crc32[row]:
+            raise self._fault(row, "the bytes do not match their checksum")
+        record, _ = unpack_record(payload, where=where)
+        if record.image_id != shards.keys[row]:
+            raise self._fault(row, f"holds image {record.image_id}")
+        shape = (int(shards.region_counts[row]), shards.index.feature_width)
+        if record.features.shape != shape:
+            raise self._fault(row, f"holds features {list(record.features.shape)} where the index says {list(shape)}")
+        return record
+
+    @property
+    def buffer_width(self) -> int:
+        """F: features go straight from the disk into the buffers."""
+        return self.shards.index.feature_width
+
+    def read(self, rows: np.ndarray, into: BatchBuffers) -> Tensor:
+        """Fill the buffers' regions with the images in int64 [B] `rows`. Raises ShardError naming tar, key, offset."""
+        into.fill_regions(self.shards.region_counts[rows], self.read_columns(rows, into.features.numpy()))
+        return into.features
+
+    def read_columns(self, rows: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Fill float16 [B, R, F] `features` with those of the images in int64 [B] `rows`; all else of their regions.
+
+        That is each field's values, regions of all images one after the other. Raises ShardError as `read`.
+        """
+        heads: list[Head] = [{}] * len(rows)
+
+        def read_some(start: int, end: int) -> None:
+            heads[start:end] = self._read_features(rows[start:end], features[start:end])
+
+        self._in_threads(read_some, len(rows))
+        return _columns(heads)
+
+    def recognise(self, rows: np.ndarray, sums: np.ndarray) -> dict[str, np.ndarray] | None:
+        """What `read_columns` gives, of images whose features are at hand, without reading these.
+
+        sums: uint32 [B], the crc32 of each one's features. None unless the images have just these features, by the
+        checksums in the index.
+        """
+        heads: list[Head | None] = [None] * len(rows)
+
+        def read_some(start: int, end: int) -> None:
+            heads[start:end] = self._read_heads(rows[start:end], sums[start:end])
+
+        self._in_threads(read_some, len(rows))
+        known = [head for head in heads if head is not None]
+        return _columns(known) if len(known) == len(rows) else None
+
+    def read_random_regions(self, rows: np.ndarray, places: np.ndarray, into: BatchBuffers) -> Tensor:
+        """Fill the buffers' random features: for each of int64 [B, D] `rows` the region in int64 [B, D] `places`.
+
+        A region is read alone, which no checksum covers; so an image is checked whole the first time.
+        """
+        random_regions = into.random_features.numpy()
+        width = self.shards.index.feature_width * HALF_BYTES
+        targets = _bytes_of(random_regions)
+        flat = rows.reshape(-1)
+        starts = self.shards.offsets[flat] + self.shards.lengths[flat] - self._feature_bytes[flat]
+        starts = starts + places.reshape(-1) * width
+
+        def read_some(first: int, end: int) -> None:
+            files = self.shards.shard_of[flat[first:end]].tolist()
+            for number, file, start in zip(range(first, end), files, starts[first:end].tolist(), strict=True):
+                if read_into(self._files[file], [targets[number * width : (number + 1) * width]], start) != width:
+                    raise self._fault(int(flat[number]), "the file ends before its features do")
+            self._check(flat[first:end])
+
+        self._in_threads(read_some, len(flat))
+        return into.random_features
+
+    def _check(self, rows: np.ndarray) -> None:
+        """Read images whole that were not before."""
+        unknown = np.unique(rows[~self._checked[rows]])
+        if len(unknown):
+            scratch = np.empty((1, self.shards.index.num_regions, self.shards.index.feature_width), np.float16)
+            for row in unknown:
+                self._read_features(np.array([row]), scratch)
+
+    def _in_threads(self, work: Callable[[int, int], None], count: int) -> None:
+        """work(start, end) over 0 to count - 1, in as many pieces as threads; all have ended when this returns."""
+        pieces = max(1, min(THREADS, count // LEAST_ROWS_A_THREAD))
+        edges = [count * piece // pieces for piece in range(pieces + 1)]
+        futures = [self._pool.submit(work, start, end) for start, end in pairwise(edges[1:])]
+        try:
+            work(edges[0], edges[1])
+        finally:
+            wait(futures)  # a buffer must not be written to after an error came out of here
+        for future in futures:
+            future.result()
+
+    def _read_features(self, rows: np.ndarray, features: np.ndarray) -> list[Head]:
+        """The heads of int64 [B] `rows`, whose features go into float16 [B, R, F]."""
+        shards, heads = self.shards, []
+        places = np.stack((shards.shard_of[rows], shards.offsets[rows], shards.lengths[rows])).T.tolist()
+        counts, sizes = shards.region_counts[rows].tolist(), self._feature_bytes[rows].tolist()
+        targets = _bytes_of(features)
+        row_bytes = features[0].nbytes
+        scratch = memoryview(bytearray(self._longest_head))
+        for number, row in enumerate(rows.tolist()):
+            if number % ADVISED_ROWS == 0:
+                self._announce(places[number : number + ADVISED_ROWS])
+            file, offset, length = places[number]
+            count, size = counts[number], sizes[number]
+            target = targets[number * row_bytes : number * row_bytes + min(size, row_bytes)]
+            head = scratch[: max(0, length - size)]
+            whole = read_into(self._files[file], [head, target], offset) == length
+            value = self._sound_head(row, head, target, features[number, :count]) if whole else None
+            heads.append(value if value is not None else self._slow_head(row, features[number]))
+            features[number, count:] = 0
+        self._checked[rows] = True
+        return heads
+
+    def _read_heads(self, rows: np.ndarray, sums: np.ndarray) -> list[Head | None]:
+        """The heads of int64 [B] `rows`, None where it is not one of an image whose features have the sum."""
+        shards, sizes = self.shards, self._feature_bytes[rows]
+        places = np.stack((shards.shard_of[rows], shards.offsets[rows], shards.lengths[rows] - sizes)).T.tolist()
+        heads = [read_at(self._files[file], max(0, length), offset) for file, offset, length in places]
+        sound = joined_crc32(np.array([crc32(head) for head in heads], np.uint32), sums, sizes) == shards.crc32[rows]
+        found: list[Head | None] = []
+        for row, head, is_sound in zip(rows.tolist(), heads, sound.tolist(), strict=True):
+            count, width = int(shards.region_counts[row]), shards.index.feature_width
+            value = unpack_head(bytearray(head), num_regions=count, feature_width=width) if is_sound else None
+            found.append(value if value is not None and value["image_id"] == shards.keys[row] else None)
+        return found
+
+    def _announce(self, places: Sequence[Sequence[int]]) -> None:
+        if hasattr(os, "posix_fadvise"):
+            for file, offset, length in places:
+                os.posix_fadvise(self._files[file], offset, length, os.POSIX_FADV_WILLNEED)
+
+    def _sound_head(self, row: int, head: memoryview, target: memoryview, features: np.ndarray) -> Head | None:
+        """The head of a payload that has been read, or None if anything about it is not as it should be."""
+        shards = self.shards
+        if crc32(target, crc32(head)) != shards.crc32[row]:
+            return None
+        value = unpack_head(bytearray(head), num_regions=len(features), feature_width=features.shape[1])
+        if value is None or value["image_id"] != shards.keys[row]:
+            return None
+        return value if self._checked[row] or has_only_finite(features) else None
+
+    def _slow_head(self, row: int, features: np.ndarray) -> Head:
+        """The head of an image by way of `record`, which raises what is wrong with it."""
+        record = self.record(row)
+        features[: len(record.features)] = record.features
+        return {
+            "width": record.width,
+            "height": record.height,
+            **{name: np.ascontiguousarray(getattr(record, name), kind).tobytes() for name, kind in ARRAYS.items()},
+        }
+
+    def _fault(self, row: int, what: str) -> ShardError:
+        return ShardError(
+            f"{self.shards.where(row)}: {what}; {mending(self.shards.index.stage, self.shards.index.extractor)}"
+        )
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    """The memory of an array, to read into."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _columns(heads: list[Head]) -> dict[str, np.ndarray]:
+    """The fields of regions, those of all images one after the other; boxes as shares of width and height."""
+    joined = {
+        name: np.frombuffer(b"".join([head[name] for head in heads]), kind)
+        for name, kind in ARRAYS.items()
+        if name != "features"
+    }
+    counts = [len(head["object_ids"]) // np.dtype(ARRAYS["object_ids"]).itemsize for head in heads]
+    sides = np.array([[head["width"], head["height"]] * 2 for head in heads], np.float32).reshape(-1, 4)
+    joined["boxes"] = joined["boxes"].reshape(-1, 4) / np.repeat(sides, counts, axis=0)
+    return joined
+
+
+def _close(files: list[int]) -> None:
+    for file in files:
+        if file != CLOSED:
+            os.close(file)

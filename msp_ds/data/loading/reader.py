@@ -1,0 +1,154 @@
+"""From rows of a shard set to a clean batch: images checked against the index.
+
+B pairs, T text tokens, R regions, D random regions, F feature width, N images, P pairs of the set, K look-alikes.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msp_ds.data.format.shards import ShardSet
+from msp_ds.data.loading.batch_buffers import BatchBuffers
+from msp_ds.data.loading.image_files import ImageFiles, RegionSource
+from msp_ds.records import Batch, RegionRecord, neutral_marks
+
+PAD_TO = 4
+"""Texts are padded to the longest of their batch, rounded up to a multiple of this."""
+
+
+class Reader:
+    """Reads batches of one shard set; several threads may share it."""
+
+    def __init__(self, shards: ShardSet) -> None:
+        self.shards = shards
+        self.keys: Tensor = torch.from_numpy(shards.pairs.keys)
+        """int64 [P]: the key of each pair."""
+        self.images: Tensor = torch.from_numpy(shards.pairs.image_rows.astype(np.int64))
+        """int64 [P]: each pair's own image row."""
+        tokens = torch.from_numpy(np.diff(shards.pairs.offsets))
+        self.lengths: Tensor = (tokens + PAD_TO - 1) // PAD_TO * PAD_TO
+        """int64 [P]: tokens of each text, rounded up to a multiple of PAD_TO."""
+        self.look_alikes = None if shards.look_alikes is None else torch.from_numpy(shards.look_alikes)
+        """int32 [N, K], -1 beyond an image's last, or None."""
+        self.num_images = len(shards.keys)
+        questions = shards.questions
+        self.second_images = None if questions is None else torch.from_numpy(questions.second_images.astype(np.int64))
+        """int64 [P], -1 where a pair is about one image, or None in sets of pre-training."""
+        self.images_at_hand: Tensor | None = None
+        """int64 [n], ascending: the images that chance may choose from, None for all."""
+        self.files = ImageFiles(shards)
+        self.source: RegionSource = self.files
+        """Where the regions of a batch come from."""
+
+    def among(self, images: Tensor) -> Reader:
+        """The same reader, whose chance chooses from int64 [n] `images`, ascending, alone."""
+        limited = copy.copy(self)
+        limited.images_at_hand = images
+        return limited
+
+    def through(self, source: RegionSource) -> Reader:
+        """The same reader, whose regions come by way of `source` instead of the tars."""
+        other = copy.copy(self)
+        other.source = source
+        return other
+
+    def longest(self, pairs: Tensor) -> int:
+        """Text slots of a batch of int64 [B] `pairs`."""
+        return int(self.lengths[pairs].max())
+
+    def read(
+        self,
+        pairs: Tensor,
+        *,
+        images: Tensor,
+        matched: Tensor,
+        random_regions: Tensor,
+        num_tokens: int | None = None,
+        into: BatchBuffers | None = None,
+    ) -> Batch:
+        """The clean batch of int64 [B] `pairs`, each with the image of int64 [B] `images`.
+
+        matched: bool [B], whether that image is the pair's own. random_regions: float32 [B, 2 D] in [0, 1), the choice
+        of D image rows and of D regions in them. num_tokens: T, by default that of the longest text. into: memory for
+        the B images; the batch is gone when the same memory is read into again. By default each batch has its own.
+
+        The features are where the reader's source has them, all else on the CPU.
+
+        Raises ShardError when bytes on disk differ from the index.
+        """
+        token_ids, positions = self.texts(pairs, num_tokens or self.longest(pairs))
+        answer_ids, answer_scores = self.answers(pairs)
+        into = into or self.buffers(len(pairs), num_random_regions=random_regions.shape[1] // 2)
+        features = self.source.read(images.numpy(), into)
+        random_features = self.source.read_random_regions(*self._choose_random_regions(random_regions.numpy()), into)
+        return Batch(
+            keys=self.keys[pairs],
+            token_ids=token_ids,
+            word_positions=positions,
+            token_mask=positions > 0,
+            answer_ids=answer_ids,
+            answer_scores=answer_scores,
+            marks=dataclasses.replace(neutral_marks(token_ids, into.region_mask), matched=matched),
+            **{**into.tensors(), "features": features, "random_features": random_features},
+        )
+
+    def texts(self, pairs: Tensor, num_tokens: int | None = None) -> tuple[Tensor, Tensor]:
+        """int64 [B, T] piece ids and word positions of int64 [B] `pairs`, 0 on padding; T by default the longest's."""
+        rows, table = pairs.numpy(), self.shards.pairs
+        starts, ends = table.offsets[rows], table.offsets[rows + 1]
+        places = starts[:, None] + np.arange(num_tokens or (ends - starts).max())
+        inside = places < ends[:, None]
+        places = np.where(inside, places, 0)
+        token_ids = np.where(inside, table.token_ids[places], 0).astype(np.int64)
+        positions = np.where(inside, table.word_positions[places], 0).astype(np.int64)
+        return torch.from_numpy(token_ids), torch.from_numpy(positions)
+
+    def some_pair_of(self, images: Tensor, chances: Tensor) -> Tensor:
+        """int64 [B]: a pair of each of int64 [B] `images`, chosen by float32 [B] `chances` in [0, 1)."""
+        in_order, pairs = self._by_image
+        first, end = torch.searchsorted(in_order, torch.stack((images, images + 1))).unbind(0)
+        return pairs[first + (chances.double() * (end - first)).long()]
+
+    @cached_property
+    def _by_image(self) -> tuple[Tensor, Tensor]:
+        """int64 [P] image rows in their order, and int64 [P] the pairs that they are of."""
+        return torch.sort(self.images, stable=True)
+
+    def answers(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """int64 [B, K] wanted answers of int64 [B] `pairs`, IGNORE beyond the last, and their float32 [B, K] scores."""
+        if self.shards.questions is None:
+            return torch.empty(len(pairs), 0, dtype=torch.int64), torch.empty(len(pairs), 0)
+        ids, scores = self.shards.questions.wanted(pairs.numpy())
+        return torch.from_numpy(ids), torch.from_numpy(scores)
+
+    def record(self, row: int) -> RegionRecord:
+        """The image in a row, its checksum and every field checked."""
+        return self.files.record(row)
+
+    def buffers(self, batch_size: int, *, num_random_regions: int, pinned: bool = False) -> BatchBuffers:
+        """Memory for batches of `batch_size` pairs, each with D = `num_random_regions` random regions."""
+        index = self.shards.index
+        return BatchBuffers.allocate(
+            batch_size,
+            num_regions=index.num_regions,
+            num_random_regions=num_random_regions,
+            feature_width=self.source.buffer_width,
+            pinned=pinned,
+        )
+
+    def _choose_random_regions(self, chances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The regions that float32 [B, 2 D] `chances` fall on: int64 [B, D] rows of images, and places in them."""
+        count = chances.shape[1] // 2
+        if self.images_at_hand is None:
+            rows = (chances[:, :count] * self.num_images).astype(np.int64)
+        else:
+            rows = self.images_at_hand.numpy()[(chances[:, :count] * len(self.images_at_hand)).astype(np.int64)]
+        regions = self.shards.region_counts[rows]
+        # The numbers are exact in float64: a float32 product could round up to the number of regions.
+        return rows, (chances[:, count:].astype(np.float64) * regions).astype(np.int64)

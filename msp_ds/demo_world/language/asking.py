@@ -1,0 +1,267 @@
+"""Questions about scenes, and statements about two of them, with the answers that the boxes and colours bear out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+from msp_ds.demo_world import vocabulary
+from msp_ds.demo_world.language.telling import Teller, with_article
+from msp_ds.demo_world.random_stream import RandomStream, stream
+from msp_ds.demo_world.relations import spatial_relations
+from msp_ds.demo_world.scenes import Scene
+
+ANNOTATORS = 10
+CAREFUL = 0.88
+"""Chance that an annotator gives the true answer."""
+STATEMENTS = 10
+"""That name a scene as their left image."""
+
+Structure = Literal["query", "verify", "choose"]
+Answer = Literal["yes/no", "number", "other"]
+
+_ASKED_RELATIONS = ("left of", "right of", "in front of", "behind", "above", "below")
+_OPPOSITE = {"left of": "right of", "in front of": "behind", "above": "below"}
+_OPPOSITE |= {other: one for one, other in _OPPOSITE.items()}
+_SAID = {"left of": "to the left of", "right of": "to the right of"}
+_MOST_NAMED = 6
+"""The largest things, which questions are about."""
+
+
+class Asked(NamedTuple):
+    """A question and its true answer."""
+
+    text: str
+    answer: str
+    opening: str
+    """VQA's question type: its first words."""
+    kind: Answer
+    confused: tuple[str, ...]
+    """What a careless annotator says instead."""
+    structure: Structure
+    semantic: Literal["attr", "obj", "rel"]
+    group: str
+    """GQA's kind of answer; empty for yes and no."""
+    about: str
+    """The category that it asks about."""
+
+
+class Statement(NamedTuple):
+    """A statement about two scenes, and whether it is true."""
+
+    text: str
+    left: int
+    """Number of the scene."""
+    right: int
+    true: bool
+
+
+def questions_of(seed: int, scene: Scene) -> list[Asked]:
+    """Up to seven questions about one image, no text twice."""
+    asker = _Asker(scene, RandomStream(stream(seed, scene.number, "questions")))
+    found = [question for ask in _ASKERS if (question := ask(asker)) is not None]
+    return list({question.text: question for question in found}.values())
+
+
+def annotated(seed: int, scene: Scene, nth: int, question: Asked) -> list[str]:
+    """What ten annotators answer to an image's `nth` question: most of them the truth."""
+    rng = RandomStream(stream(seed, scene.number * 16 + nth, "answers"))
+    return [question.answer if rng.chance(CAREFUL) else rng.pick(question.confused) for _ in range(ANNOTATORS)]
+
+
+class _Asker:
+    """Asks about one scene."""
+
+    def __init__(self, scene: Scene, rng: RandomStream) -> None:
+        self.scene = scene
+        self.rng = rng
+        self.teller = Teller(scene, rng)
+        self.counts = Counter(thing.category.name for thing in scene.things)
+        largest = range(min(_MOST_NAMED, len(scene.things)))
+        self.alone = [row for row in largest if self.counts[self.name(row)] == 1]
+        """Rows of large things that are the only ones of their kind: `the car` is clear."""
+
+    def name(self, row: int) -> str:
+        return self.scene.things[row].category.name
+
+    def coloured(self) -> int | None:
+        """A thing alone of its kind whose colour is its own; people's is that of their clothes."""
+        rows = [row for row in self.alone if not self.teller.is_person(row)]
+        return self.rng.pick(rows) if rows else None
+
+    def absent(self) -> str:
+        """What might be here and is not."""
+        names = [name for name in self.scene.theme.objects if not self.counts[name]]
+        return self.rng.pick(names or [c.name for c in vocabulary.THINGS if not self.counts[c.name]])
+
+    def true_relation(self) -> tuple[int, str, int] | None:
+        """Two things alone of their kinds, and where the one is seen from the other."""
+        for row in self.rng.some(self.alone, len(self.alone)):
+            for target in self.rng.some([other for other in self.alone if other != row], 3):
+                names = [name for name in self.teller.between(row, target) if name in _ASKED_RELATIONS]
+                if names:
+                    return row, self.rng.pick(names), target
+        return None
+
+    def holds(self, row: int, relation: str, target: int) -> bool:
+        """By the boxes alone."""
+        one, other = self.scene.things[row], self.scene.things[target]
+        grounded = self.teller.stands_on_ground(row) and self.teller.stands_on_ground(target)
+        size = self.scene.height, self.scene.width
+        return relation in spatial_relations(one.box, other.box, size=size, grounded=grounded)
+
+
+def _what_colour(asker: _Asker) -> Asked | None:
+    row = asker.coloured()
+    if row is None:
+        return None
+    thing = asker.scene.things[row]
+    others = tuple(colour for colour in thing.category.palette if colour != thing.colour) or ("brown",)
+    text = f"What color is the {thing.category.name}?"
+    return Asked(text, thing.colour, "what color is the", "other", others, "query", "attr", "color", asker.name(row))
+
+
+def _which_colour(asker: _Asker) -> Asked | None:
+    row = asker.coloured()
+    if row is None:
+        return None
+    thing = asker.scene.things[row]
+    other = asker.rng.pick([colour for colour in vocabulary.COLOURS if colour != thing.colour])
+    one, two = asker.rng.some((thing.colour, other), 2)
+    text = f"Is the {thing.category.name} {one} or {two}?"
+    return Asked(text, thing.colour, "is the", "other", (other,), "choose", "attr", "color", asker.name(row))
+
+
+def _is_it_so_coloured(asker: _Asker) -> Asked | None:
+    row = asker.coloured()
+    if row is None:
+        return None
+    thing = asker.scene.things[row]
+    yes = asker.rng.chance(0.5)
+    others = [colour for colour in thing.category.palette if colour != thing.colour] or ["purple"]
+    colour = thing.colour if yes else asker.rng.pick(others)
+    return _yes_no(f"Is the {thing.category.name} {colour}?", yes, "is the", "attr", asker.name(row))
+
+
+def _how_many(asker: _Asker) -> Asked | None:
+    several = [name for name, count in asker.counts.items() if count > 1]
+    names = several if several and asker.rng.chance(0.6) else list(asker.counts)
+    name = asker.absent() if asker.rng.chance(0.12) else asker.rng.pick(names)
+    count = asker.counts[name]
+    confused = tuple(str(number) for number in (count - 1, count + 1) if number >= 0)
+    text = f"How many {vocabulary.BY_NAME[name].plural} are there?"
+    return Asked(text, str(count), "how many", "number", confused, "query", "obj", "number", name)
+
+
+def _is_there(asker: _Asker) -> Asked | None:
+    yes = asker.rng.chance(0.5)
+    name = asker.rng.pick(list(asker.counts)) if yes else asker.absent()
+    return _yes_no(f"Is there {with_article(name)} in the picture?", yes, "is there a", "obj", name)
+
+
+def _is_it_there(asker: _Asker) -> Asked | None:
+    found = asker.true_relation()
+    if found is None:
+        return None
+    row, relation, target = found
+    yes = asker.rng.chance(0.5)
+    said = relation if yes else _OPPOSITE[relation]
+    text = f"Is the {asker.name(row)} {_SAID.get(said, said)} the {asker.name(target)}?"
+    return _yes_no(text, yes, "is the", "rel", asker.name(row))
+
+
+def _what_is_there(asker: _Asker) -> Asked | None:
+    """`What is behind the bus?`, where one thing alone is."""
+    found = asker.true_relation()
+    if found is None:
+        return None
+    _, relation, target = found
+    others = [row for row in range(len(asker.scene.things)) if row != target]
+    names = {asker.name(row) for row in others if asker.holds(row, relation, target)}
+    if len(names) != 1:
+        return None
+    answer = names.pop()
+    confused = tuple(name for name in asker.counts if name != answer)
+    text = f"What is {_SAID.get(relation, relation)} the {asker.name(target)}?"
+    return Asked(text, answer, "what is", "other", confused, "query", "rel", "object", answer)
+
+
+def _yes_no(text: str, yes: bool, opening: str, semantic: Literal["attr", "obj", "rel"], about: str) -> Asked:
+    answer, other = ("yes", "no") if yes else ("no", "yes")
+    return Asked(text, answer, opening, "yes/no", (other,), "verify", semantic, "", about)
+
+
+_ASKERS: tuple[Callable[[_Asker], Asked | None], ...] = (
+    _what_colour,
+    _which_colour,
+    _is_it_so_coloured,
+    _how_many,
+    _is_there,
+    _is_it_there,
+    _what_is_there,
+)
+
+
+def statements_of(seed: int, scene: Scene, others: Sequence[Scene]) -> list[Statement]:
+    """Statements with `scene` as their left image and one of `others` as their right; half of them are true."""
+    rng = RandomStream(stream(seed, scene.number, "statements"))
+    found = []
+    for _ in range(STATEMENTS if others else 0):
+        right = rng.pick(others)
+        wanted, say = rng.chance(0.5), rng.pick(_SAYERS)
+        said = dict(say(rng, scene, right) for _ in range(_TRIES))
+        # Where one could only be said of these two, its kind would give it away.
+        if len(set(said.values())) == 2:
+            text = next(text for text, true in said.items() if true == wanted)
+            found.append(Statement(text, scene.number, right.number, wanted))
+    return found
+
+
+_TRIES = 12
+
+
+def _names(*scenes: Scene) -> list[str]:
+    return [thing.category.name for scene in scenes for thing in scene.things]
+
+
+def _in_both(rng: RandomStream, left: Scene, right: Scene) -> tuple[str, bool]:
+    name = rng.pick(_names(left, right))
+    return f"There is {with_article(name)} in both images.", name in _names(left) and name in _names(right)
+
+
+def _in_one(rng: RandomStream, left: Scene, right: Scene) -> tuple[str, bool]:
+    name = rng.pick(_names(left, right))
+    return f"Only one image has {with_article(name)}.", (name in _names(left)) != (name in _names(right))
+
+
+def _on_a_side(rng: RandomStream, left: Scene, right: Scene) -> tuple[str, bool]:
+    name, side = rng.pick(_names(left, right)), rng.below(2)
+    return f"The {('left', 'right')[side]} image has {with_article(name)}.", name in _names((left, right)[side])
+
+
+def _coloured_on_a_side(rng: RandomStream, left: Scene, right: Scene) -> tuple[str, bool]:
+    side = rng.below(2)
+    things = [
+        thing for scene in (left, right) for thing in scene.things if thing.category.name not in vocabulary.PEOPLE
+    ]
+    thing = rng.pick(things or list(left.things))
+    words = thing.colour, thing.category.name
+    found = any((other.colour, other.category.name) == words for other in (left, right)[side].things)
+    return f"There is {with_article(' '.join(words))} in the {('left', 'right')[side]} image.", found
+
+
+def _more_of(rng: RandomStream, left: Scene, right: Scene) -> tuple[str, bool]:
+    name, side = rng.pick(_names(left, right)), rng.below(2)
+    counts = [_names(scene).count(name) for scene in (left, right)]
+    words = ("left", "right")[side], vocabulary.BY_NAME[name].plural, ("right", "left")[side]
+    return "The {} image has more {} than the {} image.".format(*words), counts[side] > counts[1 - side]
+
+
+_SAYERS: tuple[Callable[[RandomStream, Scene, Scene], tuple[str, bool]], ...] = (
+    _in_both,
+    _in_one,
+    _on_a_side,
+    _coloured_on_a_side,
+    _more_of,
+)

@@ -1,0 +1,182 @@
+"""English for scenes: noun phrases and clauses that are true of the boxes, the material of captions and phrases."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal, NamedTuple
+
+from msp_ds.demo_world import vocabulary
+from msp_ds.demo_world.random_stream import RandomStream
+from msp_ds.demo_world.relations import GROUND, SIDEWAYS, Relation, spatial_relations
+from msp_ds.demo_world.scenes import Scene, Thing
+
+Form = Literal["finite", "bare", "copula"]
+
+_PREPOSITIONS = {
+    "left of": ("to the left of", "left of"),
+    "right of": ("to the right of", "right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+    "next to": ("next to", "beside", "near"),
+    "in front of": ("in front of",),
+    "behind": ("behind",),
+    "on": ("on", "on top of"),
+}
+_VERBS = {"riding": ("rides", "is riding"), "holding": ("holds", "is holding"), "wearing": ("wears", "is wearing")}
+_PARTICIPLES = {
+    "stands": "standing",
+    "lies": "lying",
+    "sits": "sitting",
+    "hangs": "hanging",
+    "flies": "flying",
+    "floats": "floating",
+    "is parked": "parked",
+}
+
+
+class Told(NamedTuple):
+    """A sentence, and what it claims about the scene."""
+
+    text: str
+    relations: tuple[Relation, ...]
+    rows: tuple[int, ...]
+    """Rows of Scene.things that it mentions."""
+
+
+def with_article(noun: str) -> str:
+    """`an apple`, `a red apple`."""
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+class Teller:
+    """Speaks of one scene."""
+
+    def __init__(self, scene: Scene, rng: RandomStream) -> None:
+        self.scene = scene
+        self.rng = rng
+        self._spatial: dict[tuple[int, int], tuple[str, ...]] = {}
+        self._arranged = {
+            (relation.subject, relation.target) for relation in scene.relations if relation.target != GROUND
+        }
+
+    def name(self, row: int) -> str:
+        """The category, in six of ten cases by its first name."""
+        names = self.scene.things[row].category.names
+        return names[0] if len(names) == 1 or self.rng.chance(0.6) else self.rng.pick(names[1:])
+
+    def noun(self, row: int, *, article: str = "a", details: int = 1) -> str:
+        """`a small red ball`: the thing with up to `details` adjectives; article is `a`, `the` or empty."""
+        thing = self.scene.things[row]
+        words = self._dressed(thing, row, details) if self.is_person(row) else self._adorned(thing, row, details)
+        return with_article(words) if article == "a" else f"{article} {words}".strip()
+
+    def _dressed(self, thing: Thing, row: int, details: int) -> str:
+        """People: their colour is that of their clothes."""
+        clothes = details > 1 or (details == 1 and self.rng.chance(0.7))
+        age = thing.state if details > 1 or (details == 1 and not clothes) else ""
+        wear = self.rng.pick((f" in a {thing.colour} shirt", f" in {thing.colour}", f" wearing {thing.colour}"))
+        return f"{age} {self.name(row)}".strip() + (wear if clothes else "")
+
+    def _adorned(self, thing: Thing, row: int, details: int) -> str:
+        """Size, quality, colour, material: the order in which English puts them."""
+        colour = thing.colour if details > 1 or (details == 1 and self.rng.chance(0.8)) else ""
+        others = [word for word in (thing.size, thing.state) if word]
+        other = self.rng.pick(others) if others and (details > 1 or (details == 1 and not colour)) else ""
+        order = (colour, other) if other in vocabulary.MATERIALS else (other, colour)
+        return " ".join(word for word in (*order, self.name(row)) if word)
+
+    def is_person(self, row: int) -> bool:
+        """Whether the thing is a man, a woman, a boy or a girl."""
+        return self.scene.things[row].category.name in vocabulary.PEOPLE
+
+    def alike(self, a: int, b: int) -> bool:
+        """Whether words could not tell the two apart."""
+        one, other = self.scene.things[a], self.scene.things[b]
+        return one.category is other.category
+
+    def salient(self, n: int) -> list[int]:
+        """n rows that differ in kind, from the five largest things and what was arranged with them; largest first."""
+        rows = self.rng.some(range(min(6, len(self.scene.things))), n + 2)
+        kept: list[int] = []
+        for row in rows:
+            if len(kept) < n and not any(self.alike(row, other) for other in kept):
+                kept.append(row)
+        return sorted(kept)
+
+    def ground(self, *, details: int = 0) -> str:
+        """`the grass`, `the green grass`."""
+        category, colour = self.scene.backgrounds[0]
+        return f"the {colour} {category.name}" if details else f"the {category.name}"
+
+    def setting(self) -> str:
+        """`in a kitchen`."""
+        return self.rng.pick(self.scene.theme.settings)
+
+    def arranged(self, row: int) -> Relation | None:
+        """What the thing does on purpose with another one, if anything."""
+        return next((r for r in self.scene.relations if r.subject == row and r.target != GROUND), None)
+
+    def stands_on_ground(self, row: int) -> bool:
+        """Whether the thing rests on the ground itself."""
+        return Relation(row, "on", GROUND) in self.scene.relations
+
+    def relation(self, row: int, *, avoid: Collection[int] = ()) -> Relation | None:
+        """Something true about the thing and another one that is not in `avoid`: what it does, or where it is."""
+        arranged = self.arranged(row)
+        if arranged and arranged.target not in avoid and not self.alike(*arranged[::2]) and self.rng.chance(0.85):
+            return arranged
+        targets = [other for other in range(min(6, len(self.scene.things))) if other != row and other not in avoid]
+        found = [
+            Relation(row, name, target)
+            for target in self.rng.some(targets, 4)
+            if not self.alike(row, target)
+            for name in self.between(row, target)
+        ]
+        telling = [relation for relation in found if relation.name not in SIDEWAYS]
+        if telling and self.rng.chance(0.7):
+            return self.rng.pick(telling)
+        return self.rng.pick(found) if found else None
+
+    def between(self, row: int, target: int) -> tuple[str, ...]:
+        """The spatial relations of two things; none where something was arranged between them."""
+        if (row, target) in self._arranged or (target, row) in self._arranged:
+            return ()
+        if (row, target) not in self._spatial:
+            a, b = self.scene.things[row].box, self.scene.things[target].box
+            grounded = self.stands_on_ground(row) and self.stands_on_ground(target)
+            size = self.scene.height, self.scene.width
+            self._spatial[row, target] = spatial_relations(a, b, size=size, grounded=grounded)
+        return self._spatial[row, target]
+
+    def link(self, relation: Relation, form: Form) -> str:
+        """The words between subject and target: `rides`, `is to the left of`, `standing next to`, `near`."""
+        if relation.name in _VERBS:
+            finite, copula = _VERBS[relation.name]
+            return {"finite": finite, "bare": relation.name, "copula": copula}[form]
+        words = self._preposition(relation)
+        if form == "copula":
+            return f"is {words}"
+        stance = self.stance(relation)
+        if form == "finite":
+            return f"{stance} {words}"
+        return f"{_PARTICIPLES[stance]} {words}" if stance in _PARTICIPLES and self.rng.chance(0.4) else words
+
+    def _preposition(self, relation: Relation) -> str:
+        words = _PREPOSITIONS[relation.name]
+        high = relation.subject if relation.name == "above" else relation.target
+        if relation.name in ("above", "below") and self.scene.things[high].category.place not in ("sky", "wall"):
+            return words[0]  # a chair is not over a book that lies before it
+        on_a_seat_or_ground = relation.name == "on" and (relation.target == GROUND or self.is_person(relation.subject))
+        return words[0] if on_a_seat_or_ground else self.rng.pick(words)
+
+    def stance(self, relation: Relation) -> str:
+        """`stands`, `lies`, `sits`...; plain `is` for what is busy otherwise (a rider does not stand)."""
+        arranged = self.arranged(relation.subject)
+        if arranged and arranged.name == "on" and self.is_person(relation.subject):
+            return "sits"
+        if (arranged and arranged.name == "riding") or self._in_hand(relation.subject):
+            return "is"
+        return self.scene.things[relation.subject].category.stance
+
+    def _in_hand(self, row: int) -> bool:
+        return any(r.target == row and r.name in ("holding", "wearing", "riding") for r in self.scene.relations)

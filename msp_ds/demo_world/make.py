@@ -1,0 +1,215 @@
+"""Makes a world: raw files in the official layouts, from nothing but a seed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from msp_ds.demo_world.appearance import Appearance
+from msp_ds.demo_world.detector import detect
+from msp_ds.demo_world.hard_negatives import look_alikes
+from msp_ds.demo_world.language.captions import captions_of
+from msp_ds.demo_world.language.phrases import phrases_of
+from msp_ds.demo_world.random_stream import RandomStream, stream
+from msp_ds.demo_world.scenes import draw_scene
+from msp_ds.demo_world.vocabulary import attributes_vocabulary, objects_vocabulary
+from msp_ds.demo_world.writing.raw_files import RawFiles
+from msp_ds.demo_world.writing.writers import MOST_IMAGES, coco_id
+from msp_ds.errors import InputError
+from msp_ds.storage.durable import followed, replace_folder, require_own_files
+
+WORLD_FORMAT, WORLD_VERSION = "msp-ds world", 2
+
+_CARD = "world.json"
+_FILES = frozenset(
+    {_CARD, "regions.tsv", "captions.json", "region_descriptions.json", "image_data.json", "vqa_questions.json"}
+    | {"vqa_annotations.json", "gqa_questions.json", "nlvr2.json", "objects_vocab.txt", "attributes_vocab.txt"}
+    | {"hard_negatives.npz", "means.part", "annotations.part"}
+)
+"""All that a world holds, also while it is written."""
+_TWIN_SHARE = 0.8
+_NARROWEST = 16
+_WIDEST = 1 << 16
+_ADVANCE_EVERY = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldReport:
+    """What was written."""
+
+    folder: Path
+    images: int
+    captions: int
+    genome_images: int
+    """Images with a Visual Genome twin."""
+    phrases: int
+    feature_width: int
+
+
+@dataclass(frozen=True)
+class _Counts:
+    captions: int = 0
+    genome_images: int = 0
+    phrases: int = 0
+
+
+def make_world(
+    out: Path,
+    *,
+    images: int,
+    seed: int,
+    feature_width: int = 2048,
+    advance: Callable[[int], None] | None = None,
+) -> WorldReport:
+    """Write the world `seed` with that many images into the folder `out`; the same arguments give the same bytes.
+
+    Writes regions.tsv (LXMERT), captions.json (COCO), region_descriptions.json and image_data.json (Visual Genome),
+    vqa_questions.json, vqa_annotations.json, gqa_questions.json and nlvr2.json, objects_vocab.txt,
+    attributes_vocab.txt, hard_negatives.npz (rows of ViLBERT's list) and, last, world.json. The
+    folder appears complete or not at all; a world that was there is replaced. `advance` is told of each few images
+    written, their sum is `images`.
+
+    Raises:
+        InputError: on numbers out of range, and where `out` holds anything beside a world or cannot be written.
+    """
+    _check_numbers(images, seed, feature_width)
+    with _whole_folder(out) as folder:
+        counts = _write_images(folder, images=images, seed=seed, feature_width=feature_width, advance=advance)
+        _write_look_alikes(folder, images=images, feature_width=feature_width)
+        _write_text(folder / "objects_vocab.txt", objects_vocabulary())
+        _write_text(folder / "attributes_vocab.txt", attributes_vocabulary())
+        card = {"format": WORLD_FORMAT, "version": WORLD_VERSION}
+        card |= {"seed": seed, "images": images, "feature_width": feature_width}
+        _write_text(folder / _CARD, json.dumps(card, indent=2) + "\n")
+    return WorldReport(
+        folder=out,
+        images=images,
+        captions=counts.captions,
+        genome_images=counts.genome_images,
+        phrases=counts.phrases,
+        feature_width=feature_width,
+    )
+
+
+def _check_numbers(images: int, seed: int, feature_width: int) -> None:
+    if not 1 <= images <= MOST_IMAGES:
+        raise InputError(f"a world has 1 to {MOST_IMAGES} images, not {images}; ask for at least 1")
+    if not _NARROWEST <= feature_width <= _WIDEST:
+        raise InputError(
+            f"region features need at least {_NARROWEST} numbers and at most {_WIDEST}, not {feature_width}; "
+            "2048 is the real width"
+        )
+    if not 0 <= seed < 2**64:
+        raise InputError(f"the seed of a world is 0 to 2**64 - 1, not {seed}")
+
+
+def _write_images(
+    folder: Path, *, images: int, seed: int, feature_width: int, advance: Callable[[int], None] | None
+) -> _Counts:
+    """Everything that grows with the images; mean features go to means.part for the look-alikes."""
+    appearance = Appearance(seed, feature_width=feature_width)
+    captions = genome_images = phrases = told = 0
+    with RawFiles(folder) as files, (folder / "means.part").open("wb") as means:
+        for number in range(images):
+            scene = draw_scene(seed, number)
+            detections = detect(seed, scene)
+            features = appearance.features(scene, detections)
+            files.regions.add(scene, detections, features)
+            means.write(features.mean(axis=0).tobytes())
+            texts = captions_of(seed, scene)
+            files.captions.add(scene, texts)
+            captions += len(texts)
+            files.questions.add(seed, scene, in_genome=has_twin(seed, number))
+            if has_twin(seed, number):
+                regions = phrases_of(seed, scene)
+                files.genome.add(scene, regions)
+                genome_images, phrases = genome_images + 1, phrases + len(regions)
+            if advance and (number + 1 - told == _ADVANCE_EVERY or number + 1 == images):
+                advance(number + 1 - told)
+                told = number + 1
+    return _Counts(captions, genome_images, phrases)
+
+
+def has_twin(seed: int, number: int) -> bool:
+    """Whether image `number` is also in Visual Genome."""
+    return RandomStream(stream(seed, number, "twin")).chance(_TWIN_SHARE)
+
+
+def _write_look_alikes(folder: Path, *, images: int, feature_width: int) -> None:
+    part = folder / "means.part"
+    means = np.memmap(part, dtype=np.float32, mode="r", shape=(images, feature_width))
+    ids = np.array([coco_id(number) for number in range(images)], dtype=np.int64)
+    neighbours = look_alikes(means)
+    del means
+    part.unlink()
+    with (folder / "hard_negatives.npz").open("wb") as file:
+        np.savez(file, image_ids=ids, neighbours=neighbours)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _whole_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that becomes `out` when the block ends well, and goes when it does not."""
+    if os.path.exists(out) and not (out.is_dir() and (_is_world(out) or not any(out.iterdir()))):
+        raise InputError(f"{out} exists and is no world; name a new folder, or remove it first")
+    try:
+        target = followed(out)
+        _require_own_files(target)
+        temporary = target.with_name(f".{target.name}.partial-{os.getpid()}")
+        _sweep(target)
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error.strerror}; name a folder that you may write to") from None
+    try:
+        yield temporary
+        _require_own_files(target)
+        replace_folder(temporary, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(f"the disk of {out} is full; an image takes 0.4 MB at width 2048: ask for fewer") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_world(folder: Path) -> bool:
+    card = folder / _CARD
+    return card.is_file() and WORLD_FORMAT.encode() in card.read_bytes()[:100]
+
+
+def _require_own_files(folder: Path) -> None:
+    require_own_files(folder, is_own=_FILES.__contains__, what="a demo world", fix="move it, or name another --out")
+
+
+def _sweep(out: Path) -> None:
+    """Remove what interrupted runs of processes that are gone left beside `out`, unless more has come to lie there."""
+    for stale in out.parent.glob(f".{out.name}.partial-*"):
+        process = stale.name.rpartition("-")[2]
+        if process.isdecimal() and not _is_alive(int(process)):
+            with suppress(InputError):
+                _require_own_files(stale)
+                shutil.rmtree(stale, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (OverflowError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()

@@ -1,0 +1,197 @@
+"""The raw files of a world in their official layouts, written image by image."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msp_ds.demo_world.detector import NUM_BOXES, Detections
+from msp_ds.demo_world.language.phrases import Phrase
+from msp_ds.demo_world.language.telling import Told
+from msp_ds.demo_world.scenes import Scene
+
+_INFO = {
+    "description": "A procedural world in the layout of COCO 2014 captions",
+    "url": "",
+    "version": "1.0",
+    "year": 2014,
+    "contributor": "msp-ds",
+    "date_created": "2014/01/01",
+}
+_LICENSE = {"url": "", "id": 1, "name": "Apache License 2.0"}
+COCO_NAME = "COCO_train2014_{:012d}"
+"""Of an image of the world, from its COCO id."""
+
+_COCO_PRIME, _GENOME_PRIME = 999_983, 2_499_997
+"""Ids are multiples modulo a prime: all different, scattered as the real ones are."""
+
+MOST_IMAGES = _COCO_PRIME - 1
+"""How many images have an id."""
+
+
+def coco_id(number: int) -> int:
+    """The COCO id of image `number`, 1 to 999 982."""
+    return (number + 1) * 391_895 % _COCO_PRIME
+
+
+def genome_id(number: int) -> int:
+    """The Visual Genome id of image `number`."""
+    return (number + 1) * 1_591_979 % _GENOME_PRIME
+
+
+class JsonList:
+    """The items of a long JSON list, streamed into a file between a head and a tail."""
+
+    def __init__(self, path: Path, *, head: str = "[") -> None:
+        self._file = path.open("w", encoding="ascii", newline="\n")
+        self._file.write(head)
+        self._lead = ""
+
+    def add(self, item: Any) -> None:
+        """Append one item."""
+        self._write(json.dumps(item))
+
+    def _write(self, text: str) -> None:
+        self._file.write(self._lead + text)
+        self._lead = ", "
+
+    def append_file(self, path: Path) -> None:
+        """Append the raw text of another file, constant in memory."""
+        self._file.flush()
+        with path.open("rb") as source:
+            shutil.copyfileobj(source, self._file.buffer)
+
+    def close(self, *, tail: str = "]") -> None:
+        """Write the tail and see the file safely on the disk."""
+        self._file.write(tail)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Close without a tail."""
+        self._file.close()
+
+
+class JsonObject(JsonList):
+    """The same for a long JSON object."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, head="{")
+
+    def put(self, name: str, item: Any) -> None:
+        """Append one member."""
+        self._write(f"{json.dumps(name)}: {json.dumps(item)}")
+
+
+class CaptionsWriter:
+    """captions.json: info, licenses, images and, from a file beside it, the annotations that came meanwhile."""
+
+    def __init__(self, folder: Path) -> None:
+        head = f'{{"info": {json.dumps(_INFO)}, "licenses": [{json.dumps(_LICENSE)}], "images": ['
+        self._images = JsonList(folder / "captions.json", head=head)
+        self._part = folder / "annotations.part"
+        self._annotations = JsonList(self._part, head='], "annotations": [')
+
+    def add(self, scene: Scene, captions: tuple[Told, ...]) -> None:
+        """One image with its captions."""
+        number = coco_id(scene.number)
+        name = COCO_NAME.format(number) + ".jpg"
+        self._images.add({"license": 1, "file_name": name, "height": scene.height, "width": scene.width, "id": number})
+        for nth, told in enumerate(captions):
+            caption_id = scene.number * len(captions) + nth + 1
+            self._annotations.add({"image_id": number, "id": caption_id, "caption": told.text})
+
+    def close(self) -> None:
+        """Put the annotations behind the images."""
+        self._annotations.close(tail="]}\n")
+        self._images.append_file(self._part)
+        self._images.close(tail="")
+        self._part.unlink()
+
+    def abandon(self) -> None:
+        """Close what is open."""
+        self._images.abandon()
+        self._annotations.abandon()
+
+
+class GenomeWriter:
+    """region_descriptions.json and image_data.json of Visual Genome 1.2."""
+
+    def __init__(self, folder: Path) -> None:
+        self._regions = JsonList(folder / "region_descriptions.json")
+        self._images = JsonList(folder / "image_data.json")
+
+    def add(self, scene: Scene, phrases: list[Phrase]) -> None:
+        """One image with its phrases."""
+        number = genome_id(scene.number)
+        url = f"https://cs.stanford.edu/people/rak248/VG_100K/{number}.jpg"
+        twin = {"coco_id": coco_id(scene.number), "flickr_id": None}
+        size = {"width": scene.width, "height": scene.height}
+        self._images.add({"image_id": number, "url": url, **size, **twin})
+        regions = [_region(scene.number * 1000 + nth, number, phrase) for nth, phrase in enumerate(phrases)]
+        self._regions.add({"id": number, "regions": regions})
+
+    def close(self) -> None:
+        """End both lists."""
+        self._regions.close(tail="]\n")
+        self._images.close(tail="]\n")
+
+    def abandon(self) -> None:
+        """Close what is open."""
+        self._regions.abandon()
+        self._images.abandon()
+
+
+def _region(region_id: int, image_id: int, phrase: Phrase) -> dict[str, int | str]:
+    box = phrase.box
+    return {
+        "region_id": region_id,
+        "width": round(box.width),
+        "height": round(box.height),
+        "image_id": image_id,
+        "phrase": phrase.text,
+        "y": round(box.y0),
+        "x": round(box.x0),
+    }
+
+
+class RegionsWriter:
+    """regions.tsv: LXMERT's ten columns, base64 of little-endian arrays, no header."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / "regions.tsv").open("wb")
+
+    def add(self, scene: Scene, detections: Detections, features: np.ndarray) -> None:
+        """One row. features: float32 [36, F]."""
+        row = (
+            COCO_NAME.format(coco_id(scene.number)).encode(),
+            b"%d" % scene.height,
+            b"%d" % scene.width,
+            base64.b64encode(detections.object_ids.tobytes()),
+            base64.b64encode(detections.object_scores.tobytes()),
+            base64.b64encode(detections.attribute_ids.tobytes()),
+            base64.b64encode(detections.attribute_scores.tobytes()),
+            b"%d" % NUM_BOXES,
+            base64.b64encode(detections.boxes.tobytes()),
+            b"",
+        )
+        self._file.write(b"\t".join(row))
+        self._file.write(base64.b64encode(features.astype("<f4", copy=False).data))  # apart: it is large to copy
+        self._file.write(b"\n")
+
+    def close(self) -> None:
+        """See the file safely on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        self._file.close()

@@ -1,0 +1,118 @@
+"""The answers of a fine-tuned model as a command: predict, keep the submission file, grade, show."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from msp_ds.config import TaskOptions
+from msp_ds.curriculum import BENCHMARKS, BenchmarkName
+from msp_ds.data.format.requirements import require_questions
+from msp_ds.data.format.set_layout import DEMO_EXTRACTOR
+from msp_ds.data.format.shards import ShardSet, open_set
+from msp_ds.data.loading.reader import Reader
+from msp_ds.downstream.score import Score
+from msp_ds.downstream.submissions import SUBMISSIONS
+from msp_ds.errors import InputError, ShardError
+from msp_ds.evaluation.answering import Answerer
+from msp_ds.evaluation.grading import Graded, GradingPlan, QuestionSource, grade_file
+from msp_ds.preparation.recipe import load_recipe
+from msp_ds.progress import bars
+from msp_ds.tasks.task import Context
+from msp_ds.training.checkpointing.inference import TrainedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """The answers to the questions of a set."""
+
+    answers: dict[str, str]
+    """By question id."""
+    path: Path
+    """The submission file."""
+    lookup: Score | None
+    """How right they are by the set's own soft labels (LXMERT's local score); None where it has none."""
+
+
+def heads_of(task: str) -> tuple[str, ...]:
+    """The heads that a benchmark's answers need."""
+    return BENCHMARKS[task].tasks[0].heads
+
+
+def open_questions(path: Path, *, task: BenchmarkName) -> ShardSet:
+    """The set in folder `path`. Raises: ShardError unless it holds the questions of this benchmark."""
+    shards = open_set(path)
+    if shards.index.stage != task:
+        raise ShardError(f"{path} was written for {shards.index.stage}, not for {task}; name a set of shards/{task}")
+    return shards
+
+
+def predict_answers(model: TrainedModel, shards: ShardSet, *, task: BenchmarkName, out: Path) -> Predictions:
+    """Answer every question of a set, with progress, and write the official submission file `out`.
+
+    Raises: InputError when the file cannot be written, ShardError for a set without questions.
+    """
+    try:  # before the work rather than after it
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}); name another --out") from None
+    reader, questions = Reader(shards), require_questions(shards, task=task)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    context = Context(
+        seed=0,
+        epoch=0,
+        options=model.config.tasks if model.config else TaskOptions(),
+        tables=shards.tables(),
+        feature_mean=torch.from_numpy(shards.feature_mean),
+    )
+    answerer = Answerer(model.trunk.to(device), model.heads.to(device), BENCHMARKS[task].tasks[0], context)
+    with bars() as progress:
+        progress.start(f"answering {task}", len(reader.keys))
+        answers = answerer.answers(reader, advance=progress.advance)
+    SUBMISSIONS[task].write(out, answers)
+    return Predictions(
+        answers=answers, path=out, lookup=_lookup(reader, answers) if len(questions.answer_ids) else None
+    )
+
+
+def _lookup(reader: Reader, answers: dict[str, str]) -> Score:
+    questions = require_questions(reader.shards, task="lookup")
+    number = {answer: place for place, answer in enumerate(questions.answers)}
+    wanted, scores = questions.wanted(np.arange(len(reader.keys)))
+    given = np.array([number[answers[one.decode("ascii")]] for one in questions.question_ids.tolist()])
+    earned = np.where(wanted == given[:, None], scores, 0.0).sum(axis=1)
+    return Score(values=tuple(earned.tolist()))
+
+
+def grade_predictions(
+    predictions: Predictions, *, task: BenchmarkName, source: QuestionSource
+) -> tuple[Graded, GradingPlan]:
+    """The official grades where `source` names the questions, and LXMERT's look-up score by the set's labels.
+
+    Raises: InputError when there is neither, or the files do not hold the set's questions.
+    """
+    plan = GradingPlan(task=task, source=dataclasses.replace(source, only=frozenset(predictions.answers)))
+    graded = Graded(scores={}) if source.questions is None else grade_file(plan, predictions.path)
+    if predictions.lookup is not None and "lookup" not in graded.scores:
+        note = "; ".join(filter(None, (graded.note, "lookup: LXMERT's score by the shards' own labels, not official")))
+        graded = dataclasses.replace(graded, scores={**graded.scores, "lookup": predictions.lookup}, note=note)
+    if not graded.scores:
+        raise InputError(
+            f"the shards of a test split hold no answers to grade by; send {predictions.path} to the benchmark's server"
+        )
+    return graded, plan
+
+
+def source_of(
+    shards: ShardSet, *, task: str, demo_recipe: Path, questions: str | None, annotations: str | None
+) -> QuestionSource:
+    """The official files: those named, else for shards of the demo world those of its recipe, else none."""
+    if questions is None and shards.index.extractor == DEMO_EXTRACTOR:
+        recipe = load_recipe(demo_recipe).benchmarks.get(task)
+        if recipe is not None and recipe.questions and Path(recipe.questions[0]).exists():
+            return QuestionSource(questions=recipe.questions[0], annotations=(*recipe.annotations, None)[0])
+    return QuestionSource(questions=questions, annotations=annotations)

@@ -1,0 +1,182 @@
+"""Retrieval scores kept on disk while they are computed: killed at any moment, the work goes on where it was.
+
+A folder of scoring.json, which says what is scored by what, and scores.npy, float32 [M, N]: a row for each caption (M)
+with its score for each image (N), NaN where it is still to come. A score is its own mark of being done, so no order of
+writes can leave a wrong one behind. Several processes on one machine, or on machines whose file system shows all the
+same bytes, fill one folder together; the dealer of the rows sees to it that none is computed twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from msp_ds.config import from_json, read_json, to_json
+from msp_ds.data.loading.reader import Reader
+from msp_ds.errors import InputError
+from msp_ds.evaluation.precision import Precision
+from msp_ds.evaluation.ranking import Pool
+from msp_ds.storage.durable import sync_folder
+
+_NAMES = ("scoring.json", "scores.npy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """What is scored by what: scores of the same belong into one matrix."""
+
+    weights_sha256: str
+    """Of the trunk and the match head."""
+    pool_sha256: str
+    """Of the shards' index and of the images and captions chosen from them."""
+    precision: Precision
+    num_images: int
+    num_captions: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Which share of the work is done here: blocks index, index + count, index + 2 count ..."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise InputError(
+                f"there is no part {self.index + 1} of {self.count}; count them from 1, as in --part 1/2 and --part 2/2"
+            )
+
+    def __str__(self) -> str:
+        return f"part {self.index + 1}/{self.count}"
+
+
+def read_part(text: str | None, launcher: Mapping[str, str]) -> Part:
+    """`2/4` as a Part; without a text, the rank that torchrun or deepspeed gave this process, else all the work.
+
+    launcher: the environment. Raises: InputError for anything else.
+    """
+    if text is None:
+        return Part(index=int(launcher.get("RANK", "0")), count=int(launcher.get("WORLD_SIZE", "1")))
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal()):
+        raise InputError(f"{text!r} is no part of the work; write --part 2/4 for the second of four")
+    return Part(index=int(index) - 1, count=int(count))
+
+
+def weights_sha256(*modules: nn.Module) -> str:
+    """Of all weights with their names, shapes and types; the same on every device."""
+    digest = hashlib.sha256()
+    for place, module in enumerate(modules):
+        for name, tensor in module.state_dict().items():
+            digest.update(f"{place}.{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def pool_sha256(reader: Reader, pool: Pool) -> str:
+    """Of the set's index and of the rows that a pool takes from it, in their order."""
+    digest = hashlib.sha256(reader.shards.index_sha256.encode())
+    for rows in (pool.first_pairs, pool.captions, pool.image_of_caption):
+        digest.update(rows.to(torch.int64).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class KeptScores:
+    """The folder, opened to be filled."""
+
+    def __init__(self, folder: Path, scoring: Scoring) -> None:
+        """Open a folder of the same scoring, or make it.
+
+        Raises: InputError for a folder of another scoring, a damaged one, or when it cannot be written.
+        """
+        self.folder = folder
+        try:
+            if not folder.exists():
+                _make(folder, scoring)
+        except OSError as error:
+            raise InputError(f"{folder} cannot be written ({error.strerror}); name another folder with --out") from None
+        self._require_same(scoring)
+        self._rows = self._open()
+        if self._rows.shape != (scoring.num_captions, scoring.num_images) or self._rows.dtype != np.float32:
+            self._refuse("is damaged")
+
+    def _open(self) -> np.memmap[tuple[int, int], np.dtype[np.float32]]:
+        path = self.folder / "scores.npy"
+        try:
+            np.load(path, mmap_mode="r")  # refuses a file that was cut off, which r+ would lengthen with zeros
+            rows: np.memmap[tuple[int, int], np.dtype[np.float32]] = np.load(path, mmap_mode="r+")
+        except (FileNotFoundError, ValueError, EOFError):
+            self._refuse("is damaged")
+        except OSError as error:
+            raise InputError(f"{path} cannot be written ({error.strerror}); name another folder with --out") from None
+        return rows
+
+    def _require_same(self, scoring: Scoring) -> None:
+        try:
+            saved = read_json(self.folder / "scoring.json", what="what was scored")
+            kept = from_json(Scoring, saved, where="scoring.json")
+        except InputError as error:
+            self._refuse(f"holds scores of another version ({error})")
+        other = [field.name for field in fields(Scoring) if getattr(kept, field.name) != getattr(scoring, field.name)]
+        if other:
+            self._refuse(f"holds scores of another evaluation ({', '.join(other)} differ)")
+
+    def _refuse(self, fault: str) -> NoReturn:
+        raise InputError(f"{self.folder} {fault}; delete it to score anew, or name another folder with --out")
+
+    def missing(self, columns: Tensor) -> bool:
+        """Whether the captions int64 [m] `columns` have a score to come."""
+        return bool(np.isnan(self._rows[columns.numpy()]).any())
+
+    def num_missing(self) -> int:
+        """How many captions have a score to come."""
+        # A thousand rows at a time: the matrix may be larger than memory.
+        starts = range(0, len(self._rows), 1000)
+        return sum(int(np.isnan(self._rows[start : start + 1000]).any(axis=1).sum()) for start in starts)
+
+    def keep(self, columns: Tensor, margins: Tensor) -> None:
+        """Write the finite float32 [N, m] `margins` of the captions int64 [m] `columns`."""
+        self._rows[columns.numpy()] = margins.T.numpy()
+
+    def scores(self) -> Tensor:
+        """float32 [N, M], NaN where to come."""
+        return torch.from_numpy(np.array(self._rows)).T.contiguous()
+
+    def flush(self) -> None:
+        """Force what was kept down to the disk."""
+        self._rows.flush()
+
+
+def _make(folder: Path, scoring: Scoring) -> None:
+    """Appears whole, or not at all; where several processes make it, that of the first stays."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    prepared = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+    prepared.mkdir()
+    try:
+        with (prepared / "scores.npy").open("wb") as file:
+            shape = {"descr": "<f4", "fortran_order": False, "shape": (scoring.num_captions, scoring.num_images)}
+            np.lib.format.write_array_header_1_0(file, shape)
+            row = np.full(scoring.num_images, np.nan, dtype=np.float32).tobytes()
+            for _ in range(scoring.num_captions):
+                file.write(row)
+            file.flush()
+            os.fsync(file.fileno())
+        (prepared / "scoring.json").write_text(json.dumps(to_json(scoring), indent=2) + "\n")
+        prepared.rename(folder)
+    except OSError:
+        shutil.rmtree(prepared, ignore_errors=True)
+        if not all((folder / name).exists() for name in _NAMES):
+            raise
+    sync_folder(folder.parent)

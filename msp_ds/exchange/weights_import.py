@@ -1,0 +1,257 @@
+"""`msp-ds import`: weights that others trained, under our names, in a folder that train --init and evaluate take."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from msp_ds.config import ModelConfig, read_json
+from msp_ds.data.format.vocabulary import Vocabulary, parse_vocabulary, read_vocabulary
+from msp_ds.errors import InputError
+from msp_ds.model.encoder import Trunk
+from msp_ds.model.heads import ALL_HEADS, BENCHMARK_HEADS, HEADS, build_heads
+from msp_ds.model.weights.conversion import ANSWER_DECODER, Reading, Report, check_fit, head_of, sizes_of, take
+from msp_ds.model.weights.forms import BERT_CLS_ID, Form, get_form
+from msp_ds.model.weights.tensor_files import EXTRA_FILE, find_tensor_files, read_tensors
+from msp_ds.preparation.texts.answer_vocabulary import AnswerVocabulary
+from msp_ds.preparation.texts.answer_vocabulary import read_vocabulary as read_answers
+from msp_ds.presets import DEFAULT_PRESET, get_preset
+from msp_ds.stateless_random import key_of
+from msp_ds.storage.small_files import read_small_bytes
+from msp_ds.training.checkpointing.weights_folder import (
+    MODEL_FILE,
+    VOCAB_FILE,
+    StoredWeights,
+    WeightsCard,
+    prepared_folder,
+    read_card,
+    require_free,
+    sha256_of,
+    write_card,
+    write_weights,
+)
+from msp_ds.training.settings import changed_model
+
+BERT_VOCABULARY_SIZE = 30522
+"""Of bert-base-uncased, whose [CLS] is piece 101."""
+_CONFIG_FILES = ("config.json", "bert_config.json")
+_THEIR_FIELDS = {
+    "hidden_size": "hidden_size",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "intermediate_size",
+    "max_position_embeddings": "max_positions",
+    "x_layers": "num_layers",
+}
+"""In a config.json -> in ModelConfig: what must agree."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportPlan:
+    """What to import, and as what."""
+
+    source: Path
+    """A file or folder."""
+    form: str
+    """A name of FORMS."""
+    out: Path
+    preset: str | None = None
+    """Whose model it is. None: what our own export says, else the default one's."""
+    settings: Sequence[str] = ()
+    """Of the model: `num_layers=3`, `model.region_gate=none`."""
+    vocab: Path | None = None
+    """The word pieces that the weights know."""
+    answers: Path | None = None
+    """What a head for question answering chooses from: LXMERT's trainval_label2ans.json, or all_ans.json."""
+    seed: int = 9595
+    """Of what stays fresh."""
+    drop_unknown: bool = False
+    overwrite: bool = False
+
+
+def import_weights(plan: ImportPlan) -> WeightsCard:
+    """Writes the weights folder `plan.out` and gives its card, with the report of every tensor.
+
+    What we exported keeps the card that it was exported with.
+
+    Raises InputError for a source that cannot be read or is of another model, before anything is written.
+    """
+    require_free(plan.out, overwrite=plan.overwrite)
+    form = get_form(plan.form)
+    files = find_tensor_files(plan.source)
+    # A folder brings along what lies in it; a single file stands alone.
+    own = read_card(plan.source) if (plan.source / MODEL_FILE).is_file() else None
+    model = changed_model(_base_model(plan, own), plan.settings)
+    needed = form.config == "always" or (form.config == "in folders" and plan.source.is_dir())
+    _check_config(plan.source, model, needed=needed)
+    tensors = _read_all([*files, *(file for file in (plan.source / EXTRA_FILE,) if file.is_file())])
+    vocabulary = _vocabulary(plan.vocab, plan.source)
+    answers = None if plan.answers is None else read_answers(plan.answers)
+    reading = Reading(
+        form=form,
+        model=frozenset(model_shapes(dataclasses.replace(model, num_answers=1), ALL_HEADS)),
+        cls_id=_cls_id(vocabulary, tensors),
+        where=str(plan.source),
+        with_answers=answers is not None,
+        drop_unknown=plan.drop_unknown,
+    )
+    taken = take(tensors, reading)
+    sizes: dict[str, Any] = sizes_of(taken.weights)
+    decoder = taken.weights.get(ANSWER_DECODER)
+    if decoder is not None:
+        sizes["num_answers"] = len(decoder) if decoder.ndim else 1
+    model = dataclasses.replace(model, **sizes)
+    _check_words(model, vocabulary, own, where=str(plan.source))
+    _check_answers(model, answers, own, where=str(plan.source))
+    heads = [*HEADS, *sorted({head for name in taken.weights if (head := head_of(name)) in BENCHMARK_HEADS})]
+    report = check_fit(taken, reading, shapes=model_shapes(model, heads))
+    if own is None:
+        report = dataclasses.replace(report, remarks=_remarks(form, model, report))
+    card = own or WeightsCard(
+        model=model,
+        vocabulary_sha256=None,
+        source=f"{form.name} {plan.source.name}",
+        inputs_sha256={file.name: sha256_of(file) for file in files},
+        report=report,
+    )
+    words = card.vocabulary_sha256 if vocabulary is None else vocabulary.sha256
+    stored = StoredWeights(
+        card=dataclasses.replace(
+            card,
+            model=model,
+            vocabulary_sha256=words,
+            answers_sha256=card.answers_sha256 if answers is None else answers.sha256,
+        ),
+        weights=taken.weights | _fresh(report, model, plan.seed),
+        vocabulary=None if vocabulary is None else vocabulary.data,
+    )
+    with prepared_folder(plan.out, overwrite=plan.overwrite) as prepared:
+        write_weights(prepared, stored)
+        write_card(prepared, stored)
+    return dataclasses.replace(stored.card, report=report)
+
+
+def _base_model(plan: ImportPlan, own: WeightsCard | None) -> ModelConfig:
+    if plan.preset is None and own is not None:
+        return own.model
+    return get_preset(plan.preset or DEFAULT_PRESET).model
+
+
+def _read_all(files: Sequence[Path]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        for name, tensor in read_tensors(file).items():
+            if name in tensors:
+                raise InputError(f"{file} holds {name} once more; a tensor stands in one file only")
+            tensors[name] = tensor
+    return tensors
+
+
+def _check_config(source: Path, model: ModelConfig, *, needed: bool) -> None:
+    """Raises InputError when a folder's config.json is missing or says that it is of another model."""
+    path = next((source / name for name in _CONFIG_FILES if (source / name).is_file()), None)
+    if path is None:
+        if needed:
+            raise InputError(f"{source} has no config.json; name a folder as Hugging Face's save_pretrained writes it")
+        return
+    said = read_json(path, what="the configuration of a Hugging Face model")
+    if not isinstance(said, dict):
+        raise InputError(f"{path} should be the configuration of a Hugging Face model, but is no table")
+    for theirs, ours in _THEIR_FIELDS.items():
+        if theirs in said and said[theirs] != getattr(model, ours):
+            raise InputError(
+                f"{path} is of another model: its {theirs} is {said[theirs]}, {ours} is {getattr(model, ours)} here; "
+                f"name the model that fits with --preset or --set {ours}={said[theirs]}"
+            )
+    if said.get("hidden_act", "gelu") != "gelu":
+        raise InputError(f"{path} says hidden_act {said['hidden_act']}; only gelu, the exact one, is known here")
+
+
+def _vocabulary(given: Path | None, folder: Path) -> Vocabulary | None:
+    if given is not None:
+        return read_vocabulary(given)
+    beside = folder / VOCAB_FILE
+    return parse_vocabulary(read_small_bytes(beside), name=str(beside)) if beside.is_file() else None
+
+
+def _cls_id(vocabulary: Vocabulary | None, tensors: dict[str, Tensor]) -> int | None:
+    """The number of [CLS]: the vocabulary's, else that of bert-base-uncased where there are as many pieces."""
+    if vocabulary is not None:
+        return vocabulary.pieces.index("[CLS]")
+    tables = (tensor for name, tensor in tensors.items() if name.endswith("embeddings.word_embeddings.weight"))
+    counts = {len(tensor) if tensor.ndim else 0 for tensor in tables}
+    return BERT_CLS_ID if counts == {BERT_VOCABULARY_SIZE} else None
+
+
+def _check_words(model: ModelConfig, vocabulary: Vocabulary | None, own: WeightsCard | None, *, where: str) -> None:
+    if vocabulary is None:
+        return
+    if len(vocabulary.pieces) != model.vocab_size:
+        raise InputError(
+            f"{where} knows {model.vocab_size} word pieces, {vocabulary.name} lists {len(vocabulary.pieces)}; "
+            "give the vocabulary that it was trained with: --vocab FILE"
+        )
+    if own is not None and own.vocabulary_sha256 not in (None, vocabulary.sha256):
+        raise InputError(f"{vocabulary.name} is not the vocabulary that {where} was exported with; leave --vocab out")
+
+
+def _check_answers(
+    model: ModelConfig, answers: AnswerVocabulary | None, own: WeightsCard | None, *, where: str
+) -> None:
+    if answers is None:
+        return
+    if not model.num_answers:
+        raise InputError(f"{where} has no head that chooses among answers; leave --answers out")
+    if len(answers) != model.num_answers:
+        raise InputError(
+            f"{where} chooses among {model.num_answers} answers, {answers.name} lists {len(answers)}; "
+            "name those that it was trained with: --answers FILE"
+        )
+    if own is not None and own.answers_sha256 not in (None, answers.sha256):
+        raise InputError(f"{answers.name} is not what {where} was exported with; leave --answers out")
+
+
+def model_shapes(model: ModelConfig, head_names: Iterable[str] = HEADS) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each tensor of a model with these heads; those of pre-training are not asked for otherwise."""
+    with torch.device("meta"):
+        trunk = Trunk(model)
+        heads = build_heads(head_names, model, trunk)
+    named = {f"trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}
+    named |= {f"heads.{name}": tensor for name, tensor in heads.state_dict().items()}
+    return {name: tuple(tensor.shape) for name, tensor in named.items()}
+
+
+def _fresh(report: Report, model: ModelConfig, seed: int) -> dict[str, Tensor]:
+    """What the weights did not have, as training of the same seed would start it."""
+    if not report.fresh:
+        return {}
+    torch.manual_seed(key_of(f"trunk {seed}"))
+    trunk = Trunk(model)
+    start = {f"trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}
+    if any(head_of(name) for name in report.fresh):
+        torch.manual_seed(key_of(f"heads {seed}"))
+        head = build_heads(["region"], model, trunk)
+        start |= {f"heads.{name}": tensor for name, tensor in head.state_dict().items()}
+    return {name: start[name].clone() for name in report.fresh}
+
+
+def _remarks(form: Form, model: ModelConfig, report: Report) -> tuple[str, ...]:
+    """What means something else here than where the weights come from."""
+    remarks = []
+    if "trunk.region_pooler.weight" in report.fresh:
+        remarks.append(
+            "the pair was tanh(text pooler) alone; here it is multiplied by the pooled visual [CLS], which is fresh: "
+            "heads that read the pair must be trained again"
+        )
+        if any(name.startswith("heads.region.") for name in report.taken) and model.region_gate == "pair":
+            remarks.append("the region head was not gated by the pair; --set model.region_gate=none reads it as it was")
+    if form.counts_pieces and getattr(model, "positions", "words") == "words":
+        remarks.append(
+            "positions counted word pieces from 0; here [CLS] and [SEP] have position 1 and the k-th word k + 2"
+        )
+    return tuple(remarks)

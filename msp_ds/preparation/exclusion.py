@@ -1,0 +1,115 @@
+"""Images that must not be trained on: those of lists and splits, under whatever id the region files have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from msp_ds.data.format.image_ids import corpus_of, is_renumbered
+from msp_ds.errors import InputError
+from msp_ds.preparation.overlap import same_pictures, unchecked_twins
+from msp_ds.preparation.recipe import Recipe
+from msp_ds.preparation.sources.karpathy import KARPATHY
+from msp_ds.preparation.sources.mentions import parse_reference
+from msp_ds.preparation.sources.text_files import read_image_ids, recognise
+from msp_ds.preparation.sources.visual_genome import Twins
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exclusion:
+    """What a recipe leaves out, with the table that finds it under other ids."""
+
+    named: frozenset[str]
+    """Canonical ids as the lists have them."""
+    twins: Twins
+
+    def among(self, image_ids: frozenset[str]) -> frozenset[str]:
+        """Those of `image_ids` that are left out."""
+        return same_pictures(image_ids, self.named, self.twins)
+
+    def check(self, image_ids: frozenset[str]) -> None:
+        """Demand that twins among `image_ids` can be told and that something is left. Raises: InputError if not."""
+        if unchecked := unchecked_twins(image_ids, self.named, self.twins):
+            raise InputError(f"--exclude cannot be kept: {unchecked}")
+        if self.among(image_ids) == image_ids:
+            raise InputError(f"--exclude leaves nothing of {len(image_ids)} images with regions; name smaller lists")
+
+    def counts(self, image_ids: frozenset[str]) -> dict[str, int]:
+        """What is left out of `image_ids`, for people and for the index; empty when nothing should be."""
+        if not self.named:
+            return {}
+        left_out = self.among(image_ids)
+        return {
+            "images_excluded": len(left_out),
+            "images_excluded_as_twins": len(left_out - self.named),
+            "images_unchecked_of_gqa_test": _renumbered_facing_coco(image_ids, self.named)
+            + _renumbered_facing_coco(self.named, image_ids),
+        }
+
+
+def _renumbered_facing_coco(one: frozenset[str], other: frozenset[str]) -> int:
+    """How many images of one set have numbers of GQA's own, when the other has COCO images that they may be."""
+    return sum(map(is_renumbered, one)) if any(corpus_of(image_id) == "coco" for image_id in other) else 0
+
+
+def read_exclusion(recipe: Recipe, *, twins: Twins) -> Exclusion:
+    """What the recipe's `exclude` names.
+
+    Raises: InputError for a file that cannot be read, and for a split whose defining file is not among `splits`.
+    """
+    named = [_split_ids(name, recipe) if name in _SPLITS else read_image_ids(name) for name in recipe.exclude]
+    return Exclusion(named=frozenset[str]().union(*named), twins=twins)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Split:
+    """A split that has a name, and the file that defines it."""
+
+    defined_by: str
+    is_in: Callable[[str], bool]
+    """Whether a split file is the defining one."""
+    ending: str = ""
+    """What chooses the split in the file."""
+
+
+def _is_minival(written: str) -> bool:
+    """Told by the name: LXMERT's files for training and for validation look alike."""
+    name = Path(written).name
+    return "minival" in name and "nominival" not in name
+
+
+def _is_karpathy(written: str) -> bool:
+    """Told by the content."""
+    return recognise(parse_reference(written), what="a split file") is KARPATHY
+
+
+_DATASET_COCO = "dataset_coco.json of Karpathy's caption data sets (caption_datasets.zip)"
+_SPLITS: dict[str, _Split] = {
+    "minival": _Split(
+        defined_by="mscoco_minival.json of LXMERT's pre-training data (data/lxmert/mscoco_minival.json)",
+        is_in=_is_minival,
+    ),
+    "karpathy-val": _Split(defined_by=_DATASET_COCO, is_in=_is_karpathy, ending="#val"),
+    "karpathy-test": _Split(defined_by=_DATASET_COCO, is_in=_is_karpathy, ending="#test"),
+}
+
+
+def require_split_files(recipe: Recipe) -> None:
+    """Demand the file that defines each split in `exclude`. Raises: InputError naming a split and its missing file."""
+    for name in recipe.exclude:
+        if name in _SPLITS:
+            _split_files(name, recipe)
+
+
+def _split_files(name: str, recipe: Recipe) -> list[str]:
+    split = _SPLITS[name]
+    files = [written for written in recipe.splits if split.is_in(written)]
+    if not files:
+        raise InputError(f"{split.defined_by} defines which images are {name}; give that file with --splits FILE")
+    return files
+
+
+def _split_ids(name: str, recipe: Recipe) -> frozenset[str]:
+    ending = _SPLITS[name].ending
+    return frozenset[str]().union(*(read_image_ids(written + ending) for written in _split_files(name, recipe)))

@@ -1,0 +1,184 @@
+"""Any file of region features: what a path stands for, by its ending, and all rows of all files.
+
+Such a file is used in two steps, which may happen in different processes: `rows` says where each image stands, without
+decoding anything; `read` decodes one of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from msp_ds.data.format.faults import Faults, Place, RowError
+from msp_ds.data.format.image_ids import Corpus, split_corpus
+from msp_ds.data.format.region_checks import LabelCounts, Reading, RegionRow
+from msp_ds.errors import InputError
+from msp_ds.preparation.region_features.feature_types import FEATURE_TYPES, FeatureType
+from msp_ds.preparation.region_features.region_npz import NpzRegions, list_archives
+from msp_ds.preparation.region_features.region_tsv import TsvRegions
+
+
+class RegionFile(Protocol):
+    """One file of region features. It can be pickled; what it keeps open is not."""
+
+    path: Path
+    corpus: Corpus
+    """What its plain numbers mean."""
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether it holds the detector's labels; without them every id is IGNORE and every score 0."""
+
+    @property
+    def feature_type(self) -> str:
+        """The type of its features, where that was found out or said by the user; empty where the file tells it."""
+
+    @property
+    def num_bytes(self) -> int | None:
+        """What the lengths of its rows sum to, about; None where only reading tells."""
+
+    def rows(self, faults: Faults | None = None) -> Iterator[RegionRow]:
+        """Where each image stands, in the order of the file. Rows that cannot be used go to `faults`, or end it."""
+
+    def read(self, row: RegionRow, labels: LabelCounts) -> Reading:
+        """The image in one of its rows; cheapest in the order of the file. Raises: RowError, for `Faults.add`."""
+
+    def place(self, row: RegionRow) -> Place:
+        """Where a row stands, for messages."""
+
+    def digest(self, row: RegionRow) -> bytes:
+        """A hash of what stands in a row; cheapest in the order of the file."""
+
+
+# Bottom-up attention's own files end in .tsv.0, .tsv.1 ...
+_TSV, _NPZ = re.compile(r"\.tsv(\.\d+)?(\.gz|\.bz2|\.zst)?$"), re.compile(r"\.npz$")
+
+
+def list_region_files(paths: tuple[str, ...]) -> list[RegionFile]:
+    """The files that a recipe's `regions` stand for: .tsv, .npz or folders of .npz, `vg:` in front for VG's numbers,
+    `#float16` behind a .tsv to say the type of its features.
+
+    Raises: InputError for a missing path, one of another ending, or one named twice.
+    """
+    found: list[RegionFile] = []
+    seen: dict[tuple[int, int], Path] = {}
+    for written in paths:
+        corpus, plain = split_corpus(written)
+        path, feature_type = _split_type(plain)
+        if not os.path.exists(path):
+            raise InputError(f"{path} is missing; it should hold region features (.tsv, .npz or a folder of .npz)")
+        for member in list_archives(path) if path.is_dir() else [path]:
+            status = member.stat()
+            if seen.setdefault((status.st_dev, status.st_ino), member) is not member:
+                raise InputError(f"{member} is named twice among the region features")
+            found.append(_region_file(member, corpus, feature_type))
+    return found
+
+
+def scan_rows(
+    files: Sequence[RegionFile], *, faults: Faults, advance: Callable[[int], None] = lambda num_bytes: None
+) -> list[list[RegionRow]]:
+    """The usable rows of each file, each image once; `advance` hears of each row's bytes.
+
+    A row that repeats an earlier one of its file byte for byte is dropped and counted.
+
+    Raises: InputError for the first unusable row, unless `faults` takes it; an image that comes twice is one.
+    """
+    first_seen: dict[str, str] = {}
+    found: list[list[RegionRow]] = []
+    for file in files:
+        rows = []
+        for row in file.rows(faults):
+            rows.append(row)
+            advance(row.length)
+        found.append(_new_rows(file, _without_repeats(file, rows, faults), first_seen, faults))
+    return found
+
+
+def scan_bytes(files: Sequence[RegionFile]) -> int | None:
+    """What `scan_rows` will advance by, about; None where only reading tells."""
+    sizes = [file.num_bytes for file in files]
+    return None if None in sizes else sum(size or 0 for size in sizes)
+
+
+def read_or_skip(file: RegionFile, row: RegionRow, *, labels: LabelCounts, faults: Faults) -> Reading | None:
+    """The image in a row; None when it cannot be used and `faults` takes it. Raises: InputError where it does not."""
+    try:
+        return file.read(row, labels)
+    except RowError as error:
+        faults.add(error)
+        return None
+
+
+def files_without_labels(files: Sequence[RegionFile]) -> list[RegionFile]:
+    """Those whose images have no labels. Files that cannot be read are not among them: `scan_rows` will name them."""
+    return [file for file in files if not _may_have_labels(file)]
+
+
+def require_labels(files: Sequence[RegionFile]) -> None:
+    """Demand labels, of which the texts of the token stage are made.
+
+    Raises: InputError naming the first file that has none.
+    """
+    unlabelled = files_without_labels(files)
+    if unlabelled:
+        raise InputError(
+            f"{unlabelled[0].path} holds regions without labels ({len(unlabelled)} of {len(files)} files do), of which "
+            "stage token makes its texts; LXMERT's TSV of 10 columns, VOLTA's of 13 and .npz with objects_id have "
+            "them, and the other stages do without"
+        )
+
+
+def _may_have_labels(file: RegionFile) -> bool:
+    try:
+        return file.has_labels
+    except InputError:
+        return True
+
+
+def _split_type(written: str) -> tuple[Path, FeatureType | None]:
+    """The path and the type of `features.tsv#float16`."""
+    path, mark, said = written.rpartition("#")
+    types = [kind for kind in FEATURE_TYPES if kind == said and mark and not Path(written).exists()]
+    return (Path(path), types[0]) if types else (Path(written), None)
+
+
+def _region_file(path: Path, corpus: Corpus, feature_type: FeatureType | None) -> RegionFile:
+    if _TSV.search(path.name):
+        return TsvRegions(path, corpus, feature_type)
+    if _NPZ.search(path.name):
+        return NpzRegions(path, corpus)
+    raise InputError(
+        f"{path} ends neither in .tsv nor in .npz; region features should (TSV may end in .gz, .bz2 or .zst too)"
+    )
+
+
+def _without_repeats(file: RegionFile, rows: list[RegionRow], faults: Faults) -> list[RegionRow]:
+    """The rows without those whose image came in a row of the same content before."""
+    first: dict[str, RegionRow] = {}
+    repeats = {row for row in rows if first.setdefault(row.image_id, row) is not row}
+    if not repeats:
+        return rows
+    # In the order of the file, since a compressed one is read only forwards.
+    suspects = sorted(repeats | {first[row.image_id] for row in repeats}, key=lambda row: row.number)
+    digests = {row.number: file.digest(row) for row in suspects}
+    dropped = {row for row in repeats if digests[row.number] == digests[first[row.image_id].number]}
+    faults.num_repeated += len(dropped)
+    return [row for row in rows if row not in dropped]
+
+
+def _new_rows(file: RegionFile, rows: list[RegionRow], first_seen: dict[str, str], faults: Faults) -> list[RegionRow]:
+    """The rows whose image did not come before; `first_seen`, image -> file and row, grows."""
+    new = []
+    for row in rows:
+        place = file.place(row)
+        here = str(place._replace(path=Path(file.path.name), image_id=""))
+        first = first_seen.setdefault(row.image_id, here)
+        if first is here:
+            new.append(row)
+        else:
+            faults.add(RowError(place, f"comes twice, first in {first}; keep one of them"))
+    return new

@@ -1,0 +1,216 @@
+"""Region features as plain numpy archives: an .npz of one image or of many, or a folder of them.
+
+Keys, N images, R regions, F feature width: image_id [N] (numbers or text), height [N], width [N], boxes [N, R, 4] in
+pixels, features [N, R, F], and, where there are labels, objects_id [N, R] with -1 for no label and objects_conf
+[N, R], attrs_id and attrs_conf alike. num_boxes [N] says how many of an image's R regions are its own; without it
+all are. An archive of one image has no axis N; without image_id its name is the id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msp_ds.data.format.faults import Faults, Place, RowError
+from msp_ds.data.format.image_ids import Corpus, canonical_image_id
+from msp_ds.data.format.region_checks import LabelCounts, RawRegions, Reading, RegionRow, checked
+from msp_ds.errors import InputError
+from msp_ds.storage.array_files import list_arrays, load_arrays
+
+KEYS = {
+    "image_id": (1, "iuU"),
+    "height": (1, "iuf"),
+    "width": (1, "iuf"),
+    "num_boxes": (1, "iuf"),
+    "boxes": (3, "fiu"),
+    "objects_id": (2, "iu"),
+    "objects_conf": (2, "f"),
+    "attrs_id": (2, "iu"),
+    "attrs_conf": (2, "f"),
+    "features": (3, "f"),
+}
+"""Key -> number of axes, N among them, and numpy's letters for the kinds of number that it may hold."""
+
+_NEEDED = ("height", "width", "boxes", "features")
+_LABELS = (("objects_id", "objects_conf"), ("attrs_id", "attrs_conf"))
+"""Each pair is there whole or not at all."""
+
+_WHAT = f"an .npz of region features with {', '.join(KEYS)}"
+
+
+def list_archives(path: Path) -> list[Path]:
+    """The archives that `path` stands for: itself, or the .npz files of a folder in the order of their names.
+
+    Raises: InputError when there are none.
+    """
+    archives = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    if not archives:
+        raise InputError(f"{path} is a folder without .npz files; it should hold region features")
+    return archives
+
+
+class NpzRegions:
+    """An archive of regions, held in memory from the first image that is read to the last."""
+
+    def __init__(self, path: Path, corpus: Corpus) -> None:
+        self.path = path
+        self.corpus = corpus
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether objects_id is there. Raises: InputError for what is no archive."""
+        return "objects_id" in self._names
+
+    @property
+    def feature_type(self) -> str:
+        """Nothing: an archive says it of each array."""
+        return ""
+
+    @property
+    def num_bytes(self) -> int | None:
+        """The size of the archive."""
+        return self.path.stat().st_size
+
+    def rows(self, faults: Faults | None = None) -> Iterator[RegionRow]:
+        """Where each image stands, numbers from 0; the features stay on the disk.
+
+        A damaged archive goes to `faults` as a whole, an image without an id as one of its own row.
+
+        Raises: InputError for them unless `faults` takes it.
+        """
+        faults = faults or Faults()
+        try:
+            raw_ids = self._raw_ids()
+            share = self.path.stat().st_size // len(raw_ids)
+        except RowError as error:
+            faults.add(error)
+            return
+        for number, raw_id in enumerate(raw_ids):
+            place = Place(self.path, number)
+            try:
+                image_id = canonical_image_id(raw_id, corpus=self.corpus, where="")
+            except InputError as error:
+                faults.add(RowError(place, str(error).removeprefix(": ")))
+            else:
+                yield RegionRow(image_id, number, 0, share)
+
+    def read(self, row: RegionRow, labels: LabelCounts) -> Reading:
+        """The image in a row.
+
+        Raises: RowError naming file, row and image: for a missing or misshapen array and what `checked` refuses.
+        """
+        place = self.place(row)
+        try:
+            image = self._image(row.number)
+        except RowError as error:
+            raise RowError(place, error.reason) from None
+        count = _whole_number(place, "num_boxes", image.get("num_boxes", len(image["boxes"])))
+        if not 0 < count <= len(image["boxes"]):
+            raise RowError(place, f"num_boxes is {count}; it should be 1 to {len(image['boxes'])}")
+        raw = RawRegions(
+            place=place,
+            height=_whole_number(place, "height", image["height"]),
+            width=_whole_number(place, "width", image["width"]),
+            boxes=image["boxes"][:count],
+            features=image["features"][:count],
+            object_ids=_first(image, "objects_id", count),
+            object_scores=_first(image, "objects_conf", count),
+            attribute_ids=_first(image, "attrs_id", count),
+            attribute_scores=_first(image, "attrs_conf", count),
+        )
+        return checked(raw, labels=labels)
+
+    def place(self, row: RegionRow) -> Place:
+        """Where a row stands, for messages."""
+        return Place(self.path, row.number, image_id=row.image_id)
+
+    def digest(self, row: RegionRow) -> bytes:
+        """sha256 of an image's arrays."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self._image(row.number).items()):
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
+        return digest.digest()
+
+    def _image(self, number: int) -> dict[str, np.ndarray]:
+        """The arrays of one image, without the axis of images; after the archive's last they are let go."""
+        arrays = self._arrays
+        if number == len(arrays["height"]) - 1:
+            del self._arrays
+        return {name: array[number] for name, array in arrays.items()}
+
+    def _raw_ids(self) -> list[Any]:
+        """What the archive calls its images. Raises: RowError when image_id is misshapen or cannot be read."""
+        place = Place(self.path)
+        if "image_id" not in self._names:
+            if len(self._shape_of("height")):
+                raise RowError(place, f"lacks the array image_id; it should be {_WHAT}")
+            return [self.path.stem]
+        ids = self._load(["image_id"])["image_id"]
+        if ids.ndim > 1 or not ids.size or ids.dtype.kind not in KEYS["image_id"][1]:
+            raise RowError(place, f"image_id is {ids.dtype} of shape {ids.shape}; it should list the images")
+        raw_ids: list[Any] = ids.reshape(-1).tolist()
+        return raw_ids
+
+    def _shape_of(self, name: str) -> tuple[int, ...]:
+        return self._load([name])[name].shape
+
+    def _load(self, names: list[str]) -> dict[str, np.ndarray]:
+        try:
+            return load_arrays(self.path, names, what=_WHAT)
+        except InputError as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: InputError) -> RowError:
+        return RowError(Place(self.path), str(error).removeprefix(f"{self.path} "))
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        try:
+            return list_arrays(self.path, what=_WHAT)
+        except InputError as error:
+            raise self._damaged(error) from None
+
+    @cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """All that is needed, with the axis of images. Raises: RowError when they do not fit."""
+        for pair in _LABELS:
+            if len({name in self._names for name in pair}) > 1:
+                raise RowError(Place(self.path), f"has one of {' and '.join(pair)} without the other")
+        there = [name for name in KEYS if name in _NEEDED or name in self._names]
+        arrays = self._load(there)
+        if not arrays["height"].ndim:
+            arrays = {name: array[None] for name, array in arrays.items()}
+        _check_shapes(arrays, self.path)
+        return arrays
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_arrays"}
+
+
+def _whole_number(place: Place, name: str, value: Any) -> int:
+    if not float(value).is_integer():
+        raise RowError(place, f"{name} should be a whole number, but is {float(value)}")
+    return int(value)
+
+
+def _first(image: dict[str, np.ndarray], name: str, count: int) -> np.ndarray | None:
+    return image[name][:count] if name in image else None
+
+
+def _check_shapes(arrays: dict[str, np.ndarray], path: Path) -> None:
+    place = Place(path)
+    images_and_regions = arrays["boxes"].shape[:2]
+    for name, array in arrays.items():
+        axes, kinds = KEYS[name]
+        if array.ndim != axes or array.dtype.kind not in kinds:
+            raise RowError(place, f"{name} is {array.dtype} with {array.ndim} axes; it should have {axes}, of numbers")
+        wanted = images_and_regions[: min(axes, 2)]
+        if array.shape[: len(wanted)] != wanted:
+            raise RowError(place, f"{name} has shape {array.shape}, which does not fit boxes {arrays['boxes'].shape}")
+    if 0 in arrays["features"].shape or arrays["boxes"].shape[2] != 4:
+        raise RowError(place, "holds no features, or boxes of other than 4 numbers")

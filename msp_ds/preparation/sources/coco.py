@@ -1,0 +1,39 @@
+"""COCO's JSON layout: an object whose lists `images`, `annotations` and `questions` name images by number.
+
+captions_{train,val}20{14,17}.json, and where only the images are asked for, instances, image_info and VQA's files too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from msp_ds.errors import InputError
+from msp_ds.preparation.parsing.json_stream import Item, require_mapping
+from msp_ds.preparation.sources.mentions import Layout, Mention, TextReference, squeezed
+
+_NAME = "COCO's JSON layout"
+
+
+def _recognises(item: Item) -> bool:
+    value = item.value
+    if item.member == "images":
+        return "id" in value and "sentences" not in value
+    return item.member in {"annotations", "questions"} and "image_id" in value
+
+
+def _mentions(items: Iterable[Item], file: TextReference) -> Iterator[Mention]:
+    with_captions: bool | None = None
+    for item in items:
+        if item.member == "images":
+            raw = require_mapping(item, "id", what=_NAME)["id"]
+            yield Mention(file.canonical(raw, default="coco", where=item.where))
+        elif item.member in {"annotations", "questions"}:
+            value = require_mapping(item, "image_id", what=_NAME)
+            with_captions = "caption" in value if with_captions is None else with_captions
+            if with_captions is not ("caption" in value):
+                raise InputError(f"{item.where}: has {'no' if with_captions else 'a'} caption, unlike those before it")
+            captions = (squeezed(value["caption"], where=item.where),) if with_captions else ()
+            yield Mention(file.canonical(value["image_id"], default="coco", where=item.where), captions=captions)
+
+
+COCO = Layout(name=_NAME, recognises=_recognises, mentions=_mentions)

@@ -1,0 +1,54 @@
+"""Karpathy's splits, dataset_coco.json and dataset_flickr30k.json: one entry an image with its split and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from msp_ds.errors import InputError
+from msp_ds.preparation.parsing.json_stream import Item, require_mapping
+from msp_ds.preparation.sources.mentions import Layout, Mention, TextReference, squeezed
+
+TRAINING_SPLITS = ("train", "restval")
+"""What is usually called Karpathy's train: 113,287 images of COCO. Flickr30k has no restval."""
+_NAME = "Karpathy's dataset_coco.json or dataset_flickr30k.json"
+
+
+def _recognises(item: Item) -> bool:
+    return item.member == "images" and "sentences" in item.value and "split" in item.value
+
+
+def _mentions(items: Iterable[Item], file: TextReference) -> Iterator[Mention]:
+    """The images of the splits that the file's name asks for, or of train and restval.
+
+    Raises: InputError for an ill-formed image and for a split that no image has.
+    """
+    wanted = file.splits or TRAINING_SPLITS
+    seen: set[str] = set()
+    for item in items:
+        if item.member == "images":
+            image = require_mapping(item, "split", "filename", "sentences", what=_NAME)
+            split = squeezed(image["split"], where=item.where)
+            seen.add(split)
+            if split in wanted:
+                yield Mention(_image_id(image, file, where=item.where), captions=_captions(image, where=item.where))
+    absent = [split for split in file.splits if split not in seen]
+    if absent:
+        raise InputError(f"{file.path} has no split {absent[0]!r}; its splits are {', '.join(sorted(seen))}")
+
+
+def _image_id(image: dict[str, Any], file: TextReference, *, where: str) -> str:
+    """`imgid` only counts the entries; COCO's number is `cocoid`, Flickr30k's the stem of the file name."""
+    if "cocoid" in image:
+        return file.canonical(image["cocoid"], default="coco", where=where)
+    return file.canonical(image["filename"], default="f30k", where=where)
+
+
+def _captions(image: dict[str, Any], *, where: str) -> tuple[str, ...]:
+    sentences = image["sentences"]
+    if not isinstance(sentences, list) or not all(isinstance(one, dict) and "raw" in one for one in sentences):
+        raise InputError(f"{where}: a sentence has no 'raw'; it should be {_NAME}")
+    return tuple(squeezed(sentence["raw"], where=where) for sentence in sentences)
+
+
+KARPATHY = Layout(name=_NAME, recognises=_recognises, mentions=_mentions, has_splits=True)

@@ -1,0 +1,37 @@
+"""LXMERT's pre-training JSON: mscoco_{train,nominival,minival}.json and vgnococo.json.
+
+A list of {img_id, sentf: {category: [sentence]}, labelf}. The category `mscoco` holds captions; `vg` holds Visual
+Genome's region phrases, without their boxes, also of images that stand under their COCO number. The other categories
+are questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from msp_ds.errors import InputError
+from msp_ds.preparation.parsing.json_stream import Item, require_mapping
+from msp_ds.preparation.sources.mentions import Layout, Mention, TextReference, squeezed_list
+
+_NAME = "LXMERT's list of img_id and sentf"
+
+
+def _recognises(item: Item) -> bool:
+    return item.member == "" and "img_id" in item.value and "sentf" in item.value
+
+
+def _mentions(items: Iterable[Item], file: TextReference) -> Iterator[Mention]:
+    for item in items:
+        image = require_mapping(item, "img_id", "sentf", what=_NAME)
+        sentences = image["sentf"]
+        if not isinstance(sentences, dict):
+            raise InputError(f"{item.where}: sentf is no object; it should be {_NAME}")
+        # COCO's ids tell themselves (COCO_train2014_...); bare numbers are Visual Genome's.
+        image_id = file.canonical(image["img_id"], default="vg", where=item.where)
+        captions, phrases = (
+            squeezed_list(sentences.get(category, []), where=item.where) for category in ("mscoco", "vg")
+        )
+        yield Mention(image_id, captions=captions, phrases=phrases)
+
+
+LXMERT = Layout(name=_NAME, recognises=_recognises, mentions=_mentions)

@@ -1,0 +1,143 @@
+"""Any file of captions, of phrases, or of image ids: its layout is recognised by its content, not by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from msp_ds.data.format.text import is_blank
+from msp_ds.errors import InputError
+from msp_ds.preparation.parsing.json_stream import iterate_items, readable
+from msp_ds.preparation.parsing.text_table import TextTable
+from msp_ds.preparation.sources.coco import COCO
+from msp_ds.preparation.sources.karpathy import KARPATHY
+from msp_ds.preparation.sources.lxmert import LXMERT
+from msp_ds.preparation.sources.mentions import Layout, Mention, TextReference, parse_reference
+from msp_ds.preparation.sources.question_files import GQA, LXMERT_QUESTIONS, NLVR2
+from msp_ds.preparation.sources.retrieval_lists import RETRIEVAL_LISTS
+from msp_ds.preparation.sources.visual_genome import VISUAL_GENOME
+
+TextKind = Literal["caption", "phrase"]
+
+LAYOUTS: tuple[Layout, ...] = (COCO, KARPATHY, RETRIEVAL_LISTS, LXMERT, VISUAL_GENOME, GQA, NLVR2, LXMERT_QUESTIONS)
+"""An item is of one of them at most."""
+
+_WITH_TEXT: dict[TextKind, tuple[Layout, ...]] = {
+    "caption": (COCO, KARPATHY, RETRIEVAL_LISTS, LXMERT),
+    "phrase": (VISUAL_GENOME, LXMERT),
+}
+_OTHER_KIND_MEANT: dict[TextKind, str] = {
+    "caption": "its phrases are for --phrases",
+    "phrase": "phrases are cut from its captions with --captions FILE --phrases from-captions",
+}
+_HEAD = 1 << 12
+"""Characters that are looked at to tell JSON from lines."""
+_ID_LIST = "image ids, one a line or a JSON list"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFile:
+    """The captions or the phrases of one file."""
+
+    layout: Layout
+    by_image: TextTable
+    """In the file's order; images without a text are absent."""
+    num_empty: int
+    """Texts that are null or blank, as one of zero-width characters alone is; they are left out."""
+
+
+def read_texts(written: str, kind: TextKind) -> TextFile:
+    """The captions or the phrases in `[corpus:]FILE[#split+split]`, white space squeezed.
+
+    Raises: InputError when the file is missing, damaged, of no known layout, or holds no such text.
+    """
+    file = parse_reference(written)
+    what = f"{kind}s in {' or '.join(layout.name for layout in _WITH_TEXT[kind])}"
+    layout = recognise(file, what=what)
+    if layout is None:
+        raise InputError(f"{file.path} holds no {kind} in a layout that is known; it should be {what}")
+    by_image = TextTable()
+    num_empty = num_of_other_kind = 0
+    for mention in _mentions(file, layout):
+        texts, others = mention.captions, mention.phrases
+        if kind == "phrase":
+            texts, others = others, texts
+        kept = [text for text in texts if not is_blank(text)]
+        num_empty += len(texts) - len(kept)
+        num_of_other_kind += len(others)
+        by_image.add(mention.image_id, kept)
+    if not by_image:
+        hint = _OTHER_KIND_MEANT[kind] if num_of_other_kind else f"it should be {what}"
+        raise InputError(f"{file.path} holds no {kind} ({num_empty} empty ones), but is {layout.name}; {hint}")
+    return TextFile(layout=layout, by_image=by_image, num_empty=num_empty)
+
+
+def read_image_ids(written: str) -> frozenset[str]:
+    """The canonical ids of all images that `[corpus:]FILE[#split+split]` names: a text file, or a list of ids.
+
+    Of a file that holds several splits one must be chosen: what is left unsaid would be guessed.
+
+    Raises: InputError when the file is missing, damaged, of no known layout, names no image, or no split is chosen.
+    """
+    file = parse_reference(written)
+    what = f"{_ID_LIST}, or any file of captions, phrases or questions"
+    layout = recognise(file, what=what) if (is_json := _is_json(file.path, what=what)) else None
+    if layout is not None:
+        if layout.has_splits and not file.splits:
+            raise InputError(
+                f"{written} holds several splits; say which, as in {written}#test or {written}#train+restval"
+            )
+        image_ids = frozenset(mention.image_id for mention in _mentions(file, layout))
+    else:
+        _refuse_splits(file, "a list of image ids")
+        image_ids = frozenset(_ids_in_list(file, what) if is_json else _ids_in_lines(file, what))
+    if not image_ids:
+        raise InputError(f"{file.path} names no image; it should be {what}")
+    return image_ids
+
+
+def recognise(file: TextReference, *, what: str) -> Layout | None:
+    """The layout of a JSON file, told by the first of its items that belongs to one; None for an unknown layout.
+
+    Raises: InputError when the file is missing or damaged.
+    """
+    for item in iterate_items(file.path, what=what):
+        if isinstance(item.value, dict):
+            for layout in LAYOUTS:
+                if layout.recognises(item):
+                    return layout
+    return None
+
+
+def _mentions(file: TextReference, layout: Layout) -> Iterator[Mention]:
+    if not layout.has_splits:
+        _refuse_splits(file, layout.name)
+    return layout.mentions(iterate_items(file.path, what=layout.name), file)
+
+
+def _refuse_splits(file: TextReference, name: str) -> None:
+    if file.splits:
+        raise InputError(f"{file.path} has no splits to choose #{'+'.join(file.splits)} from; it is {name}")
+
+
+def _is_json(path: Path, *, what: str) -> bool:
+    """Whether the first character opens a list or an object."""
+    with readable(path, what=what) as file:
+        return file.read(_HEAD).lstrip()[:1] in ("[", "{")
+
+
+def _ids_in_list(file: TextReference, what: str) -> Iterator[str]:
+    for item in iterate_items(file.path, what=what):
+        if item.member or not isinstance(item.value, (str, int)):
+            raise InputError(f"{item.where}: is no image id, and its layout is unknown; it should be {what}")
+        yield file.canonical(item.value, default="coco", where=item.where)
+
+
+def _ids_in_lines(file: TextReference, what: str) -> Iterator[str]:
+    """Ids between white space: some lists, as bottom-up attention's, name an image twice a line. # starts a comment."""
+    with readable(file.path, what=what) as lines:
+        for number, line in enumerate(lines, start=1):
+            for word in line.partition("#")[0].split():
+                yield file.canonical(word, default="coco", where=f"{file.path} line {number}")

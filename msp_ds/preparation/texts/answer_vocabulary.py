@@ -1,0 +1,139 @@
+"""The answers that a question-answering head chooses from, and what each is worth as a training target.
+
+The recipe (FACTS 2.5): an answer is in the vocabulary when it is, normalised, the commonest of at least nine
+questions of the training and validation splits. Targets count the people's *raw* answers that are in the vocabulary:
+said once .3, twice .6, three times .9, more often 1. What nobody in the vocabulary said has no target at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msp_ds.config import read_json, write_json
+from msp_ds.errors import InputError
+from msp_ds.preparation.sources.mentions import plain_text
+from msp_ds.preparation.sources.questions import Question
+from msp_ds.preparation.sources.vqa import VqaQuestion
+from msp_ds.preparation.texts.answer_normalisation import normalise_answer
+
+LEAST_QUESTIONS = 9
+_WORTH = (0.0, 0.3, 0.6, 0.9)
+"""By how many people said it; 1 for more."""
+_KNOWN_FORMS = "a JSON list of answers, an object answer -> number, or LXMERT's list of {ans, dsets}"
+
+
+class AnswerVocabulary:
+    """Answers by number and numbers by answer."""
+
+    def __init__(self, answers: Sequence[str], *, name: str = "the answer vocabulary") -> None:
+        self.answers = tuple(answers)
+        self.name = name
+        self._numbers = {answer: number for number, answer in enumerate(self.answers)}
+        if not self.answers:
+            raise InputError(
+                f"{name} is empty; build it from more questions or set a smaller least_questions in the recipe"
+            )
+        if len(self._numbers) < len(self.answers):
+            answer, times = Counter(self.answers).most_common(1)[0]
+            raise InputError(f"{name} holds {answer!r} {times} times; each answer needs one number")
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def __contains__(self, answer: object) -> bool:
+        return answer in self._numbers
+
+    def number(self, answer: str) -> int:
+        """The number of an answer. Raises: InputError for one that is not in the vocabulary."""
+        if answer not in self._numbers:
+            raise InputError(f"{answer!r} is none of the {len(self)} answers of {self.name}")
+        return self._numbers[answer]
+
+    def targets(self, scores: Mapping[str, float]) -> dict[int, float]:
+        """The scores of a question by answer number; answers outside the vocabulary earn nothing and are left out."""
+        return {self._numbers[answer]: score for answer, score in scores.items() if answer in self._numbers}
+
+    @property
+    def sha256(self) -> str:
+        """Of the answers.json that a shard set with these answers has."""
+        return hashlib.sha256(answers_data(self.answers)).hexdigest()
+
+    def write(self, path: Path) -> None:
+        """Write a JSON list, answer number i at place i, as LXMERT's trainval_label2ans.json."""
+        write_json(path, self.answers)
+
+
+def answers_data(answers: Sequence[str]) -> bytes:
+    """The answers.json of a shard set; its sum is what a fine-tuned model is compared by."""
+    return json.dumps(list(answers)).encode()
+
+
+def read_vocabulary(path: Path) -> AnswerVocabulary:
+    """A vocabulary as LXMERT has it: label2ans, ans2label or all_ans.json.
+
+    Raises: InputError when the file is missing or of another form, or its numbers leave gaps.
+    """
+    value = read_json(path, what=_KNOWN_FORMS)
+    if isinstance(value, dict):
+        if sorted(value.values(), key=str) != sorted(range(len(value)), key=str):
+            raise InputError(f"{path} should number its {len(value)} answers from 0 without gaps")
+        value = sorted(value, key=lambda answer: int(value[answer]))
+    answers = [_answer(entry, where=str(path)) for entry in value] if isinstance(value, list) else [None]
+    if any(answer is None for answer in answers):
+        raise InputError(f"{path} should be {_KNOWN_FORMS}")
+    return AnswerVocabulary([str(answer) for answer in answers], name=str(path))
+
+
+def _answer(entry: Any, *, where: str) -> str | None:
+    answer = entry.get("ans") if isinstance(entry, dict) else entry
+    return plain_text(answer, where=where) if isinstance(answer, str) else None
+
+
+def build_vqa_vocabulary(questions: Iterable[VqaQuestion], *, least: int = LEAST_QUESTIONS) -> AnswerVocabulary:
+    """VQA's vocabulary by the recipe, in the order in which answers first appear.
+
+    The published list of 3,129 is in another order, that of a Python 2 dictionary: a head trained on the one cannot be
+    read with the other.
+
+    Raises: InputError when the questions do not say their commonest answer, or none occurs often enough.
+    """
+    counts: Counter[str] = Counter()
+    for question in questions:
+        if question.commonest_answer is None:
+            raise InputError(
+                f"question {question.question_id} says no commonest answer; "
+                "build the vocabulary from the official annotations of train and val"
+            )
+        counts[normalise_answer(question.commonest_answer)] += 1
+    return _often_enough(counts, least)
+
+
+def build_vocabulary(questions: Iterable[Question], *, least: int = 1) -> AnswerVocabulary:
+    """The answers as they are written, of at least so many questions each: GQA's way. Raises: InputError for none."""
+    return _often_enough(Counter(answer for question in questions for answer in set(scores_of(question))), least)
+
+
+def _often_enough(counts: Counter[str], least: int) -> AnswerVocabulary:
+    return AnswerVocabulary([answer for answer, count in counts.items() if count >= least])
+
+
+def soft_scores(answers: Iterable[str]) -> dict[str, float]:
+    """What each of the people's raw answers is worth: {"net": 1.0, "mesh": 0.3}."""
+    return {answer: _WORTH[count] if count < len(_WORTH) else 1.0 for answer, count in Counter(answers).items()}
+
+
+def scores_of(question: Question) -> Mapping[str, float]:
+    """What each answer to a question is worth: as its file says, else by its people, or 1 for the only answer.
+
+    Raises: InputError when the question has neither, as in a test split.
+    """
+    if question.scores is not None:
+        return question.scores
+    if not question.answers:
+        raise InputError(f"question {question.question_id} has no answer; name a split that has answers")
+    return soft_scores(question.answers) if len(question.answers) > 1 else {question.answers[0]: 1.0}

@@ -1,0 +1,133 @@
+"""Shard sets at addresses, brought here one by one, for commands that look at sets without training on them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from msp_ds.data.format import set_layout as layout
+from msp_ds.data.format.shards import parse_index
+from msp_ds.data.progress import Progress
+from msp_ds.data.remote.blob_cache import BlobCache
+from msp_ds.data.remote.remote_files import RemoteFolder, is_remote
+from msp_ds.data.remote.staging import check_names
+from msp_ds.errors import ShardError
+from msp_ds.storage.checksums import FileEntry
+from msp_ds.storage.durable import replace_folder
+
+_SETS = tuple(f"{stage}/{split}" for stage in layout.STAGE_NAMES for split in ("train", "val"))
+_FAULTS_NAMED = 5
+"""Files that may be at fault before the rest is not tried: a server that is gone need not be asked for a thousand."""
+
+
+@contextmanager
+def local_copies(
+    paths: Sequence[str], *, cache: Path, limit_gb: float, progress: Progress, one_set: bool = False
+) -> Iterator[list[Path]]:
+    """The folders that paths stand for: themselves, or, for addresses, whole copies of the sets there.
+
+    An address names a set or, unless `one_set`, the folder that holds `<stage>/<split>`. Each file is fetched once and
+    checked by size and sha256; a copy is kept from eviction as long as the block runs.
+
+    Raises: InputError for addresses that are not read and for sets that do not fit; ShardError naming the files that
+    are missing, differ from their index or cannot be had.
+    """
+    with ExitStack() as held:
+        folders: list[Path] = []
+        for path in paths:
+            if is_remote(path):
+                blobs = BlobCache(cache.expanduser(), limit=int(limit_gb * 10**9))
+                sets = _sets_at(RemoteFolder(path), () if one_set else _SETS)
+                folders += _copies(path, sets, blobs, progress=progress, held=held)
+            else:
+                folders.append(Path(path))
+        yield folders
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SetThere:
+    """A set at an address, as its index tells it."""
+
+    name: str
+    """`sentence/train` below the address, or nothing for the address itself."""
+    remote: RemoteFolder
+    index_data: bytes
+    files: Mapping[str, FileEntry]
+    """All files but the index."""
+
+
+def _sets_at(remote: RemoteFolder, names: Sequence[str]) -> list[_SetThere]:
+    """The set at an address, or else those of `names` that are below it."""
+    alone = _set_at("", remote)
+    found = [alone] if alone else [_set_at(name, RemoteFolder(f"{remote.address}/{name}")) for name in names]
+    sets = [one for one in found if one]
+    if not sets:
+        nor = f", nor is there any of {', '.join(names)}" if names else ""
+        raise ShardError(f"{remote.address}/{layout.INDEX_NAME} is missing{nor}; give the address of a shard set")
+    return sets
+
+
+def _set_at(name: str, remote: RemoteFolder) -> _SetThere | None:
+    where = f"{remote.address}/{layout.INDEX_NAME}"
+    try:
+        data = remote.read(layout.INDEX_NAME)
+    except FileNotFoundError:
+        return None
+    index = parse_index(data, where=where, mend="upload the set again")
+    tars = {shard.name: FileEntry(bytes=shard.bytes, sha256=shard.sha256) for shard in index.shards}
+    check_names({**tars, **index.files}, where)
+    return _SetThere(name=name, remote=remote, index_data=data, files={**tars, **index.files})
+
+
+def _copies(
+    address: str, sets: Sequence[_SetThere], blobs: BlobCache, *, progress: Progress, held: ExitStack
+) -> list[Path]:
+    root = blobs.folder / "copies" / _folder_name(address)
+    needed = {entry.sha256: entry.bytes for one in sets for entry in one.files.values()}
+    with blobs.locked():
+        blobs.make_room(needed, what=f"the sets at {address}")
+        _fetch(sets, blobs, progress=progress)
+        held.enter_context(blobs.hold(needed))
+        return [_assemble(one, root / one.name, blobs) for one in sets]
+
+
+def _fetch(sets: Sequence[_SetThere], blobs: BlobCache, *, progress: Progress) -> None:
+    """Fetch what is not in the cache. Raises: ShardError naming the files that cannot be had as they should be."""
+    wanted = {entry.sha256: (one, name, entry) for one in sets for name, entry in one.files.items()}
+    missing = [found for sha256, found in wanted.items() if not blobs.path(sha256).exists()]
+    progress.start("fetch (bytes)", sum(entry.bytes for _, _, entry in missing))
+    faults: list[str] = []
+    for one, name, entry in missing:
+        target, part = blobs.path(entry.sha256), blobs.part(entry.sha256)
+        try:
+            one.remote.fetch(name, entry, part=part, target=target, advance=progress.advance)
+        except ShardError as error:
+            faults.append(str(error))
+        if len(faults) == _FAULTS_NAMED:
+            break
+    if faults:
+        raise ShardError("; and ".join(faults))
+
+
+def _assemble(one: _SetThere, folder: Path, blobs: BlobCache) -> Path:
+    """A set's folder of links to its files, in place at once. The cache is locked meanwhile."""
+    prepared = folder.with_name(f".{folder.name}.copying")
+    shutil.rmtree(prepared, ignore_errors=True)  # of a run that was killed
+    prepared.mkdir(parents=True)
+    (prepared / layout.INDEX_NAME).write_bytes(one.index_data)
+    for name, entry in one.files.items():
+        os.symlink(os.path.relpath(blobs.path(entry.sha256), prepared), prepared / name)
+    replace_folder(prepared, folder)
+    return folder
+
+
+def _folder_name(address: str) -> str:
+    """A name to recognise an address by, and no other address has it."""
+    plain = re.sub(r"[^A-Za-z0-9.]+", "-", address)[:80]
+    return f"{plain}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"

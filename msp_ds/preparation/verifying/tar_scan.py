@@ -1,0 +1,214 @@
+"""Every fault of one tar of a shard set: headers, padding and payloads, compared with the index and the pair table.
+
+R regions of an image, F feature width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from msp_ds import stateless_random
+from msp_ds.data.format.set_layout import MEMBER_ENDING, SetIndex, ShardEntry, unpack_record
+from msp_ds.data.format.set_tables import TAR_BLOCK
+from msp_ds.data.format.shards import Pairs
+from msp_ds.data.format.text import WordPieces
+from msp_ds.errors import ShardError
+from msp_ds.records import IGNORE, RegionRecord
+
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairRows:
+    """The pair table, by image."""
+
+    pairs: Pairs
+    order: np.ndarray
+    """int64 [P]: pairs, those of the first image first."""
+    ends: np.ndarray
+    """int64 [N + 1]: image n has the pairs order[ends[n] : ends[n + 1]]."""
+    pieces: WordPieces
+    max_tokens: int
+
+    @classmethod
+    def of(cls, pairs: Pairs, *, num_images: int, pieces: WordPieces, max_tokens: int) -> PairRows:
+        """The rows of a table whose images are 0 to num_images - 1."""
+        order = np.argsort(pairs.image_rows, kind="stable")
+        ends = np.searchsorted(pairs.image_rows[order], np.arange(num_images + 1))
+        return cls(pairs=pairs, order=order, ends=ends, pieces=pieces, max_tokens=max_tokens)
+
+    def faults(self, row: int, image_id: str, texts: list[str]) -> Iterator[str]:
+        """How the table differs from the texts in the record of an image: their number, their wording, their pieces.
+
+        Every text is compared by its key. One an image, in turn, is split into pieces again, which shows a table made
+        with other pieces; splitting all would take longer than everything else, and the table has its sha256.
+        """
+        places = self.order[self.ends[row] : self.ends[row + 1]]
+        if len(places) != len(texts):
+            yield f"has {len(texts)} texts, the pair table {len(places)}"
+            return
+        if not all(isinstance(text, str) for text in texts):
+            yield "holds something else among its texts"
+            return
+        if not texts:  # the second image of a statement
+            return
+        for ordinal, (key, text) in enumerate(zip(self.pairs.keys[places].tolist(), texts, strict=True)):
+            if key != stateless_random.key_of(f"{image_id}\n{ordinal}\n{text}"):
+                yield f"text {ordinal} is {text[:40]!r}, which is not the one that the pair table was made from"
+        probed = row % len(texts)
+        if not self._has_pieces_of(texts[probed], int(places[probed])):
+            yield f"text {probed}, {texts[probed][:40]!r}, has other word pieces in the pair table"
+
+    def _has_pieces_of(self, text: str, pair: int) -> bool:
+        start, end = self.pairs.offsets[pair : pair + 2]
+        encoded = self.pieces.encode(text, max_tokens=self.max_tokens)
+        return bool(
+            self.pairs.token_ids[start:end].tolist() == encoded.token_ids
+            and self.pairs.word_positions[start:end].tolist() == encoded.word_positions
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarPlan:
+    """What a tar should hold."""
+
+    path: Path
+    entry: ShardEntry
+    index: SetIndex
+    first_row: int
+    """Of its images in the set."""
+    pair_rows: PairRows | None
+    """None where the pair table cannot be used."""
+
+
+def scan_tar(plan: TarPlan, *, advance: Callable[[int], None]) -> list[str]:
+    """Each fault of a tar, with file, image and byte; `advance` hears of the bytes read, which are all."""
+    try:
+        with plan.path.open("rb") as file:
+            summed = _Summed(file, advance)
+            faults = [*_member_faults(plan, summed), *_ending_faults(plan, summed)]
+    except OSError as error:
+        return [f"{plan.path} cannot be read ({error.strerror})"]
+    if not faults and summed.digest.hexdigest() != plan.entry.sha256:
+        # What is named above explains another sum; alone it means that header fields or the index were changed.
+        faults = [f"{plan.path} differs from the sha256 in the index, though every image in it is in order"]
+    return faults
+
+
+class _Summed:
+    """A file that is read once, from start to end, and summed up on the way."""
+
+    def __init__(self, file: BinaryIO, advance: Callable[[int], None]) -> None:
+        self.digest = hashlib.sha256()
+        self.place = 0
+        self._file = file
+        self._advance = advance
+
+    def take(self, size: int) -> bytes:
+        """The next bytes, fewer at the end of the file."""
+        data = self._file.read(size)
+        self.digest.update(data)
+        self.place += len(data)
+        self._advance(len(data))
+        return data
+
+
+def _member_faults(plan: TarPlan, file: _Summed) -> Iterator[str]:
+    entry = plan.entry
+    for number, (key, offset, length) in enumerate(zip(entry.keys, entry.offsets, entry.lengths, strict=True)):
+        where = f"{plan.path}, {key} at byte {offset}"
+        gap_start = file.place
+        gap = file.take(offset - gap_start)
+        payload = file.take(length)
+        if len(payload) < length:
+            missing = len(entry.keys) - number - 1
+            others = f" and the {missing} images after it are" if missing else " is"
+            yield f"{where}: the file ends at byte {file.place}; this image{others} cut off"
+            return
+        for fault in _header_faults(gap, gap_start=gap_start, name=f"{key}.{MEMBER_ENDING}", size=length):
+            yield f"{where}: {fault}"
+        yield from _payload_faults(plan, number, payload, where=where)
+
+
+def _header_faults(gap: bytes, *, gap_start: int, name: str, size: int) -> Iterator[str]:
+    """The zeros that fill up the block of the payload before, and one tar header."""
+    fill = -gap_start % TAR_BLOCK
+    if len(gap) != fill + TAR_BLOCK:
+        yield f"the index leaves {len(gap)} bytes before it instead of {fill + TAR_BLOCK}"
+        return
+    if any(gap[:fill]):
+        yield f"bytes other than zero before it, from byte {gap_start + _first_set(gap)}"
+    try:
+        header = tarfile.TarInfo.frombuf(gap[fill:], "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        yield f"its tar header at byte {gap_start + fill} is damaged ({error})"
+        return
+    if (header.name, header.size, header.isreg()) != (name, size, True):
+        yield f"its tar header is that of {header.name!r} with {header.size} bytes instead of {name!r} with {size}"
+
+
+def _ending_faults(plan: TarPlan, file: _Summed) -> Iterator[str]:
+    """Only zeros follow the last payload: what fills its block, then two blocks or more."""
+    start, first_wrong = file.place, -1
+    if start < plan.entry.offsets[-1] + plan.entry.lengths[-1]:
+        return  # cut off before: named already
+    while chunk := file.take(_CHUNK):
+        if first_wrong < 0 and any(chunk.lstrip(b"\0")[:1]):
+            first_wrong = file.place - len(chunk) + _first_set(chunk)
+    if first_wrong >= 0:
+        yield f"{plan.path}: bytes other than zero after the last image, from byte {first_wrong}"
+    elif file.place == start or file.place - start - (-start % TAR_BLOCK) < 2 * TAR_BLOCK:
+        yield f"{plan.path} ends at byte {file.place} without the two blocks of zeros that end a tar"
+
+
+def _first_set(data: bytes) -> int:
+    return len(data) - len(data.lstrip(b"\0"))
+
+
+def _payload_faults(plan: TarPlan, number: int, payload: bytes, *, where: str) -> Iterator[str]:
+    if zlib.crc32(payload) != plan.entry.crc32[number]:
+        yield f"{where}: the bytes do not match their checksum"
+        return
+    try:
+        record, texts = unpack_record(payload, where=where)
+    except ShardError as error:
+        yield str(error)
+        return
+    key, row = plan.entry.keys[number], plan.first_row + number
+    if record.image_id != key:
+        yield f"{where}: holds image {record.image_id}"
+    for fault in _record_faults(record, plan.index, region_count=plan.entry.region_counts[number]):
+        yield f"{where}: {fault}"
+    if plan.pair_rows is not None:
+        for fault in plan.pair_rows.faults(row, key, texts):
+            yield f"{where}: {fault}"
+
+
+def _record_faults(record: RegionRecord, index: SetIndex, *, region_count: int) -> Iterator[str]:
+    """How a record differs from what the index says of it, and numbers that none may have."""
+    num_regions, width = record.features.shape
+    if num_regions != region_count:
+        yield f"has {num_regions} regions, in the index {region_count}"
+    if width != index.feature_width:
+        yield f"has features {width} wide, in the index {index.feature_width}"
+    sides = np.array([record.width, record.height] * 2, np.float32)
+    boxes = record.boxes
+    if not (np.isfinite(boxes).all() and (boxes >= 0).all() and (boxes <= sides).all()):
+        yield f"has a box that is not finite or not within its {record.width} x {record.height} pixels"
+    for kind, ids, count in (
+        ("object", record.object_ids, index.num_objects),
+        ("attribute", record.attribute_ids, index.num_attributes),
+    ):
+        if ids.size and not IGNORE <= ids.min() <= ids.max() < count:
+            yield f"has an {kind} id outside the vocabulary of {count} labels"
+    scores = np.concatenate([record.object_scores, record.attribute_scores])
+    if not ((scores >= 0) & (scores <= 1.001)).all():
+        yield "has a confidence that is not between 0 and 1"

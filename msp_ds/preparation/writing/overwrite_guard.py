@@ -1,0 +1,115 @@
+"""Whose shard sets lie in a folder, so that nothing is lost to a command that was meant for others."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+from msp_ds.data.format import set_layout as layout
+from msp_ds.data.format.set_layout import Split
+from msp_ds.data.format.shards import parse_index, read_index
+from msp_ds.errors import InputError, ShardError
+from msp_ds.preparation.recipe import Recipe
+from msp_ds.storage.durable import followed, require_own_files
+
+_TABLES = frozenset(
+    {layout.INDEX_NAME, *layout.NEEDED_FILES, layout.LOOK_ALIKES_NAME, layout.QUESTIONS_NAME, layout.ANSWERS_NAME}
+)
+_TARS = re.compile(r"\d{6}\.tar")
+_UNFINISHED = re.compile(r"(\d{6}|trial)\.tar(\.tmp|\.part|\.part\.tmp)?")
+_WHAT, _FIX = "a shard set", "move it, or name another --out"
+
+
+def require_own_sets(folder: Path, recipe: Recipe, *, mend: str) -> None:
+    """Demand that the sets of a stage in `folder`, if there are any, are of `recipe`, as their extractor tells.
+
+    Raises: InputError that ends with `mend`; also for a set whose index is unreadable, which may be anybody's.
+    """
+    for path in sorted(path for path in folder.glob("[!.]*") if path.is_dir()):
+        try:
+            found = f"the features of {read_index(path)[0].extractor!r}"
+        except ShardError:
+            found = "a set that cannot be read"
+        if found != f"the features of {recipe.extractor!r}":
+            raise InputError(f"{path} holds {found}, which {recipe.extractor!r} would be written over; {mend}")
+
+
+def require_replaceable_sets(folder: Path) -> None:
+    """Demand that sets can be written as `folder/train`, `folder/val` and `folder/test` and nothing else is lost by it.
+
+    Raises: InputError as require_replaceable_set, for splits that are one folder, and for folders that cannot be read.
+    """
+    targets = [folder / split for split in get_args(Split)]
+    try:
+        for above in (folder.parent, folder):
+            followed(above)
+        for target in targets:
+            require_replaceable_set(target)
+            _require_own_work(target)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({error.strerror}); name another --out") from None
+    places = [followed(target).resolve() for target in targets]
+    if len(set(places)) < len(places):
+        raise InputError(f"two splits in {folder} are one folder, {max(places, key=places.count)}; remove one link")
+
+
+def writing_folders(folder: Path) -> list[Path]:
+    """Where sets `folder/<split>` are put in place: `folder`, and the folders that links lead into, each once."""
+    parents = [folder, *(followed(folder / split).parent for split in get_args(Split))]
+    return list({parent.resolve(): parent for parent in reversed(parents)}.values())
+
+
+def require_replaceable_set(target: Path) -> None:
+    """Demand that a set can be written as `target`: nothing lies there but a set of this program, or nothing at all.
+
+    Raises: InputError naming what this program did not write, or a link that leads nowhere.
+    """
+    folder = followed(target)
+    require_own_files(folder, is_own=_names_of_set(folder), what=_WHAT, fix=_FIX)
+
+
+def remove_set(target: Path) -> None:
+    """Delete the set `target` and what is prepared for it; a link goes with the set behind it.
+
+    Raises: InputError for what this program did not write.
+    """
+    require_replaceable_set(target)
+    _require_own_work(target)
+    for folder in (work_path(target), followed(target)):
+        shutil.rmtree(folder, ignore_errors=True)
+    if target.is_symlink():
+        target.unlink()
+
+
+def work_path(target: Path) -> Path:
+    """The hidden folder in which a set is prepared, beside `target` or the folder that a link there leads to."""
+    folder = followed(target)
+    return folder.with_name(f".{folder.name}.partial")
+
+
+def _require_own_work(target: Path) -> None:
+    require_own_files(work_path(target), is_own=is_unfinished, what=_WHAT, fix=_FIX)
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file of this name may lie in a set that is being prepared."""
+    return name in _TABLES or _UNFINISHED.fullmatch(name) is not None
+
+
+def _names_of_set(folder: Path) -> Callable[[str], bool]:
+    """Which names belong to the set in a folder: those of its index, and the tables; none where no index is ours."""
+    path = folder / layout.INDEX_NAME
+    data = path.read_bytes() if path.is_file() else None
+    # An index that is damaged from its start on is still ours beside all of our tables.
+    has_tables = all((folder / name).is_file() for name in layout.NEEDED_FILES)
+    if data is None or (layout.FORMAT.encode() not in data[:100] and not has_tables):
+        return lambda name: False
+    try:
+        index = parse_index(data, where=str(path), mend="")
+    except ShardError:  # of another version, or damaged: it may be written again, by the names that we give
+        return lambda name: name in _TABLES or _TARS.fullmatch(name) is not None
+    names = _TABLES | index.files.keys() | {shard.name for shard in index.shards}
+    return names.__contains__

@@ -1,0 +1,81 @@
+"""What writing shards will take, told before it begins by writing a few images on trial."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from msp_ds.errors import InputError
+from msp_ds.preparation.writing.shard_parts import ShardPart
+from msp_ds.preparation.writing.shard_plan import ShardJob
+
+_TRIAL_IMAGES = 16
+_INDEX_BYTES = 100
+"""Of an image in index.json, about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What the shards that are still to be written will take."""
+
+    num_images: int
+    num_texts: int
+    num_bytes: int
+    """On the disk."""
+    seconds: float
+    free_bytes: int
+    """Of the disk now."""
+
+    def describe(self) -> str:
+        """One line: `123287 images, 616767 texts to write: 18.5 GB of 68.0 GB free, about 3 min`."""
+        size = f"{_size(self.num_bytes)} of {_size(self.free_bytes)} free"
+        return f"{self.num_images} images, {self.num_texts} texts to write: {size}, about {_time(self.seconds)}"
+
+
+def forecast(
+    jobs: Sequence[ShardJob], *, write: Callable[[ShardJob], ShardPart], folder: Path, num_threads: int
+) -> Forecast:
+    """Write the first images twice, the first time to warm up, remove them, and reckon from there.
+
+    Raises: InputError for a fault in those images, and when the disk has not enough room.
+    """
+    trial = dataclasses.replace(jobs[0], name="trial.tar", images=jobs[0].images[:_TRIAL_IMAGES])
+    write(trial)
+    began = time.perf_counter()
+    part = write(trial)
+    seconds = time.perf_counter() - began
+    (folder / trial.name).unlink(missing_ok=True)
+    written = sum(part.facts.entry.lengths) + sum(column.nbytes for column in part.pairs.values())
+    share = (written + _INDEX_BYTES * part.num_images) / max(trial.num_bytes, 1)
+    num_images, free = sum(len(job.images) for job in jobs), shutil.disk_usage(folder).free
+    needed = int(share * sum(job.num_bytes for job in jobs))
+    if needed > free:
+        raise InputError(
+            f"{folder.parent} would take {_size(needed)} more, but its disk has {_size(free)} free; "
+            "free some or name another --out"
+        )
+    return Forecast(
+        num_images=num_images,
+        num_texts=sum(job.num_texts for job in jobs),
+        num_bytes=needed,
+        seconds=seconds * num_images / len(trial.images) / num_threads,
+        free_bytes=free,
+    )
+
+
+def _size(num_bytes: int) -> str:
+    """`18.5 GB`, `24 MB` or `24 kB`."""
+    if num_bytes >= 1e9:
+        return f"{num_bytes / 1e9:.1f} GB"
+    return f"{num_bytes / 1e6:.0f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.0f} kB"
+
+
+def _time(seconds: float) -> str:
+    """`8 s`, `3 min` or `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,221 @@
+"""Which checkpoints are whole, and what can be read of them. Needs no DeepSpeed and runs no code of theirs.
+
+A checkpoint is a folder `step-00000120/`: `weights.safetensors` (fp32, by the names of the module's state dict),
+`optimizer.safetensors` (Adam's moments) and `manifest.json`, which says where the run stood and has each file's size
+and sha256. The folder is written under another name and renamed when all of it is on the disk (saving.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from msp_ds.config import from_json, read_json
+from msp_ds.errors import CheckpointError, InputError
+from msp_ds.model.encoder import Trunk
+from msp_ds.storage.checksums import FileEntry
+from msp_ds.storage.small_files import is_plain_name
+from msp_ds.training.checkpointing.weights_folder import is_weights_folder, read_folder_weights
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+BEST = "best"
+"""Beside a stage's checkpoints: the name of the one with the lowest total loss on the held-out pairs."""
+
+_AGAIN = "train again with: msp-ds train --run-dir NEW_FOLDER, or remove this checkpoint to go on from the one before"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a checkpoint says of itself."""
+
+    step: int
+    """Optimiser steps that were done."""
+    files: dict[str, FileEntry]
+    state: dict[str, Any]
+    """Where the run stood and what it was made with: seed, index hashes, position, validation, configuration."""
+    loss_scale: dict[str, float] | None
+    """As in EngineState."""
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a checkpoint folder. Raises InputError when it is missing or of another shape."""
+    where = path / MANIFEST
+    value = read_json(where, what="a checkpoint's manifest")
+    fitting: dict[str, tuple[type, ...]] = {
+        "step": (int,),
+        "files": (dict,),
+        "state": (dict,),
+        "loss_scale": (dict, type(None)),
+    }
+    if not isinstance(value, dict) or not all(
+        key in value and isinstance(value[key], kind) for key, kind in fitting.items()
+    ):
+        expected = ", ".join(fitting)
+        raise CheckpointError(f"{where} is no manifest of this version of msp-ds: {expected} are expected; {_AGAIN}")
+    if not all(is_plain_name(name) for name in value["files"]):
+        raise CheckpointError(f"{where} lists a file outside its folder; {_AGAIN}")
+    files = {name: from_json(FileEntry, entry, where=f"{where}: {name}") for name, entry in value["files"].items()}
+    scale = value["loss_scale"] and from_json(dict[str, float], value["loss_scale"], where=str(where))
+    return Manifest(step=value["step"], files=files, state=value["state"], loss_scale=scale)
+
+
+def flaw(path: Path, *, thorough: bool = False) -> str:
+    """What is wrong with a checkpoint folder; empty where it is whole.
+
+    thorough: every byte is read and compared with its sha256; else the sizes are.
+    """
+    try:
+        for name, entry in read_manifest(path).files.items():
+            found = flaw_of_file(path / name, entry, thorough=thorough)
+            if found:
+                return found
+    except (InputError, OSError) as error:
+        return _first_line(error)
+    return ""
+
+
+def flaw_of_file(file: Path, entry: FileEntry, *, thorough: bool) -> str:
+    """What is wrong with one file of a checkpoint; empty where it is as it was written."""
+    if not file.is_file():
+        return f"{file.name} is missing"
+    size = file.stat().st_size
+    if size != entry.bytes:
+        return f"{file.name} has {size} bytes instead of {entry.bytes}"
+    if thorough and sha256_of(file) != entry.sha256:
+        return f"{file.name} is not what was written"
+    return ""
+
+
+def sha256_of(file: Path) -> str:
+    """The sum of a file's bytes, read a megabyte at a time."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while chunk := opened.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder whose files have their sizes, oldest first; of the others a warning says why not."""
+    complete = []
+    for path in sorted(path for path in folder.glob("step-*") if path.is_dir()):
+        if found := flaw(path):
+            log.warning("%s is incomplete (%s); it is not used", path, found)
+        else:
+            complete.append(path)
+    return complete
+
+
+def newest_sound(folder: Path) -> Path | None:
+    """The newest checkpoint in a folder of which every byte is as it was written; None if there is none."""
+    for path in reversed(checkpoints(folder)):
+        found = flaw(path, thorough=True)
+        if not found:
+            return path
+        log.warning("%s is damaged (%s); it is not used", path, found)
+    return None
+
+
+def validation_loss(path: Path) -> float | None:
+    """The total loss on the held-out pairs that a checkpoint was saved with, if it is a number."""
+    validated = read_manifest(path).state.get("validated")
+    loss = validated.get("loss/total") if isinstance(validated, dict) else None
+    return float(loss) if isinstance(loss, (int, float)) else None
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU. Raises CheckpointError when it is none."""
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise damaged(file.parent, f"{file.name}: {_first_line(error)}") from None
+    return tensors
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The fp32 weights by name, on the CPU, of a checkpoint, a weights folder or any folder with a weights.safetensors.
+
+    Raises CheckpointError when there are none, or a checkpoint's are not what was written.
+    """
+    if is_weights_folder(path):
+        return read_folder_weights(path)
+    if not (path / WEIGHTS).is_file():
+        raise CheckpointError(f"{path} is no complete checkpoint; give a run folder or one of its step-* folders")
+    if (path / MANIFEST).is_file():
+        entry = read_manifest(path).files.get(WEIGHTS)
+        found = flaw_of_file(path / WEIGHTS, entry, thorough=True) if entry else f"its manifest has no {WEIGHTS}"
+        if found:
+            raise damaged(path, found)
+    return {name: tensor.float() for name, tensor in read_tensors(path / WEIGHTS).items()}
+
+
+def damaged(path: Path, reason: str) -> CheckpointError:
+    """The error for a checkpoint that cannot be read."""
+    return CheckpointError(f"{path} is damaged ({reason}); remove it to continue from the checkpoint before")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def load_part(module: torch.nn.Module, weights: Mapping[str, Tensor], prefix: str, *, where: Path) -> int:
+    """Fills `module` from the weights under `prefix`, all of them and no others; returns how many tensors.
+
+    Raises CheckpointError as `check_part`.
+    """
+    given = check_part(module, weights, prefix, where=where)
+    module.load_state_dict(given)
+    return len(given)
+
+
+def check_part(
+    module: torch.nn.Module, weights: Mapping[str, Tensor], prefix: str, *, where: Path
+) -> dict[str, Tensor]:
+    """The weights under `prefix` by the names of `module`, which may lie on no device.
+
+    Raises CheckpointError when a name is missing or left over, or a shape differs: a checkpoint of another model.
+    """
+    given = {name[len(prefix) :]: tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    wanted = module.state_dict()
+    for name in sorted(given.keys() ^ wanted.keys()):
+        side = "has no" if name in wanted else "has an unknown"
+        raise CheckpointError(f"{where} is of another model: it {side} tensor {prefix}{name}; check --preset")
+    for name, tensor in given.items():
+        if tensor.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{where} is of another model: {prefix}{name} is {tuple(tensor.shape)} there and "
+                f"{tuple(wanted[name].shape)} here; check --preset and the shards' vocabulary"
+            )
+    return given
+
+
+def load_heads(heads: torch.nn.ModuleDict, path: Path) -> str:
+    """Fills those heads that a checkpoint has under the same name, and says which; the others stay as they are."""
+    weights = read_weights(path)
+    carried = [name for name in heads if any(key.startswith(f"heads.{name}.") for key in weights)]
+    for name in carried:
+        load_part(heads[name], weights, f"heads.{name}.", where=path)
+    fresh = [name for name in heads if name not in carried]
+    return f"heads carried: {', '.join(carried) or 'none'}; fresh: {', '.join(fresh) or 'none'}"
+
+
+def load_trunk(trunk: Trunk, path: Path) -> str:
+    """Fills the trunk from a checkpoint, in fp32, and says what was taken and what was left behind."""
+    weights = read_weights(path)
+    count = load_part(trunk, weights, "trunk.", where=path)
+    left = sorted({name.split(".")[1] for name in weights if name.startswith("heads.")})
+    return f"{count} trunk tensors from {path}; heads left behind: {', '.join(left) or 'none'}"

@@ -1,0 +1,153 @@
+"""A trained model from its checkpoint, ready to answer; needs no DeepSpeed for checkpoints of ZeRO stage 0."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from msp_ds.config import RunConfig
+from msp_ds.curriculum import BENCHMARKS
+from msp_ds.data.format.set_layout import shard_command
+from msp_ds.data.format.shards import ShardSet
+from msp_ds.errors import CheckpointError, ShardError
+from msp_ds.model.encoder import Trunk
+from msp_ds.model.heads import ALL_HEADS, build_heads
+from msp_ds.model.weights.conversion import SIZES, head_of, sizes_of, tied
+from msp_ds.presets import get_preset
+from msp_ds.training.checkpointing.checkpoint import check_part, load_part, read_weights
+from msp_ds.training.checkpointing.run_folder import TRUNK_FIELDS, Origin, find_checkpoint, origin_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """A trunk with the heads it was trained with."""
+
+    checkpoint: Path
+    config: RunConfig | None
+    """Of the run; None for a weights folder."""
+    curriculum: str | None
+    """What it was trained on, as RunConfig spells it; None for weights that were not trained here."""
+    trunk: Trunk
+    heads: nn.ModuleDict
+
+
+def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...], preset: str | None) -> TrainedModel:
+    """The model of a run, checkpoint or weights folder, in fp32, in evaluation mode.
+
+    Raises CheckpointError when it lacks a head that is needed, was fine-tuned for another benchmark or is not of the
+    preset that was asked for, ShardError when the shards were written with another vocabulary than the model was
+    trained on, or with other answers.
+    """
+    checkpoint = find_checkpoint(path)
+    origin = origin_of(checkpoint)
+    if preset is not None:
+        _check_preset(origin, preset, where=checkpoint)
+    if needed_heads:
+        _check_benchmark(origin, shards.index.stage, where=checkpoint)
+    trunk_alone = ("vocab_size", "feature_width")
+    _check_words(origin, SIZES if origin.config else trunk_alone, shards)
+    _check_answers(origin, shards, where=checkpoint)
+    weights = _of_known_heads(tied(read_weights(checkpoint)))
+    _check_words(origin, sizes_of(weights), shards)
+    present = sorted({head for name in weights if (head := head_of(name))})
+    missing = [name for name in needed_heads if name not in present]
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint} has heads {', '.join(present)} but no {missing[0]} head; "
+            + _training_of(shards.index.stage, origin, where=checkpoint)
+        )
+    with torch.device("meta"):  # the sizes that the model is said to have are compared before they are allocated
+        trunk = Trunk(origin.model)
+        check_part(trunk, weights, "trunk.", where=checkpoint)
+        if "answer" in present:
+            _check_number_of_answers(origin.model.num_answers, shards, where=checkpoint)
+        check_part(build_heads(present, origin.model, trunk), weights, "heads.", where=checkpoint)
+    trunk = Trunk(origin.model)
+    load_part(trunk, weights, "trunk.", where=checkpoint)
+    heads = build_heads(present, origin.model, trunk)
+    load_part(heads, weights, "heads.", where=checkpoint)
+    return TrainedModel(
+        checkpoint=checkpoint,
+        config=origin.config,
+        curriculum=origin.curriculum,
+        trunk=trunk.eval(),
+        heads=heads.eval(),
+    )
+
+
+def _check_preset(origin: Origin, preset: str, *, where: Path) -> None:
+    wanted = get_preset(preset)
+    if origin.config is not None:
+        own = origin.config.preset
+        if wanted != get_preset(own):
+            raise CheckpointError(f"{where} is of preset {own}, not {preset}; leave --preset out or set it to {own}")
+        return
+    differing = [name for name in TRUNK_FIELDS if name not in SIZES]
+    for name in differing:
+        if getattr(origin.model, name) != getattr(wanted.model, name):
+            raise CheckpointError(
+                f"{where} is not of preset {preset}: its {name} is {getattr(origin.model, name)}, that of the preset "
+                f"{getattr(wanted.model, name)}; leave --preset out"
+            )
+
+
+def _check_benchmark(origin: Origin, stage: str, *, where: Path) -> None:
+    """What was fine-tuned for one benchmark knows neither the heads nor the answers of another."""
+    if origin.curriculum != stage and {origin.curriculum, stage} <= BENCHMARKS.keys():
+        mend = _training_of(stage, origin, where=where)
+        raise CheckpointError(f"{where} was fine-tuned for {origin.curriculum}, not for {stage}; {mend}")
+
+
+def _check_answers(origin: Origin, shards: ShardSet, *, where: Path) -> None:
+    """The outputs of an answer head are the lines of the answers that it was trained on."""
+    known = origin.answers_sha256
+    if known is not None and shards.index.answers_sha256 not in (None, known):
+        _check_benchmark(origin, shards.index.stage, where=where)
+        raise ShardError(
+            f"{shards.path} has other answers to choose from than {where} was trained on; write it with the "
+            f"answers.json of its shards: {shard_command(shards.index.stage)} --answers answers.json"
+        )
+
+
+def _check_number_of_answers(num_answers: int, shards: ShardSet, *, where: Path) -> None:
+    """All that can be said of a head whose answers nobody knows."""
+    if shards.questions is not None and len(shards.questions.answers) != num_answers:
+        raise ShardError(
+            f"{shards.path} has {len(shards.questions.answers)} answers to choose from, {where} {num_answers}; "
+            "take the shards that it was fine-tuned on"
+        )
+
+
+def _training_of(stage: str, origin: Origin, *, where: Path) -> str:
+    """For messages: how to get a model with the heads that a set of a stage or a benchmark asks for."""
+    if stage not in BENCHMARKS:
+        return "train one with: msp-ds train --curriculum s"
+    start: Path | str | None = where
+    if origin.curriculum in BENCHMARKS:  # what that was fine-tuned from knows more
+        start = origin.config.init if origin.config else "RUN"
+    return f"train one with: msp-ds finetune --task {stage} " + (f"--init {start}" if start else "--from-scratch")
+
+
+def _of_known_heads(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without the heads of other tasks, which weights that were brought in may carry along."""
+    foreign = sorted({head for name in weights if (head := head_of(name)) and head not in ALL_HEADS})
+    if foreign:
+        log.info("heads left alone: %s", ", ".join(foreign))
+    return {name: tensor for name, tensor in weights.items() if head_of(name) not in foreign}
+
+
+def _check_words(origin: Origin, sizes: Iterable[str], shards: ShardSet) -> None:
+    """sizes: fields of ModelConfig that the weights depend on; labels do not matter to those without a region head."""
+    same_words = origin.vocabulary_sha256 in (None, shards.index.vocabulary_sha256)
+    if not same_words or any(getattr(origin.model, name) != getattr(shards.index, name) for name in sizes):
+        raise ShardError(
+            f"{shards.path} was written with another vocabulary, label list or feature width than the model was "
+            f"trained on; write it with {origin.words}: {shard_command(shards.index.stage)} --recipe FILE"
+        )

@@ -1,0 +1,171 @@
+"""The weights of a run, a checkpoint or a weights folder, with what its folder tells of how they came about."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from msp_ds.config import RunConfig, read_json
+from msp_ds.curriculum import Stage, curriculum
+from msp_ds.data.format.shards import read_index
+from msp_ds.data.format.vocabulary import read_vocabulary
+from msp_ds.errors import InputError, ShardError
+from msp_ds.model.weights.conversion import untied
+from msp_ds.training.checkpointing.checkpoint import read_manifest, read_weights
+from msp_ds.training.checkpointing.run_folder import (
+    STAGE_FILE,
+    find_checkpoint,
+    read_finished,
+    read_run_card,
+    read_run_config,
+    run_of_checkpoint,
+    stage_folders,
+)
+from msp_ds.training.checkpointing.weights_folder import (
+    VOCAB_FILE,
+    Grade,
+    History,
+    StoredWeights,
+    TrainedSet,
+    TrainedStage,
+    WeightsCard,
+    is_weights_folder,
+    read_stored,
+)
+
+
+def stored_weights(path: Path, *, vocab: Path | None) -> StoredWeights:
+    """The newest weights of a run, those of a checkpoint, or a weights folder; `vocab`: their word pieces, if known.
+
+    Raises InputError when they cannot be read or the vocabulary is another.
+    """
+    checkpoint = find_checkpoint(path)
+    stored = read_stored(checkpoint) if is_weights_folder(checkpoint) else _of_run(checkpoint)
+    if vocab is None:
+        return stored
+    data = read_vocabulary(vocab).data
+    if stored.card.vocabulary_sha256 not in (None, hashlib.sha256(data).hexdigest()):
+        raise InputError(f"{vocab} is not the vocabulary that {path} was trained with; leave --vocab out or correct it")
+    return StoredWeights(card=stored.card, weights=stored.weights, vocabulary=data)
+
+
+def _of_run(checkpoint: Path) -> StoredWeights:
+    run = run_of_checkpoint(checkpoint)
+    config = read_run_config(run)
+    card = WeightsCard(
+        model=config.model,
+        vocabulary_sha256=config.vocabulary_sha256,
+        answers_sha256=config.answers_sha256,
+        source=f"run {run.name}, {_place(checkpoint)}",
+        history=_history(checkpoint, run, config),
+    )
+    weights = untied(read_weights(checkpoint), where=str(checkpoint))
+    return StoredWeights(card=card, weights=weights, vocabulary=_vocabulary(config))
+
+
+def _place(checkpoint: Path) -> str:
+    """`3-sentence/step-00000700`."""
+    full = checkpoint.resolve()
+    return f"{full.parents[1].name}/{full.name}"
+
+
+def _vocabulary(config: RunConfig) -> bytes | None:
+    """The vocab.txt of the run's shards, where they still lie there and are the same."""
+    for path in sorted(Path(config.shards).glob(f"*/*/{VOCAB_FILE}")):
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() == config.vocabulary_sha256:
+            return data
+    return None
+
+
+def _history(checkpoint: Path, run: Path, config: RunConfig) -> History:
+    stages = curriculum(config.curriculum, drop=config.drop)
+    folders = stage_folders(run, stages)
+    here = checkpoint.resolve().parents[1].name
+    last = next((number for number, folder in enumerate(folders) if folder.name == here), len(folders) - 1)
+    trained = list(zip(stages, folders, strict=True))[: last + 1]
+    card = read_run_card(run)
+    sets: dict[str, str] = card.get("index_sha256", {})
+    parts = {part.name for stage, _ in trained for part in stage.parts}
+    return History(
+        preset=config.preset,
+        curriculum=config.curriculum,
+        drop=config.drop,
+        seed=config.seed,
+        init=None if config.init is None else Path(config.init).name,
+        git_commit=str(card.get("git_commit", "unknown")),
+        stages=tuple(
+            _stage(stage, folder, config, checkpoint=checkpoint if folder.name == here else None)
+            for stage, folder in trained
+        ),
+        data=tuple(
+            _set(name, sha, Path(config.shards)) for name, sha in sorted(sets.items()) if name.split("/")[0] in parts
+        ),
+        grades=tuple(_grades(run, checkpoint)),
+    )
+
+
+def _stage(stage: Stage, folder: Path, config: RunConfig, *, checkpoint: Path | None) -> TrainedStage:
+    """What was done in a stage: all of it, or as far as `checkpoint` where these are its weights."""
+    schedule = stage.schedule(config.schedule)
+    done = read_finished(folder) if (folder / STAGE_FILE).is_file() else None
+    if done is not None and (checkpoint is None or done.checkpoint == checkpoint.name):
+        steps, validation, finished = done.steps, done.validation, True
+    else:
+        saved = read_manifest(checkpoint) if checkpoint is not None else None
+        steps, finished = saved.step if saved else 0, False
+        validation = (saved.state.get("validated") if saved else None) or {}
+    return TrainedStage(
+        name=stage.name,
+        tasks=tuple(task.name for task in stage.tasks),
+        epochs=schedule.epochs,
+        batch_size=schedule.batch_size,
+        steps=steps,
+        finished=finished,
+        validation=dict(_numbers(validation)),
+    )
+
+
+def _set(name: str, sha256: str, shards: Path) -> TrainedSet:
+    try:
+        index, found = read_index(shards / name)
+    except ShardError:  # moved away or fetched from an address: its sum still says which it was
+        found = ""
+    if found != sha256:
+        return TrainedSet(name=name, index_sha256=sha256, num_images=None, num_pairs=None, extractor=None)
+    return TrainedSet(
+        name=name,
+        index_sha256=sha256,
+        num_images=index.num_images,
+        num_pairs=index.num_pairs,
+        extractor=index.extractor,
+    )
+
+
+def _grades(run: Path, checkpoint: Path) -> Iterator[Grade]:
+    """The results in a run's folder that were measured on these weights."""
+    for path in sorted(run.glob("*.json")):
+        result = _table(path)
+        measured_on = Path(str(result.get("checkpoint", "")))
+        if measured_on.name == checkpoint.name and _place(measured_on) == _place(checkpoint) and "task" in result:
+            told = {key: value for key, value in result.items() if key != "num_images"}
+            yield Grade(task=str(result["task"]), protocol=str(result.get("protocol", "")), values=dict(_numbers(told)))
+
+
+def _table(path: Path) -> dict[str, Any]:
+    """A JSON table; empty where there is none."""
+    if not path.is_file():
+        return {}
+    found = read_json(path, what="a table of facts on a run")
+    return found if isinstance(found, dict) else {}
+
+
+def _numbers(value: Any, prefix: str = "") -> Iterator[tuple[str, float | None]]:
+    """Every number in nested tables by its path: `grades.image_retrieval.recall_1`."""
+    if isinstance(value, dict):
+        for key, part in sorted(value.items()):
+            yield from _numbers(part, f"{prefix}.{key}" if prefix else str(key))
+    elif value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+        yield prefix, None if value is None else float(value)

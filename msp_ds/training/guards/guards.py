@@ -1,0 +1,54 @@
+"""What looks after a stage while it trains: its losses, its pace, its shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from msp_ds.data.format.shards import ShardSet
+from msp_ds.errors import ShardError
+from msp_ds.training.distributed.runtime import Runtime
+from msp_ds.training.guards.finite import FiniteGuard
+from msp_ds.training.guards.limits import Limits
+from msp_ds.training.guards.shard_watch import ShardWatch
+from msp_ds.training.guards.watchdog import Watchdog
+
+SECONDS = 60
+"""In a minute."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guards:
+    """The three guards of one stage."""
+
+    finite: FiniteGuard
+    watchdog: Watchdog
+    shards: ShardWatch
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Watches as long as the block runs. A ShardError that comes of changed shards says so."""
+        try:
+            with self.watchdog.watching():
+                yield
+        except ShardError as error:
+            fault = self.shards.fault()
+            if fault and fault not in str(error):
+                raise ShardError(f"{fault}, then --resume ({error})") from None
+            raise
+
+
+def build_guards(
+    limits: Limits, folder: Path, sets: Sequence[ShardSet], *, stage: str, precision: str, runtime: Runtime
+) -> Guards:
+    """The guards of the stage in `folder`, which reads `sets`."""
+    guard = FiniteGuard(
+        folder,
+        stage=stage,
+        stop_after=limits.stop_after_nan,
+        counts_norms=precision != "fp16",
+        runtime=runtime,
+    )
+    return Guards(finite=guard, watchdog=Watchdog(limits.watchdog * SECONDS), shards=ShardWatch(sets))

@@ -1,0 +1,100 @@
+"""metrics.jsonl: what TensorBoard shows of a stage, as lines that any program can read, one JSON object a report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from msp_ds.config import to_json
+from msp_ds.storage.atomic_files import write_atomically
+from msp_ds.storage.small_files import parse_json
+
+log = logging.getLogger(__name__)
+
+METRICS_FILE = "metrics.jsonl"
+"""Beside TensorBoard's file of the stage."""
+
+Report = Literal["training", "validation"]
+"""Means since the report before, or over the held-out pairs."""
+
+
+class MetricsFile:
+    """Appends reports, each in one write: whoever kills the run, every line before is whole."""
+
+    def __init__(self, folder: Path, *, start: int, facts: Mapping[str, Any]) -> None:
+        """Opens the file of a stage that goes on after step `start`: later reports, which will come again, are removed.
+
+        facts: what every line says first, as the stage's name.
+        """
+        self.path = folder / METRICS_FILE
+        self._facts = dict(facts)
+        self._is_torn = self._has_warned = False
+        self._descriptor: int | None = None
+        try:
+            self._descriptor = self._opened(start)
+        except OSError as error:
+            self._warn(error)
+
+    def _opened(self, start: int) -> int:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        before = self.path.read_bytes() if self.path.is_file() else b""
+        kept = "".join(f"{json.dumps(row)}\n" for row in read_metrics(self.path) if row["step"] <= start).encode()
+        if kept != before:
+            write_atomically(self.path, kept)
+        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def add(self, step: int, values: Mapping[str, float], *, report: Report, epoch: float) -> None:
+        """Writes a report at an optimiser step; null stands for what is no number. A full disk is only warned of."""
+        if self._descriptor is None:
+            return
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        row = {**self._facts, "report": report, "step": step, "epoch": round(epoch, 4), "time": now, **values}
+        line = f"{json.dumps(to_json(row))}\n".encode()
+        try:
+            # What a full disk has torn ends with a line of its own, which no reader takes.
+            whole = os.write(self._descriptor, b"\n" + line if self._is_torn else line)
+            self._is_torn = whole < len(line)
+        except OSError as error:
+            self._warn(error)
+            self._is_torn = True
+
+    def flush(self) -> None:
+        """Forces all lines down to the disk."""
+        try:
+            if self._descriptor is not None:
+                os.fsync(self._descriptor)
+        except OSError as error:
+            self._warn(error)
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._descriptor is not None:
+            with suppress(OSError):  # some network disks say only here that they are full
+                os.close(self._descriptor)
+
+    def _warn(self, error: OSError) -> None:
+        if not self._has_warned:
+            log.warning("%s cannot be written (%s); training goes on", self.path, error.strerror)
+        self._has_warned = True
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The reports in a file of metrics, oldest first; none where it is missing. Lines that are torn are left out."""
+    if not path.is_file():
+        return []
+    rows = (_row(line) for line in path.read_bytes().splitlines())
+    return [row for row in rows if row]
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    try:
+        row = parse_json(line)
+    except ValueError:  # of broken JSON and of broken UTF-8 alike
+        return {}
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else {}

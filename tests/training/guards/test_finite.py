@@ -1,0 +1,138 @@
+"""A step whose gradient is not finite changes nothing, in every way to execute; a kept batch comes back whole."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from batches import assert_equal
+from fake_gpu import FakeGpu, OnGpu
+from lessons import TASKS, a_batch, a_learner, an_engine, one_step
+from safetensors.torch import save_file
+
+from msp_ds.errors import InputError
+from msp_ds.records import Losses, MeanMetric
+from msp_ds.training.distributed.runtime import Runtime
+from msp_ds.training.engine.engine_state import take_state
+from msp_ds.training.guards.finite import BatchInfo, FiniteGuard, deferred_bool, read_batch, zeroed
+
+STORY = BatchInfo(stage="token", part="token", tasks=("mlm",), step=6, epoch=1, rank=0, seed=3, losses={})
+
+
+def a_guard(folder: Path, runtime: Runtime, *, stop_after: int = 3, counts_norms: bool = True) -> FiniteGuard:
+    return FiniteGuard(folder, stage="token", stop_after=stop_after, counts_norms=counts_norms, runtime=runtime)
+
+
+def losses_of(**values: float) -> Losses:
+    metrics = {f"loss/{name}": MeanMetric.of(torch.tensor([value])) for name, value in values.items()}
+    return Losses(
+        total=torch.tensor(math.nan), metrics={**metrics, "loss/total": MeanMetric.of(torch.tensor([math.nan]))}
+    )
+
+
+@pytest.mark.parametrize(
+    "way",
+    [{}, {"precision": "bf16"}, {"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3}],
+    ids=["fp32", "bf16", "zero1", "zero2", "zero3"],
+)
+def test_a_gradient_that_is_not_finite_moves_neither_weights_nor_moments(runtime: Runtime, way: dict[str, Any]) -> None:
+    engine = an_engine(a_learner(), runtime, **way)
+    one_step(engine, runtime, a_batch(0))
+    before = take_state(engine, runtime)
+    engine.backward(engine.engine(a_batch(1).to(runtime.device), TASKS, 0).total * math.nan)
+    engine.step()
+    after = take_state(engine, runtime)
+    assert before is not None
+    assert after is not None
+    assert not torch.as_tensor(engine.grad_norm).isfinite(), "the guard must see it"
+    for name, tensor in {**before.weights, **before.moments}.items():
+        assert torch.equal({**after.weights, **after.moments}[name], tensor), name
+    one_step(engine, runtime, a_batch(2))
+    later = take_state(engine, runtime)
+    assert later is not None
+    assert all(bool(tensor.isfinite().all()) for tensor in later.weights.values())
+    assert any(not torch.equal(later.weights[name], after.weights[name]) for name in after.weights)
+    engine.close()
+
+
+def test_a_kept_batch_comes_back_whole_with_its_story(runtime: Runtime, tmp_path: Path) -> None:
+    batch = a_batch(0)
+    a_guard(tmp_path, runtime).keep(batch, losses_of(mlm=math.inf, moc=2.0), STORY)
+    read, info = read_batch(tmp_path / "not-finite" / "step-00000007-rank-0.safetensors")
+    assert_equal(read, batch)
+    assert info.losses["loss/mlm"] == math.inf
+    assert info.losses["loss/moc"] == 2.0
+    assert (info.step, info.epoch, info.seed, info.tasks) == (6, 1, 3, ("mlm",))
+
+
+def test_only_the_losses_that_are_not_finite_are_named(
+    runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    a_guard(tmp_path, runtime).keep(a_batch(0), losses_of(mlm=math.inf, moc=2.0, mrfr=math.nan), STORY)
+    assert caplog.messages[0].startswith(
+        "loss/mlm and loss/mrfr are not finite in step 7 of stage token, which is left"
+    )
+
+
+def test_no_more_than_ten_batches_are_kept(runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    guard = a_guard(tmp_path, runtime)
+    for step in range(12):
+        guard.keep(a_batch(0), losses_of(mlm=math.nan), BatchInfo(**{**vars(STORY), "step": step}))
+    assert len(list((tmp_path / "not-finite").iterdir())) == 10
+    assert "holds 10 batches, no more are kept" in caplog.messages[-1]
+
+
+def test_a_disk_that_does_not_take_the_batch_stops_nothing(
+    runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    a_guard(tmp_path / "file", runtime).keep(a_batch(0), losses_of(mlm=math.nan), STORY)
+    assert "the batch could not be written (" in caplog.messages[0]
+
+
+def test_what_is_no_kept_batch_is_named(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    for name in ("other.safetensors", "missing.safetensors"):
+        with pytest.raises(InputError, match=rf"{name} is no batch that a run kept"):
+            read_batch(tmp_path / name)
+
+
+def test_steps_in_a_row_are_counted_over_reports_and_a_good_one_starts_anew(runtime: Runtime, tmp_path: Path) -> None:
+    guard, one = a_guard(tmp_path, runtime), torch.ones(())
+    for finite in (False, False, True, False):
+        guard.note(finite, one)
+    guard.check(4)
+    guard.note(False, one)
+    guard.check(5)
+    guard.check(5)  # nothing new
+    guard.note(False, one)
+    with pytest.raises(FloatingPointError, match=r"by step 6 of stage token, 3 steps in a row"):
+        guard.check(6)
+
+
+@pytest.mark.parametrize(("counts_norms", "stops"), [(True, True), (False, False)])
+def test_an_overflow_of_fp16_is_no_fault(runtime: Runtime, tmp_path: Path, counts_norms: bool, stops: bool) -> None:
+    guard = a_guard(tmp_path, runtime, stop_after=1, counts_norms=counts_norms)
+    guard.note(True, torch.tensor(math.inf))
+    if stops:
+        with pytest.raises(FloatingPointError, match=r"^the gradient's norm is not finite by step 1 of stage token; "):
+            guard.check(1)
+    else:
+        guard.check(1)
+
+
+def test_what_is_left_out_keeps_its_names_and_counts_nothing() -> None:
+    left = zeroed({"loss/mlm": MeanMetric.of(torch.tensor([math.nan]))})["loss/mlm"]
+    assert (float(left.total), float(left.count)) == (0.0, 0.0)
+    assert float((left + MeanMetric.of(torch.tensor([3.0]))).mean()) == 3.0
+
+
+def test_an_answer_comes_later(gpu: FakeGpu) -> None:
+    values = torch.tensor([1.0, math.nan])
+    for where in (torch.Tensor, OnGpu):
+        answers = [deferred_bool(value.isfinite().as_subclass(where)) for value in values]
+        assert [answer() for answer in answers] == [True, False]
+    assert gpu.stream.done == 2, "two copies were awaited"
