@@ -18,6 +18,17 @@ _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
+# The words that feed random numbers, in one place and frozen: another spelling would silently change masks, order,
+# initial weights and dropout. Names around them may change; these stay as they were first written.
+TOKEN_CHOSEN, TOKEN_FATE, TOKEN_REPLACEMENT = "token chosen", "token fate", "token replacement"
+REGION_CHOSEN, REGION_FATE, RANDOM_REGION = "region chosen", "region fate", "stray region"
+TRIPLET_CHOSEN, TRIPLET_ORDER = "triplet chosen", "triplet order"
+IMAGE_REPLACEMENT, RETRIEVAL_QUADRUPLE = "image", "quadruple"
+PAIR_ORDER, BATCH_ORDER, TAR_ORDER, SUBSET = "pair order", "batch order", "tar order {part}", "subset"
+PAIR_KEY, HELD_OUT_IMAGE = "{image_id}\n{ordinal}\n{text}", "holdout\n{image_id}"
+BACKBONE_WEIGHTS, STAGE_HEADS, IMPORTED_HEADS = "trunk {seed}", "heads {seed} {stage}", "heads {seed}"
+HEAD_WEIGHTS, DROPOUT = "head {name} {seed}", "dropout {seed} {part} {step} {rank}"
+
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
     """Logical (zero-filling) right shift of int64; torch's own shift keeps the sign."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msp_ds.records import Batch, Encoded, MeanMetric
+from msp_ds.stateless_random import RETRIEVAL_QUADRUPLE
 from msp_ds.tasks.corruptions import draw_look_alikes, other_images
 from msp_ds.tasks.task import Chosen, Context, PairChoice, PairTable, Score, Task
 
@@ -20,7 +21,7 @@ def quadruples(pairs: Tensor, table: PairTable, context: Context) -> Chosen:
     `itm_negatives=random` it is another random one.
     """
     keys, own = table.keys[pairs], table.images[pairs]
-    chances = context.draw(keys, "quadruple", 6).unbind(1)
+    chances = context.draw(keys, RETRIEVAL_QUADRUPLE, 6).unbind(1)
     other_image = other_images(own, chances[0], table.num_images, table.images_at_hand)
     of_hard, of_random = (other_images(own, chance, table.num_images) for chance in chances[1:3])
     if context.options.itm_negatives == "hard" and table.look_alikes is not None and table.look_alikes.shape[1]:

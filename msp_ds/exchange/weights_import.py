@@ -22,7 +22,7 @@ from msp_ds.model.weights.tensor_files import EXTRA_FILE, find_tensor_files, rea
 from msp_ds.preparation.texts.answer_vocabulary import AnswerVocabulary
 from msp_ds.preparation.texts.answer_vocabulary import read_vocabulary as read_answers
 from msp_ds.presets import DEFAULT_PRESET, get_preset
-from msp_ds.stateless_random import key_of
+from msp_ds.stateless_random import BACKBONE_WEIGHTS, IMPORTED_HEADS, key_of
 from msp_ds.storage.small_files import read_small_bytes
 from msp_ds.training.checkpointing.weights_folder import (
     MODEL_FILE,
@@ -230,11 +230,11 @@ def _fresh(report: Report, model: ModelConfig, seed: int) -> dict[str, Tensor]:
     """What the weights did not have, as training of the same seed would start it."""
     if not report.fresh:
         return {}
-    torch.manual_seed(key_of(f"trunk {seed}"))
+    torch.manual_seed(key_of(BACKBONE_WEIGHTS.format(seed=seed)))
     trunk = Trunk(model)
     start = {f"trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}
     if any(head_of(name) for name in report.fresh):
-        torch.manual_seed(key_of(f"heads {seed}"))
+        torch.manual_seed(key_of(IMPORTED_HEADS.format(seed=seed)))
         head = build_heads(["region"], model, trunk)
         start |= {f"heads.{name}": tensor for name, tensor in head.state_dict().items()}
     return {name: start[name].clone() for name in report.fresh}

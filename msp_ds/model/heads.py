@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from msp_ds.config import ModelConfig
 from msp_ds.errors import InputError
 from msp_ds.model.encoder import Trunk, initialise
-from msp_ds.stateless_random import key_of
+from msp_ds.stateless_random import HEAD_WEIGHTS, key_of
 
 
 class Transform(nn.Module):
@@ -172,6 +172,6 @@ def build_heads(names: Iterable[str], config: ModelConfig, trunk: Trunk) -> nn.M
     seed = torch.initial_seed()
     heads = nn.ModuleDict()
     for name in wanted:
-        torch.manual_seed(key_of(f"head {name} {seed}"))
+        torch.manual_seed(key_of(HEAD_WEIGHTS.format(name=name, seed=seed)))
         heads[name] = ALL_HEADS[name](config, trunk)
     return heads

@@ -14,6 +14,16 @@ import torch
 from torch import Tensor
 
 from msp_ds.records import Batch, MeanMetric
+from msp_ds.stateless_random import (
+    IMAGE_REPLACEMENT,
+    REGION_CHOSEN,
+    REGION_FATE,
+    TOKEN_CHOSEN,
+    TOKEN_FATE,
+    TOKEN_REPLACEMENT,
+    TRIPLET_CHOSEN,
+    TRIPLET_ORDER,
+)
 from msp_ds.tasks.task import Chosen, Context, Corruption, PairChoice, PairTable
 
 HIDDEN_SHARE = 0.8
@@ -29,13 +39,13 @@ def mask_tokens(batch: Batch, context: Context) -> Batch:
     """Chooses 15 % of the pieces; 80 % of them become [MASK], 10 % a random piece, 10 % stay. Never [CLS] or [SEP]."""
     tables, num_tokens = context.tables, batch.token_ids.shape[1]
     is_special = (batch.token_ids == tables.cls_id) | (batch.token_ids == tables.sep_id)
-    chances = context.draw(batch.keys, "token chosen", num_tokens + 2)
+    chances = context.draw(batch.keys, TOKEN_CHOSEN, num_tokens + 2)
     # By word, all pieces of a word share its number; positions start at 2 and never exceed the number of tokens + 1.
     by_word = context.options.mlm_unit == "word"
     chances = chances.gather(1, batch.word_positions) if by_word else chances[:, :num_tokens]
     chosen = batch.token_mask & ~is_special & (chances < context.options.token_share)
-    how = context.draw(batch.keys, "token fate", num_tokens)
-    other = (context.draw(batch.keys, "token replacement", num_tokens) * tables.vocab_size).long()
+    how = context.draw(batch.keys, TOKEN_FATE, num_tokens)
+    other = (context.draw(batch.keys, TOKEN_REPLACEMENT, num_tokens) * tables.vocab_size).long()
     hidden = chosen & (how < HIDDEN_SHARE)
     replaced = chosen & (how >= HIDDEN_SHARE) & (how < HIDDEN_SHARE + REPLACED_SHARE)
     token_ids = torch.where(hidden, tables.mask_id, torch.where(replaced, other, batch.token_ids))
@@ -44,14 +54,14 @@ def mask_tokens(batch: Batch, context: Context) -> Batch:
 
 def choose_regions(batch: Batch, context: Context) -> Tensor:
     """bool [B, R]: the regions that are masked in this epoch, 15 % of each image's."""
-    chances = context.draw(batch.keys, "region chosen", batch.region_mask.shape[1])
+    chances = context.draw(batch.keys, REGION_CHOSEN, batch.region_mask.shape[1])
     return batch.region_mask & (chances < context.options.region_share)
 
 
 def mask_regions(batch: Batch, context: Context) -> Batch:
     """Of the chosen regions 80 % lose their feature, 10 % get a random one, 10 % stay. The box is never masked."""
     chosen = choose_regions(batch, context)
-    how = context.draw(batch.keys, "region fate", chosen.shape[1])
+    how = context.draw(batch.keys, REGION_FATE, chosen.shape[1])
     hidden = chosen & (how < HIDDEN_SHARE)
     replaced = chosen & (how >= HIDDEN_SHARE) & (how < HIDDEN_SHARE + REPLACED_SHARE)
     # The k-th replaced region of an image takes its k-th random region.
@@ -92,10 +102,10 @@ def shuffle_regions(batch: Batch, context: Context) -> Batch:
     usable = batch.region_mask & ~choose_regions(batch, context)
     allowed = torch.zeros_like(usable)
     allowed[:, : num_regions - 2] = usable[:, :-2] & usable[:, 1:-1] & usable[:, 2:]
-    chances = context.draw(batch.keys, "triplet chosen", num_regions)
+    chances = context.draw(batch.keys, TRIPLET_CHOSEN, num_regions)
     stride = 3 if options.ifrs_choice == "stride3" else 1
     starts = _triplet_starts(allowed, chances, stride, options.ifrs_share)
-    choice = (context.draw(batch.keys, "triplet order", num_regions) * len(PERMUTATIONS)).long()
+    choice = (context.draw(batch.keys, TRIPLET_ORDER, num_regions) * len(PERMUTATIONS)).long()
     moves = (_permutations(choice.device)[choice] - torch.arange(3, device=choice.device)) * starts[..., None]
     order = batch.marks.region_order + sum(moves[..., place].roll(place, dims=1) for place in range(3))
     features = _rows_at(batch.features, order)
@@ -148,7 +158,7 @@ def replace_images(
     in its list that is, the first following on the last, or else by a random image.
     """
     options = context.options
-    fate, which_hard, which_random, is_hard = context.draw(keys, "image", 4).unbind(1)
+    fate, which_hard, which_random, is_hard = context.draw(keys, IMAGE_REPLACEMENT, 4).unbind(1)
     rows = other_images(own, which_random, num_images, at_hand)
     metrics = {}
     if options.itm_negatives == "hard" and look_alikes is not None:

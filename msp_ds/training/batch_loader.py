@@ -21,6 +21,7 @@ from msp_ds.data.loading.order import GlobalBatch, Order, rank_slice
 from msp_ds.data.loading.reader import Reader
 from msp_ds.data.remote.blocks import Blocks
 from msp_ds.records import Batch, MeanMetric, record_stream
+from msp_ds.stateless_random import RANDOM_REGION
 from msp_ds.tasks.asking import count_rooms
 from msp_ds.tasks.task import Context, num_random_regions, pair_choice
 from msp_ds.training.distributed.runtime import Runtime
@@ -197,7 +198,7 @@ class BatchLoader:
         tasks = self.parts[part].tasks
         context = dataclasses.replace(self.context, epoch=epoch)
         chosen = pair_choice(tasks).choose(pairs, reader, context)
-        random_regions = context.draw(reader.keys[chosen.pairs], "stray region", 2 * num_random_regions(tasks))
+        random_regions = context.draw(reader.keys[chosen.pairs], RANDOM_REGION, 2 * num_random_regions(tasks))
         batch = reader.read(
             chosen.pairs,
             images=chosen.images,

@@ -15,7 +15,7 @@ import torch
 from msp_ds.data.loading.order import Order
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import MeanMetric
-from msp_ds.stateless_random import key_of
+from msp_ds.stateless_random import DROPOUT, key_of
 from msp_ds.training.batch_loader import BatchLoader, StepBatch
 from msp_ds.training.checkpointing.saving import Saver
 from msp_ds.training.distributed.runtime import Runtime
@@ -135,7 +135,8 @@ class StageLoop:
     def _step(self, step_batch: StepBatch, meter: Meter) -> None:
         """One optimiser step. Dropout is seeded by the step, so that a resumed run needs no generator state."""
         self.engine.set_rate(learning_rate(self.engine.optim, step=step_batch.step, num_steps=self.num_steps))
-        torch.manual_seed(key_of(f"dropout {self.seed} {step_batch.part.name} {step_batch.step} {self.runtime.rank}"))
+        of_step = {"part": step_batch.part.name, "step": step_batch.step, "rank": self.runtime.rank}
+        torch.manual_seed(key_of(DROPOUT.format(seed=self.seed, **of_step)))
         all_finite = True
         for batch, metrics, rooms in zip(step_batch.micro_batches, step_batch.metrics, step_batch.rooms, strict=True):
             losses = self.engine.engine(batch, step_batch.part.tasks, step_batch.epoch, rooms)

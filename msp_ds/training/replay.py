@@ -14,7 +14,7 @@ from msp_ds.config import RunConfig
 from msp_ds.curriculum import curriculum
 from msp_ds.errors import InputError
 from msp_ds.records import Batch
-from msp_ds.stateless_random import key_of
+from msp_ds.stateless_random import DROPOUT, key_of
 from msp_ds.training.checkpointing.checkpoint import WEIGHTS, checkpoints, load_part, read_manifest, read_tensors
 from msp_ds.training.checkpointing.run_folder import (
     check_same_data,
@@ -82,7 +82,7 @@ def replay(path: Path, *, shards: Path | None = None, init: Path | None = None) 
     learner = build_learner(config, stage, context, start_from=begun)
     if saved:
         load_part(learner, read_tensors(saved / WEIGHTS), "", where=saved)
-    torch.manual_seed(key_of(f"dropout {info.seed} {info.part} {info.step} {info.rank}"))
+    torch.manual_seed(key_of(DROPOUT.format(seed=info.seed, part=info.part, step=info.step, rank=info.rank)))
     tasks = [task for task in stage.tasks if task.name in info.tasks]
     losses = learner(batch, tasks, info.epoch)
     losses.total.backward()

@@ -24,7 +24,7 @@ from msp_ds.data.loading.subset import fewer_pairs
 from msp_ds.data.remote.blocks import Blocks, BlockSource, block_source
 from msp_ds.errors import CheckpointError, InputError
 from msp_ds.model.encoder import Trunk
-from msp_ds.stateless_random import key_of
+from msp_ds.stateless_random import BACKBONE_WEIGHTS, STAGE_HEADS, key_of
 from msp_ds.tasks.task import Context
 from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.checkpointing.checkpoint import (
@@ -141,11 +141,11 @@ def build_context(config: RunConfig, data: StageData) -> Context:
 
 def build_learner(config: RunConfig, stage: Stage, context: Context, start_from: Path | None) -> Learner:
     """A trunk, from a checkpoint or from chance, under fresh or carried heads; chance depends on the seed alone."""
-    torch.manual_seed(key_of(f"trunk {config.seed}"))
+    torch.manual_seed(key_of(BACKBONE_WEIGHTS.format(seed=config.seed)))
     trunk = Trunk(config.model)
     if start_from is not None:
         log.info("%s: %s", stage.name, load_trunk(trunk, start_from))
-    torch.manual_seed(key_of(f"heads {config.seed} {stage.name}"))
+    torch.manual_seed(key_of(STAGE_HEADS.format(seed=config.seed, stage=stage.name)))
     learner = Learner(trunk, stage.tasks, context)
     if start_from is not None and carries_heads(config, stage):
         log.info("%s: %s", stage.name, load_heads(learner.heads, start_from))

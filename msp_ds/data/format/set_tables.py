@@ -22,11 +22,11 @@ import torch
 import webdataset
 from numpy.lib import format as npy_format
 
-from msp_ds import stateless_random
 from msp_ds.data.format.set_layout import MEMBER_ENDING, ShardEntry
 from msp_ds.data.format.text import WordPieces
 from msp_ds.errors import InputError
 from msp_ds.records import RegionRecord
+from msp_ds.stateless_random import PAIR_KEY, key_of
 from msp_ds.storage.checksums import FileEntry
 
 TAR_BLOCK = 512
@@ -151,7 +151,7 @@ class PairTable:
         """Append all texts of one image."""
         for ordinal, text in enumerate(texts):
             encoded = self._pieces.encode(text, max_tokens=self._max_tokens)
-            self._keys.append(stateless_random.key_of(f"{image_id}\n{ordinal}\n{text}"))
+            self._keys.append(key_of(PAIR_KEY.format(image_id=image_id, ordinal=ordinal, text=text)))
             self._image_rows.append(image_row)
             self._token_ids.extend(encoded.token_ids)
             self._word_positions.extend(encoded.word_positions)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from msp_ds.data.format.shards import ShardSet
 from msp_ds.errors import InputError
-from msp_ds.stateless_random import hash64
+from msp_ds.stateless_random import TAR_ORDER, hash64
 
 GIGABYTE = 10**9
 BLOCKS_AT_HAND = 2
@@ -63,7 +63,9 @@ class BlockPlan:
         """For each set, int64 [S]: the block of each tar."""
         dealt = []
         for part, tars in enumerate(self._tars):
-            shuffled = hash64(seed=self.seed, epoch=epoch, keys=tars, purpose=f"tar order {part}").argsort(stable=True)
+            shuffled = hash64(seed=self.seed, epoch=epoch, keys=tars, purpose=TAR_ORDER.format(part=part)).argsort(
+                stable=True
+            )
             dealt.append(torch.empty_like(tars).scatter_(0, shuffled, tars % self.num_blocks))
         return dealt
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from msp_ds.config import LengthBuckets
 from msp_ds.errors import InputError
-from msp_ds.stateless_random import hash64
+from msp_ds.stateless_random import BATCH_ORDER, PAIR_ORDER, hash64
 
 POOL_BATCHES = 32
 """Batches that share out their pairs by length: 32 leave little to save, and stay a random sample of the epoch."""
@@ -100,7 +100,7 @@ class Order:
         batches: list[GlobalBatch] = []
         blocks = self._blocks(epoch) if self._blocks else [torch.zeros_like(keys) for keys in self._keys]
         for part, keys in enumerate(self._keys):
-            shuffled = hash64(seed=self.seed, epoch=epoch, keys=keys, purpose="pair order").argsort(stable=True)
+            shuffled = hash64(seed=self.seed, epoch=epoch, keys=keys, purpose=PAIR_ORDER).argsort(stable=True)
             if self._blocks is not None:
                 shuffled = shuffled[blocks[part][shuffled].argsort(stable=True)]
             full = shuffled[: len(keys) // self.batch_size * self.batch_size]
@@ -112,7 +112,7 @@ class Order:
                 for pairs, (first, last) in zip(torch.split(full, self.batch_size), needs.tolist(), strict=True)
             ]
         places = torch.arange(len(batches))
-        mixed = hash64(seed=self.seed, epoch=epoch, keys=places, purpose="batch order").argsort(stable=True)
+        mixed = hash64(seed=self.seed, epoch=epoch, keys=places, purpose=BATCH_ORDER).argsort(stable=True)
         # Within its block each batch may be anywhere, but those that need the next block too come last.
         return sorted((batches[place] for place in mixed.tolist()), key=lambda batch: batch.blocks)
 

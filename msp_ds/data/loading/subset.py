@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import torch
 
-from msp_ds import stateless_random
 from msp_ds.data.format.questions import Questions
 from msp_ds.data.format.shards import Pairs, ShardSet
 from msp_ds.errors import InputError
+from msp_ds.stateless_random import SUBSET, hash64
 
 
 def fewer_pairs(shards: ShardSet, count: int, *, seed: int) -> ShardSet:
@@ -21,9 +21,7 @@ def fewer_pairs(shards: ShardSet, count: int, *, seed: int) -> ShardSet:
     total = shards.index.num_pairs
     if not 0 < count <= total:
         raise InputError(f"{shards.path} has {total} pairs, {count} were asked for; choose 1 to {total}")
-    places = stateless_random.hash64(
-        seed=seed, epoch=0, keys=torch.from_numpy(shards.pairs.keys), purpose="subset"
-    ).numpy()
+    places = hash64(seed=seed, epoch=0, keys=torch.from_numpy(shards.pairs.keys), purpose=SUBSET).numpy()
     rows = np.sort(np.argsort(places, kind="stable")[:count])
     return dataclasses.replace(
         shards,

@@ -15,13 +15,13 @@ from typing import BinaryIO
 
 import numpy as np
 
-from msp_ds import stateless_random
 from msp_ds.data.format.set_layout import MEMBER_ENDING, SetIndex, ShardEntry, unpack_record
 from msp_ds.data.format.set_tables import TAR_BLOCK
 from msp_ds.data.format.shards import Pairs
 from msp_ds.data.format.text import WordPieces
 from msp_ds.errors import ShardError
 from msp_ds.records import IGNORE, RegionRecord
+from msp_ds.stateless_random import PAIR_KEY, key_of
 
 _CHUNK = 1 << 22
 
@@ -61,7 +61,7 @@ class PairRows:
         if not texts:  # the second image of a statement
             return
         for ordinal, (key, text) in enumerate(zip(self.pairs.keys[places].tolist(), texts, strict=True)):
-            if key != stateless_random.key_of(f"{image_id}\n{ordinal}\n{text}"):
+            if key != key_of(PAIR_KEY.format(image_id=image_id, ordinal=ordinal, text=text)):
                 yield f"text {ordinal} is {text[:40]!r}, which is not the one that the pair table was made from"
         probed = row % len(texts)
         if not self._has_pieces_of(texts[probed], int(places[probed])):

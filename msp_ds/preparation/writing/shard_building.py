@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from msp_ds import stateless_random
 from msp_ds.data.format.faults import Faults
 from msp_ds.data.format.region_checks import RegionRow
 from msp_ds.data.format.set_layout import SetName, Split
@@ -41,6 +40,7 @@ from msp_ds.preparation.writing.build_writing import Build, write_build
 from msp_ds.preparation.writing.overwrite_guard import require_replaceable_sets
 from msp_ds.preparation.writing.shard_plan import PlannedImage, plan_shards
 from msp_ds.preparation.writing.shard_writer import SetPlan, SetReport
+from msp_ds.stateless_random import HELD_OUT_IMAGE, key_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +166,7 @@ def _drawn(groups: Iterable[list[str]], count: int) -> frozenset[str]:
 
 
 def _holdout_key(image_id: str) -> tuple[int, str]:
-    return stateless_random.key_of(f"holdout\n{image_id}"), image_id
+    return key_of(HELD_OUT_IMAGE.format(image_id=image_id)), image_id
 
 
 def _connected(image_ids: frozenset[str], pairs: Iterable[tuple[str, str]]) -> list[list[str]]:

@@ -21,6 +21,7 @@ from msp_ds.data.loading.reader import Reader
 from msp_ds.model.attention_weights import encode_and_look
 from msp_ds.model.positions import Places
 from msp_ds.records import IGNORE, Batch, Encoded
+from msp_ds.stateless_random import RANDOM_REGION
 from msp_ds.tasks.scoring import full_precision, gated_regions, topic_targets
 from msp_ds.tasks.task import Context, Task, corrupt, num_random_regions
 from msp_ds.training.pretraining_model import Learner
@@ -131,7 +132,7 @@ def take_samples(
 
 def _read(reader: Reader, pairs: Tensor, tasks: Sequence[Task], context: Context) -> Batch:
     images, matched = reader.images[pairs], torch.ones(len(pairs), dtype=torch.bool)
-    random_regions = context.draw(reader.keys[pairs], "stray region", 2 * num_random_regions(tasks))
+    random_regions = context.draw(reader.keys[pairs], RANDOM_REGION, 2 * num_random_regions(tasks))
     return reader.read(pairs, images=images, matched=matched, random_regions=random_regions)
 
 
