@@ -21,7 +21,7 @@ def load(checkpoint: str | PathLike[str], *, shards: str | PathLike[str], device
     """The model of a run, a checkpoint or a weights folder, with the images of a shard set that it can be asked about.
 
     checkpoint: as runs/tps. shards: a set's folder, as shards/sentence/val. device: of torch; by default the GPU where
-    there is one. Raises InputError, a ValueError whose one line says how to mend it, for what does not fit.
+    there is one. Raises InputError, a ValueError whose one line says how to fix it, for what does not fit.
     """
     from msp_ds.library import Model
 

@@ -102,7 +102,7 @@ class OptimConfig:
     eps: float = 1e-6
     weight_decay: float = 0.01
     """Decoupled; not on biases and LayerNorms."""
-    warmup_share: float = 0.05
+    warmup_ratio: float = 0.05
     """Share of a stage's steps in which the rate rises linearly; then it falls linearly to zero."""
     clip_norm: float = 1.0
     """Largest global gradient norm; 0 switches clipping off."""
@@ -110,7 +110,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         check_numbers(self)
         _check(self.lr > 0, f"lr {self.lr} is not positive")
-        _check(0 <= self.warmup_share < 1, f"warmup_share {self.warmup_share} is not in [0, 1)")
+        _check(0 <= self.warmup_ratio < 1, f"warmup_ratio {self.warmup_ratio} is not in [0, 1)")
         _check(self.clip_norm >= 0, f"clip_norm {self.clip_norm} is negative")
         _check(all(0 <= beta < 1 for beta in self.betas), f"betas {self.betas} are not in [0, 1)")
         _check(self.eps > 0 and self.weight_decay >= 0, "eps must be positive and weight_decay not negative")
@@ -120,11 +120,11 @@ class OptimConfig:
 class TaskOptions:
     """Where the paper leaves a choice: the defended reading first, its alternatives beside it (FACTS section 6)."""
 
-    token_share: float = 0.15
+    token_probability: float = 0.15
     """MLM: share of the pieces that is masked (section 4.4)."""
     mlm_unit: Literal["piece", "word"] = "piece"
     """MLM: draw each piece or each whole word."""
-    region_share: float = 0.15
+    region_probability: float = 0.15
     """MRFR and MOC: share of the regions that is masked (section 4.4)."""
     mrfr_loss: Literal["smooth_l1", "mse"] = "smooth_l1"
     region_normaliser: Literal["expected", "asked"] = "expected"
@@ -133,7 +133,7 @@ class TaskOptions:
     """MOC: ask about masked regions, or about all as LXMERT does."""
     moc_weight: Literal["confidence", "none"] = "confidence"
     """MOC: weigh a region by the detector's confidence in its label, or all alike."""
-    ifrs_share: float = 0.05
+    ifrs_probability: float = 0.05
     """IFRS: chance of a shuffle at each start of a triplet (section 3.1)."""
     ifrs_choice: Literal["scan", "stride3"] = "scan"
     """IFRS: triplets start anywhere (left to right, no overlap) or at every third region."""
@@ -149,14 +149,14 @@ class TaskOptions:
     """TITP: attribute labels count as topics too."""
     topic_min_score: float = 0.0
     """TITP, TITS: labels that the detector trusts less are no topics."""
-    itm_share: float = 0.5
+    itm_probability: float = 0.5
     """ITM_HS: share of the pairs whose image is replaced (section 3.3)."""
     itm_negatives: Literal["hard", "random"] = "hard"
-    """ITM_HS: the replacement comes from the look-alikes (Table 4's ITM_HS) or from all images (its ITM)."""
-    itm_hard_share: float = 1.0
-    """ITM_HS: with `hard`, share of the replacements that come from the look-alikes; the others are random images."""
+    """ITM_HS: the replacement comes from the hard negatives (Table 4's ITM_HS) or from all images (its ITM)."""
+    itm_hard_probability: float = 1.0
+    """ITM_HS: with `hard`, probability that a replacement is a hard negative; otherwise it is a random image."""
     itm_skip_nearest: int = 0
-    """ITM_HS: leave out this many nearest look-alikes, which may fit the caption."""
+    """ITM_HS: leave out this many nearest hard negatives, which may fit the caption."""
     answer_loss: Literal["bce", "ce"] = "bce"
     """VQA, GQA: each answer a yes or no of its own, or one answer among all (the released --mceLoss)."""
     mismatch_losses: Literal["keep", "drop"] = "keep"
@@ -175,11 +175,21 @@ class TaskOptions:
         check_numbers(self)
         _check(all(weight >= 0 for weight in self.weights.values()), f"a weight is negative in {self.weights}")
         _check(self.itm_skip_nearest >= 0, f"itm_skip_nearest {self.itm_skip_nearest} is negative")
-        for name in ("token_share", "region_share", "ifrs_share", "itm_share", "itm_hard_share", "topic_min_score"):
+        for name in (
+            "token_probability",
+            "region_probability",
+            "ifrs_probability",
+            "itm_probability",
+            "itm_hard_probability",
+            "topic_min_score",
+        ):
             share = getattr(self, name)
             _check(0 <= share <= 1, f"{name} {share} is not a share between 0 and 1")
         # MOC divides by the expected number of masked regions, whichever it asks about.
-        _check(self.region_share > 0 or self.moc_target == "masked", "moc_target all needs a region_share above 0")
+        _check(
+            self.region_probability > 0 or self.moc_target == "masked",
+            "moc_target all needs a region_probability above 0",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +232,7 @@ class RunConfig:
     answers_sha256: str | None = None
     """Of a benchmark's answers.json: the answer head's outputs are its lines; None in pre-training."""
     init: str | None = None
-    """Run or checkpoint whose trunk the first stage starts from."""
+    """Run or checkpoint whose backbone the first stage starts from."""
     max_pairs: int | None = None
     """Train on so many pairs of each stage, chosen by the seed, for quick studies; None takes all."""
     max_steps: int | None = None

@@ -16,7 +16,7 @@ from msp_ds.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Granularity:
     """One granularity of text with its tasks; the shards of the same name feed it."""
 
     initial: str
@@ -28,7 +28,7 @@ class Part:
 class Stage:
     """What is trained between two checkpoints: one part, or several mixed (Table 4's T + P + S)."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[Granularity, ...]
 
     @property
     def name(self) -> str:
@@ -52,11 +52,11 @@ class Stage:
         return StageSchedule(epochs=max(row.epochs for row in chosen), batch_size=max(row.batch_size for row in chosen))
 
 
-def _part(name: str, *tasks: str) -> Part:
-    return Part(initial=name[0], name=name, tasks=tuple(TASKS[task] for task in tasks))
+def _part(name: str, *tasks: str) -> Granularity:
+    return Granularity(initial=name[0], name=name, tasks=tuple(TASKS[task] for task in tasks))
 
 
-STAGES: tuple[Part, ...] = (
+STAGES: tuple[Granularity, ...] = (
     _part("token", "mlm", "mrfr", "moc", "ifrs"),
     _part("phrase", "mlm", "mrfr", "moc", "titp"),
     _part("sentence", "mlm", "mrfr", "moc", "tits", "itm_hs"),
@@ -65,8 +65,8 @@ STAGES: tuple[Part, ...] = (
 
 BenchmarkName = Literal["vqa", "gqa", "nlvr2", "retrieval"]
 """A key of BENCHMARKS, as a command line spells it."""
-BENCHMARKS: dict[str, Part] = {
-    task.name: Part(initial="", name=task.name, tasks=(task,)) for task in (VQA, GQA, NLVR2, RETRIEVAL)
+BENCHMARKS: dict[str, Granularity] = {
+    task.name: Granularity(initial="", name=task.name, tasks=(task,)) for task in (VQA, GQA, NLVR2, RETRIEVAL)
 }
 """What a pre-trained model is fine-tuned on: a stage of one task, trained by the same loop."""
 
@@ -100,8 +100,8 @@ def curriculum(spelling: str, *, drop: Sequence[str] = ()) -> tuple[Stage, ...]:
     return tuple(Stage(parts=(part,)) for part in parts)
 
 
-def _without(part: Part, drop: Sequence[str]) -> Part:
+def _without(part: Granularity, drop: Sequence[str]) -> Granularity:
     tasks = tuple(task for task in part.tasks if task.name not in drop)
     if not tasks:
         raise InputError(f"--drop leaves no task for stage {part.name}")
-    return Part(initial=part.initial, name=part.name, tasks=tasks)
+    return Granularity(initial=part.initial, name=part.name, tasks=tasks)

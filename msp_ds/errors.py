@@ -2,7 +2,7 @@
 
 
 class InputError(ValueError):
-    """A file, flag or configuration that cannot be used; its text says what, where and how to mend it."""
+    """A file, flag or configuration that cannot be used; its text says what, where and how to fix it."""
 
 
 class ShardError(InputError):

@@ -66,7 +66,7 @@ class Match:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looks:
+class WordAttention:
     """Where the words of a text look in an image, in the last layer, mean over the heads."""
 
     words: tuple[str, ...]
@@ -83,7 +83,7 @@ class Model:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.checkpoint = trained.checkpoint
         self.config = trained.config
-        self.trunk = trained.trunk.to(self.device).eval()
+        self.backbone = trained.backbone.to(self.device).eval()
         self.heads = trained.heads.to(self.device).eval()
         self.shards = shards
         self.reader = Reader(shards)
@@ -131,7 +131,7 @@ class Model:
                 f"{len(texts)} texts and {len(image_ids)} images make no pairs; give one image to each text"
             )
         batch = read_pairs(self.reader, self._texts(texts), self._rows_of(image_ids))
-        encoded = self.trunk(batch.to(self.device))
+        encoded = self.backbone(batch.to(self.device))
         return Encoded(text=encoded.text.cpu(), regions=encoded.regions.cpu(), pair=encoded.pair.cpu())
 
     def score(self, texts: Sequence[str], image_ids: Sequence[str], *, advance: Advance = _unheard) -> Tensor:
@@ -170,7 +170,7 @@ class Model:
         That is the cosine of what the model makes of them before they meet a text, less the mean of the set.
         """
         row = self.row_of(image_id)
-        states = image_states(self.trunk, self.reader, advance=advance)
+        states = image_states(self.backbone, self.reader, advance=advance)
         alike = F.cosine_similarity(states, states[row], dim=1)
         others = [place for place in best_first(alike, top + 1) if place != row][:top]
         return [(self.image_ids[other], float(alike[other])) for other in others]
@@ -181,7 +181,7 @@ class Model:
         answers = self.answers
         self._head("answer", AnswerHead)
         batch = read_pairs(self.reader, self._texts([question]), self._rows_of([image_id]))
-        logits = answer_logits(self.heads, self.trunk(batch.to(self.device)))[0].cpu()
+        logits = answer_logits(self.heads, self.backbone(batch.to(self.device)))[0].cpu()
         chances = logits.softmax(0).tolist()
         return {answers[place]: chances[place] for place in best_first(logits, len(answers))}
 
@@ -197,18 +197,18 @@ class Model:
         ids, scores = (part[0] for part in self.reader.answers(pair[None]))
         return tuple(questions.answers[int(ids[place])] for place in best_first(scores, len(scores)) if ids[place] >= 0)
 
-    def looks(self, text: str, image_id: str) -> Looks:
+    def looks(self, text: str, image_id: str) -> WordAttention:
         """Where the words of a text look in an image."""
         texts = self._texts([text])
         batch = read_pairs(self.reader, texts, self._rows_of([image_id]))
-        shares = encode_and_look(self.trunk, batch.to(self.device))[1][0].cpu()
+        shares = encode_and_look(self.backbone, batch.to(self.device))[1][0].cpu()
         num_regions = int(self.shards.region_counts[self.row_of(image_id)])
         words, rows = [], []
         for position in range(FIRST_WORD_POSITION, int(texts.word_positions.max()) + 1):
             of_word = texts.word_positions[0] == position
             words.append(self._spelt(texts.token_ids[0, of_word]))
             rows.append(shares[of_word, :num_regions].mean(0))
-        return Looks(words=tuple(words), shares=torch.stack(rows))
+        return WordAttention(words=tuple(words), shares=torch.stack(rows))
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -216,7 +216,7 @@ class Model:
 
     @cached_property
     def _matcher(self) -> Matcher:
-        return Matcher(self.trunk, self._head("match", MatchHead), self.reader)
+        return Matcher(self.backbone, self._head("match", MatchHead), self.reader)
 
     def _head(self, name: str, kind: type[Head]) -> Head:
         """A head. Raises: CheckpointError where the checkpoint has none of this name."""

@@ -36,7 +36,7 @@ def size_fault(model: Mapping[str, Any]) -> str:
 
 
 def num_weights(model: Mapping[str, Any]) -> int:
-    """About how many weights the trunk and the heads of a ModelConfig have, most biases left out."""
+    """About how many weights the backbone and the heads of a ModelConfig have, most biases left out."""
     hidden: int = model["hidden_size"]
     attention, feed_forward = 4 * hidden**2, 2 * hidden * model["intermediate_size"]
     block = attention + feed_forward

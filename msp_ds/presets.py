@@ -21,7 +21,7 @@ class Preset:
     """By the name of the stage: token, phrase, sentence, or of a benchmark."""
     tasks: TaskOptions = field(default_factory=TaskOptions)
     length_buckets: LengthBuckets = "auto"
-    fine_tuning: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-5, warmup_share=0.1, clip_norm=5.0))
+    fine_tuning: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-5, warmup_ratio=0.1, clip_norm=5.0))
     """The optimiser on a benchmark (section 4.4, FACTS 1.8)."""
 
 
@@ -61,15 +61,15 @@ _TINY = Preset(
         init_std=0.05,  # the paper's 0.02 times sqrt(768 / 128): states start equally strong
         **_STEADY,
     ),
-    optim=OptimConfig(lr=2e-3, warmup_share=0.1),
+    optim=OptimConfig(lr=2e-3, warmup_ratio=0.1),
     schedule=_schedule((8, 64), (4, 64), (5, 64), benchmarks=_TINY_BENCHMARKS),
     # In the few hundred steps that tiny trains, topics weigh too little as a mean over the vocabulary, and matching
-    # is not found out from look-alikes alone.
-    tasks=TaskOptions(itm_hard_share=0.5, weights={"titp": 50.0, "tits": 50.0, "itm_hs": 2.0}),
+    # is not found out from hard negatives alone.
+    tasks=TaskOptions(itm_hard_probability=0.5, weights={"titp": 50.0, "tits": 50.0, "itm_hs": 2.0}),
     length_buckets="off",  # few steps at a high rate: batches as mixed as they can be
     # The paper's 5e-5 is for a model six times as wide and tens of thousands of steps. Tiny takes a few hundred to a
     # thousand, at half the rate of its pre-training.
-    fine_tuning=OptimConfig(lr=1e-3, warmup_share=0.1, clip_norm=5.0),
+    fine_tuning=OptimConfig(lr=1e-3, warmup_ratio=0.1, clip_norm=5.0),
 )
 
 

@@ -67,7 +67,7 @@ class VocabularyTables:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Marks:
+class CorruptionInfo:
     """What was done to a batch. A clean batch has neutral marks, never None."""
 
     masked_tokens: Tensor
@@ -114,7 +114,7 @@ class Batch:
     """int64 [B, K]: what a benchmark wants to hear, IGNORE beyond a question's last; K is 0 in pre-training."""
     answer_scores: Tensor
     """float32 [B, K]: how right each is, 0 to 1."""
-    marks: Marks
+    corruption: CorruptionInfo
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`, copied without blocking where that is a GPU; what is there stays."""
@@ -173,11 +173,11 @@ class Losses:
     """`loss/mlm`, `accuracy/mlm`, ..."""
 
 
-def neutral_marks(token_ids: Tensor, region_mask: Tensor) -> Marks:
+def no_corruption(token_ids: Tensor, region_mask: Tensor) -> CorruptionInfo:
     """The marks of an untouched batch. token_ids: [B, T]; region_mask: [B, R]."""
     batch_size, num_regions = region_mask.shape
     device = token_ids.device
-    return Marks(
+    return CorruptionInfo(
         masked_tokens=torch.zeros_like(token_ids, dtype=torch.bool),
         masked_regions=torch.zeros_like(region_mask),
         # Not `expand`: memory that several elements share cannot be pinned.

@@ -51,7 +51,7 @@ RunDir = Annotated[Path | None, typer.Option(help="Folder of the run. [runs/CURR
 PresetName = Annotated[str | None, typer.Option(help=f"{', '.join(PRESETS)}. [what the shards' recipe suggests]")]
 DsConfig = Annotated[Path | None, typer.Option(help="How to execute, a file as in ds_configs/. [by the hardware]")]
 Init = Annotated[
-    Path | None, typer.Option(help="Run, checkpoint or weights folder whose trunk the first stage starts from.")
+    Path | None, typer.Option(help="Run, checkpoint or weights folder whose backbone the first stage starts from.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run (the newest one without --run-dir).")]
 Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and masks. [9595]")]
@@ -192,7 +192,7 @@ def _run(config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, 
     from msp_ds.training.run import train as train_run
     from msp_ds.training.stage import Job
 
-    folder = Path(runtime.first_says(str(folder or fresh_folder(RUNS / config.curriculum))))
+    folder = Path(runtime.broadcast(str(folder or fresh_folder(RUNS / config.curriculum))))
     log.info(
         "run %s: curriculum %s, preset %s, %s on %s",
         *(folder, config.curriculum, config.preset, how[0], runtime.describe()),

@@ -46,7 +46,7 @@ def looking_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def raw(tmp_path: Path) -> RawFolder:
-    """Six images with captions, phrases, labels and look-alikes."""
+    """Six images with captions, phrases, labels and hard negatives."""
     return RawFolder.write(tmp_path / "raw")
 
 

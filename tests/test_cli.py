@@ -272,10 +272,10 @@ def test_verify_names_the_image_with_a_changed_byte(here: Path) -> None:
     data[len(data) // 2] ^= 1
     tar.write_bytes(data)
     result = run("verify", "shards/token/train", "--jobs", "1")
-    head, fault, mend = result.stdout.splitlines()
+    head, fault, fix = result.stdout.splitlines()
     assert (result.exit_code, head) == (1, "shards/token/train: 1 fault among 6 images in 1 tars")
     assert re.match(r"shards/token/train/000000.tar, coco-\d+ at byte \d+: the bytes do not match", fault)
-    assert mend == "write it again with: msp-ds shard --stage token --recipe FILE, or the flags it was written with"
+    assert fix == "write it again with: msp-ds shard --stage token --recipe FILE, or the flags it was written with"
     assert run("verify", "--quick", "shards").exit_code == 0
 
 
@@ -293,10 +293,10 @@ def test_verify_takes_a_folder_of_sets(here: Path) -> None:
 def test_look_alikes_are_added_to_a_finished_set_or_written_as_a_list(here: Path) -> None:
     run(*shard("sentence"))
     told = run("negatives", "--shards", "shards/sentence/train", "--count", "3", "--attach").stdout
-    assert told == ("6 images with up to 3 look-alikes; 6 of the 6 images of shards/sentence/train have some now\n")
+    assert told == ("6 images with up to 3 hard negatives; 6 of the 6 images of shards/sentence/train have some now\n")
     assert run("verify", "shards/sentence/train").exit_code == 0
     told = run("negatives", "--regions", "world/regions.tsv", "--out", "list.npz").stdout
-    assert told == "6 images with up to 5 look-alikes in list.npz\n"
+    assert told == "6 images with up to 5 hard negatives in list.npz\n"
     assert run(*shard("sentence", hard_negatives="list.npz")).exit_code == 0
 
 

@@ -51,13 +51,13 @@ def test_a_shared_image_ends_with_1_and_is_listed(train_set: Path, tmp_path: Pat
 
 
 def test_a_planted_twin_ends_with_1_and_is_listed(train_set: Path, image_data: Path, tmp_path: Path) -> None:
-    twins = twins_in(image_data)
-    planted = next(key for key in open_set(train_set).keys if key in twins)
-    twin = twins[planted]
-    evaluation = write_ids(tmp_path / "a.txt", [twin])
+    duplicates = twins_in(image_data)
+    planted = next(key for key in open_set(train_set).keys if key in duplicates)
+    duplicate = duplicates[planted]
+    evaluation = write_ids(tmp_path / "a.txt", [duplicate])
     result = run("audit", "--train", train_set, "--eval", evaluation, "--image-data", image_data)
     assert result.exit_code == 1
-    assert f"  {planted} = {twin}\n" in result.stdout
+    assert f"  {planted} = {duplicate}\n" in result.stdout
 
 
 def test_without_image_data_twins_are_not_said_to_be_absent(train_set: Path, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_shard_prints_what_was_excluded_and_the_papers_pairs(small_shards: Path,
     assert result.exit_code == 0
     pairs = open_set(tmp_path / "shards" / "sentence" / "train").index.num_pairs
     assert f"sentence: {pairs} image-text pairs in all, the paper has 0.62 M" in result.stdout
-    assert "excluded: 3 images, 0 of them as twins under another id" in result.stdout
+    assert "excluded: 3 images, 0 of them as duplicates under another id" in result.stdout
 
 
 def test_a_named_split_without_its_file_is_one_line_before_the_demo_world_is_made(

@@ -203,10 +203,10 @@ def test_an_exported_model_still_knows_what_it_was_fine_tuned_for(here: Path) ->
 def test_the_authors_fine_tuned_vqa_model_answers_as_it_did(here: Path) -> None:
     card, weights = read_card(here / "runs" / "vqa"), read_weights(here / "runs" / "vqa")
     cls_id = open_set(here / "shards" / "vqa" / "val").word_pieces().cls_id
-    trunk = {name: tensor for name, tensor in weights.items() if name.startswith("trunk.")}
+    backbone = {name: tensor for name, tensor in weights.items() if name.startswith("backbone.")}
     saved = {
         f"lxrt_encoder.model.{name}": tensor
-        for name, tensor in to_theirs(trunk, LXMERT_S_FORM, cls_id=cls_id, where="")[0].items()
+        for name, tensor in to_theirs(backbone, LXMERT_S_FORM, cls_id=cls_id, where="")[0].items()
     }
     for number, ours in (("0", "dense"), ("2", "norm"), ("3", "decoder")):
         for ending in ("weight", "bias"):

@@ -36,7 +36,7 @@ def test_import_shows_what_went_where(tmp_path: Path) -> None:
     result = run("import", tmp_path / "released.pth", *flags, *FLAGS)
     assert result.exit_code == 0, result.output
     assert "│ bert.encoder.x_layers.{k} " in result.stdout
-    assert "│ trunk.layers.{k} " in result.stdout
+    assert "│ backbone.layers.{k} " in result.stdout
     assert result.stdout.endswith(f"written to {tmp_path / 'out'}\n")
 
 
@@ -44,7 +44,7 @@ def test_import_lists_what_is_fresh_absent_and_left_out(tmp_path: Path) -> None:
     bert().save_pretrained(tmp_path / "bert")
     shown = run("import", tmp_path / "bert", "--from", "bert", "--out", tmp_path / "out", *FLAGS).stdout
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in shown.splitlines() if "│" in line]
-    assert ["", "trunk.regions.cls_feature", "fresh"] in rows
+    assert ["", "backbone.regions.cls_feature", "fresh"] in rows
     assert ["", "heads.match", "absent"] in rows
     assert any(row[0] == "cls.seq_relationship.weight" and "it answers another" in shown for row in rows)
     assert "which 40 word pieces these weights know is not said" in shown
@@ -92,7 +92,7 @@ BAD_SOURCES = {
     ),
     "other shape": (
         state_dict(lambda weights: weights.update({"bert.pooler.dense.weight": torch.ones(32, 32)})),
-        "bert.pooler.dense.weight is (32, 32) there, trunk.text_pooler.weight (64, 64) here",
+        "bert.pooler.dense.weight is (32, 32) there, backbone.text_pooler.weight (64, 64) here",
     ),
     "list": (saved([1, 2]), "holds a list, not a table of tensors by name (a state dict)"),
     "code": (saved({"trap": Trap()}), "a pickle of other things, which is not run"),

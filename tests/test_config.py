@@ -51,7 +51,7 @@ def refusal(kind: type, value: Any, *, where: str = "run.json") -> str:
     [
         {},
         {"drop": ("mlm", "ifrs"), "init": "runs/t"},
-        {"tasks": TaskOptions(moc_target="all", itm_share=0.25), "seed": 0},
+        {"tasks": TaskOptions(moc_target="all", itm_probability=0.25), "seed": 0},
     ],
     ids=["defaults", "with a tuple and an optional", "with task options"],
 )
@@ -105,11 +105,11 @@ def test_a_fault_deep_inside_says_where_it_is() -> None:
         (ModelConfig, {"dropout": 1.0}),
         (OptimConfig, {"lr": 0.0}),
         (OptimConfig, {"lr": float("nan")}),
-        (OptimConfig, {"warmup_share": 1.0}),
+        (OptimConfig, {"warmup_ratio": 1.0}),
         (OptimConfig, {"clip_norm": -1.0}),
-        (TaskOptions, {"itm_share": 1.5}),
+        (TaskOptions, {"itm_probability": 1.5}),
         (TaskOptions, {"topic_min_score": -0.1}),
-        (TaskOptions, {"moc_target": "all", "region_share": 0.0}),
+        (TaskOptions, {"moc_target": "all", "region_probability": 0.0}),
         (ModelConfig, {"num_heads": 0}),
         (ModelConfig, {"language_layers": -1}),
         (OptimConfig, {"betas": (0.9, 1.0)}),

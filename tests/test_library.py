@@ -55,14 +55,14 @@ def test_a_free_text_scores_what_the_same_text_of_the_set_scores(matcher: Model)
     assert scores.std() > 0.001
     for row, pair in enumerate(pairs):
         for column, image in enumerate(images):
-            logits = matcher.heads["match"](matcher.trunk(of_set(matcher, [pair], [image])).pair)[0]
+            logits = matcher.heads["match"](matcher.backbone(of_set(matcher, [pair], [image])).pair)[0]
             assert float(scores[row, column]) == pytest.approx(float(logits[1] - logits[0]), abs=FP32_BOUND)
 
 
 @torch.no_grad()
-def test_states_are_those_of_the_trunk(matcher: Model) -> None:
+def test_states_are_those_of_the_backbone(matcher: Model) -> None:
     states = matcher.embed(texts_of(matcher, [2, 9]), [matcher.image_ids[row] for row in (1, 4)])
-    whole = matcher.trunk(of_set(matcher, [2, 9], [1, 4]))
+    whole = matcher.backbone(of_set(matcher, [2, 9], [1, 4]))
     torch.testing.assert_close(states.pair, whole.pair, atol=FP32_BOUND, rtol=0)
     torch.testing.assert_close(states.regions, whole.regions, atol=FP32_BOUND, rtol=0)
 
@@ -95,7 +95,7 @@ def test_the_nearest_images_are_those_of_the_nearest_mean_states(matcher: Model)
     rows = list(range(len(matcher.image_ids)))
     with torch.no_grad():
         batch = of_set(matcher, [0] * len(rows), rows)
-        states = matcher.trunk.regions(batch.features, batch.boxes)[:, 1:]
+        states = matcher.backbone.regions(batch.features, batch.boxes)[:, 1:]
     means = torch.stack(
         [state[: int(here.sum())].mean(0) for state, here in zip(states, batch.region_mask, strict=True)]
     )
@@ -116,7 +116,9 @@ def test_the_nearest_images_are_those_of_the_nearest_mean_states(matcher: Model)
 def test_answers_are_a_distribution_over_those_of_the_set(answerer: Model) -> None:
     question, image = texts_of(answerer, [4])[0], answerer.image_ids[int(answerer.reader.images[4])]
     said = answerer.answer(question, image)
-    logits = answerer.heads["answer"](answerer.trunk(of_set(answerer, [4], [int(answerer.reader.images[4])])).pair)[0]
+    logits = answerer.heads["answer"](answerer.backbone(of_set(answerer, [4], [int(answerer.reader.images[4])])).pair)[
+        0
+    ]
     chances = (logits.exp() / logits.exp().sum()).tolist()
     assert said == pytest.approx(dict(zip(answerer.answers, chances, strict=True)), abs=FP32_BOUND)
     assert list(said.values()) == sorted(said.values(), reverse=True)

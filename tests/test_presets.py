@@ -11,7 +11,7 @@ import torch
 from msp_ds.config import from_json, to_json
 from msp_ds.curriculum import BENCHMARKS
 from msp_ds.errors import InputError
-from msp_ds.model.encoder import Trunk, paper_count
+from msp_ds.model.encoder import Backbone, paper_count
 from msp_ds.presets import PRESETS, Preset, get_preset
 
 
@@ -28,7 +28,7 @@ def test_the_paper_preset_has_the_papers_numbers() -> None:
     rows = {name: (row.epochs, row.batch_size) for name, row in paper.schedule.items()}
     stages = {"token": (10, 64), "phrase": (20, 128), "sentence": (20, 128)}
     assert rows == stages | {"vqa": (6, 32), "gqa": (5, 32), "nlvr2": (8, 32), "retrieval": (8, 32)}
-    assert (paper.fine_tuning.lr, paper.fine_tuning.warmup_share, paper.fine_tuning.clip_norm) == (5e-5, 0.1, 5.0)
+    assert (paper.fine_tuning.lr, paper.fine_tuning.warmup_ratio, paper.fine_tuning.clip_norm) == (5e-5, 0.1, 5.0)
 
 
 @pytest.mark.parametrize("name", ["small", "lxmert", "single-stream"])
@@ -39,29 +39,29 @@ def test_the_large_presets_fine_tune_by_the_papers_numbers(name: str) -> None:
 
 def test_tiny_fine_tunes_at_a_rate_and_for_epochs_of_its_own() -> None:
     tiny = PRESETS["tiny"]
-    assert (tiny.fine_tuning.lr, tiny.fine_tuning.warmup_share, tiny.fine_tuning.clip_norm) == (1e-3, 0.1, 5.0)
+    assert (tiny.fine_tuning.lr, tiny.fine_tuning.warmup_ratio, tiny.fine_tuning.clip_norm) == (1e-3, 0.1, 5.0)
     rows = {name: (tiny.schedule[name].epochs, tiny.schedule[name].batch_size) for name in BENCHMARKS}
     assert rows == {"vqa": (4, 32), "gqa": (4, 32), "nlvr2": (2, 32), "retrieval": (1, 32)}
 
 
 def sizes(name: str) -> tuple[int, int]:
-    """Parameters counted the paper's way, and all of the trunk."""
+    """Parameters counted the paper's way, and all of the backbone."""
     with torch.device("meta"):
-        trunk = Trunk(PRESETS[name].model)
-    return paper_count(trunk), sum(parameter.numel() for parameter in trunk.parameters())
+        backbone = Backbone(PRESETS[name].model)
+    return paper_count(backbone), sum(parameter.numel() for parameter in backbone.parameters())
 
 
 @pytest.mark.parametrize(
-    ("name", "paper_way", "trunk"),
+    ("name", "paper_way", "backbone"),
     [
-        # The trunk: with BERT's embeddings less its type table, 23,835,648, and poolers of 590,592.
+        # The backbone: with BERT's embeddings less its type table, 23,835,648, and poolers of 590,592.
         ("paper", 84_278_784, 84_278_784 + 23_835_648 + 2 * 590_592 + 2048),
         ("lxmert", 183_508_992, 183_508_992 + 23_835_648 + 590_592),
         ("single-stream", 12 * 7_087_872 + 1_580_544, 12 * 7_087_872 + 1_580_544 + 23_835_648 + 590_592),
     ],
 )
-def test_the_large_presets_have_the_published_sizes(name: str, paper_way: int, trunk: int) -> None:
-    assert sizes(name) == (paper_way, trunk)
+def test_the_large_presets_have_the_published_sizes(name: str, paper_way: int, backbone: int) -> None:
+    assert sizes(name) == (paper_way, backbone)
 
 
 def test_lxmert_is_nine_five_five_with_the_pair_and_the_positions_of_lxmert() -> None:

@@ -126,11 +126,11 @@ def test_length_buckets_come_from_the_preset_unless_a_flag_says_otherwise(small_
         (["--preset", "huge"], ["'huge'", "paper, small, tiny"]),
         (["--set", "moc_aim=all"], ["moc_aim", "moc_target"]),
         (["--set", "topic_min_score=1.5"], ["topic_min_score 1.5"]),
-        (["--set", "moc_target=all", "--set", "region_share=0"], ["region_share above 0"]),
+        (["--set", "moc_target=all", "--set", "region_probability=0"], ["region_probability above 0"]),
         (["--set", "moc_target=some"], ["'some'", "masked, all"]),
         (["--set", "moc_target"], ["name=value"]),
-        (["--set", "token_share=much"], ["token_share", "float"]),
-        (["--set", "token_share=1.5"], ["token_share 1.5"]),
+        (["--set", "token_probability=much"], ["token_probability", "float"]),
+        (["--set", "token_probability=1.5"], ["token_probability 1.5"]),
         (["--set", 'weights={"mlm": -1}'], ["negative"]),
         (["--set", 'weights={"mml": 2.0}'], ["'mml'", "mlm, "]),
         (["--epochs", "x=3"], ["x=3", "t=4,p=4,s=12"]),
@@ -195,7 +195,7 @@ def test_matching_hard_samples_without_look_alikes_is_refused(here: Path, small_
     recipe = recipe_of(small_shards.parent / "world", hard_negatives=None)
     build_shards(recipe, stage="sentence", out=here / "shards")
     line = refused_run(Path("shards"), "--curriculum", "s", "--batch-size", "16", log_lines=1)
-    assert line.startswith("shards/sentence/train has no look-alikes, which task itm_hs needs; ")
+    assert line.startswith("shards/sentence/train has no hard negatives, which task itm_hs needs; ")
     assert line.endswith(
         "msp-ds negatives --shards shards/sentence/train --attach, or train with --set itm_negatives=random"
     )
@@ -207,14 +207,14 @@ def test_asking_about_labels_where_there_are_none_is_refused_with_the_whole_mend
     shutil.copytree(small_shards, "shards")
     path = Path("shards/sentence/train/index.json")
     index = json.loads(path.read_text())
-    del index["files"]["look_alikes.npz"]
+    del index["files"]["hard_negatives.npz"]
     path.write_text(json.dumps({**index, "has_labels": False}))
     line = refused_run(Path("shards"), "--curriculum", "s", log_lines=1)
     assert line.startswith("shards/sentence/train was written from regions without labels, which tasks moc, ")
     drops = ["--drop", "moc", "--drop", "tits"]
     assert f"train without them: {' '.join(drops)}, or write it" in line
     # Without these tasks the run gets as far as the next refusal.
-    assert "has no look-alikes" in refused_run(Path("shards"), "--curriculum", "s", *drops, log_lines=1)
+    assert "has no hard negatives" in refused_run(Path("shards"), "--curriculum", "s", *drops, log_lines=1)
 
 
 def test_a_start_from_nothing_is_refused(here: Path, small_shards: Path) -> None:
@@ -242,7 +242,7 @@ def test_a_start_from_weights_of_the_same_shapes_and_another_meaning_is_refused(
 
 
 def test_heads_of_another_kind_are_refused_only_where_they_are_carried(here: Path, small_shards: Path) -> None:
-    a_run(here / "old", small_shards)  # nothing lies at its checkpoint: the trunk alone is refused for that
+    a_run(here / "old", small_shards)  # nothing lies at its checkpoint: the backbone alone is refused for that
     flags = [
         "--init",
         "old",
@@ -381,11 +381,11 @@ def test_a_run_goes_on_as_it_was_executed(here: Path, small_shards: Path) -> Non
 
 
 def test_what_the_flags_leave_open_comes_from_the_preset_and_the_shards(small_shards: Path) -> None:
-    config = new_config({"shards": str(small_shards), "lr": 0.5, "setting": ("itm_share=0.25",)})
+    config = new_config({"shards": str(small_shards), "lr": 0.5, "setting": ("itm_probability=0.25",)})
     tiny = get_preset("tiny")  # the small world's recipe suggests it
     assert (config.preset, config.curriculum, config.seed) == ("tiny", "tps", 9595)
     assert config.optim == dataclasses.replace(tiny.optim, lr=0.5)
-    assert config.tasks == dataclasses.replace(tiny.tasks, itm_share=0.25)
+    assert config.tasks == dataclasses.replace(tiny.tasks, itm_probability=0.25)
     index = open_set(small_shards / "token" / "train").index
     assert (config.model.vocab_size, config.model.feature_width) == (index.vocab_size, 64)
     assert config.model.hidden_size == tiny.model.hidden_size

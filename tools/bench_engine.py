@@ -102,9 +102,9 @@ def measured(stand: Stand) -> dict[str, Any]:
     batches = pool.choices(STEPS)
     kept = [stand.step_batch(0, pool.batch(pairs), context) for pairs in batches]
     steps = [dataclasses.replace(kept[step % STEPS], step=step) for step in range(stand.num_steps)]
-    turns = Turns(step_batches=steps, plain=stand.plain_step(stand.learner(context)), clock=Clock(stand.runtime.device))
+    turns = Turns(step_batches=steps, plain=stand.plain_step(stand.model(context)), clock=Clock(stand.runtime.device))
     order = Order([torch.arange(PAIRS)], seed=0, batch_size=stand.batch_size)
-    loop = stand.loop(stand.learner(context), iter(turns), order)
+    loop = stand.loop(stand.model(context), iter(turns), order)
     with loop.guards.taken():
         loop.run()
     loop.metric_logger.close()

@@ -39,7 +39,7 @@ from msp_ds.data.loading.reader import Reader
 from msp_ds.errors import InputError
 from msp_ds.evaluation.precision import multiplies_bf16
 from msp_ds.evaluation.ranking import PairScorer, Pool, choose_pool
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import MatchHead
 from msp_ds.model.layers import Attention, CrossModalityLayer, FeedForward
 from msp_ds.preparation.writing.shard_writer import SetPlan, write_set
@@ -72,8 +72,8 @@ def plain_attention(part: Attention, states: Tensor, memory: Tensor, bias: Tenso
 def plain_feed_forward(part: FeedForward, states: Tensor) -> Tensor:
     """[B, S, H], GELU spelled out."""
     wide = part.widen(states)
-    bent = wide * 0.5 * (1.0 + torch.erf(wide / math.sqrt(2.0)))
-    return part.norm(part.narrow(bent) + states)  # type: ignore[no-any-return]
+    activated = wide * 0.5 * (1.0 + torch.erf(wide / math.sqrt(2.0)))
+    return part.norm(part.narrow(activated) + states)  # type: ignore[no-any-return]
 
 
 def plain_layer(
@@ -88,9 +88,9 @@ def plain_layer(
 
 
 @torch.no_grad()
-def released_scores(trunk: Trunk, head: MatchHead, reader: Reader, pool: Pool) -> Tensor:
+def released_scores(backbone: Backbone, head: MatchHead, reader: Reader, pool: Pool) -> Tensor:
     """float32 [N, M] by the released code's loop."""
-    device = next(trunk.parameters()).device
+    device = next(backbone.parameters()).device
     # In memory and in fp32 beforehand, as there.
     images = reader.read(
         pool.first_pairs,
@@ -107,12 +107,12 @@ def released_scores(trunk: Trunk, head: MatchHead, reader: Reader, pool: Pool) -
         margins = []
         for some in torch.split(torch.arange(len(features), device=device), IMAGES_AT_ONCE):
             ids, places, mask = (part.repeat(len(some), 1) for part in one)
-            text = trunk.embed_texts(ids, places, mask)
-            regions, region_mask = trunk.embed_images(features[some], boxes[some], images.region_mask[some])
+            text = backbone.embed_texts(ids, places, mask)
+            regions, region_mask = backbone.embed_images(features[some], boxes[some], images.region_mask[some])
             biases = (~mask[:, None, None] * -10_000.0, ~region_mask[:, None, None] * -10_000.0)
-            for layer in trunk.layers:
+            for layer in backbone.layers:
                 text, regions = plain_layer(layer, text, regions, biases)  # type: ignore[arg-type]
-            logits = head(trunk.pool(text, regions))
+            logits = head(backbone.pool(text, regions))
             margins.append(logits[:, 1] - logits[:, 0])
         columns.append(torch.cat(margins).cpu())
     return torch.stack(columns, dim=1)
@@ -235,7 +235,7 @@ def show(rows: list[dict[str, Any]], title: str, *, is_trained: bool) -> Table:
 class Contest:
     """What all ways score."""
 
-    trunk: Trunk
+    backbone: Backbone
     head: MatchHead
     reader: Reader
     pool: Pool
@@ -249,13 +249,13 @@ def trained(checkpoint: Path, shards: Path, images: int) -> Contest:
     if not isinstance(head, MatchHead):
         raise TypeError(f"the head called 'match' is a {type(head).__name__}")
     pool = choose_pool(reader, num_images=images, captions_per_image=1)
-    return Contest(trunk=model.trunk, head=head, reader=reader, pool=pool)
+    return Contest(backbone=model.backbone, head=head, reader=reader, pool=pool)
 
 
 def made_up(preset: str, folder: Path, images: int, captions: int) -> Contest:
     """Random weights, and images with the captions of the first few."""
     torch.manual_seed(0)
-    trunk = Trunk(get_preset(preset).model).eval()
+    backbone = Backbone(get_preset(preset).model).eval()
     reader = make_set(folder, images)
     every = choose_pool(reader)
     pool = Pool(
@@ -263,20 +263,20 @@ def made_up(preset: str, folder: Path, images: int, captions: int) -> Contest:
         captions=every.captions[:captions],
         image_of_caption=every.image_of_caption[:captions],
     )
-    return Contest(trunk=trunk, head=MatchHead(trunk.config, trunk).eval(), reader=reader, pool=pool)
+    return Contest(backbone=backbone, head=MatchHead(backbone.config, backbone).eval(), reader=reader, pool=pool)
 
 
 def ways_of(contest: Contest, device: torch.device, *, bf16: bool | None) -> dict[str, Scores]:
     """The loop first, then ours in each precision that is measured."""
-    trunk, head, reader, pool = contest.trunk.to(device), contest.head.to(device), contest.reader, contest.pool
-    if trunk.config.encoder != "cross":
+    backbone, head, reader, pool = contest.backbone.to(device), contest.head.to(device), contest.reader, contest.pool
+    if backbone.config.encoder != "cross":
         raise InputError("the released code has two streams; take a preset of that encoder, as paper or tiny")
     ways: dict[str, Scores] = {
-        "released loop": lambda: released_scores(trunk, head, reader, pool),
-        "ours, fp32": lambda: PairScorer(trunk, head).scores(reader, pool),
+        "released loop": lambda: released_scores(backbone, head, reader, pool),
+        "ours, fp32": lambda: PairScorer(backbone, head).scores(reader, pool),
     }
     if bf16 or (bf16 is None and multiplies_bf16(device)):
-        ways["ours, bf16"] = lambda: PairScorer(trunk, head, precision="bf16").scores(reader, pool)
+        ways["ours, bf16"] = lambda: PairScorer(backbone, head, precision="bf16").scores(reader, pool)
     return ways
 
 

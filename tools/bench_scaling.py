@@ -106,10 +106,10 @@ def table(found: dict[str, Any], title: str) -> Table:
 
 def work_of(preset: Preset, *, seconds_a_pair: float, update_seconds: float, half: bool) -> Work:
     """What a GPU has to do: the times as measured, sizes by the shapes."""
-    from msp_ds.training.memory.footprint import Load, count_weights, saved_bytes
+    from msp_ds.training.memory.footprint import Workload, count_weights, saved_bytes
 
     tasks = next(part for part in STAGES if part.name == "sentence").tasks
-    load = Load(model=preset.model, tasks=tasks, options=preset.tasks, num_tokens=TEXT_SLOTS)
+    load = Workload(model=preset.model, tasks=tasks, options=preset.tasks, num_tokens=TEXT_SLOTS)
     return Work(
         seconds_a_pair=seconds_a_pair,
         update_seconds=update_seconds,

@@ -2,8 +2,8 @@
 
     python tools/bench_start.py --folder bench
 
-makes 123,287 images with 616,767 captions and 100 look-alikes an image (0.4 GB of disk and a minute; the features are
-tiny, for a start reads those of one batch only), then opens the set and reads that batch in a fresh process, five
+makes 123,287 images with 616,767 captions and 100 hard negatives an image (0.4 GB of disk and a minute; the features
+are tiny, for a start reads those of one batch only), then opens the set and reads that batch in a fresh process, five
 times, and prints the medians. It should take 0.2 s on idle cores.
 """
 
@@ -27,13 +27,13 @@ from msp_ds.data.format.text import WordPieces
 from msp_ds.data.format.vocabulary import read_vocabulary
 from msp_ds.data.loading.order import Order
 from msp_ds.data.loading.reader import Reader
-from msp_ds.preparation.hard_negatives.lists import read_look_alikes
+from msp_ds.preparation.hard_negatives.lists import read_hard_negatives
 from msp_ds.preparation.writing.shard_writer import SetPlan, write_set
 from msp_ds.records import RegionRecord
 from msp_ds.terminal import Table, Terminal, run_tool
 from tools.fresh_process import measured
 from tools.sizes import at_least
-from tools.synthetic_coco import NUM_IMAGES, caption, num_captions, write_look_alikes, write_small_files
+from tools.synthetic_coco import NUM_IMAGES, caption, num_captions, write_hard_negatives, write_small_files
 
 BATCH_SIZE, FEATURE_WIDTH = 256, 16
 FEWEST_IMAGES = -(-BATCH_SIZE // 5)
@@ -53,7 +53,7 @@ def make_set(folder: Path, num_images: int) -> Path:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     recipe = write_small_files(target.parent, 1)
-    write_look_alikes(target.parent / "look_alikes.npz", num_images)
+    write_hard_negatives(target.parent / "hard_negatives.npz", num_images)
     plan = SetPlan(
         stage="sentence",
         split="train",
@@ -61,7 +61,7 @@ def make_set(folder: Path, num_images: int) -> Path:
         objects_data=Path(recipe.objects_vocab).read_bytes(),
         attributes_data=Path(recipe.attributes_vocab).read_bytes(),
         max_tokens=20,
-        look_alikes=read_look_alikes(target.parent / "look_alikes.npz"),
+        hard_negatives=read_hard_negatives(target.parent / "hard_negatives.npz"),
     )
     write_set(target, plan=plan, examples=_examples(num_images), counts={})
     return target

@@ -36,13 +36,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from msp_ds.config import ModelConfig, OptimConfig
 from msp_ds.errors import InputError
 from msp_ds.evaluation.precision import multiplies_bf16
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.tasks import TASKS
-from msp_ds.tasks.asking import count_rooms
+from msp_ds.tasks.asking import count_targets
 from msp_ds.tasks.task import corrupt
 from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
 from msp_ds.training.engine.engine import build_optimizer
-from msp_ds.training.pretraining_model import NOT_COUNTED, Learner
+from msp_ds.training.pretraining_model import NOT_COUNTED, PretrainingModel
 from tools.bench_figures import BUSY, SCHEDULE_PAIRS, Clock, spread, write_figures
 from tools.bench_hardware import hardware
 from tools.held_memory import held_after
@@ -89,19 +89,19 @@ class Variant:
 
 
 def ours(name: str, config: ModelConfig, tasks: tuple[str, ...], device: torch.device) -> Subject:
-    """Our learner on some tasks, as the training loop drives it, less DeepSpeed."""
+    """Our model on some tasks, as the training loop drives it, less DeepSpeed."""
     chosen, context = [TASKS[task] for task in tasks], a_context(config)
-    learner = Learner(Trunk(config), chosen, context).to(device)
+    model = PretrainingModel(Backbone(config), chosen, context).to(device)
     tables, mean = context.tables.to(device), context.feature_mean.to(device)
-    learner.context = dataclasses.replace(context, tables=tables, feature_mean=mean)
+    model.context = dataclasses.replace(context, tables=tables, feature_mean=mean)
 
     def loss(draw: Draw) -> Tensor:
         # On the way to a GPU the feed counts what is asked about.
-        rooms = count_rooms(draw.bucketed, chosen, context) if device.type == "cuda" else NOT_COUNTED
-        total: Tensor = learner(draw.bucketed.to(device), chosen, 0, rooms).total
+        rooms = count_targets(draw.bucketed, chosen, context) if device.type == "cuda" else NOT_COUNTED
+        total: Tensor = model(draw.bucketed.to(device), chosen, 0, rooms).total
         return total
 
-    return Subject(name=name, module=learner, optimizer=build_optimizer(learner, OptimConfig()), loss=loss)
+    return Subject(name=name, module=model, optimizer=build_optimizer(model, OptimConfig()), loss=loss)
 
 
 def theirs(name: str, module: nn.Module, loss: Loss) -> Subject:

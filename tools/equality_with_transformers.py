@@ -27,12 +27,12 @@ from msp_ds.config import ModelConfig
 from msp_ds.exchange.weights_card import has_visual_cls
 from msp_ds.exchange.weights_export import ExportPlan, export_weights, hf_config
 from msp_ds.exchange.weights_import import ImportPlan, import_weights
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import HEADS, RegionHead, build_heads
 from msp_ds.model.weights.conversion import DECODER, tied, to_theirs
 from msp_ds.model.weights.forms import HF_LXMERT_FORM
 from msp_ds.presets import get_preset
-from msp_ds.records import Batch, Encoded, neutral_marks
+from msp_ds.records import Batch, Encoded, no_corruption
 from msp_ds.terminal import run_tool
 from msp_ds.training.checkpointing.weights_folder import (
     StoredWeights,
@@ -49,13 +49,13 @@ SHAPES = ((1, 4, 1), (2, 7, 5), (4, 20, 36), (3, 12, 10))
 
 
 class Ours(nn.Module):
-    """A trunk and all heads, as a checkpoint holds them."""
+    """A backbone and all heads, as a checkpoint holds them."""
 
     def __init__(self, config: ModelConfig, *, seed: int) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.trunk = Trunk(config)
-        self.heads = build_heads(HEADS, config, self.trunk)
+        self.backbone = Backbone(config)
+        self.heads = build_heads(HEADS, config, self.backbone)
         with torch.no_grad():  # biases and LayerNorms too: a name mixed up among zeros and ones would not show
             for parameter in self.parameters():
                 parameter.add_(torch.randn_like(parameter) * config.init_std)
@@ -90,7 +90,7 @@ def a_batch(config: ModelConfig, shape: tuple[int, int, int], *, seed: int) -> B
         random_features=torch.zeros(pairs, 1, config.feature_width),
         answer_ids=torch.empty(pairs, 0, dtype=torch.int64),
         answer_scores=torch.empty(pairs, 0),
-        marks=neutral_marks(token_mask.long(), region_mask),
+        corruption=no_corruption(token_mask.long(), region_mask),
     )
 
 
@@ -113,7 +113,7 @@ def their_inputs(batch: Batch, cls_feature: Tensor | None) -> dict[str, Tensor]:
 
 def our_outputs(ours: Ours, batch: Batch) -> dict[str, Tensor]:
     """States and logits by name; those of the regions without the gate, which transformers has not."""
-    encoded: Encoded = ours.trunk(batch)
+    encoded: Encoded = ours.backbone(batch)
     head = ours.heads["region"]
     if not isinstance(head, RegionHead):
         raise TypeError("the head called 'region' is another")
@@ -121,7 +121,7 @@ def our_outputs(ours: Ours, batch: Batch) -> dict[str, Tensor]:
     return {
         "text states": encoded.text,
         "region states": encoded.regions,
-        "pooled text": torch.tanh(ours.trunk.text_pooler(encoded.text[:, 0])),
+        "pooled text": torch.tanh(ours.backbone.text_pooler(encoded.text[:, 0])),
         "token logits": ours.heads["token"](encoded.text),
         "object logits": head.objects(regions),
         "attribute logits": head.attributes(regions),
@@ -132,11 +132,11 @@ def our_outputs(ours: Ours, batch: Batch) -> dict[str, Tensor]:
 
 def their_outputs(theirs: LxmertForPreTraining, batch: Batch, ours: Ours) -> dict[str, Tensor]:
     """The same of transformers."""
-    cls_feature = ours.trunk.regions.cls_feature if has_visual_cls(ours.trunk.config) else None
+    cls_feature = ours.backbone.regions.cls_feature if has_visual_cls(ours.backbone.config) else None
     states = theirs.lxmert(**their_inputs(batch, cls_feature))
     first, pair = 0 if cls_feature is None else 1, states.pooled_output
     if cls_feature is not None:
-        pair = pair * torch.tanh(ours.trunk.region_pooler(states.vision_output[:, 0]))
+        pair = pair * torch.tanh(ours.backbone.region_pooler(states.vision_output[:, 0]))
     regions = states.vision_output[:, first:]
     seen, (tokens, matches) = theirs.obj_predict_head(regions), theirs.cls(states.language_output, pair)
     return {
@@ -165,12 +165,12 @@ def compare(ours: Ours, theirs: LxmertForPreTraining) -> dict[str, float]:
     """The largest absolute difference of each state, and of the gradient of each weight, over all shapes."""
     worst: dict[str, float] = {}
     for seed, shape in enumerate(SHAPES):
-        batch = a_batch(ours.trunk.config, shape, seed=seed)
+        batch = a_batch(ours.backbone.config, shape, seed=seed)
         mine, other = our_outputs(ours, batch), their_outputs(theirs, batch, ours)
         found = {name: _distance(mine[name], other[name]) for name in mine}
         my_slopes, other_slopes = gradients(mine, ours), gradients(other, theirs)
-        my_slopes["trunk.text.type_vector"] = torch.zeros_like(ours.trunk.text.type_vector)  # a buffer
-        my_slopes["trunk.text.position.weight"][0] = 0  # padding's row for transformers, which never trains it
+        my_slopes["backbone.text.type_vector"] = torch.zeros_like(ours.backbone.text.type_vector)  # a buffer
+        my_slopes["backbone.text.position.weight"][0] = 0  # padding's row for transformers, which never trains it
         renamed, _ = to_theirs(my_slopes, HF_LXMERT_FORM, cls_id=None, where="gradients")
         for name, slope in renamed.items():
             name = name.replace("bert.", "lxmert.", 1) if name.startswith("bert.") else name
@@ -186,7 +186,7 @@ def _distance(one: Tensor, other: Tensor) -> float:
 
 def exported(ours: Ours, folder: Path) -> LxmertForPreTraining:
     """Our weights in transformers, by way of `export --to hf`."""
-    card = WeightsCard(model=ours.trunk.config, vocabulary_sha256=None, source="random")
+    card = WeightsCard(model=ours.backbone.config, vocabulary_sha256=None, source="random")
     (folder / "weights").mkdir(parents=True)
     stored = StoredWeights(card=card, weights=ours.weights(), vocabulary=None)
     write_weights(folder / "weights", stored)

@@ -4,7 +4,7 @@
 
 The slow losses are tests/reference/slow_losses.py, written from the paper and not from msp_ds/tasks. Half of the
 batches are ordinary, the others have everything masked, nothing masked, no topic, no label, no region, or no pair that
-matches; options are drawn anew for each. Exit code 1 where a difference is above --tolerance.
+matches; options are drawn again for each. Exit code 1 where a difference is above --tolerance.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from msp_ds.data.format.faults import Faults, OnError, Place, RowError
+from msp_ds.data.format.faults import Faults, OnError, RowAt, RowError
 from msp_ds.data.format.image_ids import canonical_image_id
 from msp_ds.errors import InputError
 from msp_ds.progress import bars
@@ -197,4 +197,4 @@ def _stacked(images: dict[str, Image], path: Path) -> dict[str, np.ndarray]:
 
 def fault(path: Path, image_id: str, reason: str) -> RowError:
     """An image of a source that cannot be used."""
-    return RowError(Place(path, image_id=image_id), reason)
+    return RowError(RowAt(path, image_id=image_id), reason)

@@ -135,12 +135,12 @@ def _train(pipe: Connection, plan: WorldPlan, rank: int, port: int) -> None:
         step_batches = [stand.step_batch(step, pool.batch(pairs), context) for step, pairs in enumerate(mine)]
         spent = {"reducing": 0.0, "updating": 0.0}
         order = Order([torch.arange(PAIRS)], seed=0, batch_size=plan.batch_size)
-        learner = stand.learner(context)
-        loop = stand.loop(learner, _turns(pipe, step_batches, spent), order)
+        model = stand.model(context)
+        loop = stand.loop(model, _turns(pipe, step_batches, spent), order)
         engine = loop.engine.engine
         engine.allreduce_gradients = timed(engine.allreduce_gradients, spent, "reducing")
         engine.step = timed(engine.step, spent, "updating")
-        size = sum(one.numel() for one in learner.parameters())
+        size = sum(one.numel() for one in model.parameters())
         pipe.send({"parameters": size, "text_slots_a_pair": pool.mean_slots()})
         with loop.guards.taken():
             loop.run()

@@ -3,9 +3,9 @@
     python tools/rehearse_full_size.py --folder rehearsal
 
 123,287 images of 36 x 2,048 features with 616,767 captions become a shard set (19 GB of disk, no TSV needed); every
-byte is verified; one epoch is read in batches of 128, half of the pairs with a look-alike's image. It proves that each
-pair came exactly once and that each image came with its own features, prints time and memory of the three parts, each
-in a fresh process, and leaves rehearsal/rehearsal.json. About ten minutes on two cores; --share 0.05 takes one.
+byte is verified; one epoch is read in batches of 128, half of the pairs with a hard negative's image. It proves that
+each pair came exactly once and that each image came with its own features, prints time and memory of the three parts,
+each in a fresh process, and leaves rehearsal/rehearsal.json. About ten minutes on two cores; --share 0.05 takes one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from msp_ds.stateless_random import uniform
 from msp_ds.terminal import Table, Terminal, run_tool
 from tools.fresh_process import Cost, measured
 from tools.sizes import at_least
-from tools.synthetic_coco import NUM_IMAGES, MadeUpRegions, half_features, write_look_alikes, write_small_files
+from tools.synthetic_coco import NUM_IMAGES, MadeUpRegions, half_features, write_hard_negatives, write_small_files
 
 BATCH_SIZE, SEED, SWAP_SHARE = 128, 0, 0.5
 FEWEST_IMAGES = -(-BATCH_SIZE // 5)
@@ -58,7 +58,7 @@ class Epoch:
     num_waiting: int
     """Pairs beyond the last full batch, which wait for the next epoch's order."""
     num_swapped: int
-    """Pairs with a look-alike's image."""
+    """Pairs with a hard negative's image."""
     num_checked: int
     """Images whose features were compared with those they were made with."""
 
@@ -106,17 +106,17 @@ def read_epoch(folder: Path) -> Epoch:
 
 
 def with_swaps(reader: Reader, pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """The image row of each of int64 [B] `pairs`, for half of them a look-alike's; and bool [B], whether it is its own.
+    """The image row of each of int64 [B] `pairs`, for half of them a hard negative; and bool [B]: it is its own.
 
-    Raises: RuntimeError when the set has no look-alikes.
+    Raises: RuntimeError when the set has no hard negatives.
     """
-    if reader.look_alikes is None:
-        raise RuntimeError("the set was written without look-alikes")
+    if reader.hard_negatives is None:
+        raise RuntimeError("the set was written without hard negatives")
     own = reader.images[pairs]
     rng = uniform(seed=SEED, epoch=0, keys=reader.keys[pairs], purpose="rehearsal", n=2)
     matched = rng[:, 0] >= SWAP_SHARE
-    choice = (rng[:, 1] * reader.look_alikes.shape[1]).long()
-    return torch.where(matched, own, reader.look_alikes[own, choice].long()), matched
+    choice = (rng[:, 1] * reader.hard_negatives.shape[1]).long()
+    return torch.where(matched, own, reader.hard_negatives[own, choice].long()), matched
 
 
 def check_images(features: Tensor, images: Tensor, reader: Reader) -> None:
@@ -125,9 +125,9 @@ def check_images(features: Tensor, images: Tensor, reader: Reader) -> None:
     Raises: RuntimeError for another image than the asked one.
     """
     numbers = torch.tensor([int(reader.shards.keys[row].removeprefix("coco-")) - 1 for row in images.tolist()])
-    marks = features[:, 0, :2].long()
+    corruption = features[:, 0, :2].long()
     whole = torch.equal(features[0], torch.from_numpy(half_features(int(numbers[0]))))
-    if not whole or not torch.equal(marks[:, 0] * 1000 + marks[:, 1], numbers):
+    if not whole or not torch.equal(corruption[:, 0] * 1000 + corruption[:, 1], numbers):
         raise RuntimeError("a batch holds other images than those that were asked for")
 
 
@@ -176,8 +176,8 @@ def main() -> None:
     if free < num_images * BYTES_PER_IMAGE:
         raise SystemExit(f"{flags.folder} has {free / 1e9:.1f} GB free of {num_images * BYTES_PER_IMAGE / 1e9:.1f} GB")
     recipe = write_small_files(flags.folder, num_images)
-    write_look_alikes(flags.folder / "look_alikes.npz", num_images)
-    recipe = dataclasses.replace(recipe, hard_negatives=str(flags.folder / "look_alikes.npz"))
+    write_hard_negatives(flags.folder / "hard_negatives.npz", num_images)
+    recipe = dataclasses.replace(recipe, hard_negatives=str(flags.folder / "hard_negatives.npz"))
     costs: dict[str, Cost] = {}
     num_bytes, costs["write"] = measured(write, flags.folder, recipe, num_images, flags.jobs)
     _, costs["verify"] = measured(verify, flags.folder)
@@ -191,7 +191,7 @@ def main() -> None:
     Terminal().print(table(num_images, num_bytes, costs, epoch))
     Terminal().print(
         f"{epoch.num_read} pairs came, {epoch.num_repeated} of them twice; {epoch.num_waiting} wait for a full batch. "
-        f"{epoch.num_swapped} came with a look-alike's image; {epoch.num_checked} images were the asked ones."
+        f"{epoch.num_swapped} came with a hard negative's image; {epoch.num_checked} images were the asked ones."
     )
     require(epoch)
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msp_ds.curriculum import STAGES, Part
+from msp_ds.curriculum import STAGES, Granularity
 from msp_ds.data.loading.order import Order
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.presets import Preset
 from msp_ds.records import Batch, Losses
-from msp_ds.tasks.asking import count_rooms
+from msp_ds.tasks.asking import count_targets
 from msp_ds.tasks.task import Context, corrupt
 from msp_ds.training.batch_loader import BatchLoader, StepBatch
 from msp_ds.training.checkpointing.saving import Saver
@@ -28,9 +28,9 @@ from msp_ds.training.guards.interrupt import StopRequest
 from msp_ds.training.guards.limits import Limits
 from msp_ds.training.loop import StageLoop
 from msp_ds.training.monitoring.metric_logger import MetricLogger
-from msp_ds.training.pretraining_model import NOT_COUNTED, Learner
+from msp_ds.training.pretraining_model import NOT_COUNTED, PretrainingModel
 
-SENTENCE: Part = next(part for part in STAGES if part.name == "sentence")
+SENTENCE: Granularity = next(part for part in STAGES if part.name == "sentence")
 
 
 class Replay(BatchLoader):
@@ -67,29 +67,29 @@ class Stand:
     save_every: int | None = None
     """Steps between two checkpoints; None: nothing is saved."""
 
-    def learner(self, context: Context) -> Learner:
+    def model(self, context: Context) -> PretrainingModel:
         """The same weights each time, on the device."""
         torch.manual_seed(0)
         device = self.runtime.device
         tables, mean = context.tables.to(device), context.feature_mean.to(device)
         there = dataclasses.replace(context, tables=tables, feature_mean=mean)
-        return Learner(Trunk(self.preset.model), SENTENCE.tasks, there).to(device)
+        return PretrainingModel(Backbone(self.preset.model), SENTENCE.tasks, there).to(device)
 
     def step_batch(self, step: int, batch: Batch, context: Context) -> StepBatch:
         """A batch as the feed hands it over."""
         device = self.runtime.device
-        rooms = count_rooms(batch, SENTENCE.tasks, context) if device.type == "cuda" else NOT_COUNTED
+        rooms = count_targets(batch, SENTENCE.tasks, context) if device.type == "cuda" else NOT_COUNTED
         there = batch.to(device)
         return StepBatch(step=step, epoch=0, part=SENTENCE, micro_batches=(there,), metrics=({},), rooms=(rooms,))
 
-    def loop(self, learner: Learner, step_batches: Iterator[StepBatch], order: Order) -> StageLoop:
-        """The real loop around a learner and portions."""
+    def loop(self, model: PretrainingModel, step_batches: Iterator[StepBatch], order: Order) -> StageLoop:
+        """The real loop around a model and portions."""
         runtime, folder = self.runtime, self.folder
         precision = self.execution.precision
         guards = build_guards(Limits(), folder, (), stage="sentence", precision=precision, runtime=runtime)
         return StageLoop(
             engine=Engine(
-                learner,
+                model,
                 optim=self.preset.optim,
                 execution=self.execution,
                 batch_size=self.batch_size,
@@ -111,23 +111,23 @@ class Stand:
             save_every=self.save_every or self.num_steps,
         )
 
-    def plain_step(self, learner: Learner) -> PlainStep:
+    def plain_step(self, model: PretrainingModel) -> PlainStep:
         """A step of the same mathematics as torch's documentation writes it."""
-        return PlainStep(self, learner)
+        return PlainStep(self, model)
 
 
 class PlainStep:
     """forward, backward, clip, AdamW: what anybody would write, and nothing else."""
 
-    def __init__(self, stand: Stand, learner: Learner) -> None:
-        self._stand, self._learner = stand, learner
-        self._optimizer = build_optimizer(learner, stand.preset.optim)
+    def __init__(self, stand: Stand, model: PretrainingModel) -> None:
+        self._stand, self._model = stand, model
+        self._optimizer = build_optimizer(model, stand.preset.optim)
         self._half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(stand.execution.precision)
 
     def __call__(self, step_batch: StepBatch) -> Tensor:
         """Trains on one portion, corrupts it before; its loss."""
         (batch,), (rooms,) = step_batch.micro_batches, step_batch.rooms
-        return self._step(step_batch, lambda: self._learner(batch, step_batch.part.tasks, step_batch.epoch, rooms))
+        return self._step(step_batch, lambda: self._model(batch, step_batch.part.tasks, step_batch.epoch, rooms))
 
     def corrupted(self, step_batch: StepBatch) -> Batch:
         """The portion's batch as the tasks ask it."""
@@ -136,10 +136,10 @@ class PlainStep:
     def on_corrupted(self, step_batch: StepBatch, corrupted: Batch) -> Tensor:
         """Trains on one portion that is corrupted already; its loss."""
         clean, tasks, context = step_batch.micro_batches[0], step_batch.part.tasks, self._context(step_batch)
-        return self._step(step_batch, lambda: self._learner.answer(clean, corrupted, tasks, context))
+        return self._step(step_batch, lambda: self._model.answer(clean, corrupted, tasks, context))
 
     def _context(self, step_batch: StepBatch) -> Context:
-        return dataclasses.replace(self._learner.context, epoch=step_batch.epoch, rooms=step_batch.rooms[0])
+        return dataclasses.replace(self._model.context, epoch=step_batch.epoch, rooms=step_batch.rooms[0])
 
     def _step(self, step_batch: StepBatch, losses: Callable[[], Losses]) -> Tensor:
         stand, optim = self._stand, self._stand.preset.optim
@@ -148,7 +148,7 @@ class PlainStep:
         with torch.autocast(stand.runtime.device.type, dtype=self._half, enabled=self._half is not None):
             loss = losses().total
         loss.backward()
-        nn.utils.clip_grad_norm_(self._learner.parameters(), optim.clip_norm)
+        nn.utils.clip_grad_norm_(self._model.parameters(), optim.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return loss

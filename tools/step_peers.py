@@ -46,7 +46,7 @@ def transformers_lxmert(config: ModelConfig) -> LxmertForPreTraining:
 
 def transformers_inputs(clean: Batch, corrupted: Batch) -> dict[str, object]:
     """A corrupted batch as transformers' LXMERT takes it, with the labels of all its losses."""
-    masked = corrupted.marks.masked_regions
+    masked = corrupted.corruption.masked_regions
     return {
         "input_ids": corrupted.token_ids,
         "token_type_ids": torch.zeros_like(corrupted.token_ids),
@@ -54,8 +54,8 @@ def transformers_inputs(clean: Batch, corrupted: Batch) -> dict[str, object]:
         "visual_feats": corrupted.features.float(),
         "visual_pos": corrupted.boxes,
         "visual_attention_mask": corrupted.region_mask.float(),
-        "labels": torch.where(corrupted.marks.masked_tokens, clean.token_ids, NOT_ASKED),
-        "matched_label": corrupted.marks.matched.long(),
+        "labels": torch.where(corrupted.corruption.masked_tokens, clean.token_ids, NOT_ASKED),
+        "matched_label": corrupted.corruption.matched.long(),
         "obj_labels": {
             "obj": (clean.object_ids.clamp(min=0), clean.object_scores * masked),
             "attr": (clean.attribute_ids.clamp(min=0), clean.attribute_scores * masked),
@@ -176,12 +176,12 @@ class ReleasedManner(nn.Module):
 
     def _token_loss(self, text: Tensor, clean: Batch, corrupted: Batch) -> Tensor:
         logits = F.linear(self.token_transform(text), self.word.weight, self.token_bias)
-        labels = torch.where(corrupted.marks.masked_tokens, clean.token_ids, NOT_ASKED)
+        labels = torch.where(corrupted.corruption.masked_tokens, clean.token_ids, NOT_ASKED)
         (logits.argmax(-1) == labels).sum()
         return F.cross_entropy(full_precision(logits.flatten(0, 1)), labels.flatten(), ignore_index=NOT_ASKED)
 
     def _region_losses(self, regions: Tensor, pair: Tensor, clean: Batch, corrupted: Batch) -> Tensor:
-        gated, masked = self.region_transform(regions) * pair[:, None], corrupted.marks.masked_regions.float()
+        gated, masked = self.region_transform(regions) * pair[:, None], corrupted.corruption.masked_regions.float()
         total = gated.new_zeros(())
         for decoder, labels, scores in (
             (self.objects, clean.object_ids, clean.object_scores),
@@ -200,5 +200,5 @@ class ReleasedManner(nn.Module):
         found = topic_targets(clean, context, attributes=False)
         wanted = torch.zeros_like(topics).scatter_reduce_(1, found.pieces, found.wanted.to(topics.dtype), "amax")
         ((topics > 0) == (wanted > 0)).float().mean()
-        matching = F.cross_entropy(full_precision(self.match(pair)), corrupted.marks.matched.long())
+        matching = F.cross_entropy(full_precision(self.match(pair)), corrupted.corruption.matched.long())
         return matching + F.binary_cross_entropy_with_logits(topics, wanted)

@@ -10,7 +10,7 @@ from torch import Tensor
 from msp_ds.config import ModelConfig, TaskOptions
 from msp_ds.data.loading.order import Order
 from msp_ds.data.loading.reader import PAD_TO
-from msp_ds.records import Batch, VocabularyTables, neutral_marks
+from msp_ds.records import Batch, VocabularyTables, no_corruption
 from msp_ds.tasks.corruptions import NUM_RANDOM_REGIONS
 from msp_ds.tasks.task import Context
 
@@ -90,7 +90,7 @@ class Pool:
         ends = (places == 0) | (places == lengths - 1)
         positions = torch.where(ends, 1, places + 1) * (places < lengths)
         region_mask = torch.ones(size, dtype=torch.bool)
-        marks = neutral_marks(ids, region_mask)
+        corruption = no_corruption(ids, region_mask)
         return Batch(
             keys=pairs,
             token_ids=ids,
@@ -106,5 +106,5 @@ class Pool:
             random_features=torch.rand(len(pairs), NUM_RANDOM_REGIONS, config.feature_width, generator=maker).half(),
             answer_ids=torch.empty(len(pairs), 0, dtype=torch.int64),
             answer_scores=torch.empty(len(pairs), 0),
-            marks=marks,
+            corruption=corruption,
         )

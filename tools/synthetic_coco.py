@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from msp_ds.data.format.faults import Faults, Place
+from msp_ds.data.format.faults import Faults, RowAt
 from msp_ds.data.format.image_ids import Corpus
-from msp_ds.data.format.region_checks import LabelCounts, Reading, RegionRow
+from msp_ds.data.format.region_checks import CheckedRegions, LabelCounts, RegionRow
 from msp_ds.preparation.recipe import Recipe
 from msp_ds.records import RegionRecord
 
@@ -103,15 +103,15 @@ class MadeUpRegions:
         for number in range(self.num_images):
             yield RegionRow(f"coco-{number + 1}", number, 0, _ROW_BYTES)
 
-    def place(self, row: RegionRow) -> Place:
+    def place(self, row: RegionRow) -> RowAt:
         """Where a row would stand."""
-        return Place(self.path, row.number, image_id=row.image_id)
+        return RowAt(self.path, row.number, image_id=row.image_id)
 
     def digest(self, row: RegionRow) -> bytes:
         """Of what would stand in a row."""
         return half_features(row.number).tobytes()
 
-    def read(self, row: RegionRow, labels: LabelCounts) -> Reading:
+    def read(self, row: RegionRow, labels: LabelCounts) -> CheckedRegions:
         """The image in a row."""
         rng = np.random.default_rng([row.number, 3])
         record = RegionRecord(
@@ -126,10 +126,10 @@ class MadeUpRegions:
             attribute_ids=rng.integers(0, labels.attributes, NUM_REGIONS).astype(np.int16),
             attribute_scores=rng.random(NUM_REGIONS, dtype=np.float32),
         )
-        return Reading(record, 0)
+        return CheckedRegions(record, 0)
 
 
-def write_look_alikes(path: Path, num_images: int, *, count: int = 100) -> None:
+def write_hard_negatives(path: Path, num_images: int, *, count: int = 100) -> None:
     """For each image the next `count` ones."""
     rows = np.arange(num_images, dtype=np.int32)
     neighbours = (rows[:, None] + np.arange(1, count + 1, dtype=np.int32)) % np.int32(num_images)

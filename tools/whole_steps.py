@@ -160,13 +160,13 @@ def tensors_of(value: Any) -> dict[str, torch.Tensor]:
 def copied(batch: Batch) -> Batch:
     """The same batch in memory of its own."""
     own = {name: one.clone() for name, one in tensors_of(batch).items()}
-    marks = {name: one.clone() for name, one in tensors_of(batch.marks).items()}
-    return dataclasses.replace(batch, **own, marks=dataclasses.replace(batch.marks, **marks))
+    corruption = {name: one.clone() for name, one in tensors_of(batch.corruption).items()}
+    return dataclasses.replace(batch, **own, corruption=dataclasses.replace(batch.corruption, **corruption))
 
 
 def bytes_of(batch: Batch) -> int:
     """Of its tensors."""
-    return sum(one.nbytes for part in (batch, batch.marks) for one in tensors_of(part).values())
+    return sum(one.nbytes for part in (batch, batch.corruption) for one in tensors_of(part).values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,13 +228,13 @@ def train_whole(course: Course, *, runtime: Runtime, folder: Path) -> tuple[list
     step_batches = loader.step_batches(order, start=0, end=stand.num_steps, micro_batch=batch_size)
     rounds = Rounds(
         step_batches=step_batches,
-        bare=stand.plain_step(stand.learner(context)),
+        bare=stand.plain_step(stand.model(context)),
         clock=Clock(runtime.device),
         steps=course.steps,
         settle=lambda: loop.saver.wait(),
         flops_of=lambda step_batch: step_flops(config, step_batch),
     )
-    plain = stand.loop(stand.learner(context), iter(rounds), order)
+    plain = stand.loop(stand.model(context), iter(rounds), order)
     parts = {item.name: getattr(plain, item.name) for item in dataclasses.fields(plain)}
     loop = TimedLoop(**parts, rounds=rounds)
     with loop.guards.taken():

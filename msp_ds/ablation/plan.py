@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from msp_ds.ablation.rows import Row
+from msp_ds.ablation.rows import AblationRow
 from msp_ds.curriculum import BENCHMARKS, Stage, curriculum
 from msp_ds.errors import InputError
 
@@ -22,12 +22,12 @@ START_STEPS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class AblationRequest:
     """What a user wants an ablation to be about."""
 
     out: Path
     shards: Path
-    rows: tuple[Row, ...]
+    rows: tuple[AblationRow, ...]
     benchmarks: tuple[str, ...]
     seeds: tuple[int, ...]
     setting: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study(Asked):
+class Study(AblationRequest):
     """The same with what its preset and its shards say of it."""
 
     preset: str
@@ -88,7 +88,7 @@ class Plan:
     cells: Mapping[tuple[str, str], tuple[str, ...]]
     """(row, benchmark) -> the evaluations of its seeds; none where a row has nothing to evaluate."""
     paths: Mapping[str, str]
-    """Row -> its runs: `t200 → p200-titp → s200`."""
+    """AblationRow -> its runs: `t200 → p200-titp → s200`."""
     unshared: int
     """Optimiser steps that pre-training would take if every row trained all of its stages."""
 
@@ -129,7 +129,7 @@ def plan_ablation(study: Study) -> Plan:
     return Plan(study=study, nodes=tuple(nodes.values()), cells=cells, paths=paths, unshared=unshared)
 
 
-def _pre_training(study: Study, row: Row, *, seed: int) -> list[Node]:
+def _pre_training(study: Study, row: AblationRow, *, seed: int) -> list[Node]:
     """A row's stages as runs; two rows' runs of one name are the same run."""
     if not row.curriculum:
         return []
@@ -142,7 +142,7 @@ def _pre_training(study: Study, row: Row, *, seed: int) -> list[Node]:
     return path
 
 
-def _stage_node(study: Study, row: Row, stage: Stage, *, steps: int, seed: int, parent: Node | None) -> Node:
+def _stage_node(study: Study, row: AblationRow, stage: Stage, *, steps: int, seed: int, parent: Node | None) -> Node:
     spelling = "+".join(part.initial for part in stage.parts)
     dropped = [name for name in row.drop if name in {task.name for task in stage.tasks}]
     label = f"{spelling}{steps}" + "".join(f"-{name}" for name in dropped) + "".join(f",{one}" for one in row.setting)
@@ -168,7 +168,7 @@ def _common(study: Study, name: str, *, seed: int) -> Iterable[str]:
     return (str(word) for pair in told.items() for word in pair)
 
 
-def _benchmark_nodes(study: Study, row: Row, benchmark: str, *, seed: int, parent: Node | None) -> list[Node]:
+def _benchmark_nodes(study: Study, row: AblationRow, benchmark: str, *, seed: int, parent: Node | None) -> list[Node]:
     """What gives a row its grades on a benchmark, the evaluation last; nothing where it has none to give."""
     start = _path_name(parent)
     if benchmark == ZERO_SHOT:

@@ -8,7 +8,7 @@ from msp_ds.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class AblationRow:
     """One row of Table 4."""
 
     name: str
@@ -22,14 +22,16 @@ class Row:
     setting: tuple[str, ...] = ()
 
 
-def _row(name: str, stages: str, *drop: str, tasks: str = "", setting: tuple[str, ...] = ()) -> Row:
+def _row(name: str, stages: str, *drop: str, tasks: str = "", setting: tuple[str, ...] = ()) -> AblationRow:
     less = " ".join(f"- {task.upper()}" for task in drop)
     spelling = name.partition("-")[0].partition(":")[0]
-    return Row(name=name, stages=stages, tasks=tasks or less or "all", curriculum=spelling, drop=drop, setting=setting)
+    return AblationRow(
+        name=name, stages=stages, tasks=tasks or less or "all", curriculum=spelling, drop=drop, setting=setting
+    )
 
 
-ROWS: tuple[Row, ...] = (
-    Row(name="none", stages="none", tasks="none"),
+ROWS: tuple[AblationRow, ...] = (
+    AblationRow(name="none", stages="none", tasks="none"),
     _row("s", "S"),
     _row("s-itm_hs", "S", "itm_hs"),
     _row("s-itm_hs-tits", "S", "itm_hs", "tits"),
@@ -68,7 +70,7 @@ PAPER: dict[str, dict[str, float]] = {
         "TR": 80.96,
     },
 }
-"""Row -> column -> percent in the paper's Table 4: VQA and GQA test-dev, NLVR2 test-P, Flickr30k.
+"""AblationRow -> column -> percent in the paper's Table 4: VQA and GQA test-dev, NLVR2 test-P, Flickr30k.
 
 In the text that these were typed from, most numbers have come apart from their rows. Only those are here whose place
 something else confirms, the others are left out rather than guessed: T → P → S stands in Tables 2 and 3 as well (the
@@ -78,7 +80,7 @@ S → P → T, which ends without a matching task, can have dashes where zero-sh
 """
 
 
-def chosen_rows(names: str | None) -> tuple[Row, ...]:
+def chosen_rows(names: str | None) -> tuple[AblationRow, ...]:
     """The rows that `names` lists, separated by commas, in the table's order; all of them for None.
 
     Raises InputError for a name that no row has.

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from msp_ds.ablation.plan import ZERO_SHOT, Asked, Node, Plan, Study, held_out_set, run_folder, seconds_for
+from msp_ds.ablation.plan import ZERO_SHOT, AblationRequest, Node, Plan, Study, held_out_set, run_folder, seconds_for
 from msp_ds.config import from_json, read_json, write_json
 from msp_ds.curriculum import BENCHMARKS, STAGES
 from msp_ds.data.format.shards import ShardSet, open_set
@@ -45,7 +45,7 @@ Launch = Callable[[Sequence[str], Path], int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class CommandResult:
     """What came of a node that is finished."""
 
     seconds: float
@@ -66,19 +66,19 @@ class Record:
     fine_tuning_settings: tuple[str, ...]
     index_sha256: dict[str, str]
     """Shard set -> sha256 of its index: all numbers of a table are of the same data."""
-    nodes: dict[str, Outcome] = field(default_factory=dict)
+    nodes: dict[str, CommandResult] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
     """What is known after an ablation ran."""
 
-    nodes: Mapping[str, Outcome]
+    nodes: Mapping[str, CommandResult]
     failures: Mapping[str, str]
     """Node -> what went wrong, or which node before it did."""
 
 
-def study_of(asked: Asked, *, preset: str | None, steps: int | None) -> tuple[Study, dict[str, str]]:
+def study_of(asked: AblationRequest, *, preset: str | None, steps: int | None) -> tuple[Study, dict[str, str]]:
     """The study that was asked for, and the sha256 of every index it reads.
 
     Without `steps` each row has as many as the preset's T → P → S. Raises InputError for shards that are missing or
@@ -197,7 +197,7 @@ def run_ablation(plan: Plan, record: Record, *, launch: Launch) -> Results:
                     log.error("%s failed: %s", node.name, error)
                 else:
                     seconds = time.monotonic() - began if ran else 0.0
-                    nodes[node.name] = Outcome(seconds=seconds, grades=grades, note=note)
+                    nodes[node.name] = CommandResult(seconds=seconds, grades=grades, note=note)
                     _save(study, record, nodes)
                     told = f"{seconds:.0f} s, {_time_left(plan, left[place + 1 :], nodes)}"
                     log.info("%d/%d %s: %s", len(done) + place + 1, len(plan.nodes), node.name, told)
@@ -205,12 +205,12 @@ def run_ablation(plan: Plan, record: Record, *, launch: Launch) -> Results:
     return Results(nodes=nodes, failures=failures)
 
 
-def _time_left(plan: Plan, left: Sequence[Node], nodes: Mapping[str, Outcome]) -> str:
+def _time_left(plan: Plan, left: Sequence[Node], nodes: Mapping[str, CommandResult]) -> str:
     seconds = seconds_for(left, timed(nodes), every=plan.nodes)
     return "time left unknown as yet" if seconds is None else f"about {spoken_time(seconds)} left"
 
 
-def timed(nodes: Mapping[str, Outcome]) -> dict[str, float]:
+def timed(nodes: Mapping[str, CommandResult]) -> dict[str, float]:
     """Node -> the seconds that it took, of those that were timed."""
     return {name: one.seconds for name, one in nodes.items() if one.seconds}
 
@@ -223,7 +223,7 @@ def spoken_time(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def _save(study: Study, record: Record, nodes: dict[str, Outcome]) -> None:
+def _save(study: Study, record: Record, nodes: dict[str, CommandResult]) -> None:
     write_json(study.out / RECORD_FILE, dataclasses.replace(record, nodes=nodes))
 
 

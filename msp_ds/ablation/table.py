@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from msp_ds.ablation.plan import Plan, seconds_for
-from msp_ds.ablation.rows import PAPER, Row
-from msp_ds.ablation.runner import METRICS, Outcome, spoken_time, timed
+from msp_ds.ablation.rows import PAPER, AblationRow
+from msp_ds.ablation.runner import METRICS, CommandResult, spoken_time, timed
 from msp_ds.errors import InputError
 from msp_ds.storage.atomic_files import write_atomically
 from msp_ds.terminal import Table
@@ -53,13 +53,13 @@ class Cell:
 class Grid:
     """The rows of a table, its columns, and its cells by (row, column)."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[AblationRow, ...]
     columns: tuple[str, ...]
     cells: Mapping[tuple[str, str], Cell]
     caption: str
 
 
-def grid_of(plan: Plan, nodes: Mapping[str, Outcome]) -> Grid:
+def grid_of(plan: Plan, nodes: Mapping[str, CommandResult]) -> Grid:
     """The table of what is known so far."""
     cells = {}
     for (row, benchmark), evaluations in plan.cells.items():
@@ -71,7 +71,7 @@ def grid_of(plan: Plan, nodes: Mapping[str, Outcome]) -> Grid:
     return Grid(rows=plan.study.rows, columns=columns, cells=cells, caption=_caption(plan, nodes))
 
 
-def _caption(plan: Plan, nodes: Mapping[str, Outcome]) -> str:
+def _caption(plan: Plan, nodes: Mapping[str, CommandResult]) -> str:
     study = plan.study
     used = {name for names in plan.cells.values() for name in names if name in nodes}
     spread = f"mean ± standard deviation over {len(study.seeds)} seeds" if len(study.seeds) > 1 else "one seed"
@@ -156,7 +156,7 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
-def plan_words(plan: Plan, nodes: Mapping[str, Outcome], done: set[str]) -> str:
+def plan_words(plan: Plan, nodes: Mapping[str, CommandResult], done: set[str]) -> str:
     """How much of everything there is to do, and how long it takes where that is known."""
     study = plan.study
     left = [node for node in plan.nodes if node.name not in done]

@@ -14,7 +14,7 @@ from msp_ds.terminal import Terminal, one_line_errors, resumable, speak
 from msp_ds.train import Debug, PresetName, Setting
 
 if TYPE_CHECKING:
-    from msp_ds.ablation.plan import Asked
+    from msp_ds.ablation.plan import AblationRequest
 
 FIRST_SEED = 9595
 _PROGRAM = (sys.executable, "-c", "from msp_ds.cli import main; main()")
@@ -48,12 +48,12 @@ def ablate(
     debug: Debug = False,
 ) -> None:
     """Train and grade every row of the paper's Table 4; the same command goes on where it was interrupted."""
-    from msp_ds.ablation.plan import Asked, chosen_benchmarks
+    from msp_ds.ablation.plan import AblationRequest, chosen_benchmarks
     from msp_ds.ablation.rows import chosen_rows
 
     with one_line_errors(debug=debug), resumable():
         speak()
-        asked = Asked(
+        asked = AblationRequest(
             out=out,
             shards=shards,
             rows=chosen_rows(rows),
@@ -72,7 +72,7 @@ def ablate(
         raise SystemExit(1)
 
 
-def _plan_and_run(asked: Asked, *, preset: str | None, steps: int | None, dry_run: bool) -> Mapping[str, str]:
+def _plan_and_run(asked: AblationRequest, *, preset: str | None, steps: int | None, dry_run: bool) -> Mapping[str, str]:
     """Shows the plan, runs it and shows the table; returns what failed, and why."""
     from msp_ds.ablation.plan import plan_ablation
     from msp_ds.ablation.plot import ablation_plot

@@ -55,7 +55,7 @@ def world(
     feature_width: Annotated[int, typer.Option(help="Width of the region features.")] = 2048,
     debug: Debug = False,
 ) -> None:
-    """Write the raw files of a demo world: regions, captions, phrases, label lists and look-alikes."""
+    """Write the raw files of a demo world: regions, captions, phrases, label lists and hard negatives."""
     from msp_ds.demo_world import make_world
 
     with one_line_errors(debug=debug), bars() as progress:
@@ -91,7 +91,7 @@ def shard(
     objects_vocab: Annotated[str | None, typer.Option(help="Object labels, one a line.")] = None,
     attributes_vocab: Annotated[str | None, typer.Option(help="Attribute labels, one a line.")] = None,
     vocab: Annotated[str | None, typer.Option(help="vocab.txt, bert-base-uncased or trained.")] = None,
-    hard_negatives: Annotated[str | None, typer.Option(help="Look-alike images, .npz.")] = None,
+    hard_negatives: Annotated[str | None, typer.Option(help="hard negatives, .npz.")] = None,
     holdout: Annotated[int | None, typer.Option(help="Images set apart for validation.")] = None,
     allow_missing: Annotated[
         bool | None, typer.Option("--allow-missing", help="Leave out texts whose image has no regions.")
@@ -139,8 +139,8 @@ def _write_shards(
     if questions:
         recipe = with_benchmark(recipe, stage, questions)
     if path is None and not flags:
-        mend = f"name its --recipe FILE or flags; the demo's over it: --recipe {DEMO_RECIPE}, or elsewhere: --out DIR"
-        require_own_sets(out / stage, recipe, mend=mend)
+        fix = f"name its --recipe FILE or flags; the demo's over it: --recipe {DEMO_RECIPE}, or elsewhere: --out DIR"
+        require_own_sets(out / stage, recipe, fix=fix)
     with bars() as progress:
         reports = build_shards(recipe, stage=stage, out=out, progress=progress, num_threads=jobs or default_jobs())
     for line in (*(report.describe() for report in reports.values()), *shard_notes(stage, tuple(reports.values()))):
@@ -160,7 +160,7 @@ def negatives(
     corpus: Annotated[
         Literal["coco", "vg", "f30k"], typer.Option(help="Whose images the numbers in the pickle are.")
     ] = "coco",
-    count: Annotated[int, typer.Option(help="Look-alikes of an image, where they are computed.")] = 100,
+    count: Annotated[int, typer.Option(help="Hard negatives of an image, where they are computed.")] = 100,
     out: Annotated[Path | None, typer.Option(help="The list as .npz, for shard --hard-negatives.")] = None,
     attach: Annotated[bool, typer.Option("--attach", help="Put the list into the finished set --shards.")] = False,
     debug: Debug = False,
@@ -246,7 +246,9 @@ def audit(
     graded_on: Annotated[
         list[str], typer.Option("--eval", help="Likewise; dataset_coco.json#test is Karpathy's test; may be repeated.")
     ],
-    image_data: Annotated[str | None, typer.Option(help="Visual Genome image_data.json, for its COCO twins.")] = None,
+    image_data: Annotated[
+        str | None, typer.Option(help="Visual Genome image_data.json, for its COCO duplicates.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="File for all shared ids, fit for shard --exclude.")] = None,
     debug: Debug = False,
 ) -> None:

@@ -25,7 +25,7 @@ def search(
     images: Images = None,
     debug: Debug = False,
 ) -> None:
-    """Search a shard set with a trained model: images for a text, texts and look-alikes for an image."""
+    """Search a shard set with a trained model: images for a text, texts and hard negatives for an image."""
     from msp_ds.errors import InputError
     from msp_ds.library import Model
     from msp_ds.report.pages.page import write_html

@@ -111,7 +111,7 @@ def replay(
 
 def finetune(
     task: Annotated[BenchmarkName, typer.Option(help="The benchmark, whose shards lie in --shards.")],
-    init: Annotated[Path | None, typer.Option(help="Run or checkpoint whose trunk it starts from.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Run or checkpoint whose backbone it starts from.")] = None,
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Start from chance instead.")] = False,
     shards: Shards = None,
     run_dir: RunDir = None,

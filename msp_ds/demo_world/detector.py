@@ -85,10 +85,10 @@ class _Sighting:
 
 def detect(seed: int, scene: Scene) -> Detections:
     """What the detector makes of the scene; a function of the seed and the scene's number."""
-    return _Eye(RandomStream(stream(seed, scene.number, "detections")), scene).look()
+    return _Detector(RandomStream(stream(seed, scene.number, "detections")), scene).look()
 
 
-class _Eye:
+class _Detector:
     """One look at one scene."""
 
     def __init__(self, rng: RandomStream, scene: Scene) -> None:

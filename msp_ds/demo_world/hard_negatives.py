@@ -10,7 +10,7 @@ NEIGHBOURS = 100
 """Columns of the public list."""
 
 
-def look_alikes(means: np.ndarray) -> np.ndarray:
+def hard_negatives(means: np.ndarray) -> np.ndarray:
     """int32 [N, min(NEIGHBOURS, N)]: the row itself, then the others by (Euclidean distance, row).
 
     means: float32 [N, F], the mean region feature of each image; may be a memory map.

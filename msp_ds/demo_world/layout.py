@@ -22,7 +22,7 @@ class Placed:
     nearness: float
 
 
-class Layout:
+class SceneLayout:
     """A scene while it is being arranged."""
 
     def __init__(self, rng: RandomStream, *, height: int, width: int) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from msp_ds.demo_world.appearance import Appearance
 from msp_ds.demo_world.detector import detect
-from msp_ds.demo_world.hard_negatives import look_alikes
+from msp_ds.demo_world.hard_negatives import hard_negatives
 from msp_ds.demo_world.language.captions import captions_of
 from msp_ds.demo_world.language.phrases import phrases_of
 from msp_ds.demo_world.random_stream import RandomStream, stream
@@ -35,7 +35,7 @@ _FILES = frozenset(
     | {"hard_negatives.npz", "means.part", "annotations.part"}
 )
 """All that a world holds, also while it is written."""
-_TWIN_SHARE = 0.8
+_DUPLICATE_RATIO = 0.8
 _NARROWEST = 16
 _WIDEST = 1 << 16
 _ADVANCE_EVERY = 16
@@ -49,7 +49,7 @@ class WorldReport:
     images: int
     captions: int
     genome_images: int
-    """Images with a Visual Genome twin."""
+    """Images with a Visual Genome duplicate."""
     phrases: int
     feature_width: int
 
@@ -83,7 +83,7 @@ def make_world(
     _check_numbers(images, seed, feature_width)
     with _whole_folder(out) as folder:
         counts = _write_images(folder, images=images, seed=seed, feature_width=feature_width, advance=advance)
-        _write_look_alikes(folder, images=images, feature_width=feature_width)
+        _write_hard_negatives(folder, images=images, feature_width=feature_width)
         _write_text(folder / "objects_vocab.txt", objects_vocabulary())
         _write_text(folder / "attributes_vocab.txt", attributes_vocabulary())
         card = {"format": WORLD_FORMAT, "version": WORLD_VERSION}
@@ -114,7 +114,7 @@ def _check_numbers(images: int, seed: int, feature_width: int) -> None:
 def _write_images(
     folder: Path, *, images: int, seed: int, feature_width: int, advance: Callable[[int], None] | None
 ) -> _Counts:
-    """Everything that grows with the images; mean features go to means.part for the look-alikes."""
+    """Everything that grows with the images; mean features go to means.part for the hard negatives."""
     appearance = Appearance(seed, feature_width=feature_width)
     captions = genome_images = phrases = told = 0
     with RawFiles(folder) as files, (folder / "means.part").open("wb") as means:
@@ -127,8 +127,8 @@ def _write_images(
             texts = captions_of(seed, scene)
             files.captions.add(scene, texts)
             captions += len(texts)
-            files.questions.add(seed, scene, in_genome=has_twin(seed, number))
-            if has_twin(seed, number):
+            files.questions.add(seed, scene, in_genome=has_duplicate(seed, number))
+            if has_duplicate(seed, number):
                 regions = phrases_of(seed, scene)
                 files.genome.add(scene, regions)
                 genome_images, phrases = genome_images + 1, phrases + len(regions)
@@ -138,16 +138,16 @@ def _write_images(
     return _Counts(captions, genome_images, phrases)
 
 
-def has_twin(seed: int, number: int) -> bool:
+def has_duplicate(seed: int, number: int) -> bool:
     """Whether image `number` is also in Visual Genome."""
-    return RandomStream(stream(seed, number, "twin")).chance(_TWIN_SHARE)
+    return RandomStream(stream(seed, number, "twin")).chance(_DUPLICATE_RATIO)
 
 
-def _write_look_alikes(folder: Path, *, images: int, feature_width: int) -> None:
+def _write_hard_negatives(folder: Path, *, images: int, feature_width: int) -> None:
     part = folder / "means.part"
     means = np.memmap(part, dtype=np.float32, mode="r", shape=(images, feature_width))
     ids = np.array([coco_id(number) for number in range(images)], dtype=np.int64)
-    neighbours = look_alikes(means)
+    neighbours = hard_negatives(means)
     del means
     part.unlink()
     with (folder / "hard_negatives.npz").open("wb") as file:
@@ -170,7 +170,7 @@ def _whole_folder(out: Path) -> Iterator[Path]:
         target = followed(out)
         _require_own_files(target)
         temporary = target.with_name(f".{target.name}.partial-{os.getpid()}")
-        _sweep(target)
+        _clean_up(target)
         temporary.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error.strerror}; name a folder that you may write to") from None
@@ -195,7 +195,7 @@ def _require_own_files(folder: Path) -> None:
     require_own_files(folder, is_own=_FILES.__contains__, what="a demo world", fix="move it, or name another --out")
 
 
-def _sweep(out: Path) -> None:
+def _clean_up(out: Path) -> None:
     """Remove what interrupted runs of processes that are gone left beside `out`, unless more has come to lie there."""
     for stale in out.parent.glob(f".{out.name}.partial-*"):
         process = stale.name.rpartition("-")[2]

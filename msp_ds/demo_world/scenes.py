@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from msp_ds.demo_world import vocabulary
-from msp_ds.demo_world.layout import Layout, Placed
+from msp_ds.demo_world.layout import Placed, SceneLayout
 from msp_ds.demo_world.random_stream import RandomStream, stream
 from msp_ds.demo_world.relations import GROUND, Box, Relation
 from msp_ds.demo_world.vocabulary import Category, Theme
@@ -17,7 +17,7 @@ SIZES = ((480, 640), (640, 480), (427, 640), (425, 640), (500, 375), (333, 500),
 _SMALL, _LARGE = 0.012, 0.12
 
 
-class Part(NamedTuple):
+class ThingPart(NamedTuple):
     """A part of a thing."""
 
     category: Category
@@ -37,7 +37,7 @@ class Thing:
     """Material or quality; empty where there is nothing to say."""
     size: str
     """`small`, `large` or empty, by the share of the image that the box covers."""
-    parts: tuple[Part, ...]
+    parts: tuple[ThingPart, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def draw_scene(seed: int, number: int) -> Scene:
     rng = RandomStream(stream(seed, number, "scene"))
     theme = rng.pick(vocabulary.THEMES)
     height, width = rng.pick(SIZES)
-    layout = Layout(rng, height=height, width=width)
+    layout = SceneLayout(rng, height=height, width=width)
     for category in _cast(rng, theme):
         layout.add(category)
     things, relations = _by_size(rng, layout)
@@ -99,7 +99,7 @@ def _rank_of_placing(category: Category) -> int:
     return 1 if category.name in vocabulary.RIDEABLE | vocabulary.SEATS else 3
 
 
-def _by_size(rng: RandomStream, layout: Layout) -> tuple[tuple[Thing, ...], tuple[Relation, ...]]:
+def _by_size(rng: RandomStream, layout: SceneLayout) -> tuple[tuple[Thing, ...], tuple[Relation, ...]]:
     """Things with colours, the largest first, and the arranged relations between their new rows."""
     order = sorted(range(len(layout.placed)), key=lambda row: -layout.placed[row].box.area)
     new_row = {old: new for new, old in enumerate(order)}
@@ -123,7 +123,7 @@ def _painted(rng: RandomStream, placed: Placed, area: float) -> Thing:
     )
 
 
-def _part(rng: RandomStream, name: str, owner: Box, colour: str) -> Part:
+def _part(rng: RandomStream, name: str, owner: Box, colour: str) -> ThingPart:
     (x0, y0, x1, y1), palette = vocabulary.PARTS[name]
     box = Box(
         owner.x0 + x0 * owner.width,
@@ -131,7 +131,7 @@ def _part(rng: RandomStream, name: str, owner: Box, colour: str) -> Part:
         owner.x0 + x1 * owner.width,
         owner.y0 + y1 * owner.height,
     )
-    return Part(vocabulary.BY_NAME[name], box, rng.pick(palette) if palette else colour)
+    return ThingPart(vocabulary.BY_NAME[name], box, rng.pick(palette) if palette else colour)
 
 
 def _backgrounds(rng: RandomStream, theme: Theme) -> tuple[tuple[Category, str], ...]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from msp_ds.downstream.intervals import Counts, Floats, Interval, Resampling
 
 
-class Outcome(NamedTuple):
+class GroupedAnswer(NamedTuple):
     """What came of a question: its group of questions, the right answer, the given one."""
 
     group: str
@@ -24,7 +24,7 @@ class Outcome(NamedTuple):
     given: str
 
 
-def distribution(outcomes: Sequence[Outcome]) -> float:
+def distribution(outcomes: Sequence[GroupedAnswer]) -> float:
     """The grade of a set of questions; nan for none."""
     right = Counter((outcome.group, outcome.right) for outcome in outcomes)
     given = Counter((outcome.group, outcome.given) for outcome in outcomes)
@@ -40,7 +40,7 @@ def distribution(outcomes: Sequence[Outcome]) -> float:
     return total / sum(size.values()) / 100 if size else float("nan")
 
 
-def resampled_distribution(outcomes: Sequence[Outcome], resampling: Resampling) -> Interval:
+def resampled_distribution(outcomes: Sequence[GroupedAnswer], resampling: Resampling) -> Interval:
     """The bootstrap interval of the grade, questions resampled; nan for none.
 
     Resampling adds chance to chance, which only ever raises a chi-square: the resamples are centred on the grade.

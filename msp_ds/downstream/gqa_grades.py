@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from msp_ds.downstream.gqa_distribution import Outcome, distribution, resampled_distribution
+from msp_ds.downstream.gqa_distribution import GroupedAnswer, distribution, resampled_distribution
 from msp_ds.downstream.intervals import Interval, Resampling
 from msp_ds.downstream.predictions import require_predictions
 from msp_ds.downstream.score import Score, scores_by
@@ -46,7 +46,7 @@ class GqaGrades:
     by_semantics: dict[str, Score]
     by_steps: dict[str, Score]
     by_words: dict[str, Score]
-    outcomes: tuple[Outcome, ...] = field(repr=False)
+    outcomes: tuple[GroupedAnswer, ...] = field(repr=False)
     """Of the questions with a group."""
 
     def scores(self) -> dict[str, Score]:
@@ -127,9 +127,9 @@ def _in_order(scores: dict[str, Score]) -> dict[str, Score]:
     return {name: scores[name] for name in sorted(scores, key=int)}
 
 
-def _outcomes(balanced: Sequence[GqaQuestion], predictions: Mapping[str, str]) -> list[Outcome]:
+def _outcomes(balanced: Sequence[GqaQuestion], predictions: Mapping[str, str]) -> list[GroupedAnswer]:
     return [
-        Outcome(question.global_group, question.answers[0], predictions[question.question_id])
+        GroupedAnswer(question.global_group, question.answers[0], predictions[question.question_id])
         for question in balanced
         if question.global_group
     ]

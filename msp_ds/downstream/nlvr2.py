@@ -7,15 +7,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msp_ds.records import Batch, Encoded, MeanMetric
-from msp_ds.tasks.task import Chosen, Context, PairChoice, PairTable, Score, Task
+from msp_ds.tasks.task import Context, PairSampler, PairSource, SampledPairs, Task, TaskResult
 
 
-def both_images(pairs: Tensor, table: PairTable, context: Context) -> Chosen:
+def both_images(pairs: Tensor, table: PairSource, context: Context) -> SampledPairs:
     """Each statement twice: the first block of B rows with the left images, the second with the right ones."""
     if table.second_images is None:
         raise ValueError("the set has no statements about two images")
     images = torch.cat((table.images[pairs], table.second_images[pairs]))
-    return Chosen(pairs=pairs.repeat(2), images=images, matched=torch.ones(len(images), dtype=torch.bool))
+    return SampledPairs(pairs=pairs.repeat(2), images=images, matched=torch.ones(len(images), dtype=torch.bool))
 
 
 def statement_logits(heads: nn.ModuleDict, encoded: Encoded) -> Tensor:
@@ -25,11 +25,11 @@ def statement_logits(heads: nn.ModuleDict, encoded: Encoded) -> Tensor:
     return logits
 
 
-def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> Score:
+def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> TaskResult:
     """Two-way cross-entropy, mean over the statements; the wanted answer is 0 for false, 1 for true."""
     logits = statement_logits(heads, encoded)
     wanted = clean.answer_ids[: len(logits), 0]
-    return Score(
+    return TaskResult(
         loss=F.cross_entropy(logits, wanted),
         metrics={"accuracy/nlvr2": MeanMetric.of(logits.argmax(1) == wanted)},
     )
@@ -40,6 +40,6 @@ NLVR2 = Task(
     heads=("statement",),
     score=score,
     answer_logits=statement_logits,
-    pair_choice=PairChoice(choose=both_images, rows=2, uses_look_alikes=False),
+    pair_sampler=PairSampler(choose=both_images, rows=2, uses_hard_negatives=False),
     needs_questions=True,
 )

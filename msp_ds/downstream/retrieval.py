@@ -8,41 +8,43 @@ from torch.nn import functional as F
 
 from msp_ds.records import Batch, Encoded, MeanMetric
 from msp_ds.stateless_random import RETRIEVAL_QUADRUPLE
-from msp_ds.tasks.corruptions import draw_look_alikes, other_images
-from msp_ds.tasks.task import Chosen, Context, PairChoice, PairTable, Score, Task
+from msp_ds.tasks.corruptions import draw_hard_negatives, other_images
+from msp_ds.tasks.task import Context, PairSampler, PairSource, SampledPairs, Task, TaskResult
 
 ROWS = 4
 
 
-def quadruples(pairs: Tensor, table: PairTable, context: Context) -> Chosen:
+def quadruples(pairs: Tensor, table: PairSource, context: Context) -> SampledPairs:
     """Each caption and image, then three that do not match: another image, a hard caption, another caption.
 
-    The hard caption is one of a look-alike of the image: of the nearest images by their features, as released. With
+    The hard caption is one of a hard negative of the image: of the nearest images by their features, as released. With
     `itm_negatives=random` it is another random one.
     """
     keys, own = table.keys[pairs], table.images[pairs]
     chances = context.draw(keys, RETRIEVAL_QUADRUPLE, 6).unbind(1)
     other_image = other_images(own, chances[0], table.num_images, table.images_at_hand)
     of_hard, of_random = (other_images(own, chance, table.num_images) for chance in chances[1:3])
-    if context.options.itm_negatives == "hard" and table.look_alikes is not None and table.look_alikes.shape[1]:
-        candidates, place, counts = draw_look_alikes(own, table.look_alikes, chances[3], context)
+    if context.options.itm_negatives == "hard" and table.hard_negatives is not None and table.hard_negatives.shape[1]:
+        candidates, place, counts = draw_hard_negatives(own, table.hard_negatives, chances[3], context)
         of_hard = torch.where(counts > 0, candidates.gather(1, place[:, None]).squeeze(1), of_hard)
     hard, random = table.some_pair_of(of_hard, chances[4]), table.some_pair_of(of_random, chances[5])
-    return Chosen(
+    return SampledPairs(
         pairs=torch.cat((pairs, pairs, hard, random)),
         images=torch.cat((own, other_image, own, own)),
         matched=torch.arange(ROWS * len(pairs)) < len(pairs),
     )
 
 
-def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> Score:
+def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> TaskResult:
     """Twice the two-way cross-entropy of the match head, mean over the rows: the released sum over both columns."""
     logits = heads["match"](encoded.pair).float()
-    matched = clean.marks.matched.long()
-    return Score(
+    matched = clean.corruption.matched.long()
+    return TaskResult(
         loss=2 * F.cross_entropy(logits, matched),
         metrics={"accuracy/retrieval": MeanMetric.of(logits.argmax(1) == matched)},
     )
 
 
-RETRIEVAL = Task(name="retrieval", heads=("match",), score=score, pair_choice=PairChoice(choose=quadruples, rows=ROWS))
+RETRIEVAL = Task(
+    name="retrieval", heads=("match",), score=score, pair_sampler=PairSampler(choose=quadruples, rows=ROWS)
+)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msp_ds.records import Batch, Encoded, MeanMetric
-from msp_ds.tasks.task import Context, Score, Task
+from msp_ds.tasks.task import Context, Task, TaskResult
 
 
 def wanted_scores(batch: Batch, num_answers: int) -> Tensor:
@@ -29,7 +29,7 @@ def answer_logits(heads: nn.ModuleDict, encoded: Encoded) -> Tensor:
 
 def score(
     heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context, *, name: str = "vqa"
-) -> Score:
+) -> TaskResult:
     """Binary cross-entropy summed over the answers, or one cross-entropy for all; mean over the questions.
 
     `accuracy/vqa` is LXMERT's lookup score: how right the answer with the largest logit is, by the soft labels.
@@ -44,7 +44,7 @@ def score(
     else:
         loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(1).mean()
     right = wanted.gather(1, logits.argmax(1, keepdim=True))
-    return Score(loss=loss, metrics={f"accuracy/{name}": MeanMetric.of(right)})
+    return TaskResult(loss=loss, metrics={f"accuracy/{name}": MeanMetric.of(right)})
 
 
 VQA = Task(name="vqa", heads=("answer",), score=score, answer_logits=answer_logits, needs_questions=True)

@@ -69,7 +69,7 @@ def predict_answers(model: TrainedModel, shards: ShardSet, *, task: BenchmarkNam
         tables=shards.tables(),
         feature_mean=torch.from_numpy(shards.feature_mean),
     )
-    answerer = Answerer(model.trunk.to(device), model.heads.to(device), BENCHMARKS[task].tasks[0], context)
+    answerer = Answerer(model.backbone.to(device), model.heads.to(device), BENCHMARKS[task].tasks[0], context)
     with bars() as progress:
         progress.start(f"answering {task}", len(reader.keys))
         answers = answerer.answers(reader, advance=progress.advance)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from msp_ds.data.format.requirements import require_questions
 from msp_ds.data.loading.reader import Reader
-from msp_ds.model.encoder import Trunk
-from msp_ds.tasks.task import Context, Task, pair_choice
+from msp_ds.model.encoder import Backbone
+from msp_ds.tasks.task import Context, Task, pair_sampler
 
 BATCH = 128
 
@@ -21,24 +21,24 @@ BATCH = 128
 class Answerer:
     """Answers the questions of one benchmark; dropout is off."""
 
-    def __init__(self, trunk: Trunk, heads: nn.ModuleDict, task: Task, context: Context) -> None:
+    def __init__(self, backbone: Backbone, heads: nn.ModuleDict, task: Task, context: Context) -> None:
         if task.answer_logits is None:
             raise ValueError(f"task {task.name} answers no questions")
-        self.trunk = trunk.eval()
+        self.backbone = backbone.eval()
         self.heads = heads.eval()
         self.task = task
         self._logits = task.answer_logits
         self._context = context
-        self.device = next(trunk.parameters()).device
+        self.device = next(backbone.parameters()).device
 
     @torch.no_grad()
     def logits(self, reader: Reader, pairs: Tensor) -> Tensor:
         """float32 [B, A] on the CPU, for int64 [B] `pairs`."""
-        chosen = pair_choice([self.task]).choose(pairs, reader, self._context)
+        chosen = pair_sampler([self.task]).choose(pairs, reader, self._context)
         batch = reader.read(
             chosen.pairs, images=chosen.images, matched=chosen.matched, random_regions=torch.empty(len(chosen.pairs), 0)
         )
-        return self._logits(self.heads, self.trunk(batch.to(self.device))).cpu()
+        return self._logits(self.heads, self.backbone(batch.to(self.device))).cpu()
 
     def answers(self, reader: Reader, *, advance: Callable[[int], None] = lambda questions: None) -> dict[str, str]:
         """The likeliest answer to each question of a set, by question id; `advance` hears of finished questions."""

@@ -17,9 +17,9 @@ from torch import Tensor
 from msp_ds.data.format.text import WordPieces
 from msp_ds.data.loading.reader import Reader
 from msp_ds.errors import InputError
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import MatchHead
-from msp_ds.records import Batch, neutral_marks
+from msp_ds.records import Batch, no_corruption
 
 log = logging.getLogger(__name__)
 
@@ -82,18 +82,18 @@ def read_pairs(reader: Reader, texts: Texts, images: Tensor) -> Batch:
         token_ids=texts.token_ids,
         word_positions=texts.word_positions,
         token_mask=texts.word_positions > 0,
-        marks=neutral_marks(texts.token_ids, batch.region_mask),
+        corruption=no_corruption(texts.token_ids, batch.region_mask),
     )
 
 
 class Matcher:
     """Scores texts against images by the margin of the match head; dropout is off."""
 
-    def __init__(self, trunk: Trunk, head: MatchHead, reader: Reader) -> None:
-        self.trunk = trunk.eval()
+    def __init__(self, backbone: Backbone, head: MatchHead, reader: Reader) -> None:
+        self.backbone = backbone.eval()
         self.head = head.eval()
         self.reader = reader
-        self.device = next(trunk.parameters()).device
+        self.device = next(backbone.parameters()).device
 
     @torch.no_grad()
     def scores(self, texts: Texts, images: Tensor, *, advance: Callable[[int], None] = lambda pairs: None) -> Tensor:
@@ -105,7 +105,7 @@ class Matcher:
         lengths = texts.lengths
         for places in torch.split(torch.arange(len(images)), IMAGES_AT_ONCE):
             batch = read_images(self.reader, images[places]).to(self.device)
-            regions, mask = self.trunk.embed_images(batch.features, batch.boxes, batch.region_mask)
+            regions, mask = self.backbone.embed_images(batch.features, batch.boxes, batch.region_mask)
             # Texts of one length at a time: nothing is padded, so nothing is computed in vain.
             for length in torch.unique(lengths).tolist():
                 alike = (lengths == length).nonzero().squeeze(1)
@@ -118,9 +118,9 @@ class Matcher:
         """float32 [m, n] of the texts in rows int64 [m] `some`, all of `length` pieces, and n embedded images."""
         token_ids, positions = (part[some, :length].to(self.device) for part in (texts.token_ids, texts.word_positions))
         text_mask = torch.ones_like(token_ids, dtype=torch.bool)
-        text = self.trunk.embed_texts(token_ids, positions, text_mask)
+        text = self.backbone.embed_texts(token_ids, positions, text_mask)
         num_texts, num_images = len(text), len(regions)
-        pairs = self.trunk.encode_pairs(
+        pairs = self.backbone.encode_pairs(
             text.repeat_interleave(num_images, 0),
             regions.repeat(num_texts, 1, 1),
             text_mask.repeat_interleave(num_images, 0),
@@ -131,13 +131,13 @@ class Matcher:
 
 
 @torch.no_grad()
-def image_states(trunk: Trunk, reader: Reader, *, advance: Callable[[int], None] = lambda images: None) -> Tensor:
+def image_states(backbone: Backbone, reader: Reader, *, advance: Callable[[int], None] = lambda images: None) -> Tensor:
     """float32 [N, H] on the CPU: the mean state of an image's regions before they meet a text, less that of the set."""
-    device = next(trunk.parameters()).device
+    device = next(backbone.parameters()).device
     means = []
     for rows in torch.split(torch.arange(reader.num_images), IMAGES_AT_ONCE):
         batch = read_images(reader, rows).to(device)
-        states, mask = trunk.embed_images(batch.features, batch.boxes, batch.region_mask)
+        states, mask = backbone.embed_images(batch.features, batch.boxes, batch.region_mask)
         first = states.shape[1] - batch.region_mask.shape[1]  # behind the visual [CLS], which is the same everywhere
         shares = mask[:, first:].float()
         totals = (states[:, first:].float() * shares[..., None]).sum(1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from msp_ds.data.loading.reader import Reader
 from msp_ds.errors import InputError
 from msp_ds.evaluation.precision import Precision
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import MatchHead
 from msp_ds.model.layers import Projected
 from msp_ds.records import Batch
@@ -71,13 +71,13 @@ class PairScorer:
     """Scores pairs by the margin of the match head; what an image or a caption is alone is computed once."""
 
     def __init__(
-        self, trunk: Trunk, head: MatchHead, *, precision: Precision = "fp32", pairs_at_once: int | None = None
+        self, backbone: Backbone, head: MatchHead, *, precision: Precision = "fp32", pairs_at_once: int | None = None
     ) -> None:
         """pairs_at_once: in one forward pass; None takes what suits the device."""
-        self.trunk = trunk.eval()
+        self.backbone = backbone.eval()
         self.head = head.eval()
         self.precision = precision
-        self.device = next(trunk.parameters()).device
+        self.device = next(backbone.parameters()).device
         self.pairs_at_once = pairs_at_once or PAIRS_AT_ONCE.get(self.device.type, PAIRS_AT_ONCE["cuda"])
 
     def scores(self, reader: Reader, pool: Pool, *, advance: Callable[[int], None] = lambda pairs: None) -> Tensor:
@@ -135,8 +135,8 @@ class PairScorer:
         for rows in torch.split(pool.first_pairs, READ_BATCH):
             batch = self._read(reader, rows)
             with self._arithmetic():
-                regions, mask = self.trunk.embed_images(batch.features, batch.boxes, batch.region_mask)
-                found.append((self.trunk.layers.project(regions), mask))
+                regions, mask = self.backbone.embed_images(batch.features, batch.boxes, batch.region_mask)
+                found.append((self.backbone.layers.project(regions), mask))
         projected, masks = zip(*found, strict=True)
         return Projected(*(torch.cat(parts) for parts in zip(*projected, strict=True))), torch.cat(masks)
 
@@ -144,8 +144,8 @@ class PairScorer:
         """m captions of one length as the layers first see them."""
         token_ids, positions = (part.to(self.device) for part in reader.texts(rows))
         with self._arithmetic():
-            text = self.trunk.embed_texts(token_ids, positions, torch.ones_like(token_ids, dtype=torch.bool))
-            return self.trunk.layers.project(text)
+            text = self.backbone.embed_texts(token_ids, positions, torch.ones_like(token_ids, dtype=torch.bool))
+            return self.backbone.layers.project(text)
 
     def _margins(self, texts: Projected, images: Projected, region_mask: Tensor) -> Tensor:
         """float32 [n, m]: margins of n images against m captions."""
@@ -157,9 +157,9 @@ class PairScorer:
         mask = region_mask[:, None].expand(-1, num_captions, -1).flatten(0, 1)
         text_mask = torch.ones(len(mask), num_tokens, dtype=torch.bool, device=self.device)
         with self._arithmetic():
-            text_cls, region_cls = self.trunk.layers(text, regions, text_mask, mask, cls_only=True)
+            text_cls, region_cls = self.backbone.layers(text, regions, text_mask, mask, cls_only=True)
         # fp32 from here in any case: with its 8 bits bf16 would tie scores that differ, and ties count as lost.
-        logits: Tensor = self.head(self.trunk.pool(text_cls.float(), region_cls.float()))
+        logits: Tensor = self.head(self.backbone.pool(text_cls.float(), region_cls.float()))
         return (logits[:, 1] - logits[:, 0]).view(num_images, num_captions)
 
     def _arithmetic(self) -> torch.autocast:
@@ -169,7 +169,7 @@ class PairScorer:
     def _require_evaluation_mode(self) -> None:
         training = [
             f"{part}.{name}".rstrip(".")
-            for part, module in (("trunk", self.trunk), ("head", self.head))
+            for part, module in (("backbone", self.backbone), ("head", self.head))
             for name, submodule in module.named_modules()
             if submodule.training
         ]

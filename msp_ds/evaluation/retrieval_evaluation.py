@@ -25,7 +25,7 @@ from msp_ds.downstream.retrieval_grades import (
 from msp_ds.errors import InputError
 from msp_ds.evaluation.precision import Precision, warn_if_slow
 from msp_ds.evaluation.ranking import PairScorer, Pool, choose_pool, match_accuracy
-from msp_ds.evaluation.score_cache import KeptScores, Part, Scoring, pool_sha256, weights_sha256
+from msp_ds.evaluation.score_cache import ScoreCache, Scoring, ScoringPart, pool_sha256, weights_sha256
 from msp_ds.evaluation.score_matrix import ScoreMatrix
 from msp_ds.model.heads import MatchHead
 from msp_ds.progress import bars
@@ -60,7 +60,7 @@ class RetrievalPlan:
 
     protocol: RetrievalProtocol = "standard"
     precision: Precision = "fp32"
-    part: Part = field(default_factory=Part)
+    part: ScoringPart = field(default_factory=ScoringPart)
     """What this process scores, where several share the work."""
     resampling: Resampling = field(default_factory=Resampling)
 
@@ -74,7 +74,7 @@ class ScoredPool:
     pool: Pool
     captions_per_image: int | None
     precision: Precision
-    kept: KeptScores
+    kept: ScoreCache
     stem: Path
     """Path of the files to write, without their endings."""
 
@@ -127,13 +127,13 @@ def score_retrieval(
     name = _name(model, shards, num_images=len(pool.first_pairs), captions_per_image=captions_per_image)
     stem = out / (name if scorer.precision == "fp32" else f"{name}-{scorer.precision}")
     scoring = Scoring(
-        weights_sha256=weights_sha256(scorer.trunk, scorer.head),
+        weights_sha256=weights_sha256(scorer.backbone, scorer.head),
         pool_sha256=pool_sha256(reader, pool),
         precision=scorer.precision,
         num_images=len(pool.first_pairs),
         num_captions=len(pool.captions),
     )
-    kept = KeptScores(stem.with_name(f"{stem.name}-scores"), scoring)
+    kept = ScoreCache(stem.with_name(f"{stem.name}-scores"), scoring)
     _score(scorer, reader, pool, kept, plan.part)
     return ScoredPool(
         model=model,
@@ -154,10 +154,10 @@ def _scorer(model: TrainedModel, plan: RetrievalPlan) -> PairScorer:
     if torch.cuda.is_available():
         device = torch.device("cuda", plan.part.index % torch.cuda.device_count())
     warn_if_slow(plan.precision, device)
-    return PairScorer(model.trunk.to(device), head.to(device), precision=plan.precision)
+    return PairScorer(model.backbone.to(device), head.to(device), precision=plan.precision)
 
 
-def _score(scorer: PairScorer, reader: Reader, pool: Pool, kept: KeptScores, part: Part) -> None:
+def _score(scorer: PairScorer, reader: Reader, pool: Pool, kept: ScoreCache, part: ScoringPart) -> None:
     """Score the blocks of a part that are still to be scored."""
     mine = scorer.blocks(reader, pool)[part.index :: part.count]
     todo = [columns for columns in mine if kept.missing(columns)]

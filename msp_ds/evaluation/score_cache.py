@@ -37,7 +37,7 @@ class Scoring:
     """What is scored by what: scores of the same belong into one matrix."""
 
     weights_sha256: str
-    """Of the trunk and the match head."""
+    """Of the backbone and the match head."""
     pool_sha256: str
     """Of the shards' index and of the images and captions chosen from them."""
     precision: Precision
@@ -46,7 +46,7 @@ class Scoring:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ScoringPart:
     """Which share of the work is done here: blocks index, index + count, index + 2 count ..."""
 
     index: int = 0
@@ -62,17 +62,17 @@ class Part:
         return f"part {self.index + 1}/{self.count}"
 
 
-def read_part(text: str | None, launcher: Mapping[str, str]) -> Part:
-    """`2/4` as a Part; without a text, the rank that torchrun or deepspeed gave this process, else all the work.
+def read_part(text: str | None, launcher: Mapping[str, str]) -> ScoringPart:
+    """`2/4` as a ScoringPart; without a text, the rank that torchrun or deepspeed gave this process, else all the work.
 
     launcher: the environment. Raises: InputError for anything else.
     """
     if text is None:
-        return Part(index=int(launcher.get("RANK", "0")), count=int(launcher.get("WORLD_SIZE", "1")))
+        return ScoringPart(index=int(launcher.get("RANK", "0")), count=int(launcher.get("WORLD_SIZE", "1")))
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal()):
         raise InputError(f"{text!r} is no part of the work; write --part 2/4 for the second of four")
-    return Part(index=int(index) - 1, count=int(count))
+    return ScoringPart(index=int(index) - 1, count=int(count))
 
 
 def weights_sha256(*modules: nn.Module) -> str:
@@ -93,7 +93,7 @@ def pool_sha256(reader: Reader, pool: Pool) -> str:
     return digest.hexdigest()
 
 
-class KeptScores:
+class ScoreCache:
     """The folder, opened to be filled."""
 
     def __init__(self, folder: Path, scoring: Scoring) -> None:
@@ -134,7 +134,7 @@ class KeptScores:
             self._refuse(f"holds scores of another evaluation ({', '.join(other)} differ)")
 
     def _refuse(self, fault: str) -> NoReturn:
-        raise InputError(f"{self.folder} {fault}; delete it to score anew, or name another folder with --out")
+        raise InputError(f"{self.folder} {fault}; delete it to score again, or name another folder with --out")
 
     def missing(self, columns: Tensor) -> bool:
         """Whether the captions int64 [m] `columns` have a score to come."""

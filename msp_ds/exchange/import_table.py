@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from msp_ds.model.weights.conversion import Report
+from msp_ds.model.weights.conversion import ConversionReport
 from msp_ds.model.weights.names import numbers_out
 from msp_ds.terminal import Table
 from msp_ds.training.checkpointing.weights_folder import WeightsCard
@@ -17,7 +17,7 @@ def import_table(card: WeightsCard) -> Table:
     table.add_column("there", overflow="fold")
     table.add_column("here", overflow="fold")
     table.add_column("tensors", justify="right")
-    report = card.report or Report()
+    report = card.report or ConversionReport()
     for (theirs, ours), count in _parts(report.taken).items():
         table.add_row(theirs, ours, str(count))
     table.add_section()
@@ -47,7 +47,7 @@ def import_lines(card: WeightsCard) -> Iterator[str]:
 
 
 def _parts(taken: Mapping[str, str]) -> Counter[tuple[str, str]]:
-    """(their part, our part) -> tensors: `bert.encoder.x_layers.{k}`, `trunk.layers.{k}` -> 210."""
+    """(their part, our part) -> tensors: `bert.encoder.x_layers.{k}`, `backbone.layers.{k}` -> 210."""
     found: Counter[tuple[str, str]] = Counter()
     for ours, theirs in taken.items():
         here, there = numbers_out(ours)[0].split("."), numbers_out(theirs)[0].split(".")

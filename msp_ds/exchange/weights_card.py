@@ -28,7 +28,7 @@ def encode(token_ids, word_positions, token_mask, features, boxes, region_mask):
     table = model.embeddings.position_embeddings.weight
     words = model.embeddings.word_embeddings(token_ids) + table[word_positions] - table[: token_ids.shape[1]]
     # The visual [CLS]: one region more, whose box is the whole image.
-    first = extra["trunk.regions.cls_feature"].expand(count, 1, -1)
+    first = extra["backbone.regions.cls_feature"].expand(count, 1, -1)
     whole = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(count, 1, 4)
     states = model(
         inputs_embeds=words,
@@ -38,7 +38,7 @@ def encode(token_ids, word_positions, token_mask, features, boxes, region_mask):
         visual_attention_mask=torch.cat((torch.ones(count, 1), region_mask.float()), dim=1),
     )
     cls = states.vision_output[:, 0]
-    pooled = torch.tanh(cls @ extra["trunk.region_pooler.weight"].T + extra["trunk.region_pooler.bias"])
+    pooled = torch.tanh(cls @ extra["backbone.region_pooler.weight"].T + extra["backbone.region_pooler.bias"])
     return states.language_output, states.vision_output[:, 1:], states.pooled_output * pooled
 '''
 
@@ -50,7 +50,7 @@ _LOADING: dict[ExportForm, str] = {
 from transformers import AutoTokenizer, LxmertForPreTraining, LxmertModel
 
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)  # where vocab.txt lies in it
-trunk = LxmertModel.from_pretrained(FOLDER)
+backbone = LxmertModel.from_pretrained(FOLDER)
 model = LxmertForPreTraining.from_pretrained(FOLDER)  # with the heads
 ```
 """,
@@ -174,7 +174,7 @@ def _history(history: History) -> list[str]:
     drop = f", without {plain(', '.join(history.drop))}" if history.drop else ""
     return [
         f"## Training\n\nCurriculum {plain(history.curriculum)}{drop}, preset {plain(history.preset)}, "
-        f"seed {history.seed}, trunk {start}, code {plain(history.git_commit)}.",
+        f"seed {history.seed}, backbone {start}, code {plain(history.git_commit)}.",
         _table(
             ("stage", "tasks", "epochs x batch", "steps"),
             (

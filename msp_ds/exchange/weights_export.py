@@ -81,7 +81,7 @@ def export_weights(plan: ExportPlan) -> Exported:
 
 def _write_lxmert_s(folder: Path, stored: StoredWeights) -> None:
     """A plain state dict under the released names, and under ours what they lack."""
-    if "trunk.regions.cls_feature" not in stored.weights:
+    if "backbone.regions.cls_feature" not in stored.weights:
         raise InputError(
             f"{stored.card.source} has no visual [CLS], without which the released LXMERT-S computes something else; "
             "export it with --to hf or safetensors"

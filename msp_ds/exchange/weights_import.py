@@ -14,9 +14,17 @@ from torch import Tensor
 from msp_ds.config import ModelConfig, read_json
 from msp_ds.data.format.vocabulary import Vocabulary, parse_vocabulary, read_vocabulary
 from msp_ds.errors import InputError
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import ALL_HEADS, BENCHMARK_HEADS, HEADS, build_heads
-from msp_ds.model.weights.conversion import ANSWER_DECODER, Reading, Report, check_fit, head_of, sizes_of, take
+from msp_ds.model.weights.conversion import (
+    ANSWER_DECODER,
+    ConversionOptions,
+    ConversionReport,
+    check_fit,
+    head_of,
+    sizes_of,
+    take,
+)
 from msp_ds.model.weights.forms import BERT_CLS_ID, Form, get_form
 from msp_ds.model.weights.tensor_files import EXTRA_FILE, find_tensor_files, read_tensors
 from msp_ds.preparation.texts.answer_vocabulary import AnswerVocabulary
@@ -92,7 +100,7 @@ def import_weights(plan: ImportPlan) -> WeightsCard:
     tensors = _read_all([*files, *(file for file in (plan.source / EXTRA_FILE,) if file.is_file())])
     vocabulary = _vocabulary(plan.vocab, plan.source)
     answers = None if plan.answers is None else read_answers(plan.answers)
-    reading = Reading(
+    reading = ConversionOptions(
         form=form,
         model=frozenset(model_shapes(dataclasses.replace(model, num_answers=1), ALL_HEADS)),
         cls_id=_cls_id(vocabulary, tensors),
@@ -219,31 +227,31 @@ def _check_answers(
 def model_shapes(model: ModelConfig, head_names: Iterable[str] = HEADS) -> dict[str, tuple[int, ...]]:
     """Name and shape of each tensor of a model with these heads; those of pre-training are not asked for otherwise."""
     with torch.device("meta"):
-        trunk = Trunk(model)
-        heads = build_heads(head_names, model, trunk)
-    named = {f"trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}
+        backbone = Backbone(model)
+        heads = build_heads(head_names, model, backbone)
+    named = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
     named |= {f"heads.{name}": tensor for name, tensor in heads.state_dict().items()}
     return {name: tuple(tensor.shape) for name, tensor in named.items()}
 
 
-def _fresh(report: Report, model: ModelConfig, seed: int) -> dict[str, Tensor]:
+def _fresh(report: ConversionReport, model: ModelConfig, seed: int) -> dict[str, Tensor]:
     """What the weights did not have, as training of the same seed would start it."""
     if not report.fresh:
         return {}
     torch.manual_seed(key_of(BACKBONE_WEIGHTS.format(seed=seed)))
-    trunk = Trunk(model)
-    start = {f"trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}
+    backbone = Backbone(model)
+    start = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
     if any(head_of(name) for name in report.fresh):
         torch.manual_seed(key_of(IMPORTED_HEADS.format(seed=seed)))
-        head = build_heads(["region"], model, trunk)
+        head = build_heads(["region"], model, backbone)
         start |= {f"heads.{name}": tensor for name, tensor in head.state_dict().items()}
     return {name: start[name].clone() for name in report.fresh}
 
 
-def _remarks(form: Form, model: ModelConfig, report: Report) -> tuple[str, ...]:
+def _remarks(form: Form, model: ModelConfig, report: ConversionReport) -> tuple[str, ...]:
     """What means something else here than where the weights come from."""
     remarks = []
-    if "trunk.region_pooler.weight" in report.fresh:
+    if "backbone.region_pooler.weight" in report.fresh:
         remarks.append(
             "the pair was tanh(text pooler) alone; here it is multiplied by the pooled visual [CLS], which is fresh: "
             "heads that read the pair must be trained again"

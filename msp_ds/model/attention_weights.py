@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.layers import Attention, CrossModalityLayer
 from msp_ds.records import Batch, Encoded
 
@@ -32,24 +32,24 @@ def attention_shares(attention: Attention, states: Tensor, memory: Tensor, memor
     return shares
 
 
-def last_look(trunk: Trunk) -> Attention:
+def last_look(backbone: Backbone) -> Attention:
     """The attention of the last layer by which text looks at regions; in a single stream it looks at both."""
-    last: Any = list(trunk.layers)[-1]
+    last: Any = list(backbone.layers)[-1]
     found: Attention = last.cross if isinstance(last, CrossModalityLayer) else last.self_attention
     return found
 
 
 @torch.no_grad()
-def encode_and_look(trunk: Trunk, batch: Batch) -> tuple[Encoded, Tensor]:
+def encode_and_look(backbone: Backbone, batch: Batch) -> tuple[Encoded, Tensor]:
     """The states of a batch, and float32 [B, T, R]: the share of a piece's attention on each region, mean over heads.
 
     What a row lacks to one lies on the visual [CLS] and, in a single stream, on the text.
     """
     calls: list[tuple[Tensor, ...]] = []
-    looking = last_look(trunk)
+    looking = last_look(backbone)
     handle = looking.register_forward_pre_hook(lambda module, given: calls.append(given))
     try:
-        encoded = trunk(batch)
+        encoded = backbone(batch)
     finally:
         handle.remove()
     # A cross-modality layer looks twice with the same weights, the text at the regions first.

@@ -23,10 +23,10 @@ class Dropout(nn.Module):
             return values
         if values.device.type != "cpu" or torch.compiler.is_compiling():
             return F.dropout(values, self.share)
-        return thinned(values, left_out(values, self.share), self.share)
+        return apply_dropout(values, dropout_mask(values, self.share), self.share)
 
 
-def left_out(values: Tensor, share: float) -> Tensor:
+def dropout_mask(values: Tensor, share: float) -> Tensor:
     """bool, of the shape of `values`: True for a share of them, by torch's generator."""
     count = values.numel()
     numbers = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
@@ -37,7 +37,7 @@ def _steps(share: float) -> int:
     return min(round(share * STEPS), STEPS - 1)
 
 
-def thinned(values: Tensor, out: Tensor, share: float) -> Tensor:
+def apply_dropout(values: Tensor, out: Tensor, share: float) -> Tensor:
     """`values` times 1 / (1 - share), with `share` in whole steps; zero where bool `out`."""
     return (values * (STEPS / (STEPS - _steps(share)))).masked_fill(out, 0.0)
 
@@ -56,4 +56,4 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, dropout: 
     if not dropout:
         seen: Tensor = shares @ value
         return seen.masked_fill(~mask.any(-1, keepdim=True), 0.0)
-    return thinned(shares, left_out(shares, dropout) | ~mask, dropout) @ value
+    return apply_dropout(shares, dropout_mask(shares, dropout) | ~mask, dropout) @ value

@@ -1,4 +1,4 @@
-"""The trunk: embeddings, layers and poolers of LXMERT-S (paper section 3, figure 2) or another encoder of its family.
+"""The backbone: embeddings, layers and poolers of LXMERT-S (paper section 3, figure 2) or an encoder of its family.
 
 B batch, T text tokens, R regions, F feature width, H hidden size; S region slots: 1 + R with a visual [CLS], else R.
 """
@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from msp_ds.config import ModelConfig
 from msp_ds.model.embeddings import RegionEmbedding, TextEmbedding
 from msp_ds.model.layers import Projected, SelfLayer
-from msp_ds.model.positions import Asked
+from msp_ds.model.positions import TargetStates
 from msp_ds.model.streams import STREAMS
 from msp_ds.records import Batch, Encoded
 
 
-class Trunk(nn.Module):
+class Backbone(nn.Module):
     """What a stage hands to the next: embeddings, layers and poolers."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -35,7 +35,7 @@ class Trunk(nn.Module):
         # 1 / sqrt(eps) = 1e6 times too large: clipping would shrink every other gradient to nothing.
         nn.init.normal_(self.regions.feature.bias, std=config.init_std)
 
-    def forward(self, batch: Batch, asked: Asked | None = None) -> Encoded:
+    def forward(self, batch: Batch, asked: TargetStates | None = None) -> Encoded:
         """The states of a batch, the regions without the visual [CLS].
 
         asked: the states of text and regions, without the visual [CLS], that will be read; the last layer computes no
@@ -46,7 +46,7 @@ class Trunk(nn.Module):
         first = int(self.config.visual_cls)
         if asked is not None:  # and the rows that the pair is made of
             regions_asked = asked.regions.after_one_more() if self.config.visual_cls else asked.regions
-            asked = Asked(text=asked.text.with_first(), regions=regions_asked)
+            asked = TargetStates(text=asked.text.with_first(), regions=regions_asked)
         text, regions = self.layers(text, regions, batch.token_mask, region_mask, asked=asked)
         return Encoded(text=text, regions=regions[:, first:], pair=self.pool(text, regions))
 
@@ -99,25 +99,25 @@ def initialise(module: nn.Module, std: float) -> None:
             nn.init.zeros_(part.bias)
 
 
-def count_parameters(trunk: Trunk) -> dict[str, int]:
-    """Parameters by part, in the order of the forward pass; parts that the trunk does not have are left out."""
-    cls_feature, pooler = trunk.regions.cls_feature, trunk.region_pooler
+def count_parameters(backbone: Backbone) -> dict[str, int]:
+    """Parameters by part, in the order of the forward pass; parts that the backbone does not have are left out."""
+    cls_feature, pooler = backbone.regions.cls_feature, backbone.region_pooler
     counts = {
-        "text embeddings": _size(trunk.text),
-        "region embeddings": _size(*trunk.regions.children()),
-        "language layers": _size(trunk.language_layers),
-        "region layers": _size(trunk.region_layers),
-        trunk.layers.title: _size(trunk.layers),
-        "text pooler": _size(trunk.text_pooler),
+        "text embeddings": _size(backbone.text),
+        "region embeddings": _size(*backbone.regions.children()),
+        "language layers": _size(backbone.language_layers),
+        "region layers": _size(backbone.region_layers),
+        backbone.layers.title: _size(backbone.layers),
+        "text pooler": _size(backbone.text_pooler),
         "region pooler": 0 if pooler is None else _size(pooler),
         "visual [CLS] feature": 0 if cls_feature is None else cls_feature.numel(),
     }
     return {name: count for name, count in counts.items() if count}
 
 
-def paper_count(trunk: Trunk) -> int:
+def paper_count(backbone: Backbone) -> int:
     """Parameters counted the paper's way (its footnote 2): layers and region embeddings, nothing else."""
-    return _size(*trunk.regions.children(), trunk.language_layers, trunk.region_layers, trunk.layers)
+    return _size(*backbone.regions.children(), backbone.language_layers, backbone.region_layers, backbone.layers)
 
 
 def _size(*parts: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""The heads that read the trunk's states; each runs on the N asked positions only (FACTS 1.2).
+"""The heads that read the backbone's states; each runs on the N asked positions only (FACTS 1.2).
 
 N asked rows, H hidden size, V vocabulary, C object classes, A attribute classes, F feature width.
 """
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from msp_ds.config import ModelConfig
 from msp_ds.errors import InputError
-from msp_ds.model.encoder import Trunk, initialise
+from msp_ds.model.encoder import Backbone, initialise
 from msp_ds.stateless_random import HEAD_WEIGHTS, key_of
 
 
@@ -36,12 +36,12 @@ class Transform(nn.Module):
 class TokenHead(nn.Module):
     """Scores every word piece for a hidden one; the decoder is tied to the word embeddings."""
 
-    def __init__(self, config: ModelConfig, trunk: Trunk) -> None:
+    def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         super().__init__()
         self.transform = Transform(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
         initialise(self, config.init_std)
-        self.decoder.weight = trunk.text.word.weight
+        self.decoder.weight = backbone.text.word.weight
 
     def forward(self, text: Tensor) -> Tensor:
         """Logits [N, V] from text states [N, H]."""
@@ -54,7 +54,7 @@ class RegionHead(nn.Module):
     MRFR and IFRS share the feature decoder, as one head serves both in the released checkpoints' format.
     """
 
-    def __init__(self, config: ModelConfig, trunk: Trunk) -> None:
+    def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         super().__init__()
         self.transform = Transform(config)
         self.gated = config.region_gate == "pair"
@@ -91,7 +91,7 @@ def _label_decoder(hidden_size: int, num_labels: int) -> nn.Linear:
 class TopicHead(nn.Module):
     """Scores every word piece as a topic of the pair: LayerNorm(GELU(Linear)) as released, or a plain Linear."""
 
-    def __init__(self, config: ModelConfig, trunk: Trunk) -> None:
+    def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.vocab_size)
         self.norm = nn.LayerNorm(config.vocab_size, eps=config.layer_norm_eps)
@@ -111,7 +111,7 @@ class TopicHead(nn.Module):
 class MatchHead(nn.Module):
     """Two logits a pair; index 1 says that text and image match."""
 
-    def __init__(self, config: ModelConfig, trunk: Trunk) -> None:
+    def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, 2)
         initialise(self, config.init_std)
@@ -125,7 +125,7 @@ class AnswerHead(nn.Module):
     """LXMERT's head of fine-tuning: Linear to twice the width, GELU, LayerNorm, Linear to the answers (FACTS 1.7)."""
 
     def __init__(
-        self, config: ModelConfig, trunk: Trunk, *, num_pairs: int = 1, num_answers: int | None = None
+        self, config: ModelConfig, backbone: Backbone, *, num_pairs: int = 1, num_answers: int | None = None
     ) -> None:
         super().__init__()
         width = 2 * config.hidden_size
@@ -142,11 +142,11 @@ class AnswerHead(nn.Module):
 class StatementHead(AnswerHead):
     """Whether a statement about two images is true, from both of its pairs; index 1 says that it is."""
 
-    def __init__(self, config: ModelConfig, trunk: Trunk) -> None:
-        super().__init__(config, trunk, num_pairs=2, num_answers=2)
+    def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
+        super().__init__(config, backbone, num_pairs=2, num_answers=2)
 
 
-HEADS: dict[str, Callable[[ModelConfig, Trunk], nn.Module]] = {
+HEADS: dict[str, Callable[[ModelConfig, Backbone], nn.Module]] = {
     "token": TokenHead,
     "region": RegionHead,
     "topic": TopicHead,
@@ -154,7 +154,7 @@ HEADS: dict[str, Callable[[ModelConfig, Trunk], nn.Module]] = {
 }
 """The heads of pre-training by the names under which tasks ask for them."""
 
-BENCHMARK_HEADS: dict[str, Callable[[ModelConfig, Trunk], nn.Module]] = {
+BENCHMARK_HEADS: dict[str, Callable[[ModelConfig, Backbone], nn.Module]] = {
     "answer": AnswerHead,
     "statement": StatementHead,
 }
@@ -163,7 +163,7 @@ BENCHMARK_HEADS: dict[str, Callable[[ModelConfig, Trunk], nn.Module]] = {
 ALL_HEADS = HEADS | BENCHMARK_HEADS
 
 
-def build_heads(names: Iterable[str], config: ModelConfig, trunk: Trunk) -> nn.ModuleDict:
+def build_heads(names: Iterable[str], config: ModelConfig, backbone: Backbone) -> nn.ModuleDict:
     """Fresh heads. Each has its own chance, made of torch's seed and its name: it starts alike whatever the others."""
     wanted = sorted(set(names))
     unknown = [name for name in wanted if name not in ALL_HEADS]
@@ -173,5 +173,5 @@ def build_heads(names: Iterable[str], config: ModelConfig, trunk: Trunk) -> nn.M
     heads = nn.ModuleDict()
     for name in wanted:
         torch.manual_seed(key_of(HEAD_WEIGHTS.format(name=name, seed=seed)))
-        heads[name] = ALL_HEADS[name](config, trunk)
+        heads[name] = ALL_HEADS[name](config, backbone)
     return heads

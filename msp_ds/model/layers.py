@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from msp_ds.config import ModelConfig
 from msp_ds.model.dropout import Dropout, attend
-from msp_ds.model.positions import Rows, take
+from msp_ds.model.positions import FlatPositions, gather
 from msp_ds.model.recomputing import recomputed
 
 
@@ -52,7 +52,11 @@ class Attention(nn.Module):
         return Projected(states, self.query(states), self.key(states), self.value(states))
 
     def forward(
-        self, states: Tensor | Projected, memory: Tensor | Projected, memory_mask: Tensor, rows: Rows | None = None
+        self,
+        states: Tensor | Projected,
+        memory: Tensor | Projected,
+        memory_mask: Tensor,
+        rows: FlatPositions | None = None,
     ) -> Tensor:
         """[B, S, H]: `states` [B, S, H] after looking at `memory` [B, M, H] where bool [B, M] `memory_mask` holds.
 
@@ -67,7 +71,7 @@ class Attention(nn.Module):
         seen = seen.transpose(1, 2).flatten(2)
         residual = states.states if isinstance(states, Projected) else states
         if rows is not None:
-            residual, seen = take(residual, rows), take(seen, rows)
+            residual, seen = gather(residual, rows), gather(seen, rows)
         merged = self.dropout(self.output(seen))
         return self.norm(residual + merged)  # type: ignore[no-any-return]
 
@@ -85,10 +89,10 @@ class FeedForward(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """[..., H] from [..., H]."""
         wide = self.widen(states)
-        bent = F.gelu(wide)
-        # Four times as wide as all else: the backward pass bends anew what it needs rather than keep it.
-        with recomputed(bent, partial(F.gelu, wide.detach())):
-            narrow = self.narrow(bent)
+        activated = F.gelu(wide)
+        # Four times as wide as all else: the backward pass bends again what it needs rather than keep it.
+        with recomputed(activated, partial(F.gelu, wide.detach())):
+            narrow = self.narrow(activated)
         return self.norm(states + self.dropout(narrow))  # type: ignore[no-any-return]
 
 
@@ -106,7 +110,7 @@ class SelfLayer(nn.Module):
         mask: Tensor,
         *,
         asked: slice | list[int] = slice(None),
-        rows: Rows | None = None,
+        rows: FlatPositions | None = None,
     ) -> Tensor:
         """New states [B, S, H]; the bool mask [B, S] is False on padding.
 
@@ -136,7 +140,7 @@ class CrossModalityLayer(nn.Module):
         region_mask: Tensor,
         *,
         cls_only: bool = False,
-        rows: tuple[Rows | None, Rows | None] = (None, None),
+        rows: tuple[FlatPositions | None, FlatPositions | None] = (None, None),
     ) -> tuple[Tensor, Tensor]:
         """New [B, T, H] text and [B, S, H] region states; masks are bool, False on padding.
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from msp_ds.config import ModelConfig
 from msp_ds.model.layers import CrossModalityLayer, Projected, SelfLayer
-from msp_ds.model.positions import Asked, put_back
+from msp_ds.model.positions import TargetStates, scatter
 
 
 class TwoStreams(nn.ModuleList):
@@ -44,7 +44,7 @@ class TwoStreams(nn.ModuleList):
         region_mask: Tensor,
         *,
         cls_only: bool = False,
-        asked: Asked | None = None,
+        asked: TargetStates | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The states after the last layer, as this module says."""
         *lower, last = list[Any](self)  # ModuleList hides what they are
@@ -55,9 +55,9 @@ class TwoStreams(nn.ModuleList):
             return text_cls, text_cls[:, :0]
         if asked is None:
             return last(text, regions, text_mask, region_mask, cls_only=cls_only)  # type: ignore[no-any-return]
-        rows = asked.text.rows(), asked.regions.rows()
+        rows = asked.text.flat(), asked.regions.flat()
         some_text, some_regions = last(text, regions, text_mask, region_mask, rows=rows)
-        return put_back(some_text, rows[0], like=text_mask), put_back(some_regions, rows[1], like=region_mask)
+        return scatter(some_text, rows[0], like=text_mask), scatter(some_regions, rows[1], like=region_mask)
 
 
 class SingleStream(nn.ModuleList):
@@ -85,7 +85,7 @@ class SingleStream(nn.ModuleList):
         region_mask: Tensor,
         *,
         cls_only: bool = False,
-        asked: Asked | None = None,
+        asked: TargetStates | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The states after the last layer, as this module says."""
         num_tokens, mask = text_mask.shape[1], torch.cat((text_mask, region_mask), dim=1)
@@ -99,8 +99,8 @@ class SingleStream(nn.ModuleList):
         if asked is None:
             states = last(states, mask)
         else:
-            rows = asked.text.beside(asked.regions).rows()
-            states = put_back(last(states, mask, rows=rows), rows, like=mask)
+            rows = asked.text.beside(asked.regions).flat()
+            states = scatter(last(states, mask, rows=rows), rows, like=mask)
         return states[:, :num_tokens], states[:, num_tokens:]
 
 

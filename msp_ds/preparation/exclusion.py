@@ -8,12 +8,12 @@ from pathlib import Path
 
 from msp_ds.data.format.image_ids import corpus_of, is_renumbered
 from msp_ds.errors import InputError
-from msp_ds.preparation.overlap import same_pictures, unchecked_twins
+from msp_ds.preparation.overlap import same_pictures, unchecked_duplicates
 from msp_ds.preparation.recipe import Recipe
 from msp_ds.preparation.sources.karpathy import KARPATHY
 from msp_ds.preparation.sources.mentions import parse_reference
 from msp_ds.preparation.sources.text_files import read_image_ids, recognise
-from msp_ds.preparation.sources.visual_genome import Twins
+from msp_ds.preparation.sources.visual_genome import CocoDuplicates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +22,15 @@ class Exclusion:
 
     named: frozenset[str]
     """Canonical ids as the lists have them."""
-    twins: Twins
+    duplicates: CocoDuplicates
 
     def among(self, image_ids: frozenset[str]) -> frozenset[str]:
         """Those of `image_ids` that are left out."""
-        return same_pictures(image_ids, self.named, self.twins)
+        return same_pictures(image_ids, self.named, self.duplicates)
 
     def check(self, image_ids: frozenset[str]) -> None:
-        """Demand that twins among `image_ids` can be told and that something is left. Raises: InputError if not."""
-        if unchecked := unchecked_twins(image_ids, self.named, self.twins):
+        """Raises: InputError unless duplicates among `image_ids` can be identified and some image is left."""
+        if unchecked := unchecked_duplicates(image_ids, self.named, self.duplicates):
             raise InputError(f"--exclude cannot be kept: {unchecked}")
         if self.among(image_ids) == image_ids:
             raise InputError(f"--exclude leaves nothing of {len(image_ids)} images with regions; name smaller lists")
@@ -42,7 +42,7 @@ class Exclusion:
         left_out = self.among(image_ids)
         return {
             "images_excluded": len(left_out),
-            "images_excluded_as_twins": len(left_out - self.named),
+            "images_excluded_as_duplicates": len(left_out - self.named),
             "images_unchecked_of_gqa_test": _renumbered_facing_coco(image_ids, self.named)
             + _renumbered_facing_coco(self.named, image_ids),
         }
@@ -53,13 +53,13 @@ def _renumbered_facing_coco(one: frozenset[str], other: frozenset[str]) -> int:
     return sum(map(is_renumbered, one)) if any(corpus_of(image_id) == "coco" for image_id in other) else 0
 
 
-def read_exclusion(recipe: Recipe, *, twins: Twins) -> Exclusion:
+def read_exclusion(recipe: Recipe, *, duplicates: CocoDuplicates) -> Exclusion:
     """What the recipe's `exclude` names.
 
     Raises: InputError for a file that cannot be read, and for a split whose defining file is not among `splits`.
     """
     named = [_split_ids(name, recipe) if name in _SPLITS else read_image_ids(name) for name in recipe.exclude]
-    return Exclusion(named=frozenset[str]().union(*named), twins=twins)
+    return Exclusion(named=frozenset[str]().union(*named), duplicates=duplicates)
 
 
 @dataclass(frozen=True, kw_only=True)

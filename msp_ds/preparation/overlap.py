@@ -17,7 +17,7 @@ from msp_ds.data.format.shards import open_set
 from msp_ds.errors import InputError
 from msp_ds.preparation.sources.mentions import parse_reference
 from msp_ds.preparation.sources.text_files import read_image_ids
-from msp_ds.preparation.sources.visual_genome import NO_TWINS, Twins, read_twins
+from msp_ds.preparation.sources.visual_genome import NO_DUPLICATES, CocoDuplicates, read_duplicates
 from msp_ds.storage.atomic_files import write_atomically
 
 
@@ -27,15 +27,15 @@ class Overlap:
 
     by_id: tuple[str, ...]
     """Canonical ids that are in both."""
-    by_twin: tuple[tuple[str, str], ...]
+    by_duplicate: tuple[tuple[str, str], ...]
     """(id in the first, id in the second): different ids of one photograph."""
 
     def __bool__(self) -> bool:
-        return bool(self.by_id or self.by_twin)
+        return bool(self.by_id or self.by_duplicate)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class AuditedSet:
     """A shard set or a file with the images that it names."""
 
     name: str
@@ -46,21 +46,21 @@ class Part:
 class Audit:
     """What training and evaluation data share, and what could not be found out."""
 
-    train: tuple[Part, ...]
-    evaluation: tuple[Part, ...]
+    train: tuple[AuditedSet, ...]
+    evaluation: tuple[AuditedSet, ...]
     pairs: dict[tuple[str, str], Overlap]
     """(name of a training part, name of an evaluation part) -> what they share."""
     unchecked: str
-    """Why twins could not be told apart, and what mends it; empty where all were."""
+    """Why duplicates could not be told apart, and what fixes it; empty where all were."""
     warnings: tuple[str, ...]
-    """What no table tells, so that nothing mends it."""
+    """What no table tells, so that nothing fixes it."""
 
     @property
     def overlap(self) -> Overlap:
         """What the training parts together share with the evaluation parts together."""
         by_id = {image_id for pair in self.pairs.values() for image_id in pair.by_id}
-        by_twin = {twins for pair in self.pairs.values() for twins in pair.by_twin}
-        return Overlap(by_id=tuple(in_order(by_id)), by_twin=tuple(sorted(by_twin)))
+        by_duplicate = {duplicates for pair in self.pairs.values() for duplicates in pair.by_duplicate}
+        return Overlap(by_id=tuple(in_order(by_id)), by_duplicate=tuple(sorted(by_duplicate)))
 
     def require_certainty(self) -> None:
         """Demand that an empty overlap was really looked for. Raises: InputError that says what is missing."""
@@ -72,7 +72,7 @@ class Audit:
 
         Raises: InputError when that is not possible.
         """
-        lines = [*self.overlap.by_id, *(f"{train} {evaluation}" for train, evaluation in self.overlap.by_twin)]
+        lines = [*self.overlap.by_id, *(f"{train} {evaluation}" for train, evaluation in self.overlap.by_duplicate)]
         text = "".join(f"{line}\n" for line in ("# images of the training data in the evaluation data", *lines))
         try:
             write_atomically(path, text.encode())
@@ -83,11 +83,11 @@ class Audit:
 def audit(train: Iterable[str], evaluation: Iterable[str], *, image_data: str | None = None) -> Audit:
     """Compare the images of shard sets and files, each `[corpus:]PATH[#split+split]`.
 
-    image_data: Visual Genome's image_data.json, which knows the twins.
+    image_data: Visual Genome's image_data.json, which knows the duplicates.
 
     Raises: InputError for what cannot be read.
     """
-    table = read_twins(Path(image_data)) if image_data else NO_TWINS
+    table = read_duplicates(Path(image_data)) if image_data else NO_DUPLICATES
     train_parts, evaluation_parts = _parts(train, "--train"), _parts(evaluation, "--eval")
     pairs = {
         (one.name, other.name): find_overlap(one.image_ids, other.image_ids, table)
@@ -99,33 +99,33 @@ def audit(train: Iterable[str], evaluation: Iterable[str], *, image_data: str | 
         train=train_parts,
         evaluation=evaluation_parts,
         pairs=pairs,
-        unchecked=unchecked_twins(all_train, all_evaluation, table),
+        unchecked=unchecked_duplicates(all_train, all_evaluation, table),
         warnings=tuple(_warnings(all_train | all_evaluation)),
     )
 
 
-def find_overlap(one: frozenset[str], other: frozenset[str], table: Twins) -> Overlap:
+def find_overlap(one: frozenset[str], other: frozenset[str], table: CocoDuplicates) -> Overlap:
     """What two sets of canonical ids share."""
     ids_of_picture: dict[str, list[str]] = defaultdict(list)
     for image_id in other:
         ids_of_picture[table.picture(image_id)].append(image_id)
-    by_twin = [
-        (image_id, twin)
+    by_duplicate = [
+        (image_id, duplicate)
         for image_id in one
-        for twin in ids_of_picture.get(table.picture(image_id), ())
-        if twin != image_id
+        for duplicate in ids_of_picture.get(table.picture(image_id), ())
+        if duplicate != image_id
     ]
-    return Overlap(by_id=tuple(in_order(one & other)), by_twin=tuple(sorted(by_twin)))
+    return Overlap(by_id=tuple(in_order(one & other)), by_duplicate=tuple(sorted(by_duplicate)))
 
 
-def same_pictures(image_ids: frozenset[str], wanted: frozenset[str], table: Twins) -> frozenset[str]:
+def same_pictures(image_ids: frozenset[str], wanted: frozenset[str], table: CocoDuplicates) -> frozenset[str]:
     """Those of `image_ids` whose photograph is one of `wanted`, under whatever id."""
     pictures = {table.picture(image_id) for image_id in wanted}
     return frozenset(image_id for image_id in image_ids if table.picture(image_id) in pictures)
 
 
-def unchecked_twins(one: frozenset[str], other: frozenset[str], table: Twins) -> str:
-    """Why twins between two sets cannot be told by a table, and what mends it; empty when they can.
+def unchecked_duplicates(one: frozenset[str], other: frozenset[str], table: CocoDuplicates) -> str:
+    """Why duplicates between two sets cannot be told by a table, and what fixes it; empty when they can.
 
     They can when no Visual Genome image faces a COCO image, or when the table knows all Visual Genome images that do.
     """
@@ -162,11 +162,11 @@ def _warnings(image_ids: frozenset[str]) -> Iterator[str]:
         yield "Flickr30k, COCO and Visual Genome all come from Flickr; Flickr30k's images were compared by id only"
 
 
-def _parts(names: Iterable[str], flag: str) -> tuple[Part, ...]:
+def _parts(names: Iterable[str], flag: str) -> tuple[AuditedSet, ...]:
     names = tuple(dict.fromkeys(names))
     if not names:
         raise InputError(f"there is nothing to compare; name a shard set or a file with {flag} PATH")
-    return tuple(Part(name=name, image_ids=_images_of(name)) for name in names)
+    return tuple(AuditedSet(name=name, image_ids=_images_of(name)) for name in names)
 
 
 def _images_of(name: str) -> frozenset[str]:
@@ -177,5 +177,5 @@ def _images_of(name: str) -> frozenset[str]:
     return read_image_ids(name)
 
 
-def _all_ids(parts: Iterable[Part]) -> frozenset[str]:
+def _all_ids(parts: Iterable[AuditedSet]) -> frozenset[str]:
     return frozenset[str]().union(*(part.image_ids for part in parts))

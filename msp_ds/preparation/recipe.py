@@ -112,9 +112,9 @@ class Recipe:
     splits: tuple[str, ...] = ()
     """Files that define the splits in `exclude`: LXMERT's mscoco_minival.json, Karpathy's dataset_coco.json."""
     image_data: str | None = None
-    """Visual Genome's image_data.json, which knows the COCO twins of its images."""
+    """Visual Genome's image_data.json, which knows the COCO duplicates of its images."""
     hard_negatives: str | None = None
-    """Look-alike images for ITM_HS: .npz with image_ids and neighbours."""
+    """hard negatives for ITM_HS: .npz with image_ids and neighbours."""
     vocab: str = BERT_BASE_UNCASED
     """A vocab.txt, bert-base-uncased from this machine, or trained on the recipe's texts."""
     holdout: int = 0

@@ -36,7 +36,7 @@ def run_demo(recipe_path: Path, *, shards: Path, train: Callable[[dict[str, Any]
     if not recipe.holdout:
         raise InputError(f"{recipe_path} holds out no images, on which the demo is graded; set holdout in it")
     for stage in STAGE_NAMES:
-        require_own_sets(shards / stage, recipe, mend="name another folder with --shards")
+        require_own_sets(shards / stage, recipe, fix="name another folder with --shards")
     preset = recipe.preset or DEFAULT_PRESET
     show.print(stage_table(curriculum("tps"), get_preset(preset).schedule, preset=preset))
     with bars() as progress:

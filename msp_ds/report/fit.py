@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from rich.console import RenderableType
 
-from msp_ds.curriculum import STAGES, Part
+from msp_ds.curriculum import STAGES, Granularity
 from msp_ds.errors import InputError
 from msp_ds.preparation.recipe import MAX_TOKENS
 from msp_ds.presets import Preset, get_preset
 from msp_ds.terminal import Table, styled
 from msp_ds.training.engine.execution import Execution
 from msp_ds.training.memory.cards import Card
-from msp_ds.training.memory.footprint import Load, count_weights, pair_bytes, training_flops
+from msp_ds.training.memory.footprint import Workload, count_weights, pair_bytes, training_flops
 from msp_ds.training.memory.memory import SPARE_SHARE, state_bytes
 
 _GIB = 2**30
@@ -35,7 +35,7 @@ class Fit:
 
     stage: str
     weights: int
-    """Parameters of trunk and heads."""
+    """Parameters of backbone and heads."""
     batch_size: int
     num_tokens: int
     state_bytes: float
@@ -43,7 +43,7 @@ class Fit:
     pair_bytes: float
     """Kept of each pair for the backward pass, with the allocator's slack and the gradients that flow."""
     flops: float
-    """Of a pair, forth and back."""
+    """Of a pair, forward and backward."""
     memory_bytes: float
     """Of the card."""
     pairs_per_second: float | None
@@ -74,11 +74,11 @@ class Fit:
         return self.epochs * PAPER_PAIRS[self.stage] / self.pairs_per_second / 3600
 
 
-def stage_fit(part: Part, preset: Preset, card: Card, execution: Execution, *, batch_size: int | None) -> Fit:
+def stage_fit(part: Granularity, preset: Preset, card: Card, execution: Execution, *, batch_size: int | None) -> Fit:
     """What a stage of a preset takes on a card; batch_size: pairs, by default those of the preset."""
     row = preset.schedule[part.name]
     num_tokens = {str(name): count for name, count in MAX_TOKENS.items()}[part.name]
-    load = Load(model=preset.model, tasks=part.tasks, options=preset.tasks, num_tokens=num_tokens)
+    load = Workload(model=preset.model, tasks=part.tasks, options=preset.tasks, num_tokens=num_tokens)
     half, weights, peak = execution.precision != "fp32", count_weights(load), card.tflops(execution.precision)
     flops, speed = training_flops(load), None
     if peak is not None:
@@ -134,7 +134,7 @@ def _rows(fits: list[Fit]) -> list[tuple[str, Sequence[RenderableType]]]:
             [styled(("yes", "green")) if fit.has_room_for_features else "no: from the shards" for fit in fits],
         ),
         ("largest micro batch", [f"{fit.largest_micro_batch:,}" for fit in fits]),
-        ("GFLOP a pair, forth and back", [f"{fit.flops / 1e9:.1f}" for fit in fits]),
+        ("GFLOP a pair, forward and backward", [f"{fit.flops / 1e9:.1f}" for fit in fits]),
     ]
     if fits[0].pairs_per_second is not None:
         rows.append(("pairs a second", [f"{fit.pairs_per_second or 0:,.0f}" for fit in fits]))

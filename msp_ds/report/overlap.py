@@ -15,7 +15,7 @@ def overlap_report(audit: Audit) -> list[RenderableType]:
     shown: list[RenderableType] = [_table(audit)]
     lines = [
         *audit.overlap.by_id,
-        *(f"{train} = {evaluation}" for train, evaluation in audit.overlap.by_twin),
+        *(f"{train} = {evaluation}" for train, evaluation in audit.overlap.by_duplicate),
     ]
     shown += [f"  {line}" for line in lines[:IDS_SHOWN]]
     if len(lines) > IDS_SHOWN:
@@ -27,7 +27,7 @@ def overlap_report(audit: Audit) -> list[RenderableType]:
 
 
 def _table(audit: Audit) -> Table:
-    table = Table("train", "images", "eval", "images", "both, by id", "both, as twins", title="Images in both")
+    table = Table("train", "images", "eval", "images", "both, by id", "both, as duplicates", title="Images in both")
     for place, column in enumerate(table.columns):
         if place in (0, 2):
             column.overflow = "fold"
@@ -37,9 +37,11 @@ def _table(audit: Audit) -> Table:
         for evaluation in audit.evaluation:
             pair = audit.pairs[train.name, evaluation.name]
             sizes = [train.name, str(len(train.image_ids)), evaluation.name, str(len(evaluation.image_ids))]
-            twins = f"{len(pair.by_twin)}, not all checked" if audit.unchecked else str(len(pair.by_twin))
-            table.add_row(*sizes, str(len(pair.by_id)), twins)
+            duplicates = (
+                f"{len(pair.by_duplicate)}, not all checked" if audit.unchecked else str(len(pair.by_duplicate))
+            )
+            table.add_row(*sizes, str(len(pair.by_id)), duplicates)
     if len(audit.pairs) > 1:
         overlap = audit.overlap
-        table.add_row("all", "", "all", "", str(len(overlap.by_id)), str(len(overlap.by_twin)))
+        table.add_row("all", "", "all", "", str(len(overlap.by_id)), str(len(overlap.by_duplicate)))
     return table

@@ -19,8 +19,10 @@ def shard_notes(stage: str, reports: Sequence[SetReport]) -> list[str]:
         notes.append(f"features: {reports[0].features}")
     texts = reports[0].texts
     if "images_excluded" in texts:
-        twins = texts["images_excluded_as_twins"]
-        notes.append(f"excluded: {texts['images_excluded']} images, {twins} of them as twins under another id")
+        duplicates = texts["images_excluded_as_duplicates"]
+        notes.append(
+            f"excluded: {texts['images_excluded']} images, {duplicates} of them as duplicates under another id"
+        )
     if unchecked := texts.get("images_unchecked_of_gqa_test"):
         notes.append(
             f"warning: {unchecked} images, here or among the excluded, have GQA's numbers n..., which are COCO images "

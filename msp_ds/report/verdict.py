@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from msp_ds.preparation.verifying.verification import Verdict
+from msp_ds.preparation.verifying.verification import VerifyReport
 from msp_ds.terminal import printable
 
 
-def verdict_text(verdict: Verdict) -> str:
-    """One line for a set in order; else a line a fault between the number of faults and the command that mends them."""
+def verdict_text(verdict: VerifyReport) -> str:
+    """One line for a set in order; else a line a fault between the number of faults and the command that fixes them."""
     path = printable(str(verdict.path))
     size = f"{verdict.num_images} images in {verdict.num_tars} tars"
     if verdict.faults:
         count = "1 fault" if len(verdict.faults) == 1 else f"{len(verdict.faults)} faults"
-        lines = [f"{path}: {count} among {size}", *verdict.faults, verdict.mend]
+        lines = [f"{path}: {count} among {size}", *verdict.faults, verdict.fix]
         return "\n".join(" ".join(line.split()) for line in lines)
     if verdict.is_quick:
         return f"{path}: {size}; sizes, index and tables as written, the tars' contents not read"

@@ -8,29 +8,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from msp_ds.model.positions import Asked, Places
+from msp_ds.model.positions import TargetPositions, TargetStates
 from msp_ds.records import Batch
 from msp_ds.tasks.task import Context, Task, corrupt
 
-ROOM_STEP = 64
+PADDING_STEP = 64
 """Rooms are multiples of this, so that a GPU meets few shapes."""
 TEXT, REGIONS = "any task's text", "any task's regions"
 """The rooms of all tasks together, beside that of each under its name."""
 
 
-def asked_by(tasks: Sequence[Task], corrupted: Batch, context: Context) -> Asked:
+def targets_of(tasks: Sequence[Task], corrupted: Batch, context: Context) -> TargetStates:
     """What any of the tasks asks about."""
     text, regions = (corrupted.token_mask & False), (corrupted.region_mask & False)
     for task in tasks:
-        text = text if task.asks_text is None else text | task.asks_text(corrupted, context)
-        regions = regions if task.asks_regions is None else regions | task.asks_regions(corrupted, context)
-    return Asked(
-        text=Places(where=text, room=context.rooms.get(TEXT)),
-        regions=Places(where=regions, room=context.rooms.get(REGIONS)),
+        text = text if task.text_targets is None else text | task.text_targets(corrupted, context)
+        regions = regions if task.region_targets is None else regions | task.region_targets(corrupted, context)
+    return TargetStates(
+        text=TargetPositions(where=text, padded_count=context.rooms.get(TEXT)),
+        regions=TargetPositions(where=regions, padded_count=context.rooms.get(REGIONS)),
     )
 
 
-def count_rooms(clean: Batch, tasks: Sequence[Task], context: Context) -> dict[str, int]:
+def count_targets(clean: Batch, tasks: Sequence[Task], context: Context) -> dict[str, int]:
     """The rooms that a batch needs: how long the lists of asked places are, for Context.rooms.
 
     For batches on the host that will go to a GPU, which need not be waited for then: whatever is asked about follows
@@ -41,14 +41,14 @@ def count_rooms(clean: Batch, tasks: Sequence[Task], context: Context) -> dict[s
         clean, features=torch.empty(*places, 0), random_features=torch.empty(*random_regions, 0)
     )
     corrupted = corrupt(outline, tasks, context)
-    together = asked_by(tasks, corrupted, context)
+    together = targets_of(tasks, corrupted, context)
     asked = {TEXT: together.text.where, REGIONS: together.regions.where}
     for task in tasks:
-        for asks in (task.asks_text, task.asks_regions):
+        for asks in (task.text_targets, task.region_targets):
             if asks is not None:
                 asked[task.name] = asks(corrupted, context)
     return {name: _room(where) for name, where in asked.items()}
 
 
 def _room(where: Tensor) -> int:
-    return -(-int(where.sum()) // ROOM_STEP) * ROOM_STEP
+    return -(-int(where.sum()) // PADDING_STEP) * PADDING_STEP

@@ -24,11 +24,11 @@ from msp_ds.stateless_random import (
     TRIPLET_CHOSEN,
     TRIPLET_ORDER,
 )
-from msp_ds.tasks.task import Chosen, Context, Corruption, PairChoice, PairTable
+from msp_ds.tasks.task import Context, Corruption, PairSampler, PairSource, SampledPairs
 
-HIDDEN_SHARE = 0.8
+MASK_PROBABILITY = 0.8
 """Of the chosen tokens and regions, hidden; half of the rest is replaced, half kept (BERT's 80/10/10)."""
-REPLACED_SHARE = 0.1
+REPLACE_PROBABILITY = 0.1
 NUM_RANDOM_REGIONS = 4
 """Random regions a pair: 0.54 are used on average; beyond four they repeat."""
 PERMUTATIONS = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
@@ -43,33 +43,37 @@ def mask_tokens(batch: Batch, context: Context) -> Batch:
     # By word, all pieces of a word share its number; positions start at 2 and never exceed the number of tokens + 1.
     by_word = context.options.mlm_unit == "word"
     chances = chances.gather(1, batch.word_positions) if by_word else chances[:, :num_tokens]
-    chosen = batch.token_mask & ~is_special & (chances < context.options.token_share)
+    chosen = batch.token_mask & ~is_special & (chances < context.options.token_probability)
     how = context.draw(batch.keys, TOKEN_FATE, num_tokens)
     other = (context.draw(batch.keys, TOKEN_REPLACEMENT, num_tokens) * tables.vocab_size).long()
-    hidden = chosen & (how < HIDDEN_SHARE)
-    replaced = chosen & (how >= HIDDEN_SHARE) & (how < HIDDEN_SHARE + REPLACED_SHARE)
+    hidden = chosen & (how < MASK_PROBABILITY)
+    replaced = chosen & (how >= MASK_PROBABILITY) & (how < MASK_PROBABILITY + REPLACE_PROBABILITY)
     token_ids = torch.where(hidden, tables.mask_id, torch.where(replaced, other, batch.token_ids))
-    return dataclasses.replace(batch, token_ids=token_ids, marks=dataclasses.replace(batch.marks, masked_tokens=chosen))
+    return dataclasses.replace(
+        batch, token_ids=token_ids, corruption=dataclasses.replace(batch.corruption, masked_tokens=chosen)
+    )
 
 
 def choose_regions(batch: Batch, context: Context) -> Tensor:
     """bool [B, R]: the regions that are masked in this epoch, 15 % of each image's."""
     chances = context.draw(batch.keys, REGION_CHOSEN, batch.region_mask.shape[1])
-    return batch.region_mask & (chances < context.options.region_share)
+    return batch.region_mask & (chances < context.options.region_probability)
 
 
 def mask_regions(batch: Batch, context: Context) -> Batch:
     """Of the chosen regions 80 % lose their feature, 10 % get a random one, 10 % stay. The box is never masked."""
     chosen = choose_regions(batch, context)
     how = context.draw(batch.keys, REGION_FATE, chosen.shape[1])
-    hidden = chosen & (how < HIDDEN_SHARE)
-    replaced = chosen & (how >= HIDDEN_SHARE) & (how < HIDDEN_SHARE + REPLACED_SHARE)
+    hidden = chosen & (how < MASK_PROBABILITY)
+    replaced = chosen & (how >= MASK_PROBABILITY) & (how < MASK_PROBABILITY + REPLACE_PROBABILITY)
     # The k-th replaced region of an image takes its k-th random region.
     which = (replaced.cumsum(1) - 1).clamp(min=0) % batch.random_features.shape[1]
     random_regions = _rows_at(batch.random_features, which)
     features = batch.features.masked_fill(hidden[..., None], 0.0)
     features = torch.where(replaced[..., None], random_regions, features)
-    return dataclasses.replace(batch, features=features, marks=dataclasses.replace(batch.marks, masked_regions=chosen))
+    return dataclasses.replace(
+        batch, features=features, corruption=dataclasses.replace(batch.corruption, masked_regions=chosen)
+    )
 
 
 def _rows_at(features: Tensor, places: Tensor) -> Tensor:
@@ -104,17 +108,17 @@ def shuffle_regions(batch: Batch, context: Context) -> Batch:
     allowed[:, : num_regions - 2] = usable[:, :-2] & usable[:, 1:-1] & usable[:, 2:]
     chances = context.draw(batch.keys, TRIPLET_CHOSEN, num_regions)
     stride = 3 if options.ifrs_choice == "stride3" else 1
-    starts = _triplet_starts(allowed, chances, stride, options.ifrs_share)
+    starts = _triplet_starts(allowed, chances, stride, options.ifrs_probability)
     choice = (context.draw(batch.keys, TRIPLET_ORDER, num_regions) * len(PERMUTATIONS)).long()
     moves = (_permutations(choice.device)[choice] - torch.arange(3, device=choice.device)) * starts[..., None]
-    order = batch.marks.region_order + sum(moves[..., place].roll(place, dims=1) for place in range(3))
+    order = batch.corruption.region_order + sum(moves[..., place].roll(place, dims=1) for place in range(3))
     features = _rows_at(batch.features, order)
     boxes = batch.boxes
     if options.ifrs_boxes == "move":
         boxes = boxes.gather(1, order[..., None].expand_as(boxes))
     shuffled = starts | starts.roll(1, dims=1) | starts.roll(2, dims=1)
-    marks = dataclasses.replace(batch.marks, region_order=order, shuffled_regions=shuffled)
-    return dataclasses.replace(batch, features=features, boxes=boxes, marks=marks)
+    corruption = dataclasses.replace(batch.corruption, region_order=order, shuffled_regions=shuffled)
+    return dataclasses.replace(batch, features=features, boxes=boxes, corruption=corruption)
 
 
 @cache
@@ -123,16 +127,16 @@ def _permutations(device: torch.device) -> Tensor:
     return torch.tensor(PERMUTATIONS, device=device)
 
 
-def draw_look_alikes(
-    own: Tensor, look_alikes: Tensor, chances: Tensor, context: Context
+def draw_hard_negatives(
+    own: Tensor, hard_negatives: Tensor, chances: Tensor, context: Context
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The look-alikes int64 [B, K] of int64 [B] `own`, -1 beyond the last; the place [B] drawn; their number [B]."""
-    candidates = look_alikes[own, context.options.itm_skip_nearest :].long()
+    """The hard negatives int64 [B, K] of int64 [B] `own`, -1 beyond the last; the place [B] drawn; their number [B]."""
+    candidates = hard_negatives[own, context.options.itm_skip_nearest :].long()
     counts = (candidates >= 0).sum(1)
     return candidates, (chances * counts).long().clamp(max=max(candidates.shape[1] - 1, 0)), counts
 
 
-class ChosenImages(NamedTuple):
+class SampledImages(NamedTuple):
     """The images that B texts get."""
 
     rows: Tensor
@@ -146,36 +150,36 @@ class ChosenImages(NamedTuple):
 def replace_images(
     keys: Tensor,
     own: Tensor,
-    look_alikes: Tensor | None,
+    hard_negatives: Tensor | None,
     num_images: int,
     context: Context,
     at_hand: Tensor | None = None,
-) -> ChosenImages:
-    """Gives half of the texts another image: a look-alike, or a random one where there is none (paper section 3.3).
+) -> SampledImages:
+    """Gives half of the texts another image: a hard negative, or a random one where there is none (paper section 3.3).
 
-    keys, own: int64 [B]; look_alikes: int [N, K], -1 beyond an image's last. at_hand: int64 [n], ascending, the images
-    that may be given, own ones among them; None for all. A look-alike that is not at hand is replaced by the next one
-    in its list that is, the first following on the last, or else by a random image.
+    keys, own: int64 [B]; hard_negatives: int [N, K], -1 beyond an image's last. at_hand: int64 [n], ascending, the
+    images that may be given, own ones among them; None for all. A hard negative that is not at hand is replaced by the
+    next one in its list that is, the first following on the last, or else by a random image.
     """
     options = context.options
     fate, which_hard, which_random, is_hard = context.draw(keys, IMAGE_REPLACEMENT, 4).unbind(1)
     rows = other_images(own, which_random, num_images, at_hand)
     metrics = {}
-    if options.itm_negatives == "hard" and look_alikes is not None:
-        candidates, place, counts = draw_look_alikes(own, look_alikes, which_hard, context)
-        wanted = (counts > 0) & (is_hard < options.itm_hard_share)
+    if options.itm_negatives == "hard" and hard_negatives is not None:
+        candidates, place, counts = draw_hard_negatives(own, hard_negatives, which_hard, context)
+        wanted = (counts > 0) & (is_hard < options.itm_hard_probability)
         usable = wanted
         if candidates.shape[1]:
             if at_hand is not None:
                 is_at_hand = torch.zeros(num_images, dtype=torch.bool).index_fill(0, at_hand, True)
                 is_at_hand = (candidates >= 0) & is_at_hand[candidates.clamp(min=0)]
                 here = is_at_hand.gather(1, place[:, None]).squeeze(1)
-                metrics["data/look_alikes_at_hand"] = MeanMetric.of(here, wanted & (fate < options.itm_share))
+                metrics["data/hard_negatives_at_hand"] = MeanMetric.of(here, wanted & (fate < options.itm_probability))
                 place, found = _next_at_hand(candidates, place, is_at_hand)
                 usable = wanted & found
             rows = torch.where(usable, candidates.gather(1, place[:, None]).squeeze(1), rows)
-    matched = (fate >= options.itm_share) | ((num_images if at_hand is None else len(at_hand)) < 2)
-    return ChosenImages(torch.where(matched, own, rows), matched, metrics)
+    matched = (fate >= options.itm_probability) | ((num_images if at_hand is None else len(at_hand)) < 2)
+    return SampledImages(torch.where(matched, own, rows), matched, metrics)
 
 
 def other_images(own: Tensor, chances: Tensor, num_images: int, at_hand: Tensor | None = None) -> Tensor:
@@ -197,13 +201,13 @@ def _next_at_hand(candidates: Tensor, places: Tensor, is_at_hand: Tensor) -> tup
     return behind.argmin(1), is_at_hand.any(1)
 
 
-def _replace(pairs: Tensor, table: PairTable, context: Context) -> Chosen:
+def _replace(pairs: Tensor, table: PairSource, context: Context) -> SampledPairs:
     keys, own = table.keys[pairs], table.images[pairs]
-    found = replace_images(keys, own, table.look_alikes, table.num_images, context, table.images_at_hand)
-    return Chosen(pairs=pairs, images=found.rows, matched=found.matched, metrics=found.metrics)
+    found = replace_images(keys, own, table.hard_negatives, table.num_images, context, table.images_at_hand)
+    return SampledPairs(pairs=pairs, images=found.rows, matched=found.matched, metrics=found.metrics)
 
 
 MASK_TOKENS = Corruption(name="mask tokens", order=2, apply=mask_tokens)
 MASK_REGIONS = Corruption(name="mask regions", order=2, apply=mask_regions, num_random_regions=NUM_RANDOM_REGIONS)
 SHUFFLE_REGIONS = Corruption(name="shuffle regions", order=1, apply=shuffle_regions)
-REPLACE_IMAGES = PairChoice(choose=_replace)
+REPLACE_IMAGES = PairSampler(choose=_replace)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from msp_ds.model.positions import Rows, take
+from msp_ds.model.positions import FlatPositions, gather
 from msp_ds.records import Batch, Encoded, MeanMetric
 from msp_ds.tasks.corruptions import SHUFFLE_REGIONS
 from msp_ds.tasks.scoring import (
@@ -17,15 +17,15 @@ from msp_ds.tasks.scoring import (
     mean_or_zero,
     relative_error,
 )
-from msp_ds.tasks.task import Context, Score, Task
+from msp_ds.tasks.task import Context, Task, TaskResult
 
 
 def asks(corrupted: Batch, context: Context) -> Tensor:
     """bool [B, R]: the regions of shuffled triplets."""
-    return corrupted.marks.shuffled_regions & counted("ifrs", corrupted, context)
+    return corrupted.corruption.shuffled_regions & counted("ifrs", corrupted, context)
 
 
-def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> Score:
+def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> TaskResult:
     """Squared error to the feature that belongs here, mean over its width and over the regions of shuffled triplets.
 
     The error is reported relative to those of answering the mean feature (`error/ifrs`) and of copying what lies there
@@ -36,28 +36,28 @@ def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch
     rows, kind = asked_rows("ifrs", asks(corrupted, context), context), context.options.ifrs_loss
     head, gated = gated_regions(heads, encoded, rows)
     predicted = full_precision(head.features(gated))
-    original, there = (take(batch.features, rows).to(predicted.dtype) for batch in (clean, corrupted))
+    original, there = (gather(batch.features, rows).to(predicted.dtype) for batch in (clean, corrupted))
     errors = feature_errors(predicted, original, kind)
-    return Score(
-        loss=mean_or_zero(errors, rows.asked),
+    return TaskResult(
+        loss=mean_or_zero(errors, rows.is_target),
         metrics={
             "accuracy/ifrs": MeanMetric.of(
-                _is_nearest(predicted, clean.features, corrupted.marks.shuffled_regions, rows), rows.asked
+                _is_nearest(predicted, clean.features, corrupted.corruption.shuffled_regions, rows), rows.is_target
             ),
-            "error/ifrs": relative_error(errors, original, context.feature_mean, kind, rows.asked),
-            "error/ifrs_vs_copy": relative_error(errors, original, there, kind, rows.asked),
+            "error/ifrs": relative_error(errors, original, context.feature_mean, kind, rows.is_target),
+            "error/ifrs_vs_copy": relative_error(errors, original, there, kind, rows.is_target),
         },
     )
 
 
-def _is_nearest(predicted: Tensor, features: Tensor, shuffled: Tensor, rows: Rows) -> Tensor:
+def _is_nearest(predicted: Tensor, features: Tensor, shuffled: Tensor, rows: FlatPositions) -> Tensor:
     """bool [N]: whether an answer [N, F] is nearer to its own feature than to the two others of its triplet.
 
     features: [B, R, F], unshuffled; shuffled: bool [B, R]; rows: the N asked about. Triplets do not overlap, so that
     counting an image's shuffled slots by threes tells the place of each in its triplet.
     """
     num_regions = shuffled.shape[1]
-    places = take((shuffled.cumsum(1) - 1) % 3, rows)
+    places = gather((shuffled.cumsum(1) - 1) % 3, rows)
     pair, slot = rows.index // num_regions, rows.index % num_regions
     triplet = (slot - places)[:, None] + torch.arange(3, device=slot.device)
     triplet = triplet.clamp(0, num_regions - 1)  # a place that only fills the list is in none
@@ -65,4 +65,4 @@ def _is_nearest(predicted: Tensor, features: Tensor, shuffled: Tensor, rows: Row
     return distances.argmin(1) == places
 
 
-IFRS = Task(name="ifrs", heads=("region",), corruptions=(SHUFFLE_REGIONS,), asks_regions=asks, score=score)
+IFRS = Task(name="ifrs", heads=("region",), corruptions=(SHUFFLE_REGIONS,), region_targets=asks, score=score)

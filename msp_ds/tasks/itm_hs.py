@@ -8,17 +8,17 @@ from torch.nn import functional as F
 from msp_ds.records import Batch, Encoded, MeanMetric
 from msp_ds.tasks.corruptions import REPLACE_IMAGES
 from msp_ds.tasks.scoring import full_precision
-from msp_ds.tasks.task import Context, Score, Task
+from msp_ds.tasks.task import Context, Task, TaskResult
 
 
-def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> Score:
+def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> TaskResult:
     """Two-way cross-entropy, index 1 = matched, mean over all pairs."""
     logits = full_precision(heads["match"](encoded.pair))
-    matched = corrupted.marks.matched.long()
-    return Score(
+    matched = corrupted.corruption.matched.long()
+    return TaskResult(
         loss=F.cross_entropy(logits, matched),
         metrics={"accuracy/itm_hs": MeanMetric.of(logits.argmax(-1) == matched)},
     )
 
 
-ITM_HS = Task(name="itm_hs", heads=("match",), pair_choice=REPLACE_IMAGES, score=score)
+ITM_HS = Task(name="itm_hs", heads=("match",), pair_sampler=REPLACE_IMAGES, score=score)

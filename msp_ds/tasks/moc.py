@@ -9,20 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msp_ds.model.positions import take
+from msp_ds.model.positions import gather
 from msp_ds.records import IGNORE, Batch, Encoded, MeanMetric
 from msp_ds.tasks.corruptions import MASK_REGIONS
 from msp_ds.tasks.scoring import asked_rows, counted, full_precision, gated_regions, region_mean
-from msp_ds.tasks.task import Context, Score, Task
+from msp_ds.tasks.task import Context, Task, TaskResult
 
 
 def asks(corrupted: Batch, context: Context) -> Tensor:
     """bool [B, R]: the masked regions, or all that are there."""
-    regions = corrupted.marks.masked_regions if context.options.moc_target == "masked" else corrupted.region_mask
+    regions = corrupted.corruption.masked_regions if context.options.moc_target == "masked" else corrupted.region_mask
     return regions & counted("moc", corrupted, context)
 
 
-def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> Score:
+def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> TaskResult:
     """Cross-entropy of object and attribute of each masked region, weighed by the detector's confidence."""
     rows = asked_rows("moc", asks(corrupted, context), context)
     head, gated = gated_regions(heads, encoded, rows)
@@ -33,13 +33,13 @@ def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch
     loss = gated.new_zeros((), dtype=torch.float32)
     metrics = {}
     for kind, (logits, all_labels, all_confidence) in kinds.items():
-        labels, confidence = take(all_labels, rows), take(all_confidence, rows)
+        labels, confidence = gather(all_labels, rows), gather(all_confidence, rows)
         weights = confidence if context.options.moc_weight == "confidence" else torch.ones_like(confidence)
         losses = _weighted(full_precision(logits), labels, weights)
-        loss = loss + region_mean("moc", losses, rows.asked, corrupted, context)
-        known = (labels != IGNORE) & rows.asked
+        loss = loss + region_mean("moc", losses, rows.is_target, corrupted, context)
+        known = (labels != IGNORE) & rows.is_target
         metrics[f"accuracy/moc_{kind}"] = MeanMetric.of(logits.argmax(-1) == labels, known)
-    return Score(loss=loss, metrics=metrics)
+    return TaskResult(loss=loss, metrics=metrics)
 
 
 def _weighted(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ MOC = Task(
     name="moc",
     heads=("region",),
     corruptions=(MASK_REGIONS,),
-    asks_regions=asks,
+    region_targets=asks,
     score=score,
     needs_labels=True,
 )

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msp_ds.model.heads import RegionHead
-from msp_ds.model.positions import Places, Rows, take
+from msp_ds.model.positions import FlatPositions, TargetPositions, gather
 from msp_ds.records import IGNORE, Batch, Encoded, MeanMetric
-from msp_ds.tasks.task import Context, Score
+from msp_ds.tasks.task import Context, TaskResult
 
 
 def full_precision(values: Tensor) -> Tensor:
@@ -19,9 +19,9 @@ def full_precision(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def asked_rows(task: str, asked: Tensor, context: Context) -> Rows:
+def asked_rows(task: str, asked: Tensor, context: Context) -> FlatPositions:
     """The places at which bool [B, S] `asked` holds, as a list; on a GPU with the room that the host has counted."""
-    return Places(where=asked, room=context.rooms.get(task)).rows()
+    return TargetPositions(where=asked, padded_count=context.rooms.get(task)).flat()
 
 
 def mean_or_zero(values: Tensor, asked: Tensor) -> Tensor:
@@ -39,24 +39,24 @@ def region_mean(task: str, values: Tensor, asked: Tensor, batch: Batch, context:
         return mean_or_zero(values, asked)
     # Regions of dropped pairs are never asked about: counting them would shrink the loss by the share that is dropped.
     num_regions = (batch.region_mask & counted(task, batch, context)).sum().to(values.dtype)
-    return values.masked_fill(~asked, 0.0).sum() / (num_regions * context.options.region_share).clamp(min=1.0)
+    return values.masked_fill(~asked, 0.0).sum() / (num_regions * context.options.region_probability).clamp(min=1.0)
 
 
 def counted(task: str, batch: Batch, context: Context) -> Tensor:
     """bool [B, 1]: the pairs that a task other than matching may ask about."""
     options = context.options
     if options.mismatch_losses_of.get(task, options.mismatch_losses) == "keep":
-        return torch.ones_like(batch.marks.matched)[:, None]
-    return batch.marks.matched[:, None]
+        return torch.ones_like(batch.corruption.matched)[:, None]
+    return batch.corruption.matched[:, None]
 
 
-def gated_regions(heads: nn.ModuleDict, encoded: Encoded, rows: Rows) -> tuple[RegionHead, Tensor]:
+def gated_regions(heads: nn.ModuleDict, encoded: Encoded, rows: FlatPositions) -> tuple[RegionHead, Tensor]:
     """The region head and its gated states [N, H] of the N regions that `rows` lists."""
     head = heads["region"]
     if not isinstance(head, RegionHead):
         raise TypeError(f"the head called 'region' is a {type(head).__name__}")
     pair_of_row = rows.index // encoded.regions.shape[1]
-    return head, head(take(encoded.regions, rows), encoded.pair.index_select(0, pair_of_row))
+    return head, head(gather(encoded.regions, rows), encoded.pair.index_select(0, pair_of_row))
 
 
 def feature_errors(predicted: Tensor, target: Tensor, kind: str) -> Tensor:
@@ -124,7 +124,7 @@ def detection_metrics(name: str, hits: Tensor, num_found: Tensor, num_wanted: Te
     }
 
 
-def score_topics(name: str, logits: Tensor, topics: Topics, asked: Tensor) -> Score:
+def score_topics(name: str, logits: Tensor, topics: Topics, asked: Tensor) -> TaskResult:
     """Binary cross-entropy, mean over the asked pairs and the vocabulary; precision, recall and F1 at one half.
 
     logits: float32 [B, V]; asked: bool [B]. Elementwise accuracy would be 99.9 % for a head that never names a topic,
@@ -133,7 +133,7 @@ def score_topics(name: str, logits: Tensor, topics: Topics, asked: Tensor) -> Sc
     of_topics, wanted = logits.gather(1, topics.pieces), topics.wanted & asked[:, None]
     # log(1 + e^x) for every piece, less x for each topic; from 40 on log(1 + e^x) is x to the last bit.
     losses = F.softplus(logits, threshold=40.0).sum(1) - of_topics.masked_fill(~wanted, 0.0).sum(1)
-    return Score(
+    return TaskResult(
         loss=mean_or_zero(losses, asked) / logits.shape[1],
         metrics=detection_metrics(
             name,

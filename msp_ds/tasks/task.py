@@ -52,14 +52,14 @@ class Corruption:
     """Random regions that it needs in the batch."""
 
 
-class PairTable(Protocol):
+class PairSource(Protocol):
     """What a choice of pairs may know of a set of P pairs and N images; msp_ds.data.loading.reader.Reader is one."""
 
     keys: Tensor
     """int64 [P]."""
     images: Tensor
     """int64 [P]: each pair's own image row."""
-    look_alikes: Tensor | None
+    hard_negatives: Tensor | None
     """int32 [N, K], -1 beyond an image's last."""
     num_images: int
     second_images: Tensor | None
@@ -72,7 +72,7 @@ class PairTable(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
+class SampledPairs:
     """The rows of a batch: n a pair, where a task compares; n blocks of B, each in the order of the pairs."""
 
     pairs: Tensor
@@ -86,27 +86,27 @@ class Chosen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairChoice:
+class PairSampler:
     """A change of the pairs themselves, made before anything is read: which text meets which image."""
 
-    choose: Callable[[Tensor, PairTable, Context], Chosen]
+    choose: Callable[[Tensor, PairSource, Context], SampledPairs]
     """(pairs int64 [B], table, context) -> what is read for them."""
     rows: int = 1
     """Rows of the batch for each pair: n."""
-    uses_look_alikes: bool = True
-    """Whether it wants the set's look-alike images."""
+    uses_hard_negatives: bool = True
+    """Whether it wants the set's hard negatives."""
 
 
-def own_images(pairs: Tensor, table: PairTable, context: Context) -> Chosen:
+def own_images(pairs: Tensor, table: PairSource, context: Context) -> SampledPairs:
     """Every text with its own image."""
-    return Chosen(pairs=pairs, images=table.images[pairs], matched=pairs.new_ones(len(pairs), dtype=torch.bool))
+    return SampledPairs(pairs=pairs, images=table.images[pairs], matched=pairs.new_ones(len(pairs), dtype=torch.bool))
 
 
-AS_WRITTEN = PairChoice(choose=own_images, uses_look_alikes=False)
+OWN_IMAGES = PairSampler(choose=own_images, uses_hard_negatives=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class TaskResult:
     """What one task says of one batch."""
 
     loss: Tensor
@@ -122,14 +122,14 @@ class Task:
     name: str
     heads: tuple[str, ...]
     """Names in model.heads.ALL_HEADS."""
-    score: Callable[[nn.ModuleDict, Encoded, Batch, Batch, Context], Score]
-    """(heads, encoded, clean batch, corrupted batch, context) -> Score."""
-    asks_text: Callable[[Batch, Context], Tensor] | None = None
+    score: Callable[[nn.ModuleDict, Encoded, Batch, Batch, Context], TaskResult]
+    """(heads, encoded, clean batch, corrupted batch, context) -> TaskResult."""
+    text_targets: Callable[[Batch, Context], Tensor] | None = None
     """(corrupted batch, context) -> bool [B, T], the text states that `score` reads; None where it reads none."""
-    asks_regions: Callable[[Batch, Context], Tensor] | None = None
+    region_targets: Callable[[Batch, Context], Tensor] | None = None
     """The same of the regions, bool [B, R]. The pair can always be read."""
     corruptions: tuple[Corruption, ...] = ()
-    pair_choice: PairChoice | None = None
+    pair_sampler: PairSampler | None = None
     needs_labels: bool = False
     """Whether it asks about the detector's labels, which not all region features come with."""
     answer_logits: Callable[[nn.ModuleDict, Encoded], Tensor] | None = None
@@ -147,9 +147,9 @@ def corrupt(clean: Batch, tasks: Sequence[Task], context: Context) -> Batch:
     return corrupted
 
 
-def pair_choice(tasks: Sequence[Task]) -> PairChoice:
+def pair_sampler(tasks: Sequence[Task]) -> PairSampler:
     """The one change of pairs among the tasks; without any, each text comes with its own image."""
-    return next((task.pair_choice for task in tasks if task.pair_choice is not None), AS_WRITTEN)
+    return next((task.pair_sampler for task in tasks if task.pair_sampler is not None), OWN_IMAGES)
 
 
 def num_random_regions(tasks: Sequence[Task]) -> int:

@@ -6,10 +6,10 @@ from torch import nn
 
 from msp_ds.records import Batch, Encoded
 from msp_ds.tasks.scoring import counted, full_precision, score_topics, topic_targets
-from msp_ds.tasks.task import Context, Score, Task
+from msp_ds.tasks.task import Context, Task, TaskResult
 
 
-def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> Score:
+def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> TaskResult:
     """Binary cross-entropy over the vocabulary; the topics are those of the pair actually fed, few if mismatched."""
     topics = topic_targets(clean, context, attributes=False)
     logits = full_precision(heads["topic"](encoded.pair))

@@ -15,15 +15,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from msp_ds.curriculum import Part
+from msp_ds.curriculum import Granularity
 from msp_ds.data.loading.batch_buffers import BatchBuffers
 from msp_ds.data.loading.order import GlobalBatch, Order, rank_slice
 from msp_ds.data.loading.reader import Reader
 from msp_ds.data.remote.blocks import Blocks
 from msp_ds.records import Batch, MeanMetric, record_stream
 from msp_ds.stateless_random import RANDOM_REGION
-from msp_ds.tasks.asking import count_rooms
-from msp_ds.tasks.task import Context, num_random_regions, pair_choice
+from msp_ds.tasks.asking import count_targets
+from msp_ds.tasks.task import Context, num_random_regions, pair_sampler
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.pretraining_model import NOT_COUNTED
 
@@ -39,7 +39,7 @@ class StepBatch:
 
     step: int
     epoch: int
-    part: Part
+    part: Granularity
     micro_batches: tuple[Batch, ...]
     """One a forward pass, on the rank's device."""
     metrics: tuple[Mapping[str, MeanMetric], ...]
@@ -100,7 +100,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        parts: Sequence[Granularity],
         readers: Sequence[Reader],
         context: Context,
         runtime: Runtime,
@@ -131,7 +131,7 @@ class BatchLoader:
             whole = order.batch(step)
             num_tokens = self.readers[whole.part].longest(whole.pairs)
             mine = rank_slice(whole.pairs, rank=self.runtime.rank, world_size=ranks)
-            memory, rows = ring.take(step, whole.part), pair_choice(self.parts[whole.part].tasks).rows
+            memory, rows = ring.take(step, whole.part), pair_sampler(self.parts[whole.part].tasks).rows
             found = [
                 self._read(
                     self._reader_of(whole),
@@ -166,7 +166,7 @@ class BatchLoader:
     def _memory(self, part: int, size: int) -> BatchBuffers:
         """Room for a portion of `size` pairs of a part."""
         tasks, pinned = self.parts[part].tasks, self.runtime.device.type == "cuda"
-        rows = size * pair_choice(tasks).rows
+        rows = size * pair_sampler(tasks).rows
         return self.readers[part].buffers(rows, num_random_regions=num_random_regions(tasks), pinned=pinned)
 
     def read(
@@ -197,7 +197,7 @@ class BatchLoader:
         """The batch, what there is to know of its images, its rooms. reader: the part's, perhaps among some images."""
         tasks = self.parts[part].tasks
         context = dataclasses.replace(self.context, epoch=epoch)
-        chosen = pair_choice(tasks).choose(pairs, reader, context)
+        chosen = pair_sampler(tasks).choose(pairs, reader, context)
         random_regions = context.draw(reader.keys[chosen.pairs], RANDOM_REGION, 2 * num_random_regions(tasks))
         batch = reader.read(
             chosen.pairs,
@@ -209,7 +209,7 @@ class BatchLoader:
         )
         device = self.runtime.device
         metrics = {name: metric.to(device) for name, metric in chosen.metrics.items()}
-        rooms = count_rooms(batch, tasks, context) if self.counts_rooms else NOT_COUNTED
+        rooms = count_targets(batch, tasks, context) if self.counts_rooms else NOT_COUNTED
         return batch.to(device), metrics, rooms
 
     def _reader_of(self, batch: GlobalBatch) -> Reader:

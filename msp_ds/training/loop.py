@@ -50,7 +50,7 @@ class Meter:
             self.metrics[name] = self.metrics[name] + metric if name in self.metrics else metric
 
     def read(self, runtime: Runtime) -> dict[str, float]:
-        """The mean of each metric over all ranks (every rank must call it), then starts anew."""
+        """The mean of each metric over all ranks (every rank must call it), then starts again."""
         names = sorted(self.metrics)
         if not names:
             return {}
@@ -195,7 +195,7 @@ class StageLoop:
 
     def _asked_to_stop(self) -> int:
         """The signal that any rank was sent, 0 for none."""
-        return int(self.runtime.largest(torch.tensor(self.stop.signal, device=self.runtime.device)))
+        return int(self.runtime.all_reduce_max(torch.tensor(self.stop.signal, device=self.runtime.device)))
 
     def _stop(self, asked: int, done: int) -> NoReturn:
         if not done:
@@ -215,7 +215,7 @@ class StageLoop:
                 ready = self.loader.blocks is None or self.loader.blocks.ready()
             except InputError as error:
                 fault = str(error)
-            said, asked = self.runtime.any_says(fault), self._asked_to_stop()
+            said, asked = self.runtime.any_error(fault), self._asked_to_stop()
             if said or asked:
                 self._save_amid_epoch(done)
             if said:
@@ -225,7 +225,7 @@ class StageLoop:
                 raise ShardError(f"{saved}: {said}; continue with --resume and this --cache-limit")
             if asked:
                 self._stop(asked, done)
-            if not int(self.runtime.largest(torch.tensor(int(not ready), device=self.runtime.device))):
+            if not int(self.runtime.all_reduce_max(torch.tensor(int(not ready), device=self.runtime.device))):
                 break
             self.guards.watchdog.alive()
             time.sleep(BLOCK_PAUSE)
@@ -248,7 +248,7 @@ class StageLoop:
 
     def _look_at_shards(self, done: int) -> None:
         """Raises ShardError, on every rank, when the shards of any changed; step `done` is saved."""
-        if done < self.num_steps and (said := self.runtime.any_says(self.guards.shards.fault())):
+        if done < self.num_steps and (said := self.runtime.any_error(self.guards.shards.fault())):
             self.saver.wait()
             raise ShardError(f"{said}, then --resume ({self.saver.failure or f'step {done} is saved'})")
 

@@ -220,7 +220,7 @@ def with_micro_batch(how: tuple[str, Execution], micro_batch: str | None) -> tup
     if micro_batch is None or micro_batch == AUTO:
         return how
     if not micro_batch.isdecimal():
-        raise InputError(f"--micro-batch {micro_batch} is no number of pairs; write 16, or {AUTO} for what fits")
+        raise InputError(f"--micro-batch {micro_batch} is not a number of pairs; write 16, or {AUTO} for what fits")
     count = _count("--micro-batch", micro_batch)
     return f"{name} in micro batches of {count}", dataclasses.replace(execution, micro_batch=count)
 

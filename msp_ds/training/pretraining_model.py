@@ -1,4 +1,4 @@
-"""The module that DeepSpeed drives: a trunk, the heads of a stage, and the tasks that ask them."""
+"""The module that DeepSpeed drives: a backbone, the heads of a stage, and the tasks that ask them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import build_heads
 from msp_ds.records import Batch, Losses, MeanMetric
-from msp_ds.tasks.asking import asked_by
+from msp_ds.tasks.asking import targets_of
 from msp_ds.tasks.task import Context, Task, corrupt
 
 NOT_COUNTED: Mapping[str, int] = MappingProxyType({})
 """The rooms of a batch whose asked places nobody has counted."""
 
 
-class Learner(nn.Module):
+class PretrainingModel(nn.Module):
     """From a clean batch to the losses of the tasks: corrupt, encode, score."""
 
-    def __init__(self, trunk: Trunk, tasks: Sequence[Task], context: Context) -> None:
+    def __init__(self, backbone: Backbone, tasks: Sequence[Task], context: Context) -> None:
         """`tasks`: all tasks of the stage, whose heads are built fresh."""
         super().__init__()
-        self.trunk = trunk
-        self.heads = build_heads((head for task in tasks for head in task.heads), trunk.config, trunk)
+        self.backbone = backbone
+        self.heads = build_heads((head for task in tasks for head in task.heads), backbone.config, backbone)
         self.context = context
         self._layers = [layer for layer in self.heads.modules() if list(layer.parameters(recurse=False))]
         self._called: set[nn.Module] = set()
@@ -38,14 +38,14 @@ class Learner(nn.Module):
     ) -> Losses:
         """The weighted sum of the tasks' losses (unless the options say otherwise, all weights 1) and their metrics.
 
-        rooms: what tasks.asking.count_rooms says of the batch, so that a GPU need not be asked.
+        rooms: what tasks.asking.count_targets says of the batch, so that a GPU need not be asked.
         """
         context = dataclasses.replace(self.context, epoch=epoch, rooms=rooms)
         return self.answer(clean, corrupt(clean, tasks, context), tasks, context)
 
     def answer(self, clean: Batch, corrupted: Batch, tasks: Sequence[Task], context: Context) -> Losses:
         """The losses of a batch that is corrupted already."""
-        encoded = self.trunk(corrupted, asked_by(tasks, corrupted, context))
+        encoded = self.backbone(corrupted, targets_of(tasks, corrupted, context))
         self._called.clear()
         total = clean.boxes.new_zeros(())
         metrics: dict[str, MeanMetric] = {}

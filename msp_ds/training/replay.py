@@ -39,7 +39,7 @@ class Replay:
     """Each task's and their weighted sum. One that is finite now and was not: 16 bits did it, or later weights."""
     gradient_norm: float
     faulty_inputs: tuple[str, ...]
-    """Tensors of the batch that hold what is no number."""
+    """Tensors of the batch that hold what is not a number."""
 
     def describe(self) -> str:
         """A few lines for a person."""
@@ -61,7 +61,7 @@ def replay(path: Path, *, shards: Path | None = None, init: Path | None = None) 
     Raises InputError when the file is no kept batch, does not lie in its run's folder, or needs other shards.
     """
     from msp_ds.training.run import index_hashes  # imports DeepSpeed
-    from msp_ds.training.stage import build_context, build_learner, open_stage_data
+    from msp_ds.training.stage import build_context, build_pretraining_model, open_stage_data
 
     batch, info = read_batch(path)
     folder = path.resolve().parents[1]
@@ -79,14 +79,14 @@ def replay(path: Path, *, shards: Path | None = None, init: Path | None = None) 
     context = build_context(config, data)
     saved = _last_before(folder, info.step)
     begun = None if saved else _beginning(config, folder, number)
-    learner = build_learner(config, stage, context, start_from=begun)
+    model = build_pretraining_model(config, stage, context, start_from=begun)
     if saved:
-        load_part(learner, read_tensors(saved / WEIGHTS), "", where=saved)
+        load_part(model, read_tensors(saved / WEIGHTS), "", where=saved)
     torch.manual_seed(key_of(DROPOUT.format(seed=info.seed, part=info.part, step=info.step, rank=info.rank)))
     tasks = [task for task in stage.tasks if task.name in info.tasks]
-    losses = learner(batch, tasks, info.epoch)
+    losses = model(batch, tasks, info.epoch)
     losses.total.backward()
-    norms = [weight.grad.norm() for weight in learner.parameters() if weight.grad is not None]
+    norms = [weight.grad.norm() for weight in model.parameters() if weight.grad is not None]
     return Replay(
         info=info,
         weights=str(saved or begun or "the stage's beginning"),
@@ -111,5 +111,5 @@ def _beginning(config: RunConfig, folder: Path, number: int) -> Path | None:
 
 
 def _faulty(batch: Batch) -> list[str]:
-    tensors = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch) if item.name != "marks"}
+    tensors = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch) if item.name != "corruption"}
     return [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]

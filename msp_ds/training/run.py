@@ -21,8 +21,8 @@ from msp_ds.storage.sole_writer import sole_writer
 from msp_ds.training.checkpointing.run_folder import (
     LOCATIONS,
     RUN_FILE,
+    check_same_backbone,
     check_same_data,
-    check_same_trunk,
     find_parent,
     has_begun,
     is_finished,
@@ -42,16 +42,16 @@ log = logging.getLogger(__name__)
 def train(job: Job) -> Path:
     """Trains what is left of the run; returns the last stage's checkpoint."""
     stages = curriculum(job.config.curriculum, drop=job.config.drop)
-    data = job.runtime.all_do(lambda: open_data(job, stages))
+    data = job.runtime.on_all_ranks(lambda: open_data(job, stages))
     _check_same_run(job, data)
     is_resumed = (job.folder / RUN_FILE).exists()
-    job.runtime.first_does(lambda: check_same_data(job.folder, index_hashes(data)) if is_resumed else None)
-    job.runtime.all_do(lambda: check_before(job, stages, data))
+    job.runtime.on_rank_zero(lambda: check_same_data(job.folder, index_hashes(data)) if is_resumed else None)
+    job.runtime.on_all_ranks(lambda: check_before(job, stages, data))
     folders = stage_folders(job.folder, stages)
-    checkpoint = job.runtime.all_do(lambda: _parent(job, stages[0], folders[0], is_resumed=is_resumed))
+    checkpoint = job.runtime.on_all_ranks(lambda: _parent(job, stages[0], folders[0], is_resumed=is_resumed))
     with ExitStack() as held:
-        job.runtime.first_does(lambda: held.enter_context(_alone_in(job.folder)))
-        job.runtime.first_does(lambda: write_run_file(job, data, checkpoint))
+        job.runtime.on_rank_zero(lambda: held.enter_context(_alone_in(job.folder)))
+        job.runtime.on_rank_zero(lambda: write_run_file(job, data, checkpoint))
         for folder, stage, sets in zip(folders, stages, data, strict=True):
             if is_finished(folder):
                 log.info("%s: finished before", stage.name)
@@ -92,12 +92,12 @@ def _parent(job: Job, stage: Stage, folder: Path, *, is_resumed: bool) -> Path |
 
     One that is no longer needed may have been moved or trained on since.
     """
-    named_anew = is_resumed and job.config.init != read_run_config(job.folder).init
-    if not job.config.init or (has_begun(folder) and not named_anew):
+    init_changed = is_resumed and job.config.init != read_run_config(job.folder).init
+    if not job.config.init or (has_begun(folder) and not init_changed):
         return None
     checkpoint = find_parent(job.folder, job.config.init)
     heads = {head for task in stage.tasks for head in task.heads}
-    check_same_trunk(checkpoint, job.config, heads=heads if carries_heads(job.config, stage) else ())
+    check_same_backbone(checkpoint, job.config, heads=heads if carries_heads(job.config, stage) else ())
     return checkpoint
 
 

@@ -14,7 +14,7 @@ from msp_ds.storage.small_files import parse_json
 from msp_ds.tasks import TASKS
 
 PARTS = ("tasks", "model", "optim")
-"""Fields of RunConfig that settings reach: `moc_target=all`, `model.topic_head=plain`, `optim.warmup_share=0.1`."""
+"""Fields of RunConfig that settings reach: `moc_target=all`, `model.topic_head=plain`, `optim.warmup_ratio=0.1`."""
 DECIDED_BY_SHARDS = ("vocab_size", "feature_width", "num_objects", "num_attributes", "num_answers")
 """Of the model: what a setting cannot change."""
 

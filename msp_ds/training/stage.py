@@ -23,16 +23,16 @@ from msp_ds.data.loading.resident import FeatureTable
 from msp_ds.data.loading.subset import fewer_pairs
 from msp_ds.data.remote.blocks import Blocks, BlockSource, block_source
 from msp_ds.errors import CheckpointError, InputError
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.stateless_random import BACKBONE_WEIGHTS, STAGE_HEADS, key_of
 from msp_ds.tasks.task import Context
 from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.checkpointing.checkpoint import (
     WEIGHTS,
+    latest_valid,
+    load_backbone,
     load_heads,
     load_part,
-    load_trunk,
-    newest_sound,
     read_manifest,
     read_tensors,
 )
@@ -50,7 +50,7 @@ from msp_ds.training.memory.memory import fitting_micro_batch, out_of_memory
 from msp_ds.training.memory.residency import Residency, counted
 from msp_ds.training.monitoring.metric_logger import MetricLogger
 from msp_ds.training.monitoring.metric_texts import config_text, stage_text
-from msp_ds.training.pretraining_model import Learner
+from msp_ds.training.pretraining_model import PretrainingModel
 from msp_ds.training.stage_summary import conclude, pace_of, showing
 
 if TYPE_CHECKING:
@@ -139,19 +139,21 @@ def build_context(config: RunConfig, data: StageData) -> Context:
     )
 
 
-def build_learner(config: RunConfig, stage: Stage, context: Context, start_from: Path | None) -> Learner:
-    """A trunk, from a checkpoint or from chance, under fresh or carried heads; chance depends on the seed alone."""
+def build_pretraining_model(
+    config: RunConfig, stage: Stage, context: Context, start_from: Path | None
+) -> PretrainingModel:
+    """A backbone, from a checkpoint or from chance, under fresh or carried heads; chance depends on the seed alone."""
     torch.manual_seed(key_of(BACKBONE_WEIGHTS.format(seed=config.seed)))
-    trunk = Trunk(config.model)
+    backbone = Backbone(config.model)
     if start_from is not None:
-        log.info("%s: %s", stage.name, load_trunk(trunk, start_from))
+        log.info("%s: %s", stage.name, load_backbone(backbone, start_from))
     torch.manual_seed(key_of(STAGE_HEADS.format(seed=config.seed, stage=stage.name)))
-    learner = Learner(trunk, stage.tasks, context)
+    model = PretrainingModel(backbone, stage.tasks, context)
     if start_from is not None and carries_heads(config, stage):
-        log.info("%s: %s", stage.name, load_heads(learner.heads, start_from))
+        log.info("%s: %s", stage.name, load_heads(model.heads, start_from))
     else:
-        log.info("%s: fresh heads: %s", stage.name, ", ".join(learner.heads))
-    return learner
+        log.info("%s: fresh heads: %s", stage.name, ", ".join(model.heads))
+    return model
 
 
 def carries_heads(config: RunConfig, stage: Stage) -> bool:
@@ -167,18 +169,18 @@ def newest_checkpoint(folder: Path, runtime: Runtime) -> Path | None:
     found: list[Path] = []
 
     def choose() -> None:
-        if (path := newest_sound(folder)) is not None:
+        if (path := latest_valid(folder)) is not None:
             found.append(path)
         elif any(folder.glob("step-*")):
             raise CheckpointError(f"no checkpoint in {folder} is whole; remove them to train this stage from its start")
 
-    runtime.first_does(choose)
-    said = runtime.first_says(str(found[0]) if found else "")
+    runtime.on_rank_zero(choose)
+    said = runtime.broadcast(str(found[0]) if found else "")
     return Path(said) if said else None
 
 
-def resume(checkpoint: Path, learner: Learner, state: dict[str, Any]) -> dict[str, Any]:
-    """Fills a learner from a checkpoint of the same stage and returns its state.
+def resume(checkpoint: Path, model: PretrainingModel, state: dict[str, Any]) -> dict[str, Any]:
+    """Fills a model from a checkpoint of the same stage and returns its state.
 
     Raises CheckpointError if something changed that decides what is computed: any of `state`.
     """
@@ -187,24 +189,24 @@ def resume(checkpoint: Path, learner: Learner, state: dict[str, Any]) -> dict[st
         if saved.get(name) != value:
             raise CheckpointError(
                 f"{checkpoint} was saved with {name} {saved.get(name)}, now it is {value}; bring back what changed, "
-                "or start anew with another --run-dir"
+                "or start again with another --run-dir"
             )
-    load_part(learner, read_tensors(checkpoint / WEIGHTS), "", where=checkpoint)
+    load_part(model, read_tensors(checkpoint / WEIGHTS), "", where=checkpoint)
     return saved
 
 
-def build_engine(job: Job, learner: Learner, *, batch_size: int, saved: Path | None) -> Engine:
-    """The engine around a learner, with the moments and the loss scale of the checkpoint that filled it, if one did."""
+def build_engine(job: Job, model: PretrainingModel, *, batch_size: int, saved: Path | None) -> Engine:
+    """The engine around a model, with the moments and the loss scale of the checkpoint that filled it, if one did."""
     runtime = job.runtime
     if job.execution.compile:
-        compile_layers(learner.trunk, runtime.device)
-    engine = Engine(learner, optim=job.config.optim, execution=job.execution, batch_size=batch_size, runtime=runtime)
+        compile_layers(model.backbone, runtime.device)
+    engine = Engine(model, optim=job.config.optim, execution=job.execution, batch_size=batch_size, runtime=runtime)
     if saved is not None:
         load_optimizer(saved, engine, runtime)
     return engine
 
 
-def fitted(job: Job, learner: Learner, loader: BatchLoader, *, batch_size: int) -> Job:
+def fitted(job: Job, model: PretrainingModel, loader: BatchLoader, *, batch_size: int) -> Job:
     """The job with a micro batch that fits, if it is to be found out. Raises InputError."""
     if not job.fits_micro_batch:
         return job
@@ -213,7 +215,7 @@ def fitted(job: Job, learner: Learner, loader: BatchLoader, *, batch_size: int) 
             "--micro-batch auto reads the longest texts first, for which all shards have to be here; raise "
             "--cache-limit, or give a number"
         )
-    found = fitting_micro_batch(learner, loader, job.execution, job.runtime, batch_size=batch_size)
+    found = fitting_micro_batch(model, loader, job.execution, job.runtime, batch_size=batch_size)
     return dataclasses.replace(job, execution=dataclasses.replace(job.execution, micro_batch=found))
 
 
@@ -242,7 +244,7 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     num_steps = min(num_steps, config.max_steps or num_steps)
     context = build_context(config, data)
     saved = newest_checkpoint(folder / "checkpoints", runtime)
-    learner = build_learner(config, stage, context.to(runtime.device), start_from=None if saved else start_from)
+    model = build_pretraining_model(config, stage, context.to(runtime.device), start_from=None if saved else start_from)
     state = {
         "seed": config.seed,
         "batch_size": schedule.batch_size,
@@ -251,12 +253,12 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         "order": _order_name(blocks),
         "indexes": [one.index_sha256 for one in data.train],
     }
-    before = resume(saved, learner, state) if saved else {}
+    before = resume(saved, model, state) if saved else {}
     start = int(before.get("step", 0))
     readers = residency_of(job, stage, start).readers(data.train, readers)
     loader = BatchLoader(stage.parts, readers, context, runtime, blocks)
-    job = fitted(job, learner, loader, batch_size=schedule.batch_size)
-    engine = build_engine(job, learner, batch_size=schedule.batch_size, saved=saved)
+    job = fitted(job, model, loader, batch_size=schedule.batch_size)
+    engine = build_engine(job, model, batch_size=schedule.batch_size, saved=saved)
     _announce(stage, schedule, readers, num_steps=num_steps, start=start)
     _announce_order(stage, choice, blocks)
     watched = (*data.train, *data.validation)
@@ -280,14 +282,14 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         save_every=job.save_every,
         start=start,
         validated=_numbers(before.get("validated")),
-        show=showing(learner, held_out, metric_logger),
+        show=showing(model, held_out, metric_logger),
         throughput=pace_of(config, job.execution, runtime),
     )
     metric_logger.introduce({"config": config_text(config), "stages": stage_text(config)})
     told = partial(conclude, metric_logger, config, stage, execution=job.execution, ranks=runtime.world_size)
     checkpoint, results = _run(loop, then=told)
     finished = {"stage": stage.name, "steps": num_steps, "checkpoint": checkpoint.name, "validation": results}
-    runtime.first_does(partial(mark_finished, folder, finished))
+    runtime.on_rank_zero(partial(mark_finished, folder, finished))
     engine.close()
 
 
@@ -310,7 +312,7 @@ def _run(loop: StageLoop, *, then: Callable[[], None]) -> tuple[Path, Mapping[st
 
 
 def _numbers(saved: Mapping[str, float | None] | None) -> Mapping[str, float] | None:
-    """A validation as a checkpoint keeps it: what is no number is null there."""
+    """A validation as a checkpoint keeps it: what is not a number is null there."""
     return None if saved is None else {name: math.nan if one is None else one for name, one in saved.items()}
 
 

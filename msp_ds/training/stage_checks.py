@@ -5,8 +5,13 @@ from __future__ import annotations
 import torch
 
 from msp_ds.config import RunConfig
-from msp_ds.curriculum import Part, Stage, curriculum
-from msp_ds.data.format.requirements import require_labels, require_look_alikes, require_questions, require_same_words
+from msp_ds.curriculum import Granularity, Stage, curriculum
+from msp_ds.data.format.requirements import (
+    require_hard_negatives,
+    require_labels,
+    require_questions,
+    require_same_words,
+)
 from msp_ds.data.format.set_layout import shard_command
 from msp_ds.data.format.shards import ShardSet
 from msp_ds.data.loading.order import Order
@@ -56,16 +61,16 @@ def check_stage(job: Job, stage: Stage, data: StageData) -> None:
         _check_needs(job, part, one)
 
 
-def _check_needs(job: Job, part: Part, one: ShardSet) -> None:
+def _check_needs(job: Job, part: Granularity, one: ShardSet) -> None:
     """Raises ShardError unless a set brings what its part's tasks ask about."""
     if any(task.needs_labels for task in part.tasks):
-        # Of all stages, so that the mend need not be mended at the next one.
+        # Of all stages, so that the fix need not be fixed at the next one.
         whole = curriculum(job.config.curriculum, drop=job.config.drop)
         tasks = dict.fromkeys(task.name for each in whole for task in each.tasks if task.needs_labels)
         require_labels(one, tasks=list(tasks))
-    needy = [task.name for task in part.tasks if task.pair_choice and task.pair_choice.uses_look_alikes]
+    needy = [task.name for task in part.tasks if task.pair_sampler and task.pair_sampler.uses_hard_negatives]
     if needy and job.config.tasks.itm_negatives == "hard":
-        require_look_alikes(one, task=needy[0])
+        require_hard_negatives(one, task=needy[0])
     for task in part.tasks:
         if task.needs_questions:
             questions = require_questions(one, task=task.name)

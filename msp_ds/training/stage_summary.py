@@ -16,7 +16,7 @@ from msp_ds.training.memory.footprint import step_flops
 from msp_ds.training.monitoring.metric_logger import MetricLogger
 from msp_ds.training.monitoring.showcase import Showcase
 from msp_ds.training.monitoring.throughput import Throughput
-from msp_ds.training.pretraining_model import Learner
+from msp_ds.training.pretraining_model import PretrainingModel
 
 COLUMNS = (
     *("loss/total", "accuracy/mlm", "accuracy/moc_object", "accuracy/moc_attribute", "error/mrfr"),
@@ -32,12 +32,12 @@ def pace_of(config: RunConfig, execution: Execution, runtime: Runtime) -> Throug
     return Throughput(peak_flops=peak_flops(runtime.device, execution.precision), flops_of=partial(step_flops, config))
 
 
-def showing(learner: Learner, held_out: BatchLoader, metric_logger: MetricLogger) -> Callable[[int], None]:
+def showing(model: PretrainingModel, held_out: BatchLoader, metric_logger: MetricLogger) -> Callable[[int], None]:
     """What shows the model's answers after a validation; without held-out pairs it does nothing."""
     if not held_out.readers:
         return lambda step: None
     return Showcase(
-        learner, held_out.readers[-1], part=held_out.parts[-1], epoch=VALIDATION_EPOCH, metric_logger=metric_logger
+        model, held_out.readers[-1], part=held_out.parts[-1], epoch=VALIDATION_EPOCH, metric_logger=metric_logger
     ).show
 
 

@@ -11,10 +11,10 @@ import pytest
 from ablations import Pretender, a_study, leave_run
 from small_world import write_shards
 
-from msp_ds.ablation.plan import Asked, Plan, plan_ablation
+from msp_ds.ablation.plan import AblationRequest, Plan, plan_ablation
 from msp_ds.ablation.rows import chosen_rows
 from msp_ds.ablation.runner import (
-    Outcome,
+    CommandResult,
     Results,
     alone_in,
     finished_nodes,
@@ -123,7 +123,7 @@ def test_a_folder_of_another_ablation_is_refused(tmp_path: Path) -> None:
 
 def test_finished_evaluations_need_no_files(tmp_path: Path) -> None:
     plan = plan_ablation(a_study(tmp_path, rows="s"))
-    outcomes = {node.name: Outcome(seconds=1) for node in plan.nodes}
+    outcomes = {node.name: CommandResult(seconds=1) for node in plan.nodes}
     record = dataclasses.replace(read_record(plan.study, HASHES), nodes=outcomes)
     assert finished_nodes(plan, record) == {"seed-1/zero-shot-retrieval/s90"}
 
@@ -146,7 +146,7 @@ def test_times_are_told_in_words() -> None:
 
 
 def test_a_study_takes_its_steps_from_the_preset_and_its_batches_from_the_shards(small_shards: Path) -> None:
-    asked = Asked(
+    asked = AblationRequest(
         out=Path("out"), shards=small_shards, rows=chosen_rows("s"), benchmarks=("zero-shot-retrieval",), seeds=(1,)
     )
     study, hashes = study_of(asked, preset=None, steps=None)
@@ -159,7 +159,9 @@ def test_a_study_takes_its_steps_from_the_preset_and_its_batches_from_the_shards
 
 
 def test_a_study_of_shards_that_are_missing_or_less_than_a_batch_is_refused(tmp_path: Path) -> None:
-    asked = Asked(out=Path("out"), shards=tmp_path / "shards", rows=chosen_rows("ts"), benchmarks=(), seeds=(1,))
+    asked = AblationRequest(
+        out=Path("out"), shards=tmp_path / "shards", rows=chosen_rows("ts"), benchmarks=(), seeds=(1,)
+    )
     with pytest.raises(InputError, match="no shards for stage token"):
         study_of(asked, preset=None, steps=10)
     write_shards(tmp_path, images=70)  # 16 of them held out

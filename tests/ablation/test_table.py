@@ -15,7 +15,7 @@ from rich.console import Console
 from msp_ds.ablation.plan import plan_ablation
 from msp_ds.ablation.plot import ablation_plot
 from msp_ds.ablation.rows import PAPER, ROWS
-from msp_ds.ablation.runner import METRICS, Outcome
+from msp_ds.ablation.runner import METRICS, CommandResult
 from msp_ds.ablation.table import (
     Cell,
     Grid,
@@ -36,7 +36,7 @@ def a_grid(*, rows: str = "s,tps,spt", seeds: tuple[int, ...] = (1, 2, 3)) -> Gr
     """Three seeds are planned and these came through, with ZS-IR as in SEEDS and ZS-TR ten above."""
     plan = plan_ablation(a_study(rows=rows, seeds=(1, 2, 3)))
     nodes = {
-        f"seed-{seed}/zero-shot-retrieval/t30_p30_s30": Outcome(
+        f"seed-{seed}/zero-shot-retrieval/t30_p30_s30": CommandResult(
             seconds=1.0, grades={"ZS-IR": SEEDS[seed], "ZS-TR": SEEDS[seed] + 10}, note="a note"
         )
         for seed in seeds
@@ -158,6 +158,6 @@ def test_the_plan_says_how_much_there_is_and_what_is_known_of_the_time() -> None
         "150 optimiser steps of pre-training, 180 if no runs were shared.",
         "Still to do: 11 of 11, time unknown before some have run.",
     ]
-    timed = {"seed-1/t30": Outcome(seconds=9.0), "seed-1/vqa-grades/t30_p30_s30": Outcome(seconds=5.0)}
+    timed = {"seed-1/t30": CommandResult(seconds=9.0), "seed-1/vqa-grades/t30_p30_s30": CommandResult(seconds=5.0)}
     # Runs of 30 steps cost 90 units, 9 s; those of 120 steps 180 units, 18 s: 4 x 9 + 2 x 18 + 3 x 5.
     assert plan_words(plan, timed, set(timed)).endswith("Still to do: 9 of 11, time about 87 s.")

@@ -222,7 +222,7 @@ def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "mend"),
+    ("change", "fix"),
     [
         ({"images": 0}, "at least 1"),
         ({"images": 10**6}, "999982"),
@@ -230,8 +230,8 @@ def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
         ({"seed": -1}, "0 to 2"),
     ],
 )
-def test_numbers_out_of_range_are_named(tmp_path: Path, change: dict[str, int], mend: str) -> None:
-    with pytest.raises(InputError, match=mend):
+def test_numbers_out_of_range_are_named(tmp_path: Path, change: dict[str, int], fix: str) -> None:
+    with pytest.raises(InputError, match=fix):
         make_world(tmp_path / "world", **{"images": 2, "seed": 1, "feature_width": 16, **change})
     assert list(tmp_path.iterdir()) == []
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from msp_ds.demo_world.language.asking import Asked, annotated, questions_of, statements_of
+from msp_ds.demo_world.language.asking import AnsweredQuestion, annotated, questions_of, statements_of
 from msp_ds.demo_world.scenes import Scene
 from msp_ds.demo_world.vocabulary import BY_NAME, PEOPLE
 
@@ -19,7 +19,7 @@ PLURALS = {category.plural: category.name for category in BY_NAME.values()}
 
 
 @pytest.fixture(scope="module")
-def asked(scenes: list[Scene]) -> list[tuple[Scene, Asked]]:
+def asked(scenes: list[Scene]) -> list[tuple[Scene, AnsweredQuestion]]:
     return [(scene, question) for scene in scenes for question in questions_of(SEED, scene)]
 
 
@@ -31,7 +31,7 @@ def _colours(scene: Scene, name: str) -> set[str]:
     return {thing.colour for thing in scene.things if thing.category.name == name}
 
 
-def test_counts_are_counted(asked: list[tuple[Scene, Asked]]) -> None:
+def test_counts_are_counted(asked: list[tuple[Scene, AnsweredQuestion]]) -> None:
     found = [(scene, question) for scene, question in asked if question.opening == "how many"]
     assert len(found) == 300
     for scene, question in found:
@@ -40,7 +40,7 @@ def test_counts_are_counted(asked: list[tuple[Scene, Asked]]) -> None:
         assert question.answer == str(_names(scene)[PLURALS[plural[1]]])
 
 
-def test_colours_are_those_of_the_only_thing_of_its_kind(asked: list[tuple[Scene, Asked]]) -> None:
+def test_colours_are_those_of_the_only_thing_of_its_kind(asked: list[tuple[Scene, AnsweredQuestion]]) -> None:
     rest = r"(?:What color is the (.+)|Is the (.+) (\w+) or (\w+)|Is the (.+) (\w+))\?"
     attributes = [(scene, question) for scene, question in asked if question.semantic == "attr"]
     assert len(attributes) > 600
@@ -58,14 +58,14 @@ def test_colours_are_those_of_the_only_thing_of_its_kind(asked: list[tuple[Scene
         assert not which or question.answer in (one, two)
 
 
-def test_presence_is_true_and_half_of_the_answers_are_yes(asked: list[tuple[Scene, Asked]]) -> None:
+def test_presence_is_true_and_half_of_the_answers_are_yes(asked: list[tuple[Scene, AnsweredQuestion]]) -> None:
     found = [(scene, question) for scene, question in asked if question.opening == "is there a"]
     for scene, question in found:
         assert question.answer == ("yes" if _names(scene)[question.about] else "no")
     assert 0.4 < sum(question.answer == "yes" for _, question in found) / len(found) < 0.6
 
 
-def test_sides_are_seen_in_the_boxes(asked: list[tuple[Scene, Asked]]) -> None:
+def test_sides_are_seen_in_the_boxes(asked: list[tuple[Scene, AnsweredQuestion]]) -> None:
     pattern = re.compile(r"Is the (.+) to the (left|right) of the (.+)\?")
     found = [(scene, match, question) for scene, question in asked if (match := pattern.fullmatch(question.text))]
     assert len(found) > 50
@@ -79,7 +79,7 @@ def test_sides_are_seen_in_the_boxes(asked: list[tuple[Scene, Asked]]) -> None:
         assert question.answer == ("yes" if is_left == (match[2] == "left") else "no")
 
 
-def test_most_annotators_say_the_truth(asked: list[tuple[Scene, Asked]]) -> None:
+def test_most_annotators_say_the_truth(asked: list[tuple[Scene, AnsweredQuestion]]) -> None:
     shares = [Counter(annotated(SEED, scene, 0, question))[question.answer] / 10 for scene, question in asked[::7]]
     assert 0.85 < sum(shares) / len(shares) < 0.91
 
@@ -132,8 +132,8 @@ def test_vqa_has_ten_answers_to_every_question(world: Path) -> None:
 
 def test_gqa_entails_what_follows_from_a_colour(world: Path) -> None:
     questions = _json(world / "gqa_questions.json")
-    twins = {str(image["image_id"]) for image in _json(world / "image_data.json")}
-    assert {question["imageId"] for question in questions.values()} <= twins
+    duplicates = {str(image["image_id"]) for image in _json(world / "image_data.json")}
+    assert {question["imageId"] for question in questions.values()} <= duplicates
     chains = [(question, other) for question in questions.values() for other in question["entailed"]]
     assert all(questions[other]["imageId"] == question["imageId"] for question, other in chains)
     assert any(questions[other] is not question for question, other in chains)

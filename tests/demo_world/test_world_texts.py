@@ -10,7 +10,7 @@ import pytest
 
 from msp_ds.demo_world.language.captions import captions_of
 from msp_ds.demo_world.language.phrases import phrases_of
-from msp_ds.demo_world.language.telling import Told, with_article
+from msp_ds.demo_world.language.telling import Sentence, with_article
 from msp_ds.demo_world.relations import GROUND, Box, Relation
 from msp_ds.demo_world.scenes import Scene
 from msp_ds.demo_world.vocabulary import BACKGROUNDS, COLOURS, PEOPLE, THEMES
@@ -24,7 +24,7 @@ VERBS = re.compile(
 
 
 @pytest.fixture(scope="module")
-def told(scenes: list[Scene]) -> list[tuple[Told, ...]]:
+def told(scenes: list[Scene]) -> list[tuple[Sentence, ...]]:
     return [captions_of(SEED, scene) for scene in scenes]
 
 
@@ -60,7 +60,7 @@ def _bears_out(scene: Scene, relation: Relation) -> bool:
     return _holds(relation.name, box, scene.things[relation.target].box)
 
 
-def test_told_relations_are_borne_out_by_the_boxes(scenes: list[Scene], told: list[tuple[Told, ...]]) -> None:
+def test_told_relations_are_borne_out_by_the_boxes(scenes: list[Scene], told: list[tuple[Sentence, ...]]) -> None:
     claims = [
         (scene, relation) for scene, five in zip(scenes, told, strict=True) for t in five for relation in t.relations
     ]
@@ -69,7 +69,7 @@ def test_told_relations_are_borne_out_by_the_boxes(scenes: list[Scene], told: li
     assert wrong == []
 
 
-def test_many_kinds_of_relations_are_told(told: list[tuple[Told, ...]]) -> None:
+def test_many_kinds_of_relations_are_told(told: list[tuple[Sentence, ...]]) -> None:
     names = Counter(relation.name for five in told for t in five for relation in t.relations)
     assert {"left of", "right of", "next to", "in front of", "behind", "on", "riding", "holding"} <= set(names)
     assert names["left of"] + names["right of"] < 0.5 * sum(names.values())
@@ -79,7 +79,7 @@ def test_arranged_relations_are_borne_out_by_the_boxes(scenes: list[Scene]) -> N
     assert all(_bears_out(scene, relation) for scene in scenes for relation in scene.relations)
 
 
-def test_captions_name_what_they_mention(scenes: list[Scene], told: list[tuple[Told, ...]]) -> None:
+def test_captions_name_what_they_mention(scenes: list[Scene], told: list[tuple[Sentence, ...]]) -> None:
     for scene, five in zip(scenes, told, strict=True):
         for t in five:
             for row in t.rows:
@@ -87,20 +87,20 @@ def test_captions_name_what_they_mention(scenes: list[Scene], told: list[tuple[T
                 assert any(word in t.text.lower() for word in (*category.names, category.plural)), (t, category.name)
 
 
-def test_captions_tell_no_colour_that_is_not_there(scenes: list[Scene], told: list[tuple[Told, ...]]) -> None:
+def test_captions_tell_no_colour_that_is_not_there(scenes: list[Scene], told: list[tuple[Sentence, ...]]) -> None:
     for scene, five in zip(scenes, told, strict=True):
         for t in five:
             true = {scene.things[row].colour for row in t.rows} | {scene.backgrounds[0][1]}
             assert {word for word in re.findall(r"[a-z]+", t.text.lower()) if word in COLOURS} <= true
 
 
-def test_captions_have_six_to_eighteen_words(told: list[tuple[Told, ...]]) -> None:
+def test_captions_have_six_to_eighteen_words(told: list[tuple[Sentence, ...]]) -> None:
     lengths = [len(t.text.split()) for five in told for t in five]
     assert min(lengths) >= 6
     assert max(lengths) <= 18
 
 
-def test_the_five_writers_write_differently(told: list[tuple[Told, ...]]) -> None:
+def test_the_five_writers_write_differently(told: list[tuple[Sentence, ...]]) -> None:
     assert all(len({t.text for t in five}) == 5 for five in told)
     endings = np.array([[t.text.endswith(".") for t in five] for five in told]).mean(0)
     assert endings.tolist() == [0, 1, 1, 1, 0]
@@ -111,7 +111,7 @@ def test_the_five_writers_write_differently(told: list[tuple[Told, ...]]) -> Non
     assert scenic.mean(0)[3] > 0.3 > scenic.mean(0)[[0, 1, 2, 4]].max()
 
 
-def test_counts_are_those_of_the_scene(scenes: list[Scene], told: list[tuple[Told, ...]]) -> None:
+def test_counts_are_those_of_the_scene(scenes: list[Scene], told: list[tuple[Sentence, ...]]) -> None:
     numbers = {"two": 2, "three": 3, "four": 4}
     found = 0
     counted = re.compile(rf"\b(two|three|four) (?:(?:{'|'.join(COLOURS)}) )?([a-z ]+)")
@@ -124,7 +124,7 @@ def test_counts_are_those_of_the_scene(scenes: list[Scene], told: list[tuple[Tol
     assert found > 100
 
 
-def test_most_captions_fit_hardly_any_other_image(scenes: list[Scene], told: list[tuple[Told, ...]]) -> None:
+def test_most_captions_fit_hardly_any_other_image(scenes: list[Scene], told: list[tuple[Sentence, ...]]) -> None:
     has = [Counter((thing.category.name, thing.colour) for thing in scene.things) for scene in scenes]
     fits = []
     for scene, five in zip(scenes, told, strict=True):

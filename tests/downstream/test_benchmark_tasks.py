@@ -14,7 +14,7 @@ from msp_ds.downstream.nlvr2 import NLVR2, both_images
 from msp_ds.downstream.retrieval import quadruples
 from msp_ds.downstream.retrieval import score as score_retrieval
 from msp_ds.downstream.vqa import GQA, VQA, wanted_scores
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import build_heads
 from msp_ds.records import Batch, Encoded
 
@@ -80,7 +80,7 @@ class Table:
 
     keys = torch.arange(8) * 7 + 1
     images = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
-    look_alikes: Tensor | None = torch.tensor([[1, -1], [0, -1], [3, -1], [-1, -1]], dtype=torch.int32)
+    hard_negatives: Tensor | None = torch.tensor([[1, -1], [0, -1], [3, -1], [-1, -1]], dtype=torch.int32)
     num_images = 4
     images_at_hand: Tensor | None = None
     second_images: Tensor | None = torch.tensor([1, 2, 0, 0, 3, 3, 2, 2])
@@ -117,8 +117,8 @@ def test_a_quadruple_holds_one_match_and_three_mismatches() -> None:
     assert torch.equal(hard, own)
     assert torch.equal(random, own)
     images_of_text = Table.images[hard_text]
-    assert images_of_text[:6].tolist() == [1, 1, 0, 0, 3, 3]  # the only look-alike
-    assert not (images_of_text[6:] == 3).any()  # no look-alike: another image's
+    assert images_of_text[:6].tolist() == [1, 1, 0, 0, 3, 3]  # the only hard negative
+    assert not (images_of_text[6:] == 3).any()  # no hard negative: another image's
     assert not (Table.images[random_text] == own).any()
     assert chosen.matched.tolist() == [True] * 8 + [False] * 24
 
@@ -132,8 +132,8 @@ def test_a_quadruple_depends_on_its_pair_alone() -> None:
 
 def test_retrieval_is_twice_the_two_way_cross_entropy() -> None:
     batch = tiny.a_batch([5] * 4, [3] * 4)
-    marks = dataclasses.replace(batch.marks, matched=torch.tensor([True, False, False, False]))
-    batch = dataclasses.replace(batch, marks=marks)
+    corruption = dataclasses.replace(batch.corruption, matched=torch.tensor([True, False, False, False]))
+    batch = dataclasses.replace(batch, corruption=corruption)
     heads = nn.ModuleDict({"match": Fixed([[0.0, math.log(3.0)], [0.0, 0.0], [math.log(3.0), 0.0], [0.0, 0.0]])})
     scored = score_retrieval(heads, state(batch), batch, batch, tiny.context())
     assert float(scored.loss) == pytest.approx(2 * (2 * math.log(4.0 / 3.0) + 2 * math.log(2.0)) / 4)
@@ -142,7 +142,7 @@ def test_retrieval_is_twice_the_two_way_cross_entropy() -> None:
 def test_the_answer_head_has_the_released_shape() -> None:
     config = dataclasses.replace(tiny.CONFIG, num_answers=7)
     torch.manual_seed(0)
-    heads = build_heads(["answer", "statement"], config, Trunk(config))
+    heads = build_heads(["answer", "statement"], config, Backbone(config))
     shapes = {name: tuple(parameter.shape) for name, parameter in heads.named_parameters() if parameter.dim() == 2}
     wide = 2 * tiny.HIDDEN
     assert shapes == {

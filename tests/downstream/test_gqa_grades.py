@@ -12,7 +12,7 @@ import random_benchmarks
 import reference_gqa
 from random_benchmarks import write_json
 
-from msp_ds.downstream.gqa_distribution import Outcome, distribution
+from msp_ds.downstream.gqa_distribution import GroupedAnswer, distribution
 from msp_ds.downstream.gqa_grades import grade_gqa
 from msp_ds.downstream.intervals import Resampling
 from msp_ds.downstream.submissions import SUBMISSIONS
@@ -124,13 +124,21 @@ def test_what_cannot_be_graded_is_named(changes: dict[str, Any], part: str) -> N
 
 
 def test_the_distribution_is_nought_for_right_answers_in_any_order() -> None:
-    outcomes = [Outcome("color", "red", "blue"), Outcome("color", "blue", "red"), Outcome("thing", "dog", "dog")]
+    outcomes = [
+        GroupedAnswer("color", "red", "blue"),
+        GroupedAnswer("color", "blue", "red"),
+        GroupedAnswer("thing", "dog", "dog"),
+    ]
     assert distribution(outcomes) == 0.0
 
 
 def test_the_distribution_weighs_groups_by_their_questions() -> None:
     # color: red 2 right, 0 given: 4 / 2 = 2; thing: dog 1 right, 1 given: 0; (2 * 2 + 0 * 1) / 3 / 100
-    outcomes = [Outcome("color", "red", "sky"), Outcome("color", "red", "sky"), Outcome("thing", "dog", "dog")]
+    outcomes = [
+        GroupedAnswer("color", "red", "sky"),
+        GroupedAnswer("color", "red", "sky"),
+        GroupedAnswer("thing", "dog", "dog"),
+    ]
     assert distribution(outcomes) == pytest.approx(4 / 300)
 
 
@@ -138,7 +146,7 @@ def test_the_distributions_interval_is_that_of_resampling_in_a_loop() -> None:
     questions, _, rows = random_benchmarks.gqa(3, num=300)
     said = {row["questionId"]: row["prediction"] for row in rows}
     outcomes = [
-        Outcome(one["groups"]["global"], one["answer"], said[question_id])
+        GroupedAnswer(one["groups"]["global"], one["answer"], said[question_id])
         for question_id, one in questions.items()
         if one["groups"]["global"]
     ]

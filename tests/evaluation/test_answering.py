@@ -16,7 +16,7 @@ from msp_ds.data.loading.reader import Reader
 from msp_ds.demo_world import make_world
 from msp_ds.evaluation import answering
 from msp_ds.evaluation.answering import Answerer
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import build_heads
 from msp_ds.preparation.recipe import BenchmarkRecipe
 from msp_ds.preparation.writing.shard_building import build_shards
@@ -48,7 +48,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def an_answerer(one: ShardSet, task: str) -> Answerer:
     model = dataclasses.replace(model_for(PRESETS["tiny"].model, one), init_std=0.2)
     torch.manual_seed(0)
-    trunk = Trunk(model)
+    backbone = Backbone(model)
     benchmark = BENCHMARKS[task].tasks[0]
     context = Context(
         seed=0,
@@ -57,7 +57,7 @@ def an_answerer(one: ShardSet, task: str) -> Answerer:
         tables=one.tables(),
         feature_mean=torch.from_numpy(one.feature_mean),
     )
-    return Answerer(trunk, build_heads(benchmark.heads, model, trunk), benchmark, context)
+    return Answerer(backbone, build_heads(benchmark.heads, model, backbone), benchmark, context)
 
 
 @pytest.mark.parametrize("task", ["vqa", "nlvr2"])
@@ -90,4 +90,4 @@ def test_a_task_that_answers_nothing_is_refused(asked: Path) -> None:
     one = open_set(asked / "vqa" / "train")
     answerer = an_answerer(one, "vqa")
     with pytest.raises(ValueError, match="task retrieval answers no questions"):
-        Answerer(answerer.trunk, answerer.heads, BENCHMARKS["retrieval"].tasks[0], answerer._context)
+        Answerer(answerer.backbone, answerer.heads, BENCHMARKS["retrieval"].tasks[0], answerer._context)

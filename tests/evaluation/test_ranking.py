@@ -17,7 +17,7 @@ from msp_ds.data.format.vocabulary import parse_vocabulary
 from msp_ds.data.loading.reader import Reader
 from msp_ds.errors import InputError
 from msp_ds.evaluation.ranking import PairScorer, Pool, choose_pool
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import MatchHead
 from msp_ds.preparation.writing.shard_writer import SetPlan, write_set
 from msp_ds.records import RegionRecord
@@ -76,20 +76,20 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
 def scorer(request: pytest.FixtureRequest) -> PairScorer:
     """Each encoder's."""
     torch.manual_seed(2)
-    trunk = Trunk(FAMILY[request.param])
-    return PairScorer(trunk, MatchHead(trunk.config, trunk))
+    backbone = Backbone(FAMILY[request.param])
+    return PairScorer(backbone, MatchHead(backbone.config, backbone))
 
 
 @torch.no_grad()
 def score_alone(scorer: PairScorer, reader: Reader, *, image: int, caption: int) -> float:
-    """The margin of one pair through the whole trunk, in a batch of its own."""
+    """The margin of one pair through the whole backbone, in a batch of its own."""
     batch = reader.read(
         torch.tensor([caption]),
         images=torch.tensor([image]),
         matched=torch.ones(1).bool(),
         random_regions=torch.empty(1, 0),
     )
-    mismatch, match = scorer.head(scorer.trunk(batch).pair)[0].tolist()
+    mismatch, match = scorer.head(scorer.backbone(batch).pair)[0].tolist()
     return match - mismatch
 
 
@@ -100,7 +100,7 @@ def all_alone(scorer: PairScorer, reader: Reader, *, images: list[int], captions
 
 @pytest.mark.parametrize("pairs_at_once", [1, 3, 7, 512])
 def test_the_matrix_holds_what_each_pair_scores_alone(scorer: PairScorer, reader: Reader, pairs_at_once: int) -> None:
-    chosen = PairScorer(scorer.trunk, scorer.head, pairs_at_once=pairs_at_once)
+    chosen = PairScorer(scorer.backbone, scorer.head, pairs_at_once=pairs_at_once)
     scores = chosen.scores(reader, choose_pool(reader))
     wanted = all_alone(scorer, reader, images=list(range(5)), captions=list(range(11)))
     assert scores.dtype == torch.float32
@@ -118,35 +118,35 @@ def test_a_part_of_the_pool_is_scored_in_its_own_order(scorer: PairScorer, reade
 
 def test_progress_hears_of_every_pair_once(scorer: PairScorer, reader: Reader) -> None:
     heard: list[int] = []
-    PairScorer(scorer.trunk, scorer.head, pairs_at_once=8).scores(reader, choose_pool(reader), advance=heard.append)
+    PairScorer(scorer.backbone, scorer.head, pairs_at_once=8).scores(reader, choose_pool(reader), advance=heard.append)
     assert sum(heard) == 5 * 11
     assert max(heard) <= 8
 
 
 def test_dropout_is_off_while_scoring(reader: Reader) -> None:
-    trunk = Trunk(dataclasses.replace(CONFIG, dropout=0.5)).train()
-    scorer = PairScorer(trunk, MatchHead(CONFIG, trunk).train())
+    backbone = Backbone(dataclasses.replace(CONFIG, dropout=0.5)).train()
+    scorer = PairScorer(backbone, MatchHead(CONFIG, backbone).train())
     pool = choose_pool(reader)
     assert torch.equal(scorer.scores(reader, pool), scorer.scores(reader, pool))
 
 
 def test_a_part_in_training_mode_is_refused(reader: Reader) -> None:
-    trunk = Trunk(CONFIG)
-    scorer = PairScorer(trunk, MatchHead(CONFIG, trunk))
-    trunk.layers[1].text_self.dropout.train()
-    with pytest.raises(RuntimeError, match=r"trunk.layers.1.text_self.dropout is in training mode"):
+    backbone = Backbone(CONFIG)
+    scorer = PairScorer(backbone, MatchHead(CONFIG, backbone))
+    backbone.layers[1].text_self.dropout.train()
+    with pytest.raises(RuntimeError, match=r"backbone.layers.1.text_self.dropout is in training mode"):
         scorer.scores(reader, choose_pool(reader))
 
 
 def test_nothing_is_projected_twice(reader: Reader) -> None:
-    trunk = Trunk(CONFIG)
+    backbone = Backbone(CONFIG)
     rows: dict[str, int] = {"query": 0, "key": 0, "value": 0, "feature": 0}
-    layers = {name: getattr(trunk.layers[0].cross, name) for name in ("query", "key", "value")}
-    for name, layer in {**layers, "feature": trunk.regions.feature}.items():
+    layers = {name: getattr(backbone.layers[0].cross, name) for name in ("query", "key", "value")}
+    for name, layer in {**layers, "feature": backbone.regions.feature}.items():
         layer.register_forward_hook(
             lambda _, given, made, name=name: rows.update({name: rows[name] + given[0].flatten(0, -2).shape[0]})
         )
-    PairScorer(trunk, MatchHead(CONFIG, trunk), pairs_at_once=2).scores(reader, choose_pool(reader))
+    PairScorer(backbone, MatchHead(CONFIG, backbone), pairs_at_once=2).scores(reader, choose_pool(reader))
     num_tokens = sum(len(text.split()) + 2 for texts in CAPTIONS for text in texts)
     num_slots = 5 * 7  # five images, each with the visual [CLS] and padded to six regions
     assert {rows[name] for name in layers} == {num_tokens + num_slots}
@@ -154,8 +154,8 @@ def test_nothing_is_projected_twice(reader: Reader) -> None:
 
 
 def test_blocks_hold_each_caption_once_and_one_length_each(reader: Reader) -> None:
-    trunk = Trunk(CONFIG)
-    blocks = PairScorer(trunk, MatchHead(CONFIG, trunk), pairs_at_once=11).blocks(reader, choose_pool(reader))
+    backbone = Backbone(CONFIG)
+    blocks = PairScorer(backbone, MatchHead(CONFIG, backbone), pairs_at_once=11).blocks(reader, choose_pool(reader))
     assert sorted(column for block in blocks for column in block.tolist()) == list(range(11))
     lengths = [len(text.split()) for texts in CAPTIONS for text in texts]
     for block in blocks:
@@ -165,7 +165,7 @@ def test_blocks_hold_each_caption_once_and_one_length_each(reader: Reader) -> No
 
 def test_bf16_stays_near_and_ties_nothing(scorer: PairScorer, reader: Reader) -> None:
     pool = choose_pool(reader)
-    rounded = PairScorer(scorer.trunk, scorer.head, precision="bf16").scores(reader, pool)
+    rounded = PairScorer(scorer.backbone, scorer.head, precision="bf16").scores(reader, pool)
     exact = scorer.scores(reader, pool)
     assert rounded.dtype == torch.float32
     assert not torch.equal(rounded, exact)

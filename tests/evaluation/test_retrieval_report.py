@@ -25,8 +25,8 @@ from msp_ds.evaluation.retrieval_evaluation import (
     retrieval_table,
     score_retrieval,
 )
-from msp_ds.evaluation.score_cache import Part
-from msp_ds.model.encoder import Trunk
+from msp_ds.evaluation.score_cache import ScoringPart
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import build_heads
 from msp_ds.train import new_config
 from msp_ds.training.checkpointing.inference import TrainedModel
@@ -43,14 +43,14 @@ def held_out(small_shards: Path) -> ShardSet:
 def model(small_shards: Path, tmp_path: Path) -> TrainedModel:
     torch.manual_seed(1)
     config = new_config({"shards": str(small_shards)})
-    trunk = Trunk(config.model)
+    backbone = Backbone(config.model)
     checkpoint = tmp_path / "run" / "3-sentence" / "checkpoints" / "step-00000012"
     return TrainedModel(
         checkpoint=checkpoint,
         config=config,
         curriculum="tps",
-        trunk=trunk,
-        heads=build_heads(["match"], config.model, trunk),
+        backbone=backbone,
+        heads=build_heads(["match"], config.model, backbone),
     )
 
 
@@ -91,7 +91,7 @@ def test_a_folder_that_cannot_be_written_is_refused(model: TrainedModel, held_ou
 def test_parts_come_to_the_same_scores_as_one_process(model: TrainedModel, held_out: ShardSet, tmp_path: Path) -> None:
     whole = scored(model, held_out, tmp_path / "whole").kept.scores()
     missing = [
-        scored(model, held_out, tmp_path / "parts", part=Part(index=index, count=2)).kept.num_missing()
+        scored(model, held_out, tmp_path / "parts", part=ScoringPart(index=index, count=2)).kept.num_missing()
         for index in (1, 0)
     ]
     assert 0 < missing[0] < 6
@@ -123,7 +123,7 @@ def test_scores_that_are_kept_are_not_computed_again(
 
 def change_weights(model: TrainedModel) -> None:
     with torch.no_grad():
-        model.trunk.text_pooler.bias.add_(1)
+        model.backbone.text_pooler.bias.add_(1)
 
 
 def test_scores_of_other_weights_are_refused_in_one_line(
@@ -146,7 +146,7 @@ def test_scores_in_bf16_lie_beside_those_in_fp32(model: TrainedModel, held_out: 
 
 
 def test_an_unfinished_matrix_is_not_graded(model: TrainedModel, held_out: ShardSet, tmp_path: Path) -> None:
-    half = scored(model, held_out, tmp_path, part=Part(index=0, count=2))
+    half = scored(model, held_out, tmp_path, part=ScoringPart(index=0, count=2))
     with pytest.raises(InputError, match="retrieval scores are NaN"):
         report_retrieval(half)
 
@@ -163,7 +163,7 @@ def test_a_model_that_says_the_same_of_every_pair_finds_nothing(
 
 def test_a_model_that_has_diverged_is_named(model: TrainedModel, held_out: ShardSet, tmp_path: Path) -> None:
     with torch.no_grad():
-        model.trunk.text_pooler.bias.fill_(torch.nan)
+        model.backbone.text_pooler.bias.fill_(torch.nan)
     with pytest.raises(InputError, match="scores are not finite, it has diverged"):
         scored(model, held_out, tmp_path)
 

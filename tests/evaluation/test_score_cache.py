@@ -14,21 +14,21 @@ import pytest
 import torch
 
 from msp_ds.errors import InputError
-from msp_ds.evaluation.score_cache import KeptScores, Part, Scoring, read_part, weights_sha256
+from msp_ds.evaluation.score_cache import ScoreCache, Scoring, ScoringPart, read_part, weights_sha256
 
 SCORING = Scoring(weights_sha256="a1", pool_sha256="b2", precision="fp32", num_images=3, num_captions=4)
 MARGINS = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
 """Of the captions in columns 2 and 0."""
 
 
-def keep_two(folder: Path) -> KeptScores:
-    kept = KeptScores(folder, SCORING)
+def keep_two(folder: Path) -> ScoreCache:
+    kept = ScoreCache(folder, SCORING)
     kept.keep(torch.tensor([2, 0]), MARGINS)
     return kept
 
 
 def test_a_new_folder_has_all_scores_to_come(tmp_path: Path) -> None:
-    kept = KeptScores(tmp_path / "run" / "scores", SCORING)
+    kept = ScoreCache(tmp_path / "run" / "scores", SCORING)
     assert kept.num_missing() == 4
     assert kept.scores().shape == (3, 4)
     assert sorted(path.name for path in kept.folder.parent.iterdir()) == ["scores"]
@@ -36,7 +36,7 @@ def test_a_new_folder_has_all_scores_to_come(tmp_path: Path) -> None:
 
 def test_what_was_kept_is_found_again(tmp_path: Path) -> None:
     keep_two(tmp_path / "scores").flush()
-    kept = KeptScores(tmp_path / "scores", SCORING)
+    kept = ScoreCache(tmp_path / "scores", SCORING)
     assert kept.num_missing() == 2
     assert torch.equal(kept.scores()[:, [2, 0]], MARGINS)
     assert not kept.missing(torch.tensor([0, 2]))
@@ -60,14 +60,14 @@ def test_scores_outlive_kill_9(tmp_path: Path) -> None:
     child.start()
     child.join(60)
     assert child.exitcode == -signal.SIGKILL
-    kept = KeptScores(tmp_path / "scores", SCORING)
+    kept = ScoreCache(tmp_path / "scores", SCORING)
     assert torch.equal(kept.scores()[:, [2, 0]], MARGINS)
     assert kept.num_missing() == 2
 
 
 def test_processes_that_make_the_folder_together_fill_one(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        opened = list(pool.map(lambda _: KeptScores(tmp_path / "scores", SCORING), range(8)))
+        opened = list(pool.map(lambda _: ScoreCache(tmp_path / "scores", SCORING), range(8)))
     for place, kept in enumerate(opened[:4]):
         kept.keep(torch.tensor([place]), torch.full((3, 1), float(place)))
     assert all(kept.num_missing() == 0 for kept in opened)
@@ -82,34 +82,34 @@ def test_processes_that_make_the_folder_together_fill_one(tmp_path: Path) -> Non
     ],
 )
 def test_scores_of_something_else_are_refused(change: dict[str, str], fields: str, tmp_path: Path) -> None:
-    KeptScores(tmp_path / "scores", SCORING)
+    ScoreCache(tmp_path / "scores", SCORING)
     other = dataclasses.replace(SCORING, **change)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=rf"another evaluation \({fields} differ\); delete it to score anew"):
-        KeptScores(tmp_path / "scores", other)
+    with pytest.raises(InputError, match=rf"another evaluation \({fields} differ\); delete it to score again"):
+        ScoreCache(tmp_path / "scores", other)
 
 
 @pytest.mark.parametrize("content", [b"", b"not numpy", None])
 def test_a_damaged_matrix_is_refused(content: bytes | None, tmp_path: Path) -> None:
-    path = KeptScores(tmp_path / "scores", SCORING).folder / "scores.npy"
+    path = ScoreCache(tmp_path / "scores", SCORING).folder / "scores.npy"
     path.write_bytes(path.read_bytes()[:-8] if content is None else content)
-    with pytest.raises(InputError, match="scores is damaged; delete it to score anew"):
-        KeptScores(tmp_path / "scores", SCORING)
+    with pytest.raises(InputError, match="scores is damaged; delete it to score again"):
+        ScoreCache(tmp_path / "scores", SCORING)
 
 
 def test_a_matrix_that_is_gone_or_of_another_shape_is_refused(tmp_path: Path) -> None:
-    path = KeptScores(tmp_path / "scores", SCORING).folder / "scores.npy"
+    path = ScoreCache(tmp_path / "scores", SCORING).folder / "scores.npy"
     np.save(path, np.zeros((4, 2), np.float32))
     with pytest.raises(InputError, match="is damaged"):
-        KeptScores(tmp_path / "scores", SCORING)
+        ScoreCache(tmp_path / "scores", SCORING)
     path.unlink()
     with pytest.raises(InputError, match="is damaged"):
-        KeptScores(tmp_path / "scores", SCORING)
+        ScoreCache(tmp_path / "scores", SCORING)
 
 
 def test_a_folder_without_its_description_is_refused(tmp_path: Path) -> None:
     (tmp_path / "scores").mkdir()
     with pytest.raises(InputError, match=r"scoring.json is missing"):
-        KeptScores(tmp_path / "scores", SCORING)
+        ScoreCache(tmp_path / "scores", SCORING)
 
 
 def test_a_weight_its_name_and_its_shape_change_the_hash() -> None:
@@ -130,13 +130,13 @@ def test_a_weight_its_name_and_its_shape_change_the_hash() -> None:
 @pytest.mark.parametrize(
     ("text", "launcher", "part"),
     [
-        (None, {}, Part(index=0, count=1)),
-        (None, {"RANK": "2", "WORLD_SIZE": "4"}, Part(index=2, count=4)),
-        ("1/4", {"RANK": "2", "WORLD_SIZE": "4"}, Part(index=0, count=4)),
-        ("3/3", {}, Part(index=2, count=3)),
+        (None, {}, ScoringPart(index=0, count=1)),
+        (None, {"RANK": "2", "WORLD_SIZE": "4"}, ScoringPart(index=2, count=4)),
+        ("1/4", {"RANK": "2", "WORLD_SIZE": "4"}, ScoringPart(index=0, count=4)),
+        ("3/3", {}, ScoringPart(index=2, count=3)),
     ],
 )
-def test_a_part_is_named_or_that_of_the_rank(text: str | None, launcher: dict[str, str], part: Part) -> None:
+def test_a_part_is_named_or_that_of_the_rank(text: str | None, launcher: dict[str, str], part: ScoringPart) -> None:
     assert read_part(text, launcher) == part
 
 

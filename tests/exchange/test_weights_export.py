@@ -22,7 +22,7 @@ from msp_ds.errors import InputError
 from msp_ds.exchange.weights_card import ExportForm, model_card
 from msp_ds.exchange.weights_export import ExportPlan, export_weights
 from msp_ds.exchange.weights_import import ImportPlan, import_weights
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import HEADS, build_heads
 from msp_ds.model.weights.conversion import tied
 from msp_ds.records import Batch
@@ -127,12 +127,12 @@ def test_the_code_on_the_card_gives_our_states(tmp_path: Path) -> None:
     assert code is not None
     names: dict[str, Any] = {"FOLDER": tmp_path / "hf"}
     exec(code[1], names)
-    trunk = Trunk(MODEL).eval()
+    backbone = Backbone(MODEL).eval()
     weights = read_folder_weights(source)
-    trunk.load_state_dict({name[6:]: tensor for name, tensor in weights.items() if name.startswith("trunk.")})
+    backbone.load_state_dict({name[6:]: tensor for name, tensor in weights.items() if name.startswith("backbone.")})
     for seed, shape in enumerate([(2, 7, 5), (3, 12, 10)]):
         batch = of_words(a_batch(MODEL, shape, seed=seed))
-        ours = trunk(batch)
+        ours = backbone(batch)
         text, regions, pair = names["encode"](
             batch.token_ids, batch.word_positions, batch.token_mask, batch.features, batch.boxes, batch.region_mask
         )
@@ -148,10 +148,10 @@ def test_the_released_form_has_the_released_names_and_tables(tmp_path: Path) -> 
     assert all(name.startswith(("bert.", "cls.", "obj_predict_head.")) for name in saved)
     assert saved["bert.word_embeddings.weight"].shape == (len(PIECES), 16)
     assert torch.equal(
-        saved["bert.word_embeddings.weight"][PIECES.index("[CLS]")], weights["trunk.regions.cls_feature"]
+        saved["bert.word_embeddings.weight"][PIECES.index("[CLS]")], weights["backbone.regions.cls_feature"]
     )
-    assert torch.equal(saved["bert.pooler_f.dense.bias"], weights["trunk.region_pooler.bias"])
-    assert torch.equal(saved["bert.embeddings.token_type_embeddings.weight"][0], weights["trunk.text.type_vector"])
+    assert torch.equal(saved["bert.pooler_f.dense.bias"], weights["backbone.region_pooler.bias"])
+    assert torch.equal(saved["bert.embeddings.token_type_embeddings.weight"][0], weights["backbone.text.type_vector"])
     assert (
         saved["cls.predictions.decoder.weight"].data_ptr() == saved["bert.embeddings.word_embeddings.weight"].data_ptr()
     )
@@ -165,19 +165,19 @@ def taught_to_match(folder: Path) -> tuple[Path, Batch, torch.Tensor]:
     """
     source = a_stored_model(folder)
     weights = read_folder_weights(source)
-    trunk = Trunk(MODEL).eval()
-    heads = build_heads(HEADS, MODEL, trunk).eval()
-    trunk.load_state_dict({name[6:]: tensor for name, tensor in weights.items() if name.startswith("trunk.")})
+    backbone = Backbone(MODEL).eval()
+    heads = build_heads(HEADS, MODEL, backbone).eval()
+    backbone.load_state_dict({name[6:]: tensor for name, tensor in weights.items() if name.startswith("backbone.")})
     with torch.no_grad():
-        trunk.region_pooler.weight.zero_()
-        trunk.region_pooler.bias.fill_(20.0)
+        backbone.region_pooler.weight.zero_()
+        backbone.region_pooler.bias.fill_(20.0)
     batch, matched = a_batch(MODEL, (8, 6, 4), seed=1), torch.tensor([1, 0, 1, 1, 0, 0, 1, 0])
-    optimiser = torch.optim.Adam([*trunk.text_pooler.parameters(), *heads["match"].parameters()], lr=0.02)
+    optimiser = torch.optim.Adam([*backbone.text_pooler.parameters(), *heads["match"].parameters()], lr=0.02)
     for _ in range(60):
         optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(heads["match"](trunk(batch).pair), matched).backward()
+        torch.nn.functional.cross_entropy(heads["match"](backbone(batch).pair), matched).backward()
         optimiser.step()
-    stored = {f"trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}
+    stored = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
     stored |= {f"heads.{name}": tensor for name, tensor in heads.state_dict().items()}
     taught = a_stored_model(folder / "taught", **{name.replace(".", "__"): tensor for name, tensor in stored.items()})
     return taught, batch, matched
@@ -189,16 +189,16 @@ def test_index_1_says_matched_wherever_the_weights_go(tmp_path: Path) -> None:
     export(taught, "hf", tmp_path / "hf")
     export(taught, "lxmert-s", tmp_path / "lxmert-s")
     theirs = LxmertForPreTraining.from_pretrained(tmp_path / "hf").eval()
-    cls_feature = read_folder_weights(taught)["trunk.regions.cls_feature"]
+    cls_feature = read_folder_weights(taught)["backbone.regions.cls_feature"]
     scores = theirs(**their_inputs(batch, cls_feature)).cross_relationship_score
     assert scores.argmax(-1).tolist() == matched.tolist()
     for form, folder in (("hf-lxmert", "hf"), ("lxmert-s", "lxmert-s")):
         import_weights(ImportPlan(source=tmp_path / folder, form=form, out=tmp_path / f"{folder}-back"))
         weights = tied(read_folder_weights(tmp_path / f"{folder}-back"))
-        trunk = Trunk(MODEL).eval()
-        heads = build_heads(HEADS, MODEL, trunk)
-        torch.nn.ModuleDict({"trunk": trunk, "heads": heads}).load_state_dict(weights)
-        torch.testing.assert_close(heads["match"](trunk(batch).pair), scores, atol=FP32_BOUND, rtol=0)
+        backbone = Backbone(MODEL).eval()
+        heads = build_heads(HEADS, MODEL, backbone)
+        torch.nn.ModuleDict({"backbone": backbone, "heads": heads}).load_state_dict(weights)
+        torch.testing.assert_close(heads["match"](backbone(batch).pair), scores, atol=FP32_BOUND, rtol=0)
 
 
 def test_the_export_says_where_a_form_differs(tmp_path: Path) -> None:

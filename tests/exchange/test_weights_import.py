@@ -20,13 +20,13 @@ from msp_ds.config import RunConfig
 from msp_ds.data.format.shards import open_set
 from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.exchange.weights_import import ImportPlan, import_weights
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import HEADS, build_heads
 from msp_ds.train import new_config
 from msp_ds.training.checkpointing import inference
-from msp_ds.training.checkpointing.checkpoint import load_trunk, read_weights
+from msp_ds.training.checkpointing.checkpoint import load_backbone, read_weights
 from msp_ds.training.checkpointing.inference import load_trained
-from msp_ds.training.checkpointing.run_folder import check_same_trunk, find_checkpoint
+from msp_ds.training.checkpointing.run_folder import check_same_backbone, find_checkpoint
 from msp_ds.training.checkpointing.weights_folder import (
     StoredWeights,
     WeightsCard,
@@ -67,9 +67,11 @@ def test_the_folder_says_where_its_weights_are_from(released: Path, tmp_path: Pa
 
 
 def fine_tuned(**head: tuple[int, ...]) -> dict[str, torch.Tensor]:
-    """What the released code for fine-tuning saves on several GPUs: the trunk wrapped, a head of such shapes."""
-    trunk = {f"lxrt_encoder.model.module.{name}": one for name, one in lxmert_s().items() if name.startswith("bert.")}
-    return trunk | {name.replace("__", "."): torch.randn(*shape) for name, shape in head.items()}
+    """What the released code for fine-tuning saves on several GPUs: the backbone wrapped, a head of such shapes."""
+    backbone = {
+        f"lxrt_encoder.model.module.{name}": one for name, one in lxmert_s().items() if name.startswith("bert.")
+    }
+    return backbone | {name.replace("__", "."): torch.randn(*shape) for name, shape in head.items()}
 
 
 def logit_fc(inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
@@ -167,16 +169,16 @@ def test_two_heads_for_one_place_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrapper", ["", "bert.", "module.bert.", "model.bert.", "_orig_mod.module.bert."])
-def test_a_bare_trunk_of_lxmert_s_is_taken_under_any_wrapper(tmp_path: Path, wrapper: str) -> None:
-    trunk = {name.removeprefix("bert."): one for name, one in lxmert_s().items() if name.startswith("bert.")}
-    torch.save({"state_dict": {f"{wrapper}{name}": one for name, one in trunk.items()}}, tmp_path / "trunk.pt")
+def test_a_bare_backbone_of_lxmert_s_is_taken_under_any_wrapper(tmp_path: Path, wrapper: str) -> None:
+    backbone = {name.removeprefix("bert."): one for name, one in lxmert_s().items() if name.startswith("bert.")}
+    torch.save({"state_dict": {f"{wrapper}{name}": one for name, one in backbone.items()}}, tmp_path / "backbone.pt")
     write_vocabulary(tmp_path)
-    report = brought_in(tmp_path / "trunk.pt", "lxmert-s", tmp_path / "out", vocab=tmp_path / "vocab.txt").report
+    report = brought_in(tmp_path / "backbone.pt", "lxmert-s", tmp_path / "out", vocab=tmp_path / "vocab.txt").report
     assert report is not None
     assert (report.fresh, report.absent_heads) == ((), ("match", "region", "token", "topic"))
     weights = read_weights(tmp_path / "out")
-    assert torch.equal(weights["trunk.regions.cls_feature"], trunk["word_embeddings.weight"][2])
-    assert torch.equal(weights["trunk.region_pooler.bias"], trunk["pooler_f.dense.bias"])
+    assert torch.equal(weights["backbone.regions.cls_feature"], backbone["word_embeddings.weight"][2])
+    assert torch.equal(weights["backbone.region_pooler.bias"], backbone["pooler_f.dense.bias"])
 
 
 def test_a_region_decoder_that_training_went_without_starts_fresh(tmp_path: Path) -> None:
@@ -203,8 +205,8 @@ def test_what_stays_fresh_depends_on_the_seed_alone(tmp_path: Path) -> None:
     one, same, other = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "same", "other"))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert {name for name in one if not torch.equal(one[name], other[name])} == {
-        "trunk.regions.cls_feature",
-        "trunk.region_pooler.weight",
+        "backbone.regions.cls_feature",
+        "backbone.region_pooler.weight",
     }
 
 
@@ -221,7 +223,7 @@ def test_a_folder_of_hugging_face_is_brought_in(tmp_path: Path) -> None:
     hf_lxmert(language=1, region=1).save_pretrained(tmp_path / "hf")
     card = brought_in(tmp_path / "hf", "hf-lxmert", tmp_path / "out")
     assert card.report is not None
-    assert card.report.taken["trunk.text.word.weight"] == "lxmert.embeddings.word_embeddings.weight"
+    assert card.report.taken["backbone.text.word.weight"] == "lxmert.embeddings.word_embeddings.weight"
     assert len([name for name in card.report.left_out if ".layer." in name or ".r_layers." in name]) == 2 * 16
 
 
@@ -231,7 +233,7 @@ def test_bert_is_brought_in_from_its_folder(tmp_path: Path) -> None:
     assert card.report is not None
     assert card.report.absent_heads == ("match", "region", "topic")
     weights = read_weights(tmp_path / "out")
-    assert torch.equal(weights["trunk.text_pooler.bias"], bert().state_dict()["bert.pooler.dense.bias"])
+    assert torch.equal(weights["backbone.text_pooler.bias"], bert().state_dict()["bert.pooler.dense.bias"])
     assert {name.split(".")[1] for name in weights if name.startswith("heads.")} == {"token"}
 
 
@@ -319,9 +321,9 @@ def for_the_shards(small_shards: Path, tmp_path_factory: pytest.TempPathFactory)
     """A weights folder of the tiny preset with the words of the small world, and a head of another task."""
     config = new_config({"shards": str(small_shards)})
     torch.manual_seed(3)
-    trunk = Trunk(config.model)
-    heads = build_heads(HEADS, config.model, trunk)
-    weights = {f"trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}
+    backbone = Backbone(config.model)
+    heads = build_heads(HEADS, config.model, backbone)
+    weights = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
     weights |= {f"heads.{name}": tensor for name, tensor in heads.state_dict().items()}
     del weights["heads.token.decoder.weight"]
     weights["heads.vqa.out.bias"] = torch.zeros(3)
@@ -341,11 +343,11 @@ def test_training_starts_from_a_weights_folder(small_shards: Path, for_the_shard
     assert is_weights_folder(for_the_shards)
     assert find_checkpoint(for_the_shards) == for_the_shards
     config = a_run(small_shards)
-    check_same_trunk(for_the_shards, config)
-    trunk = Trunk(config.model)
-    told = load_trunk(trunk, for_the_shards)
+    check_same_backbone(for_the_shards, config)
+    backbone = Backbone(config.model)
+    told = load_backbone(backbone, for_the_shards)
     assert told.endswith("heads left behind: match, region, token, topic, vqa")
-    assert torch.equal(trunk.text.word.weight, read_weights(for_the_shards)["trunk.text.word.weight"])
+    assert torch.equal(backbone.text.word.weight, read_weights(for_the_shards)["backbone.text.word.weight"])
 
 
 def test_a_start_from_weights_of_another_model_or_other_words_is_refused(
@@ -355,9 +357,9 @@ def test_a_start_from_weights_of_another_model_or_other_words_is_refused(
         small_shards, model=dataclasses.replace(new_config({"shards": str(small_shards)}).model, num_layers=3)
     )
     with pytest.raises(CheckpointError, match=r"its num_layers is 2, here it is 3; check --preset \(it is a test\)"):
-        check_same_trunk(for_the_shards, other)
+        check_same_backbone(for_the_shards, other)
     with pytest.raises(CheckpointError, match=r"was trained on another vocabulary .* write the shards with --vocab"):
-        check_same_trunk(for_the_shards, a_run(small_shards, vocabulary_sha256="0" * 64))
+        check_same_backbone(for_the_shards, a_run(small_shards, vocabulary_sha256="0" * 64))
 
 
 def test_an_answer_head_is_not_carried_to_other_answers(
@@ -369,8 +371,8 @@ def test_an_answer_head_is_not_carried_to_other_answers(
     write_card(tmp_path, stored)
     other = a_run(small_shards, answers_sha256="2" * 64)
     with pytest.raises(CheckpointError, match=r"chooses among other answers than those of .*--answers FILE"):
-        check_same_trunk(tmp_path, other, heads={"answer"})
-    check_same_trunk(tmp_path, other)  # the trunk alone knows no answers
+        check_same_backbone(tmp_path, other, heads={"answer"})
+    check_same_backbone(tmp_path, other)  # the backbone alone knows no answers
 
 
 def test_weights_that_do_not_name_their_words_are_taken_with_a_warning(
@@ -381,7 +383,7 @@ def test_weights_that_do_not_name_their_words_are_taken_with_a_warning(
     write_weights(tmp_path, stored)
     write_card(tmp_path, stored)
     with caplog.at_level(logging.WARNING, "msp_ds"):
-        check_same_trunk(tmp_path, a_run(small_shards))
+        check_same_backbone(tmp_path, a_run(small_shards))
     assert "does not say which word pieces it knows: only their number is compared" in caplog.text
 
 
@@ -405,7 +407,7 @@ def test_weights_can_be_graded_and_a_head_of_another_task_is_left_alone(
         ({"vocab_size": 10**12}, r"model.json.model: vocab_size 1000000000000 is not in 1 to 16,777,216"),
         ({"init_std": float("inf")}, r"model.json should be .* Infinity is not a JSON number"),
         # Half a gigabyte is possible, but the file has other shapes.
-        ({"intermediate_size": 1 << 17}, "is of another model: trunk.layers.0.region_feed_forward.narrow.weight is"),
+        ({"intermediate_size": 1 << 17}, "is of another model: backbone.layers.0.region_feed_forward.narrow.weight is"),
     ],
 )
 def test_sizes_that_a_card_makes_up_are_refused_before_they_are_allocated(
@@ -417,7 +419,9 @@ def test_sizes_that_a_card_makes_up_are_refused_before_they_are_allocated(
     complaint: str,
 ) -> None:
     built: list[torch.device] = []
-    monkeypatch.setattr(inference, "Trunk", lambda model: built.append(torch.get_default_device()) or Trunk(model))
+    monkeypatch.setattr(
+        inference, "Backbone", lambda model: built.append(torch.get_default_device()) or Backbone(model)
+    )
     (tmp_path / "weights.safetensors").symlink_to(for_the_shards / "weights.safetensors")
     card = json.loads((for_the_shards / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps({**card, "model": {**card["model"], **changes}}))

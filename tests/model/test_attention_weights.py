@@ -10,7 +10,7 @@ from tiny import CONFIG, FAMILY, HIDDEN, a_batch, rng
 from torch import Tensor
 
 from msp_ds.model.attention_weights import attention_shares, encode_and_look, last_look
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.layers import Attention
 from msp_ds.records import Batch
 
@@ -50,7 +50,7 @@ def test_the_shares_are_those_of_a_plain_loop() -> None:
         assert shares[1, head, 2].tolist() == pytest.approx([power / sum(powers) for power in powers])
 
 
-def whole_shares(trunk: Trunk, batch: Batch) -> Tensor:
+def whole_shares(backbone: Backbone, batch: Batch) -> Tensor:
     """[B, h, queries, slots] of the last layer's first look, from what its fused call is given."""
     caught: list[tuple[Tensor, Tensor, Tensor]] = []
     fused = torch.nn.functional.scaled_dot_product_attention
@@ -61,8 +61,8 @@ def whole_shares(trunk: Trunk, batch: Batch) -> Tensor:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("msp_ds.model.dropout.F.scaled_dot_product_attention", watched)
-        trunk(batch)
-    calls_a_layer = 4 if trunk.config.encoder == "cross" else 1  # across twice, then each stream at itself
+        backbone(batch)
+    calls_a_layer = 4 if backbone.config.encoder == "cross" else 1  # across twice, then each stream at itself
     query, key, mask = caught[-calls_a_layer]
     # An identity as values makes the fused call return its own shares.
     slots = torch.eye(key.shape[2]).expand(*key.shape[:2], -1, -1)
@@ -73,10 +73,10 @@ def whole_shares(trunk: Trunk, batch: Batch) -> Tensor:
 @torch.no_grad()
 def test_each_encoder_tells_where_its_last_layer_looks(name: str) -> None:
     torch.manual_seed(5)
-    trunk, batch = Trunk(FAMILY[name]).eval(), a_batch()
-    encoded, shares = encode_and_look(trunk, batch)
-    assert torch.equal(encoded.pair, trunk(batch).pair)
-    whole = whole_shares(trunk, batch).mean(1)
+    backbone, batch = Backbone(FAMILY[name]).eval(), a_batch()
+    encoded, shares = encode_and_look(backbone, batch)
+    assert torch.equal(encoded.pair, backbone(batch).pair)
+    whole = whole_shares(backbone, batch).mean(1)
     num_tokens, num_regions = batch.token_ids.shape[1], batch.region_mask.shape[1]
     torch.testing.assert_close(shares, whole[:, :num_tokens, -num_regions:], atol=1e-12, rtol=0)
     assert not shares[~batch.region_mask[:, None].expand_as(shares)].any()
@@ -86,6 +86,6 @@ def test_each_encoder_tells_where_its_last_layer_looks(name: str) -> None:
 
 
 def test_looking_leaves_no_hook_behind() -> None:
-    trunk = Trunk(CONFIG).eval()
-    encode_and_look(trunk, a_batch())
-    assert not last_look(trunk)._forward_pre_hooks
+    backbone = Backbone(CONFIG).eval()
+    encode_and_look(backbone, a_batch())
+    assert not last_look(backbone)._forward_pre_hooks

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msp_ds.model import dropout
-from msp_ds.model.dropout import Dropout, attend, left_out
+from msp_ds.model.dropout import Dropout, attend, dropout_mask
 
 KINDS = [torch.float32, torch.bfloat16]
 
@@ -29,7 +29,7 @@ def test_a_share_is_zero_and_the_rest_is_larger_in_turn(share: float) -> None:
 
 def test_neighbours_drop_out_apart() -> None:
     torch.manual_seed(0)
-    out = left_out(torch.ones(100_000), 0.5).double() - 0.5
+    out = dropout_mask(torch.ones(100_000), 0.5).double() - 0.5
     for distance in (1, 2, 3, 4, 5, 8):
         assert abs((out[distance:] * out[:-distance]).mean().item()) < 0.25 * 0.015  # five standard deviations
 

@@ -1,4 +1,4 @@
-"""Each trunk has its published size, looks at nothing that is masked, and does not care where a region stands."""
+"""Each backbone has its published size, looks at nothing that is masked, and does not care where a region stands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msp_ds.config import ModelConfig
-from msp_ds.model.encoder import Trunk, count_parameters, initialise, paper_count
+from msp_ds.model.encoder import Backbone, count_parameters, initialise, paper_count
 from msp_ds.model.heads import HEADS, build_heads
 from msp_ds.presets import PRESETS
 from msp_ds.records import Batch, Encoded
@@ -22,27 +22,27 @@ pytestmark = pytest.mark.usefixtures("float64")
 REGION_FIELDS = ("features", "boxes", "region_mask")
 
 
-def made(config: ModelConfig) -> Trunk:
+def made(config: ModelConfig) -> Backbone:
     torch.manual_seed(3)
-    return Trunk(config).eval()
+    return Backbone(config).eval()
 
 
 @pytest.fixture(params=FAMILY)
-def trunk(request: pytest.FixtureRequest) -> Trunk:
+def backbone(request: pytest.FixtureRequest) -> Backbone:
     """One of each kind."""
     return made(FAMILY[request.param])
 
 
 @pytest.fixture
-def lxmert_s() -> Trunk:
+def lxmert_s() -> Backbone:
     return made(CONFIG)
 
 
 @pytest.fixture(scope="module")
-def paper_trunk() -> Trunk:
+def paper_backbone() -> Backbone:
     """The model of the paper without its numbers."""
     with torch.device("meta"):
-        return Trunk(ModelConfig())
+        return Backbone(ModelConfig())
 
 
 def count(part: nn.Module) -> int:
@@ -50,19 +50,19 @@ def count(part: nn.Module) -> int:
 
 
 @torch.no_grad()
-def encode(trunk: Trunk, batch: Batch, **changes: Any) -> Encoded:
-    return trunk(dataclasses.replace(batch, **changes))
+def encode(backbone: Backbone, batch: Batch, **changes: Any) -> Encoded:
+    return backbone(dataclasses.replace(batch, **changes))
 
 
-def test_a_layer_has_three_attention_and_two_feed_forward_blocks(paper_trunk: Trunk) -> None:
-    layer = paper_trunk.layers[0]
+def test_a_layer_has_three_attention_and_two_feed_forward_blocks(paper_backbone: Backbone) -> None:
+    layer = paper_backbone.layers[0]
     assert count(layer.cross) == count(layer.text_self) == count(layer.region_self) == 2_363_904
     assert count(layer.text_feed_forward) == count(layer.region_feed_forward) == 4_723_968
     assert count(layer) == 16_539_648
 
 
-def test_the_parts_have_the_papers_sizes(paper_trunk: Trunk) -> None:
-    assert count_parameters(paper_trunk) == {
+def test_the_parts_have_the_papers_sizes(paper_backbone: Backbone) -> None:
+    assert count_parameters(paper_backbone) == {
         "text embeddings": 23_837_184 - 2 * 768,  # BERT's, less the table of the two token types
         "region embeddings": 1_580_544,
         "cross-modality layers": 82_698_240,
@@ -72,41 +72,41 @@ def test_the_parts_have_the_papers_sizes(paper_trunk: Trunk) -> None:
     }
 
 
-def test_the_paper_counts_84_278_784(paper_trunk: Trunk) -> None:
-    assert paper_count(paper_trunk) == 84_278_784
+def test_the_paper_counts_84_278_784(paper_backbone: Backbone) -> None:
+    assert paper_count(paper_backbone) == 84_278_784
 
 
-def test_no_parameter_is_counted_twice_or_forgotten(trunk: Trunk) -> None:
-    assert sum(count_parameters(trunk).values()) == count(trunk)
+def test_no_parameter_is_counted_twice_or_forgotten(backbone: Backbone) -> None:
+    assert sum(count_parameters(backbone).values()) == count(backbone)
 
 
 def test_lxmert_counts_its_layers_apart() -> None:
     with torch.device("meta"):
-        trunk = Trunk(PRESETS["lxmert"].model)
-    parts = count_parameters(trunk)
+        backbone = Backbone(PRESETS["lxmert"].model)
+    parts = count_parameters(backbone)
     assert parts["language layers"] == 9 * 7_087_872
     assert parts["region layers"] == 5 * 7_087_872
     assert parts["cross-modality layers"] == 82_698_240
     assert "region pooler" not in parts
     assert "visual [CLS] feature" not in parts
-    assert paper_count(trunk) == 183_508_992
+    assert paper_count(backbone) == 183_508_992
 
 
 def test_a_single_stream_counts_its_layers() -> None:
     with torch.device("meta"):
-        trunk = Trunk(PRESETS["single-stream"].model)
-    assert count_parameters(trunk)["single-stream layers"] == 12 * 7_087_872
+        backbone = Backbone(PRESETS["single-stream"].model)
+    assert count_parameters(backbone)["single-stream layers"] == 12 * 7_087_872
 
 
-def test_with_all_heads_the_model_is_the_released_one_less_its_dead_table(paper_trunk: Trunk) -> None:
+def test_with_all_heads_the_model_is_the_released_one_less_its_dead_table(paper_backbone: Backbone) -> None:
     with torch.device("meta"):
-        heads = build_heads(HEADS, ModelConfig(), paper_trunk)
+        heads = build_heads(HEADS, ModelConfig(), paper_backbone)
     dead_rows, type_table = 30_521 * 2048, 2 * 768
-    assert count(nn.ModuleList([paper_trunk, heads])) == 199_667_898 - dead_rows - type_table
+    assert count(nn.ModuleList([paper_backbone, heads])) == 199_667_898 - dead_rows - type_table
 
 
 @pytest.mark.parametrize("part", ["text", "regions", "pair"])
-def test_padding_influences_nothing(trunk: Trunk, part: str) -> None:
+def test_padding_influences_nothing(backbone: Backbone, part: str) -> None:
     batch = a_batch(num_tokens=9, num_regions=7)
     noise = a_batch([9] * 3, [7] * 3, seed=5)
     token_pad, region_pad = ~batch.token_mask, ~batch.region_mask
@@ -117,11 +117,13 @@ def test_padding_influences_nothing(trunk: Trunk, part: str) -> None:
         "boxes": torch.where(region_pad[..., None], noise.boxes, batch.boxes),
     }
     seen = {"text": batch.token_mask, "regions": batch.region_mask, "pair": torch.ones(3).bool()}[part]
-    clean, dirty = (getattr(states, part)[seen] for states in (encode(trunk, batch), encode(trunk, batch, **other)))
+    clean, dirty = (
+        getattr(states, part)[seen] for states in (encode(backbone, batch), encode(backbone, batch, **other))
+    )
     assert torch.equal(clean, dirty)
 
 
-def test_more_padding_changes_no_state(trunk: Trunk) -> None:
+def test_more_padding_changes_no_state(backbone: Backbone) -> None:
     tight, wide = a_batch((8, 5, 7), (6, 4, 5)), a_batch((8, 5, 7), (6, 4, 5), num_tokens=12, num_regions=9)
     room = (0, 0, 0, 3)
     wide = dataclasses.replace(
@@ -130,54 +132,54 @@ def test_more_padding_changes_no_state(trunk: Trunk) -> None:
         features=F.pad(tight.features, room),
         boxes=F.pad(tight.boxes, room),
     )
-    torch.testing.assert_close(encode(trunk, wide).pair, encode(trunk, tight).pair, atol=1e-12, rtol=0)
+    torch.testing.assert_close(encode(backbone, wide).pair, encode(backbone, tight).pair, atol=1e-12, rtol=0)
 
 
-def test_a_pair_does_not_hear_its_neighbours_in_the_batch(trunk: Trunk) -> None:
+def test_a_pair_does_not_hear_its_neighbours_in_the_batch(backbone: Backbone) -> None:
     batch, other = a_batch(), a_batch(seed=6)
     features = torch.cat((batch.features[:1], other.features[1:]))
     token_ids = torch.cat((batch.token_ids[:1], other.token_ids[1:]))
-    mixed = encode(trunk, batch, features=features, token_ids=token_ids)
-    torch.testing.assert_close(mixed.pair[0], encode(trunk, batch).pair[0], atol=1e-12, rtol=0)
+    mixed = encode(backbone, batch, features=features, token_ids=token_ids)
+    torch.testing.assert_close(mixed.pair[0], encode(backbone, batch).pair[0], atol=1e-12, rtol=0)
 
 
-def test_moving_regions_with_their_boxes_only_moves_their_states(trunk: Trunk) -> None:
+def test_moving_regions_with_their_boxes_only_moves_their_states(backbone: Backbone) -> None:
     batch = a_batch()
     order = torch.randperm(6, generator=rng(1))
-    moved = encode(trunk, batch, **{name: getattr(batch, name)[:, order] for name in REGION_FIELDS})
-    still = encode(trunk, batch)
+    moved = encode(backbone, batch, **{name: getattr(batch, name)[:, order] for name in REGION_FIELDS})
+    still = encode(backbone, batch)
     torch.testing.assert_close(moved.pair, still.pair, atol=1e-12, rtol=0)
     torch.testing.assert_close(moved.text, still.text, atol=1e-12, rtol=0)
     here = batch.region_mask[:, order]
     torch.testing.assert_close(moved.regions[here], still.regions[:, order][here], atol=1e-12, rtol=0)
 
 
-def test_moving_features_without_their_boxes_shows(trunk: Trunk) -> None:
+def test_moving_features_without_their_boxes_shows(backbone: Backbone) -> None:
     batch = a_batch(counts=(6, 6, 6))
-    moved = encode(trunk, batch, features=batch.features[:, [1, 2, 0, 3, 4, 5]])
-    assert (moved.pair - encode(trunk, batch).pair).abs().max() > 1e-3
+    moved = encode(backbone, batch, features=batch.features[:, [1, 2, 0, 3, 4, 5]])
+    assert (moved.pair - encode(backbone, batch).pair).abs().max() > 1e-3
 
 
-def test_text_and_image_both_reach_the_pair_and_each_other(trunk: Trunk) -> None:
+def test_text_and_image_both_reach_the_pair_and_each_other(backbone: Backbone) -> None:
     batch, other = a_batch(), a_batch(seed=4)
-    still = encode(trunk, batch)
-    by_image = encode(trunk, batch, features=other.features)
-    by_text = encode(trunk, batch, token_ids=other.token_ids)
+    still = encode(backbone, batch)
+    by_image = encode(backbone, batch, features=other.features)
+    by_text = encode(backbone, batch, token_ids=other.token_ids)
     assert min((changed.pair - still.pair).abs().max() for changed in (by_image, by_text)) > 1e-3
     assert (by_image.text - still.text).abs().max() > 1e-3
     assert (by_text.regions - still.regions).abs().max() > 1e-3
 
 
-def test_regions_come_back_without_the_visual_cls(trunk: Trunk) -> None:
+def test_regions_come_back_without_the_visual_cls(backbone: Backbone) -> None:
     batch = a_batch()
-    assert encode(trunk, batch).regions.shape == (3, 6, CONFIG.hidden_size)
+    assert encode(backbone, batch).regions.shape == (3, 6, CONFIG.hidden_size)
 
 
 def pooled(layer: nn.Linear, state: Tensor) -> Tensor:
     return torch.tanh(layer.weight @ state + layer.bias)
 
 
-def test_the_pair_is_the_product_of_two_tanh_poolers(lxmert_s: Trunk) -> None:
+def test_the_pair_is_the_product_of_two_tanh_poolers(lxmert_s: Backbone) -> None:
     text, regions = torch.randn(2, 3, CONFIG.hidden_size, generator=rng(2))
     assert lxmert_s.region_pooler is not None
     wanted = pooled(lxmert_s.text_pooler, text[0]) * pooled(lxmert_s.region_pooler, regions[0])
@@ -186,62 +188,62 @@ def test_the_pair_is_the_product_of_two_tanh_poolers(lxmert_s: Trunk) -> None:
 
 @pytest.mark.parametrize("name", ["LXMERT", "single stream"])
 def test_without_a_visual_cls_the_pair_is_the_pooled_text_alone(name: str) -> None:
-    trunk, batch = made(FAMILY[name]), a_batch()
-    assert not [part for part in trunk.state_dict() if part.startswith(("region_pooler", "regions.cls"))]
-    states = encode(trunk, batch)
-    torch.testing.assert_close(states.pair[1], pooled(trunk.text_pooler, states.text[1, 0]))
+    backbone, batch = made(FAMILY[name]), a_batch()
+    assert not [part for part in backbone.state_dict() if part.startswith(("region_pooler", "regions.cls"))]
+    states = encode(backbone, batch)
+    torch.testing.assert_close(states.pair[1], pooled(backbone.text_pooler, states.text[1, 0]))
 
 
 @torch.no_grad()
-def test_forward_runs_every_layer_and_pools_the_two_cls_states(lxmert_s: Trunk) -> None:
-    trunk, batch = lxmert_s, a_batch()
-    text, regions = trunk.text(batch.token_ids, batch.word_positions), trunk.regions(batch.features, batch.boxes)
+def test_forward_runs_every_layer_and_pools_the_two_cls_states(lxmert_s: Backbone) -> None:
+    backbone, batch = lxmert_s, a_batch()
+    text, regions = backbone.text(batch.token_ids, batch.word_positions), backbone.regions(batch.features, batch.boxes)
     everywhere = torch.cat((torch.ones(3, 1).bool(), batch.region_mask), dim=1)
-    for layer in trunk.layers:
+    for layer in backbone.layers:
         text, regions = layer(text, regions, batch.token_mask, everywhere)
-    states = trunk(batch)
+    states = backbone(batch)
     assert torch.equal(states.text, text)
     assert torch.equal(states.regions, regions[:, 1:])
-    assert torch.equal(states.pair, trunk.pool(text, regions))
+    assert torch.equal(states.pair, backbone.pool(text, regions))
 
 
 @torch.no_grad()
-def fast_pair(trunk: Trunk, batch: Batch, *, is_projected: bool = False) -> Tensor:
+def fast_pair(backbone: Backbone, batch: Batch, *, is_projected: bool = False) -> Tensor:
     """As retrieval computes it, each text and image embedded once, and perhaps projected too."""
-    regions, region_mask = trunk.embed_images(batch.features, batch.boxes, batch.region_mask)
-    text = trunk.embed_texts(batch.token_ids, batch.word_positions, batch.token_mask)
+    regions, region_mask = backbone.embed_images(batch.features, batch.boxes, batch.region_mask)
+    text = backbone.embed_texts(batch.token_ids, batch.word_positions, batch.token_mask)
     if is_projected:
-        text, regions = trunk.layers.project(text), trunk.layers.project(regions)
-    return trunk.encode_pairs(text, regions, batch.token_mask, region_mask)
+        text, regions = backbone.layers.project(text), backbone.layers.project(regions)
+    return backbone.encode_pairs(text, regions, batch.token_mask, region_mask)
 
 
 @pytest.mark.parametrize("is_projected", [False, True])
-def test_encode_pairs_gives_the_pair_of_forward(trunk: Trunk, is_projected: bool) -> None:
+def test_encode_pairs_gives_the_pair_of_forward(backbone: Backbone, is_projected: bool) -> None:
     batch = a_batch(num_tokens=9, num_regions=8)
-    fast = fast_pair(trunk, batch, is_projected=is_projected)
-    torch.testing.assert_close(fast, encode(trunk, batch).pair, atol=1e-12, rtol=0)
+    fast = fast_pair(backbone, batch, is_projected=is_projected)
+    torch.testing.assert_close(fast, encode(backbone, batch).pair, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("is_projected", [False, True])
 @pytest.mark.parametrize("name", FAMILY)
 def test_one_layer_is_enough_for_encode_pairs(name: str, is_projected: bool) -> None:
-    trunk, batch = made(dataclasses.replace(FAMILY[name], num_layers=1)), a_batch([6] * 2, [5] * 2)
-    fast = fast_pair(trunk, batch, is_projected=is_projected)
-    torch.testing.assert_close(fast, encode(trunk, batch).pair, atol=1e-12, rtol=0)
+    backbone, batch = made(dataclasses.replace(FAMILY[name], num_layers=1)), a_batch([6] * 2, [5] * 2)
+    fast = fast_pair(backbone, batch, is_projected=is_projected)
+    torch.testing.assert_close(fast, encode(backbone, batch).pair, atol=1e-12, rtol=0)
 
 
-def test_an_image_without_regions_spoils_nothing(trunk: Trunk) -> None:
-    states = encode(trunk, a_batch(counts=(6, 0, 5)))
+def test_an_image_without_regions_spoils_nothing(backbone: Backbone) -> None:
+    states = encode(backbone, a_batch(counts=(6, 0, 5)))
     assert states.text.isfinite().all()
     assert states.pair.isfinite().all()
 
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_gradients_reach_every_parameter(name: str) -> None:
-    trunk = made(FAMILY[name]).train()
-    states, weights = trunk(a_batch()), torch.linspace(-1, 1, CONFIG.hidden_size)
+    backbone = made(FAMILY[name]).train()
+    states, weights = backbone(a_batch()), torch.linspace(-1, 1, CONFIG.hidden_size)
     sum((state * weights).square().sum() for state in (states.text, states.regions, states.pair)).backward()
-    for part, parameter in trunk.named_parameters():
+    for part, parameter in backbone.named_parameters():
         assert parameter.grad is not None, part
         # Softmax does not feel the bias of the keys: it adds the same to all scores of a query.
         assert parameter.grad.any() or part.endswith("key.bias"), part
@@ -259,7 +261,7 @@ def test_weights_start_as_bert_starts_them() -> None:
 
 
 def test_a_hidden_feature_sends_back_no_exploding_gradient() -> None:
-    embedding, nothing = Trunk(ModelConfig(num_layers=1, vocab_size=9)).regions.eval(), torch.zeros(1, 1, 2048)
+    embedding, nothing = Backbone(ModelConfig(num_layers=1, vocab_size=9)).regions.eval(), torch.zeros(1, 1, 2048)
     embedding(nothing, torch.zeros(1, 1, 4))[0, 1, :384].sum().backward()
     assert embedding.feature.bias.grad is not None
     assert embedding.feature.bias.grad.norm() < 1e4  # LayerNorm of the zero vector would send back a million

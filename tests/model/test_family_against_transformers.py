@@ -17,7 +17,7 @@ from transformers import BertConfig, LxmertConfig, LxmertModel
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from msp_ds.config import ModelConfig
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.records import Batch, Encoded
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -64,16 +64,16 @@ def their_name(name: str, rules: Sequence[tuple]) -> str:
     return name
 
 
-def a_trunk(config: ModelConfig) -> Trunk:
+def a_backbone(config: ModelConfig) -> Backbone:
     torch.manual_seed(7)
-    trunk = Trunk(config).eval()
-    for parameter in trunk.parameters():  # LayerNorms and biases too
+    backbone = Backbone(config).eval()
+    for parameter in backbone.parameters():  # LayerNorms and biases too
         nn.init.normal_(parameter, std=0.3)
-    return trunk
+    return backbone
 
 
-def lxmert_of(trunk: Trunk) -> LxmertModel:
-    config = trunk.config
+def lxmert_of(backbone: Backbone) -> LxmertModel:
+    config = backbone.config
     model = LxmertModel(
         LxmertConfig(
             vocab_size=config.vocab_size,
@@ -87,7 +87,7 @@ def lxmert_of(trunk: Trunk) -> LxmertModel:
             visual_feat_dim=config.feature_width,
         )
     ).eval()
-    weights = {their_name(name, LXMERT): value for name, value in trunk.state_dict().items()}
+    weights = {their_name(name, LXMERT): value for name, value in backbone.state_dict().items()}
     types = weights.pop("text.type_vector")
     weights["embeddings.token_type_embeddings.weight"] = types.expand(2, -1)
     model.load_state_dict(weights)
@@ -120,15 +120,15 @@ def test_lxmert_equals_transformers(layers: tuple[int, int], lengths: tuple[int,
     config = dataclasses.replace(
         FAMILY["LXMERT"], language_layers=layers[0], region_layers=layers[1], num_layers=cross_layers
     )
-    trunk, batch = a_trunk(config), a_batch(lengths, counts)
-    model = lxmert_of(trunk)
-    ours, theirs = trunk(batch), theirs_on(model, batch)
+    backbone, batch = a_backbone(config), a_batch(lengths, counts)
+    model = lxmert_of(backbone)
+    ours, theirs = backbone(batch), theirs_on(model, batch)
     for name, kept in (("text", batch.token_mask), ("regions", batch.region_mask), ("pair", slice(None))):
         torch.testing.assert_close(getattr(ours, name)[kept], getattr(theirs, name)[kept], atol=1e-12, rtol=0)
     loss_of(ours, batch).backward()
     loss_of(theirs, batch).backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    for name, parameter in trunk.named_parameters():
+    for name, parameter in backbone.named_parameters():
         wanted = gradients[their_name(name, LXMERT)]
         # Theirs leaves row 0 of the positions, that of the [CLS], untrained.
         rows = slice(1, None) if name == "text.position.weight" else slice(None)
@@ -141,8 +141,8 @@ def test_lxmert_equals_transformers(layers: tuple[int, int], lengths: tuple[int,
 def test_the_single_stream_equals_transformers_bert_on_the_joined_embeddings(
     name: str, lengths: tuple[int, ...], counts: tuple[int, ...]
 ) -> None:
-    trunk, batch = a_trunk(FAMILY[name]), a_batch(lengths, counts)
-    config = trunk.config
+    backbone, batch = a_backbone(FAMILY[name]), a_batch(lengths, counts)
+    config = backbone.config
     bert = BertEncoder(
         BertConfig(
             hidden_size=config.hidden_size,
@@ -153,14 +153,14 @@ def test_the_single_stream_equals_transformers_bert_on_the_joined_embeddings(
         )
     ).eval()
     bert.load_state_dict(
-        {f"layer.{their_name(part, BERT_LAYER)}": value for part, value in trunk.layers.state_dict().items()}
+        {f"layer.{their_name(part, BERT_LAYER)}": value for part, value in backbone.layers.state_dict().items()}
     )
-    text = trunk.text(batch.token_ids, batch.word_positions)
-    regions = trunk.regions(batch.features, batch.boxes)
+    text = backbone.text(batch.token_ids, batch.word_positions)
+    regions = backbone.regions(batch.features, batch.boxes)
     first = regions.shape[1] - batch.region_mask.shape[1]
     here = torch.cat((batch.token_mask, torch.ones(len(lengths), first).bool(), batch.region_mask), dim=1)
     bias = (~here)[:, None, None, :].double() * torch.finfo(torch.float64).min
     states = bert(torch.cat((text, regions), dim=1), attention_mask=bias).last_hidden_state
-    ours, num_tokens = trunk(batch), text.shape[1]
+    ours, num_tokens = backbone(batch), text.shape[1]
     torch.testing.assert_close(ours.text, states[:, :num_tokens], atol=1e-12, rtol=0)
     torch.testing.assert_close(ours.regions, states[:, num_tokens + first :], atol=1e-12, rtol=0)

@@ -18,7 +18,7 @@ from tiny import a_batch, rng
 from torch import Tensor, nn
 
 from msp_ds.config import ModelConfig
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import HEADS, MatchHead, build_heads
 from msp_ds.records import Batch
 
@@ -44,18 +44,18 @@ WAYS = [(dtype, cast) for dtype in HALVES for cast in (False, True)]
 
 
 class Model(nn.Module):
-    """A trunk with every head."""
+    """A backbone with every head."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         torch.manual_seed(3)
-        self.trunk = Trunk(config)
-        self.heads = build_heads(HEADS, config, self.trunk)
-        self.match_heads = nn.ModuleList(MatchHead(config, self.trunk) for _ in range(64))
+        self.backbone = Backbone(config)
+        self.heads = build_heads(HEADS, config, self.backbone)
+        self.match_heads = nn.ModuleList(MatchHead(config, self.backbone) for _ in range(64))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """What each head says of every place, in the type that it says it in."""
-        states, heads = self.trunk(batch), self.heads
+        states, heads = self.backbone(batch), self.heads
         here = batch.region_mask
         regions = heads["region"](states.regions[here], states.pair[here.nonzero()[:, 0]])
         return {
@@ -150,7 +150,7 @@ def test_masked_regions_are_finite_forward_and_backward(
     nothing = dataclasses.replace(batch, features=torch.zeros_like(batch.features))
     with torch.no_grad():
         bare = copy.deepcopy(model)
-        bare.trunk.regions.feature.bias.zero_()  # a masked region's LayerNorm sees nothing but zeros
+        bare.backbone.regions.feature.bias.zero_()  # a masked region's LayerNorm sees nothing but zeros
     bare = bare.to(dtype) if cast else bare
     context: Any = nullcontext() if cast else torch.autocast("cpu", dtype=dtype)
     with context:
@@ -159,6 +159,6 @@ def test_masked_regions_are_finite_forward_and_backward(
     assert all(answer.isfinite().all() for answer in said.values())
     assert isinstance(total, Tensor)
     total.backward()
-    gradient = bare.trunk.layers[0].cross.query.weight.grad
+    gradient = bare.backbone.layers[0].cross.query.weight.grad
     assert gradient is not None
     assert gradient.isfinite().all()

@@ -68,8 +68,8 @@ def attend(x: Tensor, memory: Tensor, mask: Tensor, weights: Weights, name: str)
 
 def think(x: Tensor, weights: Weights, name: str) -> Tensor:
     wide = linear(x, weights, f"{name}.widen")
-    bent = wide * 0.5 * (1 + torch.erf(wide / math.sqrt(2)))
-    return layer_norm(x + linear(bent, weights, f"{name}.narrow"), weights, f"{name}.norm")
+    activated = wide * 0.5 * (1 + torch.erf(wide / math.sqrt(2)))
+    return layer_norm(x + linear(activated, weights, f"{name}.narrow"), weights, f"{name}.norm")
 
 
 def reference(

@@ -19,9 +19,9 @@ def test_the_result_is_computed_again_for_the_backward_pass_and_not_before() -> 
         calls.append(True)
         return states.exp()
 
-    bent = states.exp()
-    with recomputed(bent, again):
-        product = bent @ weight
+    activated = states.exp()
+    with recomputed(activated, again):
+        product = activated @ weight
     assert not calls
     product.sum().backward()
     assert calls == [True]

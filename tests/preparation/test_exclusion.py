@@ -45,7 +45,7 @@ def test_images_of_a_list_are_left_out_of_every_stage(raw: RawFolder, stage: Sta
     shards = build(raw, stage, exclude=(str(raw.path / "ids.txt"),))
     everything = coco(1, 2) if stage == "phrase" else coco(1, 2, 3, 4, 5, 6)
     assert set(shards.keys) == everything - coco(1, 4)
-    counts = {"images_excluded": 2, "images_excluded_as_twins": 0, "images_unchecked_of_gqa_test": 0}
+    counts = {"images_excluded": 2, "images_excluded_as_duplicates": 0, "images_unchecked_of_gqa_test": 0}
     assert {name: shards.index.texts[name] for name in counts} == counts
 
 
@@ -99,7 +99,7 @@ def test_a_coco_image_is_left_out_for_its_genome_twin(raw: RawFolder) -> None:
     (raw.path / "ids.txt").write_text("102\n")
     shards = build(raw, exclude=(f"vg:{raw.path}/ids.txt",))
     assert set(shards.keys) == coco(1, 3, 4, 5, 6)
-    assert (shards.index.texts["images_excluded"], shards.index.texts["images_excluded_as_twins"]) == (1, 1)
+    assert (shards.index.texts["images_excluded"], shards.index.texts["images_excluded_as_duplicates"]) == (1, 1)
 
 
 def test_a_genome_image_is_left_out_for_its_coco_twin(raw: RawFolder) -> None:

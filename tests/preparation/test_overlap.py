@@ -9,12 +9,12 @@ import pytest
 from raw_files import RawFolder, captions_json, karpathy_json, write_json
 
 from msp_ds.errors import InputError
-from msp_ds.preparation.overlap import Overlap, audit, find_overlap, same_pictures, unchecked_twins
+from msp_ds.preparation.overlap import Overlap, audit, find_overlap, same_pictures, unchecked_duplicates
 from msp_ds.preparation.sources.text_files import read_image_ids
-from msp_ds.preparation.sources.visual_genome import NO_TWINS, Twins
+from msp_ds.preparation.sources.visual_genome import NO_DUPLICATES, CocoDuplicates
 from msp_ds.preparation.writing.shard_building import build_shards
 
-TWINS = Twins(
+TWINS = CocoDuplicates(
     coco_of={"vg-101": "coco-1", "vg-102": "coco-2", "vg-901": "coco-1"},
     images=frozenset({"vg-101", "vg-102", "vg-103", "vg-901"}),
 )
@@ -30,7 +30,7 @@ def write_ids(path: Path, text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "by_id", "by_twin"),
+    ("one", "other", "by_id", "by_duplicate"),
     [
         ("coco-1 coco-10 coco-9", "coco-10 coco-9 coco-2", ("coco-9", "coco-10"), ()),
         ("coco-1 coco-3", "vg-101 vg-103", (), (("coco-1", "vg-101"),)),
@@ -41,33 +41,33 @@ def write_ids(path: Path, text: str) -> str:
     ],
 )
 def test_overlap_is_told_by_id_and_by_twin(
-    one: str, other: str, by_id: tuple[str, ...], by_twin: tuple[tuple[str, str], ...]
+    one: str, other: str, by_id: tuple[str, ...], by_duplicate: tuple[tuple[str, str], ...]
 ) -> None:
     found = find_overlap(ids(one), ids(other), TWINS)
-    assert found == Overlap(by_id=by_id, by_twin=by_twin)
-    assert bool(found) is bool(by_id or by_twin)
+    assert found == Overlap(by_id=by_id, by_duplicate=by_duplicate)
+    assert bool(found) is bool(by_id or by_duplicate)
 
 
 def test_pictures_are_found_under_any_id() -> None:
     everything = ids("coco-1 vg-101 vg-901 coco-2 vg-103")
     assert same_pictures(everything, ids("vg-901"), TWINS) == ids("coco-1 vg-101 vg-901")
-    assert same_pictures(everything, ids("vg-901"), NO_TWINS) == ids("vg-901")
+    assert same_pictures(everything, ids("vg-901"), NO_DUPLICATES) == ids("vg-901")
 
 
 @pytest.mark.parametrize(
     ("one", "other", "table", "reason"),
     [
-        ("vg-101", "coco-5", NO_TWINS, "1 images of Visual Genome (the first is vg-101) may be COCO images"),
-        ("coco-5", "vg-101 vg-99", NO_TWINS, "2 images of Visual Genome (the first is vg-99) may be COCO images"),
+        ("vg-101", "coco-5", NO_DUPLICATES, "1 images of Visual Genome (the first is vg-101) may be COCO images"),
+        ("coco-5", "vg-101 vg-99", NO_DUPLICATES, "2 images of Visual Genome (the first is vg-99) may be COCO images"),
         ("coco-5", "vg-104", TWINS, "does not know 1 of 1 images of Visual Genome, the first is vg-104"),
         ("coco-5", "vg-103", TWINS, ""),
-        ("vg-5", "vg-6", NO_TWINS, ""),
-        ("coco-5 f30k-1", "coco-6", NO_TWINS, ""),
-        ("vg-n5", "coco-5", NO_TWINS, ""),
+        ("vg-5", "vg-6", NO_DUPLICATES, ""),
+        ("coco-5 f30k-1", "coco-6", NO_DUPLICATES, ""),
+        ("vg-n5", "coco-5", NO_DUPLICATES, ""),
     ],
 )
-def test_twins_that_no_table_tells_are_said(one: str, other: str, table: Twins, reason: str) -> None:
-    said = unchecked_twins(ids(one), ids(other), table)
+def test_twins_that_no_table_tells_are_said(one: str, other: str, table: CocoDuplicates, reason: str) -> None:
+    said = unchecked_duplicates(ids(one), ids(other), table)
     assert said.startswith(reason) if not reason else reason in said
 
 
@@ -75,7 +75,7 @@ def test_a_planted_twin_in_a_shard_set_is_found(raw: RawFolder, tmp_path: Path) 
     build_shards(raw.recipe, stage="token", out=tmp_path)  # COCO's images 1 to 6
     genome = write_json(tmp_path / "gqa.json", {"07": {"imageId": "102"}, "08": {"imageId": "103"}})
     found = audit([str(tmp_path / "token" / "train")], [str(genome)], image_data=raw.recipe.image_data)
-    assert found.overlap == Overlap(by_id=(), by_twin=(("coco-2", "vg-102"),))
+    assert found.overlap == Overlap(by_id=(), by_duplicate=(("coco-2", "vg-102"),))
 
 
 def test_files_of_any_layout_are_compared_pair_by_pair(tmp_path: Path) -> None:

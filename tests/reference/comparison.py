@@ -16,7 +16,7 @@ from tiny import CLS, CONFIG, NUM_PIECES, SEP, VOCABULARY_TABLES, a_batch, encod
 from tiny import context as a_context
 from torch import Tensor, nn
 
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import HEADS, build_heads
 from msp_ds.records import IGNORE, Batch, Encoded
 from msp_ds.tasks import TASKS
@@ -82,7 +82,7 @@ def converted(states: Encoded, dtype: torch.dtype) -> Encoded:
 def double_heads(gate: str, topic_head: str) -> nn.ModuleDict:
     """All heads in float64, every weight away from its start: a bias of zero would hide a forgotten bias."""
     config = dataclasses.replace(CONFIG, region_gate=gate, topic_head=topic_head)
-    heads = build_heads(HEADS, config, Trunk(config))
+    heads = build_heads(HEADS, config, Backbone(config))
     maker = rng(11)
     with torch.no_grad():
         for parameter in heads.parameters():
@@ -99,7 +99,11 @@ def examples(count: int = NUM_BATCHES) -> Iterator[Example]:
         options = {name: draw.choice(values) for name, values in CHOICES.items()}
         share = {"nothing masked": NEVER, "everything masked": 1.0}.get(kind)
         # With every region masked no triplet is left to be shuffled: IFRS has its turn in the other kinds.
-        shares = {"token_share": share or 0.4, "region_share": share or 0.2, "ifrs_share": share or 0.5}
+        shares = {
+            "token_probability": share or 0.4,
+            "region_probability": share or 0.2,
+            "ifrs_probability": share or 0.5,
+        }
         heads = both[draw.choice(GATES), draw.choice(TOPIC_HEADS)]
         clean = a_clean_batch(kind, draw, seed=number)
         context = a_context(seed=number, **options, **shares)
@@ -128,7 +132,7 @@ def a_clean_batch(kind: str, draw: random.Random, *, seed: int) -> Batch:
         changes["token_ids"] = torch.where(is_word, draw.choice(SILENT_WORDS), batch.token_ids)
     if kind == "no label":
         changes["object_ids"] = changes["attribute_ids"] = torch.full_like(batch.object_ids, IGNORE)
-    return dataclasses.replace(batch, marks=dataclasses.replace(batch.marks, matched=matched), **changes)
+    return dataclasses.replace(batch, corruption=dataclasses.replace(batch.corruption, matched=matched), **changes)
 
 
 def two_pieces_a_word(batch: Batch) -> Tensor:
@@ -138,14 +142,14 @@ def two_pieces_a_word(batch: Batch) -> Tensor:
 
 def question(example: Example) -> Question:
     """The example without tensors and without padding."""
-    clean, marks, states = example.clean, example.corrupted.marks, example.states
+    clean, corruption, states = example.clean, example.corrupted.corruption, example.states
     pairs = []
-    for b, matched in enumerate(marks.matched.tolist()):
+    for b, matched in enumerate(corruption.matched.tolist()):
         pieces = [
             Piece(
                 id=int(clean.token_ids[b, t]),
                 special=int(clean.token_ids[b, t]) in (CLS, SEP),
-                masked=bool(marks.masked_tokens[b, t]),
+                masked=bool(corruption.masked_tokens[b, t]),
                 state=states.text[b, t].tolist(),
             )
             for t in range(int(clean.token_mask[b].sum()))
@@ -157,8 +161,8 @@ def question(example: Example) -> Question:
                 object_score=float(clean.object_scores[b, r]),
                 attribute_id=int(clean.attribute_ids[b, r]),
                 attribute_score=float(clean.attribute_scores[b, r]),
-                masked=bool(marks.masked_regions[b, r]),
-                shuffled=bool(marks.shuffled_regions[b, r]),
+                masked=bool(corruption.masked_regions[b, r]),
+                shuffled=bool(corruption.shuffled_regions[b, r]),
                 state=states.regions[b, r].tolist(),
             )
             for r in range(int(clean.region_mask[b].sum()))

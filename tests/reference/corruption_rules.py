@@ -30,7 +30,7 @@ UNTOUCHED = (
 def broken_rules(clean: Batch, corrupted: Batch, options: TaskOptions) -> list[str]:
     """Every rule that a corrupted batch breaks, with its place; none if all is well."""
     faults = [f"{name} has changed" for name in UNTOUCHED if not getattr(corrupted, name).equal(getattr(clean, name))]
-    if not corrupted.marks.matched.equal(clean.marks.matched):
+    if not corrupted.corruption.matched.equal(clean.corruption.matched):
         faults.append("matched has changed")
     for pair in range(len(clean.keys)):
         for fault in (*token_faults(clean, corrupted, pair, options), *region_faults(clean, corrupted, pair, options)):
@@ -41,7 +41,7 @@ def broken_rules(clean: Batch, corrupted: Batch, options: TaskOptions) -> list[s
 def token_faults(clean: Batch, corrupted: Batch, pair: int, options: TaskOptions) -> Iterator[str]:
     """Only words are masked; what is not masked stays; a word is masked as a whole if the option says so."""
     old, new = clean.token_ids[pair].tolist(), corrupted.token_ids[pair].tolist()
-    masked, present = corrupted.marks.masked_tokens[pair].tolist(), clean.token_mask[pair].tolist()
+    masked, present = corrupted.corruption.masked_tokens[pair].tolist(), clean.token_mask[pair].tolist()
     fate_of_word: dict[int, bool] = {}
     for slot, piece in enumerate(old):
         if masked[slot] and (not present[slot] or piece in (CLS, SEP)):
@@ -60,8 +60,11 @@ def region_faults(clean: Batch, corrupted: Batch, pair: int, options: TaskOption
     """Masked regions lose their feature or get a random one; triplets are shuffled; the others and all boxes stay."""
     old, new = clean.features[pair].tolist(), corrupted.features[pair].tolist()
     random_regions, present = clean.random_features[pair].tolist(), clean.region_mask[pair].tolist()
-    masked, shuffled = corrupted.marks.masked_regions[pair].tolist(), corrupted.marks.shuffled_regions[pair].tolist()
-    order = corrupted.marks.region_order[pair].tolist()
+    masked, shuffled = (
+        corrupted.corruption.masked_regions[pair].tolist(),
+        corrupted.corruption.shuffled_regions[pair].tolist(),
+    )
+    order = corrupted.corruption.region_order[pair].tolist()
     yield from triplet_faults(shuffled, order, options)
     for slot, feature in enumerate(new):
         if not present[slot] and (masked[slot] or shuffled[slot]):
@@ -103,7 +106,7 @@ def fates_of_tokens(clean: Batch, corrupted: Batch) -> Counter[str]:
         clean.token_ids.tolist(),
         corrupted.token_ids.tolist(),
         clean.token_mask.tolist(),
-        corrupted.marks.masked_tokens.tolist(),
+        corrupted.corruption.masked_tokens.tolist(),
         strict=True,
     )
     for old, new, present, masked in rows:
@@ -122,7 +125,7 @@ def fates_of_regions(clean: Batch, corrupted: Batch) -> Counter[str]:
         clean.features.tolist(),
         corrupted.features.tolist(),
         clean.region_mask.tolist(),
-        corrupted.marks.masked_regions.tolist(),
+        corrupted.corruption.masked_regions.tolist(),
         strict=True,
     )
     for old, new, present, masked in rows:

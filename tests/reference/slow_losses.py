@@ -143,7 +143,7 @@ def _over_regions(asked: Question, task: str, total: float, num_asked: int) -> A
         return Answer(loss=0.0, num_asked=0)
     if asked.options.region_normaliser == "asked":
         return Answer(loss=total / num_asked, num_asked=num_asked)
-    expected = max(1.0, asked.options.region_share * len(list(asked.regions(task))))
+    expected = max(1.0, asked.options.region_probability * len(list(asked.regions(task))))
     return Answer(loss=total / expected, num_asked=num_asked)
 
 

@@ -49,9 +49,9 @@ def central_differences(leaf: Tensor, loss: Callable[[], Tensor]) -> Tensor:
 def test_gradients_are_the_slopes_of_the_loss(name: str, reading: dict[str, Any], kind: int) -> None:
     heads = double_heads(GATES[kind], TOPIC_HEADS[kind])
     clean = a_batch((6, 5), (5, 4), seed=3)
-    marks = dataclasses.replace(clean.marks, matched=torch.tensor([True, False]))
-    clean = dataclasses.replace(clean, marks=marks)
-    asked = context(**{"token_share": 0.5, "region_share": 0.3, "ifrs_share": 1.0, **reading}, seed=4)
+    corruption = dataclasses.replace(clean.corruption, matched=torch.tensor([True, False]))
+    clean = dataclasses.replace(clean, corruption=corruption)
+    asked = context(**{"token_probability": 0.5, "region_probability": 0.3, "ifrs_probability": 1.0, **reading}, seed=4)
     corrupted, states = corrupt(clean, list(TASKS.values()), asked), converted(encoded(clean), torch.float64)
 
     def loss() -> Tensor:

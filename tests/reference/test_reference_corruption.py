@@ -31,12 +31,12 @@ def test_corruption_breaks_no_rule() -> None:
     num_triplets = 0
     for number, example in enumerate(examples()):
         assert broken_rules(example.clean, example.corrupted, example.context.options) == [], f"batch {number}"
-        num_triplets += int(example.corrupted.marks.shuffled_regions.sum()) // 3
+        num_triplets += int(example.corrupted.corruption.shuffled_regions.sum()) // 3
     assert num_triplets > 100
 
 
-def changed_marks(batch: Batch, **marks: Tensor) -> Batch:
-    return dataclasses.replace(batch, marks=dataclasses.replace(batch.marks, **marks))
+def changed_marks(batch: Batch, **corruption: Tensor) -> Batch:
+    return dataclasses.replace(batch, corruption=dataclasses.replace(batch.corruption, **corruption))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def changed_marks(batch: Batch, **marks: Tensor) -> Batch:
 )
 def test_the_rules_notice_a_wrong_mark(field: str, fault: str) -> None:
     clean = a_batch((5,), (6,))
-    everything = torch.ones_like(getattr(clean.marks, field))
+    everything = torch.ones_like(getattr(clean.corruption, field))
     wrong = changed_marks(dataclasses.replace(clean, features=clean.features + 1), **{field: everything})
     assert any(fault in said for said in broken_rules(clean, wrong, context().options))
 
@@ -126,9 +126,9 @@ def test_targets_are_those_of_the_image_that_is_fed(fed: tuple[Batch, Reader, Co
     batch, reader, asked, pairs = fed
     own = reader.images[pairs]
     rows, matched, _ = replace_images(
-        reader.keys[pairs], own, reader.look_alikes, reader.num_images, dataclasses.replace(asked, epoch=0)
+        reader.keys[pairs], own, reader.hard_negatives, reader.num_images, dataclasses.replace(asked, epoch=0)
     )
-    assert batch.marks.matched.equal(matched)
+    assert batch.corruption.matched.equal(matched)
     assert 0.25 < matched.double().mean() < 0.75
     for place, row in enumerate(rows.tolist()):
         record = reader.record(row)
@@ -143,7 +143,7 @@ def test_topics_are_those_of_the_pair_that_is_fed(fed: tuple[Batch, Reader, Cont
     targets = topic_targets(batch, asked, attributes=False)
     names, special = asked.tables.object_pieces.tolist(), (asked.tables.cls_id, asked.tables.sep_id)
     counts: dict[bool, list[int]] = {True: [], False: []}
-    for place, matched in enumerate(batch.marks.matched.tolist()):
+    for place, matched in enumerate(batch.corruption.matched.tolist()):
         said = {piece for piece in batch.token_ids[place][batch.token_mask[place]].tolist() if piece not in special}
         seen = {piece for label in batch.object_ids[place].tolist() if label >= 0 for piece in names[label]}
         assert sorted(targets.pieces[place][targets.wanted[place]].tolist()) == sorted(said & seen)

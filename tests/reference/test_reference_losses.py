@@ -59,8 +59,13 @@ def test_the_batches_meet_every_option_with_every_kind() -> None:
 
 
 def test_options_that_are_left_out_are_no_part_of_a_loss() -> None:
-    elsewhere = {"token_share", "region_share", "ifrs_share"}  # drawn with the kind of the batch
-    elsewhere |= {"itm_share", "itm_negatives", "itm_hard_share", "itm_skip_nearest"}  # decide the image, not the loss
+    elsewhere = {"token_probability", "region_probability", "ifrs_probability"}  # drawn with the kind of the batch
+    elsewhere |= {
+        "itm_probability",
+        "itm_negatives",
+        "itm_hard_probability",
+        "itm_skip_nearest",
+    }  # decide the image, not the loss
     elsewhere |= {"weights"}  # of the sum: tests/training/test_learner.py
     elsewhere |= {"answer_loss"}  # of benchmarks: tests/downstream/test_benchmark_tasks.py
     elsewhere |= {"heads", "heads_of"}  # decide what a stage starts from
@@ -92,7 +97,7 @@ def assert_free(example: Example, name: str) -> None:
 
 
 def test_pairs_without_topics_are_kept_and_push_every_topic_down() -> None:
-    example = next(one for one in examples() if one.kind == "no topic" and bool(one.clean.marks.matched.all()))
+    example = next(one for one in examples() if one.kind == "no topic" and bool(one.clean.corruption.matched.all()))
     logits = example.heads["topic"](example.states.pair).flatten().tolist()
     expected = sum(binary_cross_entropy(one, False) for one in logits) / len(logits)
     assert example.fast_loss("tits").item() == pytest.approx(expected, abs=1e-9)
@@ -100,7 +105,7 @@ def test_pairs_without_topics_are_kept_and_push_every_topic_down() -> None:
 
 def test_index_1_says_matched() -> None:
     sure = nn.ModuleDict({"match": nn.Identity()})
-    example = next(one for one in examples() if bool(one.clean.marks.matched.all()))
+    example = next(one for one in examples() if bool(one.clean.corruption.matched.all()))
     size = len(example.clean.keys)
     states = Encoded(text=torch.empty(0), regions=torch.empty(0), pair=torch.tensor([[-9.0, 9.0]]).expand(size, -1))
     score = TASKS["itm_hs"].score(sure, states, example.clean, example.corrupted, example.context)

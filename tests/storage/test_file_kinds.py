@@ -68,7 +68,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "captions.txt": read_pool,
     "recipe.toml": load_recipe,
     "picture.jpg": _opened,
-    "index.json": lambda path: parse_index(path.read_bytes(), where=str(path), mend="write it again"),
+    "index.json": lambda path: parse_index(path.read_bytes(), where=str(path), fix="write it again"),
 }
 
 

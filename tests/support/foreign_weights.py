@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForPreTraining, LxmertConfig, LxmertForPreTraining
 
 from msp_ds.config import ModelConfig
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import HEADS, build_heads
 from msp_ds.model.weights.conversion import untied
 from msp_ds.training.checkpointing.weights_folder import StoredWeights, WeightsCard, write_card, write_weights
@@ -122,10 +122,10 @@ def a_stored_model(
 ) -> Path:
     """A weights folder of random weights with all heads; keywords are further tensors, `__` for a dot."""
     torch.manual_seed(seed)
-    trunk = Trunk(model)
-    heads = build_heads(HEADS, model, trunk)
-    shaken(torch.nn.ModuleList([trunk, heads]))
-    weights = {f"trunk.{name}": tensor.detach() for name, tensor in trunk.state_dict().items()}
+    backbone = Backbone(model)
+    heads = build_heads(HEADS, model, backbone)
+    shaken(torch.nn.ModuleList([backbone, heads]))
+    weights = {f"backbone.{name}": tensor.detach() for name, tensor in backbone.state_dict().items()}
     weights |= {f"heads.{name}": tensor.detach() for name, tensor in heads.state_dict().items()}
     weights |= {name.replace("__", "."): tensor for name, tensor in extra.items()}
     vocabulary = write_vocabulary(folder / "words").read_bytes() if with_words else None

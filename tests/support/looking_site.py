@@ -12,7 +12,7 @@ import torch
 
 from msp_ds.data.format.shards import ShardSet, open_set
 from msp_ds.demo_world import make_world
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import build_heads
 from msp_ds.model.weights.conversion import untied
 from msp_ds.preparation.recipe import BenchmarkRecipe
@@ -48,9 +48,9 @@ def write_model(path: Path, shards: ShardSet, head: str, *, seed: int, preset: s
     preset_model = dataclasses.replace(get_preset(preset).model, init_std=0.2)
     model = dataclasses.replace(model_for(preset_model, shards), **changes)
     torch.manual_seed(seed)
-    trunk = Trunk(model)
-    heads = build_heads([head], model, trunk)
-    weights = {f"trunk.{name}": tensor.detach() for name, tensor in trunk.state_dict().items()}
+    backbone = Backbone(model)
+    heads = build_heads([head], model, backbone)
+    weights = {f"backbone.{name}": tensor.detach() for name, tensor in backbone.state_dict().items()}
     weights |= {f"heads.{name}": tensor.detach() for name, tensor in heads.state_dict().items()}
     words = shards.vocab_path.read_bytes()
     card = WeightsCard(model=model, vocabulary_sha256=hashlib.sha256(words).hexdigest(), source="a test")

@@ -172,8 +172,12 @@ class RawFolder:
             {"id": number, "regions": [{"phrase": phrase} for phrase in texts]} for number, texts in phrases.items()
         ]
         write_json(path / "region_descriptions.json", regions)
-        twins = [{"image_id": 101, "coco_id": 1}, {"image_id": 102, "coco_id": 2}, {"image_id": 103, "coco_id": None}]
-        write_json(path / "image_data.json", twins)
+        duplicates = [
+            {"image_id": 101, "coco_id": 1},
+            {"image_id": 102, "coco_id": 2},
+            {"image_id": 103, "coco_id": None},
+        ]
+        write_json(path / "image_data.json", duplicates)
         neighbours = np.array([[place, (place + 1) % 6, (place + 2) % 6] for place in range(6)], np.int32)
         np.savez(path / "hard_negatives.npz", image_ids=np.array(list(numbers)), neighbours=neighbours)
         return cls(path, cls._recipe(path))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from msp_ds.config import ModelConfig, TaskOptions
-from msp_ds.records import IGNORE, Batch, Encoded, VocabularyTables, neutral_marks
+from msp_ds.records import IGNORE, Batch, Encoded, VocabularyTables, no_corruption
 from msp_ds.tasks.task import Context
 
 NUM_PIECES, NUM_OBJECTS, NUM_ATTRIBUTES, WIDTH, HIDDEN = 20, 5, 3, 6, 8
@@ -110,7 +110,7 @@ def a_batch(lengths: Sequence[int] = (8, 5, 7), counts: Sequence[int] = (6, 4, 5
         "answer_scores": torch.empty(len(lengths), 0),
     }
     parts |= changes
-    return Batch(marks=neutral_marks(parts["token_ids"], parts["region_mask"]), **parts)
+    return Batch(corruption=no_corruption(parts["token_ids"], parts["region_mask"]), **parts)
 
 
 def many_pairs(num_pairs: int, *, num_tokens: int = 12, num_regions: int = 36, width: int = 1) -> Batch:
@@ -131,10 +131,12 @@ def many_pairs(num_pairs: int, *, num_tokens: int = 12, num_regions: int = 36, w
 def rows(batch: Batch, wanted: Sequence[int]) -> Batch:
     """Some pairs of a batch, in this order."""
     index = torch.tensor(wanted)
-    fields = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch) if item.name != "marks"}
+    fields = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch) if item.name != "corruption"}
     parts = {name: value[index] for name, value in fields.items()}
-    marks = {item.name: getattr(batch.marks, item.name)[index] for item in dataclasses.fields(batch.marks)}
-    return Batch(marks=dataclasses.replace(batch.marks, **marks), **parts)
+    corruption = {
+        item.name: getattr(batch.corruption, item.name)[index] for item in dataclasses.fields(batch.corruption)
+    }
+    return Batch(corruption=dataclasses.replace(batch.corruption, **corruption), **parts)
 
 
 def encoded(batch: Batch, *, seed: int = 0) -> Encoded:

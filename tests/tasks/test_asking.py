@@ -14,7 +14,7 @@ from torch import Tensor
 from msp_ds.curriculum import BENCHMARKS, curriculum
 from msp_ds.records import Encoded
 from msp_ds.tasks import TASKS
-from msp_ds.tasks.asking import REGIONS, ROOM_STEP, TEXT, asked_by, count_rooms
+from msp_ds.tasks.asking import PADDING_STEP, REGIONS, TEXT, count_targets, targets_of
 from msp_ds.tasks.task import corrupt
 
 ALL = list(TASKS.values())
@@ -23,7 +23,7 @@ ALL = list(TASKS.values())
 def poisoned(example: Example, name: str) -> Encoded:
     """The states of an example, not a number wherever the task does not ask."""
     task, states = TASKS[name], {"text": example.states.text, "regions": example.states.regions}
-    asks = {"text": task.asks_text, "regions": task.asks_regions}
+    asks = {"text": task.text_targets, "regions": task.region_targets}
     for part, whole in states.items():
         ask = asks[part]
         asked = torch.zeros(whole.shape[:2]).bool() if ask is None else ask(example.corrupted, example.context)
@@ -39,7 +39,7 @@ def test_a_score_reads_what_its_task_asks_for_and_nothing_else(name: str) -> Non
 
 
 def with_rooms(example: Example) -> Example:
-    rooms = count_rooms(example.clean, ALL, example.context)
+    rooms = count_targets(example.clean, ALL, example.context)
     return dataclasses.replace(example, context=dataclasses.replace(example.context, rooms=rooms))
 
 
@@ -81,12 +81,12 @@ def test_rooms_suffice_and_are_few() -> None:
     batch, sizes = many_pairs(200), set()
     for epoch in range(5):
         asked = context(epoch=epoch)
-        rooms, corrupted = count_rooms(batch, ALL, asked), corrupt(batch, ALL, asked)
-        together = asked_by(ALL, corrupted, asked)
-        wanted = {TEXT: together.text.where, REGIONS: together.regions.where, "mlm": corrupted.marks.masked_tokens}
-        wanted |= {"mrfr": corrupted.marks.masked_regions, "ifrs": corrupted.marks.shuffled_regions}
+        rooms, corrupted = count_targets(batch, ALL, asked), corrupt(batch, ALL, asked)
+        together = targets_of(ALL, corrupted, asked)
+        wanted = {TEXT: together.text.where, REGIONS: together.regions.where, "mlm": corrupted.corruption.masked_tokens}
+        wanted |= {"mrfr": corrupted.corruption.masked_regions, "ifrs": corrupted.corruption.shuffled_regions}
         for name, where in wanted.items():
-            assert 0 <= rooms[name] - int(where.sum()) < ROOM_STEP, name
+            assert 0 <= rooms[name] - int(where.sum()) < PADDING_STEP, name
         sizes.add(rooms["mlm"])
     assert len(sizes) <= 3  # of about 300 masked pieces, 16 more or less
 
@@ -96,37 +96,39 @@ def test_features_need_not_be_where_the_rooms_are_counted() -> None:
     away = dataclasses.replace(
         batch, features=batch.features.to("meta"), random_features=batch.random_features.to("meta")
     )
-    assert count_rooms(away, ALL, context()) == count_rooms(batch, ALL, context())
+    assert count_targets(away, ALL, context()) == count_targets(batch, ALL, context())
 
 
 def test_a_task_that_asks_about_everything_has_room_for_everything() -> None:
     batch = a_batch()
-    rooms = count_rooms(batch, [TASKS["moc"]], context(moc_target="all"))
+    rooms = count_targets(batch, [TASKS["moc"]], context(moc_target="all"))
     assert rooms == {TEXT: 0, REGIONS: 64, "moc": 64}  # 15 regions
 
 
 def test_benchmarks_ask_about_the_pair_alone() -> None:
     batch = a_batch()
     for part in BENCHMARKS.values():
-        asked = asked_by(part.tasks, batch, context())
+        asked = targets_of(part.tasks, batch, context())
         assert not asked.text.where.any()
         assert not asked.regions.where.any()
 
 
 def test_each_stage_asks_about_text_and_regions() -> None:
-    batch, options = a_batch(), {"token_share": 0.5, "region_share": 0.5}
+    batch, options = a_batch(), {"token_probability": 0.5, "region_probability": 0.5}
     for stage in curriculum("tps"):
         corrupted = corrupt(batch, stage.tasks, context(**options))
-        asked = asked_by(stage.tasks, corrupted, context(**options))
-        assert torch.equal(asked.text.where, corrupted.marks.masked_tokens)
-        assert torch.equal(asked.regions.where, corrupted.marks.masked_regions | corrupted.marks.shuffled_regions)
+        asked = targets_of(stage.tasks, corrupted, context(**options))
+        assert torch.equal(asked.text.where, corrupted.corruption.masked_tokens)
+        assert torch.equal(
+            asked.regions.where, corrupted.corruption.masked_regions | corrupted.corruption.shuffled_regions
+        )
         assert asked.regions.where.any()
 
 
 def test_pairs_that_are_dropped_are_not_asked_about() -> None:
     batch = a_batch()
-    marks = dataclasses.replace(batch.marks, matched=torch.tensor([True, False, True]))
-    changes: dict[str, Any] = {"token_share": 1.0, "mismatch_losses": "drop"}
-    corrupted = corrupt(dataclasses.replace(batch, marks=marks), ALL, context(**changes))
-    asked = asked_by([TASKS["mlm"]], corrupted, context(**changes))
+    corruption = dataclasses.replace(batch.corruption, matched=torch.tensor([True, False, True]))
+    changes: dict[str, Any] = {"token_probability": 1.0, "mismatch_losses": "drop"}
+    corrupted = corrupt(dataclasses.replace(batch, corruption=corruption), ALL, context(**changes))
+    asked = targets_of([TASKS["mlm"]], corrupted, context(**changes))
     assert asked.text.where.sum(1).tolist() == [6, 0, 5]  # 8 and 7 pieces less [CLS] and [SEP]

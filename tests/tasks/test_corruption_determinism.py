@@ -13,7 +13,7 @@ import torch
 from tiny import a_batch, context, rng, rows
 from torch import Tensor
 
-from msp_ds.curriculum import STAGES, Part, curriculum
+from msp_ds.curriculum import STAGES, Granularity, curriculum
 from msp_ds.data.format.shards import open_set
 from msp_ds.data.loading.reader import Reader
 from msp_ds.records import Batch
@@ -26,7 +26,7 @@ from msp_ds.training.planning import new_config
 from msp_ds.training.stage import build_context, open_stage_data
 
 CPU = torch.device("cpu")
-OFTEN: dict[str, Any] = {"token_share": 0.5, "region_share": 0.3, "ifrs_share": 0.5}
+OFTEN: dict[str, Any] = {"token_probability": 0.5, "region_probability": 0.3, "ifrs_probability": 0.5}
 READINGS: list[dict[str, Any]] = [{}, {"mlm_unit": "word", "ifrs_choice": "stride3", "ifrs_boxes": "move"}]
 LENGTHS, COUNTS = (12, 9, 10, 5, 12, 7), (9, 12, 3, 7, 12, 10)
 
@@ -52,7 +52,7 @@ def trace(batch: Batch, pair: int, names: Sequence[str] = tuple(TASKS)) -> dict[
     wanted = {field for name in names for field in SHOWS[name]}
     found = {}
     for field in sorted(wanted):
-        values = getattr(batch, field) if hasattr(batch, field) else getattr(batch.marks, field)
+        values = getattr(batch, field) if hasattr(batch, field) else getattr(batch.corruption, field)
         found[field] = values[pair, : num_tokens if "token" in field else num_regions].tolist()
     if set(names) == set(TASKS):
         found["features"] = batch.features[pair, :num_regions].tolist()
@@ -114,7 +114,7 @@ def test_a_task_corrupts_alike_whatever_the_other_tasks(name: str) -> None:
 def test_what_lies_behind_a_mask_is_alike_whatever_the_other_tasks(names: list[str]) -> None:
     batch = clean_batch()
     alone, among = corrupted(batch, ["moc"]), corrupted(batch, names)
-    hidden = alone.marks.masked_regions
+    hidden = alone.corruption.masked_regions
     assert torch.equal(among.features[hidden], alone.features[hidden])
 
 
@@ -131,7 +131,7 @@ def test_another_epoch_or_seed_corrupts_anew(change: dict[str, int]) -> None:
     batch = clean_batch()
     one, other = (corrupt(batch, list(TASKS.values()), context(**OFTEN, **more)) for more in ({}, change))
     for field in ("masked_tokens", "masked_regions", "region_order"):
-        assert not torch.equal(getattr(one.marks, field), getattr(other.marks, field))
+        assert not torch.equal(getattr(one.corruption, field), getattr(other.corruption, field))
 
 
 def test_the_words_and_the_image_play_no_part_in_the_masks() -> None:
@@ -141,7 +141,7 @@ def test_the_words_and_the_image_play_no_part_in_the_masks() -> None:
     )
     assert not torch.equal(batch.token_ids, other.token_ids)
     for field in ("masked_tokens", "masked_regions", "region_order"):
-        assert torch.equal(getattr(corrupted(batch).marks, field), getattr(corrupted(other).marks, field))
+        assert torch.equal(getattr(corrupted(batch).corruption, field), getattr(corrupted(other).corruption, field))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -168,7 +168,7 @@ def chosen(order: Tensor, asked: Context, device: str = "cpu") -> tuple[Tensor, 
     return images.cpu(), matched.cpu()
 
 
-@pytest.mark.parametrize("options", [{}, {"itm_hard_share": 0.5}, {"itm_negatives": "random"}])
+@pytest.mark.parametrize("options", [{}, {"itm_hard_probability": 0.5}, {"itm_negatives": "random"}])
 def test_an_image_is_chosen_alike_whatever_the_batch(options: dict[str, Any]) -> None:
     whole = chosen(torch.arange(NUM_PAIRS), context(**options))
     for order in (torch.arange(NUM_PAIRS - 1, -1, -7), torch.tensor([3]), torch.tensor([9, 3, 9])):
@@ -193,7 +193,7 @@ def sentences(small_shards: Path) -> tuple[Reader, Context]:
 def read(sentences: tuple[Reader, Context], names: Sequence[str], pairs: Tensor, **sizes: int) -> Batch:
     """The pairs as a stage of these tasks reads them."""
     reader, asked = sentences
-    part = Part(initial="s", name="sentence", tasks=tuple(TASKS[name] for name in names))
+    part = Granularity(initial="s", name="sentence", tasks=tuple(TASKS[name] for name in names))
     return BatchLoader([part], [reader], asked, Runtime(rank=0, world_size=1, device=CPU)).read(
         0, pairs, epoch=3, **sizes
     )
@@ -203,7 +203,7 @@ def read(sentences: tuple[Reader, Context], names: Sequence[str], pairs: Tensor,
 def test_an_image_is_chosen_alike_whatever_the_other_tasks(sentences: tuple[Reader, Context], names: list[str]) -> None:
     pairs = torch.arange(0, 60)
     stage, some = read(sentences, [task.name for task in STAGES[2].tasks], pairs), read(sentences, names, pairs)
-    assert torch.equal(some.marks.matched, stage.marks.matched)
+    assert torch.equal(some.corruption.matched, stage.corruption.matched)
     assert torch.equal(some.features, stage.features)
 
 
@@ -227,4 +227,4 @@ def test_dropping_the_task_that_swaps_images_leaves_every_mask(sentences: tuple[
     one, other = (corrupt(batch, [TASKS["mlm"], TASKS["moc"]], asked) for batch in (with_swaps, without))
     assert torch.equal(one.token_ids, other.token_ids)
     there = with_swaps.region_mask & without.region_mask
-    assert torch.equal(one.marks.masked_regions & there, other.marks.masked_regions & there)
+    assert torch.equal(one.corruption.masked_regions & there, other.corruption.masked_regions & there)

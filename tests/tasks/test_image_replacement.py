@@ -1,4 +1,4 @@
-"""Half of the texts get another image, a look-alike if there is one, and never their own."""
+"""Half of the texts get another image, a hard negative if there is one, and never their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from msp_ds.records import MeanMetric
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.corruptions import replace_images
-from msp_ds.tasks.task import AS_WRITTEN, pair_choice
+from msp_ds.tasks.task import OWN_IMAGES, pair_sampler
 
 NUM_IMAGES, NUM_PAIRS = 25, 20_000
 KEYS = torch.arange(NUM_PAIRS)
@@ -22,9 +22,9 @@ LOOK_ALIKES[1, 1:] = -1
 
 
 def choose(
-    look_alikes: Tensor | None = LOOK_ALIKES, *, seed: int = 1, epoch: int = 0, **options: object
+    hard_negatives: Tensor | None = LOOK_ALIKES, *, seed: int = 1, epoch: int = 0, **options: object
 ) -> tuple[Tensor, Tensor]:
-    return replace_images(KEYS, OWN, look_alikes, NUM_IMAGES, context(seed=seed, epoch=epoch, **options))[:2]
+    return replace_images(KEYS, OWN, hard_negatives, NUM_IMAGES, context(seed=seed, epoch=epoch, **options))[:2]
 
 
 def is_even(counts: Tensor, *, limit: float) -> bool:
@@ -46,7 +46,7 @@ def test_half_of_the_images_are_replaced() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_the_share_is_an_option(share: float) -> None:
-    rows, matched = choose(itm_share=share)
+    rows, matched = choose(itm_probability=share)
     assert matched.double().mean().item() == 1 - share
     assert torch.equal(rows == OWN, matched)
 
@@ -76,23 +76,23 @@ def test_an_image_without_look_alikes_gets_any_other() -> None:
     assert is_even(counts[1:], limit=49.73)  # 23 degrees
 
 
-@pytest.mark.parametrize(("look_alikes", "negatives"), [(LOOK_ALIKES, "random"), (None, "random"), (None, "hard")])
-def test_random_images_are_even_over_all_others(look_alikes: Tensor | None, negatives: str) -> None:
-    counts = torch.bincount(distances(*choose(look_alikes, itm_negatives=negatives), first=0), minlength=NUM_IMAGES)
+@pytest.mark.parametrize(("hard_negatives", "negatives"), [(LOOK_ALIKES, "random"), (None, "random"), (None, "hard")])
+def test_random_images_are_even_over_all_others(hard_negatives: Tensor | None, negatives: str) -> None:
+    counts = torch.bincount(distances(*choose(hard_negatives, itm_negatives=negatives), first=0), minlength=NUM_IMAGES)
     assert counts[0] == 0
     assert is_even(counts[1:], limit=49.73)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25])
 def test_a_part_of_the_hard_images_can_be_random_instead(share: float) -> None:
-    found = distances(*choose(itm_hard_share=share), first=2)
-    near = (found <= 4).double().mean().item()  # a random image is one of the four look-alikes in 4 of 24 cases
+    found = distances(*choose(itm_hard_probability=share), first=2)
+    near = (found <= 4).double().mean().item()  # a random image is one of the four hard negatives in 4 of 24 cases
     assert near == pytest.approx(share + (1 - share) * 4 / 24, abs=0.02)  # four standard errors
-    assert torch.equal(choose(itm_hard_share=share)[1], choose()[1])
+    assert torch.equal(choose(itm_hard_probability=share)[1], choose()[1])
 
 
 def test_beside_hard_images_every_other_image_can_come() -> None:
-    rows, matched = choose(itm_hard_share=0.25)
+    rows, matched = choose(itm_hard_probability=0.25)
     assert set(rows[~matched & (OWN == 12)].tolist()) == set(range(NUM_IMAGES)) - {12}
 
 
@@ -115,7 +115,7 @@ def test_skipping_past_a_short_row_falls_back_for_that_image_alone() -> None:
 
 def test_a_single_image_is_never_replaced() -> None:
     keys, own = torch.arange(50), torch.zeros(50, dtype=torch.int64)
-    rows, matched, _ = replace_images(keys, own, None, 1, context(itm_share=1.0))
+    rows, matched, _ = replace_images(keys, own, None, 1, context(itm_probability=1.0))
     assert matched.all()
     assert not rows.any()
 
@@ -131,12 +131,12 @@ def test_another_epoch_or_seed_chooses_anew(change: dict[str, int]) -> None:
 
 
 def test_only_itm_hs_chooses_images() -> None:
-    assert pair_choice(list(TASKS.values())) is TASKS["itm_hs"].pair_choice
-    assert pair_choice([task for name, task in TASKS.items() if name != "itm_hs"]) is AS_WRITTEN
+    assert pair_sampler(list(TASKS.values())) is TASKS["itm_hs"].pair_sampler
+    assert pair_sampler([task for name, task in TASKS.items() if name != "itm_hs"]) is OWN_IMAGES
 
 
 def chosen_at_hand(rows_at_hand: list[int], **options: object) -> tuple[Tensor, Tensor, dict[str, MeanMetric]]:
-    """The choice for the pairs of images at hand, look-alikes i+1 to i+4 as above."""
+    """The choice for the pairs of images at hand, hard negatives i+1 to i+4 as above."""
     at_hand = torch.tensor(rows_at_hand)
     here = torch.isin(OWN, at_hand)
     found = replace_images(KEYS[here], OWN[here], LOOK_ALIKES, NUM_IMAGES, context(**options), at_hand)
@@ -146,7 +146,7 @@ def chosen_at_hand(rows_at_hand: list[int], **options: object) -> tuple[Tensor, 
 def test_a_look_alike_that_is_elsewhere_is_replaced_by_the_next_that_is_here() -> None:
     # 10 looks like 11 to 14, of which 12 and 13 are here: 11 gives way to 12, and so, beyond the end, does 14.
     # 12 looks like 13 to 16: 14 and 15 give way to 16. 13 has 16 alone. 16 has none, so chance chooses for it.
-    own, rows, _ = chosen_at_hand([10, 12, 13, 16], itm_share=1.0)
+    own, rows, _ = chosen_at_hand([10, 12, 13, 16], itm_probability=1.0)
     for image, drawn_once, drawn_thrice in ((10, 13, 12), (12, 13, 16)):
         counts = torch.bincount(rows[own == image], minlength=NUM_IMAGES)
         assert counts.nonzero().flatten().tolist() == sorted((drawn_once, drawn_thrice))
@@ -157,21 +157,21 @@ def test_a_look_alike_that_is_elsewhere_is_replaced_by_the_next_that_is_here() -
 
 
 def test_after_the_last_look_alike_comes_the_first() -> None:
-    # Of 10's look-alikes only 11 is here: 12, 13 and 14 give way to it too.
-    own, rows, _ = chosen_at_hand([5, 10, 11], itm_share=1.0)
+    # Of 10's hard negatives only 11 is here: 12, 13 and 14 give way to it too.
+    own, rows, _ = chosen_at_hand([5, 10, 11], itm_probability=1.0)
     assert set(rows[own == 10].tolist()) == {11}
 
 
 def test_the_metric_counts_look_alikes_that_were_drawn_and_here() -> None:
     # Two in four of 10's and of 12's are here, one of 13's, none of 16's: 5 of 16 in the mean.
-    _, _, metrics = chosen_at_hand([10, 12, 13, 16], itm_share=1.0)
-    metric = metrics["data/look_alikes_at_hand"]
+    _, _, metrics = chosen_at_hand([10, 12, 13, 16], itm_probability=1.0)
+    metric = metrics["data/hard_negatives_at_hand"]
     assert float(metric.count) == 4 * NUM_PAIRS / NUM_IMAGES
     assert metric.mean() == pytest.approx(5 / 16, abs=4 * (1 / 4 / float(metric.count)) ** 0.5)
 
 
 def test_random_images_at_hand_come_evenly_and_never_ones_own() -> None:
-    own, rows, metrics = chosen_at_hand([0, 3, 7, 24], itm_share=1.0, itm_negatives="random")
+    own, rows, metrics = chosen_at_hand([0, 3, 7, 24], itm_probability=1.0, itm_negatives="random")
     assert not metrics
     for image in (0, 3, 7, 24):
         counts = torch.bincount(rows[own == image], minlength=NUM_IMAGES)
@@ -185,5 +185,5 @@ def test_all_images_at_hand_change_nothing() -> None:
 
 
 def test_an_image_alone_in_its_block_is_never_replaced() -> None:
-    own, rows, _ = chosen_at_hand([9], itm_share=1.0)
+    own, rows, _ = chosen_at_hand([9], itm_probability=1.0)
     assert torch.equal(own, rows)

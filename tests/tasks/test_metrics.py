@@ -11,7 +11,7 @@ from tiny import VOCABULARY_TABLES, WIDTH, a_batch, context, encoded
 from torch import Tensor, nn
 
 from msp_ds.model.heads import RegionHead
-from msp_ds.model.positions import Places
+from msp_ds.model.positions import TargetPositions
 from msp_ds.records import IGNORE, Batch, Encoded, MeanMetric
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.scoring import feature_errors, gated_regions, mean_or_zero, relative_error
@@ -36,8 +36,8 @@ class Answers(RegionHead):
         return gated
 
 
-def with_marks(batch: Batch, **marks: Tensor) -> Batch:
-    return dataclasses.replace(batch, marks=dataclasses.replace(batch.marks, **marks))
+def with_marks(batch: Batch, **corruption: Tensor) -> Batch:
+    return dataclasses.replace(batch, corruption=dataclasses.replace(batch.corruption, **corruption))
 
 
 def answered(answers: Tensor) -> Encoded:
@@ -143,14 +143,16 @@ def test_regions_are_gated_by_the_pair_they_belong_to() -> None:
     states = Encoded(
         text=torch.empty(0), regions=torch.arange(9.0).view(3, 3, 1), pair=torch.tensor([[10.0], [20.0], [30.0]])
     )
-    _, gated = gated_regions(nn.ModuleDict({"region": Both()}), states, Places(where=asked).rows())
+    _, gated = gated_regions(nn.ModuleDict({"region": Both()}), states, TargetPositions(where=asked).flat())
     assert gated.tolist() == [[0, 10], [2, 10], [7, 30]]
 
 
 def test_another_kind_of_region_head_is_refused() -> None:
     states = encoded(a_batch())
     with pytest.raises(TypeError, match="'region' is a Identity"):
-        gated_regions(nn.ModuleDict({"region": nn.Identity()}), states, Places(where=torch.ones(3, 6).bool()).rows())
+        gated_regions(
+            nn.ModuleDict({"region": nn.Identity()}), states, TargetPositions(where=torch.ones(3, 6).bool()).flat()
+        )
 
 
 def test_a_metric_is_the_same_in_one_piece_and_in_many() -> None:

@@ -17,7 +17,7 @@ from msp_ds.tasks.task import corrupt, num_random_regions
 
 def fates(batch: Batch, corrupted: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """bool [B, R] each: hidden, replaced, kept among the masked; for batches of `many_pairs`."""
-    chosen, feature = corrupted.marks.masked_regions, corrupted.features[..., 0]
+    chosen, feature = corrupted.corruption.masked_regions, corrupted.features[..., 0]
     return chosen & (feature == 0), chosen & (feature == -1), chosen & (feature == batch.features[..., 0])
 
 
@@ -29,15 +29,17 @@ def test_mrfr_and_moc_ask_about_the_same_regions_masked_once() -> None:
 
 def test_tokens_and_regions_are_masked_independently() -> None:
     corrupted = corrupt(
-        many_pairs(3000, num_tokens=36), [TASKS["mlm"], TASKS["moc"]], context(token_share=0.5, region_share=0.5)
+        many_pairs(3000, num_tokens=36),
+        [TASKS["mlm"], TASKS["moc"]],
+        context(token_probability=0.5, region_probability=0.5),
     )
-    tokens, regions = corrupted.marks.masked_tokens[:, 1:-1], corrupted.marks.masked_regions[:, 1:-1]
+    tokens, regions = corrupted.corruption.masked_tokens[:, 1:-1], corrupted.corruption.masked_regions[:, 1:-1]
     assert (tokens == regions).double().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / (3000 * 34) ** 0.5)
 
 
 def test_boxes_text_and_labels_never_change() -> None:
     batch = a_batch()
-    corrupted = mask_regions(batch, context(region_share=1.0))
+    corrupted = mask_regions(batch, context(region_probability=1.0))
     for name in (
         "boxes",
         "token_ids",
@@ -53,14 +55,14 @@ def test_boxes_text_and_labels_never_change() -> None:
 def test_the_clean_batch_stays_as_it_was() -> None:
     batch = a_batch()
     before = batch.features.clone()
-    mask_regions(batch, context(region_share=1.0))
+    mask_regions(batch, context(region_probability=1.0))
     assert torch.equal(batch.features, before)
 
 
 def test_slots_beyond_the_last_region_are_never_masked() -> None:
     batch = a_batch(counts=(6, 4, 1), num_regions=9)
-    corrupted = mask_regions(batch, context(region_share=1.0))
-    assert torch.equal(corrupted.marks.masked_regions, batch.region_mask)
+    corrupted = mask_regions(batch, context(region_probability=1.0))
+    assert torch.equal(corrupted.corruption.masked_regions, batch.region_mask)
     assert not corrupted.features[~batch.region_mask].any()
 
 
@@ -73,18 +75,20 @@ def test_eighty_percent_become_zeros_ten_random_regions_and_ten_stay() -> None:
     batch = many_pairs(2000)
     corrupted = mask_regions(batch, context())
     hidden, replaced, kept = fates(batch, corrupted)
-    number = corrupted.marks.masked_regions.sum().item()  # about 10 800: four standard errors of 0.8 are 0.0154
+    number = corrupted.corruption.masked_regions.sum().item()  # about 10 800: four standard errors of 0.8 are 0.0154
     assert hidden.sum().item() / number == pytest.approx(0.8, abs=0.0154)
     assert replaced.sum().item() / number == pytest.approx(0.1, abs=0.0116)
     assert (hidden | replaced | kept).sum().item() == number
-    untouched = ~corrupted.marks.masked_regions
+    untouched = ~corrupted.corruption.masked_regions
     assert torch.equal(corrupted.features[untouched], batch.features[untouched])
 
 
 def test_the_k_th_replaced_region_takes_the_k_th_random_region_and_after_four_they_repeat() -> None:
     batch = many_pairs(300)
     random_regions = -torch.arange(1.0, 5.0)[None, :, None].expand(300, -1, 1).half()
-    corrupted = mask_regions(dataclasses.replace(batch, random_features=random_regions), context(region_share=1.0))
+    corrupted = mask_regions(
+        dataclasses.replace(batch, random_features=random_regions), context(region_probability=1.0)
+    )
     longest = 0
     for features in corrupted.features[..., 0].tolist():
         found = [-value for value in features if value < 0]
@@ -102,5 +106,7 @@ def test_only_masking_regions_needs_random_regions() -> None:
 
 def test_tasks_that_need_no_random_regions_work_without_any() -> None:
     batch = dataclasses.replace(many_pairs(3), random_features=torch.empty(3, 0, 1).half())
-    corrupted = corrupt(batch, [TASKS["mlm"], TASKS["ifrs"], TASKS["tits"]], context(token_share=0.5, ifrs_share=0.5))
-    assert corrupted.marks.masked_tokens.any()
+    corrupted = corrupt(
+        batch, [TASKS["mlm"], TASKS["ifrs"], TASKS["tits"]], context(token_probability=0.5, ifrs_probability=0.5)
+    )
+    assert corrupted.corruption.masked_tokens.any()

@@ -14,14 +14,16 @@ from msp_ds.tasks import TASKS
 from msp_ds.tasks.corruptions import choose_regions, mask_regions, shuffle_regions
 from msp_ds.tasks.task import corrupt
 
-NO_MASKS = {"region_share": 0.0}
-OFTEN = {"ifrs_share": 0.5}
+NO_MASKS = {"region_probability": 0.0}
+OFTEN = {"ifrs_probability": 0.5}
 
 
 def triplets(batch: Batch) -> list[tuple[int, tuple[int, int, int]]]:
     """(first slot, order within the triplet) of every shuffled triplet; fails unless slots move in threes."""
     found = []
-    for marked, order in zip(batch.marks.shuffled_regions.tolist(), batch.marks.region_order.tolist(), strict=True):
+    for marked, order in zip(
+        batch.corruption.shuffled_regions.tolist(), batch.corruption.region_order.tolist(), strict=True
+    ):
         slot = 0
         while slot < len(marked):
             if not marked[slot]:
@@ -92,7 +94,7 @@ def test_a_scan_shuffles_one_triplet_and_a_half_an_image() -> None:
 
 def test_a_scan_leaves_seventeen_and_a_half_percent_of_the_images_alone() -> None:
     corrupted = shuffle_regions(many_pairs(4000), context(**NO_MASKS))
-    untouched = (~corrupted.marks.shuffled_regions.any(1)).double().mean().item()
+    untouched = (~corrupted.corruption.shuffled_regions.any(1)).double().mean().item()
     assert untouched == pytest.approx(0.95**34, abs=0.024)  # 0.175; four standard errors
 
 
@@ -108,25 +110,27 @@ def test_masked_and_absent_regions_are_in_no_triplet(choice: str) -> None:
     batch = a_batch([5] * 360, counts, **images(counts, num_regions=36))
     corrupted = corrupt(batch, [TASKS["ifrs"], TASKS["moc"]], context(ifrs_choice=choice, **OFTEN))
     assert triplets(corrupted)
-    assert not (corrupted.marks.shuffled_regions & (corrupted.marks.masked_regions | ~batch.region_mask)).any()
+    assert not (
+        corrupted.corruption.shuffled_regions & (corrupted.corruption.masked_regions | ~batch.region_mask)
+    ).any()
 
 
 @pytest.mark.parametrize("num_regions", [1, 2])
 def test_images_of_fewer_than_three_regions_are_left_alone(num_regions: int) -> None:
     batch = a_batch((5, 5), (num_regions, num_regions))
-    corrupted = shuffle_regions(batch, context(ifrs_share=1.0, **NO_MASKS))
+    corrupted = shuffle_regions(batch, context(ifrs_probability=1.0, **NO_MASKS))
     assert torch.equal(corrupted.features, batch.features)
 
 
 def test_three_regions_make_one_triplet() -> None:
-    corrupted = shuffle_regions(many_pairs(20, num_regions=3), context(ifrs_share=1.0, **NO_MASKS))
+    corrupted = shuffle_regions(many_pairs(20, num_regions=3), context(ifrs_probability=1.0, **NO_MASKS))
     assert [slot for slot, _ in triplets(corrupted)] == [0] * 20
 
 
 def test_a_slot_holds_the_feature_that_region_order_names() -> None:
     batch = many_pairs(100)  # slot i holds the feature i + 1
     corrupted = shuffle_regions(batch, context(**OFTEN))
-    assert torch.equal(corrupted.features[..., 0].long(), corrupted.marks.region_order + 1)
+    assert torch.equal(corrupted.features[..., 0].long(), corrupted.corruption.region_order + 1)
 
 
 def test_boxes_text_and_labels_stay() -> None:
@@ -139,7 +143,7 @@ def test_boxes_text_and_labels_stay() -> None:
 def test_boxes_move_with_their_features_if_asked_to() -> None:
     batch = many_pairs(20)
     corrupted = shuffle_regions(batch, context(ifrs_boxes="move", **OFTEN))
-    for place, order in enumerate(corrupted.marks.region_order):
+    for place, order in enumerate(corrupted.corruption.region_order):
         assert torch.equal(corrupted.boxes[place], batch.boxes[place][order])
     assert not torch.equal(corrupted.boxes, batch.boxes)
 
@@ -156,6 +160,6 @@ def test_shuffling_and_masking_do_not_disturb_each_other() -> None:
 def test_the_clean_batch_stays_as_it_was() -> None:
     batch = many_pairs(5)
     before = dataclasses.replace(batch, features=batch.features.clone())
-    shuffle_regions(batch, context(ifrs_share=1.0))
+    shuffle_regions(batch, context(ifrs_probability=1.0))
     assert torch.equal(batch.features, before.features)
-    assert not batch.marks.shuffled_regions.any()
+    assert not batch.corruption.shuffled_regions.any()

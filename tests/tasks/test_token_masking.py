@@ -17,7 +17,7 @@ WIDE = dataclasses.replace(VOCABULARY_TABLES, vocab_size=1000)
 
 
 def masks(batch: Batch, **options: object) -> Tensor:
-    return mask_tokens(batch, context(**options)).marks.masked_tokens
+    return mask_tokens(batch, context(**options)).corruption.masked_tokens
 
 
 def half_masked(**sizes: int) -> Batch:
@@ -27,28 +27,28 @@ def half_masked(**sizes: int) -> Batch:
 
 def test_equal_keys_get_equal_masks_and_unequal_keys_do_not() -> None:
     batch = dataclasses.replace(many_pairs(3, num_tokens=40), keys=torch.tensor([7, 7, 8]))
-    first, twin, other = masks(batch)
-    assert torch.equal(first, twin)
+    first, duplicate, other = masks(batch)
+    assert torch.equal(first, duplicate)
     assert not torch.equal(first, other)
 
 
 def test_the_clean_batch_stays_as_it_was() -> None:
     batch = half_masked()
     before = batch.token_ids.clone()
-    mask_tokens(batch, context(token_share=1.0))
+    mask_tokens(batch, context(token_probability=1.0))
     assert torch.equal(batch.token_ids, before)
-    assert not batch.marks.masked_tokens.any()
+    assert not batch.corruption.masked_tokens.any()
 
 
 @pytest.mark.parametrize("unit", ["piece", "word"])
 def test_with_a_share_of_one_all_but_specials_and_padding_is_masked(unit: str) -> None:
     batch = half_masked(num_tokens=14)
     special = (batch.token_ids == CLS) | (batch.token_ids == SEP)
-    assert torch.equal(masks(batch, token_share=1.0, mlm_unit=unit), batch.token_mask & ~special)
+    assert torch.equal(masks(batch, token_probability=1.0, mlm_unit=unit), batch.token_mask & ~special)
 
 
 def test_with_a_share_of_zero_nothing_is_masked() -> None:
-    assert not masks(half_masked(), token_share=0.0).any()
+    assert not masks(half_masked(), token_probability=0.0).any()
 
 
 @pytest.mark.parametrize("unit", ["piece", "word"])
@@ -66,7 +66,7 @@ def test_every_place_is_masked_alike() -> None:
 def test_of_the_masked_eighty_percent_are_hidden_ten_replaced_and_ten_kept() -> None:
     batch = many_pairs(6000, num_regions=1)
     corrupted = mask_tokens(batch, context(tables=WIDE))
-    chosen = corrupted.marks.masked_tokens
+    chosen = corrupted.corruption.masked_tokens
     old, new = batch.token_ids[chosen], corrupted.token_ids[chosen]
     hidden, kept = (new == MASK).double().mean().item(), (new == old).double().mean().item()
     assert hidden == pytest.approx(0.8, abs=0.018)  # about 9 000 tokens: four standard errors are 0.017
@@ -76,7 +76,7 @@ def test_of_the_masked_eighty_percent_are_hidden_ten_replaced_and_ten_kept() -> 
 
 def test_replacements_come_evenly_from_the_whole_vocabulary() -> None:
     batch = many_pairs(6000, num_regions=1)
-    corrupted = mask_tokens(batch, context(tables=WIDE, token_share=1.0))
+    corrupted = mask_tokens(batch, context(tables=WIDE, token_probability=1.0))
     strange = corrupted.token_ids[(corrupted.token_ids != batch.token_ids) & (corrupted.token_ids != MASK)]
     counts = torch.bincount(strange // 100, minlength=10).double()
     assert len(counts) == 10
@@ -87,7 +87,7 @@ def test_whole_words_are_masked_or_left() -> None:
     batch = many_pairs(400, num_tokens=12, num_regions=1)
     words = torch.tensor([1, 2, 2, 2, 3, 4, 4, 5, 6, 6, 6, 1])
     batch = dataclasses.replace(batch, word_positions=words.expand(400, -1))
-    chosen = masks(batch, mlm_unit="word", token_share=0.5)
+    chosen = masks(batch, mlm_unit="word", token_probability=0.5)
     for word in range(2, 7):
         pieces = chosen[:, words == word]
         assert torch.equal(pieces.any(1), pieces.all(1))
@@ -97,5 +97,5 @@ def test_whole_words_are_masked_or_left() -> None:
 def test_pieces_of_a_word_are_masked_apart_by_default() -> None:
     batch = many_pairs(400, num_regions=1)
     batch = dataclasses.replace(batch, word_positions=torch.tensor([1] + [2] * 10 + [1]).expand(400, -1))
-    chosen = masks(batch, token_share=0.5)[:, 1:-1]
+    chosen = masks(batch, token_probability=0.5)[:, 1:-1]
     assert not torch.equal(chosen.any(1), chosen.all(1))

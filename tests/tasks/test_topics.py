@@ -137,7 +137,7 @@ def test_precision_recall_and_f1_are_worked_by_hand() -> None:
 
 def test_targets_are_those_before_masking() -> None:
     clean = pair([5, 8], [0, 2])
-    corrupted = mask_tokens(clean, context(token_share=1.0))
+    corrupted = mask_tokens(clean, context(token_probability=1.0))
     assert not torch.equal(corrupted.token_ids, clean.token_ids)
     assert Ask(clean, topics={5, 8}, corrupted=corrupted).metrics["f1/tits"] == 1.0
 
@@ -153,7 +153,9 @@ def test_attributes_are_topics_of_phrases_only() -> None:
 def test_mismatched_pairs_count_unless_dropped(name: str) -> None:
     token_ids = torch.tensor([[CLS, 5, SEP], [CLS, 16, SEP]])  # topics {5} and none
     batch = a_batch((3, 3), (1, 1), token_ids=token_ids, object_ids=torch.tensor([[0], [0]]))
-    batch = dataclasses.replace(batch, marks=dataclasses.replace(batch.marks, matched=torch.tensor([True, False])))
+    batch = dataclasses.replace(
+        batch, corruption=dataclasses.replace(batch.corruption, matched=torch.tensor([True, False]))
+    )
     kept, dropped = (Ask(batch, name=name, topics={5}, mismatch_losses=how) for how in ("keep", "drop"))
     right, wrong = (softplus(-0.4) + 19 * softplus(-2)) / 20, (softplus(0.4) + 19 * softplus(-2)) / 20
     assert kept.loss == pytest.approx((right + wrong) / 2, rel=1e-5)

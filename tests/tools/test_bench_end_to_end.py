@@ -66,7 +66,7 @@ def test_a_copy_has_memory_of_its_own() -> None:
     other = copied(batch)
     assert torch.equal(other.features, batch.features)
     assert other.features.data_ptr() != batch.features.data_ptr()
-    assert other.marks.matched.data_ptr() != batch.marks.matched.data_ptr()
+    assert other.corruption.matched.data_ptr() != batch.corruption.matched.data_ptr()
     assert bytes_of(batch) == bytes_of(other) > batch.features.nbytes
 
 

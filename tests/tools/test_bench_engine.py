@@ -81,12 +81,12 @@ def test_a_plain_step_on_a_corrupted_batch_is_the_plain_step(tmp_path: Path) -> 
         folder=tmp_path,
     )
     context, pool = a_context(MODEL), Pool(MODEL, batch_size=4)
-    learners = [stand.learner(context) for _ in range(2)]
-    corrupts, corrupted = map(stand.plain_step, learners)
+    models = [stand.model(context) for _ in range(2)]
+    corrupts, corrupted = map(stand.plain_step, models)
     for step, pairs in enumerate(pool.choices(2)):
         step_batch = stand.step_batch(step, pool.batch(pairs), context)
         assert torch.equal(corrupts(step_batch), corrupted.on_corrupted(step_batch, corrupted.corrupted(step_batch)))
-    assert all(torch.equal(*both) for both in zip(*(one.parameters() for one in learners), strict=True))
+    assert all(torch.equal(*both) for both in zip(*(one.parameters() for one in models), strict=True))
 
 
 def left_by(tool: str, *words: object, out: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def test_the_made_up_captions_have_the_lengths_they_should(contest: Contest) -> 
 
 @torch.no_grad()
 def test_the_loop_scores_what_the_whole_model_scores(contest: Contest) -> None:
-    scores = released_scores(contest.trunk, contest.head, contest.reader, contest.pool)
+    scores = released_scores(contest.backbone, contest.head, contest.reader, contest.pool)
     reader, pool = contest.reader, contest.pool
     for image, pair in enumerate(pool.first_pairs):
         rows = pool.captions
@@ -37,7 +37,7 @@ def test_the_loop_scores_what_the_whole_model_scores(contest: Contest) -> None:
             matched=torch.ones(len(rows)).bool(),
             random_regions=torch.empty(len(rows), 0),
         )
-        logits = contest.head(contest.trunk(batch).pair)
+        logits = contest.head(contest.backbone(batch).pair)
         torch.testing.assert_close(scores[image], logits[:, 1] - logits[:, 0], atol=FP32_BOUND, rtol=0)
     assert scores.std() > 1e-3
 

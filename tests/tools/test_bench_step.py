@@ -10,7 +10,7 @@ import torch
 from msp_ds.config import ModelConfig
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.task import corrupt
-from msp_ds.training.pretraining_model import Learner
+from msp_ds.training.pretraining_model import PretrainingModel
 from tools.bench_step import LXMERT_TASKS, Clock, Variant, as_lxmert, measure_memory, measured, ours, ratios, subjects
 from tools.step_peers import ReleasedManner
 from tools.step_pool import LONGEST, PAIRS, Draw, Pool, a_context
@@ -36,18 +36,22 @@ def draw() -> Draw:
 
 
 def released_names(config: ModelConfig) -> dict[str, str]:
-    """Our learner's names -> those of the released way, weights and biases apart."""
-    names = {"trunk.text.norm": "text_norm", "trunk.text_pooler": "text_pooler", "trunk.region_pooler": "region_pooler"}
-    names |= {f"trunk.regions.{part}": part for part in ("feature", "box", "feature_norm", "box_norm")}
+    """Our model's names -> those of the released way, weights and biases apart."""
+    names = {
+        "backbone.text.norm": "text_norm",
+        "backbone.text_pooler": "text_pooler",
+        "backbone.region_pooler": "region_pooler",
+    }
+    names |= {f"backbone.regions.{part}": part for part in ("feature", "box", "feature_norm", "box_norm")}
     for layer in range(config.num_layers):
         for block in ("cross", "text_self", "region_self"):
             names |= {
-                f"trunk.layers.{layer}.{block}.{our}": f"layers.{layer}.{block}.{their}"
+                f"backbone.layers.{layer}.{block}.{our}": f"layers.{layer}.{block}.{their}"
                 for our, their in ATTENTION.items()
             }
         for stream in ("text", "region"):
             names |= {
-                f"trunk.layers.{layer}.{stream}_feed_forward.{our}": f"layers.{layer}.{stream}_think.{their}"
+                f"backbone.layers.{layer}.{stream}_feed_forward.{our}": f"layers.{layer}.{stream}_think.{their}"
                 for our, their in {"widen": "wide", "narrow": "narrow", "norm": "norm"}.items()
             }
     for head, stem in (("token", "token_transform"), ("region", "region_transform")):
@@ -57,18 +61,18 @@ def released_names(config: ModelConfig) -> dict[str, str]:
 
 
 @torch.no_grad()
-def released_like(learner: Learner, config: ModelConfig) -> ReleasedManner:
-    """The released way with the learner's weights; of its table of visual [CLS] features row 101 is read."""
-    released, weights = ReleasedManner(config), learner.state_dict()
+def released_like(model: PretrainingModel, config: ModelConfig) -> ReleasedManner:
+    """The released way with the model's weights; of its table of visual [CLS] features row 101 is read."""
+    released, weights = ReleasedManner(config), model.state_dict()
     theirs = {
         f"{their}.{kind}": weights[f"{our}.{kind}"]
         for our, their in released_names(config).items()
         for kind in ("weight", "bias")
     }
-    theirs |= {"word.weight": weights["trunk.text.word.weight"], "token_bias": weights["heads.token.decoder.bias"]}
-    theirs |= {"position.weight": weights["trunk.text.position.weight"]}
-    theirs["kind.weight"] = weights["trunk.text.type_vector"].expand(2, -1)
-    theirs["visual_word.weight"] = weights["trunk.regions.cls_feature"].expand(config.vocab_size, -1)
+    theirs |= {"word.weight": weights["backbone.text.word.weight"], "token_bias": weights["heads.token.decoder.bias"]}
+    theirs |= {"position.weight": weights["backbone.text.position.weight"]}
+    theirs["kind.weight"] = weights["backbone.text.type_vector"].expand(2, -1)
+    theirs["visual_word.weight"] = weights["backbone.regions.cls_feature"].expand(config.vocab_size, -1)
     released.load_state_dict(theirs)
     return released
 

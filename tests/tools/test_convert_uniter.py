@@ -16,7 +16,7 @@ import msgpack_numpy
 import numpy as np
 import pytest
 
-from msp_ds.data.format.region_checks import LabelCounts, Reading
+from msp_ds.data.format.region_checks import CheckedRegions, LabelCounts
 from msp_ds.errors import InputError
 from msp_ds.preparation.region_features.region_files import list_region_files
 from tools import npz_parts
@@ -76,7 +76,7 @@ def sources(tmp_path: Path) -> list[Path]:
     ]
 
 
-def read_all(out: Path) -> list[Reading]:
+def read_all(out: Path) -> list[CheckedRegions]:
     return [file.read(row, LABELS) for file in list_region_files((str(out),)) for row in file.rows()]
 
 

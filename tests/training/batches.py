@@ -21,7 +21,7 @@ def tensors_of(value: Any) -> dict[str, Tensor]:
 
 def copied(batch: Batch) -> Batch:
     """The same batch in memory of its own."""
-    tensors = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch) if item.name != "marks"}
+    tensors = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch) if item.name != "corruption"}
     return dataclasses.replace(batch, **{name: tensor.clone() for name, tensor in tensors.items()})
 
 
@@ -32,11 +32,13 @@ def joined(batches: list[Batch]) -> Batch:
         return {
             item.name: torch.cat([getattr(value, item.name) for value in values])
             for item in dataclasses.fields(values[0])
-            if item.name != "marks"
+            if item.name != "corruption"
         }
 
-    marks = together([batch.marks for batch in batches])
-    return dataclasses.replace(batches[0], **together(batches), marks=dataclasses.replace(batches[0].marks, **marks))
+    corruption = together([batch.corruption for batch in batches])
+    return dataclasses.replace(
+        batches[0], **together(batches), corruption=dataclasses.replace(batches[0].corruption, **corruption)
+    )
 
 
 def assert_equal(one: Batch, other: Batch) -> None:

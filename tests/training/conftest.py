@@ -1,4 +1,4 @@
-"""A tiny learner, and this process as the only rank of a run."""
+"""A tiny model, and this process as the only rank of a run."""
 
 from __future__ import annotations
 

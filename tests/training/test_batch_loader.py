@@ -23,7 +23,7 @@ from msp_ds.data.loading.order import Order
 from msp_ds.data.loading.reader import Reader
 from msp_ds.errors import ShardError
 from msp_ds.records import Batch
-from msp_ds.tasks.asking import count_rooms
+from msp_ds.tasks.asking import count_targets
 from msp_ds.tasks.task import Context, corrupt
 from msp_ds.training.batch_loader import READ_AHEAD, BatchLoader, StepBatch, read_ahead
 from msp_ds.training.distributed.runtime import Runtime
@@ -187,7 +187,7 @@ def poisoned(
         for batch, rooms, mine in zip(step_batch.micro_batches, step_batch.rooms, pairs.split(8), strict=True):
             expected = fresh.read(0, mine, epoch=step_batch.epoch, num_tokens=longest)
             assert_equal(batch, expected)
-            assert rooms == (count_rooms(expected, step_batch.part.tasks, context) if device.type == "cuda" else {})
+            assert rooms == (count_targets(expected, step_batch.part.tasks, context) if device.type == "cuda" else {})
 
     return loader, order, check
 
@@ -264,35 +264,35 @@ def context_of(shards: Path, spelling: str) -> Context:
 def test_half_of_the_sentences_get_the_image_of_a_look_alike(small_shards: Path) -> None:
     loader, _ = a_loader(small_shards, "s", rank(0, of=1))
     loader.context = dataclasses.replace(
-        loader.context, options=dataclasses.replace(loader.context.options, itm_hard_share=1.0)
+        loader.context, options=dataclasses.replace(loader.context.options, itm_hard_probability=1.0)
     )
     reader = loader.readers[0]
     pairs = torch.arange(len(reader.keys))
     batch = loader.read(0, pairs, epoch=0)
-    matched = batch.marks.matched
+    matched = batch.corruption.matched
     assert 0.4 < matched.float().mean() < 0.6
     own = reader.read(
         pairs, images=reader.images, matched=matched, random_regions=torch.zeros(len(pairs), 0), num_tokens=20
     ).features
     assert torch.equal(batch.features[matched], own[matched])
-    look_alikes = reader.look_alikes
-    assert look_alikes is not None
+    hard_negatives = reader.hard_negatives
+    assert hard_negatives is not None
     features = {row: torch.from_numpy(reader.record(row).features.copy()) for row in range(reader.num_images)}
     for pair in pairs[~matched].tolist():
-        rows = [row for row in look_alikes[reader.images[pair]].tolist() if row >= 0]
+        rows = [row for row in hard_negatives[reader.images[pair]].tolist() if row >= 0]
         assert any(torch.equal(batch.features[pair], features[row]) for row in rows)
 
 
 def test_token_pairs_keep_their_images(small_shards: Path) -> None:
     loader, _ = a_loader(small_shards, "t", rank(0, of=1))
-    assert loader.read(0, torch.arange(64), epoch=0).marks.matched.all()
+    assert loader.read(0, torch.arange(64), epoch=0).corruption.matched.all()
 
 
 def test_an_epoch_asks_other_questions_than_the_one_before(small_shards: Path) -> None:
     loader, _ = a_loader(small_shards, "s", rank(0, of=1))
     first, again, second = (loader.read(0, torch.arange(64), epoch=epoch) for epoch in (0, 0, 1))
     assert_equal(first, again)
-    assert not torch.equal(first.marks.matched, second.marks.matched)
+    assert not torch.equal(first.corruption.matched, second.corruption.matched)
     assert not torch.equal(first.random_features, second.random_features)
 
 

@@ -221,10 +221,10 @@ def test_chance_chooses_from_the_images_of_the_blocks_at_hand(site: Site, twelve
     """Rows and the metric worked out pair by pair, from the numbers that chance draws."""
     local = Reader(open_stage_data(twelve_tars, STAGE).train[0])
     features = [torch.from_numpy(local.record(row).features.copy()) for row in range(72)]
-    looks = local.look_alikes
+    looks = local.hard_negatives
     assert looks is not None
     replaced_by = {"itself": 0, "next": 0, "random": 0}
-    with opened(site, itm_hard_share=0.9) as (loader, order):
+    with opened(site, itm_hard_probability=0.9) as (loader, order):
         for step_batch in loader.step_batches(order, start=0, end=EPOCH, micro_batch=BATCH):
             whole, batch = order.batch(step_batch.step), step_batch.micro_batches[0]
             plan = loader.blocks.plan
@@ -248,10 +248,10 @@ def test_chance_chooses_from_the_images_of_the_blocks_at_hand(site: Site, twelve
                         if turned:
                             row, how = turned[0], "itself" if turned[0] == list_of[first] else "next"
                     replaced_by[how] += 1
-                assert bool(batch.marks.matched[place]) == (row == own)
+                assert bool(batch.corruption.matched[place]) == (row == own)
                 assert torch.equal(batch.features[place, : len(features[row])], features[row])
                 assert {tuple(feature.tolist()) for feature in batch.random_features[place]} <= regions_here
-            metric = step_batch.metrics[0]["data/look_alikes_at_hand"]
+            metric = step_batch.metrics[0]["data/hard_negatives_at_hand"]
             assert (float(metric.total), float(metric.count)) == (found, wanted)
     assert all(replaced_by.values()), replaced_by
 

@@ -76,7 +76,7 @@ def whole(twelve_tars: Path, runtime: Runtime, tmp_path_factory: pytest.TempPath
 def test_the_share_of_look_alikes_at_hand_is_shown(whole: Path) -> None:
     events = EventAccumulator(str(whole))
     events.Reload()
-    shares = {point.step: point.value for point in events.Scalars("data/look_alikes_at_hand")}
+    shares = {point.step: point.value for point in events.Scalars("data/hard_negatives_at_hand")}
     assert list(shares) == [3, 6, 7]
     assert all(0 < share < 1 for share in shares.values())
     assert not [name for name in events.Tags()["scalars"] if "validation" in name and "at_hand" in name]

@@ -1,4 +1,4 @@
-"""The learner's losses and gradients are those of the plain path, which computes every state."""
+"""The model's losses and gradients are those of the plain path, which computes every state."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from lessons import a_batch, a_learner
 from torch import Tensor
 
 from msp_ds.curriculum import curriculum
-from msp_ds.model.positions import Asked
+from msp_ds.model.positions import TargetStates
 from msp_ds.records import Batch, Encoded
-from msp_ds.tasks.asking import count_rooms
-from msp_ds.training.pretraining_model import NOT_COUNTED, Learner
+from msp_ds.tasks.asking import count_targets
+from msp_ds.training.pretraining_model import NOT_COUNTED, PretrainingModel
 
 STAGES = ("t", "p", "s", "t+p+s")
 
 
-def computing_every_state(learner: Learner) -> Learner:
+def computing_every_state(model: PretrainingModel) -> PretrainingModel:
     """The plain path: whatever is asked, the last layer computes all rows."""
 
-    class Plain(type(learner.trunk)):  # type: ignore[misc]
-        def forward(self, batch: Batch, asked: Asked | None = None) -> Encoded:
+    class Plain(type(model.backbone)):  # type: ignore[misc]
+        def forward(self, batch: Batch, asked: TargetStates | None = None) -> Encoded:
             return super().forward(batch)  # type: ignore[no-any-return]
 
-    learner.trunk.__class__ = Plain
-    return learner
+    model.backbone.__class__ = Plain
+    return model
 
 
-def counted(learner: Learner, batch: Batch, stage: str) -> dict[str, int]:
+def counted(model: PretrainingModel, batch: Batch, stage: str) -> dict[str, int]:
     """How many places are asked about, as a GPU is told."""
-    return count_rooms(batch, curriculum(stage)[0].tasks, learner.context)
+    return count_targets(batch, curriculum(stage)[0].tasks, model.context)
 
 
 def losses_and_gradients(
-    learner: Learner, batch: Batch, stage: str, rooms: Mapping[str, int] = NOT_COUNTED
+    model: PretrainingModel, batch: Batch, stage: str, rooms: Mapping[str, int] = NOT_COUNTED
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    losses = learner(batch, curriculum(stage)[0].tasks, 0, rooms)
+    losses = model(batch, curriculum(stage)[0].tasks, 0, rooms)
     losses.total.backward()
-    gradients = {name: part.grad for name, part in learner.named_parameters() if part.grad is not None}
+    gradients = {name: part.grad for name, part in model.named_parameters() if part.grad is not None}
     return {name: metric.mean() for name, metric in losses.metrics.items()}, gradients
 
 
@@ -47,9 +47,9 @@ def losses_and_gradients(
 @pytest.mark.parametrize("roomy", [False, True], ids=["as many rows as needed", "room for more"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_losses_and_gradients_are_those_of_the_plain_path(stage: str, roomy: bool) -> None:
-    batch, learner = a_batch(1), a_learner(stage)
-    rooms = counted(learner, batch, stage) if roomy else NOT_COUNTED
-    losses, gradients = losses_and_gradients(learner, batch, stage, rooms)
+    batch, model = a_batch(1), a_learner(stage)
+    rooms = counted(model, batch, stage) if roomy else NOT_COUNTED
+    losses, gradients = losses_and_gradients(model, batch, stage, rooms)
     plain_losses, plain_gradients = losses_and_gradients(computing_every_state(a_learner(stage)), batch, stage)
     assert losses == pytest.approx(plain_losses, rel=1e-12, nan_ok=True)
     assert gradients.keys() == plain_gradients.keys()
@@ -60,9 +60,9 @@ def test_losses_and_gradients_are_those_of_the_plain_path(stage: str, roomy: boo
 
 def test_the_plain_path_computes_more() -> None:
     batch, seen = a_batch(1), []
-    for learner in (a_learner("t"), computing_every_state(a_learner("t"))):
-        block = learner.trunk.layers[-1].text_feed_forward
+    for model in (a_learner("t"), computing_every_state(a_learner("t"))):
+        block = model.backbone.layers[-1].text_feed_forward
         block.register_forward_hook(lambda _, arguments, result: seen.append(arguments[0].shape[:-1].numel()))
         with torch.no_grad():
-            learner(batch, curriculum("t")[0].tasks, 0)
+            model(batch, curriculum("t")[0].tasks, 0)
     assert seen[0] < seen[1] == batch.token_ids.numel()

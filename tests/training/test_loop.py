@@ -67,7 +67,7 @@ def test_the_meter_divides_once_after_adding_over_batches(runtime: Runtime) -> N
     meter.add({"accuracy": a_metric(1, 10), "loss": a_metric(6, 2)})
     meter.add({"accuracy": a_metric(8, 10)})
     assert meter.read(runtime) == {"accuracy": 9 / 20, "loss": 3.0}
-    assert meter.read(runtime) == {}, "reading starts anew"
+    assert meter.read(runtime) == {}, "reading starts again"
 
 
 def test_what_was_never_asked_is_no_number(runtime: Runtime) -> None:
@@ -113,21 +113,21 @@ def test_every_held_out_pair_is_asked_once(
 
 def poison(monkeypatch: pytest.MonkeyPatch, *, steps: set[int]) -> None:
     """Makes the losses of these steps, counted from 1, not a number."""
-    from msp_ds.training.pretraining_model import Learner
+    from msp_ds.training.pretraining_model import PretrainingModel
 
-    forward, count = Learner.forward, []
+    forward, count = PretrainingModel.forward, []
 
-    def poisoned(learner: Learner, *arguments: Any) -> Any:
-        losses = forward(learner, *arguments)
-        if learner.training:
+    def poisoned(model: PretrainingModel, *arguments: Any) -> Any:
+        losses = forward(model, *arguments)
+        if model.training:
             count.append(None)
-        if learner.training and len(count) in steps:
+        if model.training and len(count) in steps:
             bad = losses.total * math.nan
             metrics = {**losses.metrics, "loss/total": MeanMetric.of(bad), "loss/moc": MeanMetric.of(bad)}
             return dataclasses.replace(losses, total=bad, metrics=metrics)
         return losses
 
-    monkeypatch.setattr(Learner, "forward", poisoned)
+    monkeypatch.setattr(PretrainingModel, "forward", poisoned)
 
 
 @pytest.mark.parametrize("save_every", [1, 2, 5])
@@ -197,7 +197,7 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_left_out_and_count
     def poisoned(engine: Engine) -> None:
         count.append(None)
         if len(count) in (2, 3):
-            engine.engine.module.trunk.regions.feature.weight.grad.fill_(math.inf)
+            engine.engine.module.backbone.regions.feature.weight.grad.fill_(math.inf)
         step(engine)
 
     monkeypatch.setattr(Engine, "step", poisoned)
@@ -402,12 +402,12 @@ def test_what_the_first_rank_cannot_do_no_rank_waits_for(runtime: Runtime, monke
         raise ShardError("no room")
 
     with pytest.raises(InputError, match="no room"):
-        runtime.first_does(fail)
+        runtime.on_rank_zero(fail)
     second = dataclasses.replace(runtime, rank=1)
-    second.first_does(fail)  # it is not asked
-    monkeypatch.setattr(Runtime, "first_says", lambda one, said: "no room, says rank 0")
+    second.on_rank_zero(fail)  # it is not asked
+    monkeypatch.setattr(Runtime, "broadcast", lambda one, said: "no room, says rank 0")
     with pytest.raises(InputError, match="no room, says rank 0"):
-        second.first_does(fail)
+        second.on_rank_zero(fail)
 
 
 def test_a_mix_under_zero_3_is_refused(runtime: Runtime, small_shards: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.execution import Execution
 from msp_ds.training.guards.interrupt import StopRequest
 from msp_ds.training.planning import new_config
-from msp_ds.training.pretraining_model import Learner
+from msp_ds.training.pretraining_model import PretrainingModel
 from msp_ds.training.replay import replay
 from msp_ds.training.run import train
 from msp_ds.training.stage import Job
@@ -30,20 +30,20 @@ POISONED = 3
 @pytest.fixture
 def kept(runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, float]:
     """The batch that a run kept, and the loss that it had before it was poisoned."""
-    forward, true = Learner.forward, []
+    forward, true = PretrainingModel.forward, []
 
-    def poisoned(learner: Learner, *arguments: Any) -> Any:
-        losses = forward(learner, *arguments)
-        if learner.training:
+    def poisoned(model: PretrainingModel, *arguments: Any) -> Any:
+        losses = forward(model, *arguments)
+        if model.training:
             true.append(float(losses.total.detach()))
-        if learner.training and len(true) == POISONED:
+        if model.training and len(true) == POISONED:
             bad = losses.total * math.nan
             return dataclasses.replace(losses, total=bad, metrics={**losses.metrics, "loss/moc": MeanMetric.of(bad)})
         return losses
 
     given = {"curriculum": "t", "shards": str(small_shards), "batch_size": 16, "max_steps": 4}
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "forward", poisoned)
+        patch.setattr(PretrainingModel, "forward", poisoned)
         train(
             Job(
                 config=new_config(given),

@@ -272,13 +272,13 @@ def test_ranks_and_zero_stages_may_change_within_a_run(small_shards: Path, tmp_p
         assert found[step] == pytest.approx(loss, abs=1e-3), step
 
 
-def test_all_stages_train_together_from_the_trunk_of_another_run(
+def test_all_stages_train_together_from_the_backbone_of_another_run(
     small_shards: Path, whole: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     flags = ["--curriculum", "t+p+s", "--init", whole, *SHORT[:2], "--max-steps", "12"]
     said = finished([*TRAIN, "--shards", small_shards, "--run-dir", folder, *flags])
-    assert f"trunk tensors from {whole}/3-sentence/checkpoints/step-00000012; heads left behind: match," in said
+    assert f"backbone tensors from {whole}/3-sentence/checkpoints/step-00000012; heads left behind: match," in said
     assert "fresh heads: match, region, token, topic" in said
     stage = read_json(folder / "1-token+phrase+sentence" / STAGE_FILE, what="a stage")
     assert {"loss/ifrs", "loss/titp", "loss/tits", "loss/itm_hs"} <= stage["validation"].keys()

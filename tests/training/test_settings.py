@@ -27,9 +27,9 @@ def a_run() -> RunConfig:
 
 
 def test_settings_change_only_what_they_name() -> None:
-    settings = ["moc_target=all", "token_share=0.3", "itm_skip_nearest=2", "topic_attributes=true"]
+    settings = ["moc_target=all", "token_probability=0.3", "itm_skip_nearest=2", "topic_attributes=true"]
     tasks = TaskOptions(
-        moc_target="all", token_share=0.3, itm_skip_nearest=2, topic_attributes=True, weights={"titp": 50.0}
+        moc_target="all", token_probability=0.3, itm_skip_nearest=2, topic_attributes=True, weights={"titp": 50.0}
     )
     assert with_settings(a_run(), settings) == dataclasses.replace(a_run(), tasks=tasks)
 
@@ -46,9 +46,9 @@ def test_a_stage_and_a_task_can_differ_from_the_others() -> None:
 
 
 def test_model_and_optimiser_are_reached_by_their_names() -> None:
-    changed = with_settings(a_run(), ["model.topic_head=plain", "optim.warmup_share=0.25", "optim.betas=[0.5, 0.75]"])
+    changed = with_settings(a_run(), ["model.topic_head=plain", "optim.warmup_ratio=0.25", "optim.betas=[0.5, 0.75]"])
     assert changed.model == dataclasses.replace(a_run().model, topic_head="plain")
-    assert changed.optim == OptimConfig(lr=2e-3, warmup_share=0.25, betas=(0.5, 0.75))
+    assert changed.optim == OptimConfig(lr=2e-3, warmup_ratio=0.25, betas=(0.5, 0.75))
     assert changed.tasks == a_run().tasks
 
 
@@ -56,16 +56,16 @@ def test_model_and_optimiser_are_reached_by_their_names() -> None:
     ("setting", "part"),
     [
         ("moc_target", "--set moc_target: write it name=value"),
-        ("moc_targets=all", "--set moc_targets: nothing is called that; tasks has token_share, mlm_unit, "),
+        ("moc_targets=all", "--set moc_targets: nothing is called that; tasks has token_probability, mlm_unit, "),
         ("moc_targets=all", "(and model.NAME, optim.NAME)"),
         ("model.topic=plain", "--set model.topic: nothing is called that; model has hidden_size, "),
         ("modal.topic_head=plain", "--set modal.topic_head: nothing is called that"),
         ("moc_target.x=all", "--set moc_target.x: nothing is called that"),
         ("topic_head=plain", "--set topic_head: nothing is called that"),
         ("moc_target=some", "--set.moc_target: 'some' is none of masked, all"),
-        ("token_share=2", "token_share 2.0 is not a share between 0 and 1"),
+        ("token_probability=2", "token_probability 2.0 is not a share between 0 and 1"),
         ("itm_skip_nearest=two", "--set.itm_skip_nearest: expected int, got 'two'"),
-        ("optim.warmup_share=2", "warmup_share 2.0"),
+        ("optim.warmup_ratio=2", "warmup_ratio 2.0"),
         ("model.num_heads=0", "--set model: num_heads 0 is not in 1 to 32,768"),
         ("model.num_layers=1000000", "--set model: num_layers 1000000 is not in 1 to 256"),
         ("model.hidden_size=-768", "--set model: hidden_size -768 is not in 1 to 32,768"),

@@ -12,7 +12,7 @@ OnError = Literal["fail", "skip"]
 """What an unusable row does: end the work, or be left out and listed."""
 
 
-class Place(NamedTuple):
+class RowAt(NamedTuple):
     """Where a row stands, for messages."""
 
     path: Path
@@ -37,7 +37,7 @@ class Place(NamedTuple):
 class RowError(InputError):
     """One row of a file that cannot be used, where the others may."""
 
-    def __init__(self, place: Place, reason: str) -> None:
+    def __init__(self, place: RowAt, reason: str) -> None:
         # Both as arguments of the exception: it travels between processes.
         super().__init__(place, reason)
         self.place = place

@@ -1,7 +1,7 @@
 """One name for an image whatever corpus file it comes from: `coco-391895`, `vg-2375429`, `nlvr2-train-10171-0-img0`.
 
 Canonical ids are ASCII without dots, so that they serve as the keys of tar members too. Two of them may still name one
-photograph: data.sources.visual_genome.Twins tells which of Visual Genome's are COCO's.
+photograph: data.sources.visual_genome.CocoDuplicates tells which of Visual Genome's are COCO's.
 """
 
 from __future__ import annotations

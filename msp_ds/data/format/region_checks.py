@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from msp_ds.data.format.faults import Place, RowError
+from msp_ds.data.format.faults import RowAt, RowError
 from msp_ds.records import IGNORE, RegionRecord
 
 _ONE_THREAD = 1 << 14
@@ -41,7 +41,7 @@ class RegionRow(NamedTuple):
     """Bytes of it, about."""
 
 
-class Reading(NamedTuple):
+class CheckedRegions(NamedTuple):
     """One image as a reader found it."""
 
     record: RegionRecord
@@ -53,7 +53,7 @@ class Reading(NamedTuple):
 class RawRegions:
     """One image as it stands in a file, not yet checked."""
 
-    place: Place
+    place: RowAt
     """With the image's canonical id."""
     height: int
     width: int
@@ -68,7 +68,7 @@ class RawRegions:
     attribute_scores: np.ndarray | None = None
 
 
-def checked(raw: RawRegions, *, labels: LabelCounts) -> Reading:
+def checked(raw: RawRegions, *, labels: LabelCounts) -> CheckedRegions:
     """The record of one image, features as float16.
 
     Without labels every id is IGNORE and every score 0.
@@ -91,7 +91,7 @@ def checked(raw: RawRegions, *, labels: LabelCounts) -> Reading:
         attribute_ids=_label_ids(raw, "attribute", raw.attribute_ids, labels.attributes),
         attribute_scores=_scores(raw, "attribute", raw.attribute_scores),
     )
-    return Reading(record, num_clipped)
+    return CheckedRegions(record, num_clipped)
 
 
 def has_only_finite(features: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""What a task demands of a set, and how to mend one that lacks it."""
+"""What a task demands of a set, and how to fix one that lacks it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from msp_ds.data.format.shards import ShardSet
 from msp_ds.errors import ShardError
 
 
-def require_look_alikes(shards: ShardSet, *, task: str) -> np.ndarray:
-    """int32 [N, K], the set's look-alikes, for a task that cannot do without.
+def require_hard_negatives(shards: ShardSet, *, task: str) -> np.ndarray:
+    """int32 [N, K], the set's hard negatives, for a task that cannot do without.
 
     Raises: ShardError that says how to write them.
     """
-    if shards.look_alikes is None:
+    if shards.hard_negatives is None:
         raise ShardError(
-            f"{shards.path} has no look-alikes, which task {task} needs; "
+            f"{shards.path} has no hard negatives, which task {task} needs; "
             f"add them with: msp-ds negatives --shards {shards.path} --attach, "
             "or train with --set itm_negatives=random"
         )
-    return shards.look_alikes
+    return shards.hard_negatives
 
 
 def require_labels(shards: ShardSet, *, tasks: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from msp_ds.storage.file_kinds import read_head
 from msp_ds.storage.walking import folders_with
 
 FORMAT = "msp-ds shards"
-VERSION = 1
+VERSION = 2
 
 StageName = Literal["token", "phrase", "sentence"]
 BenchmarkName = Literal["vqa", "gqa", "nlvr2", "retrieval"]
@@ -37,7 +37,7 @@ ASKING_NAMES: tuple[BenchmarkName, ...] = ("vqa", "gqa", "nlvr2")
 
 INDEX_NAME = "index.json"
 PAIRS_NAME = "pairs.npz"
-LOOK_ALIKES_NAME = "look_alikes.npz"
+HARD_NEGATIVES_NAME = "hard_negatives.npz"
 FEATURE_MEAN_NAME = "feature_mean.npy"
 VOCAB_NAME = "vocab.txt"
 OBJECTS_NAME = "objects_vocab.txt"
@@ -147,7 +147,7 @@ def without_index(path: Path) -> str:
         others = f" and {len(sets) - _SETS_NAMED} more" if len(sets) > _SETS_NAMED else ""
         return f"is not a shard set itself, but holds some; name one of them: {', '.join(sets[:_SETS_NAMED])}{others}"
     if is_set_name(path.parent.name):
-        return f"has no {INDEX_NAME}; {mending(path.parent.name)}"
+        return f"has no {INDEX_NAME}; {fix_command(path.parent.name)}"
     return (
         f"is not a shard set of msp-ds, since it has no {INDEX_NAME}; write one with: {shard_command('')} --recipe FILE"
     )
@@ -159,7 +159,7 @@ def shard_command(stage: str) -> str:
     return f"msp-ds shard {kind} {stage if is_set_name(stage) else 'STAGE'}"
 
 
-def mending(stage: str, extractor: str = "") -> str:
+def fix_command(stage: str, extractor: str = "") -> str:
     """How to get a good set of a stage; `extractor` is the index's, empty where that cannot be read."""
     command = f"write it again with: {shard_command(stage)}"
     return command if extractor == DEMO_EXTRACTOR else f"{command} --recipe FILE, or the flags it was written with"

@@ -1,6 +1,6 @@
 """Shard sets as they lie on disk: opened with a quick check of all but the tars' contents, read by row, verified.
 
-N images, P pairs, K look-alikes of an image, F feature width.
+N images, P pairs, K hard negatives of an image, F feature width.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class ShardSet:
     region_counts: np.ndarray
     """int32 [N]: regions of the image."""
     pairs: Pairs
-    look_alikes: np.ndarray | None
+    hard_negatives: np.ndarray | None
     """int32 [N, K]: rows of similar images, nearest first, -1 beyond the last; None where no list was given."""
     feature_mean: np.ndarray
     """float32 [F]: mean region feature of the set."""
@@ -123,7 +123,7 @@ def open_set(path: Path) -> ShardSet:
     Checked are format and version, the size of every file, the sha256 of all but the tars, and that the tables agree
     with each other. The payloads are not read: `read_record` checks one, `verify_set` all of them.
 
-    Raises: ShardError that names the file and the command that mends it.
+    Raises: ShardError that names the file and the command that fixes it.
     """
     index, index_sha256 = read_index(path)
     try:
@@ -135,17 +135,17 @@ def open_set(path: Path) -> ShardSet:
                 for fault in faults.result():  # says more than whatever came of loading such a file
                     raise fault
     except (ValueError, OSError) as error:
-        raise ShardError(f"{error}; {layout.mending(index.stage, index.extractor)}") from None
+        raise ShardError(f"{error}; {layout.fix_command(index.stage, index.extractor)}") from None
 
 
 def read_index(path: Path) -> tuple[SetIndex, str]:
     """The index of the set in folder `path`, and its sha256.
 
-    Raises: ShardError with the mending command when there is none of this format and version.
+    Raises: ShardError with the fix_command command when there is none of this format and version.
     """
     data = _read_index_bytes(path)
-    where, mend = str(path / layout.INDEX_NAME), layout.mending(path.parent.name)
-    return parse_index(data, where=where, mend=mend), hashlib.sha256(data).hexdigest()
+    where, fix = str(path / layout.INDEX_NAME), layout.fix_command(path.parent.name)
+    return parse_index(data, where=where, fix=fix), hashlib.sha256(data).hexdigest()
 
 
 def file_faults(index: SetIndex, path: Path) -> Iterator[ShardError]:
@@ -159,7 +159,7 @@ def file_faults(index: SetIndex, path: Path) -> Iterator[ShardError]:
             yield from _size_faults(path, shard.name, shard.bytes)
     wrong = {name: list(_size_faults(path, name, entry.bytes)) for name, entry in index.files.items()}
     whole = [name for name, faults in wrong.items() if not faults]
-    with ThreadPoolExecutor(2) as pool:  # two are large: pairs and look-alikes
+    with ThreadPoolExecutor(2) as pool:  # two are large: pairs and hard negatives
         for name, digest in zip(whole, pool.map(lambda name: sha256_of_file(path / name), whole), strict=True):
             if digest != index.files[name].sha256:
                 wrong[name] = [_fault(path / name, "differs from what was written")]
@@ -190,12 +190,12 @@ def read_record(shards: ShardSet, row: int) -> tuple[RegionRecord, list[str]]:
     with shards.shard_paths[shards.shard_of[row]].open("rb") as file:
         file.seek(int(shards.offsets[row]))
         payload = file.read(int(shards.lengths[row]))
-    where, mend = shards.where(row), layout.mending(shards.index.stage, shards.index.extractor)
+    where, fix = shards.where(row), layout.fix_command(shards.index.stage, shards.index.extractor)
     if zlib.crc32(payload) != shards.crc32[row]:
-        raise ShardError(f"{where}: the bytes do not match their checksum; {mend}")
+        raise ShardError(f"{where}: the bytes do not match their checksum; {fix}")
     record, texts = layout.unpack_record(payload, where=where)
     if record.image_id != shards.keys[row]:
-        raise ShardError(f"{where}: holds image {record.image_id}; {mend}")
+        raise ShardError(f"{where}: holds image {record.image_id}; {fix}")
     return record, texts
 
 
@@ -211,36 +211,36 @@ def _read_index_bytes(path: Path) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         if path.is_dir():
             raise ShardError(f"{path} {layout.without_index(path)}") from None
-        mend = layout.shard_command(stage)
+        fix = layout.shard_command(stage)
         if path.name == "test" and stage in layout.ASKING_NAMES:
-            mend += f" --recipe FILE --test-questions FILE; or take the held-out set, --shards {path.with_name('val')}"
+            fix += f" --recipe FILE --test-questions FILE; or take the held-out set, --shards {path.with_name('val')}"
         of_stage = f"for stage {stage} " if layout.is_set_name(stage) else ""
-        raise ShardError(f"no shards {of_stage}in {path}; write them with: {mend}") from None
+        raise ShardError(f"no shards {of_stage}in {path}; write them with: {fix}") from None
     except OSError as error:
         raise ShardError(
-            f"{path / layout.INDEX_NAME} cannot be read ({reason(error)}); {layout.mending(stage)}"
+            f"{path / layout.INDEX_NAME} cannot be read ({reason(error)}); {layout.fix_command(stage)}"
         ) from None
 
 
-def parse_index(data: bytes, *, where: str, mend: str) -> SetIndex:
+def parse_index(data: bytes, *, where: str, fix: str) -> SetIndex:
     """The index in the bytes of an index.json.
 
-    Raises: ShardError, from `where` to `mend`, when it is no JSON, of another format or version, or ill-typed.
+    Raises: ShardError, from `where` to `fix`, when it is not valid JSON, of another format or version, or ill-typed.
     """
     if found_kind := other_kind(data[:HEAD_BYTES]):
-        remedy = mend if "://" in where else found_kind[1]  # what an address answers is not helped by one more try
+        remedy = fix if "://" in where else found_kind[1]  # what an address answers is not helped by one more try
         raise ShardError(f"{where} is {found_kind[0]}, but should be the index of a shard set; {remedy}")
     try:
         value = parse_json(data)
     except ValueError as error:
-        raise ShardError(f"{where} is no readable JSON ({error}); {mend}") from None
+        raise ShardError(f"{where} is no readable JSON ({error}); {fix}") from None
     found = (value.get("format"), value.get("version")) if isinstance(value, dict) else None
     if found != (layout.FORMAT, layout.VERSION):
-        raise ShardError(f"{where} is not of format {layout.FORMAT!r} version {layout.VERSION}; {mend}")
+        raise ShardError(f"{where} is not of format {layout.FORMAT!r} version {layout.VERSION}; {fix}")
     try:
         return from_json(SetIndex, value, where=where)
     except InputError as error:
-        raise ShardError(f"{error}; {mend}") from None
+        raise ShardError(f"{error}; {fix}") from None
 
 
 def _fault(path: Path, what: str) -> ShardError:
@@ -273,7 +273,7 @@ def _assembled(index: SetIndex, *, path: Path, index_sha256: str) -> ShardSet:
         crc32=_column(index, "crc32", np.uint32),
         region_counts=_column(index, "region_counts", np.int32),
         pairs=_load_pairs(index, path / layout.PAIRS_NAME),
-        look_alikes=_load_look_alikes(index, path / layout.LOOK_ALIKES_NAME),
+        hard_negatives=_load_hard_negatives(index, path / layout.HARD_NEGATIVES_NAME),
         feature_mean=_load_feature_mean(index, path / layout.FEATURE_MEAN_NAME),
         comes_by_block=_comes_by_block(path),
         questions=_load_questions(index, path),
@@ -320,10 +320,10 @@ def _within(values: np.ndarray, lowest: int, end: int) -> bool:
     return values.size == 0 or bool(values.min() >= lowest and values.max() < end)
 
 
-def _load_look_alikes(index: SetIndex, path: Path) -> np.ndarray | None:
+def _load_hard_negatives(index: SetIndex, path: Path) -> np.ndarray | None:
     if path.name not in index.files:
         return None
-    rows = load_arrays(path, ["rows"], what="the table of look-alikes")["rows"]
+    rows = load_arrays(path, ["rows"], what="the table of hard negatives")["rows"]
     if rows.dtype != np.int32 or rows.ndim != 2 or len(rows) != index.num_images or not _within(rows, -1, len(rows)):
         raise _fault(path, f"does not hold rows of the {index.num_images} images")
     return rows

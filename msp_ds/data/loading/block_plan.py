@@ -1,6 +1,6 @@
 """Which tars are at hand together when a cache is too small for all of them: a pure function of (seed, epoch, plan).
 
-Each epoch deals the tars of a set anew into the same number of blocks, like cards. Two blocks lie in the cache at a
+Each epoch deals the tars of a set again into the same number of blocks, like cards. Two blocks lie in the cache at a
 time, the one that is trained on and the next, which comes meanwhile. How large a block may become is known before any
 is dealt: as large as the largest tars together. With several sets a block has tars of each.
 """
@@ -25,7 +25,7 @@ BLOCKS_AT_HAND = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
+class CacheBudget:
     """What a cache has for the tars of a stage."""
 
     limit: int
@@ -77,7 +77,7 @@ class BlockPlan:
         return found
 
 
-def plan_blocks(sets: Sequence[ShardSet], room: Room, *, seed: int, batch_size: int) -> BlockPlan:
+def plan_blocks(sets: Sequence[ShardSet], room: CacheBudget, *, seed: int, batch_size: int) -> BlockPlan:
     """As few blocks as fit into the room: one if all tars do, else so many that two always do.
 
     Raises: InputError when a batch could need more blocks than two, or a block cannot be small enough, with the limit

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from msp_ds.data.format.region_checks import has_only_finite
-from msp_ds.data.format.set_layout import ARRAYS, mending, unpack_head, unpack_record
+from msp_ds.data.format.set_layout import ARRAYS, fix_command, unpack_head, unpack_record
 from msp_ds.data.format.shards import ShardSet
 from msp_ds.data.loading.batch_buffers import BatchBuffers
 from msp_ds.errors import ShardError
@@ -241,7 +241,7 @@ class ImageFiles:
 
     def _fault(self, row: int, what: str) -> ShardError:
         return ShardError(
-            f"{self.shards.where(row)}: {what}; {mending(self.shards.index.stage, self.shards.index.extractor)}"
+            f"{self.shards.where(row)}: {what}; {fix_command(self.shards.index.stage, self.shards.index.extractor)}"
         )
 
 

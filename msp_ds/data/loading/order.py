@@ -4,7 +4,7 @@ The order of an epoch is a sort by hash, so it depends neither on the number of 
 are laid out in shards. Batch g is a slice of it; what a rank reads is a slice of the batch. The state of an epoch is
 therefore one number, and a run continues exactly, also on another number of ranks.
 
-With length buckets the batches of a pool of 32 share out their pairs anew, texts of like length together: a batch is
+With length buckets the batches of a pool of 32 share out their pairs again, texts of like length together: a batch is
 padded to its longest text, so fewer slots stay empty. Which pairs an epoch shows, and how often, stays the same.
 
 Sets that come to this machine block by block (block_plan.py) are walked block by block: the pairs of an epoch's first

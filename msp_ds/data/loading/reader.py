@@ -1,6 +1,6 @@
 """From rows of a shard set to a clean batch: images checked against the index.
 
-B pairs, T text tokens, R regions, D random regions, F feature width, N images, P pairs of the set, K look-alikes.
+B pairs, T text tokens, R regions, D random regions, F feature width, N images, P pairs of the set, K hard negatives.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from msp_ds.data.format.shards import ShardSet
 from msp_ds.data.loading.batch_buffers import BatchBuffers
 from msp_ds.data.loading.image_files import ImageFiles, RegionSource
-from msp_ds.records import Batch, RegionRecord, neutral_marks
+from msp_ds.records import Batch, RegionRecord, no_corruption
 
 PAD_TO = 4
 """Texts are padded to the longest of their batch, rounded up to a multiple of this."""
@@ -34,7 +34,7 @@ class Reader:
         tokens = torch.from_numpy(np.diff(shards.pairs.offsets))
         self.lengths: Tensor = (tokens + PAD_TO - 1) // PAD_TO * PAD_TO
         """int64 [P]: tokens of each text, rounded up to a multiple of PAD_TO."""
-        self.look_alikes = None if shards.look_alikes is None else torch.from_numpy(shards.look_alikes)
+        self.hard_negatives = None if shards.hard_negatives is None else torch.from_numpy(shards.hard_negatives)
         """int32 [N, K], -1 beyond an image's last, or None."""
         self.num_images = len(shards.keys)
         questions = shards.questions
@@ -94,7 +94,7 @@ class Reader:
             token_mask=positions > 0,
             answer_ids=answer_ids,
             answer_scores=answer_scores,
-            marks=dataclasses.replace(neutral_marks(token_ids, into.region_mask), matched=matched),
+            corruption=dataclasses.replace(no_corruption(token_ids, into.region_mask), matched=matched),
             **{**into.tensors(), "features": features, "random_features": random_features},
         )
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from msp_ds.config import from_json, read_json
 from msp_ds.data.format import set_layout as layout
 from msp_ds.data.format.shards import ShardSet
-from msp_ds.data.loading.block_plan import BlockPlan, Room
+from msp_ds.data.loading.block_plan import BlockPlan, CacheBudget
 from msp_ds.data.loading.order import GlobalBatch
 from msp_ds.data.loading.reader import Reader
 from msp_ds.data.remote.blob_cache import GIGABYTE, BlobCache
@@ -58,9 +58,9 @@ class BlockSource:
     """Bytes in it that stay as long as the run lasts."""
 
     @property
-    def room(self) -> Room:
+    def room(self) -> CacheBudget:
         """What there is for blocks."""
-        return Room(limit=self.limit, kept=self.kept)
+        return CacheBudget(limit=self.limit, kept=self.kept)
 
 
 def block_source(sets: Sequence[ShardSet]) -> BlockSource | None:

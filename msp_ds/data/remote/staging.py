@@ -32,7 +32,7 @@ from msp_ds.storage.small_files import is_plain_name
 DEFAULT_LIMIT_GB = 100.0
 
 
-class Progress(Protocol):
+class ByteProgress(Protocol):
     """Who wants to hear of bytes."""
 
     def start(self, label: str, total: int | None) -> None:
@@ -71,7 +71,7 @@ def refuse_rewriting(environment: Mapping[str, str]) -> None:
 
 @contextmanager
 def local_shards(
-    address: str, stages: Sequence[str], *, cache: Path, limit_gb: float, progress: Progress
+    address: str, stages: Sequence[str], *, cache: Path, limit_gb: float, progress: ByteProgress
 ) -> Iterator[Path]:
     """The folder with one set a stage: `address` itself, or, where it is remote, its copy in the cache.
 
@@ -91,7 +91,7 @@ def local_shards(
         yield folder
 
 
-def _stage(address: str, stages: Sequence[str], blobs: BlobCache, progress: Progress) -> tuple[Path, ExitStack]:
+def _stage(address: str, stages: Sequence[str], blobs: BlobCache, progress: ByteProgress) -> tuple[Path, ExitStack]:
     remote = RemoteFolder(address)
     sets = _read_indexes(remote, stages)
     by_block = blobs.can_hold and sum(_sizes(*(one.files for one in sets)).values()) > blobs.limit
@@ -139,7 +139,7 @@ def _read_indexes(remote: RemoteFolder, stages: Sequence[str]) -> list[RemoteSet
                 if split == "train":
                     raise ShardError(f"{where} is missing; upload a set that was written with: msp-ds shard") from None
                 continue
-            index = parse_index(data, where=where, mend="upload the set again")
+            index = parse_index(data, where=where, fix="upload the set again")
             tars = {shard.name: FileEntry(bytes=shard.bytes, sha256=shard.sha256) for shard in index.shards}
             check_names({**tars, **index.files}, where)
             sets.append(RemoteSet(name=name, index_data=data, tables=index.files, tars=tars))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from msp_ds.demo_world import vocabulary
-from msp_ds.demo_world.language.telling import Teller, with_article
+from msp_ds.demo_world.language.telling import CaptionWriter, with_article
 from msp_ds.demo_world.random_stream import RandomStream, stream
 from msp_ds.demo_world.relations import spatial_relations
 from msp_ds.demo_world.scenes import Scene
@@ -29,7 +29,7 @@ _MOST_NAMED = 6
 """The largest things, which questions are about."""
 
 
-class Asked(NamedTuple):
+class AnsweredQuestion(NamedTuple):
     """A question and its true answer."""
 
     text: str
@@ -57,14 +57,14 @@ class Statement(NamedTuple):
     true: bool
 
 
-def questions_of(seed: int, scene: Scene) -> list[Asked]:
+def questions_of(seed: int, scene: Scene) -> list[AnsweredQuestion]:
     """Up to seven questions about one image, no text twice."""
     asker = _Asker(scene, RandomStream(stream(seed, scene.number, "questions")))
     found = [question for ask in _ASKERS if (question := ask(asker)) is not None]
     return list({question.text: question for question in found}.values())
 
 
-def annotated(seed: int, scene: Scene, nth: int, question: Asked) -> list[str]:
+def annotated(seed: int, scene: Scene, nth: int, question: AnsweredQuestion) -> list[str]:
     """What ten annotators answer to an image's `nth` question: most of them the truth."""
     rng = RandomStream(stream(seed, scene.number * 16 + nth, "answers"))
     return [question.answer if rng.chance(CAREFUL) else rng.pick(question.confused) for _ in range(ANNOTATORS)]
@@ -76,7 +76,7 @@ class _Asker:
     def __init__(self, scene: Scene, rng: RandomStream) -> None:
         self.scene = scene
         self.rng = rng
-        self.teller = Teller(scene, rng)
+        self.captioner = CaptionWriter(scene, rng)
         self.counts = Counter(thing.category.name for thing in scene.things)
         largest = range(min(_MOST_NAMED, len(scene.things)))
         self.alone = [row for row in largest if self.counts[self.name(row)] == 1]
@@ -87,7 +87,7 @@ class _Asker:
 
     def coloured(self) -> int | None:
         """A thing alone of its kind whose colour is its own; people's is that of their clothes."""
-        rows = [row for row in self.alone if not self.teller.is_person(row)]
+        rows = [row for row in self.alone if not self.captioner.is_person(row)]
         return self.rng.pick(rows) if rows else None
 
     def absent(self) -> str:
@@ -99,7 +99,7 @@ class _Asker:
         """Two things alone of their kinds, and where the one is seen from the other."""
         for row in self.rng.some(self.alone, len(self.alone)):
             for target in self.rng.some([other for other in self.alone if other != row], 3):
-                names = [name for name in self.teller.between(row, target) if name in _ASKED_RELATIONS]
+                names = [name for name in self.captioner.between(row, target) if name in _ASKED_RELATIONS]
                 if names:
                     return row, self.rng.pick(names), target
         return None
@@ -107,22 +107,24 @@ class _Asker:
     def holds(self, row: int, relation: str, target: int) -> bool:
         """By the boxes alone."""
         one, other = self.scene.things[row], self.scene.things[target]
-        grounded = self.teller.stands_on_ground(row) and self.teller.stands_on_ground(target)
+        grounded = self.captioner.stands_on_ground(row) and self.captioner.stands_on_ground(target)
         size = self.scene.height, self.scene.width
         return relation in spatial_relations(one.box, other.box, size=size, grounded=grounded)
 
 
-def _what_colour(asker: _Asker) -> Asked | None:
+def _what_colour(asker: _Asker) -> AnsweredQuestion | None:
     row = asker.coloured()
     if row is None:
         return None
     thing = asker.scene.things[row]
     others = tuple(colour for colour in thing.category.palette if colour != thing.colour) or ("brown",)
     text = f"What color is the {thing.category.name}?"
-    return Asked(text, thing.colour, "what color is the", "other", others, "query", "attr", "color", asker.name(row))
+    return AnsweredQuestion(
+        text, thing.colour, "what color is the", "other", others, "query", "attr", "color", asker.name(row)
+    )
 
 
-def _which_colour(asker: _Asker) -> Asked | None:
+def _which_colour(asker: _Asker) -> AnsweredQuestion | None:
     row = asker.coloured()
     if row is None:
         return None
@@ -130,10 +132,10 @@ def _which_colour(asker: _Asker) -> Asked | None:
     other = asker.rng.pick([colour for colour in vocabulary.COLOURS if colour != thing.colour])
     one, two = asker.rng.some((thing.colour, other), 2)
     text = f"Is the {thing.category.name} {one} or {two}?"
-    return Asked(text, thing.colour, "is the", "other", (other,), "choose", "attr", "color", asker.name(row))
+    return AnsweredQuestion(text, thing.colour, "is the", "other", (other,), "choose", "attr", "color", asker.name(row))
 
 
-def _is_it_so_coloured(asker: _Asker) -> Asked | None:
+def _is_it_so_coloured(asker: _Asker) -> AnsweredQuestion | None:
     row = asker.coloured()
     if row is None:
         return None
@@ -144,23 +146,23 @@ def _is_it_so_coloured(asker: _Asker) -> Asked | None:
     return _yes_no(f"Is the {thing.category.name} {colour}?", yes, "is the", "attr", asker.name(row))
 
 
-def _how_many(asker: _Asker) -> Asked | None:
+def _how_many(asker: _Asker) -> AnsweredQuestion | None:
     several = [name for name, count in asker.counts.items() if count > 1]
     names = several if several and asker.rng.chance(0.6) else list(asker.counts)
     name = asker.absent() if asker.rng.chance(0.12) else asker.rng.pick(names)
     count = asker.counts[name]
     confused = tuple(str(number) for number in (count - 1, count + 1) if number >= 0)
     text = f"How many {vocabulary.BY_NAME[name].plural} are there?"
-    return Asked(text, str(count), "how many", "number", confused, "query", "obj", "number", name)
+    return AnsweredQuestion(text, str(count), "how many", "number", confused, "query", "obj", "number", name)
 
 
-def _is_there(asker: _Asker) -> Asked | None:
+def _is_there(asker: _Asker) -> AnsweredQuestion | None:
     yes = asker.rng.chance(0.5)
     name = asker.rng.pick(list(asker.counts)) if yes else asker.absent()
     return _yes_no(f"Is there {with_article(name)} in the picture?", yes, "is there a", "obj", name)
 
 
-def _is_it_there(asker: _Asker) -> Asked | None:
+def _is_it_there(asker: _Asker) -> AnsweredQuestion | None:
     found = asker.true_relation()
     if found is None:
         return None
@@ -171,7 +173,7 @@ def _is_it_there(asker: _Asker) -> Asked | None:
     return _yes_no(text, yes, "is the", "rel", asker.name(row))
 
 
-def _what_is_there(asker: _Asker) -> Asked | None:
+def _what_is_there(asker: _Asker) -> AnsweredQuestion | None:
     """`What is behind the bus?`, where one thing alone is."""
     found = asker.true_relation()
     if found is None:
@@ -184,15 +186,17 @@ def _what_is_there(asker: _Asker) -> Asked | None:
     answer = names.pop()
     confused = tuple(name for name in asker.counts if name != answer)
     text = f"What is {_SAID.get(relation, relation)} the {asker.name(target)}?"
-    return Asked(text, answer, "what is", "other", confused, "query", "rel", "object", answer)
+    return AnsweredQuestion(text, answer, "what is", "other", confused, "query", "rel", "object", answer)
 
 
-def _yes_no(text: str, yes: bool, opening: str, semantic: Literal["attr", "obj", "rel"], about: str) -> Asked:
+def _yes_no(
+    text: str, yes: bool, opening: str, semantic: Literal["attr", "obj", "rel"], about: str
+) -> AnsweredQuestion:
     answer, other = ("yes", "no") if yes else ("no", "yes")
-    return Asked(text, answer, opening, "yes/no", (other,), "verify", semantic, "", about)
+    return AnsweredQuestion(text, answer, opening, "yes/no", (other,), "verify", semantic, "", about)
 
 
-_ASKERS: tuple[Callable[[_Asker], Asked | None], ...] = (
+_ASKERS: tuple[Callable[[_Asker], AnsweredQuestion | None], ...] = (
     _what_colour,
     _which_colour,
     _is_it_so_coloured,

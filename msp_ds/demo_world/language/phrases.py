@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from msp_ds.demo_world import vocabulary
-from msp_ds.demo_world.language.telling import Teller
+from msp_ds.demo_world.language.telling import CaptionWriter
 from msp_ds.demo_world.random_stream import RandomStream, stream
 from msp_ds.demo_world.relations import GROUND, Box, Relation
 from msp_ds.demo_world.scenes import Scene
@@ -24,50 +24,50 @@ class Phrase(NamedTuple):
 def phrases_of(seed: int, scene: Scene) -> list[Phrase]:
     """The phrases of one image, about a quarter of them with a verb."""
     rng = RandomStream(stream(seed, scene.number, "phrases"))
-    teller = Teller(scene, rng)
+    captioner = CaptionWriter(scene, rng)
     phrases: list[Phrase] = []
     for _ in range(FEWEST + rng.below(MOST - FEWEST + 1)):
-        phrase = _phrase(teller)
+        phrase = _phrase(captioner)
         phrases.append(phrase._replace(text=_typed(rng, phrase.text)))
         if rng.chance(0.08):
             phrases.append(phrase._replace(text=_typed(rng, phrase.text)))
     return phrases
 
 
-def _phrase(teller: Teller) -> Phrase:
-    rng = teller.rng
-    row = rng.below(len(teller.scene.things))
+def _phrase(captioner: CaptionWriter) -> Phrase:
+    rng = captioner.rng
+    row = rng.below(len(captioner.scene.things))
     kind = rng.uniform()
     if kind < 0.10:
-        return _of_background(teller)
-    if kind < 0.28 and teller.scene.things[row].parts:
-        return _of_part(teller, row)
-    box = teller.scene.things[row].box
+        return _of_background(captioner)
+    if kind < 0.28 and captioner.scene.things[row].parts:
+        return _of_part(captioner, row)
+    box = captioner.scene.things[row].box
     if kind < 0.50:
-        return Phrase(_of_relation(teller, row, verbs=False), box)
+        return Phrase(_of_relation(captioner, row, verbs=False), box)
     if kind < 0.75:
-        return Phrase(_of_relation(teller, row, verbs=True), box)
-    return Phrase(_of_thing(teller, row), box)
+        return Phrase(_of_relation(captioner, row, verbs=True), box)
+    return Phrase(_of_thing(captioner, row), box)
 
 
-def _of_thing(teller: Teller, row: int) -> str:
+def _of_thing(captioner: CaptionWriter, row: int) -> str:
     """`small red ball`, `a green old car`."""
-    return teller.noun(row, article=teller.rng.pick(("", "", "a", "the")), details=teller.rng.pick((1, 2, 2)))
+    return captioner.noun(row, article=captioner.rng.pick(("", "", "a", "the")), details=captioner.rng.pick((1, 2, 2)))
 
 
-def _of_part(teller: Teller, row: int) -> Phrase:
+def _of_part(captioner: CaptionWriter, row: int) -> Phrase:
     """`the lid of a pot`, `black wheel of the red car`, `red car's wheel`."""
-    rng = teller.rng
-    part = rng.pick(teller.scene.things[row].parts)
+    rng = captioner.rng
+    part = rng.pick(captioner.scene.things[row].parts)
     colour = f"{part.colour} " if rng.chance(0.5) else ""
-    owner = teller.noun(row, article=rng.pick(("a", "the")), details=rng.pick((0, 0, 1)))
+    owner = captioner.noun(row, article=rng.pick(("a", "the")), details=rng.pick((0, 0, 1)))
     article = rng.pick(("", "the "))
     return Phrase(f"{article}{colour}{part.category.name} of {owner}", part.box)
 
 
-def _of_background(teller: Teller) -> Phrase:
+def _of_background(captioner: CaptionWriter) -> Phrase:
     """`blue sky`, `the grass is green`."""
-    scene, rng = teller.scene, teller.rng
+    scene, rng = captioner.scene, captioner.rng
     category, colour = rng.pick(scene.backgrounds)
     upper = vocabulary.BACKGROUNDS[category.name][0] == "upper"
     top, bottom = (0.0, scene.horizon) if upper else (scene.horizon, float(scene.height))
@@ -75,29 +75,31 @@ def _of_background(teller: Teller) -> Phrase:
     return Phrase(text, Box(0.0, top, float(scene.width), bottom))
 
 
-def _of_relation(teller: Teller, row: int, *, verbs: bool) -> str:
+def _of_relation(captioner: CaptionWriter, row: int, *, verbs: bool) -> str:
     """`cup next to a plate`, `man on the grass`; with verbs `man is riding a horse`, `car parked near a tree`."""
-    rng = teller.rng
-    relation = teller.relation(row)
-    if relation is None or (teller.stands_on_ground(row) and rng.chance(0.3)):
-        relation = Relation(row, "on", GROUND) if teller.stands_on_ground(row) else None
+    rng = captioner.rng
+    relation = captioner.relation(row)
+    if relation is None or (captioner.stands_on_ground(row) and rng.chance(0.3)):
+        relation = Relation(row, "on", GROUND) if captioner.stands_on_ground(row) else None
     if relation is None or (not verbs and relation.name in ("riding", "holding", "wearing")):
-        return _of_thing(teller, row) if not verbs else _with_copula(teller, row)
-    subject = teller.noun(row, article=rng.pick(("", "", "a")), details=rng.pick((0, 0, 1)))
+        return _of_thing(captioner, row) if not verbs else _with_copula(captioner, row)
+    subject = captioner.noun(row, article=rng.pick(("", "", "a")), details=rng.pick((0, 0, 1)))
     on_ground = relation.target == GROUND
-    target = teller.ground() if on_ground else teller.noun(relation.target, article=rng.pick(("a", "the")), details=0)
-    link = teller.link(relation, rng.pick(("finite", "copula", "bare"))) if verbs else _plain(teller, relation)
+    target = (
+        captioner.ground() if on_ground else captioner.noun(relation.target, article=rng.pick(("a", "the")), details=0)
+    )
+    link = captioner.link(relation, rng.pick(("finite", "copula", "bare"))) if verbs else _plain(captioner, relation)
     return f"{subject} {link} {target}"
 
 
-def _plain(teller: Teller, relation: Relation) -> str:
-    return teller.link(relation, "copula").removeprefix("is ")
+def _plain(captioner: CaptionWriter, relation: Relation) -> str:
+    return captioner.link(relation, "copula").removeprefix("is ")
 
 
-def _with_copula(teller: Teller, row: int) -> str:
+def _with_copula(captioner: CaptionWriter, row: int) -> str:
     """`the ball is red`."""
-    thing = teller.scene.things[row]
-    if teller.is_person(row):
+    thing = captioner.scene.things[row]
+    if captioner.is_person(row):
         return f"the {thing.category.name} is wearing a {thing.colour} shirt"
     return f"the {thing.category.name} is {thing.colour}"
 

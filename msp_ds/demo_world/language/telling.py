@@ -34,7 +34,7 @@ _PARTICIPLES = {
 }
 
 
-class Told(NamedTuple):
+class Sentence(NamedTuple):
     """A sentence, and what it claims about the scene."""
 
     text: str
@@ -48,7 +48,7 @@ def with_article(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-class Teller:
+class CaptionWriter:
     """Speaks of one scene."""
 
     def __init__(self, scene: Scene, rng: RandomStream) -> None:

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
-from msp_ds.demo_world.language.asking import Asked, annotated, questions_of, statements_of
+from msp_ds.demo_world.language.asking import AnsweredQuestion, annotated, questions_of, statements_of
 from msp_ds.demo_world.scenes import Scene
 from msp_ds.demo_world.writing.writers import COCO_NAME, JsonList, JsonObject, coco_id, genome_id
 
@@ -23,7 +23,7 @@ class VqaWriter:
         self._questions = JsonList(folder / "vqa_questions.json", head='{"questions": [')
         self._annotations = JsonList(folder / "vqa_annotations.json", head='{"annotations": [')
 
-    def add(self, seed: int, scene: Scene, questions: list[Asked]) -> None:
+    def add(self, seed: int, scene: Scene, questions: list[AnsweredQuestion]) -> None:
         """The questions about one image, each answered by ten people."""
         for nth, question in enumerate(questions):
             number, image = scene.number * _MOST_QUESTIONS + nth, coco_id(scene.number)
@@ -54,7 +54,7 @@ class GqaWriter:
     def __init__(self, folder: Path) -> None:
         self._questions = JsonObject(folder / "gqa_questions.json")
 
-    def add(self, scene: Scene, questions: list[Asked]) -> None:
+    def add(self, scene: Scene, questions: list[AnsweredQuestion]) -> None:
         """The questions about one image of Visual Genome."""
         asked = {
             str(scene.number * _MOST_QUESTIONS + nth): one for nth, one in enumerate(questions) if one.kind != "number"
@@ -71,7 +71,9 @@ class GqaWriter:
         self._questions.abandon()
 
 
-def _gqa_entry(number: str, question: Asked, scene: Scene, asked: dict[str, Asked]) -> dict[str, Any]:
+def _gqa_entry(
+    number: str, question: AnsweredQuestion, scene: Scene, asked: dict[str, AnsweredQuestion]
+) -> dict[str, Any]:
     """Who knows a thing's colour can tell whether it is red: such questions are entailed."""
     follows = [
         other

@@ -13,7 +13,7 @@ import numpy as np
 
 from msp_ds.demo_world.detector import NUM_BOXES, Detections
 from msp_ds.demo_world.language.phrases import Phrase
-from msp_ds.demo_world.language.telling import Told
+from msp_ds.demo_world.language.telling import Sentence
 from msp_ds.demo_world.scenes import Scene
 
 _INFO = {
@@ -99,7 +99,7 @@ class CaptionsWriter:
         self._part = folder / "annotations.part"
         self._annotations = JsonList(self._part, head='], "annotations": [')
 
-    def add(self, scene: Scene, captions: tuple[Told, ...]) -> None:
+    def add(self, scene: Scene, captions: tuple[Sentence, ...]) -> None:
         """One image with its captions."""
         number = coco_id(scene.number)
         name = COCO_NAME.format(number) + ".jpg"
@@ -132,9 +132,9 @@ class GenomeWriter:
         """One image with its phrases."""
         number = genome_id(scene.number)
         url = f"https://cs.stanford.edu/people/rak248/VG_100K/{number}.jpg"
-        twin = {"coco_id": coco_id(scene.number), "flickr_id": None}
+        duplicate = {"coco_id": coco_id(scene.number), "flickr_id": None}
         size = {"width": scene.width, "height": scene.height}
-        self._images.add({"image_id": number, "url": url, **size, **twin})
+        self._images.add({"image_id": number, "url": url, **size, **duplicate})
         regions = [_region(scene.number * 1000 + nth, number, phrase) for nth, phrase in enumerate(phrases)]
         self._regions.add({"id": number, "regions": regions})
 

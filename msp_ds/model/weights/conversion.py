@@ -1,7 +1,7 @@
 """From another's names to ours and back: pure functions of tensors by name, and a report of what became of each.
 
-Weights here are fp32 under the names of our state dict: `trunk.…`, `heads.<head>.…`. The token head's decoder is tied
-to the word embeddings, so it is not among them: `tied` adds it for those who fill a module.
+Weights here are fp32 under the names of our state dict: `backbone.…`, `heads.<head>.…`. The token head's decoder is
+tied to the word embeddings, so it is not among them: `tied` adds it for those who fill a module.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from torch import Tensor
 
 from msp_ds.errors import InputError
 from msp_ds.model.weights.fine_tuned import named_as_ours
-from msp_ds.model.weights.forms import Form, Row
-from msp_ds.model.weights.names import tidy_name
+from msp_ds.model.weights.forms import Form, TableRow
+from msp_ds.model.weights.names import normalised_name
 
-WORDS = "trunk.text.word.weight"
+WORDS = "backbone.text.word.weight"
 DECODER = "heads.token.decoder.weight"
-OWN = ("trunk.", "heads.")
+OWN = ("backbone.", "heads.")
 """How our own names begin. A foreign form carries under them what it has no name for."""
-LXMERT_S_ONLY = ("trunk.regions.cls_feature", "trunk.region_pooler.")
-"""Of the trunk: what may be carried along because the rest makes sense without it."""
+LXMERT_S_ONLY = ("backbone.regions.cls_feature", "backbone.region_pooler.")
+"""Of the backbone: what may be carried along because the rest makes sense without it."""
 ANSWER_DECODER = "heads.answer.decoder.weight"
 _DECODERS = tuple(f"heads.region.{what}_decoder." for what in ("object", "attribute", "feature"))
 SIZES = {
     "vocab_size": (WORDS, 0),
-    "feature_width": ("trunk.regions.feature.weight", 1),
+    "feature_width": ("backbone.regions.feature.weight", 1),
     "num_objects": ("heads.region.object_decoder.weight", 0),
     "num_attributes": ("heads.region.attribute_decoder.weight", 0),
 }
@@ -35,7 +35,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taken:
+class RenamedWeights:
     """Foreign weights under our names, of which no shape has been looked at."""
 
     weights: dict[str, Tensor]
@@ -46,13 +46,13 @@ class Taken:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class ConversionReport:
     """What became of every tensor."""
 
     taken: dict[str, str] = field(default_factory=dict)
     """Our name -> theirs."""
     fresh: tuple[str, ...] = ()
-    """Tensors of the trunk, and decoders of the region head, that start from chance."""
+    """Tensors of the backbone, and decoders of the region head, that start from chance."""
     absent_heads: tuple[str, ...] = ()
     """Heads that the weights have not: they are not written, and start fresh in training."""
     left_out: dict[str, str] = field(default_factory=dict)
@@ -76,7 +76,7 @@ def untied(weights: Mapping[str, Tensor], *, where: str) -> dict[str, Tensor]:
 
 
 def head_of(name: str) -> str | None:
-    """The head that a tensor of ours belongs to; None for the trunk's."""
+    """The head that a tensor of ours belongs to; None for the backbone's."""
     kind, _, rest = name.partition(".")
     return rest.split(".")[0] if kind == "heads" else None
 
@@ -91,7 +91,7 @@ def sizes_of(weights: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class ConversionOptions:
     """How foreign tensors are to be read."""
 
     form: Form
@@ -107,7 +107,7 @@ class Reading:
     """Leave out tensors that are no part of the form instead of refusing them."""
 
 
-def take(tensors: Mapping[str, Tensor], reading: Reading) -> Taken:
+def take(tensors: Mapping[str, Tensor], reading: ConversionOptions) -> RenamedWeights:
     """Foreign tensors under our names, in fp32.
 
     Raises InputError for names that are no part of the form or stand twice, for what the model has no place for though
@@ -131,21 +131,21 @@ def take(tensors: Mapping[str, Tensor], reading: Reading) -> Taken:
         came_from[ours] = given if number is None else f"{given}[{number}]"
         if number is not None:
             left_out[f"{given}[the other rows]"] = "no text or image ever reads them"
-    return Taken(weights=untied(weights, where=reading.where), came_from=came_from, left_out=left_out)
+    return RenamedWeights(weights=untied(weights, where=reading.where), came_from=came_from, left_out=left_out)
 
 
 def _tidied(tensors: Mapping[str, Tensor], *, where: str) -> dict[str, str]:
     """Tidy name -> the name in the file."""
     names: dict[str, str] = {}
     for given in tensors:
-        name = tidy_name(given)
+        name = normalised_name(given)
         if name in names:
             raise InputError(f"{where} holds {names[name]} and {given}, which are two names of the same weights")
         names[name] = given
     return names
 
 
-def _place(theirs: str, given: str, reading: Reading) -> tuple[str | None, str]:
+def _place(theirs: str, given: str, reading: ConversionOptions) -> tuple[str | None, str]:
     """Our name of a tensor of theirs; None and the reason where it is left out."""
     row = reading.form.row_of_theirs(theirs)
     places = (row.ours,) if row else (theirs,) if theirs.startswith(OWN) else reading.form.table.to_ours(theirs)
@@ -155,7 +155,7 @@ def _place(theirs: str, given: str, reading: Reading) -> tuple[str | None, str]:
     known_heads = {head_of(name) for name in reading.model}
     if ours is None and head_of(places[0]) not in known_heads:
         return places[0], ""  # a head of another task, carried along
-    if ours is None and (head_of(places[0]) or places[0].startswith("trunk.layers.")):
+    if ours is None and (head_of(places[0]) or places[0].startswith("backbone.layers.")):
         raise InputError(
             f"{reading.where} is of another model: it holds {given}, for which this model has no {places[0]}; "
             "name the model that fits with --preset or --set model.NAME=VALUE"
@@ -163,7 +163,7 @@ def _place(theirs: str, given: str, reading: Reading) -> tuple[str | None, str]:
     return ours, "" if ours else "this model has no such part"
 
 
-def _why_not(theirs: str, given: str, reading: Reading) -> str:
+def _why_not(theirs: str, given: str, reading: ConversionOptions) -> str:
     reason = next((why for begin, why in reading.form.not_ours.items() if theirs.startswith(begin)), None)
     if reason is None and not reading.drop_unknown:
         raise InputError(
@@ -173,7 +173,7 @@ def _why_not(theirs: str, given: str, reading: Reading) -> str:
     return reason or "no part of this form of weights"
 
 
-def _row_number(row: Row, reading: Reading) -> int:
+def _row_number(row: TableRow, reading: ConversionOptions) -> int:
     if row.row == "first":
         return 0
     if reading.cls_id is None:
@@ -204,7 +204,9 @@ def _is_absent_decoder(name: str, weights: Mapping[str, Tensor]) -> bool:
     return decoder is not None and not any(other.startswith(decoder) for other in weights)
 
 
-def check_fit(taken: Taken, reading: Reading, *, shapes: Mapping[str, tuple[int, ...]]) -> Report:
+def check_fit(
+    taken: RenamedWeights, reading: ConversionOptions, *, shapes: Mapping[str, tuple[int, ...]]
+) -> ConversionReport:
     """What became of each tensor, once it is sure that they fit a model whose tensors have these shapes.
 
     Heads are whole or not there at all, but for the region head's decoders, each of which its training may have gone
@@ -227,7 +229,7 @@ def check_fit(taken: Taken, reading: Reading, *, shapes: Mapping[str, tuple[int,
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(f"{reading.where} lacks {missing[0]}{more}, part of {reading.form.title}; check --from")
-    return Report(
+    return ConversionReport(
         taken={name: taken.came_from[name] for name in sorted(taken.weights)},
         fresh=tuple(fresh),
         absent_heads=tuple(sorted({head for name in shapes if (head := head_of(name)) and head not in heads})),
@@ -254,13 +256,13 @@ def to_theirs(
     for name, tensor in untied(weights, where=where).items():
         row, other = form.row_of_ours(name), form.table.to_theirs(name)
         if row is not None:
-            reading = Reading(form=form, model=frozenset(), cls_id=cls_id, where=where)
+            reading = ConversionOptions(form=form, model=frozenset(), cls_id=cls_id, where=where)
             table = tensor.new_zeros(row.num_rows or num_pieces, len(tensor))
             table[_row_number(row, reading)] = tensor
             theirs[row.theirs] = table
         elif other is not None and tensor.numel():
             theirs[other] = tensor
-        elif name.startswith("trunk.") and not name.startswith(LXMERT_S_ONLY):
+        elif name.startswith("backbone.") and not name.startswith(LXMERT_S_ONLY):
             raise InputError(
                 f"{where} has {name}, for which {form.title} has no place; export it with --to safetensors"
             )

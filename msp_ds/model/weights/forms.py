@@ -15,7 +15,7 @@ BERT_CLS_ID = 101
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TableRow:
     """One row of a table of theirs, which is a vector of ours: the other rows are never read."""
 
     ours: str
@@ -34,7 +34,7 @@ class Form:
     title: str
     """In a sentence: `weights of …`."""
     table: NameTable
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     not_ours: dict[str, str] = field(default_factory=dict)
     """How their names begin -> why such tensors are left out."""
     counts_pieces: bool = True
@@ -44,19 +44,21 @@ class Form:
     config: Literal["none", "in folders", "always"] = "none"
     """Where a config.json must lie beside the weights, which says how many attention heads they have."""
 
-    def row_of_ours(self, name: str) -> Row | None:
+    def row_of_ours(self, name: str) -> TableRow | None:
         """Where their form keeps our tensor `name` as a row of a table."""
         return next((row for row in self.rows if row.ours == name), None)
 
-    def row_of_theirs(self, name: str) -> Row | None:
+    def row_of_theirs(self, name: str) -> TableRow | None:
         """Which of our tensors is a row of their table `name`."""
         return next((row for row in self.rows if row.theirs == name), None)
 
 
-_TYPES = Row(
-    ours="trunk.text.type_vector", theirs="bert.embeddings.token_type_embeddings.weight", row="first", num_rows=2
+_TYPES = TableRow(
+    ours="backbone.text.type_vector", theirs="bert.embeddings.token_type_embeddings.weight", row="first", num_rows=2
 )
-_VISUAL_CLS = Row(ours="trunk.regions.cls_feature", theirs="bert.word_embeddings.weight", row="cls", num_rows=None)
+_VISUAL_CLS = TableRow(
+    ours="backbone.regions.cls_feature", theirs="bert.word_embeddings.weight", row="cls", num_rows=None
+)
 
 _BUFFERS = {
     "bert.embeddings.position_ids": "numbers 0, 1, 2, ..., nothing learned",

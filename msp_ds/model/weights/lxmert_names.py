@@ -1,6 +1,6 @@
 """Our names beside those of LXMERT, LXMERT-S, Hugging Face's LxmertForPreTraining and BERT (FACTS 1.1, 1.2).
 
-They share their names; Hugging Face says `lxmert.` where the others say `bert.`, which `tidy_name` undoes.
+They share their names; Hugging Face says `lxmert.` where the others say `bert.`, which `normalised_name` undoes.
 """
 
 from __future__ import annotations
@@ -8,17 +8,17 @@ from __future__ import annotations
 from msp_ds.model.weights.names import NameTable, layers
 
 _TEXT = (
-    ("trunk.text.word", "bert.embeddings.word_embeddings"),
-    ("trunk.text.position", "bert.embeddings.position_embeddings"),
-    ("trunk.text.norm", "bert.embeddings.LayerNorm"),
-    ("trunk.text_pooler", "bert.pooler.dense"),
+    ("backbone.text.word", "bert.embeddings.word_embeddings"),
+    ("backbone.text.position", "bert.embeddings.position_embeddings"),
+    ("backbone.text.norm", "bert.embeddings.LayerNorm"),
+    ("backbone.text_pooler", "bert.pooler.dense"),
 )
 
 _REGIONS = (
-    ("trunk.regions.feature", "bert.encoder.visn_fc.visn_fc"),
-    ("trunk.regions.feature_norm", "bert.encoder.visn_fc.visn_layer_norm"),
-    ("trunk.regions.box", "bert.encoder.visn_fc.box_fc"),
-    ("trunk.regions.box_norm", "bert.encoder.visn_fc.box_layer_norm"),
+    ("backbone.regions.feature", "bert.encoder.visn_fc.visn_fc"),
+    ("backbone.regions.feature_norm", "bert.encoder.visn_fc.visn_layer_norm"),
+    ("backbone.regions.box", "bert.encoder.visn_fc.box_fc"),
+    ("backbone.regions.box_norm", "bert.encoder.visn_fc.box_layer_norm"),
 )
 
 _CROSS_BLOCKS = (
@@ -58,9 +58,9 @@ _STREAM_BLOCKS = (
     ("feed_forward.norm", "output.LayerNorm"),
 )
 
-_CROSS_LAYERS = layers("trunk.layers", "bert.encoder.x_layers", _CROSS_BLOCKS)
-_LANGUAGE_LAYERS = layers("trunk.language_layers", "bert.encoder.layer", _STREAM_BLOCKS)
-_REGION_LAYERS = layers("trunk.region_layers", "bert.encoder.r_layers", _STREAM_BLOCKS)
+_CROSS_LAYERS = layers("backbone.layers", "bert.encoder.x_layers", _CROSS_BLOCKS)
+_LANGUAGE_LAYERS = layers("backbone.language_layers", "bert.encoder.layer", _STREAM_BLOCKS)
+_REGION_LAYERS = layers("backbone.region_layers", "bert.encoder.r_layers", _STREAM_BLOCKS)
 
 _TOKEN_HEAD = (
     ("heads.token.transform.dense", "cls.predictions.transform.dense"),
@@ -80,7 +80,7 @@ _REGION_HEAD = (
 _MATCH_HEAD = (("heads.match.dense", "cls.seq_relationship"),)  # index 1 = matched on both sides
 
 _OF_LXMERT_S_ALONE = (
-    ("trunk.region_pooler", "bert.pooler_f.dense"),
+    ("backbone.region_pooler", "bert.pooler_f.dense"),
     ("heads.topic.dense", "cls.seq_relationship_new"),
     ("heads.topic.norm", "cls.LayerNorm"),
 )
@@ -92,5 +92,5 @@ LXMERT_S = NameTable((*LXMERT.pairs, *_OF_LXMERT_S_ALONE))
 
 # BERT has no regions and nothing that crosses; its layers are those of the text alone, or of a single stream.
 # Its next-sentence head bears the match head's name, but not its meaning.
-_SINGLE_STREAM = layers("trunk.layers", "bert.encoder.layer", _STREAM_BLOCKS)
+_SINGLE_STREAM = layers("backbone.layers", "bert.encoder.layer", _STREAM_BLOCKS)
 BERT = NameTable((*_TEXT, *_LANGUAGE_LAYERS, *_SINGLE_STREAM, *_TOKEN_HEAD))

@@ -45,12 +45,12 @@ def numbers_out(name: str) -> tuple[str, list[str]]:
 WRAPPERS = ("module.", "lxrt_encoder.model.", "model.", "_orig_mod.")
 """What torch's DataParallel, LXMERT's code for fine-tuning, Lightning and torch.compile put before every name."""
 BARE = ("embeddings.", "encoder.", "pooler.", "pooler_f.", "word_embeddings.")
-"""How names begin in a file that holds the trunk alone."""
+"""How names begin in a file that holds the backbone alone."""
 ENDINGS = ((".gamma", ".weight"), (".beta", ".bias"))
 """LayerNorms of files that were once TensorFlow's."""
 
 
-def tidy_name(name: str) -> str:
+def normalised_name(name: str) -> str:
     """A foreign name as the tables spell it, whatever wrapper or age of code wrote it: `bert.…`, `cls.…`."""
     while wrapper := next((wrapper for wrapper in WRAPPERS if name.startswith(wrapper)), None):
         name = name[len(wrapper) :]

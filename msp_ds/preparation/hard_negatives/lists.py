@@ -1,6 +1,6 @@
 """Lists of images that look alike, from which ITM_HS takes its replacements.
 
-L images of the list, N images of a set, K look-alikes of an image.
+L images of the list, N images of a set, K hard negatives of an image.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LAYOUT = "an .npz with image_ids [L] and neighbours int32 [L, K], rows of image_
 
 
 @dataclass(frozen=True, kw_only=True)
-class LookAlikeList:
+class HardNegativeList:
     """For each image of a list the others that look like it."""
 
     image_ids: tuple[str, ...]
@@ -39,7 +39,7 @@ class LookAlikeList:
         return hashlib.sha256("\n".join(self.image_ids).encode()).hexdigest()
 
 
-def read_look_alikes(path: Path) -> LookAlikeList:
+def read_hard_negatives(path: Path) -> HardNegativeList:
     """The list in a file; plain numbers among its ids are COCO's.
 
     Raises: InputError when the file is missing or of another layout, or holds the hash of another list of images;
@@ -57,28 +57,28 @@ def read_look_alikes(path: Path) -> LookAlikeList:
         canonical_image_id(raw, corpus="coco", where=f"{path} image_ids[{row}]")
         for row, raw in enumerate(image_ids.tolist())
     ]
-    look_alikes = checked_list(canonical, neighbours, where=path)
-    if "sha256" in arrays and str(arrays["sha256"]) != look_alikes.sha256:
+    hard_negatives = checked_list(canonical, neighbours, where=path)
+    if "sha256" in arrays and str(arrays["sha256"]) != hard_negatives.sha256:
         raise InputError(
             f"{path}: the list of images is not the one whose hash is beside it, so that its rows name other images; "
             "write it again with: msp-ds negatives"
         )
-    return look_alikes
+    return hard_negatives
 
 
-def write_look_alikes(path: Path, look_alikes: LookAlikeList) -> None:
+def write_hard_negatives(path: Path, hard_negatives: HardNegativeList) -> None:
     """Write a list as .npz, with the hash of its images: whole or not at all, equal lists as equal bytes."""
     arrays = {
-        "image_ids": np.array(look_alikes.image_ids),
-        "neighbours": look_alikes.neighbours,
-        "sha256": np.array(look_alikes.sha256),
+        "image_ids": np.array(hard_negatives.image_ids),
+        "neighbours": hard_negatives.neighbours,
+        "sha256": np.array(hard_negatives.sha256),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, npz_bytes(arrays))
     sync_folder(path.parent)
 
 
-def checked_list(image_ids: Sequence[str], neighbours: np.ndarray, *, where: Path) -> LookAlikeList:
+def checked_list(image_ids: Sequence[str], neighbours: np.ndarray, *, where: Path) -> HardNegativeList:
     """The list of canonical `image_ids` with their whole numbers [L, K].
 
     Raises: InputError for an image that comes twice, and rows that are none.
@@ -89,36 +89,38 @@ def checked_list(image_ids: Sequence[str], neighbours: np.ndarray, *, where: Pat
         raise InputError(f"{where}: neighbours name rows beyond the {len(image_ids)} images")
     if len(set(image_ids)) != len(image_ids):
         raise InputError(f"{where}: image_ids names an image twice")
-    return LookAlikeList(image_ids=tuple(image_ids), neighbours=neighbours.astype(np.int32, copy=False))
+    return HardNegativeList(image_ids=tuple(image_ids), neighbours=neighbours.astype(np.int32, copy=False))
 
 
-def without_self(look_alikes: LookAlikeList) -> LookAlikeList:
-    """The same list where no image is its own look-alike; columns that are left empty are gone."""
-    neighbours = _close_gaps(look_alikes.neighbours, np.arange(len(look_alikes.image_ids), dtype=np.int32))
+def without_self(hard_negatives: HardNegativeList) -> HardNegativeList:
+    """The same list where no image is its own hard negative; columns that are left empty are gone."""
+    neighbours = _close_gaps(hard_negatives.neighbours, np.arange(len(hard_negatives.image_ids), dtype=np.int32))
     used = int((neighbours >= 0).sum(axis=1).max(initial=0))
-    return LookAlikeList(image_ids=look_alikes.image_ids, neighbours=neighbours[:, :used])
+    return HardNegativeList(image_ids=hard_negatives.image_ids, neighbours=neighbours[:, :used])
 
 
-def rows_within(look_alikes: LookAlikeList, *, keys: list[str]) -> np.ndarray:
+def rows_within(hard_negatives: HardNegativeList, *, keys: list[str]) -> np.ndarray:
     """The list in terms of a set: int32 [N, K], rows of `keys`, nearest first, -1 beyond the last.
 
     The image itself and images outside the set are dropped; an image that the list does not know gets -1 throughout.
     """
-    return np.concatenate(list(row_blocks_within(look_alikes, keys=keys)))
+    return np.concatenate(list(row_blocks_within(hard_negatives, keys=keys)))
 
 
-def row_blocks_within(look_alikes: LookAlikeList, *, keys: list[str]) -> Iterator[np.ndarray]:
+def row_blocks_within(hard_negatives: HardNegativeList, *, keys: list[str]) -> Iterator[np.ndarray]:
     """What `rows_within` gives, in blocks of rows: sorting takes ten times the memory of a block."""
     row_of = {key: row for row, key in enumerate(keys)}
     # One more entry for "nobody", which index -1 reaches.
-    set_rows = np.array([*(row_of.get(image_id, IGNORE) for image_id in look_alikes.image_ids), IGNORE], dtype=np.int32)
+    set_rows = np.array(
+        [*(row_of.get(image_id, IGNORE) for image_id in hard_negatives.image_ids), IGNORE], dtype=np.int32
+    )
     list_rows = np.full(len(keys), IGNORE)
     known = np.flatnonzero(set_rows >= 0)
     list_rows[set_rows[known]] = known
     for start in range(0, len(keys), _ROWS_AT_ONCE):
         block = list_rows[start : start + _ROWS_AT_ONCE]
-        neighbours = np.full((len(block), look_alikes.neighbours.shape[1]), IGNORE, dtype=np.int32)
-        neighbours[block >= 0] = set_rows[look_alikes.neighbours[block[block >= 0]]]
+        neighbours = np.full((len(block), hard_negatives.neighbours.shape[1]), IGNORE, dtype=np.int32)
+        neighbours[block >= 0] = set_rows[hard_negatives.neighbours[block[block >= 0]]]
         yield _close_gaps(neighbours, np.arange(start, start + len(block), dtype=np.int32))
 
 

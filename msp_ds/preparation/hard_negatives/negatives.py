@@ -1,4 +1,4 @@
-"""What `msp-ds negatives` does: look-alikes computed or imported, written to a file or into a finished set."""
+"""What `msp-ds negatives` does: hard negatives computed or imported, written to a file or into a finished set."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ from msp_ds.data.format.set_tables import npz_bytes
 from msp_ds.data.format.shards import ShardSet, open_set
 from msp_ds.data.progress import Progress
 from msp_ds.errors import InputError
-from msp_ds.preparation.hard_negatives.lists import LookAlikeList, read_look_alikes, rows_within, write_look_alikes
-from msp_ds.preparation.hard_negatives.search import RawImages, Search, SetImages, find_look_alikes, remove_work
+from msp_ds.preparation.hard_negatives.lists import (
+    HardNegativeList,
+    read_hard_negatives,
+    rows_within,
+    write_hard_negatives,
+)
+from msp_ds.preparation.hard_negatives.search import RawImages, Search, SetImages, find_hard_negatives, remove_work
 from msp_ds.preparation.hard_negatives.vilbert_pickle import read_hard_negative_pickle
 from msp_ds.storage.atomic_files import require_plain_file
 from msp_ds.storage.durable import replace_folder, require_own_files, sync_folder, write_durably
@@ -26,7 +31,7 @@ from msp_ds.storage.sole_writer import sole_writer
 
 @dataclass(frozen=True, kw_only=True)
 class NegativesPlan:
-    """Where a list of look-alikes comes from and where it goes."""
+    """Where a list of hard negatives comes from and where it goes."""
 
     shards: Path | None = None
     """A shard set to compute from, unless another source is named; with `attach` also where the list goes."""
@@ -37,7 +42,7 @@ class NegativesPlan:
     corpus: Corpus = "coco"
     """Whose images the plain numbers of a pickle mean."""
     count: int = 100
-    """Look-alikes of an image, where they are computed."""
+    """Hard negatives of an image, where they are computed."""
     out: Path | None = None
     """The .npz to write."""
     attach: bool = False
@@ -58,7 +63,7 @@ class NegativesPlan:
             raise InputError(f"{self.out} should end in .npz")
         require_plain_file(self.out)
         if self.count < 1:
-            raise InputError(f"{self.count} look-alikes of an image are none; ask for at least 1")
+            raise InputError(f"{self.count} hard negatives of an image are none; ask for at least 1")
 
 
 def make_negatives(plan: NegativesPlan, *, progress: Progress) -> str:
@@ -68,52 +73,52 @@ def make_negatives(plan: NegativesPlan, *, progress: Progress) -> str:
     until all of it is stored.
     """
     shards = open_set(plan.shards) if plan.shards else None
-    look_alikes = _obtain(plan, shards, progress)
-    num_images, width = look_alikes.neighbours.shape
-    told = f"{num_images} images with up to {width} look-alikes"
+    hard_negatives = _obtain(plan, shards, progress)
+    num_images, width = hard_negatives.neighbours.shape
+    told = f"{num_images} images with up to {width} hard negatives"
     if plan.out:
         try:
-            write_look_alikes(plan.out, look_alikes)
+            write_hard_negatives(plan.out, hard_negatives)
         except OSError as error:
             raise InputError(f"{plan.out} cannot be written ({error.strerror}); name another --out") from None
         told += f" in {plan.out}"
     if plan.attach and shards is not None:
-        served = attach_look_alikes(shards, look_alikes)
+        served = attach_hard_negatives(shards, hard_negatives)
         told += f"; {served} of the {len(shards.keys)} images of {shards.path} have some now"
     remove_work(_work_folder(plan))
     return told
 
 
-def _obtain(plan: NegativesPlan, shards: ShardSet | None, progress: Progress) -> LookAlikeList:
+def _obtain(plan: NegativesPlan, shards: ShardSet | None, progress: Progress) -> HardNegativeList:
     if plan.imported:
         if plan.imported.suffix == ".npz":
-            return read_look_alikes(plan.imported)
+            return read_hard_negatives(plan.imported)
         return read_hard_negative_pickle(plan.imported, corpus=plan.corpus)
     search = Search(count=plan.count, work=_work_folder(plan), progress=progress)
     if plan.regions or shards is None:
-        return find_look_alikes(RawImages(plan.regions), search)
-    return find_look_alikes(SetImages(shards), search)
+        return find_hard_negatives(RawImages(plan.regions), search)
+    return find_hard_negatives(SetImages(shards), search)
 
 
 def _work_folder(plan: NegativesPlan) -> Path:
     """Beside the target, so that the same command finds it again."""
     target = plan.out or (plan.shards or Path()).resolve()
-    return target.with_name(f".{target.name}.look-alikes")
+    return target.with_name(f".{target.name}.hard negatives")
 
 
-def attach_look_alikes(shards: ShardSet, look_alikes: LookAlikeList) -> int:
+def attach_hard_negatives(shards: ShardSet, hard_negatives: HardNegativeList) -> int:
     """Put a list into a finished set in the place of the one it has, if any; the number of images that have some now.
 
     The tars stay as they are. Readers see the old set or the new one, never a mixture.
 
     Raises: InputError when the list knows no image of the set, or the set cannot be written.
     """
-    rows = rows_within(look_alikes, keys=list(shards.keys))
+    rows = rows_within(hard_negatives, keys=list(shards.keys))
     served = int((rows >= 0).any(axis=1).sum())
     if not served:
         raise InputError(
             f"the list knows none of the {len(rows)} images of {shards.path} (the first is {shards.keys[0]}, the "
-            f"list's {' '.join(look_alikes.image_ids[:1])}); for plain numbers of another corpus give --corpus"
+            f"list's {' '.join(hard_negatives.image_ids[:1])}); for plain numbers of another corpus give --corpus"
         )
     try:
         _replace_table(shards, npz_bytes({"rows": rows}))
@@ -128,16 +133,16 @@ def _replace_table(shards: ShardSet, data: bytes | memoryview) -> None:
     with sole_writer(target.parent), ExitStack() as cleaning:
         require_own_files(
             prepared,
-            is_own=lambda name: name == layout.LOOK_ALIKES_NAME or (target / name).exists(),
-            what="a set that gets look-alikes",
+            is_own=lambda name: name == layout.HARD_NEGATIVES_NAME or (target / name).exists(),
+            what="a set that gets hard negatives",
             fix="move it",
         )
         shutil.rmtree(prepared, ignore_errors=True)  # of a run that was killed
         cleaning.callback(shutil.rmtree, prepared, ignore_errors=True)
-        replaced = shutil.ignore_patterns(layout.INDEX_NAME, layout.LOOK_ALIKES_NAME)
+        replaced = shutil.ignore_patterns(layout.INDEX_NAME, layout.HARD_NEGATIVES_NAME)
         shutil.copytree(target, prepared, copy_function=_link, ignore=replaced)
-        entry = write_durably(prepared / layout.LOOK_ALIKES_NAME, data)
-        index = replace(shards.index, files={**shards.index.files, layout.LOOK_ALIKES_NAME: entry})
+        entry = write_durably(prepared / layout.HARD_NEGATIVES_NAME, data)
+        index = replace(shards.index, files={**shards.index.files, layout.HARD_NEGATIVES_NAME: entry})
         write_durably(prepared / layout.INDEX_NAME, (json.dumps(to_json(index)) + "\n").encode())
         sync_folder(prepared)
         replace_folder(prepared, target)

@@ -1,6 +1,6 @@
-"""Look-alike images computed from mean region features: exact, resumable, in constant memory beside the means.
+"""hard negatives computed from mean region features: exact, resumable, in constant memory beside the means.
 
-N images, F feature width, K look-alikes of an image.
+N images, F feature width, K hard negatives of an image.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from msp_ds.data.loading.reader import Reader
 from msp_ds.data.nearest import NearestRows, faster_products
 from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.errors import InputError
-from msp_ds.preparation.hard_negatives.lists import LookAlikeList
+from msp_ds.preparation.hard_negatives.lists import HardNegativeList
 from msp_ds.preparation.region_features.region_files import RegionFile, list_region_files
 from msp_ds.records import RegionRecord
 from msp_ds.storage.durable import require_own_files, write_durably
@@ -88,7 +88,7 @@ def _file_state(files: list[RegionFile]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How look-alikes are sought."""
+    """How hard negatives are sought."""
 
     count: int = 100
     """K."""
@@ -97,7 +97,7 @@ class Search:
     progress: Progress = field(default_factory=NoProgress)
 
 
-def find_look_alikes(images: Images, search: Search) -> LookAlikeList:
+def find_hard_negatives(images: Images, search: Search) -> HardNegativeList:
     """The K nearest others of each image, by Euclidean distance of mean region features, then by order.
 
     Exact, in constant memory beside the mean features. Interrupted, it goes on where it was when called again with
@@ -107,7 +107,7 @@ def find_look_alikes(images: Images, search: Search) -> LookAlikeList:
     """
     num_images = len(images.image_ids)
     if num_images < 2 or search.count < 1:
-        raise InputError(f"{num_images} images have no {search.count} look-alikes; at least two images and one")
+        raise InputError(f"{num_images} images have no {search.count} hard negatives; at least two images and one")
     key = f"{images.identity} {hashlib.sha256(' '.join(images.image_ids).encode()).hexdigest()} {search.count}"
     try:
         _claim(search.work, key)
@@ -117,7 +117,7 @@ def find_look_alikes(images: Images, search: Search) -> LookAlikeList:
         raise InputError(
             f"{search.work} cannot be written ({error.strerror}); free its disk, then call the same command again"
         ) from None
-    return LookAlikeList(image_ids=tuple(images.image_ids), neighbours=np.concatenate(blocks))
+    return HardNegativeList(image_ids=tuple(images.image_ids), neighbours=np.concatenate(blocks))
 
 
 def _claim(work: Path, key: str) -> None:
@@ -168,7 +168,7 @@ def _write_means(path: Path, images: Images, progress: Progress) -> None:
         if mean.shape != means.shape[1:]:
             raise InputError(
                 f"{record.source}: features are {len(mean)} wide, those of the images before {means.shape[1]}; "
-                "look-alikes are found among the features of one extractor"
+                "hard negatives are found among the features of one extractor"
             )
         means[row] = mean
         progress.advance(1)
@@ -179,7 +179,7 @@ def _write_means(path: Path, images: Images, progress: Progress) -> None:
 def _stored_blocks(means: np.ndarray, search: Search) -> list[np.ndarray]:
     """int32 [Q, K] of each block."""
     nearest = NearestRows(means, count=search.count, products=faster_products())
-    search.progress.start("look-alikes (images)", len(means))
+    search.progress.start("hard negatives (images)", len(means))
     for start, end in nearest.blocks():
         path = search.work / f"rows-{start:08d}.npz"
         if not path.is_file():

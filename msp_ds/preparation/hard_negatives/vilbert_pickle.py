@@ -15,7 +15,7 @@ import numpy as np
 
 from msp_ds.data.format.image_ids import Corpus, canonical_image_id
 from msp_ds.errors import InputError
-from msp_ds.preparation.hard_negatives.lists import LookAlikeList, checked_list, without_self
+from msp_ds.preparation.hard_negatives.lists import HardNegativeList, checked_list, without_self
 from msp_ds.storage.file_kinds import refuse_other_kind
 from msp_ds.storage.small_files import require_regular
 
@@ -37,7 +37,7 @@ _DAMAGE = (
 """What reading a broken pickle raises."""
 
 
-def read_hard_negative_pickle(path: Path, *, corpus: Corpus = "coco") -> LookAlikeList:
+def read_hard_negative_pickle(path: Path, *, corpus: Corpus = "coco") -> HardNegativeList:
     """The list in a pickle of protocol 0 to 5, by Python 2 or 3; the image itself dropped, plain numbers of `corpus`.
 
     Raises: InputError when the file is missing, damaged, of another layout, or asks for anything but arrays, lists,

@@ -50,7 +50,7 @@ def open_stream(path: Path, *, what: str) -> BinaryIO:
 
 
 class ForwardReader:
-    """Reads pieces of a stream by their offset: cheap forwards; backwards a compressed stream starts anew."""
+    """Reads pieces of a stream by their offset: cheap forwards; backwards a compressed stream starts again."""
 
     def __init__(self, path: Path, *, what: str) -> None:
         self._path = path

@@ -197,7 +197,7 @@ class _Text:
             return value
 
     def fault(self, reason: str) -> InputError:
-        """The error of a file that is no JSON."""
+        """The error of a file that is not valid JSON."""
         return InputError(f"{self.path} is no readable JSON ({reason}); it is cut off or damaged")
 
     def _more(self) -> bool:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from msp_ds.data.format.faults import Faults, Place, RowError
+from msp_ds.data.format.faults import Faults, RowAt, RowError
 from msp_ds.data.format.image_ids import Corpus, split_corpus
-from msp_ds.data.format.region_checks import LabelCounts, Reading, RegionRow
+from msp_ds.data.format.region_checks import CheckedRegions, LabelCounts, RegionRow
 from msp_ds.errors import InputError
 from msp_ds.preparation.region_features.feature_types import FEATURE_TYPES, FeatureType
 from msp_ds.preparation.region_features.region_npz import NpzRegions, list_archives
@@ -43,10 +43,10 @@ class RegionFile(Protocol):
     def rows(self, faults: Faults | None = None) -> Iterator[RegionRow]:
         """Where each image stands, in the order of the file. Rows that cannot be used go to `faults`, or end it."""
 
-    def read(self, row: RegionRow, labels: LabelCounts) -> Reading:
+    def read(self, row: RegionRow, labels: LabelCounts) -> CheckedRegions:
         """The image in one of its rows; cheapest in the order of the file. Raises: RowError, for `Faults.add`."""
 
-    def place(self, row: RegionRow) -> Place:
+    def place(self, row: RegionRow) -> RowAt:
         """Where a row stands, for messages."""
 
     def digest(self, row: RegionRow) -> bytes:
@@ -104,7 +104,7 @@ def scan_bytes(files: Sequence[RegionFile]) -> int | None:
     return None if None in sizes else sum(size or 0 for size in sizes)
 
 
-def read_or_skip(file: RegionFile, row: RegionRow, *, labels: LabelCounts, faults: Faults) -> Reading | None:
+def read_or_skip(file: RegionFile, row: RegionRow, *, labels: LabelCounts, faults: Faults) -> CheckedRegions | None:
     """The image in a row; None when it cannot be used and `faults` takes it. Raises: InputError where it does not."""
     try:
         return file.read(row, labels)

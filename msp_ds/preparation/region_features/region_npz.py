@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from msp_ds.data.format.faults import Faults, Place, RowError
+from msp_ds.data.format.faults import Faults, RowAt, RowError
 from msp_ds.data.format.image_ids import Corpus, canonical_image_id
-from msp_ds.data.format.region_checks import LabelCounts, RawRegions, Reading, RegionRow, checked
+from msp_ds.data.format.region_checks import CheckedRegions, LabelCounts, RawRegions, RegionRow, checked
 from msp_ds.errors import InputError
 from msp_ds.storage.array_files import list_arrays, load_arrays
 
@@ -91,7 +91,7 @@ class NpzRegions:
             faults.add(error)
             return
         for number, raw_id in enumerate(raw_ids):
-            place = Place(self.path, number)
+            place = RowAt(self.path, number)
             try:
                 image_id = canonical_image_id(raw_id, corpus=self.corpus, where="")
             except InputError as error:
@@ -99,7 +99,7 @@ class NpzRegions:
             else:
                 yield RegionRow(image_id, number, 0, share)
 
-    def read(self, row: RegionRow, labels: LabelCounts) -> Reading:
+    def read(self, row: RegionRow, labels: LabelCounts) -> CheckedRegions:
         """The image in a row.
 
         Raises: RowError naming file, row and image: for a missing or misshapen array and what `checked` refuses.
@@ -125,9 +125,9 @@ class NpzRegions:
         )
         return checked(raw, labels=labels)
 
-    def place(self, row: RegionRow) -> Place:
+    def place(self, row: RegionRow) -> RowAt:
         """Where a row stands, for messages."""
-        return Place(self.path, row.number, image_id=row.image_id)
+        return RowAt(self.path, row.number, image_id=row.image_id)
 
     def digest(self, row: RegionRow) -> bytes:
         """sha256 of an image's arrays."""
@@ -145,7 +145,7 @@ class NpzRegions:
 
     def _raw_ids(self) -> list[Any]:
         """What the archive calls its images. Raises: RowError when image_id is misshapen or cannot be read."""
-        place = Place(self.path)
+        place = RowAt(self.path)
         if "image_id" not in self._names:
             if len(self._shape_of("height")):
                 raise RowError(place, f"lacks the array image_id; it should be {_WHAT}")
@@ -166,7 +166,7 @@ class NpzRegions:
             raise self._damaged(error) from None
 
     def _damaged(self, error: InputError) -> RowError:
-        return RowError(Place(self.path), str(error).removeprefix(f"{self.path} "))
+        return RowError(RowAt(self.path), str(error).removeprefix(f"{self.path} "))
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
@@ -180,7 +180,7 @@ class NpzRegions:
         """All that is needed, with the axis of images. Raises: RowError when they do not fit."""
         for pair in _LABELS:
             if len({name in self._names for name in pair}) > 1:
-                raise RowError(Place(self.path), f"has one of {' and '.join(pair)} without the other")
+                raise RowError(RowAt(self.path), f"has one of {' and '.join(pair)} without the other")
         there = [name for name in KEYS if name in _NEEDED or name in self._names]
         arrays = self._load(there)
         if not arrays["height"].ndim:
@@ -192,7 +192,7 @@ class NpzRegions:
         return {name: value for name, value in vars(self).items() if name != "_arrays"}
 
 
-def _whole_number(place: Place, name: str, value: Any) -> int:
+def _whole_number(place: RowAt, name: str, value: Any) -> int:
     if not float(value).is_integer():
         raise RowError(place, f"{name} should be a whole number, but is {float(value)}")
     return int(value)
@@ -203,7 +203,7 @@ def _first(image: dict[str, np.ndarray], name: str, count: int) -> np.ndarray | 
 
 
 def _check_shapes(arrays: dict[str, np.ndarray], path: Path) -> None:
-    place = Place(path)
+    place = RowAt(path)
     images_and_regions = arrays["boxes"].shape[:2]
     for name, array in arrays.items():
         axes, kinds = KEYS[name]

@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pybase64
 
-from msp_ds.data.format.faults import Faults, Place, RowError
+from msp_ds.data.format.faults import Faults, RowAt, RowError
 from msp_ds.data.format.image_ids import Corpus, canonical_image_id
-from msp_ds.data.format.region_checks import LabelCounts, RawRegions, Reading, RegionRow, checked
+from msp_ds.data.format.region_checks import CheckedRegions, LabelCounts, RawRegions, RegionRow, checked
 from msp_ds.errors import InputError
 from msp_ds.preparation.parsing.byte_streams import DAMAGE, ForwardReader, describe, is_compressed, open_stream
 from msp_ds.preparation.region_features.feature_types import FeatureType, possible_types, types_of_rows
@@ -41,7 +41,7 @@ _LXMERT = ("img_id", "img_h", "img_w", *_LABELS, "num_boxes", "boxes", "features
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class TsvColumns:
     """What the columns of a file hold."""
 
     name: str
@@ -56,10 +56,10 @@ class Layout:
 LAYOUTS = {
     len(layout.columns): layout
     for layout in (
-        Layout(name="LXMERT", columns=_LXMERT),
-        Layout(name="bottom-up attention", columns=_BOTTOM_UP),
-        Layout(name="ViLBERT", columns=(*_BOTTOM_UP, "cls_prob")),
-        Layout(name="VOLTA", columns=(*_LXMERT, "cls_prob", "attrs", "classes")),
+        TsvColumns(name="LXMERT", columns=_LXMERT),
+        TsvColumns(name="bottom-up attention", columns=_BOTTOM_UP),
+        TsvColumns(name="ViLBERT", columns=(*_BOTTOM_UP, "cls_prob")),
+        TsvColumns(name="VOLTA", columns=(*_LXMERT, "cls_prob", "attrs", "classes")),
     )
 }
 """Number of columns -> layout."""
@@ -78,7 +78,7 @@ _NUMBERS_COMPARED, _LEAST_NUMBERS = 2048, 8
 class _Shape(NamedTuple):
     """What all rows of a file have in common."""
 
-    layout: Layout
+    layout: TsvColumns
     feature_type: FeatureType
     width: int
     """Of the features, numbers."""
@@ -119,7 +119,7 @@ class TsvRegions:
         faults = faults or Faults()
         layout = self._shape.layout
         for number, offset, line in self._lines(faults):
-            place = Place(self.path, number, offset)
+            place = RowAt(self.path, number, offset)
             try:
                 image_id = self._image_id(place, line, layout)
             except RowError as error:
@@ -127,7 +127,7 @@ class TsvRegions:
             else:
                 yield RegionRow(image_id, number, offset, len(line))
 
-    def read(self, row: RegionRow, labels: LabelCounts) -> Reading:
+    def read(self, row: RegionRow, labels: LabelCounts) -> CheckedRegions:
         """The image in a row.
 
         Raises: RowError naming file, row, byte offset and image: for a row that is cut off, an array of another
@@ -153,9 +153,9 @@ class TsvRegions:
             )
         return reading
 
-    def place(self, row: RegionRow) -> Place:
+    def place(self, row: RegionRow) -> RowAt:
         """Where a row stands, for messages."""
-        return Place(self.path, row.number, row.offset, row.image_id)
+        return RowAt(self.path, row.number, row.offset, row.image_id)
 
     def digest(self, row: RegionRow) -> bytes:
         """sha256 of what stands in a row, its line end aside."""
@@ -173,10 +173,10 @@ class TsvRegions:
         """The layout and the width as in the first row that is whole, the type of the features as most rows say."""
         fault: RowError | None = None
         broken = Faults("skip")
-        layout: Layout | None = None
+        layout: TsvColumns | None = None
         features: list[np.ndarray] = []
         for number, offset, line in islice(self._lines(broken), _ROWS_TO_TRY):
-            place = Place(self.path, number, offset)
+            place = RowAt(self.path, number, offset)
             try:
                 here = layout or _layout_of(place, line)
                 features.append(_read_row(place, line, layout=here, corpus=self.corpus, feature_type="u1").features)
@@ -191,7 +191,7 @@ class TsvRegions:
             f"{self.path} {broken.skipped[0].reason if broken.skipped else 'is empty'}; it should be {_WHAT}"
         )
 
-    def _shape_of(self, layout: Layout, features: list[np.ndarray]) -> _Shape:
+    def _shape_of(self, layout: TsvColumns, features: list[np.ndarray]) -> _Shape:
         """features: of the first rows, uint8 [N, bytes of a region]."""
         num_bytes = features[0].shape[1]
         rows = (row.tobytes() for row in features if row.shape[1] == num_bytes)
@@ -213,7 +213,7 @@ class TsvRegions:
         number, offset = 1, 0
         with open_stream(self.path, what=_WHAT) as file:
             while True:
-                place = Place(self.path, number, offset)
+                place = RowAt(self.path, number, offset)
                 try:
                     line = file.readline(_LONGEST_ROW)
                 except DAMAGE as error:
@@ -226,7 +226,7 @@ class TsvRegions:
                 yield number, offset, line
                 number, offset = number + 1, offset + len(line)
 
-    def _image_id(self, place: Place, line: bytes, layout: Layout) -> str:
+    def _image_id(self, place: RowAt, line: bytes, layout: TsvColumns) -> str:
         _check_columns(place, line, layout, self.corpus)
         if not line.endswith(b"\n"):
             # Only the last row ends so: it is whole, or an interrupted append left it cut, perhaps in its last column.
@@ -238,7 +238,7 @@ class TsvRegions:
         return {name: value for name, value in vars(self).items() if name != "_reader"}
 
 
-def _read_row(place: Place, line: bytes, *, layout: Layout, corpus: Corpus, feature_type: str) -> RawRegions:
+def _read_row(place: RowAt, line: bytes, *, layout: TsvColumns, corpus: Corpus, feature_type: str) -> RawRegions:
     _check_columns(place, line, layout, corpus)
     row = dict(zip(layout.columns, _columns(line), strict=True))
     place = place._replace(image_id=_image_id(place, row["img_id"], corpus))
@@ -270,7 +270,7 @@ _LABEL_COLUMNS = (
 """Field of RawRegions, column, type."""
 
 
-def _layout_of(place: Place, line: bytes) -> Layout:
+def _layout_of(place: RowAt, line: bytes) -> TsvColumns:
     count = _num_tabs(line) + 1
     if count not in LAYOUTS:
         known = ", ".join(f"{number} ({layout.name})" for number, layout in LAYOUTS.items())
@@ -299,7 +299,7 @@ def _columns(line: bytes) -> list[bytes]:
     return [*columns, line[start:last]]
 
 
-def _check_columns(place: Place, line: bytes, layout: Layout, corpus: Corpus) -> None:
+def _check_columns(place: RowAt, line: bytes, layout: TsvColumns, corpus: Corpus) -> None:
     count, wanted = _num_tabs(line) + 1, len(layout.columns)
     if count == wanted:
         return
@@ -310,7 +310,7 @@ def _check_columns(place: Place, line: bytes, layout: Layout, corpus: Corpus) ->
     raise RowError(place, f"has {count} columns instead of {wanted}; the row is cut off or of another layout")
 
 
-def _image_id(place: Place, column: bytes, corpus: Corpus) -> str:
+def _image_id(place: RowAt, column: bytes, corpus: Corpus) -> str:
     try:
         return canonical_image_id(column.decode("ascii"), corpus=corpus, where="")
     except UnicodeDecodeError:
@@ -319,17 +319,17 @@ def _image_id(place: Place, column: bytes, corpus: Corpus) -> str:
         raise RowError(place, str(error).removeprefix(": ")) from None
 
 
-def _whole_number(place: Place, name: str, column: bytes) -> int:
+def _whole_number(place: RowAt, name: str, column: bytes) -> int:
     found = _WHOLE.fullmatch(column)
     if found is None:
         raise RowError(place, f"{name} should be a whole number, but is {column[:40].decode('ascii', 'replace')!r}")
     return int(found[1])
 
 
-def _array(place: Place, name: str, column: bytes, *, dtype: str, count: int, width: int | None = None) -> np.ndarray:
+def _array(place: RowAt, name: str, column: bytes, *, dtype: str, count: int, width: int | None = None) -> np.ndarray:
     """The numbers in a base64 column: `count` x `width` of them, or any multiple of `count` where width is None."""
     try:
-        data = pybase64.b64decode(_mended(column), validate=True)
+        data = pybase64.b64decode(_padded(column), validate=True)
     except binascii.Error as error:
         raise RowError(place, f"column {name} is broken base64 ({error}); the row is cut off or damaged") from None
     size = np.dtype(dtype).itemsize
@@ -340,7 +340,7 @@ def _array(place: Place, name: str, column: bytes, *, dtype: str, count: int, wi
     return np.frombuffer(data, dtype=np.dtype(dtype).newbyteorder("<"))
 
 
-def _mended(column: bytes) -> bytes:
+def _padded(column: bytes) -> bytes:
     """A column without what some writers added to its base64, and with what others left out: no guess is made."""
     if column[:2] in (b"b'", b'b"') and column[-1:] == column[1:2]:
         # Some Python 3 extractors wrote str(bytes).

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from msp_ds.errors import InputError
 from msp_ds.preparation.parsing.json_stream import Item, require_mapping
-from msp_ds.preparation.sources.mentions import Layout, Mention, TextReference, squeezed
+from msp_ds.preparation.sources.mentions import Mention, TextFormat, TextReference, squeezed
 
 _NAME = "COCO's JSON layout"
 
@@ -36,4 +36,4 @@ def _mentions(items: Iterable[Item], file: TextReference) -> Iterator[Mention]:
             yield Mention(file.canonical(value["image_id"], default="coco", where=item.where), captions=captions)
 
 
-COCO = Layout(name=_NAME, recognises=_recognises, mentions=_mentions)
+COCO = TextFormat(name=_NAME, recognises=_recognises, mentions=_mentions)

@@ -7,7 +7,7 @@ from typing import Any
 
 from msp_ds.errors import InputError
 from msp_ds.preparation.parsing.json_stream import Item, require_mapping
-from msp_ds.preparation.sources.mentions import Layout, Mention, TextReference, squeezed
+from msp_ds.preparation.sources.mentions import Mention, TextFormat, TextReference, squeezed
 
 TRAINING_SPLITS = ("train", "restval")
 """What is usually called Karpathy's train: 113,287 images of COCO. Flickr30k has no restval."""
@@ -51,4 +51,4 @@ def _captions(image: dict[str, Any], *, where: str) -> tuple[str, ...]:
     return tuple(squeezed(sentence["raw"], where=where) for sentence in sentences)
 
 
-KARPATHY = Layout(name=_NAME, recognises=_recognises, mentions=_mentions, has_splits=True)
+KARPATHY = TextFormat(name=_NAME, recognises=_recognises, mentions=_mentions, has_splits=True)

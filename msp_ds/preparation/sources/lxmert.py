@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from msp_ds.errors import InputError
 from msp_ds.preparation.parsing.json_stream import Item, require_mapping
-from msp_ds.preparation.sources.mentions import Layout, Mention, TextReference, squeezed_list
+from msp_ds.preparation.sources.mentions import Mention, TextFormat, TextReference, squeezed_list
 
 _NAME = "LXMERT's list of img_id and sentf"
 
@@ -34,4 +34,4 @@ def _mentions(items: Iterable[Item], file: TextReference) -> Iterator[Mention]:
         yield Mention(image_id, captions=captions, phrases=phrases)
 
 
-LXMERT = Layout(name=_NAME, recognises=_recognises, mentions=_mentions)
+LXMERT = TextFormat(name=_NAME, recognises=_recognises, mentions=_mentions)

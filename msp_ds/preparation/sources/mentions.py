@@ -63,7 +63,7 @@ def parse_reference(written: str) -> TextReference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class TextFormat:
     """A kind of text file: how to know it and how to read it."""
 
     name: str

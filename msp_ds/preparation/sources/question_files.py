@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from msp_ds.errors import InputError
 from msp_ds.preparation.parsing.json_stream import Item, require_mapping
-from msp_ds.preparation.sources.mentions import Layout, Mention, TextReference
+from msp_ds.preparation.sources.mentions import Mention, TextFormat, TextReference
 
 _GQA = "GQA's questions by number, each with imageId"
 _NLVR2 = "NLVR2's statements, each with an identifier"
@@ -39,17 +39,17 @@ def _lxmert_mentions(items: Iterable[Item], file: TextReference) -> Iterator[Men
         yield Mention(file.canonical(question["img_id"], default="vg", where=item.where))
 
 
-GQA = Layout(
+GQA = TextFormat(
     name=_GQA,
     recognises=lambda item: item.member != "" and "imageId" in item.value,
     mentions=_gqa_mentions,
 )
-NLVR2 = Layout(
+NLVR2 = TextFormat(
     name=_NLVR2,
     recognises=lambda item: item.member == "" and "identifier" in item.value,
     mentions=_nlvr2_mentions,
 )
-LXMERT_QUESTIONS = Layout(
+LXMERT_QUESTIONS = TextFormat(
     name=_LXMERT,
     recognises=lambda item: item.member == "" and "img_id" in item.value and "sent" in item.value,
     mentions=_lxmert_mentions,

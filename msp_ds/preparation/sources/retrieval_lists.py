@@ -12,7 +12,7 @@ from typing import Any
 
 from msp_ds.errors import InputError
 from msp_ds.preparation.parsing.json_stream import Item, require_mapping
-from msp_ds.preparation.sources.mentions import Layout, Mention, TextReference, squeezed_list
+from msp_ds.preparation.sources.mentions import Mention, TextFormat, TextReference, squeezed_list
 
 _NAME = "ViLBERT's .jsonline or LXMERT-S' Flickr30k list of img_path and sentences"
 _COCO_2017_DIGITS = 12
@@ -45,4 +45,4 @@ def _image_id(image: dict[str, Any], file: TextReference, *, where: str) -> str:
     return file.canonical(name, default="coco" if padded else "f30k", where=where)
 
 
-RETRIEVAL_LISTS = Layout(name=_NAME, recognises=_recognises, mentions=_mentions)
+RETRIEVAL_LISTS = TextFormat(name=_NAME, recognises=_recognises, mentions=_mentions)

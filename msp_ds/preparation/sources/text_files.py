@@ -14,17 +14,17 @@ from msp_ds.preparation.parsing.text_table import TextTable
 from msp_ds.preparation.sources.coco import COCO
 from msp_ds.preparation.sources.karpathy import KARPATHY
 from msp_ds.preparation.sources.lxmert import LXMERT
-from msp_ds.preparation.sources.mentions import Layout, Mention, TextReference, parse_reference
+from msp_ds.preparation.sources.mentions import Mention, TextFormat, TextReference, parse_reference
 from msp_ds.preparation.sources.question_files import GQA, LXMERT_QUESTIONS, NLVR2
 from msp_ds.preparation.sources.retrieval_lists import RETRIEVAL_LISTS
 from msp_ds.preparation.sources.visual_genome import VISUAL_GENOME
 
 TextKind = Literal["caption", "phrase"]
 
-LAYOUTS: tuple[Layout, ...] = (COCO, KARPATHY, RETRIEVAL_LISTS, LXMERT, VISUAL_GENOME, GQA, NLVR2, LXMERT_QUESTIONS)
+LAYOUTS: tuple[TextFormat, ...] = (COCO, KARPATHY, RETRIEVAL_LISTS, LXMERT, VISUAL_GENOME, GQA, NLVR2, LXMERT_QUESTIONS)
 """An item is of one of them at most."""
 
-_WITH_TEXT: dict[TextKind, tuple[Layout, ...]] = {
+_WITH_TEXT: dict[TextKind, tuple[TextFormat, ...]] = {
     "caption": (COCO, KARPATHY, RETRIEVAL_LISTS, LXMERT),
     "phrase": (VISUAL_GENOME, LXMERT),
 }
@@ -41,7 +41,7 @@ _ID_LIST = "image ids, one a line or a JSON list"
 class TextFile:
     """The captions or the phrases of one file."""
 
-    layout: Layout
+    layout: TextFormat
     by_image: TextTable
     """In the file's order; images without a text are absent."""
     num_empty: int
@@ -98,7 +98,7 @@ def read_image_ids(written: str) -> frozenset[str]:
     return image_ids
 
 
-def recognise(file: TextReference, *, what: str) -> Layout | None:
+def recognise(file: TextReference, *, what: str) -> TextFormat | None:
     """The layout of a JSON file, told by the first of its items that belongs to one; None for an unknown layout.
 
     Raises: InputError when the file is missing or damaged.
@@ -111,7 +111,7 @@ def recognise(file: TextReference, *, what: str) -> Layout | None:
     return None
 
 
-def _mentions(file: TextReference, layout: Layout) -> Iterator[Mention]:
+def _mentions(file: TextReference, layout: TextFormat) -> Iterator[Mention]:
     if not layout.has_splits:
         _refuse_splits(file, layout.name)
     return layout.mentions(iterate_items(file.path, what=layout.name), file)

@@ -1,4 +1,4 @@
-"""Visual Genome's region phrases and its twins in COCO.
+"""Visual Genome's region phrases and its duplicates in COCO.
 
 Its files are lists with one entry an image: region_descriptions.json and, where only the images are asked for,
 image_data, objects, attributes, relationships and question_answers too.
@@ -14,7 +14,7 @@ from typing import Any
 from msp_ds.data.format.image_ids import canonical_image_id
 from msp_ds.errors import InputError
 from msp_ds.preparation.parsing.json_stream import Item, iterate_items, require_mapping
-from msp_ds.preparation.sources.mentions import Layout, Mention, TextReference, squeezed
+from msp_ds.preparation.sources.mentions import Mention, TextFormat, TextReference, squeezed
 
 _PHRASES = "Visual Genome's region_descriptions.json"
 _IMAGE_DATA = "Visual Genome's image_data.json"
@@ -22,7 +22,7 @@ _LISTS = frozenset({"regions", "objects", "attributes", "relationships", "qas"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Twins:
+class CocoDuplicates:
     """Which images of Visual Genome are COCO's too: 51,208 of 108,077."""
 
     coco_of: dict[str, str]
@@ -31,16 +31,16 @@ class Twins:
     """All images of Visual Genome that the table knows, `vg-N`."""
 
     def picture(self, image_id: str) -> str:
-        """One name for the same photograph: the COCO id of a twin, any other id as it is."""
+        """One name for the same photograph: the COCO id of a duplicate, any other id as it is."""
         return self.coco_of.get(image_id, image_id)
 
 
-NO_TWINS = Twins(coco_of={}, images=frozenset())
+NO_DUPLICATES = CocoDuplicates(coco_of={}, images=frozenset())
 """What is known without image_data.json."""
 
 
-def read_twins(path: Path) -> Twins:
-    """The table of twins in image_data.json.
+def read_duplicates(path: Path) -> CocoDuplicates:
+    """The table of duplicates in image_data.json.
 
     Raises: InputError when the file is missing, of another layout, or empty.
     """
@@ -55,7 +55,7 @@ def read_twins(path: Path) -> Twins:
             coco_of[image_id] = canonical_image_id(coco_id, corpus="coco", where=item.where)
     if not images:
         raise InputError(f"{path} is no list of images; it should be {_IMAGE_DATA}")
-    return Twins(coco_of=coco_of, images=frozenset(images))
+    return CocoDuplicates(coco_of=coco_of, images=frozenset(images))
 
 
 def _recognises(item: Item) -> bool:
@@ -92,4 +92,4 @@ def _phrase(region: Any, *, where: str) -> str:
     return squeezed(region["phrase"], where=where)
 
 
-VISUAL_GENOME = Layout(name=_PHRASES, recognises=_recognises, mentions=_mentions)
+VISUAL_GENOME = TextFormat(name=_PHRASES, recognises=_recognises, mentions=_mentions)

@@ -32,7 +32,7 @@ from msp_ds.preparation.texts.answer_vocabulary import (
 )
 
 
-class Asked(NamedTuple):
+class PairQuestion(NamedTuple):
     """A question as a set holds it."""
 
     question_id: str
@@ -47,7 +47,7 @@ class Asked(NamedTuple):
 class QuestionBook:
     """What a benchmark asks about each image."""
 
-    by_image: Mapping[str, Sequence[Asked]]
+    by_image: Mapping[str, Sequence[PairQuestion]]
     """Canonical id -> the questions whose first image it is."""
     answers: tuple[str, ...]
     split_of: Mapping[str, Split]
@@ -67,7 +67,7 @@ class QuestionBook:
 
     def within(self, split_of: Mapping[str, Split]) -> QuestionBook:
         """The questions all of whose images are in one split; the others are counted."""
-        kept: dict[str, list[Asked]] = {}
+        kept: dict[str, list[PairQuestion]] = {}
         dropped = 0
         for image_id, some in self.by_image.items():
             split = split_of.get(image_id)
@@ -138,7 +138,7 @@ def read_benchmark(name: BenchmarkName, recipe: BenchmarkRecipe, *, picture: Cal
     if recipe.test_questions:
         asked["test"] = _read_all(read, recipe.test_questions, ())
     vocabulary = _vocabulary(name, recipe, [*asked["train"], *asked.get("val", [])])
-    by_image: dict[str, list[Asked]] = {}
+    by_image: dict[str, list[PairQuestion]] = {}
     split_of: dict[str, Split] = {}
     counts: Counter[str] = Counter()
     for split, questions in asked.items():
@@ -147,7 +147,7 @@ def read_benchmark(name: BenchmarkName, recipe: BenchmarkRecipe, *, picture: Cal
             _claim(split_of, (first, *second), split)
             targets = _targets(question, vocabulary, counts) if split != "test" else ()
             counts["questions_read"] += 1
-            entry = Asked(question.question_id, question.text, second[0] if second else "", targets)
+            entry = PairQuestion(question.question_id, question.text, second[0] if second else "", targets)
             by_image.setdefault(first, []).append(entry)
     if counts["questions_without_known_answer"] == counts["questions_read"] - len(asked.get("test", ())):
         raise InputError(f"no question has an answer that {vocabulary.name} holds; name other --answers")

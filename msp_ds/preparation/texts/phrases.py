@@ -51,12 +51,12 @@ class VerbFilter:
     def tag(self, phrase: str) -> list[Token]:
         """The words of a phrase with their tags; those that cannot be verbs where they stand are JJ or NN."""
         tokens: list[Token] = self._tagger.tag(phrase)
-        mended: list[Token] = []
+        fixed: list[Token] = []
         for place, token in enumerate(tokens):
-            before = mended[-1] if mended else ("", "")
+            before = fixed[-1] if fixed else ("", "")
             after = tokens[place + 1] if place + 1 < len(tokens) else ("", "")
-            mended.append(_mended(token, before, after))
-        return mended
+            fixed.append(_mended(token, before, after))
+        return fixed
 
 
 def _mended(token: Token, before: Token, after: Token) -> Token:

@@ -16,10 +16,10 @@ from msp_ds.errors import InputError
 from msp_ds.preparation.parsing.text_table import TextTable
 from msp_ds.preparation.recipe import FROM_CAPTIONS, BenchmarkRecipe, Recipe
 from msp_ds.preparation.sources.text_files import TextKind, read_texts
-from msp_ds.preparation.sources.visual_genome import NO_TWINS, Twins, read_twins
+from msp_ds.preparation.sources.visual_genome import NO_DUPLICATES, CocoDuplicates, read_duplicates
 from msp_ds.preparation.texts.benchmark_questions import QuestionBook, read_benchmark
 from msp_ds.preparation.texts.phrases import group_phrases
-from msp_ds.preparation.texts.tagging import SaidOfImage, phrases_of_images
+from msp_ds.preparation.texts.tagging import ImageTexts, phrases_of_images
 from msp_ds.records import RegionRecord
 
 _REMEMBERED = 1 << 16
@@ -38,15 +38,15 @@ class TextFiles:
         """What the files read so far held and what was left out."""
 
     @cached_property
-    def twin_table(self) -> Twins:
-        """All that the recipe's image_data tells of twins."""
+    def duplicate_table(self) -> CocoDuplicates:
+        """All that the recipe's image_data tells of duplicates."""
         path = self._recipe.image_data
-        return read_twins(Path(path)) if path else NO_TWINS
+        return read_duplicates(Path(path)) if path else NO_DUPLICATES
 
     @cached_property
-    def twins(self) -> dict[str, str]:
+    def duplicates(self) -> dict[str, str]:
         """`vg-N` -> `coco-M` of the images in both corpora whose regions stand under the COCO id."""
-        return {genome: coco for genome, coco in self.twin_table.coco_of.items() if coco in self._image_ids}
+        return {genome: coco for genome, coco in self.duplicate_table.coco_of.items() if coco in self._image_ids}
 
     @cached_property
     def captions(self) -> TextTable:
@@ -59,7 +59,7 @@ class TextFiles:
         return self._gathered([path for path in self._recipe.phrases if path != FROM_CAPTIONS], "phrase")
 
     def _gathered(self, paths: Sequence[str], kind: TextKind) -> TextTable:
-        """The texts of several files, those of a twin with its COCO image; what an earlier file said is not repeated.
+        """The texts of several files, those of a duplicate under its COCO image, without what an earlier file has.
 
         Files overlap: Karpathy's sentences are COCO's captions. Repeats within a file stay, as in the official counts.
         """
@@ -69,7 +69,7 @@ class TextFiles:
             self.counts[f"{kind}s_empty"] += file.num_empty
             num_before = {image_id: len(texts) for image_id, texts in gathered.items()}
             for image_id, texts in file.by_image.drain():
-                picture = self.twins.get(image_id, image_id)
+                picture = self.duplicates.get(image_id, image_id)
                 known = frozenset(gathered.get(picture, [])[: num_before.get(picture, 0)])
                 new = [text for text in texts if text not in known]
                 self.counts[f"{kind}s_in_two_files"] += len(texts) - len(new)
@@ -80,7 +80,7 @@ class TextFiles:
         """All that a benchmark asks. Raises: InputError when the recipe names no questions, or a file is broken."""
         if name not in self._books:
             recipe = self._recipe.benchmarks.get(name, BenchmarkRecipe())
-            self._books[name] = read_benchmark(name, recipe, picture=lambda image: self.twins.get(image, image))
+            self._books[name] = read_benchmark(name, recipe, picture=lambda image: self.duplicates.get(image, image))
         return self._books[name]
 
     def all_texts(self) -> Iterator[str]:
@@ -185,7 +185,7 @@ def _phrases_without_verbs(files: TextFiles, settings: TextSettings) -> Iterator
     captions: Mapping[str, list[str]] = files.captions if FROM_CAPTIONS in settings.recipe.phrases else {}
     image_ids = list(dict.fromkeys([*written, *captions]))
     settings.progress.start("tagging phrases (images)", len(image_ids))
-    said = (SaidOfImage(written.get(image_id, []), captions.get(image_id, [])) for image_id in image_ids)
+    said = (ImageTexts(written.get(image_id, []), captions.get(image_id, [])) for image_id in image_ids)
     found = phrases_of_images(said, jobs=settings.jobs)
     for image_id, image in zip(image_ids, found, strict=True):
         files.counts.update(

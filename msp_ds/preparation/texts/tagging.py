@@ -27,7 +27,7 @@ _NEEDLESS = ("matplotlib", "numpy", "pandas", "scipy", "sklearn")
 """What nltk imports if it can, 170 MB; the tagger uses none of it."""
 
 
-class SaidOfImage(NamedTuple):
+class ImageTexts(NamedTuple):
     """What the files say of an image."""
 
     phrases: list[str]
@@ -50,7 +50,7 @@ class ImagePhrases(NamedTuple):
     """Cut from captions, repeats included."""
 
 
-def phrases_of_images(images: Iterable[SaidOfImage], *, jobs: int) -> Iterator[ImagePhrases]:
+def phrases_of_images(images: Iterable[ImageTexts], *, jobs: int) -> Iterator[ImagePhrases]:
     """The phrases of each image in turn, the same for any number of `jobs`; few images are in memory at a time.
 
     Raises: InputError when a process ends early, as where memory runs out.
@@ -67,7 +67,7 @@ def phrases_of_images(images: Iterable[SaidOfImage], *, jobs: int) -> Iterator[I
             idle.put(stack.enter_context(_Process()))
         pool = stack.enter_context(ThreadPoolExecutor(jobs))
 
-        def work(some: list[SaidOfImage]) -> list[ImagePhrases]:
+        def work(some: list[ImageTexts]) -> list[ImagePhrases]:
             process = idle.get()
             try:
                 return process.tag(some)
@@ -89,12 +89,12 @@ def serve() -> None:
     sys.modules.update(dict.fromkeys(_NEEDLESS))  # type: ignore[arg-type]  # None: as though it were not installed
     verbs = VerbFilter()
     for line in sys.stdin.buffer:
-        answer = _tag([SaidOfImage(*image) for image in json.loads(line)], verbs)
+        answer = _tag([ImageTexts(*image) for image in json.loads(line)], verbs)
         sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
         sys.stdout.buffer.flush()
 
 
-def _tag(images: Sequence[SaidOfImage], verbs: VerbFilter) -> list[ImagePhrases]:
+def _tag(images: Sequence[ImageTexts], verbs: VerbFilter) -> list[ImagePhrases]:
     answer = []
     for phrases, captions in images:
         kept = without_verbs(phrases, verbs)
@@ -118,7 +118,7 @@ class _Process:
     def __exit__(self, *_: object) -> None:
         self._process.communicate()  # closes the pipe and waits
 
-    def tag(self, images: Sequence[SaidOfImage]) -> list[ImagePhrases]:
+    def tag(self, images: Sequence[ImageTexts]) -> list[ImagePhrases]:
         """What `_tag` gives. Raises: InputError when the process has ended."""
         stdin, stdout = self._process.stdin, self._process.stdout
         answer = b""

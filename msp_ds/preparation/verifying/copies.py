@@ -79,7 +79,7 @@ def _set_at(name: str, remote: RemoteFolder) -> _SetThere | None:
         data = remote.read(layout.INDEX_NAME)
     except FileNotFoundError:
         return None
-    index = parse_index(data, where=where, mend="upload the set again")
+    index = parse_index(data, where=where, fix="upload the set again")
     tars = {shard.name: FileEntry(bytes=shard.bytes, sha256=shard.sha256) for shard in index.shards}
     check_names({**tars, **index.files}, where)
     return _SetThere(name=name, remote=remote, index_data=data, files={**tars, **index.files})

@@ -21,7 +21,7 @@ from msp_ds.storage.small_files import is_plain_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class VerifyReport:
     """What was found in one set."""
 
     path: Path
@@ -35,7 +35,7 @@ class Verdict:
     """That it took."""
     faults: tuple[str, ...]
     """One line each: file, image, byte, what is wrong."""
-    mend: str
+    fix: str
     """The command that writes the set again."""
 
 
@@ -47,7 +47,7 @@ def find_sets(paths: Sequence[Path]) -> list[Path]:
 def verify_sets(
     paths: Sequence[Path],
     *,
-    tell: Callable[[Verdict], None],
+    tell: Callable[[VerifyReport], None],
     quick: bool = False,
     jobs: int | None = None,
     progress: Progress | None = None,
@@ -73,7 +73,7 @@ def verify_sets(
 
 def verify_set(
     path: Path, *, quick: bool = False, jobs: int | None = None, progress: Progress | None = None
-) -> Verdict:
+) -> VerifyReport:
     """Compare a set with its index: sizes, tables and the small files, and, unless `quick`, every byte of the tars.
 
     Of each image the tar header, crc32, schema, image id, shapes, finite features, labels and texts are checked. `jobs`
@@ -95,7 +95,7 @@ def verify_set(
     if not quick:
         progress.start(f"{path} (bytes)", num_bytes)
         faults += _tar_faults(index, path, shards, jobs=jobs or os.cpu_count() or 1, progress=progress)
-    return Verdict(
+    return VerifyReport(
         path=path,
         is_quick=quick,
         seconds=time.perf_counter() - start,
@@ -103,7 +103,7 @@ def verify_set(
         num_tars=len(index.shards),
         num_bytes=num_bytes,
         faults=tuple(dict.fromkeys(faults)),
-        mend=layout.mending(index.stage, index.extractor),
+        fix=layout.fix_command(index.stage, index.extractor),
     )
 
 

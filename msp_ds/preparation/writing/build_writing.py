@@ -17,7 +17,7 @@ from msp_ds.errors import InputError
 from msp_ds.preparation.region_features.region_files import RegionFile
 from msp_ds.preparation.texts.stage_texts import StageTexts
 from msp_ds.preparation.writing.overwrite_guard import remove_set, require_replaceable_sets, writing_folders
-from msp_ds.preparation.writing.shard_estimate import forecast
+from msp_ds.preparation.writing.shard_estimate import estimate
 from msp_ds.preparation.writing.shard_parts import ShardPart
 from msp_ds.preparation.writing.shard_plan import ShardJob
 from msp_ds.preparation.writing.shard_pool import ShardPool, ShardSource
@@ -102,7 +102,7 @@ def _write_tars(
     with ShardPool(source, num_threads=num_threads, advance=progress.advance) as pool:
         if todo:
             folder = source.folders[todo[0].split]
-            ahead = forecast(todo, write=pool.write, folder=folder, num_threads=num_threads)
+            ahead = estimate(todo, write=pool.write, folder=folder, num_threads=num_threads)
             log.info("%s: %s", folder.parent, ahead.describe())
         progress.start("writing shards (bytes read)", sum(job.num_bytes for job in todo))
         written = pool.write_all(todo)
@@ -113,7 +113,7 @@ def _write_tars(
 
 
 def _way_out(out: Path) -> str:
-    """What mends a disk that is full."""
+    """What fixes a disk that is full."""
     kept = sum(num_finished(folder) for folder in out.glob(".*.partial"))
     if kept:
         return f"free its disk and give the same command; finished tars that it keeps: {kept}"

@@ -16,17 +16,17 @@ from msp_ds.preparation.recipe import Recipe
 from msp_ds.storage.durable import followed, require_own_files
 
 _TABLES = frozenset(
-    {layout.INDEX_NAME, *layout.NEEDED_FILES, layout.LOOK_ALIKES_NAME, layout.QUESTIONS_NAME, layout.ANSWERS_NAME}
+    {layout.INDEX_NAME, *layout.NEEDED_FILES, layout.HARD_NEGATIVES_NAME, layout.QUESTIONS_NAME, layout.ANSWERS_NAME}
 )
 _TARS = re.compile(r"\d{6}\.tar")
 _UNFINISHED = re.compile(r"(\d{6}|trial)\.tar(\.tmp|\.part|\.part\.tmp)?")
 _WHAT, _FIX = "a shard set", "move it, or name another --out"
 
 
-def require_own_sets(folder: Path, recipe: Recipe, *, mend: str) -> None:
+def require_own_sets(folder: Path, recipe: Recipe, *, fix: str) -> None:
     """Demand that the sets of a stage in `folder`, if there are any, are of `recipe`, as their extractor tells.
 
-    Raises: InputError that ends with `mend`; also for a set whose index is unreadable, which may be anybody's.
+    Raises: InputError that ends with `fix`; also for a set whose index is unreadable, which may be anybody's.
     """
     for path in sorted(path for path in folder.glob("[!.]*") if path.is_dir()):
         try:
@@ -34,7 +34,7 @@ def require_own_sets(folder: Path, recipe: Recipe, *, mend: str) -> None:
         except ShardError:
             found = "a set that cannot be read"
         if found != f"the features of {recipe.extractor!r}":
-            raise InputError(f"{path} holds {found}, which {recipe.extractor!r} would be written over; {mend}")
+            raise InputError(f"{path} holds {found}, which {recipe.extractor!r} would be written over; {fix}")
 
 
 def require_replaceable_sets(folder: Path) -> None:
@@ -108,7 +108,7 @@ def _names_of_set(folder: Path) -> Callable[[str], bool]:
     if data is None or (layout.FORMAT.encode() not in data[:100] and not has_tables):
         return lambda name: False
     try:
-        index = parse_index(data, where=str(path), mend="")
+        index = parse_index(data, where=str(path), fix="")
     except ShardError:  # of another version, or damaged: it may be written again, by the names that we give
         return lambda name: name in _TABLES or _TARS.fullmatch(name) is not None
     names = _TABLES | index.files.keys() | {shard.name for shard in index.shards}

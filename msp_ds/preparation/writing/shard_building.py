@@ -24,7 +24,7 @@ from msp_ds.data.format.vocabulary import (
 from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.errors import InputError
 from msp_ds.preparation.exclusion import read_exclusion, require_split_files
-from msp_ds.preparation.hard_negatives.lists import read_look_alikes
+from msp_ds.preparation.hard_negatives.lists import read_hard_negatives
 from msp_ds.preparation.recipe import Recipe, ensure_world
 from msp_ds.preparation.region_features.region_files import (
     RegionFile,
@@ -226,10 +226,10 @@ def _choose(
     Raises: InputError for texts without regions, unless the recipe allows them or their regions were `skipped`.
     """
     # A Visual Genome image that is there under its COCO id too would smuggle held-out images into training.
-    twins = image_ids & text_files.twins.keys()
-    exclusion = read_exclusion(recipe, twins=text_files.twin_table)
+    duplicates = image_ids & text_files.duplicates.keys()
+    exclusion = read_exclusion(recipe, duplicates=text_files.duplicate_table)
     exclusion.check(image_ids)
-    left_out = twins | exclusion.among(image_ids)
+    left_out = duplicates | exclusion.among(image_ids)
     without_regions = texts.image_ids - image_ids - exclusion.among(texts.image_ids)
     unexplained = without_regions - skipped
     if unexplained and not recipe.allow_missing:
@@ -244,7 +244,7 @@ def _choose(
         else held_out(image_ids - left_out, recipe.holdout, pairs=texts.pairs)
     )
     counts = Counter(text_files.counts)
-    counts.update(images_without_regions=len(without_regions), twins_left_out=len(twins))
+    counts.update(images_without_regions=len(without_regions), duplicates_left_out=len(duplicates))
     counts.update(exclusion.counts(image_ids))
     split_of: dict[str, Split] = {
         image_id: "val" if image_id in apart else "train" for image_id in image_ids - left_out
@@ -257,7 +257,7 @@ def _plan(
 ) -> SetPlan:
     """Of the training split; the other shares what is large."""
     # Only ITM_HS, a task of sentences, and retrieval look for similar images.
-    look_alikes = recipe.hard_negatives if stage in ("sentence", "retrieval") else None
+    hard_negatives = recipe.hard_negatives if stage in ("sentence", "retrieval") else None
     return SetPlan(
         stage=stage,
         split="train",
@@ -267,7 +267,7 @@ def _plan(
         max_tokens=recipe.max_tokens_of(stage),
         extractor=recipe.extractor,
         preset=recipe.preset,
-        look_alikes=read_look_alikes(Path(look_alikes)) if look_alikes else None,
+        hard_negatives=read_hard_negatives(Path(hard_negatives)) if hard_negatives else None,
         questions=questions,
         has_labels=labels.complete,
         on_error=recipe.on_error,

@@ -19,7 +19,7 @@ _INDEX_BYTES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forecast:
+class Estimate:
     """What the shards that are still to be written will take."""
 
     num_images: int
@@ -36,9 +36,9 @@ class Forecast:
         return f"{self.num_images} images, {self.num_texts} texts to write: {size}, about {_time(self.seconds)}"
 
 
-def forecast(
+def estimate(
     jobs: Sequence[ShardJob], *, write: Callable[[ShardJob], ShardPart], folder: Path, num_threads: int
-) -> Forecast:
+) -> Estimate:
     """Write the first images twice, the first time to warm up, remove them, and reckon from there.
 
     Raises: InputError for a fault in those images, and when the disk has not enough room.
@@ -58,7 +58,7 @@ def forecast(
             f"{folder.parent} would take {_size(needed)} more, but its disk has {_size(free)} free; "
             "free some or name another --out"
         )
-    return Forecast(
+    return Estimate(
         num_images=num_images,
         num_texts=sum(job.num_texts for job in jobs),
         num_bytes=needed,

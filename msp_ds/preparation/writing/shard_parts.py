@@ -39,7 +39,7 @@ class PartFacts:
     num_regions: int
     """Regions of all its images."""
     counts: dict[str, int]
-    """What was mended or left out."""
+    """What was fixed or left out."""
     entry: ShardEntry
     """For the index. Without keys there is no tar either: no image had anything to say."""
     skipped: tuple[SkippedRow, ...] = ()
@@ -102,7 +102,7 @@ class ShardWriter:
         self._num_images += 1
 
     def finish(self, counts: dict[str, int], *, skipped: Sequence[SkippedRow] = ()) -> ShardPart:
-        """End the tar, down to the disk; `counts` and `skipped` tell what was mended or left out."""
+        """End the tar, down to the disk; `counts` and `skipped` tell what was fixed or left out."""
         entry = self._tar.close() if self._tar is not None else _no_tar(self._path.name)
         self._tar = None
         facts = PartFacts(
@@ -151,7 +151,7 @@ def load_part(tar: Path, *, recipe_hash: str) -> ShardPart | None:
         facts = from_json(PartFacts, head["facts"], where=str(path))
         size = tar.stat().st_size if facts.entry.keys else 0
     except (InputError, OSError, ValueError, KeyError, TypeError):
-        # Whatever is wrong with it, writing the shard again mends it.
+        # Whatever is wrong with it, writing the shard again fixes it.
         return None
     if head.get("recipe_hash") != recipe_hash or size != facts.entry.bytes:
         return None

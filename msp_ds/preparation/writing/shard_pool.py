@@ -36,7 +36,7 @@ def default_jobs() -> int:
     return min(len(affinity(0)) if affinity else os.cpu_count() or 1, _MOST_JOBS)
 
 
-class _Stopped(Exception):
+class _Abandoned(Exception):
     """A shard that need not be finished, since the work ends before."""
 
 
@@ -121,7 +121,7 @@ class ShardPool:
         with ShardWriter(self._source.tar_of(job), pieces=plan.pieces, max_tokens=plan.max_tokens) as writer:
             for image in job.images:
                 if self._stop.is_set():
-                    raise _Stopped
+                    raise _Abandoned
                 self._add(image, writer, counts, faults)
                 advance(image.row.length)
             return writer.finish(dict(counts), skipped=faults.skipped)

@@ -20,7 +20,7 @@ from msp_ds.data.format.set_layout import SetIndex, SetName, Split
 from msp_ds.data.format.set_tables import Column, join_pairs, npy_bytes, npz_bytes, require_one_width, write_npz
 from msp_ds.data.format.text import Label, WordPieces, parse_labels
 from msp_ds.errors import InputError
-from msp_ds.preparation.hard_negatives.lists import LookAlikeList, row_blocks_within
+from msp_ds.preparation.hard_negatives.lists import HardNegativeList, row_blocks_within
 from msp_ds.preparation.texts.answer_vocabulary import answers_data
 from msp_ds.preparation.texts.benchmark_questions import QuestionBook
 from msp_ds.preparation.writing.overwrite_guard import require_replaceable_set, work_path
@@ -45,7 +45,7 @@ class SetPlan:
     """Pieces of a text, [CLS] and [SEP] included; longer ones are cut."""
     extractor: str = ""
     preset: str | None = None
-    look_alikes: LookAlikeList | None = None
+    hard_negatives: HardNegativeList | None = None
     questions: QuestionBook | None = None
     """Of a benchmark."""
     feature_types: tuple[str, ...] = ()
@@ -268,10 +268,10 @@ def _write_tables(
     }
     entries = {layout.PAIRS_NAME: write_npz(folder / layout.PAIRS_NAME, pairs)}
     entries |= {name: write_durably(folder / name, data) for name, data in contents.items()}
-    if plan.look_alikes is not None:
+    if plan.hard_negatives is not None:
         keys = [key for part in parts for key in part.facts.entry.keys]
-        rows = {"rows": Column(len(keys), row_blocks_within(plan.look_alikes, keys=keys))}
-        entries[layout.LOOK_ALIKES_NAME] = write_npz(folder / layout.LOOK_ALIKES_NAME, rows)
+        rows = {"rows": Column(len(keys), row_blocks_within(plan.hard_negatives, keys=keys))}
+        entries[layout.HARD_NEGATIVES_NAME] = write_npz(folder / layout.HARD_NEGATIVES_NAME, rows)
     if plan.questions is not None:
         keys = [key for part in parts for key in part.facts.entry.keys]
         entries[layout.QUESTIONS_NAME] = write_durably(

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from torch import Tensor
 
 from msp_ds.errors import InputError
-from msp_ds.library import Looks, Model
+from msp_ds.library import Model, WordAttention
 from msp_ds.preparation.verifying.inspection import samples_of
 from msp_ds.progress import Bars
 from msp_ds.storage.file_kinds import refuse_other_kind
@@ -45,7 +45,7 @@ class View:
     """The model's, for people: t→p→s."""
     bars: tuple[Bar, ...]
     """Of an answer, the same answers in the same order for every model; of captions the model's own best first."""
-    looks: Looks
+    looks: WordAttention
     """Where the words of the question, or of the best caption, look."""
 
     @property

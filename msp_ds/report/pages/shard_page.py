@@ -47,7 +47,7 @@ def _head(facts: dict[str, Any]) -> str:
         "texts cut": f"{100 * texts['truncated_share']:.1f} %",
         "regions an image": f"{facts['regions']['per_image']['mean']:.1f}",
         "in tars": f"{whole['bytes'] / 1e9:.1f} GB" if whole["bytes"] >= 1e9 else f"{whole['bytes'] / 1e6:.0f} MB",
-        "look-alikes": said(whole["with_look_alikes"]),
+        "hard negatives": said(whole["with_hard_negatives"]),
         "word pieces": said(whole["vocabulary"]),
     }
     drawn = "".join(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from msp_ds.config import from_json, read_json
 from msp_ds.errors import CheckpointError, InputError
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.storage.checksums import FileEntry
 from msp_ds.storage.small_files import is_plain_name
 from msp_ds.training.checkpointing.weights_folder import is_weights_folder, read_folder_weights
@@ -73,14 +73,14 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest(step=value["step"], files=files, state=value["state"], loss_scale=scale)
 
 
-def flaw(path: Path, *, thorough: bool = False) -> str:
+def find_corruption(path: Path, *, thorough: bool = False) -> str:
     """What is wrong with a checkpoint folder; empty where it is whole.
 
     thorough: every byte is read and compared with its sha256; else the sizes are.
     """
     try:
         for name, entry in read_manifest(path).files.items():
-            found = flaw_of_file(path / name, entry, thorough=thorough)
+            found = find_file_corruption(path / name, entry, thorough=thorough)
             if found:
                 return found
     except (InputError, OSError) as error:
@@ -88,7 +88,7 @@ def flaw(path: Path, *, thorough: bool = False) -> str:
     return ""
 
 
-def flaw_of_file(file: Path, entry: FileEntry, *, thorough: bool) -> str:
+def find_file_corruption(file: Path, entry: FileEntry, *, thorough: bool) -> str:
     """What is wrong with one file of a checkpoint; empty where it is as it was written."""
     if not file.is_file():
         return f"{file.name} is missing"
@@ -113,17 +113,17 @@ def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder whose files have their sizes, oldest first; of the others a warning says why not."""
     complete = []
     for path in sorted(path for path in folder.glob("step-*") if path.is_dir()):
-        if found := flaw(path):
+        if found := find_corruption(path):
             log.warning("%s is incomplete (%s); it is not used", path, found)
         else:
             complete.append(path)
     return complete
 
 
-def newest_sound(folder: Path) -> Path | None:
+def latest_valid(folder: Path) -> Path | None:
     """The newest checkpoint in a folder of which every byte is as it was written; None if there is none."""
     for path in reversed(checkpoints(folder)):
-        found = flaw(path, thorough=True)
+        found = find_corruption(path, thorough=True)
         if not found:
             return path
         log.warning("%s is damaged (%s); it is not used", path, found)
@@ -143,6 +143,10 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = load_file(file)
     except (OSError, SafetensorError) as error:
         raise damaged(file.parent, f"{file.name}: {_first_line(error)}") from None
+    if any(name.startswith("trunk.") for name in tensors):
+        raise CheckpointError(
+            f"{file} is of an earlier version of msp-ds, which named the backbone trunk; train it again"
+        )
     return tensors
 
 
@@ -157,7 +161,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is no complete checkpoint; give a run folder or one of its step-* folders")
     if (path / MANIFEST).is_file():
         entry = read_manifest(path).files.get(WEIGHTS)
-        found = flaw_of_file(path / WEIGHTS, entry, thorough=True) if entry else f"its manifest has no {WEIGHTS}"
+        found = (
+            find_file_corruption(path / WEIGHTS, entry, thorough=True) if entry else f"its manifest has no {WEIGHTS}"
+        )
         if found:
             raise damaged(path, found)
     return {name: tensor.float() for name, tensor in read_tensors(path / WEIGHTS).items()}
@@ -213,9 +219,9 @@ def load_heads(heads: torch.nn.ModuleDict, path: Path) -> str:
     return f"heads carried: {', '.join(carried) or 'none'}; fresh: {', '.join(fresh) or 'none'}"
 
 
-def load_trunk(trunk: Trunk, path: Path) -> str:
-    """Fills the trunk from a checkpoint, in fp32, and says what was taken and what was left behind."""
+def load_backbone(backbone: Backbone, path: Path) -> str:
+    """Fills the backbone from a checkpoint, in fp32, and says what was taken and what was left behind."""
     weights = read_weights(path)
-    count = load_part(trunk, weights, "trunk.", where=path)
+    count = load_part(backbone, weights, "backbone.", where=path)
     left = sorted({name.split(".")[1] for name in weights if name.startswith("heads.")})
-    return f"{count} trunk tensors from {path}; heads left behind: {', '.join(left) or 'none'}"
+    return f"{count} backbone tensors from {path}; heads left behind: {', '.join(left) or 'none'}"

@@ -15,26 +15,26 @@ from msp_ds.curriculum import BENCHMARKS
 from msp_ds.data.format.set_layout import shard_command
 from msp_ds.data.format.shards import ShardSet
 from msp_ds.errors import CheckpointError, ShardError
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import ALL_HEADS, build_heads
 from msp_ds.model.weights.conversion import SIZES, head_of, sizes_of, tied
 from msp_ds.presets import get_preset
 from msp_ds.training.checkpointing.checkpoint import check_part, load_part, read_weights
-from msp_ds.training.checkpointing.run_folder import TRUNK_FIELDS, Origin, find_checkpoint, origin_of
+from msp_ds.training.checkpointing.run_folder import BACKBONE_FIELDS, Origin, find_checkpoint, origin_of
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """A trunk with the heads it was trained with."""
+    """A backbone with the heads it was trained with."""
 
     checkpoint: Path
     config: RunConfig | None
     """Of the run; None for a weights folder."""
     curriculum: str | None
     """What it was trained on, as RunConfig spells it; None for weights that were not trained here."""
-    trunk: Trunk
+    backbone: Backbone
     heads: nn.ModuleDict
 
 
@@ -51,8 +51,8 @@ def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...],
         _check_preset(origin, preset, where=checkpoint)
     if needed_heads:
         _check_benchmark(origin, shards.index.stage, where=checkpoint)
-    trunk_alone = ("vocab_size", "feature_width")
-    _check_words(origin, SIZES if origin.config else trunk_alone, shards)
+    backbone_alone = ("vocab_size", "feature_width")
+    _check_words(origin, SIZES if origin.config else backbone_alone, shards)
     _check_answers(origin, shards, where=checkpoint)
     weights = _of_known_heads(tied(read_weights(checkpoint)))
     _check_words(origin, sizes_of(weights), shards)
@@ -64,20 +64,20 @@ def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...],
             + _training_of(shards.index.stage, origin, where=checkpoint)
         )
     with torch.device("meta"):  # the sizes that the model is said to have are compared before they are allocated
-        trunk = Trunk(origin.model)
-        check_part(trunk, weights, "trunk.", where=checkpoint)
+        backbone = Backbone(origin.model)
+        check_part(backbone, weights, "backbone.", where=checkpoint)
         if "answer" in present:
             _check_number_of_answers(origin.model.num_answers, shards, where=checkpoint)
-        check_part(build_heads(present, origin.model, trunk), weights, "heads.", where=checkpoint)
-    trunk = Trunk(origin.model)
-    load_part(trunk, weights, "trunk.", where=checkpoint)
-    heads = build_heads(present, origin.model, trunk)
+        check_part(build_heads(present, origin.model, backbone), weights, "heads.", where=checkpoint)
+    backbone = Backbone(origin.model)
+    load_part(backbone, weights, "backbone.", where=checkpoint)
+    heads = build_heads(present, origin.model, backbone)
     load_part(heads, weights, "heads.", where=checkpoint)
     return TrainedModel(
         checkpoint=checkpoint,
         config=origin.config,
         curriculum=origin.curriculum,
-        trunk=trunk.eval(),
+        backbone=backbone.eval(),
         heads=heads.eval(),
     )
 
@@ -89,7 +89,7 @@ def _check_preset(origin: Origin, preset: str, *, where: Path) -> None:
         if wanted != get_preset(own):
             raise CheckpointError(f"{where} is of preset {own}, not {preset}; leave --preset out or set it to {own}")
         return
-    differing = [name for name in TRUNK_FIELDS if name not in SIZES]
+    differing = [name for name in BACKBONE_FIELDS if name not in SIZES]
     for name in differing:
         if getattr(origin.model, name) != getattr(wanted.model, name):
             raise CheckpointError(
@@ -101,8 +101,8 @@ def _check_preset(origin: Origin, preset: str, *, where: Path) -> None:
 def _check_benchmark(origin: Origin, stage: str, *, where: Path) -> None:
     """What was fine-tuned for one benchmark knows neither the heads nor the answers of another."""
     if origin.curriculum != stage and {origin.curriculum, stage} <= BENCHMARKS.keys():
-        mend = _training_of(stage, origin, where=where)
-        raise CheckpointError(f"{where} was fine-tuned for {origin.curriculum}, not for {stage}; {mend}")
+        fix = _training_of(stage, origin, where=where)
+        raise CheckpointError(f"{where} was fine-tuned for {origin.curriculum}, not for {stage}; {fix}")
 
 
 def _check_answers(origin: Origin, shards: ShardSet, *, where: Path) -> None:

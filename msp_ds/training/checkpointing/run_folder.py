@@ -14,7 +14,15 @@ from msp_ds.curriculum import Stage, curriculum
 from msp_ds.data.format.shards import ShardSet
 from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.storage.small_files import is_plain_name, read_small_text
-from msp_ds.training.checkpointing.checkpoint import BEST, MANIFEST, WEIGHTS, checkpoints, flaw, newest_sound, sha256_of
+from msp_ds.training.checkpointing.checkpoint import (
+    BEST,
+    MANIFEST,
+    WEIGHTS,
+    checkpoints,
+    find_corruption,
+    latest_valid,
+    sha256_of,
+)
 from msp_ds.training.checkpointing.weights_folder import VOCAB_FILE, is_weights_folder, read_card
 from msp_ds.training.engine.execution import Execution
 
@@ -34,7 +42,7 @@ _CARD = "a run's configuration, written by msp-ds train"
 
 _AGAIN = "another version of msp-ds wrote it, or it was edited; train again with: msp-ds train --run-dir NEW_FOLDER"
 
-TRUNK_FIELDS = (
+BACKBONE_FIELDS = (
     "encoder",
     "hidden_size",
     "num_layers",
@@ -49,7 +57,7 @@ TRUNK_FIELDS = (
     "vocab_size",
     "feature_width",
 )
-"""Of ModelConfig: what decides the shape and the meaning of a trunk's weights."""
+"""Of ModelConfig: what decides the shape and the meaning of a backbone's weights."""
 HEAD_FIELDS = {"region_gate": "region", "topic_head": "topic", "num_objects": "region", "num_attributes": "region"}
 """Of ModelConfig: what decides beside them a head's weights -> the head."""
 
@@ -78,7 +86,7 @@ def is_finished(folder: Path) -> bool:
     """Whether a stage has come to its end and its last checkpoint is there."""
     if not (folder / STAGE_FILE).is_file():
         return False
-    found = flaw(stage_checkpoint(folder))
+    found = find_corruption(stage_checkpoint(folder))
     if found:
         log.warning("%s was finished, but %s: it is trained on from what is there", folder, found)
     return not found
@@ -92,7 +100,7 @@ def find_checkpoint(path: Path) -> Path:
         return path.with_name(_checkpoint_name(path, read_small_text(path).strip()))
     stages = sorted(path.glob("[0-9]*-*")) if (path / RUN_FILE).is_file() else [path]
     for stage in reversed(stages):
-        found = newest_sound(stage / "checkpoints")
+        found = latest_valid(stage / "checkpoints")
         if found:
             return found
     raise CheckpointError(f"{path} holds no complete checkpoint; give the folder of a run, as runs/tps")
@@ -224,10 +232,10 @@ def find_parent(run: Path, init: str) -> Path:
     return checkpoint
 
 
-def check_same_trunk(checkpoint: Path, config: RunConfig, *, heads: Collection[str] = ()) -> None:
-    """Raises CheckpointError unless a checkpoint's trunk, and those of its `heads` that are carried, fit a new run."""
+def check_same_backbone(checkpoint: Path, config: RunConfig, *, heads: Collection[str] = ()) -> None:
+    """Raises CheckpointError unless a checkpoint's backbone and those of its `heads` that are kept fit a new run."""
     theirs = origin_of(checkpoint)
-    for name in (*TRUNK_FIELDS, *(name for name, head in HEAD_FIELDS.items() if head in heads)):
+    for name in (*BACKBONE_FIELDS, *(name for name, head in HEAD_FIELDS.items() if head in heads)):
         there, here = getattr(theirs.model, name), getattr(config.model, name)
         if there != here:
             raise CheckpointError(

@@ -88,7 +88,7 @@ class Saver:
 
         The ranks wait together and in turns: however slow the disk is, none believes that another is dead.
         """
-        while int(self._runtime.largest(torch.tensor(self._is_writing(), device=self._runtime.device))):
+        while int(self._runtime.all_reduce_max(torch.tensor(self._is_writing(), device=self._runtime.device))):
             self._alive()
 
     def _is_writing(self) -> int:
@@ -103,7 +103,7 @@ class Saver:
     def finish(self) -> None:
         """Waits for the last save. Raises CheckpointError, on every rank, when it failed."""
         self.wait()
-        self._runtime.first_does(self._complain)
+        self._runtime.on_rank_zero(self._complain)
 
     def _complain(self) -> None:
         if self.failure:
@@ -117,7 +117,7 @@ class Saver:
         """In the thread: why it failed, nothing where it did not."""
         try:
             write_checkpoint(path, taken, step=step, state=state)
-            tidy(self.folder, newest=path, keep=self._keep)
+            prune(self.folder, newest=path, keep=self._keep)
         except (InputError, OSError, SafetensorError) as error:
             last = next((one.name for one in reversed(checkpoints(self.folder))), "none")
             reason = f"{path} could not be saved ({str(error).strip()}); the last whole checkpoint is {last}"
@@ -128,7 +128,7 @@ class Saver:
 
 def write_checkpoint(path: Path, taken: EngineState, *, step: int, state: Mapping[str, Any]) -> None:
     """Writes all of a checkpoint, or nothing. Raises OSError or SafetensorError when the disk does not take it."""
-    sweep(path.parent)
+    clean_up(path.parent)
     prepared = path.with_name(f".{path.name}.{_WRITING}")
     prepared.mkdir(parents=True)
     try:
@@ -169,7 +169,7 @@ def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> FileEntry:
     return FileEntry(bytes=file.stat().st_size, sha256=sha256_of(file))
 
 
-def sweep(folder: Path) -> None:
+def clean_up(folder: Path) -> None:
     """Removes what killed saves and killed removals have left in a folder."""
     for kind in (_WRITING, _GOING):
         for path in folder.glob(f".step-*.{kind}"):
@@ -194,7 +194,7 @@ def _is_own(path: Path, *, name: str) -> bool:
     return True
 
 
-def tidy(folder: Path, *, newest: Path, keep: int) -> None:
+def prune(folder: Path, *, newest: Path, keep: int) -> None:
     """Points to the best checkpoint and removes those that are neither the best nor among the last `keep`.
 
     Those after `newest` are of a future that did not come to pass: they were found damaged, and training went on from

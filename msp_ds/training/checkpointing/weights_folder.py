@@ -19,7 +19,7 @@ from torch import Tensor
 
 from msp_ds.config import ModelConfig, from_json, read_json, to_json
 from msp_ds.errors import CheckpointError, InputError
-from msp_ds.model.weights.conversion import Report, tied, untied
+from msp_ds.model.weights.conversion import ConversionReport, tied, untied
 from msp_ds.model.weights.tensor_files import is_half_written, read_tensors, write_safetensors
 from msp_ds.storage.durable import followed, replace_folder, require_own_files, sync_folder, write_durably
 from msp_ds.storage.sole_writer import sole_writer
@@ -32,7 +32,7 @@ _FILES = frozenset(
     | {"config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 )
 """All that import and any form of export write."""
-_FORMAT, _VERSION = "msp-ds weights", 1
+_FORMAT, _VERSION = "msp-ds weights", 2
 _CARD = "what msp-ds import or export says of weights"
 
 
@@ -83,7 +83,7 @@ class History:
     drop: tuple[str, ...]
     seed: int
     init: str | None
-    """Where their trunk started from, by name; None from chance."""
+    """Where their backbone started from, by name; None from chance."""
     git_commit: str
     stages: tuple[TrainedStage, ...]
     data: tuple[TrainedSet, ...]
@@ -105,7 +105,7 @@ class WeightsCard:
     """`run tps, 3-sentence/step-00000120`, or `lxmert model_LXRT.pth`."""
     inputs_sha256: dict[str, str] = field(default_factory=dict)
     """Of the files that were imported, by name."""
-    report: Report | None = None
+    report: ConversionReport | None = None
     """What became of each of their tensors."""
     history: History | None = None
     """None for weights that were not trained here."""
@@ -135,7 +135,9 @@ def read_card(path: Path) -> WeightsCard:
     if not isinstance(saved, dict) or saved.get("format") != _FORMAT:
         raise CheckpointError(f"{where} should be {_CARD}, but says no such format")
     if saved.get("version") != _VERSION:
-        raise CheckpointError(f"{where} is of version {saved.get('version')}, this program reads {_VERSION}; update it")
+        raise CheckpointError(
+            f"{where} is of version {saved.get('version')}, this program reads {_VERSION}; import it again"
+        )
     return from_json(WeightsCard, saved, where=str(where))
 
 

@@ -19,7 +19,7 @@ from msp_ds.training.distributed.runtime import Runtime
 
 MOST_CHARACTERS = 60
 """Of a value in a message."""
-MENDS = {
+FIXES = {
     "code": "install the same version on every machine",
     "torch": "install the same version on every machine",
     "deepspeed": "install the same version on every machine",
@@ -59,7 +59,7 @@ def check_ranks_agree(facts: Mapping[str, str], runtime: Runtime) -> None:
             if ours != theirs:
                 raise InputError(
                     f"rank {rank} on {other['host']} has {name} {_short(theirs)}, rank 0 on {first['host']} has "
-                    f"{_short(ours)}; {MENDS[name.partition(' ')[0].partition('.')[0]]}"
+                    f"{_short(ours)}; {FIXES[name.partition(' ')[0].partition('.')[0]]}"
                 )
 
 

@@ -60,13 +60,13 @@ class Runtime:
             dist.all_reduce(values)
         return values
 
-    def largest(self, values: torch.Tensor) -> torch.Tensor:
-        """The largest of `values` over all ranks, in place; every rank must call it."""
+    def all_reduce_max(self, values: torch.Tensor) -> torch.Tensor:
+        """The all_reduce_max of `values` over all ranks, in place; every rank must call it."""
         if self.world_size > 1:
             dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return values
 
-    def first_says(self, value: str) -> str:
+    def broadcast(self, value: str) -> str:
         """Rank 0's value, on every rank."""
         said = [value]
         if self.world_size > 1:
@@ -80,15 +80,15 @@ class Runtime:
             dist.all_gather_object(said, value)
         return said
 
-    def any_says(self, value: str) -> str:
+    def any_error(self, value: str) -> str:
         """On every rank the value of the last rank whose value is not empty; empty where none has one."""
-        speaker = int(self.largest(torch.tensor(self.rank + 1 if value else 0, device=self.device)))
+        speaker = int(self.all_reduce_max(torch.tensor(self.rank + 1 if value else 0, device=self.device)))
         said = [value]
         if speaker and self.world_size > 1:
             dist.broadcast_object_list(said, src=speaker - 1)
         return said[0]
 
-    def first_does(self, action: Callable[[], None]) -> None:
+    def on_rank_zero(self, action: Callable[[], None]) -> None:
         """Rank 0's `action`; an InputError of it is every rank's, so that none waits for one that has left."""
         said = ""
         if self.is_first:
@@ -96,10 +96,10 @@ class Runtime:
                 action()
             except InputError as error:
                 said = str(error)
-        if said := self.first_says(said):
+        if said := self.broadcast(said):
             raise InputError(said)
 
-    def all_do(self, action: Callable[[], T]) -> T:
+    def on_all_ranks(self, action: Callable[[], T]) -> T:
         """What `action` gives on each rank; an InputError of one is every rank's."""
         done, said = [], ""
         try:
@@ -108,7 +108,7 @@ class Runtime:
             if self.world_size == 1:
                 raise
             said = str(error)
-        if said := self.any_says(said):
+        if said := self.any_error(said):
             raise InputError(said)
         return done[0]
 

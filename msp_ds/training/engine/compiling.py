@@ -1,4 +1,4 @@
-"""torch.compile of a trunk's layers: fewer and larger kernels on a GPU, after a minute's wait; off unless asked for."""
+"""torch.compile of a backbone's layers: fewer and larger kernels on a GPU, after a minute's wait; off by default."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 
 from msp_ds.errors import InputError
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +29,14 @@ def require_compiler() -> None:
         )
 
 
-def compile_layers(trunk: Trunk, device: torch.device, *, backend: str = "inductor") -> None:
+def compile_layers(backbone: Backbone, device: torch.device, *, backend: str = "inductor") -> None:
     """Compiles each layer for the shapes that training meets; weights and their names stay where they are."""
     if device.type == "cpu":
         log.info("layers are compiled, which takes minutes on a CPU and does not pay there")
     import torch._dynamo
 
     torch._dynamo.config.cache_size_limit = MOST_SHAPES
-    for layer in (*trunk.language_layers, *trunk.region_layers, *trunk.layers):
+    for layer in (*backbone.language_layers, *backbone.region_layers, *backbone.layers):
         layer.compile(dynamic=False, backend=backend)
 
 
@@ -49,6 +49,6 @@ def compiled_graphs() -> int:
 
 @contextmanager
 def as_written() -> Iterator[None]:
-    """In here layers run as they are: batches of other sizes, as validation has, would each be compiled anew."""
+    """In here layers run as they are: batches of other sizes, as validation has, would each be compiled again."""
     with torch.compiler.set_stance("force_eager"):
         yield

@@ -29,7 +29,7 @@ _AT_LOWEST_SCALE = "loss scale already at minimum"  # of a bare Exception
 
 def learning_rate(optim: OptimConfig, *, step: int, num_steps: int) -> float:
     """The rate of step `step` (from 0) of a stage of `num_steps`: linear up to the peak, then down to zero."""
-    warmup = max(1, round(optim.warmup_share * num_steps))
+    warmup = max(1, round(optim.warmup_ratio * num_steps))
     if step < warmup:
         return optim.lr * (step + 1) / warmup
     return optim.lr * (num_steps - step) / max(1, num_steps - warmup)
@@ -131,7 +131,7 @@ class Engine:
         DeepSpeed has lost the loss scale without a word before (its issue 8393); training goes on, only wrongly.
         Returns whether there was anything to compare: the first scales of fp16 may overflow.
         """
-        probe = self.engine.module.trunk.regions.feature_norm.bias  # every task of every stage reaches it
+        probe = self.engine.module.backbone.regions.feature_norm.bias  # every task of every stage reaches it
         # Scaled before the backward pass, not after: in fp16 the true gradient may underflow.
         expected_scale = self.loss_scale / self.engine.gradient_accumulation_steps()
         (right_gradient,) = torch.autograd.grad(loss * expected_scale, probe, retain_graph=True)

@@ -37,7 +37,7 @@ class EngineState:
 
 
 @dataclass(frozen=True)
-class Place:
+class PartitionSlice:
     """Where a parameter lies in ZeRO's partitions, put one below the other as [ranks, size]."""
 
     parameter: nn.Parameter
@@ -69,7 +69,7 @@ class Partition:
 
     flat: Tensor
     """fp32 [size], equally long on every rank."""
-    places: tuple[Place, ...]
+    places: tuple[PartitionSlice, ...]
 
 
 def partitions(engine: Engine) -> list[Partition]:
@@ -87,14 +87,16 @@ def partitions(engine: Engine) -> list[Partition]:
         strict=True,
     )
     return [
-        Partition(flat, tuple(Place(one, one.shape, start, 0) for one, start in zip(group, starts, strict=True)))
+        Partition(
+            flat, tuple(PartitionSlice(one, one.shape, start, 0) for one, start in zip(group, starts, strict=True))
+        )
         for flat, group, starts in groups
     ]
 
 
-def _scattered(zero: Any, parameter: Any) -> Place:
+def _scattered(zero: Any, parameter: Any) -> PartitionSlice:
     _, start, width = zero.grad_position[zero.get_param_id(parameter)]
-    return Place(parameter, parameter.ds_shape, start, width)
+    return PartitionSlice(parameter, parameter.ds_shape, start, width)
 
 
 @torch.no_grad()
@@ -164,14 +166,14 @@ def put_state(state: EngineState, engine: Engine, runtime: Runtime) -> None:
 
 def _moments(
     state: EngineState, part: Partition, names: Mapping[nn.Parameter, str], key: str
-) -> Iterator[tuple[Place, Tensor]]:
+) -> Iterator[tuple[PartitionSlice, Tensor]]:
     for place in part.places:
         name = f"{key}.{names[place.parameter]}"
         if name in state.moments:  # else it has had no gradient, and zero is what ZeRO starts from
             yield place, state.moments[name]
 
 
-def _row(part: Partition, runtime: Runtime, values: Mapping[Place, Tensor]) -> Tensor:
+def _row(part: Partition, runtime: Runtime, values: Mapping[PartitionSlice, Tensor]) -> Tensor:
     """This rank's part of parameters' values, as long as its partition."""
     rows = torch.zeros(runtime.world_size, part.flat.numel())
     for place, tensor in values.items():
@@ -216,7 +218,7 @@ def _loss_scale(engine: Engine) -> dict[str, float] | None:
 
 
 def _put_loss_scale(found: Mapping[str, float] | None, engine: Engine) -> None:
-    if found is None or engine.execution.precision != "fp16":  # there is none then, or it has to be found out anew
+    if found is None or engine.execution.precision != "fp16":  # there is none then, or it has to be found out again
         return
     if engine.scaler is not None:
         saved = engine.scaler.state_dict()

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from msp_ds.errors import InputError
-from msp_ds.records import Batch, Losses, Marks, MeanMetric
+from msp_ds.records import Batch, CorruptionInfo, Losses, MeanMetric
 from msp_ds.training.distributed.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -124,9 +124,9 @@ class FiniteGuard:
         losses = torch.tensor(self._bad_losses, device=self._runtime.device)
         norms = torch.stack([norm.to(self._runtime.device, torch.float32) for norm in self._norms])
         overflows = (~norms.isfinite()).float() if self._counts_norms else torch.zeros_like(losses)
-        bad_losses, bad_norms = self._runtime.largest(torch.stack((losses, overflows))).tolist()
+        bad_losses, bad_norms = self._runtime.all_reduce_max(torch.stack((losses, overflows))).tolist()
         self._bad_losses, self._norms = [], []
-        said = self._runtime.any_says(" and ".join(self._names)) if any(bad_losses) else ""
+        said = self._runtime.any_error(" and ".join(self._names)) if any(bad_losses) else ""
         self._names = []
         for step, (loss, norm) in enumerate(zip(bad_losses, bad_norms, strict=True), start=done - len(bad_losses) + 1):
             self._in_a_row = self._in_a_row + 1 if loss or norm else 0
@@ -151,7 +151,7 @@ def write_batch(path: Path, batch: Batch, info: BatchInfo) -> None:
     """Writes a clean batch as safetensors, its story in the header. Raises OSError or SafetensorError."""
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in _tensors_of(batch).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A loss that is not finite is no JSON: its text is.
+    # A loss that is not finite is not valid JSON: its text is.
     told = {**dataclasses.asdict(info), "losses": {name: str(value) for name, value in info.losses.items()}}
     save_file(tensors, path, metadata={"format": "pt", _STORY: json.dumps(told)})
 
@@ -162,11 +162,11 @@ def read_batch(path: Path) -> tuple[Batch, BatchInfo]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
             told: dict[str, Any] = json.loads((file.metadata() or {})[_STORY])
-        marks = {name.removeprefix(_MARK): value for name, value in tensors.items() if name.startswith(_MARK)}
+        corruption = {name.removeprefix(_MARK): value for name, value in tensors.items() if name.startswith(_MARK)}
         fields = {name: value for name, value in tensors.items() if not name.startswith(_MARK)}
         losses = {name: float(text) for name, text in told.pop("losses").items()}
         info = BatchInfo(**{**told, "tasks": tuple(told["tasks"]), "losses": losses})
-        return Batch(**fields, marks=Marks(**marks)), info
+        return Batch(**fields, corruption=CorruptionInfo(**corruption)), info
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is no batch that a run kept ({str(error).strip()}); they lie in STAGE/{FOLDER} of a run's folder"
@@ -174,6 +174,8 @@ def read_batch(path: Path) -> tuple[Batch, BatchInfo]:
 
 
 def _tensors_of(batch: Batch) -> dict[str, Tensor]:
-    own = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch) if item.name != "marks"}
-    marks = {f"{_MARK}{item.name}": getattr(batch.marks, item.name) for item in dataclasses.fields(batch.marks)}
-    return {**own, **marks}
+    own = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch) if item.name != "corruption"}
+    corruption = {
+        f"{_MARK}{item.name}": getattr(batch.corruption, item.name) for item in dataclasses.fields(batch.corruption)
+    }
+    return {**own, **corruption}

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Look:
+class FileStat:
     """How a file looks from outside."""
 
     size: int
@@ -56,9 +56,9 @@ class ShardWatch:
         return known is not None and hashlib.sha256(path.read_bytes()).hexdigest() != known
 
 
-def _look(path: Path) -> Look | None:
+def _look(path: Path) -> FileStat | None:
     try:
         found = path.stat()
     except OSError:
         return None
-    return Look(found.st_size, found.st_mtime_ns, found.st_ino)
+    return FileStat(found.st_size, found.st_mtime_ns, found.st_ino)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from msp_ds.config import ModelConfig, RunConfig, TaskOptions
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import build_heads
 from msp_ds.tasks.corruptions import SHUFFLE_REGIONS
 from msp_ds.tasks.task import Task
@@ -26,7 +26,7 @@ SLACK = 0.10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class Workload:
     """What one pair asks of a model."""
 
     model: ModelConfig
@@ -45,14 +45,14 @@ class Load:
     @property
     def hidden_words(self) -> float:
         """Words that are asked about, on average; [CLS] and [SEP] never are."""
-        return self.options.token_share * max(self.num_tokens - 2, 0)
+        return self.options.token_probability * max(self.num_tokens - 2, 0)
 
     def regions_asked(self, task: Task) -> float:
         """Regions that a task asks about, on average: the masked ones, or those of shuffled triplets."""
         options = self.options
         if SHUFFLE_REGIONS not in task.corruptions:
-            return options.region_share * self.num_regions
-        chance = options.ifrs_share * (1 - options.region_share) ** 3  # of a triplet without masked regions
+            return options.region_probability * self.num_regions
+        chance = options.ifrs_probability * (1 - options.region_probability) ** 3  # of a triplet without masked regions
         if options.ifrs_choice == "stride3":
             return 3 * chance * (self.num_regions // 3)
         return 3 * chance * (self.num_regions - 2) / (1 + 2 * chance)  # a triplet keeps two starts from another
@@ -60,8 +60,8 @@ class Load:
     @property
     def rows_read(self) -> tuple[float, float]:
         """States of the last layer that heads read, of text and of regions, on average; it computes no others."""
-        tokens = self.hidden_words if any(task.asks_text for task in self.tasks) else 0.0
-        regions = {task.corruptions: self.regions_asked(task) for task in self.tasks if task.asks_regions}
+        tokens = self.hidden_words if any(task.text_targets for task in self.tasks) else 0.0
+        regions = {task.corruptions: self.regions_asked(task) for task in self.tasks if task.region_targets}
         return 1 + tokens, int(self.model.visual_cls) + sum(regions.values())
 
     def readers(self, head: str) -> Sequence[Task]:
@@ -69,17 +69,17 @@ class Load:
         return [task for task in self.tasks if head in task.heads]
 
 
-def count_weights(load: Load) -> int:
-    """Parameters of the trunk and of the tasks' heads."""
+def count_weights(load: Workload) -> int:
+    """Parameters of the backbone and of the tasks' heads."""
     with torch.device("meta"):  # sizes only
-        trunk = Trunk(load.model)
-        heads = build_heads((head for task in load.tasks for head in task.heads), load.model, trunk)
-    together = {id(parameter): parameter.numel() for part in (trunk, heads) for parameter in part.parameters()}
+        backbone = Backbone(load.model)
+        heads = build_heads((head for task in load.tasks for head in task.heads), load.model, backbone)
+    together = {id(parameter): parameter.numel() for part in (backbone, heads) for parameter in part.parameters()}
     return sum(together.values())
 
 
-def training_flops(load: Load) -> float:
-    """Floating-point operations of a pair's multiplications, forth and back; a product and a sum are two.
+def training_flops(load: Workload) -> float:
+    """Floating-point operations of a pair's multiplications, forward and backward; a product and a sum are two.
 
     Back takes twice as many as forth, but the region features get no gradient.
     """
@@ -94,7 +94,7 @@ def step_flops(config: RunConfig, step_batch: StepBatch) -> float:
     total = 0.0
     for batch in step_batch.micro_batches:
         rows, num_tokens = batch.token_ids.shape
-        load = Load(
+        load = Workload(
             model=config.model,
             tasks=step_batch.part.tasks,
             options=config.tasks,
@@ -105,7 +105,7 @@ def step_flops(config: RunConfig, step_batch: StepBatch) -> float:
     return total
 
 
-def _layer_flops(load: Load) -> float:
+def _layer_flops(load: Workload) -> float:
     model, text, regions = load.model, load.num_tokens, load.slots
     text_read, regions_read = load.rows_read
     lower = model.num_layers - 1
@@ -129,7 +129,7 @@ def _self_layer_flops(model: ModelConfig, rows: float, read: float) -> float:
     return _attention_flops(model, rows, rows, read) + 4 * read * model.hidden_size * model.intermediate_size
 
 
-def _head_flops(load: Load) -> float:
+def _head_flops(load: Workload) -> float:
     model, width = load.model, load.model.hidden_size
     flops = 4.0 * width * width  # the poolers
     flops += len(load.readers("token")) * load.hidden_words * 2 * width * (width + model.vocab_size)
@@ -138,12 +138,12 @@ def _head_flops(load: Load) -> float:
     return flops + len(load.readers("topic")) * 2 * width * model.vocab_size
 
 
-def _answers(load: Load, task: Task) -> int:
+def _answers(load: Workload, task: Task) -> int:
     """What a task asks of a region: its labels, or its feature."""
     return load.model.num_objects + load.model.num_attributes if task.needs_labels else load.model.feature_width
 
 
-def saved_bytes(load: Load, *, half: bool) -> float:
+def saved_bytes(load: Workload, *, half: bool) -> float:
     """Bytes that a pair's forward pass keeps for the backward pass, in training, weights left out.
 
     half: whether the multiplications are in half precision under autocast, with the states between them in fp32. The
@@ -163,7 +163,7 @@ def saved_bytes(load: Load, *, half: bool) -> float:
     return total + lower * (across + text_layer + region_layer) + last + below
 
 
-def pair_bytes(load: Load, *, half: bool) -> float:
+def pair_bytes(load: Workload, *, half: bool) -> float:
     """Bytes that a pair takes of a GPU, about, with the allocator's slack and the gradients that flow."""
     model = load.model
     # While the backward pass runs, the gradients of the widest states or of the topics' logits are there beside them.
@@ -184,7 +184,7 @@ class _Kept:
         # keeps a copy of its own.
         self._result, self._copy = (0, _HALF) if half else (_FULL, 0)
 
-    def embeddings(self, load: Load) -> float:
+    def embeddings(self, load: Workload) -> float:
         """The inputs of three LayerNorms, two dropouts, two results, and the features as they are multiplied."""
         text = load.num_tokens * (_FULL + self._mask + self._result)
         regions = load.slots * (2 * _FULL + self._mask + self._result)
@@ -207,7 +207,7 @@ class _Kept:
         """BERT's layer, of whose states `read` go on after the attention."""
         return self.attention(rows, rows, read) + self.feed_forward(read)
 
-    def heads(self, load: Load) -> float:
+    def heads(self, load: Workload) -> float:
         """Of the asked rows: the transform, the answers, and what the losses compare them with."""
         model, width = self._model, self._model.hidden_size
         transform = width * (3 * self._operand + _FULL)

@@ -106,7 +106,7 @@ def held(size: int, device: torch.device) -> Iterator[bool]:
 
 
 def fitting_micro_batch(
-    learner: nn.Module, loader: BatchLoader, execution: Execution, runtime: Runtime, *, batch_size: int
+    model: nn.Module, loader: BatchLoader, execution: Execution, runtime: Runtime, *, batch_size: int
 ) -> int:
     """The largest micro batch that fits on every rank, by trial on the longest texts of every part of the stage.
 
@@ -119,13 +119,13 @@ def fitting_micro_batch(
         raise InputError(
             "--micro-batch auto tries a whole model out, which ZeRO 3 is there to avoid; give a number instead"
         )
-    learner.to(runtime.device)
+    model.to(runtime.device)
     spare = int(SPARE_SHARE * torch.cuda.get_device_properties(runtime.device).total_memory)
-    num_weights = sum(weight.numel() for weight in learner.parameters())
+    num_weights = sum(weight.numel() for weight in model.parameters())
     size = bytes_beside_trial(execution, num_weights, world_size=runtime.world_size) + spare
     with held(size, runtime.device) as there:
-        found = largest_fitting(divisors(share), _trial(learner, loader, execution.precision)) if there else 0
-    found = -int(runtime.largest(torch.tensor(-found, device=runtime.device)))  # the smallest of all ranks
+        found = largest_fitting(divisors(share), _trial(model, loader, execution.precision)) if there else 0
+    found = -int(runtime.all_reduce_max(torch.tensor(-found, device=runtime.device)))  # the smallest of all ranks
     if not found:
         raise InputError(
             f"not even one pair fits into the memory of {runtime.describe()}; take a smaller --preset, or "

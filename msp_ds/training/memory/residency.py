@@ -25,12 +25,12 @@ from msp_ds.data.loading.resident import FeatureTable, ResidentImages, table_byt
 from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.errors import InputError
 from msp_ds.progress import bars
-from msp_ds.tasks.task import Task, num_random_regions, pair_choice
+from msp_ds.tasks.task import Task, num_random_regions, pair_sampler
 from msp_ds.training.batch_loader import READ_AHEAD
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.execution import Execution, accumulation
 from msp_ds.training.guards.interrupt import Interrupted, StopRequest
-from msp_ds.training.memory.footprint import Load, count_weights, pair_bytes
+from msp_ds.training.memory.footprint import Workload, count_weights, pair_bytes
 from msp_ds.training.memory.memory import SPARE_SHARE, has_own_memory, state_bytes
 
 log = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ class Residency:
             progress.start("features", count)
             for start in range(0, count, IMAGES_AT_ONCE):
                 end = min(start + IMAGES_AT_ONCE, count)
-                self.runtime.all_do(partial(images.load, start, end, through))
+                self.runtime.on_all_ranks(partial(images.load, start, end, through))
                 self._stop_if_asked()
                 progress.advance(end - start)
         if device.type == "cuda":
@@ -215,7 +215,7 @@ class Residency:
 
     def _stop_if_asked(self) -> None:
         """All ranks stop together, whichever of them was asked; nothing has been written."""
-        if asked := int(self.runtime.largest(torch.tensor(self.stop.signal, device=self.runtime.device))):
+        if asked := int(self.runtime.all_reduce_max(torch.tensor(self.stop.signal, device=self.runtime.device))):
             place = f"after step {self.start}, which is saved" if self.start else "before the first step"
             raise Interrupted(asked, f"stopped {place}; --resume continues")
 
@@ -228,18 +228,18 @@ class Residency:
 
     def _shortage(self, room: Room) -> str:
         """On every rank, what a rank without room says; empty where all have room."""
-        return self.runtime.any_says("" if room.fits else room.told())
+        return self.runtime.any_error("" if room.fits else room.told())
 
     def _agree(self, mine: bool) -> bool:
         """Whether it holds on every rank."""
-        return not self.runtime.any_says("" if mine else "no")
+        return not self.runtime.any_error("" if mine else "no")
 
     def _refusal(self, why: str) -> InputError:
-        mend = "leave it out" + (
+        fix = "leave it out" + (
             ", or make the step smaller with --micro-batch" if self.execution.micro_batch != 1 else ""
         )
         return InputError(
-            f"--resident always: the features of {self.stage.name} do not fit {self._place()}: {why}; {mend}"
+            f"--resident always: the features of {self.stage.name} do not fit {self._place()}: {why}; {fix}"
         )
 
     def _place(self) -> str:
@@ -264,7 +264,7 @@ def step_bytes(stage: Stage, sets: Sequence[ShardSet], *, config: RunConfig, exe
     micro_batch, _ = accumulation(execution, batch_size=batch_size, world_size=ranks)
     parts = []
     for part, one in zip(stage.parts, sets, strict=True):
-        index, rows = one.index, pair_choice(part.tasks).rows
+        index, rows = one.index, pair_sampler(part.tasks).rows
         waiting = (index.num_regions + num_random_regions(part.tasks)) * index.feature_width * _HALF
         share = batch_size // ranks * (READ_AHEAD + 1)
         kept = micro_batch * pair_bytes(_load(config, part.tasks, index), half=half)
@@ -273,9 +273,9 @@ def step_bytes(stage: Stage, sets: Sequence[ShardSet], *, config: RunConfig, exe
     return int(state_bytes(execution, num_weights, world_size=ranks) + max(parts))
 
 
-def _load(config: RunConfig, tasks: tuple[Task, ...], index: SetIndex) -> Load:
+def _load(config: RunConfig, tasks: tuple[Task, ...], index: SetIndex) -> Workload:
     """What a pair of a set asks of the model."""
-    return Load(
+    return Workload(
         model=config.model,
         tasks=tasks,
         options=config.tasks,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from msp_ds.config import RunConfig, to_json
 from msp_ds.curriculum import curriculum
 from msp_ds.terminal import printable
-from msp_ds.training.monitoring.samples import Guess, Question, Sample
+from msp_ds.training.monitoring.samples import Guess, MaskedPrediction, Sample
 
 
 def config_text(config: RunConfig) -> str:
@@ -56,7 +56,7 @@ def marked_text(sample: Sample) -> str:
     return text.strip()
 
 
-def _row(what: str, question: Question) -> str:
+def _row(what: str, question: MaskedPrediction) -> str:
     hit = " ✓" if question.guesses and question.guesses[0][0] == question.right else ""
     return f"| {what} | {plain(question.right)}{hit} | {_guesses(question.guesses)} |"
 

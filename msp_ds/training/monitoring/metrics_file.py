@@ -50,7 +50,7 @@ class MetricsFile:
         return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def add(self, step: int, values: Mapping[str, float], *, report: Report, epoch: float) -> None:
-        """Writes a report at an optimiser step; null stands for what is no number. A full disk is only warned of."""
+        """Writes a report at an optimiser step; null stands for what is not a number. A full disk is only warned of."""
         if self._descriptor is None:
             return
         now = datetime.now(UTC).isoformat(timespec="seconds")

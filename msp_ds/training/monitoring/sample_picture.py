@@ -11,7 +11,7 @@ from textwrap import wrap
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from msp_ds.training.monitoring.samples import Question, Sample
+from msp_ds.training.monitoring.samples import MaskedPrediction, Sample
 
 _REGIONS_WIDTH, _WORD_WIDTH = 480, 280
 _GAP, _LINE = 12, 18
@@ -161,7 +161,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _is_right(question: Question) -> bool:
+def _is_right(question: MaskedPrediction) -> bool:
     return bool(question.guesses) and question.guesses[0][0] == question.right
 
 

@@ -19,12 +19,12 @@ from msp_ds.data.format.text import load_labels
 from msp_ds.data.format.vocabulary import read_vocabulary
 from msp_ds.data.loading.reader import Reader
 from msp_ds.model.attention_weights import encode_and_look
-from msp_ds.model.positions import Places
+from msp_ds.model.positions import TargetPositions
 from msp_ds.records import IGNORE, Batch, Encoded
 from msp_ds.stateless_random import RANDOM_REGION
 from msp_ds.tasks.scoring import full_precision, gated_regions, topic_targets
 from msp_ds.tasks.task import Context, Task, corrupt, num_random_regions
-from msp_ds.training.pretraining_model import Learner
+from msp_ds.training.pretraining_model import PretrainingModel
 
 _GUESSES = 3
 _TOPICS = 6
@@ -34,7 +34,7 @@ Guess = tuple[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class MaskedPrediction:
     """One hidden word or object."""
 
     place: int
@@ -59,8 +59,8 @@ class Sample:
     """float32 [R, 4]: x0 y0 x1 y1 in pixels."""
     labels: tuple[str, ...]
     """What the detector calls each region, empty without a label."""
-    words: tuple[Question, ...]
-    objects: tuple[Question, ...]
+    words: tuple[MaskedPrediction, ...]
+    objects: tuple[MaskedPrediction, ...]
     said_topics: tuple[Guess, ...]
     right_topics: tuple[str, ...]
     match: float | None
@@ -92,21 +92,21 @@ def spread_pairs(reader: Reader, count: int) -> Tensor:
 
 @torch.no_grad()
 def take_samples(
-    learner: Learner, reader: Reader, pairs: Tensor, *, tasks: Sequence[Task], epoch: int, names: Names
+    model: PretrainingModel, reader: Reader, pairs: Tensor, *, tasks: Sequence[Task], epoch: int, names: Names
 ) -> list[Sample]:
-    """What a learner in evaluation mode says of int64 [B] `pairs`, each with its own image, corrupted as in `epoch`.
+    """What a model in evaluation mode says of int64 [B] `pairs`, each with its own image, corrupted as in `epoch`.
 
     Under ZeRO 3 every rank must call it.
     """
-    device = learner.context.feature_mean.device
-    context = dataclasses.replace(learner.context, epoch=epoch)
+    device = model.context.feature_mean.device
+    context = dataclasses.replace(model.context, epoch=epoch)
     clean = _read(reader, pairs, tasks, context).to(device)
     corrupted = corrupt(clean, tasks, context)
-    encoded, looks = encode_and_look(learner.trunk, corrupted)
-    words = _words(learner, encoded, clean, corrupted, names)
-    objects = _objects(learner, encoded, clean, corrupted, names)
-    topics = _topics(learner, encoded, clean, context, names)
-    match = _match(learner, encoded)
+    encoded, looks = encode_and_look(model.backbone, corrupted)
+    words = _words(model, encoded, clean, corrupted, names)
+    objects = _objects(model, encoded, clean, corrupted, names)
+    topics = _topics(model, encoded, clean, context, names)
+    match = _match(model, encoded)
     samples = []
     for row, pair in enumerate(pairs.tolist()):
         record, _ = read_record(reader.shards, int(reader.images[pair]))
@@ -142,42 +142,46 @@ def _label(names: Names, number: int) -> str:
 
 def _questions(
     asked: Tensor, logits: Tensor, right: Tensor, *, called: Sequence[str], batch_size: int
-) -> list[list[Question]]:
+) -> list[list[MaskedPrediction]]:
     """Of each pair. asked: bool [B, T or R]; logits: [N, ...]; right: int64 [N], IGNORE where nobody knows."""
-    found: list[list[Question]] = [[] for _ in range(batch_size)]
+    found: list[list[MaskedPrediction]] = [[] for _ in range(batch_size)]
     chances, best = full_precision(logits).softmax(-1).topk(min(_GUESSES, logits.shape[-1]))
     rows = zip(asked.nonzero().tolist(), right.tolist(), best.tolist(), chances.tolist(), strict=True)
     for (row, place), answer, numbers, shares in rows:
         if answer != IGNORE:
             guesses = tuple((called[number], share) for number, share in zip(numbers, shares, strict=True))
-            found[row].append(Question(place=place, right=called[answer], guesses=guesses))
+            found[row].append(MaskedPrediction(place=place, right=called[answer], guesses=guesses))
     return found
 
 
-def _words(learner: Learner, encoded: Encoded, clean: Batch, corrupted: Batch, names: Names) -> list[list[Question]]:
-    asked = corrupted.marks.masked_tokens
-    if "token" not in learner.heads or not asked.any():
+def _words(
+    model: PretrainingModel, encoded: Encoded, clean: Batch, corrupted: Batch, names: Names
+) -> list[list[MaskedPrediction]]:
+    asked = corrupted.corruption.masked_tokens
+    if "token" not in model.heads or not asked.any():
         return [[] for _ in range(len(asked))]
-    logits = learner.heads["token"](encoded.text[asked])
+    logits = model.heads["token"](encoded.text[asked])
     return _questions(asked, logits, clean.token_ids[asked], called=names.pieces, batch_size=len(asked))
 
 
-def _objects(learner: Learner, encoded: Encoded, clean: Batch, corrupted: Batch, names: Names) -> list[list[Question]]:
-    asked = corrupted.marks.masked_regions
-    if "region" not in learner.heads or not names.objects or not asked.any():
+def _objects(
+    model: PretrainingModel, encoded: Encoded, clean: Batch, corrupted: Batch, names: Names
+) -> list[list[MaskedPrediction]]:
+    asked = corrupted.corruption.masked_regions
+    if "region" not in model.heads or not names.objects or not asked.any():
         return [[] for _ in range(len(asked))]
-    head, gated = gated_regions(learner.heads, encoded, Places(where=asked).rows())
+    head, gated = gated_regions(model.heads, encoded, TargetPositions(where=asked).flat())
     logits = head.objects(gated)
     return _questions(asked, logits, clean.object_ids[asked], called=names.objects, batch_size=len(asked))
 
 
 def _topics(
-    learner: Learner, encoded: Encoded, clean: Batch, context: Context, names: Names
+    model: PretrainingModel, encoded: Encoded, clean: Batch, context: Context, names: Names
 ) -> list[tuple[tuple[Guess, ...], tuple[str, ...]]]:
     """Of each pair the likeliest topics that the model would name, and the right ones: object labels in the text."""
-    if "topic" not in learner.heads:
+    if "topic" not in model.heads:
         return [((), ())] * len(clean.keys)
-    chances, best = full_precision(learner.heads["topic"](encoded.pair)).sigmoid().topk(_TOPICS)
+    chances, best = full_precision(model.heads["topic"](encoded.pair)).sigmoid().topk(_TOPICS)
     right = topic_targets(clean, context, attributes=False)
     found = []
     for row in range(len(clean.keys)):
@@ -187,7 +191,7 @@ def _topics(
     return found
 
 
-def _match(learner: Learner, encoded: Encoded) -> list[Any]:
-    if "match" not in learner.heads:
+def _match(model: PretrainingModel, encoded: Encoded) -> list[Any]:
+    if "match" not in model.heads:
         return [None] * len(encoded.pair)
-    return full_precision(learner.heads["match"](encoded.pair)).softmax(-1)[:, 1].tolist()
+    return full_precision(model.heads["match"](encoded.pair)).softmax(-1)[:, 1].tolist()

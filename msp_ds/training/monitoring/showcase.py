@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from msp_ds.curriculum import Part
+from msp_ds.curriculum import Granularity
 from msp_ds.data.loading.reader import Reader
 from msp_ds.training.monitoring.metric_logger import MetricLogger
 from msp_ds.training.monitoring.metric_texts import sample_text
 from msp_ds.training.monitoring.sample_picture import draw_sample
 from msp_ds.training.monitoring.samples import Names, spread_pairs, take_samples
-from msp_ds.training.pretraining_model import Learner
+from msp_ds.training.pretraining_model import PretrainingModel
 
 NUM_PAIRS = 6
 NUM_PICTURES = 3
@@ -20,10 +20,10 @@ class Showcase:
     """Asks the model about some held-out pairs of a stage and puts what it says on the board."""
 
     def __init__(
-        self, learner: Learner, reader: Reader, *, part: Part, epoch: int, metric_logger: MetricLogger
+        self, model: PretrainingModel, reader: Reader, *, part: Granularity, epoch: int, metric_logger: MetricLogger
     ) -> None:
         """reader: of the held-out pairs of `part`; epoch: whose chance hides words and regions, always the same."""
-        self._learner = learner
+        self._model = model
         self._reader = reader
         self._part = part
         self._epoch = epoch
@@ -37,7 +37,7 @@ class Showcase:
     def show(self, step: int) -> None:
         """Shows what the model, in evaluation mode, says after an optimiser step; every rank must call it."""
         samples = take_samples(
-            self._learner,
+            self._model,
             self._reader,
             self._pairs,
             tasks=self._part.tasks,

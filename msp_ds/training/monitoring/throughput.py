@@ -15,7 +15,7 @@ _GIB = 2**30
 
 
 class Throughput:
-    """A clock that starts anew with each report."""
+    """A clock that starts again with each report."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Throughput:
     ) -> None:
         """peak_flops: multiplications and additions a second that a rank's device could do, where that is known.
 
-        flops_of: how many a rank's portion takes, forth and back.
+        flops_of: how many a rank's portion takes, forward and backward.
         """
         self._peak, self._flops_of = peak_flops, flops_of
         self._clock = clock
@@ -53,7 +53,7 @@ class Throughput:
         self._pairs += pairs
 
     def read(self) -> dict[str, float]:
-        """The scalars since the last report; then it starts anew.
+        """The scalars since the last report; then it starts again.
 
         `speed/wait_share` is this rank's share of the time in which the loop stood still for the next batch, and
         `speed/mfu` the share of the peak, where that is known, that the model's multiplications came to.

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from msp_ds.data.format.faults import Faults, Place, RowError, SkippedRow
+from msp_ds.data.format.faults import Faults, RowAt, RowError, SkippedRow
 from msp_ds.errors import InputError
 
-ERROR = RowError(Place(Path("folder/a.tsv"), 3, 700, "coco-9"), "column boxes is broken")
+ERROR = RowError(RowAt(Path("folder/a.tsv"), 3, 700, "coco-9"), "column boxes is broken")
 
 
 def test_the_first_fault_ends_the_work_with_the_mend() -> None:
@@ -27,7 +27,7 @@ def test_the_first_fault_ends_the_work_with_the_mend() -> None:
 def test_faults_are_listed_when_they_may_be_skipped() -> None:
     faults = Faults("skip")
     faults.add(ERROR)
-    faults.add(RowError(Place(Path("b.npz")), "is cut"))
+    faults.add(RowError(RowAt(Path("b.npz")), "is cut"))
     assert faults.skipped == [
         SkippedRow(source="a.tsv", row=3, offset=700, image_id="coco-9", reason="column boxes is broken"),
         SkippedRow(source="b.npz", row=0, offset=0, image_id="", reason="is cut"),
@@ -44,11 +44,11 @@ def test_a_fault_travels_between_processes() -> None:
 @pytest.mark.parametrize(
     ("place", "text"),
     [
-        (Place(Path("a.npz")), "a.npz"),
-        (Place(Path("a.npz"), 0), "a.npz row 0"),
-        (Place(Path("a.npz"), 4, image_id="vg-1"), "a.npz row 4, image vg-1"),
-        (Place(Path("a.tsv"), 1, 0), "a.tsv row 1 (byte 0)"),
+        (RowAt(Path("a.npz")), "a.npz"),
+        (RowAt(Path("a.npz"), 0), "a.npz row 0"),
+        (RowAt(Path("a.npz"), 4, image_id="vg-1"), "a.npz row 4, image vg-1"),
+        (RowAt(Path("a.tsv"), 1, 0), "a.tsv row 1 (byte 0)"),
     ],
 )
-def test_a_place_says_what_is_known(place: Place, text: str) -> None:
+def test_a_place_says_what_is_known(place: RowAt, text: str) -> None:
     assert str(place) == text

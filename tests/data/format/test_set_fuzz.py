@@ -22,7 +22,7 @@ SEED = 20210801
 
 @pytest.fixture
 def folder(raw: RawFolder) -> Path:
-    """Sentences of six images, one of them with two regions, with look-alikes."""
+    """Sentences of six images, one of them with two regions, with hard negatives."""
     rows = [Row(number) for number in range(1, 7)]
     rows[3].num_boxes = 2
     for name in ("object_ids", "object_scores", "attribute_ids", "attribute_scores", "boxes", "features"):
@@ -33,20 +33,20 @@ def folder(raw: RawFolder) -> Path:
 
 
 def batches(folder: Path) -> list[Batch]:
-    """All pairs in two batches, with random_regions from every image, and with the look-alikes as images."""
+    """All pairs in two batches, with random_regions from every image, and with the hard negatives as images."""
     reader = Reader(open_set(folder))
     count, images = len(reader.keys), reader.images
     chances = torch.stack([torch.arange(count) / count, torch.arange(count).flip(0) / count], dim=1)
     matched = torch.ones(count, dtype=torch.bool)
     found = [reader.read(torch.arange(count), images=images, matched=matched, random_regions=chances)]
-    if reader.look_alikes is not None:
-        others = reader.look_alikes[images, 0].long()
+    if reader.hard_negatives is not None:
+        others = reader.hard_negatives[images, 0].long()
         found.append(reader.read(torch.arange(count), images=others, matched=~matched, random_regions=chances[:, :0]))
     return found
 
 
 def equal(one: Batch, other: Batch) -> bool:
-    fields = [item.name for item in dataclasses.fields(one) if item.name != "marks"]
+    fields = [item.name for item in dataclasses.fields(one) if item.name != "corruption"]
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in fields)
 
 
@@ -92,6 +92,6 @@ def test_no_damage_ever_becomes_a_wrong_tensor(folder: Path) -> None:
             assert "\n" not in found
             refused += 1
         else:
-            assert len(found) == len(whole), f"damage {number} to {path.name} took the look-alikes away"
+            assert len(found) == len(whole), f"damage {number} to {path.name} took the hard negatives away"
             assert all(equal(one, other) for one, other in zip(found, whole, strict=True)), (number, path.name)
     assert refused > 0.8 * PLACES

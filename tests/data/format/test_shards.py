@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from raw_files import RawFolder, vocabulary
 
-from msp_ds.data.format.requirements import require_look_alikes, require_same_words
-from msp_ds.data.format.set_layout import mending, unpack_record
+from msp_ds.data.format.requirements import require_hard_negatives, require_same_words
+from msp_ds.data.format.set_layout import fix_command, unpack_record
 from msp_ds.data.format.shards import open_set, read_record
 from msp_ds.data.format.text import WordPieces
 from msp_ds.errors import InputError, ShardError
@@ -227,9 +227,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: edit_index(folder, lambda index: index.update(feature_width=5)),
         "feature_mean.npy does not hold 5 float32 numbers",
     ),
-    "look-alikes of no image": (
-        lambda folder: replace_file(folder, "look_alikes.npz", _npz(rows=np.full((6, 3), 6, np.int32))),
-        "look_alikes.npz does not hold rows of the 6 images",
+    "hard negatives of no image": (
+        lambda folder: replace_file(folder, "hard_negatives.npz", _npz(rows=np.full((6, 3), 6, np.int32))),
+        "hard_negatives.npz does not hold rows of the 6 images",
     ),
 }
 
@@ -249,7 +249,7 @@ def test_a_damaged_set_is_refused_at_once_with_the_mending_command(
         open_set(folder)
     message = str(caught.value)
     assert fault in message
-    assert message.endswith(f"; {mending('sentence')}")
+    assert message.endswith(f"; {fix_command('sentence')}")
     assert "\n" not in message
 
 
@@ -294,10 +294,10 @@ def test_a_record_of_another_schema_is_refused_with_its_place(
 
 
 def test_look_alikes_are_demanded_with_the_command_that_writes_them(raw: RawFolder, folder: Path) -> None:
-    assert require_look_alikes(open_set(folder), task="itm_hs").shape == (6, 3)
+    assert require_hard_negatives(open_set(folder), task="itm_hs").shape == (6, 3)
     build_shards(dataclasses.replace(raw.recipe, hard_negatives=None), stage="sentence", out=raw.path / "shards")
-    with pytest.raises(ShardError, match=r"has no look-alikes, which task itm_hs needs; .* --attach"):
-        require_look_alikes(open_set(folder), task="itm_hs")
+    with pytest.raises(ShardError, match=r"has no hard negatives, which task itm_hs needs; .* --attach"):
+        require_hard_negatives(open_set(folder), task="itm_hs")
 
 
 def test_sets_of_different_words_are_told_apart(raw: RawFolder, folder: Path) -> None:

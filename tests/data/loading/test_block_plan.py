@@ -1,4 +1,4 @@
-"""Tars are dealt anew each epoch, into blocks of which two always fit, or the limit that would do is named."""
+"""Tars are dealt again each epoch, into blocks of which two always fit, or the limit that would do is named."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from msp_ds.data.format.shards import ShardSet, open_set
-from msp_ds.data.loading.block_plan import BlockPlan, Room, plan_blocks
+from msp_ds.data.loading.block_plan import BlockPlan, CacheBudget, plan_blocks
 from msp_ds.errors import InputError
 
 TOTAL = 5 * 51_200 + 7 * 40_960
@@ -23,7 +23,7 @@ def shards(twelve_tars: Path) -> ShardSet:
 
 
 def planned(shards: ShardSet, free: int, *, batch_size: int = 16, kept: int = 1000) -> BlockPlan:
-    return plan_blocks([shards], Room(limit=free + kept, kept=kept), seed=1, batch_size=batch_size)
+    return plan_blocks([shards], CacheBudget(limit=free + kept, kept=kept), seed=1, batch_size=batch_size)
 
 
 def test_the_tars_are_those_that_the_numbers_below_were_worked_with(shards: ShardSet) -> None:
@@ -91,11 +91,11 @@ def test_a_limit_that_is_too_small_is_named_with_one_that_does(shards: ShardSet,
     advice = re.search(r"--cache-limit ([\d.]+)$", str(refused.value))
     assert advice is not None
     limit = int(float(advice[1]) * 10**9)
-    assert plan_blocks([shards], Room(limit=limit, kept=1000), seed=1, batch_size=batch_size)
+    assert plan_blocks([shards], CacheBudget(limit=limit, kept=1000), seed=1, batch_size=batch_size)
 
 
 def test_several_sets_have_tars_in_every_block(shards: ShardSet) -> None:
-    plan = plan_blocks([shards, shards], Room(limit=2 * 204_800, kept=0), seed=1, batch_size=16)
+    plan = plan_blocks([shards, shards], CacheBudget(limit=2 * 204_800, kept=0), seed=1, batch_size=16)
     assert plan.num_blocks == 6
     for block in range(6):
         first, second = plan.tars(0, block)

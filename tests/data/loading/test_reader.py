@@ -67,7 +67,7 @@ def test_a_batch_holds_the_regions_of_each_pairs_image(shards: ShardSet) -> None
 
 def test_features_are_halves_and_labels_are_long(shards: ShardSet) -> None:
     batch = everything(Reader(shards))
-    types = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch) if item.name != "marks"}
+    types = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch) if item.name != "corruption"}
     assert {name: value.dtype for name, value in types.items()} == {
         **dict.fromkeys(
             ("keys", "token_ids", "word_positions", "object_ids", "attribute_ids", "answer_ids"), torch.int64
@@ -140,7 +140,7 @@ def test_an_image_can_be_another_than_the_texts_own(shards: ShardSet) -> None:
     batch = reader.read(
         torch.tensor([0, 1]), images=torch.tensor([0, 5]), matched=matched, random_regions=torch.zeros(2, 0)
     )
-    assert torch.equal(batch.marks.matched, matched)
+    assert torch.equal(batch.corruption.matched, matched)
     assert torch.equal(batch.features[1], torch.from_numpy(read_record(shards, 5)[0].features.copy()))
     assert batch.token_ids[1].tolist()[:7] == texts(shards)[1]
 
@@ -177,11 +177,11 @@ def test_a_random_region_at_the_end_of_chance_is_the_first_or_last_region(shards
 
 
 def test_marks_of_a_clean_batch_say_that_nothing_was_done(shards: ShardSet) -> None:
-    marks = everything(Reader(shards)).marks
-    assert not marks.masked_tokens.any()
-    assert not marks.masked_regions.any()
-    assert not marks.shuffled_regions.any()
-    assert marks.region_order.tolist() == [[0, 1, 2]] * 12
+    corruption = everything(Reader(shards)).corruption
+    assert not corruption.masked_tokens.any()
+    assert not corruption.masked_regions.any()
+    assert not corruption.shuffled_regions.any()
+    assert corruption.region_order.tolist() == [[0, 1, 2]] * 12
 
 
 def test_sound_images_take_the_short_way(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,13 +70,13 @@ def batch_of(reader: Reader, pairs: Tensor, images: Tensor, *, num_random_region
 
 def assert_same_bits(one: Batch, other: Batch) -> None:
     for item in dataclasses.fields(one):
-        if item.name != "marks":
+        if item.name != "corruption":
             mine, theirs = getattr(one, item.name), getattr(other, item.name)
             assert mine.dtype == theirs.dtype, item.name
             assert mine.is_contiguous(), item.name
             assert torch.equal(mine, theirs), item.name
-    for item in dataclasses.fields(one.marks):
-        assert torch.equal(getattr(one.marks, item.name), getattr(other.marks, item.name)), item.name
+    for item in dataclasses.fields(one.corruption):
+        assert torch.equal(getattr(one.corruption, item.name), getattr(other.corruption, item.name)), item.name
 
 
 @pytest.mark.parametrize("at_once", [1, 4, 6])

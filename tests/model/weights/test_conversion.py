@@ -14,16 +14,26 @@ from torch import Tensor
 from msp_ds.config import ModelConfig
 from msp_ds.errors import InputError
 from msp_ds.exchange.weights_import import model_shapes
-from msp_ds.model.weights.conversion import Reading, Report, Taken, check_fit, sizes_of, take, tied, to_theirs, untied
+from msp_ds.model.weights.conversion import (
+    ConversionOptions,
+    ConversionReport,
+    RenamedWeights,
+    check_fit,
+    sizes_of,
+    take,
+    tied,
+    to_theirs,
+    untied,
+)
 from msp_ds.model.weights.forms import FORMS, get_form
 
 
-def reading(form: str, *, model: ModelConfig = MODEL, **changes: Any) -> Reading:
+def reading(form: str, *, model: ModelConfig = MODEL, **changes: Any) -> ConversionOptions:
     given = {"form": FORMS[form], "model": frozenset(model_shapes(model)), "cls_id": CLS_ID, "where": "some.pth"}
-    return Reading(**{**given, **changes})
+    return ConversionOptions(**{**given, **changes})
 
 
-def brought_in(tensors: dict[str, Tensor], form: str, **changes: Any) -> tuple[Taken, Report]:
+def brought_in(tensors: dict[str, Tensor], form: str, **changes: Any) -> tuple[RenamedWeights, ConversionReport]:
     how = reading(form, **changes)
     taken = take(tensors, how)
     return taken, check_fit(taken, how, shapes=model_shapes(changes.get("model", MODEL)))
@@ -34,17 +44,17 @@ def test_all_of_lxmert_s_is_taken() -> None:
     taken, report = brought_in(given, "lxmert-s")
     assert (report.fresh, report.absent_heads) == ((), ())
     assert taken.weights.keys() == model_shapes(MODEL).keys() - {"heads.token.decoder.weight"}
-    assert torch.equal(taken.weights["trunk.region_pooler.bias"], given["bert.pooler_f.dense.bias"])
+    assert torch.equal(taken.weights["backbone.region_pooler.bias"], given["bert.pooler_f.dense.bias"])
     assert torch.equal(taken.weights["heads.topic.dense.weight"], given["cls.seq_relationship_new.weight"])
 
 
 def test_of_the_visual_table_the_row_of_cls_is_taken_and_of_the_types_the_first() -> None:
     given = lxmert_s()
     taken, report = brought_in(given, "lxmert-s")
-    assert torch.equal(taken.weights["trunk.regions.cls_feature"], given["bert.word_embeddings.weight"][2])
+    assert torch.equal(taken.weights["backbone.regions.cls_feature"], given["bert.word_embeddings.weight"][2])
     types = given["bert.embeddings.token_type_embeddings.weight"]
-    assert torch.equal(taken.weights["trunk.text.type_vector"], types[0])
-    assert report.taken["trunk.regions.cls_feature"] == "bert.word_embeddings.weight[2]"
+    assert torch.equal(taken.weights["backbone.text.type_vector"], types[0])
+    assert report.taken["backbone.regions.cls_feature"] == "bert.word_embeddings.weight[2]"
     assert set(report.left_out) == {
         "bert.word_embeddings.weight[the other rows]",
         "bert.embeddings.token_type_embeddings.weight[the other rows]",
@@ -54,9 +64,9 @@ def test_of_the_visual_table_the_row_of_cls_is_taken_and_of_the_types_the_first(
 def test_lxmert_lacks_the_visual_cls_and_the_topic_head() -> None:
     _, report = brought_in(lxmert(language=3, region=1), "lxmert")
     assert report.fresh == (
-        "trunk.region_pooler.bias",
-        "trunk.region_pooler.weight",
-        "trunk.regions.cls_feature",
+        "backbone.region_pooler.bias",
+        "backbone.region_pooler.weight",
+        "backbone.regions.cls_feature",
     )
     assert report.absent_heads == ("topic",)
     reasons = {name: why for name, why in report.left_out.items() if "layer." in name}
@@ -70,8 +80,8 @@ def test_berts_next_sentence_head_is_not_taken_for_the_match_head() -> None:
     assert "match" in report.absent_heads
     assert not any(name.startswith("heads.match.") for name in taken.weights)
     assert "index 0 says yes there, in the match head here index 1" in report.left_out["cls.seq_relationship.weight"]
-    assert len([name for name in report.fresh if name.startswith("trunk.layers.")]) == 2 * 42
-    assert report.taken["trunk.text_pooler.weight"] == "bert.pooler.dense.weight"
+    assert len([name for name in report.fresh if name.startswith("backbone.layers.")]) == 2 * 42
+    assert report.taken["backbone.text_pooler.weight"] == "bert.pooler.dense.weight"
     assert report.taken["heads.token.decoder.bias"] == "cls.predictions.bias"
 
 
@@ -116,12 +126,12 @@ FAULTS = [
     ),
     (
         lambda weights: weights.update({X_LAYER: torch.zeros(32, 32)}),
-        f"some.pth is of another model: {X_LAYER} is (32, 32) there, trunk.layers.1.cross.query.weight (64, 64) here; "
-        "name the model that fits with --preset or --set",
+        f"some.pth is of another model: {X_LAYER} is (32, 32) there, backbone.layers.1.cross.query.weight (64, 64) "
+        "here; name the model that fits with --preset or --set",
     ),
     (
         lambda weights: weights.update({X_LAYER.replace("1", "2"): torch.zeros(64, 64)}),
-        "this model has no trunk.layers.2.cross.query.weight",
+        "this model has no backbone.layers.2.cross.query.weight",
     ),
     (
         lambda weights: weights.update({f"module.{X_LAYER}": torch.zeros(64, 64)}),
@@ -194,9 +204,9 @@ def test_hugging_face_has_no_name_for_what_lxmert_s_adds() -> None:
         "heads.topic.dense.weight",
         "heads.topic.norm.bias",
         "heads.topic.norm.weight",
-        "trunk.region_pooler.bias",
-        "trunk.region_pooler.weight",
-        "trunk.regions.cls_feature",
+        "backbone.region_pooler.bias",
+        "backbone.region_pooler.weight",
+        "backbone.regions.cls_feature",
     ]
     expected = {name for name in lxmert() if not name.startswith("answer_head.")}
     assert theirs.keys() == expected - {"cls.predictions.decoder.weight"}
@@ -211,7 +221,7 @@ def test_a_table_of_which_one_row_is_read_is_zero_elsewhere() -> None:
 
 def test_an_encoder_of_another_kind_has_no_place_there() -> None:
     weights = take(lxmert_s(), reading("lxmert-s")).weights
-    weights["trunk.layers.0.self_attention.query.weight"] = torch.zeros(64, 64)
+    weights["backbone.layers.0.self_attention.query.weight"] = torch.zeros(64, 64)
     complaint = "for which Hugging Face's LXMERT has no place; export it with --to safetensors"
     with pytest.raises(InputError, match=complaint):
         to_theirs(weights, FORMS["hf-lxmert"], cls_id=None, where="some run")
@@ -221,18 +231,18 @@ def test_berts_layers_go_to_the_text_alone_or_to_a_single_stream() -> None:
     layers, family = dict(bert().state_dict()), {"visual_cls": False, "positions": "pieces"}
     changes: dict[str, Any] = {"encoder": "single-stream", "num_layers": 3, **family}
     taken, report = brought_in(layers, "bert", model=dataclasses.replace(MODEL, **changes))
-    assert all(name.startswith("trunk.regions.") for name in report.fresh)
+    assert all(name.startswith("backbone.regions.") for name in report.fresh)
     expected = layers["bert.encoder.layer.2.output.dense.weight"]
-    assert torch.equal(taken.weights["trunk.layers.2.feed_forward.narrow.weight"], expected)
+    assert torch.equal(taken.weights["backbone.layers.2.feed_forward.narrow.weight"], expected)
     changes = {"language_layers": 3, **family}
     taken, report = brought_in(layers, "bert", model=dataclasses.replace(MODEL, **changes))
-    assert torch.equal(taken.weights["trunk.language_layers.2.feed_forward.narrow.weight"], expected)
-    assert len([name for name in report.fresh if name.startswith("trunk.layers.")]) == 2 * 42
+    assert torch.equal(taken.weights["backbone.language_layers.2.feed_forward.narrow.weight"], expected)
+    assert len([name for name in report.fresh if name.startswith("backbone.layers.")]) == 2 * 42
 
 
 def test_the_tied_decoder_is_the_table_of_words() -> None:
     words = torch.randn(4, 2)
-    bare = {"trunk.text.word.weight": words, "heads.token.decoder.bias": torch.zeros(4)}
+    bare = {"backbone.text.word.weight": words, "heads.token.decoder.bias": torch.zeros(4)}
     assert tied(bare)["heads.token.decoder.weight"] is words
     assert untied(tied(bare), where="").keys() == bare.keys()
-    assert tied({"trunk.text.word.weight": words}).keys() == {"trunk.text.word.weight"}
+    assert tied({"backbone.text.word.weight": words}).keys() == {"backbone.text.word.weight"}

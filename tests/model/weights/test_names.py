@@ -6,22 +6,22 @@ import pytest
 import torch
 from foreign_weights import MODEL, bert, lxmert
 
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import HEADS, build_heads
 from msp_ds.model.weights.forms import FORMS
 from msp_ds.model.weights.lxmert_names import BERT, LXMERT, LXMERT_S
-from msp_ds.model.weights.names import NameTable, numbers_out, tidy_name
+from msp_ds.model.weights.names import NameTable, normalised_name, numbers_out
 
 PAIRS_BY_HAND = {
-    "trunk.text.word.weight": "bert.embeddings.word_embeddings.weight",
-    "trunk.regions.box_norm.bias": "bert.encoder.visn_fc.box_layer_norm.bias",
-    "trunk.layers.3.cross.query.weight": "bert.encoder.x_layers.3.visual_attention.att.query.weight",
-    "trunk.layers.11.text_self.output.bias": "bert.encoder.x_layers.11.lang_self_att.output.dense.bias",
-    "trunk.layers.0.region_feed_forward.widen.weight": "bert.encoder.x_layers.0.visn_inter.dense.weight",
-    "trunk.layers.0.region_feed_forward.norm.weight": "bert.encoder.x_layers.0.visn_output.LayerNorm.weight",
-    "trunk.language_layers.8.self_attention.value.bias": "bert.encoder.layer.8.attention.self.value.bias",
-    "trunk.region_layers.4.feed_forward.narrow.weight": "bert.encoder.r_layers.4.output.dense.weight",
-    "trunk.region_pooler.weight": "bert.pooler_f.dense.weight",
+    "backbone.text.word.weight": "bert.embeddings.word_embeddings.weight",
+    "backbone.regions.box_norm.bias": "bert.encoder.visn_fc.box_layer_norm.bias",
+    "backbone.layers.3.cross.query.weight": "bert.encoder.x_layers.3.visual_attention.att.query.weight",
+    "backbone.layers.11.text_self.output.bias": "bert.encoder.x_layers.11.lang_self_att.output.dense.bias",
+    "backbone.layers.0.region_feed_forward.widen.weight": "bert.encoder.x_layers.0.visn_inter.dense.weight",
+    "backbone.layers.0.region_feed_forward.norm.weight": "bert.encoder.x_layers.0.visn_output.LayerNorm.weight",
+    "backbone.language_layers.8.self_attention.value.bias": "bert.encoder.layer.8.attention.self.value.bias",
+    "backbone.region_layers.4.feed_forward.narrow.weight": "bert.encoder.r_layers.4.output.dense.weight",
+    "backbone.region_pooler.weight": "bert.pooler_f.dense.weight",
     "heads.token.decoder.bias": "cls.predictions.bias",
     "heads.region.attribute_decoder.weight": "obj_predict_head.decoder_dict.attr.weight",
     "heads.topic.norm.weight": "cls.LayerNorm.weight",
@@ -49,9 +49,9 @@ def test_no_name_of_theirs_has_two_meanings(table: NameTable) -> None:
 
 def test_every_tensor_of_ours_has_a_place_in_the_released_form() -> None:
     with torch.device("meta"):
-        trunk = Trunk(MODEL)
-        heads = build_heads(HEADS, MODEL, trunk)
-    ours = [f"trunk.{name}" for name in trunk.state_dict()] + [f"heads.{name}" for name in heads.state_dict()]
+        backbone = Backbone(MODEL)
+        heads = build_heads(HEADS, MODEL, backbone)
+    ours = [f"backbone.{name}" for name in backbone.state_dict()] + [f"heads.{name}" for name in heads.state_dict()]
     form = FORMS["lxmert-s"]
     assert [name for name in ours if form.table.to_theirs(name) is None and form.row_of_ours(name) is None] == []
 
@@ -59,7 +59,7 @@ def test_every_tensor_of_ours_has_a_place_in_the_released_form() -> None:
 @pytest.mark.parametrize(("form", "saved"), [("lxmert", lxmert), ("bert", lambda: bert().state_dict())])
 def test_every_tensor_of_theirs_has_a_place_or_a_reason(form: str, saved: object) -> None:
     known = FORMS[form]
-    for name in map(tidy_name, saved()):  # type: ignore[operator]
+    for name in map(normalised_name, saved()):  # type: ignore[operator]
         place = known.table.to_ours(name) or known.row_of_theirs(name)
         assert place or any(name.startswith(begin) for begin in known.not_ours), name
 
@@ -74,13 +74,15 @@ def test_every_tensor_of_theirs_has_a_place_or_a_reason(form: str, saved: object
     ],
 )
 def test_spellings_of_a_name_are_one(spelling: str) -> None:
-    assert tidy_name(spelling) == "bert.embeddings.LayerNorm.weight"
+    assert normalised_name(spelling) == "bert.embeddings.LayerNorm.weight"
 
 
 def test_a_bias_was_called_beta_once() -> None:
-    assert tidy_name("module.cls.predictions.transform.LayerNorm.beta") == "cls.predictions.transform.LayerNorm.bias"
+    assert (
+        normalised_name("module.cls.predictions.transform.LayerNorm.beta") == "cls.predictions.transform.LayerNorm.bias"
+    )
 
 
 def test_numbers_are_taken_out_of_a_name() -> None:
-    assert numbers_out("trunk.layers.12.cross.key.bias") == ("trunk.layers.{k}.cross.key.bias", ["12"])
+    assert numbers_out("backbone.layers.12.cross.key.bias") == ("backbone.layers.{k}.cross.key.bias", ["12"])
     assert numbers_out("cls.LayerNorm") == ("cls.LayerNorm", [])

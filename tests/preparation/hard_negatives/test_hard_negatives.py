@@ -1,4 +1,4 @@
-"""Lists of look-alike images."""
+"""Lists of hard negatives."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 
 from msp_ds.errors import InputError
 from msp_ds.preparation.hard_negatives.lists import (
-    LookAlikeList,
-    read_look_alikes,
+    HardNegativeList,
+    read_hard_negatives,
     rows_within,
     without_self,
-    write_look_alikes,
+    write_hard_negatives,
 )
 
 
@@ -27,14 +27,16 @@ def write(path: Path, **arrays: Any) -> Path:
 
 def test_a_list_is_read_with_canonical_ids(tmp_path: Path) -> None:
     neighbours = np.array([[1, -1], [0, 1]])
-    numbers = read_look_alikes(write(tmp_path / "a.npz", image_ids=np.array([7, 9]), neighbours=neighbours))
-    texts = read_look_alikes(write(tmp_path / "b.npz", image_ids=np.array(["coco-7", "vg-9"]), neighbours=neighbours))
+    numbers = read_hard_negatives(write(tmp_path / "a.npz", image_ids=np.array([7, 9]), neighbours=neighbours))
+    texts = read_hard_negatives(
+        write(tmp_path / "b.npz", image_ids=np.array(["coco-7", "vg-9"]), neighbours=neighbours)
+    )
     assert (numbers.image_ids, texts.image_ids) == (("coco-7", "coco-9"), ("coco-7", "vg-9"))
     assert numbers.neighbours.tolist() == [[1, -1], [0, 1]]
 
 
 def test_rows_are_mapped_and_what_is_not_in_the_set_is_dropped_in_order() -> None:
-    whole = LookAlikeList(
+    whole = HardNegativeList(
         image_ids=("coco-1", "coco-2", "coco-3", "coco-4"),
         neighbours=np.array([[0, 3, 1, 2], [3, 2, 0, -1], [0, 1, 2, 3], [0, 1, 2, 3]], np.int32),
     )
@@ -48,7 +50,7 @@ def test_a_set_of_many_blocks_has_the_same_look_alikes() -> None:
     """Images 0 to 19,999 with the two next ones; of the set, the even ones in reverse, each knows one."""
     numbers = np.arange(20_000)
     following = (numbers[:, None] + [1, 2]) % 20_000
-    whole = LookAlikeList(image_ids=tuple(f"coco-{n}" for n in numbers), neighbours=following.astype(np.int32))
+    whole = HardNegativeList(image_ids=tuple(f"coco-{n}" for n in numbers), neighbours=following.astype(np.int32))
     rows = rows_within(whole, keys=[f"coco-{n}" for n in numbers[::-2] - 1])
     # The image after the next comes one row before; the first row's is the last.
     assert rows[:, 0].tolist() == [9_999, *range(9_999)]
@@ -69,22 +71,24 @@ def test_a_set_of_many_blocks_has_the_same_look_alikes() -> None:
 )
 def test_a_list_of_another_layout_is_refused(tmp_path: Path, arrays: dict[str, Any], fault: str) -> None:
     with pytest.raises(InputError, match=f"a.npz.* {fault}|a.npz {fault}"):
-        read_look_alikes(write(tmp_path / "a.npz", **{name: np.array(value) for name, value in arrays.items()}))
+        read_hard_negatives(write(tmp_path / "a.npz", **{name: np.array(value) for name, value in arrays.items()}))
 
 
 def test_a_pickle_is_refused_unread(tmp_path: Path) -> None:
     (tmp_path / "hard_negative.pkl").write_bytes(pickle.dumps({"train_hard_pool": [[0.0]], "train_image_list": [7]}))
     with pytest.raises(InputError, match=r"hard_negative.pkl is a pickle; .* msp-ds negatives --import"):
-        read_look_alikes(tmp_path / "hard_negative.pkl")
+        read_hard_negatives(tmp_path / "hard_negative.pkl")
 
 
-SMALL = LookAlikeList(image_ids=("coco-7", "vg-9", "coco-1"), neighbours=np.array([[1, 2], [0, 2], [1, 0]], np.int32))
+SMALL = HardNegativeList(
+    image_ids=("coco-7", "vg-9", "coco-1"), neighbours=np.array([[1, 2], [0, 2], [1, 0]], np.int32)
+)
 
 
 def test_a_written_list_reads_back_and_its_bytes_depend_on_nothing_else(tmp_path: Path) -> None:
-    write_look_alikes(tmp_path / "new" / "a.npz", SMALL)
-    write_look_alikes(tmp_path / "b.npz", SMALL)
-    found = read_look_alikes(tmp_path / "b.npz")
+    write_hard_negatives(tmp_path / "new" / "a.npz", SMALL)
+    write_hard_negatives(tmp_path / "b.npz", SMALL)
+    found = read_hard_negatives(tmp_path / "b.npz")
     assert found.image_ids == SMALL.image_ids
     np.testing.assert_array_equal(found.neighbours, SMALL.neighbours)
     assert (tmp_path / "new" / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
@@ -103,10 +107,10 @@ def test_a_list_whose_images_were_changed_beside_their_hash_is_refused(tmp_path:
         sha256=np.array(SMALL.sha256),
     )
     with pytest.raises(InputError, match=r"a\.npz: the list of images is not the one whose hash is beside it"):
-        read_look_alikes(path)
+        read_hard_negatives(path)
 
 
 def test_the_image_itself_leaves_the_list_and_the_others_close_up() -> None:
     neighbours = np.array([[0, 1, 2], [2, 1, 0], [0, -1, -1]], np.int32)
-    found = without_self(LookAlikeList(image_ids=SMALL.image_ids, neighbours=neighbours))
+    found = without_self(HardNegativeList(image_ids=SMALL.image_ids, neighbours=neighbours))
     assert found.neighbours.tolist() == [[1, 2], [2, 0], [0, -1]]

@@ -1,4 +1,4 @@
-"""Look-alikes from mean region features: right, resumable, and put into finished sets."""
+"""Hard negatives from mean region features: right, resumable, and put into finished sets."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from msp_ds.data import nearest
 from msp_ds.data.format.shards import open_set
 from msp_ds.data.loading.reader import Reader
 from msp_ds.errors import InputError, ShardError
-from msp_ds.preparation.hard_negatives.lists import read_look_alikes
+from msp_ds.preparation.hard_negatives.lists import read_hard_negatives
 from msp_ds.preparation.hard_negatives.negatives import NegativesPlan, make_negatives
-from msp_ds.preparation.hard_negatives.search import RawImages, Search, SetImages, find_look_alikes
+from msp_ds.preparation.hard_negatives.search import RawImages, Search, SetImages, find_hard_negatives
 from msp_ds.preparation.writing.shard_building import NoProgress, build_shards
 from msp_ds.records import RegionRecord
 
@@ -29,7 +29,7 @@ NEAREST_TWO = [[1, 2], [0, 2], [1, 3], [2, 4], [3, 5], [4, 3]]
 
 @pytest.fixture
 def folder(raw: RawFolder) -> Path:
-    """A set of six images that has no look-alikes yet."""
+    """A set of six images that has no hard negatives yet."""
     steps = np.arange(12, dtype="<f4").reshape(3, 4) / 8  # eighths lose nothing as float16
     write_tsv(raw.path / "regions.tsv", [Row(number, features=number + steps) for number in range(1, 7)])
     recipe = dataclasses.replace(raw.recipe, hard_negatives=None)
@@ -42,8 +42,8 @@ def do(**plan: object) -> str:
 
 
 def test_a_set_gets_the_images_whose_mean_features_are_nearest(folder: Path, tmp_path: Path) -> None:
-    assert do(shards=folder, count=2, out=tmp_path / "list.npz").startswith("6 images with up to 2 look-alikes in ")
-    found = read_look_alikes(tmp_path / "list.npz")
+    assert do(shards=folder, count=2, out=tmp_path / "list.npz").startswith("6 images with up to 2 hard negatives in ")
+    found = read_hard_negatives(tmp_path / "list.npz")
     assert found.image_ids == tuple(f"coco-{number}" for number in range(1, 7))
     assert found.neighbours.tolist() == NEAREST_TWO
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list.npz", "raw"]
@@ -61,8 +61,8 @@ def test_attaching_changes_the_table_and_the_index_alone(folder: Path) -> None:
     old = Reader(open_set(folder))
     assert do(shards=folder, count=2, attach=True).endswith(f"6 of the 6 images of {folder} have some now")
     after = snapshot(folder)
-    assert open_set(folder).look_alikes.tolist() == NEAREST_TWO  # type: ignore[union-attr]
-    assert after.keys() - before.keys() == {"look_alikes.npz"}
+    assert open_set(folder).hard_negatives.tolist() == NEAREST_TWO  # type: ignore[union-attr]
+    assert after.keys() - before.keys() == {"hard_negatives.npz"}
     assert {name for name in before if before[name] != after[name]} == {"index.json"}
     assert sorted(path.name for path in folder.parent.iterdir()) == ["train"]
     assert old.record(0).image_id == "coco-1", "a reader that was open goes on"
@@ -71,7 +71,7 @@ def test_attaching_changes_the_table_and_the_index_alone(folder: Path) -> None:
 def test_attaching_again_replaces_the_table(folder: Path) -> None:
     do(shards=folder, count=2, attach=True)
     do(shards=folder, count=1, attach=True)
-    assert open_set(folder).look_alikes.tolist() == [line[:1] for line in NEAREST_TWO]  # type: ignore[union-attr]
+    assert open_set(folder).hard_negatives.tolist() == [line[:1] for line in NEAREST_TWO]  # type: ignore[union-attr]
 
 
 def test_an_imported_list_goes_into_a_finished_set(folder: Path, tmp_path: Path) -> None:
@@ -79,11 +79,11 @@ def test_an_imported_list_goes_into_a_finished_set(folder: Path, tmp_path: Path)
     (tmp_path / "hard_negative.pkl").write_bytes(pickle.dumps(value, protocol=2))
     told = do(imported=tmp_path / "hard_negative.pkl", shards=folder, attach=True, out=tmp_path / "list.npz")
     assert told.endswith(f"2 of the 6 images of {folder} have some now")
-    rows = open_set(folder).look_alikes
+    rows = open_set(folder).hard_negatives
     assert rows is not None
     assert rows.tolist() == [[-1], [5], [-1], [-1], [-1], [1]]
     do(imported=tmp_path / "list.npz", shards=folder, attach=True)
-    np.testing.assert_array_equal(open_set(folder).look_alikes, rows)
+    np.testing.assert_array_equal(open_set(folder).hard_negatives, rows)
 
 
 def test_a_list_of_other_images_is_refused_and_the_set_stays_as_it_was(folder: Path, tmp_path: Path) -> None:
@@ -125,16 +125,16 @@ def test_an_interrupted_search_goes_on_where_it_was(
     monkeypatch.setattr(nearest, "_BLOCK_CELLS", 6 * 2)
     images, work = Counting(SetImages(open_set(folder))), tmp_path / "work"
     with pytest.raises(KeyboardInterrupt):
-        find_look_alikes(images, Search(count=2, work=work, progress=Interrupting(6 + 3)))
+        find_hard_negatives(images, Search(count=2, work=work, progress=Interrupting(6 + 3)))
     assert sorted(path.name for path in work.glob("rows-*")) == ["rows-00000000.npz", "rows-00000002.npz"]
     kept = {path: path.stat().st_mtime_ns for path in work.glob("rows-*")}
-    found = find_look_alikes(images, Search(count=2, work=work))
+    found = find_hard_negatives(images, Search(count=2, work=work))
     assert found.neighbours.tolist() == NEAREST_TWO
     assert images.num_read == 6
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-@pytest.mark.parametrize("work", [".list.npz.look-alikes", ".train.attaching"])
+@pytest.mark.parametrize("work", [".list.npz.hard negatives", ".train.attaching"])
 def test_what_is_not_of_a_search_stays(folder: Path, tmp_path: Path, work: str) -> None:
     place = folder.parent if work == ".train.attaching" else tmp_path
     (place / work).mkdir()
@@ -146,10 +146,10 @@ def test_what_is_not_of_a_search_stays(folder: Path, tmp_path: Path, work: str) 
 
 def test_what_another_search_left_is_not_taken_over(raw: RawFolder, folder: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    find_look_alikes(SetImages(open_set(folder)), Search(count=2, work=work))
-    assert find_look_alikes(SetImages(open_set(folder)), Search(count=1, work=work)).neighbours.shape == (6, 1)
+    find_hard_negatives(SetImages(open_set(folder)), Search(count=2, work=work))
+    assert find_hard_negatives(SetImages(open_set(folder)), Search(count=1, work=work)).neighbours.shape == (6, 1)
     other = write_tsv(raw.path / "other.tsv", [Row(number) for number in (1, 9, 2)])
-    found = find_look_alikes(RawImages((str(other),)), Search(count=1, work=work))
+    found = find_hard_negatives(RawImages((str(other),)), Search(count=1, work=work))
     assert found.neighbours.tolist() == [[2], [2], [0]]
 
 
@@ -204,14 +204,14 @@ def test_a_full_disk_leaves_everything_as_it_was_and_keeps_what_was_computed(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     writer = "negatives.write_durably" if target == "set" else "lists.write_atomically"
-    monkeypatch.setattr(f"msp_ds.data.look_alikes.{writer}", full)
+    monkeypatch.setattr(f"msp_ds.data.hard_negatives.{writer}", full)
     before = snapshot(folder)
     plan: dict[str, object] = {"attach": True} if target == "set" else {"out": tmp_path / "list.npz"}
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
         do(shards=folder, count=2, **plan)
     assert snapshot(folder) == before
     kept = [path for path in (*folder.parent.iterdir(), *tmp_path.iterdir()) if path not in (folder, tmp_path / "raw")]
-    assert [path.name for path in kept] == [f".{folder.name if target == 'set' else 'list.npz'}.look-alikes"]
+    assert [path.name for path in kept] == [f".{folder.name if target == 'set' else 'list.npz'}.hard negatives"]
     monkeypatch.undo()
     do(shards=folder, count=2, **plan)
     assert not kept[0].exists()

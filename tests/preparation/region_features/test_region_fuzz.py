@@ -12,7 +12,7 @@ import zstandard
 from raw_files import Row, write_npz, write_tsv
 
 from msp_ds.data.format.faults import Faults
-from msp_ds.data.format.region_checks import LabelCounts, Reading
+from msp_ds.data.format.region_checks import CheckedRegions, LabelCounts
 from msp_ds.errors import InputError
 from msp_ds.preparation.region_features.region_files import list_region_files, read_or_skip, scan_rows
 
@@ -55,7 +55,7 @@ def write_source(folder: Path, ending: str) -> Path:
     return path
 
 
-def read_all(path: Path, faults: Faults) -> list[Reading]:
+def read_all(path: Path, faults: Faults) -> list[CheckedRegions]:
     files = list_region_files((str(path),))
     [rows] = scan_rows(files, faults=faults)
     readings = [read_or_skip(files[0], row, labels=LABELS, faults=faults) for row in rows]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from raw_files import Row, adaptive_row, write_npz
 
-from msp_ds.data.format.region_checks import LabelCounts, Reading
+from msp_ds.data.format.region_checks import CheckedRegions, LabelCounts
 from msp_ds.errors import InputError
 from msp_ds.preparation.region_features.region_files import list_region_files
 from msp_ds.preparation.region_features.region_npz import NpzRegions
@@ -18,7 +18,7 @@ from msp_ds.preparation.region_features.region_tsv import TsvRegions
 LABELS = LabelCounts(objects=3, attributes=2)
 
 
-def read(path: Path) -> list[Reading]:
+def read(path: Path) -> list[CheckedRegions]:
     regions = NpzRegions(path, "coco")
     return [regions.read(row, LABELS) for row in regions.rows()]
 

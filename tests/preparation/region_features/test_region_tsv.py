@@ -16,7 +16,7 @@ import zstandard
 from raw_files import Row, adaptive_row, write_lines, write_tsv
 
 from msp_ds.data.format.faults import Faults, RowError
-from msp_ds.data.format.region_checks import LabelCounts, Reading
+from msp_ds.data.format.region_checks import CheckedRegions, LabelCounts
 from msp_ds.errors import InputError
 from msp_ds.preparation.parsing import byte_streams
 from msp_ds.preparation.region_features.region_files import list_region_files
@@ -25,7 +25,7 @@ from msp_ds.preparation.region_features.region_tsv import TsvRegions
 LABELS = LabelCounts(objects=3, attributes=2)
 
 
-def read(path: Path) -> list[Reading]:
+def read(path: Path) -> list[CheckedRegions]:
     regions = TsvRegions(path, "coco")
     return [regions.read(row, LABELS) for row in regions.rows()]
 

@@ -28,7 +28,7 @@ def test_a_reference_may_say_corpus_and_splits(tmp_path: Path) -> None:
 
 def test_a_list_of_ids_may_be_lines_or_json(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(
-        "# Karpathy's test\n\nCOCO_val2014_000000391895.jpg 391895\n7\nvg-5 coco-8  # twin\n"
+        "# Karpathy's test\n\nCOCO_val2014_000000391895.jpg 391895\n7\nvg-5 coco-8  # duplicate\n"
     )
     write_json(tmp_path / "a.json", [391895, "7", "vg-5", "coco-8"])
     for name in ("a.txt", "a.json"):

@@ -1,4 +1,4 @@
-"""Visual Genome's phrases and twins."""
+"""Visual Genome's phrases and duplicates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raw_files import write_json
 
 from msp_ds.errors import InputError
 from msp_ds.preparation.sources.text_files import TextFile, read_image_ids, read_texts
-from msp_ds.preparation.sources.visual_genome import NO_TWINS, read_twins
+from msp_ds.preparation.sources.visual_genome import NO_DUPLICATES, read_duplicates
 
 
 def phrases(path: Path) -> TextFile:
@@ -65,22 +65,22 @@ def test_other_files_of_visual_genome_name_images(tmp_path: Path, member: str) -
 
 def test_twins_are_those_with_a_coco_id(tmp_path: Path) -> None:
     value = [{"image_id": 1, "coco_id": None}, {"image_id": 2, "coco_id": 30}, {"id": 3, "coco_id": 40}, {"id": 4}]
-    table = read_twins(write_json(tmp_path / "a.json", value))
+    table = read_duplicates(write_json(tmp_path / "a.json", value))
     assert table.coco_of == {"vg-2": "coco-30", "vg-3": "coco-40"}
     assert table.images == {"vg-1", "vg-2", "vg-3", "vg-4"}
     assert [table.picture(image_id) for image_id in ("vg-2", "vg-4", "coco-30")] == ["coco-30", "vg-4", "coco-30"]
-    assert NO_TWINS.picture("vg-2") == "vg-2"
+    assert NO_DUPLICATES.picture("vg-2") == "vg-2"
 
 
 @pytest.mark.parametrize("value", [{}, [], [7], [{"coco_id": 3}], [{"id": 1, "coco_id": "cat"}]])
 def test_image_data_of_another_layout_is_refused(tmp_path: Path, value: Any) -> None:
     with pytest.raises(InputError, match=r"a.json"):
-        read_twins(write_json(tmp_path / "a.json", value))
+        read_duplicates(write_json(tmp_path / "a.json", value))
 
 
 def test_missing_image_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"b.json is missing; it should be Visual Genome's image_data.json"):
-        read_twins(tmp_path / "b.json")
+        read_duplicates(tmp_path / "b.json")
 
 
 def test_the_real_sample_loses_no_phrase(real_data: Path) -> None:
@@ -95,4 +95,4 @@ def test_the_official_examples_read(real_data: Path, tmp_path: Path) -> None:
     examples = json.loads((real_data / "visual_genome" / "layout_examples.json").read_text())
     for name in ("region_descriptions", "attributes", "relationships", "question_answers"):
         assert read_image_ids(str(write_json(tmp_path / "a.json", examples[name]))) == {"vg-1"}
-    assert read_twins(write_json(tmp_path / "b.json", [examples["image_data"]])).images == {"vg-1"}
+    assert read_duplicates(write_json(tmp_path / "b.json", [examples["image_data"]])).images == {"vg-1"}

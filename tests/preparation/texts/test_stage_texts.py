@@ -35,13 +35,13 @@ def test_phrases_join_the_twin_where_there_is_one(tmp_path: Path) -> None:
         {"img_id": "COCO_val2014_000000000070", "sentf": {"vg": ["dog 7", "a ball"]}},
         {"img_id": "8", "sentf": {"vg": ["a tail"]}},
     ]
-    twins = [{"image_id": 7, "coco_id": 70}, {"image_id": 8, "coco_id": 80}, {"image_id": 9, "coco_id": 70}]
+    duplicates = [{"image_id": 7, "coco_id": 70}, {"image_id": 8, "coco_id": 80}, {"image_id": 9, "coco_id": 70}]
     recipe = Recipe(
         phrases=(
             str(write_json(tmp_path / "region_descriptions.json", regions)),
             str(write_json(tmp_path / "mscoco_minival.json", lxmert)),
         ),
-        image_data=str(write_json(tmp_path / "image_data.json", twins)),
+        image_data=str(write_json(tmp_path / "image_data.json", duplicates)),
     )
     texts = TextFiles(recipe, image_ids=COCO)
     # The regions of COCO's 80 are not at hand, so its phrases stay with Visual Genome's 8.

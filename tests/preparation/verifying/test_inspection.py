@@ -32,7 +32,7 @@ def test_the_facts_are_those_of_the_raw_files(raw: RawFolder) -> None:
     assert sum(facts["features"]["norm_histogram"]["counts"]) == 18
     assert facts["features"]["mean"] == pytest.approx(features.mean(), rel=1e-6)
     assert facts["features"]["largest"] == features.max()
-    assert (facts["set"]["with_labels"], facts["set"]["with_look_alikes"]) == (True, True)
+    assert (facts["set"]["with_labels"], facts["set"]["with_hard_negatives"]) == (True, True)
     assert facts["set"]["skipped_rows"] is None
     assert [sample["image_id"] for sample in facts["samples"]] == ["coco-1", "coco-3", "coco-6"]
     assert facts["samples"][0]["labels"] == ["dog", "red hat", ""]

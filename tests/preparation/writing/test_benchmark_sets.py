@@ -92,14 +92,14 @@ def test_vqa_answers_are_the_commonest_of_enough_questions(world: Path, tmp_path
 
 
 def test_gqa_images_are_found_under_their_coco_twins(world: Path, tmp_path: Path) -> None:
-    twins = {str(one["image_id"]): f"coco-{one['coco_id']}" for one in _json(world / "image_data.json")}
+    duplicates = {str(one["image_id"]): f"coco-{one['coco_id']}" for one in _json(world / "image_data.json")}
     questions = _json(world / "gqa_questions.json")
     num_questions = 0
     for one in write(world, tmp_path, "gqa").values():
         assert one.questions is not None
         for row, question_id in enumerate(one.questions.question_ids.tolist()):
             entry = questions[question_id.decode()]
-            assert one.keys[one.pairs.image_rows[row]] == twins[entry["imageId"]]
+            assert one.keys[one.pairs.image_rows[row]] == duplicates[entry["imageId"]]
             assert one.questions.answers[one.questions.answer_ids[row]] == entry["answer"]
         num_questions += one.index.num_pairs
     assert num_questions == len(questions)

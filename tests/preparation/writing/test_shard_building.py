@@ -83,10 +83,10 @@ def test_the_sentence_stage_tells_captions(raw: RawFolder) -> None:
 
 
 def test_look_alikes_serve_the_sentence_stage_alone(raw: RawFolder) -> None:
-    rows = build(raw, "sentence").look_alikes
+    rows = build(raw, "sentence").hard_negatives
     assert rows is not None
     assert rows.tolist() == [[place + 1 if place < 5 else 0, (place + 2) % 6, -1] for place in range(6)]
-    assert build(raw, "token").look_alikes is None
+    assert build(raw, "token").hard_negatives is None
 
 
 def test_regions_survive_the_way_through_the_tar(raw: RawFolder) -> None:
@@ -122,11 +122,11 @@ def test_all_stages_hold_out_the_images_with_the_smallest_keys(raw: RawFolder) -
 
 def test_look_alikes_stay_within_the_split(raw: RawFolder) -> None:
     train = build(raw, "sentence", holdout=2)
-    assert train.look_alikes is not None
+    assert train.hard_negatives is not None
     for row, key in enumerate(train.keys):
         number = int(key.split("-")[1])
         wanted = [f"coco-{(number - 1 + step) % 6 + 1}" for step in (1, 2)]
-        found = [train.keys[other] for other in train.look_alikes[row] if other >= 0]
+        found = [train.keys[other] for other in train.hard_negatives[row] if other >= 0]
         assert found == [key for key in wanted if key in train.keys]
 
 
@@ -134,7 +134,7 @@ def test_both_splits_share_one_list_of_look_alikes(raw: RawFolder) -> None:
     recipe = dataclasses.replace(raw.recipe, holdout=2)
     plans = plan_build(recipe, files=list_region_files(recipe.regions), stage="sentence").plans
     assert {split: plan.split for split, plan in plans.items()} == {"train": "train", "val": "val"}
-    assert plans["train"].look_alikes is plans["val"].look_alikes is not None
+    assert plans["train"].hard_negatives is plans["val"].hard_negatives is not None
 
 
 def test_without_a_holdout_an_old_validation_set_goes(raw: RawFolder) -> None:
@@ -148,7 +148,7 @@ def test_a_genome_image_whose_twin_is_there_is_left_out(raw: RawFolder) -> None:
     genome = write_tsv(raw.path / "genome.tsv", rows)
     shards = build(raw, "token", regions=(*raw.recipe.regions, f"vg:{genome}"))
     assert shards.keys == (*(f"coco-{number}" for number in range(1, 7)), "vg-103")
-    assert shards.index.texts["twins_left_out"] == 1
+    assert shards.index.texts["duplicates_left_out"] == 1
 
 
 def test_phrases_stay_with_the_genome_image_when_its_twin_has_no_regions(raw: RawFolder) -> None:
@@ -265,7 +265,7 @@ BAD_FILES = {
     "cut phrases": ("region_descriptions.json", b'[{"id": 1', "cut off or damaged"),
     "empty labels": ("objects_vocab.txt", b"", "line 1 is empty"),
     "empty vocabulary": ("vocab.txt", b"", "lacks the special piece"),
-    "broken look-alikes": ("hard_negatives.npz", b"PK", "is no readable archive"),
+    "broken hard negatives": ("hard_negatives.npz", b"PK", "is no readable archive"),
     "broken image data": ("image_data.json", b"{}", "is no list"),
 }
 STAGE_OF: dict[str, StageName] = {
@@ -377,7 +377,7 @@ def test_the_demo_recipe_makes_three_sets_from_a_world(tmp_path: Path, monkeypat
         assert reports["train"].num_pairs > 0
         held.append(set(open_set(Path("shards") / stage / "val").keys))
     assert len(held[0]) == 8
-    # Images of the world without a twin in Visual Genome have no phrases.
+    # Images of the world without a duplicate in Visual Genome have no phrases.
     assert held[1] < held[0] == held[2]
-    assert open_set(Path("shards/sentence/train")).look_alikes is not None
+    assert open_set(Path("shards/sentence/train")).hard_negatives is not None
     require_same_words(*(open_set(Path("shards") / stage / "train") for stage in ("token", "sentence")))

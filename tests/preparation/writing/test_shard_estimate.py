@@ -15,7 +15,7 @@ from msp_ds.data.format.region_checks import RegionRow
 from msp_ds.data.format.set_layout import ShardEntry
 from msp_ds.errors import InputError
 from msp_ds.preparation.writing.shard_building import build_shards
-from msp_ds.preparation.writing.shard_estimate import Forecast, forecast
+from msp_ds.preparation.writing.shard_estimate import Estimate, estimate
 from msp_ds.preparation.writing.shard_parts import PartFacts, ShardPart
 from msp_ds.preparation.writing.shard_plan import PlannedImage, ShardJob
 
@@ -52,7 +52,7 @@ def test_the_need_is_reckoned_from_a_trial_of_sixteen(tmp_path: Path) -> None:
         tried.append((job.name, len(job.images)))
         return part_of(job)
 
-    ahead = forecast([job_of(20, length=1000), job_of(10, length=2000)], write=write, folder=tmp_path, num_threads=2)
+    ahead = estimate([job_of(20, length=1000), job_of(10, length=2000)], write=write, folder=tmp_path, num_threads=2)
     assert tried == [("trial.tar", 16)] * 2
     # 400 + 100 + 100 for the index make 600 bytes of a row of 1,000; 40,000 bytes of rows are to be read.
     assert (ahead.num_images, ahead.num_texts, ahead.num_bytes) == (30, 60, 24_000)
@@ -65,18 +65,18 @@ def test_a_disk_that_is_too_small_is_refused(
     monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(10**9, 10**9 - free, free))
     jobs = [job_of(40, length=1000)]
     if enough:
-        assert forecast(jobs, write=part_of, folder=tmp_path, num_threads=1).free_bytes == free
+        assert estimate(jobs, write=part_of, folder=tmp_path, num_threads=1).free_bytes == free
     else:
         told = r"would take 24 kB more, but its disk has 24 kB free; free some or name"
         with pytest.raises(InputError, match=told):
-            forecast(jobs, write=part_of, folder=tmp_path, num_threads=1)
+            estimate(jobs, write=part_of, folder=tmp_path, num_threads=1)
 
 
 @pytest.mark.parametrize(
     ("seconds", "spoken"), [(0.2, "0 s"), (89, "89 s"), (180, "3 min"), (5399, "90 min"), (9000, "2.5 h")]
 )
 def test_a_forecast_is_one_line(seconds: float, spoken: str) -> None:
-    ahead = Forecast(
+    ahead = Estimate(
         num_images=123_287, num_texts=616_767, num_bytes=18_520_000_000, seconds=seconds, free_bytes=67_980_000_000
     )
     told = f"123287 images, 616767 texts to write: 18.5 GB of 68.0 GB free, about {spoken}"

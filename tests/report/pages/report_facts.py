@@ -40,7 +40,7 @@ def facts(**changes: Any) -> dict[str, Any]:
             "preset": None,
             "vocabulary": 30522,
             "with_labels": True,
-            "with_look_alikes": True,
+            "with_hard_negatives": True,
             "skipped_rows": None,
         },
         "texts": {

@@ -15,7 +15,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from msp_ds.errors import InputError
-from msp_ds.library import Looks
+from msp_ds.library import WordAttention
 from msp_ds.report.pages.explain import (
     Bar,
     Example,
@@ -36,7 +36,7 @@ SHARES = torch.tensor([[0.1, 0.4, 0.1], [0.3, 0.2, 0.1]])
 
 def view(name: str, *, yes: float = 0.75) -> View:
     bars = (Bar(text="yes", chance=yes, is_right=True), Bar(text="<no>", chance=1 - yes, is_right=False))
-    return View(name=name, bars=bars, looks=Looks(words=("the", "<dog>"), shares=SHARES))
+    return View(name=name, bars=bars, looks=WordAttention(words=("the", "<dog>"), shares=SHARES))
 
 
 def question() -> Example:

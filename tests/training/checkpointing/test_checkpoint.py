@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from msp_ds.config import RunConfig, TaskOptions, to_json, write_json
 from msp_ds.curriculum import curriculum
 from msp_ds.errors import CheckpointError, InputError
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import build_heads
 from msp_ds.presets import get_preset
 from msp_ds.training.checkpointing.checkpoint import (
@@ -30,17 +30,17 @@ from msp_ds.training.checkpointing.checkpoint import (
     OPTIMIZER,
     WEIGHTS,
     checkpoints,
-    flaw,
+    find_corruption,
+    latest_valid,
+    load_backbone,
     load_heads,
     load_part,
-    load_trunk,
-    newest_sound,
     read_manifest,
     read_weights,
 )
 from msp_ds.training.checkpointing.run_folder import RUN_FILE, find_checkpoint, run_of_checkpoint
 from msp_ds.training.distributed.runtime import Runtime
-from msp_ds.training.stage import build_learner, newest_checkpoint, resume
+from msp_ds.training.stage import build_pretraining_model, newest_checkpoint, resume
 
 
 def fake(folder: Path, step: int) -> Path:
@@ -111,12 +111,12 @@ def test_a_byte_that_changed_is_noticed_and_the_checkpoint_before_is_taken(
 ) -> None:
     good, bad = fake(tmp_path, 5), fake(tmp_path, 10)
     (bad / "b").write_bytes(bytes(19) + b"!")
-    assert flaw(bad) == ""
-    assert flaw(bad, thorough=True) == "b is not what was written"
-    assert newest_sound(tmp_path) == good
+    assert find_corruption(bad) == ""
+    assert find_corruption(bad, thorough=True) == "b is not what was written"
+    assert latest_valid(tmp_path) == good
     assert caplog.messages == [f"{bad} is damaged (b is not what was written); it is not used"]
     (good / "a").write_bytes(bytes(9) + b"!")
-    assert newest_sound(tmp_path) is None
+    assert latest_valid(tmp_path) is None
 
 
 def test_a_stage_starts_anew_only_where_no_checkpoint_was(tmp_path: Path, runtime: Runtime) -> None:
@@ -151,12 +151,12 @@ def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 def test_weights_come_back_as_they_were(trained: Path) -> None:
-    learner = a_learner()
+    model = a_learner()
     weights = read_weights(trained)
-    assert weights.keys() == learner.state_dict().keys()
+    assert weights.keys() == model.state_dict().keys()
     assert all(tensor.dtype == torch.float32 for tensor in weights.values())
-    assert torch.equal(weights["heads.token.decoder.weight"], weights["trunk.text.word.weight"])
-    assert not torch.equal(weights["trunk.text.word.weight"], learner.trunk.text.word.weight)
+    assert torch.equal(weights["heads.token.decoder.weight"], weights["backbone.text.word.weight"])
+    assert not torch.equal(weights["backbone.text.word.weight"], model.backbone.text.word.weight)
 
 
 def test_reading_weights_imports_no_deepspeed(trained: Path) -> None:
@@ -183,7 +183,7 @@ def test_reading_a_checkpoint_runs_no_code_of_it(trained: Path, tmp_path: Path, 
     content, manifest = (path / name).read_bytes(), json.loads((path / MANIFEST).read_text())
     manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     write_json(path / MANIFEST, manifest)
-    assert flaw(path, thorough=True) == "", "it is what its writer wanted it to be"
+    assert find_corruption(path, thorough=True) == "", "it is what its writer wanted it to be"
     with pytest.raises(CheckpointError, match=rf"is damaged \({name}: .*header"):
         an_engine_from(path, runtime)
 
@@ -193,7 +193,7 @@ def test_no_file_of_a_checkpoint_is_a_pickle(trained: Path) -> None:
 
 
 def test_weights_of_a_folder_that_somebody_made_are_read_too(tmp_path: Path) -> None:
-    save_file({"trunk.a": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / WEIGHTS)
+    save_file({"backbone.a": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / WEIGHTS)
     (read,) = read_weights(tmp_path).values()
     assert read.dtype == torch.float32
     assert torch.equal(read, torch.ones(2))
@@ -207,37 +207,37 @@ def test_an_incomplete_checkpoint_is_not_read(trained: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda weights: weights.pop("trunk.text.norm.bias"), "it has no tensor trunk.text.norm.bias"),
-        (lambda weights: weights.update({"trunk.extra": torch.zeros(1)}), "it has an unknown tensor trunk.extra"),
+        (lambda weights: weights.pop("backbone.text.norm.bias"), "it has no tensor backbone.text.norm.bias"),
+        (lambda weights: weights.update({"backbone.extra": torch.zeros(1)}), "it has an unknown tensor backbone.extra"),
         (
-            lambda weights: weights.update({"trunk.regions.feature.weight": torch.zeros(8, 7)}),
-            r"trunk.regions.feature.weight is \(8, 7\) there and \(8, 6\) here",
+            lambda weights: weights.update({"backbone.regions.feature.weight": torch.zeros(8, 7)}),
+            r"backbone.regions.feature.weight is \(8, 7\) there and \(8, 6\) here",
         ),
     ],
     ids=["missing", "left over", "another shape"],
 )
 def test_weights_of_another_model_are_refused_by_name(change: object, complaint: str) -> None:
-    learner = a_learner()
-    weights = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
+    model = a_learner()
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     change(weights)  # type: ignore[operator]
-    before = learner.trunk.text.word.weight.clone()
-    weights["trunk.text.word.weight"] = torch.zeros_like(before)
+    before = model.backbone.text.word.weight.clone()
+    weights["backbone.text.word.weight"] = torch.zeros_like(before)
     with pytest.raises(CheckpointError, match=f"^some/run is of another model: .*{complaint}; check --preset"):
-        load_part(learner.trunk, weights, "trunk.", where=Path("some/run"))
-    assert torch.equal(learner.trunk.text.word.weight, before), "nothing is filled in before everything is checked"
+        load_part(model.backbone, weights, "backbone.", where=Path("some/run"))
+    assert torch.equal(model.backbone.text.word.weight, before), "nothing is filled in before everything is checked"
 
 
 def test_a_checkpoint_of_a_larger_model_does_not_fill_a_smaller_one(trained: Path) -> None:
-    fewer = Trunk(dataclasses.replace(MODEL, num_layers=1))
-    with pytest.raises(CheckpointError, match=r"it has an unknown tensor trunk.layers.1\."):
-        load_trunk(fewer, trained)
+    fewer = Backbone(dataclasses.replace(MODEL, num_layers=1))
+    with pytest.raises(CheckpointError, match=r"it has an unknown tensor backbone.layers.1\."):
+        load_backbone(fewer, trained)
 
 
 @pytest.mark.parametrize("name", [name for name in tiny.FAMILY if name != "LXMERT-S"])
 def test_a_checkpoint_of_another_encoder_is_refused_by_name(name: str) -> None:
-    weights, other = a_learner().state_dict(), Trunk(tiny.FAMILY[name])
-    with pytest.raises(CheckpointError, match=r"^some/run is of another model: it has .* tensor trunk\.\S+; check"):
-        load_part(other, weights, "trunk.", where=Path("some/run"))
+    weights, other = a_learner().state_dict(), Backbone(tiny.FAMILY[name])
+    with pytest.raises(CheckpointError, match=r"^some/run is of another model: it has .* tensor backbone\.\S+; check"):
+        load_part(other, weights, "backbone.", where=Path("some/run"))
 
 
 def a_config(**changes: object) -> RunConfig:
@@ -253,18 +253,18 @@ def a_config(**changes: object) -> RunConfig:
     return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
 
 
-def test_the_next_stage_starts_from_the_trunk_bit_for_bit_under_fresh_heads(trained: Path) -> None:
+def test_the_next_stage_starts_from_the_backbone_bit_for_bit_under_fresh_heads(trained: Path) -> None:
     saved = read_weights(trained)
     phrase = curriculum("p")[0]
     context = a_learner().context
-    started = build_learner(a_config(), phrase, context, start_from=trained).state_dict()
-    fresh = build_learner(a_config(), phrase, context, start_from=None).state_dict()
+    started = build_pretraining_model(a_config(), phrase, context, start_from=trained).state_dict()
+    fresh = build_pretraining_model(a_config(), phrase, context, start_from=None).state_dict()
     for name, tensor in started.items():
-        if name.startswith("trunk."):
+        if name.startswith("backbone."):
             assert torch.equal(tensor, saved[name]), name
-        elif name != "heads.token.decoder.weight":  # tied to the trunk's words
+        elif name != "heads.token.decoder.weight":  # tied to the backbone's words
             assert torch.equal(tensor, fresh[name]), name
-    assert torch.equal(started["heads.token.decoder.weight"], saved["trunk.text.word.weight"])
+    assert torch.equal(started["heads.token.decoder.weight"], saved["backbone.text.word.weight"])
     for name in ("heads.token.transform.dense.weight", "heads.region.feature_decoder.weight"):
         assert not torch.equal(started[name], saved[name]), f"{name} is not fresh"
     assert "heads.topic.dense.weight" in started
@@ -274,8 +274,8 @@ def test_the_next_stage_starts_from_the_trunk_bit_for_bit_under_fresh_heads(trai
 def test_a_stage_can_carry_the_heads_that_the_one_before_has_too(trained: Path, options: dict[str, Any]) -> None:
     saved, phrase, context = read_weights(trained), curriculum("p")[0], a_learner().context
     config = a_config(tasks=TaskOptions(**options))
-    carried = build_learner(config, phrase, context, start_from=trained).state_dict()
-    fresh = build_learner(a_config(), phrase, context, start_from=None).state_dict()
+    carried = build_pretraining_model(config, phrase, context, start_from=trained).state_dict()
+    fresh = build_pretraining_model(a_config(), phrase, context, start_from=None).state_dict()
     for name, tensor in carried.items():  # the token stage has no topic head
         assert torch.equal(tensor, fresh[name] if name.startswith("heads.topic.") else saved[name]), name
     assert carried.keys() - saved.keys() == {name for name in carried if name.startswith("heads.topic.")}
@@ -284,39 +284,39 @@ def test_a_stage_can_carry_the_heads_that_the_one_before_has_too(trained: Path, 
 @pytest.mark.parametrize("options", [{}, {"heads": "carried", "heads_of": {"phrase": "fresh"}}])
 def test_heads_are_fresh_unless_the_stage_says_otherwise(trained: Path, options: dict[str, Any]) -> None:
     config, phrase = a_config(tasks=TaskOptions(**options)), curriculum("p")[0]
-    started = build_learner(config, phrase, a_learner().context, start_from=trained)
+    started = build_pretraining_model(config, phrase, a_learner().context, start_from=trained)
     name = "heads.region.feature_decoder.weight"
     assert not torch.equal(started.state_dict()[name], read_weights(trained)[name])
 
 
 def test_a_carried_token_head_stays_tied_to_the_words(trained: Path) -> None:
     config = a_config(tasks=TaskOptions(heads="carried"))
-    learner = build_learner(config, curriculum("s")[0], a_learner().context, start_from=trained)
-    assert learner.heads["token"].decoder.weight is learner.trunk.text.word.weight
+    model = build_pretraining_model(config, curriculum("s")[0], a_learner().context, start_from=trained)
+    assert model.heads["token"].decoder.weight is model.backbone.text.word.weight
 
 
 def test_carried_heads_are_told_from_fresh_ones(trained: Path) -> None:
-    heads = build_heads(["region", "match"], MODEL, Trunk(MODEL))
+    heads = build_heads(["region", "match"], MODEL, Backbone(MODEL))
     assert load_heads(heads, trained) == "heads carried: region; fresh: match"
 
 
 def test_heads_of_another_size_are_refused_by_name(trained: Path) -> None:
     config = dataclasses.replace(MODEL, num_objects=7)
     with pytest.raises(CheckpointError, match=r"of another model: heads\.region\.object_decoder\.\w+ is"):
-        load_heads(build_heads(["region"], config, Trunk(config)), trained)
+        load_heads(build_heads(["region"], config, Backbone(config)), trained)
 
 
 def test_a_learner_depends_on_the_seed_alone() -> None:
     context, stage = a_learner().context, curriculum("t")[0]
     torch.manual_seed(1)
-    one = build_learner(a_config(), stage, context, start_from=None).state_dict()
+    one = build_pretraining_model(a_config(), stage, context, start_from=None).state_dict()
     torch.manual_seed(2)
-    same = build_learner(a_config(), stage, context, start_from=None).state_dict()
-    other = build_learner(a_config(seed=1), stage, context, start_from=None).state_dict()
+    same = build_pretraining_model(a_config(), stage, context, start_from=None).state_dict()
+    other = build_pretraining_model(a_config(seed=1), stage, context, start_from=None).state_dict()
     assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not torch.equal(one["trunk.text.word.weight"], other["trunk.text.word.weight"])
-    later = build_learner(a_config(), curriculum("p")[0], context, start_from=None).state_dict()
-    assert torch.equal(one["trunk.text.word.weight"], later["trunk.text.word.weight"])
+    assert not torch.equal(one["backbone.text.word.weight"], other["backbone.text.word.weight"])
+    later = build_pretraining_model(a_config(), curriculum("p")[0], context, start_from=None).state_dict()
+    assert torch.equal(one["backbone.text.word.weight"], later["backbone.text.word.weight"])
     name = "heads.token.transform.dense.weight"
     assert not torch.equal(one[name], later[name]), "a stage's heads are its own"
 

@@ -97,11 +97,11 @@ def test_every_rank_hears_of_a_parent_that_one_lacks(here: Path, monkeypatch: py
     """Else the others would wait for a rank that has left."""
     told: list[str] = []
 
-    def any_says(_: Runtime, value: str) -> str:
+    def any_error(_: Runtime, value: str) -> str:
         told.append(value)
         return value
 
-    for name, stand_in in {"any_says": any_says, "first_does": lambda *_: None}.items():
+    for name, stand_in in {"any_error": any_error, "on_rank_zero": lambda *_: None}.items():
         monkeypatch.setattr(Runtime, name, stand_in)
     monkeypatch.setattr("msp_ds.training.run._check_same_run", lambda *_: None)
     job = a_job(Path("run"), Runtime(rank=1, world_size=2, device=torch.device("cpu")), init="nowhere")

@@ -23,8 +23,8 @@ from msp_ds.training.checkpointing.checkpoint import (
     OPTIMIZER,
     WEIGHTS,
     checkpoints,
-    flaw,
-    newest_sound,
+    find_corruption,
+    latest_valid,
     read_weights,
 )
 from msp_ds.training.checkpointing.saving import Saver
@@ -75,7 +75,7 @@ def test_what_a_killed_save_left_is_swept_away(engine: Engine, runtime: Runtime,
     path = a_save(tmp_path, engine, runtime, step=3)
     assert names(tmp_path) == steps(3)
     assert names(path) == [MANIFEST, OPTIMIZER, WEIGHTS]
-    assert flaw(path, thorough=True) == ""
+    assert find_corruption(path, thorough=True) == ""
 
 
 def test_nothing_but_checkpoints_is_ever_removed(engine: Engine, runtime: Runtime, tmp_path: Path) -> None:
@@ -125,7 +125,11 @@ def test_nothing_under_a_checkpoints_name_is_ever_half(
                 if moment == "after":
                     result = right(*arguments, **options)
                 seen.append(
-                    (name, moment, [path.name for path in tmp_path.glob("step-*") if flaw(path, thorough=True)])
+                    (
+                        name,
+                        moment,
+                        [path.name for path in tmp_path.glob("step-*") if find_corruption(path, thorough=True)],
+                    )
                 )
             return result
 
@@ -153,7 +157,7 @@ def test_damaged_checkpoints_of_a_future_that_did_not_come_are_dropped(
         a_save(tmp_path, engine, runtime, step=step, keep=3)
     weights = tmp_path / "step-00000006" / WEIGHTS
     weights.write_bytes(bytes(weights.stat().st_size))
-    assert newest_sound(tmp_path) == tmp_path / "step-00000004"  # so training goes on from there
+    assert latest_valid(tmp_path) == tmp_path / "step-00000004"  # so training goes on from there
     a_save(tmp_path, engine, runtime, step=5)
     assert names(tmp_path) == steps(4, 5)
 
@@ -170,7 +174,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     saver.save(engine, step=1, state={})
     one_step(engine, runtime, a_batch(2))
     assert checkpoints(tmp_path) == []
-    assert not torch.equal(engine.engine.module.trunk.text.word.weight, before["trunk.text.word.weight"])
+    assert not torch.equal(engine.engine.module.backbone.text.word.weight, before["backbone.text.word.weight"])
     may_write.set()
     saver.finish()
     saver.close()

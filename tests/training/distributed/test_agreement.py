@@ -39,7 +39,7 @@ def test_ranks_that_mean_the_same_agree(runtime: Runtime, small_shards: Path, mo
 
 
 @pytest.mark.parametrize(
-    ("name", "theirs", "mend"),
+    ("name", "theirs", "fix"),
     [
         ("code", "2", "install the same version on every machine"),
         ("torch", "2.6.0", "install the same version on every machine"),
@@ -51,13 +51,13 @@ def test_ranks_that_mean_the_same_agree(runtime: Runtime, small_shards: Path, mo
     ],
 )
 def test_what_differs_is_named_with_its_rank_and_the_mend(
-    runtime: Runtime, small_shards: Path, monkeypatch: pytest.MonkeyPatch, name: str, theirs: str, mend: str
+    runtime: Runtime, small_shards: Path, monkeypatch: pytest.MonkeyPatch, name: str, theirs: str, fix: str
 ) -> None:
     ours = some_facts(small_shards)
     said = disagreement(ours, {**ours, name: theirs}, runtime, monkeypatch)
     assert said.startswith(f"rank 2 on node2 has {name} {theirs[:60]}")
     assert f", rank 0 on node0 has {ours[name][:60]}" in said
-    assert said.endswith(f"; {mend}")
+    assert said.endswith(f"; {fix}")
 
 
 def test_a_set_that_only_one_rank_has_is_named(
@@ -98,14 +98,14 @@ def test_any_change_of_a_source_file_is_another_code(tmp_path: Path) -> None:
 
 def test_what_one_rank_cannot_do_ends_all_with_its_words(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     two = dataclasses.replace(runtime, world_size=2)
-    monkeypatch.setattr(Runtime, "any_says", lambda one, said: said or "shards are missing, says rank 1")
+    monkeypatch.setattr(Runtime, "any_error", lambda one, said: said or "shards are missing, says rank 1")
     with pytest.raises(InputError, match="shards are missing, says rank 1"):
-        two.all_do(lambda: 3)
+        two.on_all_ranks(lambda: 3)
 
     def fail() -> None:
         raise ShardError("missing here")
 
     with pytest.raises(InputError, match="missing here"):
-        two.all_do(fail)
+        two.on_all_ranks(fail)
     with pytest.raises(ShardError, match="missing here"):
-        runtime.all_do(fail)
+        runtime.on_all_ranks(fail)

@@ -13,13 +13,13 @@ from command_line import refusal, run
 
 from msp_ds.curriculum import curriculum
 from msp_ds.errors import InputError
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.training.checkpointing.checkpoint import read_weights
 from msp_ds.training.checkpointing.run_folder import find_checkpoint
 from msp_ds.training.engine.compiling import as_written, compile_layers, compiled_graphs
 from msp_ds.training.engine.execution import Execution
 from msp_ds.training.planning import with_compile
-from msp_ds.training.pretraining_model import Learner
+from msp_ds.training.pretraining_model import PretrainingModel
 
 CPU = torch.device("cpu")
 
@@ -32,16 +32,16 @@ def _fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def two_learners(name: str, *, dropout: float = 0.0) -> tuple[Learner, Learner]:
-    """The same learner, as written and with compiled layers; the backend traces all and runs torch's own kernels."""
-    learners = []
+def two_learners(name: str, *, dropout: float = 0.0) -> tuple[PretrainingModel, PretrainingModel]:
+    """The same model, as written and with compiled layers; the backend traces all and runs torch's own kernels."""
+    models = []
     for compiles in (False, True):
         torch.manual_seed(3)
-        trunk = Trunk(dataclasses.replace(tiny.FAMILY[name], dropout=dropout))
+        backbone = Backbone(dataclasses.replace(tiny.FAMILY[name], dropout=dropout))
         if compiles:
-            compile_layers(trunk, CPU, backend="aot_eager")
-        learners.append(Learner(trunk, curriculum("s")[0].tasks, tiny.context()).train())
-    return learners[0], learners[1]
+            compile_layers(backbone, CPU, backend="aot_eager")
+        models.append(PretrainingModel(backbone, curriculum("s")[0].tasks, tiny.context()).train())
+    return models[0], models[1]
 
 
 @pytest.mark.usefixtures("float64")
@@ -50,9 +50,9 @@ def test_losses_and_gradients_are_those_of_the_layers_as_written(name: str) -> N
     written, compiled = two_learners(name)
     for counts in ((6, 4, 5), (8, 8, 3)):
         batch = tiny.a_batch(counts)
-        for learner in (written, compiled):
-            learner.zero_grad()
-            learner(batch, curriculum("s")[0].tasks, 0).total.backward()
+        for model in (written, compiled):
+            model.zero_grad()
+            model(batch, curriculum("s")[0].tasks, 0).total.backward()
         for (part, one), (_, other) in zip(written.named_parameters(), compiled.named_parameters(), strict=True):
             # Attention is summed up in two ways; a key's bias has no gradient but what rounding leaves.
             assert (other.grad - one.grad).norm() <= 1e-9 * one.grad.norm() + 1e-12, part
@@ -62,20 +62,20 @@ def test_losses_and_gradients_are_those_of_the_layers_as_written(name: str) -> N
 
 @pytest.mark.full
 def test_a_shape_that_comes_again_is_not_compiled_again_and_dropout_breaks_no_graph() -> None:
-    _, learner = two_learners("LXMERT", dropout=0.1)
+    _, model = two_learners("LXMERT", dropout=0.1)
     tasks = curriculum("s")[0].tasks
-    learner(tiny.a_batch((6, 4, 5)), tasks, 0)
+    model(tiny.a_batch((6, 4, 5)), tasks, 0)
     once = compiled_graphs()
-    assert 0 < once <= 2 * len(list(learner.trunk.layers)) + 2
+    assert 0 < once <= 2 * len(list(model.backbone.layers)) + 2
     assert not torch._dynamo.utils.counters["graph_break"]
-    learner(tiny.a_batch((6, 4, 5)), tasks, 0)
+    model(tiny.a_batch((6, 4, 5)), tasks, 0)
     assert compiled_graphs() == once
 
 
 def test_in_validation_layers_run_as_written() -> None:
-    _, learner = two_learners("LXMERT")
+    _, model = two_learners("LXMERT")
     with as_written(), torch.no_grad():
-        learner.eval()(tiny.a_batch((6, 4, 5)), curriculum("s")[0].tasks, 0)
+        model.eval()(tiny.a_batch((6, 4, 5)), curriculum("s")[0].tasks, 0)
     assert compiled_graphs() == 0
 
 

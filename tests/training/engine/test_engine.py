@@ -24,11 +24,11 @@ from torch import nn
 
 from msp_ds.config import OptimConfig
 from msp_ds.curriculum import curriculum
-from msp_ds.tasks.asking import count_rooms
+from msp_ds.tasks.asking import count_targets
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.engine import Engine, build_optimizer, learning_rate
 from msp_ds.training.engine.execution import Execution
-from msp_ds.training.pretraining_model import Learner
+from msp_ds.training.pretraining_model import PretrainingModel
 
 HERE = Path(__file__).parent
 
@@ -40,13 +40,13 @@ def rates(num_steps: int, **settings: float) -> list[float]:
 
 def test_the_rate_rises_to_its_peak_and_falls_to_almost_nothing() -> None:
     # 10 steps, 4 of warm-up: quarters up, then sixths down
-    assert rates(10, warmup_share=0.4) == pytest.approx(
+    assert rates(10, warmup_ratio=0.4) == pytest.approx(
         [1 / 4, 2 / 4, 3 / 4, 1, 6 / 6, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
     )
 
 
 def test_without_warm_up_the_rate_only_falls() -> None:
-    assert rates(4, warmup_share=0.0) == pytest.approx([1, 3 / 3, 2 / 3, 1 / 3])
+    assert rates(4, warmup_ratio=0.0) == pytest.approx([1, 3 / 3, 2 / 3, 1 / 3])
 
 
 def test_a_stage_of_one_step_trains_at_the_peak() -> None:
@@ -61,39 +61,39 @@ def test_the_rate_is_never_zero_and_never_above_the_peak(num_steps: int) -> None
     assert found[-1] <= 2 / num_steps
 
 
-def by_decay(learner: Learner) -> tuple[set[int], set[int]]:
+def by_decay(model: PretrainingModel) -> tuple[set[int], set[int]]:
     """Ids of the weights that decay and of those that do not."""
-    decaying, still = build_optimizer(learner, OPTIM).param_groups
+    decaying, still = build_optimizer(model, OPTIM).param_groups
     assert (decaying["weight_decay"], still["weight_decay"]) == (0.01, 0.0)
     return {id(p) for p in decaying["params"]}, {id(p) for p in still["params"]}
 
 
 @pytest.mark.parametrize("stage", ["t", "p", "s", "t+p+s"])
 def test_matrices_decay_and_biases_norms_and_single_vectors_do_not(stage: str) -> None:
-    learner = a_learner(stage)
-    decaying, still = by_decay(learner)
-    for name, module in learner.named_modules():
+    model = a_learner(stage)
+    decaying, still = by_decay(model)
+    for name, module in model.named_modules():
         for kind, parameter in module.named_parameters(recurse=False):
             is_matrix = isinstance(module, (nn.Linear, nn.Embedding)) and kind == "weight"
             assert (id(parameter) in decaying) == is_matrix, f"{name}.{kind}"
             assert (id(parameter) in still) != is_matrix, f"{name}.{kind}"
-    assert id(learner.trunk.regions.cls_feature) in still
+    assert id(model.backbone.regions.cls_feature) in still
 
 
 def test_every_weight_is_in_one_group_and_the_tied_decoder_once() -> None:
-    learner = a_learner()
-    groups = build_optimizer(learner, OPTIM).param_groups
+    model = a_learner()
+    groups = build_optimizer(model, OPTIM).param_groups
     listed = [id(parameter) for group in groups for parameter in group["params"]]
-    assert len(listed) == len(set(listed)) == len(list(learner.parameters()))
-    assert learner.heads["token"].decoder.weight is learner.trunk.text.word.weight
-    assert listed.count(id(learner.trunk.text.word.weight)) == 1
+    assert len(listed) == len(set(listed)) == len(list(model.parameters()))
+    assert model.heads["token"].decoder.weight is model.backbone.text.word.weight
+    assert listed.count(id(model.backbone.text.word.weight)) == 1
 
 
-def a_plain_loop(learner: Learner, runtime: Runtime) -> Callable[..., float]:
+def a_plain_loop(model: PretrainingModel, runtime: Runtime) -> Callable[..., float]:
     """A step of torch's own AdamW on the mean of micro batches; returns the gradient's norm before clipping."""
-    learner.to(runtime.device)
-    matrices = [p for p in learner.parameters() if p.dim() > 1]
-    vectors = [p for p in learner.parameters() if p.dim() < 2]
+    model.to(runtime.device)
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
     groups: list[dict[str, Any]] = [
         {"params": matrices, "weight_decay": 0.01},
         {"params": vectors, "weight_decay": 0.0},
@@ -103,8 +103,8 @@ def a_plain_loop(learner: Learner, runtime: Runtime) -> Callable[..., float]:
     def step(*batches: Any) -> float:
         optimizer.zero_grad()
         for batch in batches:
-            (learner(batch.to(runtime.device), TASKS, 0).total / len(batches)).backward()
-        norm = nn.utils.clip_grad_norm_(learner.parameters(), 0.1)
+            (model(batch.to(runtime.device), TASKS, 0).total / len(batches)).backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         optimizer.step()
         return float(norm)
 
@@ -113,9 +113,9 @@ def a_plain_loop(learner: Learner, runtime: Runtime) -> Callable[..., float]:
 
 @pytest.mark.parametrize("num_micro_batches", [1, 2])
 def test_steps_of_the_engine_are_steps_of_torch(runtime: Runtime, num_micro_batches: int) -> None:
-    learner = a_learner()
-    plain = copy.deepcopy(learner)
-    engine = an_engine(learner, runtime, batch_size=4 * num_micro_batches, micro_batch=4)
+    model = a_learner()
+    plain = copy.deepcopy(model)
+    engine = an_engine(model, runtime, batch_size=4 * num_micro_batches, micro_batch=4)
     plain_step = a_plain_loop(plain, runtime)
     for step in range(3):
         batches = [a_batch(10 * step + number) for number in range(num_micro_batches)]
@@ -123,7 +123,7 @@ def test_steps_of_the_engine_are_steps_of_torch(runtime: Runtime, num_micro_batc
         norm = plain_step(*batches)
         assert norm > OPTIM.clip_norm, "nothing is clipped, so clipping is not tested"
         assert float(engine.grad_norm) == pytest.approx(norm, rel=1e-4)
-    for (name, ours), theirs in zip(learner.named_parameters(), plain.parameters(), strict=True):
+    for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
         if name.endswith("key.bias"):  # softmax does not feel it: its gradient is rounding, which AdamW blows up
             continue
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
@@ -135,9 +135,9 @@ def test_the_norm_is_told_and_nothing_clipped_at_a_clip_norm_of_0(runtime: Runti
     free, held = (a_learner() for _ in range(2))
     execution = Execution(precision="fp32", zero_stage=zero_stage, bucket_elements=1_000_000)
     norms = []
-    for learner, clip_norm in ((free, 0.0), (held, 1e9)):
+    for model, clip_norm in ((free, 0.0), (held, 1e9)):
         optim = dataclasses.replace(OPTIM, clip_norm=clip_norm)
-        engine = Engine(learner, optim=optim, execution=execution, batch_size=4, runtime=runtime)
+        engine = Engine(model, optim=optim, execution=execution, batch_size=4, runtime=runtime)
         one_step(engine, runtime, a_batch(1))
         norms.append(float(engine.grad_norm))
         engine.close()
@@ -179,13 +179,13 @@ def test_the_words_of_the_lowest_scale_are_still_deepspeeds() -> None:
 
 
 def test_the_optimiser_waits_for_the_last_micro_batch(runtime: Runtime) -> None:
-    learner = a_learner()
-    engine = an_engine(learner, runtime, batch_size=8, micro_batch=4)
-    before = learner.trunk.regions.feature.weight.detach().clone()
+    model = a_learner()
+    engine = an_engine(model, runtime, batch_size=8, micro_batch=4)
+    before = model.backbone.regions.feature.weight.detach().clone()
     one_step(engine, runtime, a_batch(1))
-    assert torch.equal(learner.trunk.regions.feature.weight, before)
+    assert torch.equal(model.backbone.regions.feature.weight, before)
     one_step(engine, runtime, a_batch(2))
-    assert not torch.equal(learner.trunk.regions.feature.weight, before)
+    assert not torch.equal(model.backbone.regions.feature.weight, before)
     engine.close()
 
 
@@ -193,13 +193,13 @@ def test_the_optimiser_waits_for_the_last_micro_batch(runtime: Runtime) -> None:
 def test_a_step_does_not_wait_for_the_device(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
 ) -> None:
-    learner, waits = a_learner(), []
-    engine = an_engine(learner, runtime, **how)
+    model, waits = a_learner(), []
+    engine = an_engine(model, runtime, **how)
     monkeypatch.setattr(get_accelerator(), "synchronize", lambda *_: waits.append("synchronize"))
     one_step(engine, runtime, a_batch(0))  # whose gradient is checked on the host
     for seed in range(1, 6):
         batch = a_batch(seed)
-        rooms = count_rooms(batch, TASKS, learner.context)
+        rooms = count_targets(batch, TASKS, model.context)
         # ZeRO's optimisers read the norm on the host, whatever the configuration says.
         with nullcontext() if engine.execution.zero_stage else NoWaiting():
             engine.backward(engine.engine(batch, TASKS, 0, rooms).total)
@@ -219,14 +219,14 @@ def test_the_rate_is_that_of_the_step_for_every_group(runtime: Runtime) -> None:
 def test_a_gradient_that_is_scaled_wrongly_stops_the_run_at_once(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, factor: float
 ) -> None:
-    learner = a_learner()
-    engine = an_engine(learner, runtime)
-    before = copy.deepcopy(learner.state_dict())
+    model = a_learner()
+    engine = an_engine(model, runtime)
+    before = copy.deepcopy(model.state_dict())
     right = engine.engine.backward
     monkeypatch.setattr(engine.engine, "backward", lambda loss: right(loss * factor))
     with pytest.raises(RuntimeError, match=r"scales gradients to .* instead of .*; training would go wrong silently"):
         one_step(engine, runtime, a_batch(1))
-    assert all(torch.equal(learner.state_dict()[name], tensor) for name, tensor in before.items())
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
     engine.close()
 
 
@@ -244,12 +244,12 @@ def test_a_gradient_divided_by_the_accumulation_twice_stops_the_run(
 @pytest.mark.parametrize("stage", ["t", "p", "s"])
 @pytest.mark.parametrize("gate", ["pair", "none"])
 def test_the_self_check_has_something_to_compare_in_every_stage(runtime: Runtime, stage: str, gate: str) -> None:
-    learner = a_learner(stage)
-    if "region" in learner.heads:
-        learner.heads["region"].gated = gate == "pair"
+    model = a_learner(stage)
+    if "region" in model.heads:
+        model.heads["region"].gated = gate == "pair"
     for task in curriculum(stage)[0].tasks:  # alone too, as --drop leaves it
-        loss = learner(a_batch(1, pairs=8), [task], 0).total
-        (gradient,) = torch.autograd.grad(loss, learner.trunk.regions.feature_norm.bias)
+        loss = model(a_batch(1, pairs=8), [task], 0).total
+        (gradient,) = torch.autograd.grad(loss, model.backbone.regions.feature_norm.bias)
         assert gradient.norm() > 0, task.name
 
 
@@ -294,15 +294,15 @@ from msp_ds.training.engine.execution import LossScale
 
 folder = Path(sys.argv[3])
 said = {}
-learner = a_learner()
+model = a_learner()
 scale = LossScale(initial_scale_power=10, loss_scale_window=3)
-engine = an_engine(learner, runtime, precision="fp16", loss_scale=scale)
+engine = an_engine(model, runtime, precision="fp16", loss_scale=scale)
 said["scaler"] = type(engine.scaler).__name__, engine.scaler.get_scale(), engine.scaler.get_growth_interval()
 said["autocast"] = engine.engine.torch_autocast_enabled(), str(engine.engine.torch_autocast_dtype())
 said["fp16 block"] = engine.engine.fp16_enabled()
 one_step(engine, runtime, a_batch(1))
 said["checked"] = engine._checked
-said["weights"] = sorted({str(p.dtype) for p in learner.parameters()})
+said["weights"] = sorted({str(p.dtype) for p in model.parameters()})
 for seed in (2, 3, 4):
     one_step(engine, runtime, a_batch(seed))
 said["grown"] = engine.loss_scale

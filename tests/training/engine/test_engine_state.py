@@ -19,7 +19,7 @@ from torch import nn
 from msp_ds.training.checkpointing.checkpoint import OPTIMIZER, WEIGHTS, read_manifest
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.engine import Engine
-from msp_ds.training.engine.engine_state import Place
+from msp_ds.training.engine.engine_state import PartitionSlice
 
 HERE = Path(__file__).parent
 SMALL = {"bucket_elements": 100_000}
@@ -60,10 +60,10 @@ def trained(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_checkpoint_holds_every_weight_and_both_moments_of_each(trained: Path) -> None:
-    learner = a_learner()
+    model = a_learner()
     weights, moments = load_file(trained / WEIGHTS), load_file(trained / OPTIMIZER)
-    assert weights.keys() == learner.state_dict().keys()
-    parameters = dict(learner.named_parameters())
+    assert weights.keys() == model.state_dict().keys()
+    parameters = dict(model.named_parameters())
     assert moments.keys() == {f"{key}.{name}" for key in ("step", "exp_avg", "exp_avg_sq") for name in parameters}
     for name, parameter in parameters.items():
         assert moments[f"step.{name}"].tolist() == 2.0
@@ -133,7 +133,7 @@ def test_moments_that_are_not_there_yet_are_not_made_up(runtime: Runtime, tmp_pa
         again = an_engine_from(path, runtime, **layout(name))
         assert load_file(a_save(tmp_path / name, again, runtime) / OPTIMIZER) == {}
         train(again, runtime, 1)
-        assert load_file(a_save(tmp_path / name, again, runtime) / OPTIMIZER)["step.trunk.text.norm.bias"] == 1
+        assert load_file(a_save(tmp_path / name, again, runtime) / OPTIMIZER)["step.backbone.text.norm.bias"] == 1
         again.close()
     engine.close()
 
@@ -142,7 +142,7 @@ def test_moments_that_are_not_there_yet_are_not_made_up(runtime: Runtime, tmp_pa
 def test_a_place_is_written_and_read_alike(width: int) -> None:
     # Five values on two ranks: in one stretch from the third element on, or three of each rank from the second on.
     rows, values = torch.zeros(2, 4), torch.arange(1.0, 6.0)
-    place = Place(nn.Parameter(values), values.shape, 1 if width else 2, width)
+    place = PartitionSlice(nn.Parameter(values), values.shape, 1 if width else 2, width)
     place.write(rows, values)
     expected = [[0, 1, 2, 3], [0, 4, 5, 0]] if width else [[0, 0, 1, 2], [3, 4, 5, 0]]
     assert rows.tolist() == expected

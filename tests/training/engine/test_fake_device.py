@@ -25,14 +25,14 @@ from msp_ds.evaluation.matching import Matcher, image_states, texts_of_set
 from msp_ds.evaluation.ranking import PairScorer, choose_pool
 from msp_ds.model.attention_weights import encode_and_look
 from msp_ds.records import Batch
-from msp_ds.tasks.asking import count_rooms
+from msp_ds.tasks.asking import count_targets
 from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.guards.finite import zeroed
 from msp_ds.training.loop import Meter
 from msp_ds.training.planning import new_config
-from msp_ds.training.pretraining_model import Learner
-from msp_ds.training.stage import build_context, build_learner, open_stage_data
+from msp_ds.training.pretraining_model import PretrainingModel
+from msp_ds.training.stage import build_context, build_pretraining_model, open_stage_data
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"))
 PRESETS = ("tiny", "tiny-lxmert", "tiny-single-stream")
@@ -61,16 +61,16 @@ def batches_of(shards: Path, spelling: str, number: int) -> list[tuple[Batch, di
     """Of 1 and 5 pairs of a part, as its tasks read them, with their counts of what is asked."""
     loader = feed_of(shards, spelling)
     batches = [loader.read(number, torch.arange(size), epoch=0) for size in (1, 5)]
-    return [(batch, count_rooms(batch, loader.parts[number].tasks, loader.context)) for batch in batches]
+    return [(batch, count_targets(batch, loader.parts[number].tasks, loader.context)) for batch in batches]
 
 
-def learner_of(shards: Path, spelling: str, preset: str) -> Learner:
+def learner_of(shards: Path, spelling: str, preset: str) -> PretrainingModel:
     """A fresh one with dropout, of as few layers as have all kinds, on the device."""
     config = new_config({"shards": str(shards), "curriculum": spelling, "preset": preset})
     fewer = {"num_layers": 2, "language_layers": min(config.model.language_layers, 1), "dropout": 0.1}
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **fewer))
     context = feed_of(shards, spelling).context.to(DEVICE)
-    return build_learner(config, curriculum(spelling)[0], context, None).to(DEVICE)
+    return build_pretraining_model(config, curriculum(spelling)[0], context, None).to(DEVICE)
 
 
 @pytest.mark.parametrize(
@@ -83,17 +83,17 @@ def test_a_step_stays_on_the_device(shards: Path, spelling: str, number: int, pr
     tasks, meter, found = curriculum(spelling)[0].parts[number].tasks, Meter(), []
     batches = batches_of(shards, spelling, number)
     kinds = [None] if spelling == "t+p+s" else [HALVES[preset], None]
-    learner = learner_of(shards, spelling, preset)
+    model = learner_of(shards, spelling, preset)
     with OnDevice():
         for (batch, rooms), kind in zip(batches[-len(kinds) :], kinds, strict=True):
             with Autocast(kind) if kind else nullcontext():
-                losses = learner(batch.to(DEVICE), tasks, 0, rooms)
+                losses = model(batch.to(DEVICE), tasks, 0, rooms)
             meter.add({**losses.metrics, **zeroed(losses.metrics)})
             found.append(losses.total.isfinite())
         losses.total.backward()
-        found.append(torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0))
+        found.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
     found += [tensor for metric in meter.metrics.values() for tensor in tensors_of(metric).values()]
-    found += [weight.grad for weight in learner.parameters() if weight.grad is not None]
+    found += [weight.grad for weight in model.parameters() if weight.grad is not None]
     assert {tensor.device for tensor in found} == {DEVICE}
     assert losses.total.dtype == torch.float32
 
@@ -109,10 +109,10 @@ MISTAKES: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_a_head_is_found(shards: Path, mistake: str) -> None:
     (batch, rooms), *_ = batches_of(shards, "s", 0)
-    learner = learner_of(shards, "s", "tiny")
-    learner.heads["match"].register_forward_pre_hook(lambda _, given: (MISTAKES[mistake](*given),))
+    model = learner_of(shards, "s", "tiny")
+    model.heads["match"].register_forward_pre_hook(lambda _, given: (MISTAKES[mistake](*given),))
     with OnDevice(), pytest.raises(AssertionError, match=r"^aten\..* (waits for the device|mixes tensors)"):
-        learner(batch.to(DEVICE), curriculum("s")[0].tasks, 0, rooms)
+        model(batch.to(DEVICE), curriculum("s")[0].tasks, 0, rooms)
 
 
 @every_part
@@ -155,25 +155,25 @@ def test_features_are_gathered_on_the_device(shards: Path) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_answers_and_looks_come_from_the_device(shards: Path, preset: str) -> None:
     for task in ("vqa", "gqa", "nlvr2"):
-        (reader,), learner = feed_of(shards, task).readers, learner_of(shards, task, preset)
+        (reader,), model = feed_of(shards, task).readers, learner_of(shards, task, preset)
         (part,) = curriculum(task)[0].parts
-        answerer = Answerer(learner.trunk, learner.heads, part.tasks[0], feed_of(shards, task).context)
+        answerer = Answerer(model.backbone, model.heads, part.tasks[0], feed_of(shards, task).context)
         with OnDevice(reads=True):
             assert answerer.logits(reader, torch.arange(3)).device.type == "cpu"
         with OnDevice():
-            encoded, looks = encode_and_look(learner.trunk, batches_of(shards, task, 0)[1][0].to(DEVICE))
+            encoded, looks = encode_and_look(model.backbone, batches_of(shards, task, 0)[1][0].to(DEVICE))
         assert encoded.pair.device == looks.device == DEVICE
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_pairs_are_scored_on_the_device(shards: Path, preset: str) -> None:
-    (reader,), learner = feed_of(shards, "retrieval").readers, learner_of(shards, "retrieval", preset)
-    scorer = PairScorer(learner.trunk, learner.heads["match"])  # type: ignore[arg-type]
+    (reader,), model = feed_of(shards, "retrieval").readers, learner_of(shards, "retrieval", preset)
+    scorer = PairScorer(model.backbone, model.heads["match"])  # type: ignore[arg-type]
     scorer._arithmetic = lambda: Autocast(torch.bfloat16)  # type: ignore[assignment,return-value]  # torch has none here
-    matcher = Matcher(learner.trunk, learner.heads["match"], reader)  # type: ignore[arg-type]
+    matcher = Matcher(model.backbone, model.heads["match"], reader)  # type: ignore[arg-type]
     with OnDevice(reads=True):
         margins = scorer.scores(reader, choose_pool(reader, num_images=3))
         scores = matcher.scores(texts_of_set(reader, torch.arange(4)), torch.arange(3))
-        states = image_states(learner.trunk, reader)
+        states = image_states(model.backbone, reader)
     assert {one.dtype for one in (margins, scores, states)} == {torch.float32}
     assert {one.device.type for one in (margins, scores, states)} == {"cpu"}

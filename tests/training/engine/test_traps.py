@@ -1,6 +1,6 @@
 """What DeepSpeed does wrong without a word, and our ways round it.
 
-Two tests a trap: one fails if our way round is removed, the other, `still there`, fails when DeepSpeed has mended it:
+Two tests a trap: one fails if our way round is removed, the other, `still there`, fails when DeepSpeed has fixed it:
 then the way round can go, after a look at what else has changed.
 """
 
@@ -226,11 +226,11 @@ import lessons, tiny
 lessons.MODEL = dataclasses.replace(lessons.MODEL, region_gate="none")
 found = []
 for zero_stage in (0, 2):
-    learner = lessons.a_learner()
-    learner(lessons.a_batch(1), lessons.TASKS, 0).total.backward()
-    unread = [(weight, weight.detach().clone()) for weight in learner.parameters() if weight.grad is None]
-    learner.zero_grad()
-    engine = lessons.an_engine(learner, runtime, zero_stage=zero_stage)
+    model = lessons.a_learner()
+    model(lessons.a_batch(1), lessons.TASKS, 0).total.backward()
+    unread = [(weight, weight.detach().clone()) for weight in model.parameters() if weight.grad is None]
+    model.zero_grad()
+    engine = lessons.an_engine(model, runtime, zero_stage=zero_stage)
     rows = range(runtime.rank, 4, runtime.world_size)
     lessons.one_step(engine, runtime, tiny.rows(lessons.a_batch(1), rows))
     found.append([float((weight - before).abs().sum()) for weight, before in unread])
@@ -250,9 +250,9 @@ def test_what_no_loss_reads_decays_alike_on_any_number_of_ranks() -> None:
 
 
 def test_every_head_has_a_gradient_whatever_a_step_leaves_out(runtime: Runtime) -> None:
-    learner = a_learner("t+p+s")
-    learner(a_batch(1), [TASKS[0]], 0).total.backward()
-    for name, parameter in learner.heads.named_parameters():
+    model = a_learner("t+p+s")
+    model(a_batch(1), [TASKS[0]], 0).total.backward()
+    for name, parameter in model.heads.named_parameters():
         assert parameter.grad is not None, name
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from msp_ds.config import ModelConfig, TaskOptions
 from msp_ds.curriculum import curriculum
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.tasks.task import Context
-from msp_ds.training.memory.footprint import Load, count_weights, saved_bytes, training_flops
-from msp_ds.training.pretraining_model import Learner
+from msp_ds.training.memory.footprint import Workload, count_weights, saved_bytes, training_flops
+from msp_ds.training.pretraining_model import PretrainingModel
 
 SMALL = ModelConfig(
     hidden_size=96,
@@ -37,8 +37,8 @@ SHAPES = {
 TOKENS, REGIONS = 20, 36
 
 
-def a_load(model: ModelConfig, stage: str, *, num_tokens: int = TOKENS) -> Load:
-    return Load(model=model, tasks=curriculum(stage)[0].tasks, options=TaskOptions(), num_tokens=num_tokens)
+def a_load(model: ModelConfig, stage: str, *, num_tokens: int = TOKENS) -> Workload:
+    return Workload(model=model, tasks=curriculum(stage)[0].tasks, options=TaskOptions(), num_tokens=num_tokens)
 
 
 def kept_by_torch(model: ModelConfig, stage: str, *, num_pairs: int, half: bool) -> int:
@@ -52,13 +52,13 @@ def kept_by_torch(model: ModelConfig, stage: str, *, num_pairs: int, half: bool)
     mean = torch.zeros(model.feature_width)
     context = Context(seed=1, epoch=0, options=TaskOptions(), tables=tables, feature_mean=mean)
     tasks = curriculum(stage)[0].tasks
-    learner = Learner(Trunk(model), tasks, context).train()
+    model = PretrainingModel(Backbone(model), tasks, context).train()
     features = {
         "features": torch.rand(num_pairs, REGIONS, model.feature_width).half(),
         "random_features": torch.rand(num_pairs, 4, model.feature_width).half(),
     }
     batch = tiny.a_batch([TOKENS] * num_pairs, [REGIONS] * num_pairs, **features)
-    given = [*learner.parameters(), *(value for value in vars(batch).values() if isinstance(value, Tensor))]
+    given = [*model.parameters(), *(value for value in vars(batch).values() if isinstance(value, Tensor))]
     known = {tensor.untyped_storage().data_ptr() for tensor in given}
     kept: dict[int, Tensor] = {}
 
@@ -70,7 +70,7 @@ def kept_by_torch(model: ModelConfig, stage: str, *, num_pairs: int, half: bool)
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=half),
     ):
-        learner(batch, tasks, 0)
+        model(batch, tasks, 0)
     return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in known)
 
 
@@ -112,5 +112,5 @@ def test_a_layer_s_multiplications_by_hand() -> None:
 
 
 def test_tied_weights_are_counted_once() -> None:
-    learner = Learner(Trunk(SMALL), curriculum("s")[0].tasks, tiny.context())
-    assert count_weights(a_load(SMALL, "s")) == sum(parameter.numel() for parameter in learner.parameters())
+    model = PretrainingModel(Backbone(SMALL), curriculum("s")[0].tasks, tiny.context())
+    assert count_weights(a_load(SMALL, "s")) == sum(parameter.numel() for parameter in model.parameters())

@@ -26,7 +26,7 @@ from msp_ds.training.memory.memory import (
     state_bytes,
 )
 from msp_ds.training.planning import AUTO, new_config, with_micro_batch
-from msp_ds.training.pretraining_model import Learner
+from msp_ds.training.pretraining_model import PretrainingModel
 from msp_ds.training.stage import Job, open_stage_data, train_stage
 
 STAGE = curriculum("t")[0]
@@ -35,15 +35,15 @@ FP32 = Execution(precision="fp32")
 
 def full(monkeypatch: pytest.MonkeyPatch, *, above: int, after: int = 0) -> None:
     """A device that has no room for batches of more than `above` pairs, after so many that fitted."""
-    forward, count = Learner.forward, []
+    forward, count = PretrainingModel.forward, []
 
-    def limited(learner: Learner, batch: Any, *arguments: Any) -> Any:
+    def limited(model: PretrainingModel, batch: Any, *arguments: Any) -> Any:
         count.append(None)
-        if learner.training and len(batch.keys) > above and len(count) > after:
+        if model.training and len(batch.keys) > above and len(count) > after:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return forward(learner, batch, *arguments)
+        return forward(model, batch, *arguments)
 
-    monkeypatch.setattr(Learner, "forward", limited)
+    monkeypatch.setattr(PretrainingModel, "forward", limited)
 
 
 def a_job(shards: Path, folder: Path, runtime: Runtime, **changes: Any) -> Job:
@@ -66,10 +66,10 @@ def test_the_largest_divisor_that_fits_is_taken() -> None:
 
 def test_a_pass_that_does_not_fit_is_no_error_and_leaves_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     full(monkeypatch, above=4)
-    learner = a_learner()
-    found = [a_pass_fits(learner, a_batch(0, pairs=pairs), TASKS, precision="fp32") for pairs in (4, 5)]
+    model = a_learner()
+    found = [a_pass_fits(model, a_batch(0, pairs=pairs), TASKS, precision="fp32") for pairs in (4, 5)]
     assert found == [True, False]
-    assert all(weight.grad is None for weight in learner.parameters())
+    assert all(weight.grad is None for weight in model.parameters())
 
 
 ZERO = Execution(precision="bf16", zero_stage=2, bucket_elements=10)
@@ -164,7 +164,7 @@ def test_a_trial_finds_what_fits(
 
 @pytest.mark.parametrize("value", ["0.5", "many", "-4"])
 def test_a_micro_batch_that_is_no_number_is_refused(value: str) -> None:
-    with pytest.raises(InputError, match=f"--micro-batch {value} is no number of pairs; write 16, or auto"):
+    with pytest.raises(InputError, match=f"--micro-batch {value} is not a number of pairs; write 16, or auto"):
         with_micro_batch(("cpu_fp32", FP32), value)
 
 

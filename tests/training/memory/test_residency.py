@@ -41,7 +41,7 @@ from msp_ds.training.guards.interrupt import Interrupted, StopRequest
 from msp_ds.training.memory import residency
 from msp_ds.training.memory.residency import Residency, Room, step_bytes
 from msp_ds.training.planning import new_config, with_resident
-from msp_ds.training.stage import Job, StageData, build_context, build_learner, open_stage_data, residency_of
+from msp_ds.training.stage import Job, StageData, build_context, build_pretraining_model, open_stage_data, residency_of
 
 CPU = torch.device("cpu")
 ALONE = Runtime(rank=0, world_size=1, device=CPU)
@@ -239,9 +239,9 @@ def test_auto_counts_the_pairs_that_a_rank_has_to_go(
 ) -> None:
     """Of two ranks each takes 8 pairs a step; the set has 64 images."""
     auto, data = a_residency(small_shards, "s", wish="auto", of=2, max_steps=steps)
-    monkeypatch.setattr(Runtime, "any_says", lambda runtime, said: said)
+    monkeypatch.setattr(Runtime, "any_error", lambda runtime, said: said)
     monkeypatch.setattr(Runtime, "largest", lambda runtime, values: values)
-    monkeypatch.setattr(Runtime, "all_do", lambda runtime, action: action())
+    monkeypatch.setattr(Runtime, "on_all_ranks", lambda runtime, action: action())
     on_a_card(monkeypatch, free=GIB, total=GIB)
     readers = dataclasses.replace(auto, start=done).readers(data.train)
     assert [reader.source is not reader.files for reader in readers] == [kept]
@@ -270,9 +270,9 @@ def test_a_step_takes_weights_moments_activations_and_batches_that_wait(small_sh
     waiting = 4 * 16 * (36 + 4) * 64 * 2
     assert bytes_of(8, batch_size=32) - bytes_of(8) == waiting
     assert bytes_of(4) - bytes_of(4, ranks=2) == waiting // 2
-    learner = build_learner(this.config, this.stage, build_context(this.config, data), None)
+    model = build_pretraining_model(this.config, this.stage, build_context(this.config, data), None)
     # fp32 weights, gradients and two moments
-    state = 16 * sum(weight.numel() for weight in learner.parameters())
+    state = 16 * sum(weight.numel() for weight in model.parameters())
     assert abs(bytes_of(4) - four_pairs - waiting - state) <= 2
 
 

@@ -13,14 +13,14 @@ from msp_ds.config import TaskOptions
 from msp_ds.curriculum import curriculum
 from msp_ds.data.format.shards import open_set
 from msp_ds.data.loading.reader import Reader
-from msp_ds.model.encoder import Trunk
+from msp_ds.model.encoder import Backbone
 from msp_ds.presets import get_preset
 from msp_ds.tasks.task import Context
 from msp_ds.training.checkpointing.run_folder import model_for
 from msp_ds.training.monitoring.metric_texts import marked_text, plain, sample_text
 from msp_ds.training.monitoring.sample_picture import chosen_words, draw_sample
-from msp_ds.training.monitoring.samples import Names, Question, Sample, spread_pairs, take_samples
-from msp_ds.training.pretraining_model import Learner
+from msp_ds.training.monitoring.samples import MaskedPrediction, Names, Sample, spread_pairs, take_samples
+from msp_ds.training.pretraining_model import PretrainingModel
 
 EPOCH = -1
 SAMPLE = Sample(
@@ -30,8 +30,8 @@ SAMPLE = Sample(
     pieces=("[CLS]", "a", "skate", "##board", "er", "[SEP]"),
     boxes=np.array([[0, 0, 100, 100], [100, 0, 200, 50]], np.float32),
     labels=("man", ""),
-    words=(Question(place=3, right="##board", guesses=(("##board", 0.75), ("dog", 0.125))),),
-    objects=(Question(place=0, right="man", guesses=(("cat", 0.5),)),),
+    words=(MaskedPrediction(place=3, right="##board", guesses=(("##board", 0.75), ("dog", 0.125))),),
+    objects=(MaskedPrediction(place=0, right="man", guesses=(("cat", 0.5),)),),
     said_topics=(),
     right_topics=("man",),
     match=0.25,
@@ -39,7 +39,7 @@ SAMPLE = Sample(
 )
 
 
-def a_learner(reader: Reader, stage: str, preset: str = "tiny") -> Learner:
+def a_learner(reader: Reader, stage: str, preset: str = "tiny") -> PretrainingModel:
     torch.manual_seed(0)
     shards = reader.shards
     context = Context(
@@ -49,21 +49,21 @@ def a_learner(reader: Reader, stage: str, preset: str = "tiny") -> Learner:
         tables=shards.tables(),
         feature_mean=torch.from_numpy(shards.feature_mean),
     )
-    trunk = Trunk(model_for(get_preset(preset).model, shards))
-    return Learner(trunk, curriculum(stage)[0].tasks, context).eval()
+    backbone = Backbone(model_for(get_preset(preset).model, shards))
+    return PretrainingModel(backbone, curriculum(stage)[0].tasks, context).eval()
 
 
-def sampled(reader: Reader, learner: Learner, stage: str, pairs: list[int]) -> list[Sample]:
+def sampled(reader: Reader, model: PretrainingModel, stage: str, pairs: list[int]) -> list[Sample]:
     tasks = curriculum(stage)[0].tasks
-    return take_samples(learner, reader, torch.tensor(pairs), tasks=tasks, epoch=EPOCH, names=Names.of(reader))
+    return take_samples(model, reader, torch.tensor(pairs), tasks=tasks, epoch=EPOCH, names=Names.of(reader))
 
 
 @pytest.mark.parametrize("preset", ["tiny", "tiny-single-stream"])
 def test_samples_say_what_the_shards_hold(small_shards: Path, preset: str) -> None:
     reader = Reader(open_set(small_shards / "sentence" / "val"))
     pieces = reader.shards.word_pieces().vocabulary.pieces
-    learner = a_learner(reader, "s", preset)
-    samples = sampled(reader, learner, "s", [0, 7])
+    model = a_learner(reader, "s", preset)
+    samples = sampled(reader, model, "s", [0, 7])
     for sample, pair in zip(samples, [0, 7], strict=True):
         record = reader.record(int(reader.images[pair]))
         assert (sample.image_id, sample.width, sample.height) == (record.image_id, record.width, record.height)
@@ -79,12 +79,12 @@ def test_samples_say_what_the_shards_hold(small_shards: Path, preset: str) -> No
 
 def test_a_model_that_knows_one_word_guesses_it_everywhere(small_shards: Path) -> None:
     reader = Reader(open_set(small_shards / "token" / "val"))
-    learner = a_learner(reader, "t")
+    model = a_learner(reader, "t")
     with torch.no_grad():
-        learner.heads["token"].decoder.bias[9] = 1000.0
-        learner.heads["region"].object_decoder.bias[3] = 1000.0
+        model.heads["token"].decoder.bias[9] = 1000.0
+        model.heads["region"].object_decoder.bias[3] = 1000.0
     names = Names.of(reader)
-    samples = sampled(reader, learner, "t", list(range(6)))
+    samples = sampled(reader, model, "t", list(range(6)))
     guessed = {question.guesses[0] for sample in samples for question in sample.words}
     seen = {question.guesses[0] for sample in samples for question in sample.objects}
     assert guessed == {(names.pieces[9], 1.0)}
@@ -94,12 +94,12 @@ def test_a_model_that_knows_one_word_guesses_it_everywhere(small_shards: Path) -
 
 def test_the_same_pairs_are_asked_the_same_each_time_and_nothing_of_the_model_changes(small_shards: Path) -> None:
     reader = Reader(open_set(small_shards / "phrase" / "val"))
-    learner = a_learner(reader, "p")
+    model = a_learner(reader, "p")
     chance = torch.get_rng_state()
-    first, second = (sample_text(sampled(reader, learner, "p", [1, 4])) for _ in range(2))
+    first, second = (sample_text(sampled(reader, model, "p", [1, 4])) for _ in range(2))
     assert first == second
     assert torch.equal(torch.get_rng_state(), chance)
-    assert all(parameter.grad is None for parameter in learner.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_pairs_are_spread_over_the_set(small_shards: Path) -> None:
