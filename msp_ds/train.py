@@ -23,7 +23,7 @@ from msp_ds.errors import InputError
 from msp_ds.presets import PRESETS
 from msp_ds.terminal import one_line_errors, run_command, speak
 from msp_ds.training.checkpointing.run_folder import RUN_FILE, fresh_folder, newest_run
-from msp_ds.training.engine.execution import Execution, Resident
+from msp_ds.training.engine.execution import Execution
 from msp_ds.training.guards.limits import Limits
 from msp_ds.training.planning import (
     AUTO,
@@ -35,7 +35,6 @@ from msp_ds.training.planning import (
     shards_at_hand,
     with_compile,
     with_micro_batch,
-    with_resident,
 )
 
 log = logging.getLogger(__name__)
@@ -71,14 +70,6 @@ MicroBatch = Annotated[
     str | None, typer.Option(help="Pairs a rank takes through a forward pass; auto: what fits. [--ds-config's]")
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the layers: pays on a GPU. [--ds-config's]")]
-KeepOnDevice = Annotated[
-    Resident | None,
-    typer.Option(
-        "--resident",
-        help="Keep all region features on the GPU; auto: where they fit, and never on a CPU, which has its page cache. "
-        "[--ds-config's, else auto]",
-    ),
-]
 StopAfterNan = Annotated[int, typer.Option(help="End when so many steps in a row have a loss that is not finite.")]
 Patience = Annotated[float, typer.Option("--watchdog", help="End after so many minutes without a step; 0: never.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -92,7 +83,6 @@ def train(
     ds_config: DsConfig = None,
     micro_batch: MicroBatch = None,
     compiles: Compile = False,
-    resident: KeepOnDevice = None,
     init: Init = None,
     resume: Resume = False,
     seed: Seed = None,
@@ -132,7 +122,7 @@ def train(
     with one_line_errors(debug=debug, quiet=os.environ.get("LOCAL_RANK", "0") != "0"):
         limits = Limits(stop_after_nan=stop_after_nan, watchdog=watchdog)
         habits: dict[str, Any] = {"save_every": save_every, "keep": keep, "limits": limits, "micro_batch": micro_batch}
-        habits |= {"compiles": compiles, "resident": resident}
+        habits["compiles"] = compiles
         start(
             given, run_dir=run_dir, ds_config=ds_config, resume=resume, cache=cache, cache_limit=cache_limit, **habits
         )
@@ -145,7 +135,6 @@ def start(
     ds_config: Path | None = None,
     micro_batch: str | None = None,
     compiles: bool = False,
-    resident: Resident | None = None,
     resume: bool = False,
     save_every: int = 500,
     keep: int = 2,
@@ -174,7 +163,7 @@ def start(
             new_config({**given, "shards": str(shards)}), shards=str(given.get("shards", "shards"))
         )
         how = with_micro_batch(execution_of(ds_config, resumed=folder if resume else None), micro_batch)
-        how = with_resident(with_compile(how, compiles), resident)
+        how = with_compile(how, compiles)
         habits = {"save_every": save_every, "keep": keep, "limits": limits or Limits(), "local_shards": shards}
         if is_remote(config.shards):
             habits["cache"] = kept

@@ -146,7 +146,6 @@ def main(  # noqa: PLR0913, one parameter a flag
     steps: Annotated[int, typer.Option(min=1, help="Of a round.")] = 10,
     repeat: Annotated[int, typer.Option(min=1, help="Rounds that count, after one that does not.")] = 5,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    resident: Annotated[bool, typer.Option("--resident", help="Keep all features on the device.")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Time the whole way of a step beside the bare step."""
@@ -165,13 +164,11 @@ def main(  # noqa: PLR0913, one parameter a flag
         num_rounds=repeat + 1,
         save_every=3 * steps + (steps + 1) // 2,
         precision="bf16" if device == "cuda" else "fp32",
-        resident=resident,
     )
     with tempfile.TemporaryDirectory() as run:
         rounds, peak = train_whole(course, runtime=runtime, folder=Path(run))
     torch.distributed.destroy_process_group()
     found = hardware(runtime.device) | {"preset": preset, "batch_size": batch_size, "steps": steps, "repeat": repeat}
-    found["resident"] = resident
     found |= compared(rounds, steps=steps)
     console = Terminal(width=140)
     console.print(table(found, on_gpu=device == "cuda"))

@@ -45,17 +45,15 @@ class Turn:
     """Seconds of `wall` that were spent on gradients after the backward pass, of the rank that waited least."""
     updating: float
     """Seconds of `wall` for clipping and the optimiser, of the slowest rank."""
-    steps: int
 
     @classmethod
-    def of(cls, ranks: list[dict[str, float]], steps: int) -> Turn:
+    def of(cls, ranks: list[dict[str, float]]) -> Turn:
         """What the ranks said of themselves."""
         return cls(
             wall=max(one["wall"] for one in ranks),
             cpu=sum(one["cpu"] for one in ranks),
             reducing=min(one["reducing"] for one in ranks),
             updating=max(one["updating"] for one in ranks),
-            steps=steps,
         )
 
 
@@ -82,7 +80,7 @@ class World:
         """Lets it train some steps."""
         for pipe in self._pipes:
             pipe.send(steps)
-        return Turn.of([self._hear(pipe) for pipe in self._pipes], steps)
+        return Turn.of([self._hear(pipe) for pipe in self._pipes])
 
     def end(self) -> None:
         """Lets its processes end."""

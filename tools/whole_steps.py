@@ -13,6 +13,7 @@ import torch
 
 from msp_ds.config import RunConfig
 from msp_ds.curriculum import curriculum
+from msp_ds.data.loading.reader import Reader
 from msp_ds.presets import get_preset
 from msp_ds.records import Batch
 from msp_ds.training.batch_loader import BatchLoader, StepBatch
@@ -21,7 +22,6 @@ from msp_ds.training.engine.execution import Execution
 from msp_ds.training.loop import StageLoop
 from msp_ds.training.memory.cards import peak_flops
 from msp_ds.training.memory.footprint import step_flops
-from msp_ds.training.memory.residency import Residency
 from msp_ds.training.stage import build_context, open_stage_data, order_pairs
 from tools.bench_figures import Clock
 from tools.replayed_loop import PlainStep, Stand
@@ -201,8 +201,6 @@ class Course:
     num_rounds: int
     save_every: int
     precision: Any
-    resident: bool
-    """Whether the features of all images lie on the device."""
 
 
 def train_whole(course: Course, *, runtime: Runtime, folder: Path) -> tuple[list[Round], float | None]:
@@ -210,9 +208,8 @@ def train_whole(course: Course, *, runtime: Runtime, folder: Path) -> tuple[list
     config = course.config
     (stage,) = curriculum(config.curriculum)
     data = open_stage_data(Path(config.shards), stage)
-    execution = Execution(precision=course.precision, resident="always" if course.resident else "never")
-    residency = Residency(stage=stage, config=config, execution=execution, runtime=runtime, tables=[])
-    readers, context = residency.readers(data.train), build_context(config, data)
+    execution = Execution(precision=course.precision)
+    readers, context = [Reader(one) for one in data.train], build_context(config, data)
     batch_size = stage.schedule(config.schedule).batch_size
     order = order_pairs(config, readers, batch_size=batch_size, blocks=None).order
     stand = Stand(

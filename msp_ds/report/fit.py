@@ -15,7 +15,7 @@ from msp_ds.terminal import Table, styled
 from msp_ds.training.engine.execution import Execution
 from msp_ds.training.memory.cards import Card
 from msp_ds.training.memory.footprint import Workload, count_weights, pair_bytes, training_flops
-from msp_ds.training.memory.memory import SPARE_SHARE, state_bytes
+from msp_ds.training.memory.memory import state_bytes
 
 _GIB = 2**30
 CONTEXT_BYTES = 0.6 * _GIB
@@ -25,8 +25,6 @@ SHARE_OF_PEAK = {"plain": 0.6, "matrix units": 0.25}
 fp32 (both on a CPU; a GPU's own is `speed/mfu` of a run)."""
 PAPER_PAIRS = {"token": 120_000, "phrase": 340_000, "sentence": 620_000}
 """Pairs of each stage in the paper (section 4.1)."""
-COCO_IMAGES = 123_287
-"""Whose features `--resident` keeps on the card where they fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +46,6 @@ class Fit:
     """Of the card."""
     pairs_per_second: float | None
     epochs: int
-    table_bytes: float = 0.0
-    """Of the features of COCO's images."""
-
-    @property
-    def has_room_for_features(self) -> bool:
-        """Whether COCO's features fit beside the batch, with what `--resident auto` leaves to spare."""
-        return self.bytes_needed + self.table_bytes <= (1 - SPARE_SHARE) * self.memory_bytes
 
     @property
     def bytes_needed(self) -> float:
@@ -95,7 +86,6 @@ def stage_fit(part: Granularity, preset: Preset, card: Card, execution: Executio
         memory_bytes=card.memory_gib * _GIB,
         pairs_per_second=speed,
         epochs=row.epochs,
-        table_bytes=2.0 * COCO_IMAGES * load.num_regions * preset.model.feature_width,
     )
 
 
@@ -129,10 +119,6 @@ def _rows(fits: list[Fit]) -> list[tuple[str, Sequence[RenderableType]]]:
         ("activations of the batch", [_gib(fit.batch_size * fit.pair_bytes) for fit in fits]),
         ("all together", [_gib(fit.bytes_needed) for fit in fits]),
         ("fits", [_verdict(fit) for fit in fits]),
-        (
-            f"COCO's features beside it, {_gib(fits[0].table_bytes)}",
-            [styled(("yes", "green")) if fit.has_room_for_features else "no: from the shards" for fit in fits],
-        ),
         ("largest micro batch", [f"{fit.largest_micro_batch:,}" for fit in fits]),
         ("GFLOP a pair, forward and backward", [f"{fit.flops / 1e9:.1f}" for fit in fits]),
     ]

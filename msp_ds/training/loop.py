@@ -138,7 +138,8 @@ class StageLoop:
         of_step = {"part": step_batch.part.name, "step": step_batch.step, "rank": self.runtime.rank}
         torch.manual_seed(key_of(DROPOUT.format(seed=self.seed, **of_step)))
         all_finite = True
-        for batch, metrics, rooms in zip(step_batch.micro_batches, step_batch.metrics, step_batch.rooms, strict=True):
+        passes = zip(step_batch.micro_batches, step_batch.metrics, step_batch.rooms, strict=True)
+        for number, (batch, metrics, rooms) in enumerate(passes):
             losses = self.engine.engine(batch, step_batch.part.tasks, step_batch.epoch, rooms)
             is_finite = deferred_bool(losses.total.detach().isfinite())
             self.engine.backward(losses.total)
@@ -148,11 +149,13 @@ class StageLoop:
             else:
                 all_finite = False
                 meter.add(zeroed({**losses.metrics, **metrics}))
-                self.guards.finite.keep(batch, losses, self._info(step_batch))
+                self.guards.finite.keep(losses, self._info(step_batch, number))
         self.guards.finite.note(all_finite, self.engine.grad_norm)
         self.guards.watchdog.alive(f"after step {step_batch.step + 1} of stage {self.metric_logger.name}")
 
-    def _info(self, step_batch: StepBatch) -> BatchInfo:
+    def _info(self, step_batch: StepBatch, number: int) -> BatchInfo:
+        """What the batch of a forward pass is rebuilt from."""
+        blocks = self.loader.blocks
         return BatchInfo(
             stage=self.metric_logger.name,
             part=step_batch.part.name,
@@ -160,7 +163,12 @@ class StageLoop:
             step=step_batch.step,
             epoch=step_batch.epoch,
             rank=self.runtime.rank,
+            ranks=self.runtime.world_size,
+            micro_batch=self.engine.engine.train_micro_batch_size_per_gpu(),
+            number=number,
+            num_blocks=1 if blocks is None else blocks.plan.num_blocks,
             seed=self.seed,
+            keys=tuple(step_batch.micro_batches[number].keys.tolist()),
             losses={},
         )
 

@@ -29,7 +29,7 @@ from msp_ds.training.checkpointing.run_folder import (
     require_shards,
 )
 from msp_ds.training.engine.compiling import require_compiler
-from msp_ds.training.engine.execution import Execution, Resident, choose_execution, read_execution
+from msp_ds.training.engine.execution import Execution, choose_execution, read_execution
 from msp_ds.training.settings import with_settings
 
 CACHE = Path("~/.cache/msp-ds")
@@ -233,12 +233,6 @@ def with_compile(how: tuple[str, Execution], compiles: bool) -> tuple[str, Execu
     if execution.compile:
         require_compiler()
     return name, execution
-
-
-def with_resident(how: tuple[str, Execution], resident: Resident | None) -> tuple[str, Execution]:
-    """A way to execute with what --resident says, if it says anything."""
-    name, execution = how
-    return name, dataclasses.replace(execution, resident=resident or execution.resident)
 
 
 def _count(flag: str, digits: str) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ from msp_ds.data.format.shards import ShardSet, open_set
 from msp_ds.data.loading.block_plan import BlockPlan, plan_blocks
 from msp_ds.data.loading.order import OrderChoice, choose_order
 from msp_ds.data.loading.reader import Reader
-from msp_ds.data.loading.resident import FeatureTable
 from msp_ds.data.loading.subset import fewer_pairs
 from msp_ds.data.remote.blocks import Blocks, BlockSource, block_source
 from msp_ds.errors import CheckpointError, InputError
@@ -47,7 +46,6 @@ from msp_ds.training.guards.interrupt import StopRequest
 from msp_ds.training.guards.limits import Limits
 from msp_ds.training.loop import StageLoop
 from msp_ds.training.memory.memory import fitting_micro_batch, out_of_memory
-from msp_ds.training.memory.residency import Residency, counted
 from msp_ds.training.monitoring.metric_logger import MetricLogger
 from msp_ds.training.monitoring.metric_texts import config_text, stage_text
 from msp_ds.training.pretraining_model import PretrainingModel
@@ -80,8 +78,6 @@ class Job:
     """Where the shards lie on this machine, if not where the configuration says."""
     cache: ShardCache | None = None
     """Of shards that are named by an address."""
-    tables: list[FeatureTable] = field(default_factory=list)
-    """Features that stay on the device from stage to stage."""
 
     @property
     def shards(self) -> Path:
@@ -118,13 +114,6 @@ def plan_stage_blocks(job: Job, stage: Stage, data: StageData) -> tuple[BlockPla
         return None
     batch_size = stage.schedule(job.config.schedule).batch_size
     return plan_blocks(data.train, source.room, seed=job.config.seed, batch_size=batch_size), source
-
-
-def residency_of(job: Job, stage: Stage, start: int = 0) -> Residency:
-    """What decides whether a stage's features stay on the device, after `start` steps."""
-    how = counted(job.execution) if job.fits_micro_batch else job.execution
-    this = Residency(stage=stage, config=job.config, execution=how, runtime=job.runtime, tables=job.tables)
-    return dataclasses.replace(this, start=start, stop=job.stop)
 
 
 def build_context(config: RunConfig, data: StageData) -> Context:
@@ -219,15 +208,15 @@ def fitted(job: Job, model: PretrainingModel, loader: BatchLoader, *, batch_size
     return dataclasses.replace(job, execution=dataclasses.replace(job.execution, micro_batch=found))
 
 
-def order_pairs(config: RunConfig, readers: list[Reader], *, batch_size: int, blocks: Blocks | None) -> OrderChoice:
-    """The order in which a stage reads its pairs."""
+def order_pairs(config: RunConfig, readers: list[Reader], *, batch_size: int, blocks: BlockPlan | None) -> OrderChoice:
+    """The order in which a stage reads its pairs. blocks: in which their shards come, None where all are here."""
     return choose_order(
         [reader.keys for reader in readers],
         [reader.lengths for reader in readers],
         seed=config.seed,
         batch_size=batch_size,
         length_buckets=config.length_buckets,
-        blocks=blocks.plan.pairs if blocks else None,
+        blocks=blocks.pairs if blocks else None,
     )
 
 
@@ -238,7 +227,7 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     readers = [Reader(one) for one in data.train]
     plan = plan_stage_blocks(job, stage, data)
     blocks = Blocks(plan[0], readers, plan[1]) if plan else None
-    choice = order_pairs(config, readers, batch_size=schedule.batch_size, blocks=blocks)
+    choice = order_pairs(config, readers, batch_size=schedule.batch_size, blocks=plan[0] if plan else None)
     order = choice.order
     num_steps = schedule.epochs * order.batches_per_epoch
     num_steps = min(num_steps, config.max_steps or num_steps)
@@ -255,7 +244,6 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     }
     before = resume(saved, model, state) if saved else {}
     start = int(before.get("step", 0))
-    readers = residency_of(job, stage, start).readers(data.train, readers)
     loader = BatchLoader(stage.parts, readers, context, runtime, blocks)
     job = fitted(job, model, loader, batch_size=schedule.batch_size)
     engine = build_engine(job, model, batch_size=schedule.batch_size, saved=saved)

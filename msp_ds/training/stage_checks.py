@@ -17,7 +17,7 @@ from msp_ds.data.format.shards import ShardSet
 from msp_ds.data.loading.order import Order
 from msp_ds.errors import InputError, ShardError
 from msp_ds.training.engine.execution import accumulation
-from msp_ds.training.stage import Job, StageData, plan_stage_blocks, residency_of
+from msp_ds.training.stage import Job, StageData, plan_stage_blocks
 
 
 def check_agreement(sets: list[ShardSet], config: RunConfig) -> None:
@@ -47,7 +47,6 @@ def check_stage(job: Job, stage: Stage, data: StageData) -> None:
     Order(keys, seed=job.config.seed, batch_size=schedule.batch_size)
     plan_stage_blocks(job, stage, data)
     accumulation(job.execution, batch_size=schedule.batch_size, world_size=ranks)
-    residency_of(job, stage).check(data.train)
     if job.execution.zero_stage > 0 and job.execution.precision == "fp16" and job.runtime.device.type == "cpu":
         raise InputError("fp16 with ZeRO needs a GPU; give another --ds-config, for example ds_configs/cpu_fp32.json")
     if job.execution.zero_stage == 3 and len(stage.parts) > 1:

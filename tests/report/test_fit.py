@@ -54,17 +54,6 @@ def test_the_table_says_what_to_set_where_the_batch_is_too_large() -> None:
     assert "pairs a second" not in list(few.columns[0].cells), "of a memory alone no peak is known"
 
 
-def test_features_fit_beside_the_batch_with_a_twentieth_to_spare() -> None:
-    # COCO's 123,287 images of 36 regions, 2048 numbers each in two bytes: 16.93 GiB, of which no 12 GB card has room.
-    row = "COCO's features beside it, 16.93 GiB"
-    assert cells(fit_table("paper", CARDS["titanx"], Execution(precision="fp16")), row) == ["no: from the shards"] * 3
-    assert cells(fit_table("paper", CARDS["h100"], Execution(precision="bf16")), row) == ["yes"] * 3
-    needed = FIT.bytes_needed + 1000
-    fits = dataclasses.replace(FIT, table_bytes=1000.0, memory_bytes=needed / 0.95 + 1)
-    assert fits.has_room_for_features
-    assert not dataclasses.replace(fits, memory_bytes=needed / 0.95 - 1).has_room_for_features
-
-
 def test_a_batch_of_nothing_is_an_error() -> None:
     with pytest.raises(InputError, match="--batch-size 0 is not positive"):
         fit_table("paper", CARDS["t4"], Execution(precision="fp16"), batch_size=0)

@@ -108,12 +108,10 @@ def test_the_engine_is_timed_beside_the_plain_loop(tmp_path: Path) -> None:
 
 @pytest.mark.full
 @pytest.mark.slow
-def test_two_ranks_are_timed_beside_one_and_many_are_modelled(tmp_path: Path) -> None:
-    words = ("--preset", "tiny", "--batch-size", 4, "--steps", 1, "--repeat", 1, "--model-nodes", "--most-gpus", 4)
+def test_two_ranks_are_timed_beside_one(tmp_path: Path) -> None:
+    words = ("--preset", "tiny", "--batch-size", 4, "--steps", 1, "--repeat", 1)
     found = left_by("bench_scaling.py", *words, out=tmp_path / "scaling.json")
     assert set(found["ranks"]) == {"one rank", "two ranks, the same batch", "two ranks, as much work each"}
-    assert {row["gpus"] for row in found["model"]["rows"]} == {1, 2, 4}
-    assert len(found["model"]["advice"]) == 3
 
 
 @pytest.mark.slow

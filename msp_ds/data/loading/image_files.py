@@ -11,10 +11,9 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from msp_ds.data.format.region_checks import has_only_finite
 from msp_ds.data.format.set_layout import ARRAYS, fix_command, unpack_head, unpack_record
@@ -22,7 +21,7 @@ from msp_ds.data.format.shards import ShardSet
 from msp_ds.data.loading.batch_buffers import BatchBuffers
 from msp_ds.errors import ShardError
 from msp_ds.records import RegionRecord
-from msp_ds.storage.checksums import crc32, joined_crc32
+from msp_ds.storage.checksums import crc32
 from msp_ds.storage.positioned_reads import open_to_read, read_at, read_into
 
 HALF_BYTES = 2
@@ -37,20 +36,6 @@ CLOSED = -1
 
 Head = dict[str, Any]
 """What `unpack_head` makes of a payload."""
-
-
-class RegionSource(Protocol):
-    """Where the regions of a set's images come from: its tars, or memory that holds them all (resident.py)."""
-
-    @property
-    def buffer_width(self) -> int:
-        """Of the features in the buffers that it reads into: F, or 0 where they do not pass through them."""
-
-    def read(self, rows: np.ndarray, into: BatchBuffers) -> Tensor:
-        """float16 [B, R, F], the features of the images in int64 [B] `rows`; all else of them goes into the buffers."""
-
-    def read_random_regions(self, rows: np.ndarray, places: np.ndarray, into: BatchBuffers) -> Tensor:
-        """float16 [B, D, F]: for each of int64 [B, D] `rows` the region in int64 [B, D] `places`."""
 
 
 class ImageFiles:
@@ -99,45 +84,18 @@ class ImageFiles:
             raise self._fault(row, f"holds features {list(record.features.shape)} where the index says {list(shape)}")
         return record
 
-    @property
-    def buffer_width(self) -> int:
-        """F: features go straight from the disk into the buffers."""
-        return self.shards.index.feature_width
-
-    def read(self, rows: np.ndarray, into: BatchBuffers) -> Tensor:
+    def read(self, rows: np.ndarray, into: BatchBuffers) -> None:
         """Fill the buffers' regions with the images in int64 [B] `rows`. Raises ShardError naming tar, key, offset."""
-        into.fill_regions(self.shards.region_counts[rows], self.read_columns(rows, into.features.numpy()))
-        return into.features
-
-    def read_columns(self, rows: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
-        """Fill float16 [B, R, F] `features` with those of the images in int64 [B] `rows`; all else of their regions.
-
-        That is each field's values, regions of all images one after the other. Raises ShardError as `read`.
-        """
         heads: list[Head] = [{}] * len(rows)
+        features = into.features.numpy()
 
         def read_some(start: int, end: int) -> None:
             heads[start:end] = self._read_features(rows[start:end], features[start:end])
 
         self._in_threads(read_some, len(rows))
-        return _columns(heads)
+        into.fill_regions(self.shards.region_counts[rows], _columns(heads))
 
-    def recognise(self, rows: np.ndarray, sums: np.ndarray) -> dict[str, np.ndarray] | None:
-        """What `read_columns` gives, of images whose features are at hand, without reading these.
-
-        sums: uint32 [B], the crc32 of each one's features. None unless the images have just these features, by the
-        checksums in the index.
-        """
-        heads: list[Head | None] = [None] * len(rows)
-
-        def read_some(start: int, end: int) -> None:
-            heads[start:end] = self._read_heads(rows[start:end], sums[start:end])
-
-        self._in_threads(read_some, len(rows))
-        known = [head for head in heads if head is not None]
-        return _columns(known) if len(known) == len(rows) else None
-
-    def read_random_regions(self, rows: np.ndarray, places: np.ndarray, into: BatchBuffers) -> Tensor:
+    def read_random_regions(self, rows: np.ndarray, places: np.ndarray, into: BatchBuffers) -> None:
         """Fill the buffers' random features: for each of int64 [B, D] `rows` the region in int64 [B, D] `places`.
 
         A region is read alone, which no checksum covers; so an image is checked whole the first time.
@@ -157,7 +115,6 @@ class ImageFiles:
             self._check(flat[first:end])
 
         self._in_threads(read_some, len(flat))
-        return into.random_features
 
     def _check(self, rows: np.ndarray) -> None:
         """Read images whole that were not before."""
@@ -200,19 +157,6 @@ class ImageFiles:
             features[number, count:] = 0
         self._checked[rows] = True
         return heads
-
-    def _read_heads(self, rows: np.ndarray, sums: np.ndarray) -> list[Head | None]:
-        """The heads of int64 [B] `rows`, None where it is not one of an image whose features have the sum."""
-        shards, sizes = self.shards, self._feature_bytes[rows]
-        places = np.stack((shards.shard_of[rows], shards.offsets[rows], shards.lengths[rows] - sizes)).T.tolist()
-        heads = [read_at(self._files[file], max(0, length), offset) for file, offset, length in places]
-        sound = joined_crc32(np.array([crc32(head) for head in heads], np.uint32), sums, sizes) == shards.crc32[rows]
-        found: list[Head | None] = []
-        for row, head, is_sound in zip(rows.tolist(), heads, sound.tolist(), strict=True):
-            count, width = int(shards.region_counts[row]), shards.index.feature_width
-            value = unpack_head(bytearray(head), num_regions=count, feature_width=width) if is_sound else None
-            found.append(value if value is not None and value["image_id"] == shards.keys[row] else None)
-        return found
 
     def _announce(self, places: Sequence[Sequence[int]]) -> None:
         if hasattr(os, "posix_fadvise"):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from msp_ds.data.format.shards import ShardSet
 from msp_ds.data.loading.batch_buffers import BatchBuffers
-from msp_ds.data.loading.image_files import ImageFiles, RegionSource
+from msp_ds.data.loading.image_files import ImageFiles
 from msp_ds.records import Batch, RegionRecord, no_corruption
 
 PAD_TO = 4
@@ -43,20 +43,12 @@ class Reader:
         self.images_at_hand: Tensor | None = None
         """int64 [n], ascending: the images that chance may choose from, None for all."""
         self.files = ImageFiles(shards)
-        self.source: RegionSource = self.files
-        """Where the regions of a batch come from."""
 
     def among(self, images: Tensor) -> Reader:
         """The same reader, whose chance chooses from int64 [n] `images`, ascending, alone."""
         limited = copy.copy(self)
         limited.images_at_hand = images
         return limited
-
-    def through(self, source: RegionSource) -> Reader:
-        """The same reader, whose regions come by way of `source` instead of the tars."""
-        other = copy.copy(self)
-        other.source = source
-        return other
 
     def longest(self, pairs: Tensor) -> int:
         """Text slots of a batch of int64 [B] `pairs`."""
@@ -78,15 +70,13 @@ class Reader:
         of D image rows and of D regions in them. num_tokens: T, by default that of the longest text. into: memory for
         the B images; the batch is gone when the same memory is read into again. By default each batch has its own.
 
-        The features are where the reader's source has them, all else on the CPU.
-
         Raises ShardError when bytes on disk differ from the index.
         """
         token_ids, positions = self.texts(pairs, num_tokens or self.longest(pairs))
         answer_ids, answer_scores = self.answers(pairs)
         into = into or self.buffers(len(pairs), num_random_regions=random_regions.shape[1] // 2)
-        features = self.source.read(images.numpy(), into)
-        random_features = self.source.read_random_regions(*self._choose_random_regions(random_regions.numpy()), into)
+        self.files.read(images.numpy(), into)
+        self.files.read_random_regions(*self._choose_random_regions(random_regions.numpy()), into)
         return Batch(
             keys=self.keys[pairs],
             token_ids=token_ids,
@@ -95,7 +85,7 @@ class Reader:
             answer_ids=answer_ids,
             answer_scores=answer_scores,
             corruption=dataclasses.replace(no_corruption(token_ids, into.region_mask), matched=matched),
-            **{**into.tensors(), "features": features, "random_features": random_features},
+            **into.tensors(),
         )
 
     def texts(self, pairs: Tensor, num_tokens: int | None = None) -> tuple[Tensor, Tensor]:
@@ -138,7 +128,7 @@ class Reader:
             batch_size,
             num_regions=index.num_regions,
             num_random_regions=num_random_regions,
-            feature_width=self.source.buffer_width,
+            feature_width=index.feature_width,
             pinned=pinned,
         )
 

@@ -38,6 +38,9 @@ STAGE_FILE = "stage.json"
 LOCATIONS = ("shards", "init")
 """Fields of RunConfig that say where files are: a run may be resumed after they were moved."""
 
+_REMOVED_EXECUTION_KEYS = frozenset({"resident"})
+"""Keys of `execution` that older versions wrote and that never changed a result: such a run can still be resumed."""
+
 _CARD = "a run's configuration, written by msp-ds train"
 
 _AGAIN = "another version of msp-ds wrote it, or it was edited; train again with: msp-ds train --run-dir NEW_FOLDER"
@@ -124,6 +127,8 @@ def read_run_execution(run: Path) -> Execution:
     """How a run was executed when it was started or last resumed."""
     resumed = read_run_card(run).get("resumed") or [{}]
     last = resumed[-1].get("execution") or _read_run_file(run, "execution")
+    if isinstance(last, dict):
+        last = {key: value for key, value in last.items() if key not in _REMOVED_EXECUTION_KEYS}
     return _of_this_version(Execution, last, where=run / RUN_FILE)
 
 

@@ -40,8 +40,6 @@ class Runtime:
     rank: int
     world_size: int
     device: torch.device
-    ranks_here: int = 1
-    """Processes of the run on this machine."""
 
     @property
     def is_first(self) -> bool:
@@ -145,8 +143,7 @@ def start_runtime(environment: MutableMapping[str, str]) -> Runtime:
         deepspeed.init_distributed(timeout=COLLECTIVE_TIMEOUT, verbose=False, auto_mpi_discovery=False)
     except (RuntimeError, ValueError) as error:
         raise _meeting_fault(error, environment) from None
-    here = ranks_here(environment)
-    return Runtime(rank=int(environment["RANK"]), world_size=world_size, device=device, ranks_here=here)
+    return Runtime(rank=int(environment["RANK"]), world_size=world_size, device=device)
 
 
 def gpu_index(local_rank: int, *, visible: int) -> int:

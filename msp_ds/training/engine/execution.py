@@ -42,9 +42,6 @@ SHIPPED = shipped("ds_configs")
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
-Resident = Literal["auto", "always", "never"]
-"""Whether a stage's region features stay on the device."""
-
 _NATIVE_BF16 = (8, 0)  # first CUDA compute capability (Ampere) that multiplies bf16 in hardware
 _NEVER = 2**31 - 1  # steps between DeepSpeed's own progress lines: the loop prints better ones
 _NOT_HERE = {
@@ -112,8 +109,6 @@ class Execution:
     """ZeRO 1-3: optimiser state and fp32 weights live in the host's memory, and the optimiser steps there."""
     compile: bool = False
     """torch.compile of the layers: it pays on a GPU, not on a CPU."""
-    resident: Resident = "auto"
-    """Whether the features of all images lie on the device, where batches gather them; auto: on a GPU with room."""
     loss_scale: LossScale | None = None
     """With fp16 alone; null: the defaults."""
 

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: named, kept for a replay, left out; too many in a row end the run.
+"""Losses and gradients that are not finite: named, noted for a replay, left out; too many in a row end the run.
 
 The optimiser leaves such a step out by itself (engine.py), so weights and checkpoints stay finite whenever this is
 looked at. An overflow of fp16 under a finite loss is no fault: the loss scale is there for it.
@@ -7,35 +7,30 @@ looked at. An overflow of fp16 under a finite loss is no fault: the loss scale i
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from msp_ds.config import from_json, read_json, to_json, write_json
 from msp_ds.errors import InputError
-from msp_ds.records import Batch, CorruptionInfo, Losses, MeanMetric
+from msp_ds.records import Losses, MeanMetric
 from msp_ds.training.distributed.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
 FOLDER = "not-finite"
-"""In a stage's folder: the batches whose loss was not finite."""
+"""In a stage's folder: which batches had a loss that was not finite."""
 MOST_FILES = 10
-"""Batches that a rank keeps of a stage; the first ones tell the most."""
-_MARK = "marks."
-_STORY = "story"
+"""Batches that a rank notes of a stage; the first ones tell the most."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchInfo:
-    """What is known of a batch whose loss was not finite."""
+    """What a batch whose loss was not finite is rebuilt from, with the shards, and what is known of it."""
 
     stage: str
     part: str
@@ -44,8 +39,18 @@ class BatchInfo:
     """From 0, as dropout and the order of pairs count; people count from 1."""
     epoch: int
     rank: int
+    ranks: int
+    """Of the run: they share the global batch."""
+    micro_batch: int
+    """Pairs that a rank takes through one forward pass."""
+    number: int
+    """Which of the rank's forward passes of the step, from 0."""
+    num_blocks: int
+    """In which the shards came, as --cache-limit decided; 1 where they were all there."""
     seed: int
-    losses: Mapping[str, float]
+    keys: tuple[int, ...]
+    """Of the pairs, as Batch.keys has them."""
+    losses: dict[str, float]
     """Each task's, before weighting."""
 
 
@@ -84,29 +89,29 @@ class FiniteGuard:
         self._names: list[str] = []
         self._in_a_row = 0
 
-    def keep(self, batch: Batch, losses: Losses, info: BatchInfo) -> None:
-        """Names a batch and writes it into the stage's folder, unless there are many already."""
+    def keep(self, losses: Losses, info: BatchInfo) -> None:
+        """Names a batch and notes it in the stage's folder, unless many are noted already."""
         values = {name: metric.mean() for name, metric in losses.metrics.items() if name.startswith("loss/")}
         bad = sorted(name for name, value in values.items() if not torch.tensor(value).isfinite())
         bad = [name for name in bad if name != "loss/total"] or ["loss/total"]
         self._names = bad
-        keys = batch.keys.tolist()
-        some = ", ".join(map(str, keys[:4])) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
-        path = self._folder / f"step-{info.step + 1:08d}-rank-{info.rank}.safetensors"
-        told = self._write(path, batch, dataclasses.replace(info, losses=values))
+        more = f" and {len(info.keys) - 4} more" if len(info.keys) > 4 else ""
+        some = ", ".join(map(str, info.keys[:4])) + more
+        path = self._folder / f"step-{info.step + 1:08d}-rank-{info.rank}.json"
+        told = self._write(path, dataclasses.replace(info, losses=values))
         log.warning(
             "%s not finite in step %d of stage %s, which is left out; pairs %s%s",
             *(_are(" and ".join(bad)), info.step + 1, self._stage, some, told),
         )
 
-    def _write(self, path: Path, batch: Batch, info: BatchInfo) -> str:
+    def _write(self, path: Path, info: BatchInfo) -> str:
         """What to tell of the file."""
-        if len(list(self._folder.glob(f"*-rank-{info.rank}.safetensors"))) >= MOST_FILES:
-            return f"; {self._folder} holds {MOST_FILES} batches, no more are kept"
+        if len(list(self._folder.glob(f"*-rank-{info.rank}.json"))) >= MOST_FILES:
+            return f"; {self._folder} names {MOST_FILES} batches, no more are noted"
         try:
-            write_batch(path, batch, info)
-        except (OSError, SafetensorError) as error:
-            return f"; the batch could not be written ({str(error).strip()})"
+            write_batch_info(path, info)
+        except OSError as error:
+            return f"; the batch could not be noted ({str(error).strip()})"
         return f"; look into it with: msp-ds replay {path}"
 
     def note(self, finite: bool, norm: Tensor) -> None:
@@ -147,35 +152,22 @@ def _are(names: str) -> str:
     return f"{names} {'are' if ' and ' in names else 'is'}"
 
 
-def write_batch(path: Path, batch: Batch, info: BatchInfo) -> None:
-    """Writes a clean batch as safetensors, its story in the header. Raises OSError or SafetensorError."""
-    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in _tensors_of(batch).items()}
+def write_batch_info(path: Path, info: BatchInfo) -> None:
+    """Writes what a batch is rebuilt from. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A loss that is not finite is not valid JSON: its text is.
-    told = {**dataclasses.asdict(info), "losses": {name: str(value) for name, value in info.losses.items()}}
-    save_file(tensors, path, metadata={"format": "pt", _STORY: json.dumps(told)})
+    # JSON has no number for a loss that is not finite, so losses are written as text.
+    write_json(path, {**to_json(info), "losses": {name: str(value) for name, value in info.losses.items()}})
 
 
-def read_batch(path: Path) -> tuple[Batch, BatchInfo]:
-    """The batch and the story that `write_batch` wrote. Raises InputError when the file is none of its."""
+def read_batch_info(path: Path) -> BatchInfo:
+    """What `write_batch_info` wrote. Raises InputError for any other file."""
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
-            told: dict[str, Any] = json.loads((file.metadata() or {})[_STORY])
-        corruption = {name.removeprefix(_MARK): value for name, value in tensors.items() if name.startswith(_MARK)}
-        fields = {name: value for name, value in tensors.items() if not name.startswith(_MARK)}
-        losses = {name: float(text) for name, text in told.pop("losses").items()}
-        info = BatchInfo(**{**told, "tasks": tuple(told["tasks"]), "losses": losses})
-        return Batch(**fields, corruption=CorruptionInfo(**corruption)), info
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        value = read_json(path, what="a batch that a run noted")
+        losses = {name: float(text) for name, text in value["losses"].items()}
+        info = from_json(BatchInfo, {**value, "losses": {}}, where=str(path))
+    except (InputError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path} is no batch that a run kept ({str(error).strip()}); they lie in STAGE/{FOLDER} of a run's folder"
+            f"{path} is not a batch that a run noted ({str(error).strip()}); they lie in STAGE/{FOLDER} of a run's "
+            "folder"
         ) from None
-
-
-def _tensors_of(batch: Batch) -> dict[str, Tensor]:
-    own = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch) if item.name != "corruption"}
-    corruption = {
-        f"{_MARK}{item.name}": getattr(batch.corruption, item.name) for item in dataclasses.fields(batch.corruption)
-    }
-    return {**own, **corruption}
+    return dataclasses.replace(info, losses=losses)

@@ -161,8 +161,6 @@ def out_of_memory(
     module.zero_grad(set_to_none=True)
     tried = execution.zero_stage == 0 and loader.blocks is None
     advice = _tried_advice(smaller, _trial(module, loader, execution.precision)) if tried else _plain_advice(smaller)
-    if any(reader.source is not reader.files for reader in loader.readers):
-        advice += "; --resident never gives the memory of all features back"
     return InputError(
         f"out of GPU memory with {micro_batch} pairs a forward pass ({_taken(runtime)}); {advice}; "
         "the last checkpoint stays: go on with --resume"

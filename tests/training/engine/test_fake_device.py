@@ -17,9 +17,7 @@ from small_world import write_benchmarks
 from torch import Tensor
 
 from msp_ds.curriculum import BENCHMARKS, curriculum
-from msp_ds.data.loading.order import Order
 from msp_ds.data.loading.reader import Reader
-from msp_ds.data.loading.resident import FeatureTable, ResidentImages
 from msp_ds.evaluation.answering import Answerer
 from msp_ds.evaluation.matching import Matcher, image_states, texts_of_set
 from msp_ds.evaluation.ranking import PairScorer, choose_pool
@@ -129,27 +127,6 @@ def test_memory_that_elements_share_cannot_be_pinned() -> None:
     """As torch has it: its pinned copy has the same strides."""
     with pytest.raises(RuntimeError, match="more than one element of the written-to tensor refers to a single memory"):
         pinned(torch.arange(3).expand(2, 3))
-
-
-def test_features_are_gathered_on_the_device(shards: Path) -> None:
-    host = feed_of(shards, "s")
-    (reader,), order = host.readers, Order([host.readers[0].keys], seed=0, batch_size=4)
-    table = FeatureTable(reader.shards, DEVICE)
-    images, size = (
-        ResidentImages(reader.files, table, table.rows_of(reader.shards)),
-        reader.buffers(1, num_random_regions=0),
-    )
-    images.load(0, reader.num_images, size.features.new_empty(reader.num_images, *size.features.shape[1:]))
-    there = BatchLoader(
-        host.parts, [reader.through(images)], host.context, Runtime(rank=0, world_size=1, device=DEVICE)
-    )
-    here = BatchLoader(host.parts, [reader], host.context, ALONE)
-    here.counts_rooms = there.counts_rooms = True
-    made = [next(loader.step_batches(order, start=0, end=1, micro_batch=4)) for loader in (here, there)]
-    assert made[0].rooms == made[1].rooms
-    whole, tensors = (tensors_of(step_batch.micro_batches[0]) for step_batch in made)
-    assert {one.device for one in tensors.values()} == {DEVICE}
-    assert {name: one.shape for name, one in tensors.items()} == {name: one.shape for name, one in whole.items()}
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -1,25 +1,38 @@
-"""A step whose gradient is not finite changes nothing, in every way to execute; a kept batch comes back whole."""
+"""A step whose gradient is not finite changes nothing, in every way to execute; its batch is noted for a replay."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from batches import assert_equal
 from fake_gpu import FakeGpu, OnGpu
 from lessons import TASKS, a_batch, a_learner, an_engine, one_step
-from safetensors.torch import save_file
 
 from msp_ds.errors import InputError
 from msp_ds.records import Losses, MeanMetric
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.engine_state import take_state
-from msp_ds.training.guards.finite import BatchInfo, FiniteGuard, deferred_bool, read_batch, zeroed
+from msp_ds.training.guards.finite import BatchInfo, FiniteGuard, deferred_bool, read_batch_info, zeroed
 
-STORY = BatchInfo(stage="token", part="token", tasks=("mlm",), step=6, epoch=1, rank=0, seed=3, losses={})
+INFO = BatchInfo(
+    stage="token",
+    part="token",
+    tasks=("mlm",),
+    step=6,
+    epoch=1,
+    rank=0,
+    ranks=2,
+    micro_batch=4,
+    number=1,
+    num_blocks=1,
+    seed=3,
+    keys=(2**62, -5),
+    losses={},
+)
 
 
 def a_guard(folder: Path, runtime: Runtime, *, stop_after: int = 3, counts_norms: bool = True) -> FiniteGuard:
@@ -58,46 +71,46 @@ def test_a_gradient_that_is_not_finite_moves_neither_weights_nor_moments(runtime
     engine.close()
 
 
-def test_a_kept_batch_comes_back_whole_with_its_story(runtime: Runtime, tmp_path: Path) -> None:
-    batch = a_batch(0)
-    a_guard(tmp_path, runtime).keep(batch, losses_of(mlm=math.inf, moc=2.0), STORY)
-    read, info = read_batch(tmp_path / "not-finite" / "step-00000007-rank-0.safetensors")
-    assert_equal(read, batch)
-    assert info.losses["loss/mlm"] == math.inf
-    assert info.losses["loss/moc"] == 2.0
-    assert (info.step, info.epoch, info.seed, info.tasks) == (6, 1, 3, ("mlm",))
+def test_what_a_batch_is_rebuilt_from_is_noted_with_its_losses(runtime: Runtime, tmp_path: Path) -> None:
+    a_guard(tmp_path, runtime).keep(losses_of(mlm=math.inf, moc=2.0), INFO)
+    info = read_batch_info(tmp_path / "not-finite" / "step-00000007-rank-0.json")
+    assert math.isnan(info.losses.pop("loss/total"))
+    assert info == dataclasses.replace(INFO, losses={"loss/mlm": math.inf, "loss/moc": 2.0})
 
 
 def test_only_the_losses_that_are_not_finite_are_named(
     runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    a_guard(tmp_path, runtime).keep(a_batch(0), losses_of(mlm=math.inf, moc=2.0, mrfr=math.nan), STORY)
+    a_guard(tmp_path, runtime).keep(losses_of(mlm=math.inf, moc=2.0, mrfr=math.nan), INFO)
     assert caplog.messages[0].startswith(
         "loss/mlm and loss/mrfr are not finite in step 7 of stage token, which is left"
     )
 
 
-def test_no_more_than_ten_batches_are_kept(runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_more_than_ten_batches_are_noted(runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     guard = a_guard(tmp_path, runtime)
     for step in range(12):
-        guard.keep(a_batch(0), losses_of(mlm=math.nan), BatchInfo(**{**vars(STORY), "step": step}))
+        guard.keep(losses_of(mlm=math.nan), dataclasses.replace(INFO, step=step))
     assert len(list((tmp_path / "not-finite").iterdir())) == 10
-    assert "holds 10 batches, no more are kept" in caplog.messages[-1]
+    assert "names 10 batches, no more are noted" in caplog.messages[-1]
 
 
 def test_a_disk_that_does_not_take_the_batch_stops_nothing(
     runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
-    a_guard(tmp_path / "file", runtime).keep(a_batch(0), losses_of(mlm=math.nan), STORY)
-    assert "the batch could not be written (" in caplog.messages[0]
+    a_guard(tmp_path / "file", runtime).keep(losses_of(mlm=math.nan), INFO)
+    assert "the batch could not be noted (" in caplog.messages[0]
 
 
-def test_what_is_no_kept_batch_is_named(tmp_path: Path) -> None:
-    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
-    for name in ("other.safetensors", "missing.safetensors"):
-        with pytest.raises(InputError, match=rf"{name} is no batch that a run kept"):
-            read_batch(tmp_path / name)
+@pytest.mark.parametrize(
+    "text", [None, "[]", '{"step": 3}', '{"losses": {"loss/mlm": "nan"}}', '{"losses": {"a": "b"}}']
+)
+def test_what_is_not_a_noted_batch_is_named(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "other.json").write_text(text)
+    with pytest.raises(InputError, match=r"other.json is not a batch that a run noted \(.*STAGE/not-finite of a run"):
+        read_batch_info(tmp_path / "other.json")
 
 
 def test_steps_in_a_row_are_counted_over_reports_and_a_good_one_starts_anew(runtime: Runtime, tmp_path: Path) -> None:

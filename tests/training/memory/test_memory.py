@@ -112,15 +112,6 @@ def test_a_step_that_does_not_fit_says_what_does_and_leaves_the_checkpoint(
     assert (trained(again) / STAGE_FILE).is_file()
 
 
-def test_features_that_are_kept_are_told_of(
-    runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    full(monkeypatch, above=5)
-    kept = dataclasses.replace(FP32, resident="always")
-    with pytest.raises(InputError, match="or --micro-batch auto; --resident never gives the memory of all features"):
-        trained(a_job(small_shards, tmp_path, runtime, execution=kept))
-
-
 def test_where_nothing_fits_the_mend_is_another_way_to_execute(
     runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
