@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from msp_ds.library import Model
 
-__all__ = ["load"]
+__all__ = ["__version__", "load"]
+
+__version__: str
+"""The version of the installation, as pyproject.toml has it."""
 
 
 def load(checkpoint: str | PathLike[str], *, shards: str | PathLike[str], device: str | None = None) -> Model:
@@ -26,3 +29,14 @@ def load(checkpoint: str | PathLike[str], *, shards: str | PathLike[str], device
     from msp_ds.library import Model
 
     return Model.load(checkpoint, shards=shards, device=device)
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of this module
+
+    def __getattr__(name: str) -> str:
+        """Look `__version__` up when it is asked for: importing the package does not read its metadata."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import version
+
+        return version("msp-ds")

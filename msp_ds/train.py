@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from msp_ds.config import LengthBuckets, RunConfig
+from msp_ds.curriculum import Stage
 from msp_ds.data.format.path_patterns import expand_braces
 from msp_ds.data.remote.remote_files import is_remote
 from msp_ds.data.remote.staging import DEFAULT_LIMIT_GB, refuse_rewriting
@@ -141,8 +142,12 @@ def start(
     cache: Path | None = None,
     cache_limit: float | None = None,
     limits: Limits | None = None,
+    stages: tuple[Stage, ...] = (),
 ) -> Path:
-    """Runs what the flags `given` describe; returns the run's folder. Raises InputError before anything is written."""
+    """Runs what the flags `given` describe; returns the run's folder. Raises InputError before anything is written.
+
+    stages: those of the curriculum in `given`, with tasks from outside the package (examples/add_a_task.py).
+    """
     speak(quiet=os.environ.get("RANK", "0") != "0")
     folder = (run_dir or newest_run(RUNS)) if resume else run_dir
     if folder is not None and not resume and (folder / RUN_FILE).exists():
@@ -165,6 +170,7 @@ def start(
         how = with_micro_batch(execution_of(ds_config, resumed=folder if resume else None), micro_batch)
         how = with_compile(how, compiles)
         habits = {"save_every": save_every, "keep": keep, "limits": limits or Limits(), "local_shards": shards}
+        habits["stages"] = stages
         if is_remote(config.shards):
             habits["cache"] = kept
         return _run(config, how, folder=folder, habits={**habits, "fits_micro_batch": micro_batch == AUTO})

@@ -32,10 +32,10 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"training"}),
     frozenset({"evaluation"}),
     frozenset({"library"}),
+    frozenset({FACE}),
     frozenset({"ablation", "exchange", "report"}),
     frozenset({"train"}),
     frozenset({"cli"}),
-    frozenset({FACE}),
 )
 """A room imports from the layers before its own; rooms of one layer do not know each other, the foundation's apart."""
 

@@ -384,3 +384,4 @@ def test_the_version_is_that_of_pyproject() -> None:
     written = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
     result = run("--version")
     assert (result.exit_code, result.stdout) == (0, f"msp-ds {written['project']['version']}\n")
+    assert msp_ds.__version__ == written["project"]["version"]

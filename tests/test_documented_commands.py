@@ -1,7 +1,8 @@
-"""Every command line that the texts of this project show is one that its programs understand."""
+"""Every command line that the texts and examples of this project show is one that its programs understand."""
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ TEXTS = [
     "shards/README.md",
     "ds_configs/README.md",
     *(f"shards/{p.name}" for p in ROOT.glob("shards/*.toml")),
+    *(f"examples/{p.name}" for p in ROOT.glob("examples/*.py")),
 ]
 PROGRAMS = ("msp-ds", "deepspeed", "torchrun", "python", "python3")
 COMMANDS = typer.main.get_group(cli.app).commands
@@ -34,7 +36,7 @@ UsageError: Any = typer.BadParameter.__mro__[1]
 SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NOTE = re.compile(r"\s{2,}\(.*")
-"""Behind a command in a recipe's header: (then phrase, then sentence)."""
+"""Behind a command in the header of a recipe or an example: (then phrase, then sentence)."""
 
 
 def shown_code(text: str, *, is_recipe: bool) -> Iterator[str]:
@@ -58,8 +60,11 @@ def shown_code(text: str, *, is_recipe: bool) -> Iterator[str]:
 def command_lines(name: str) -> Iterator[list[str]]:
     """The words of every command line in a text that runs one of the programs here."""
     path = ROOT / name
-    for code in shown_code(path.read_text(encoding="utf-8"), is_recipe=path.suffix == ".toml"):
-        for part in code.split("&&"):
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        text = ast.get_docstring(ast.parse(text)) or ""
+    for code in shown_code(text, is_recipe=path.suffix == ".toml"):
+        for part in NOTE.sub("", code.rstrip()).split("&&"):
             words = shlex.split(part.strip(), comments=True)
             is_script = any(word.endswith("msp_ds/train.py") for word in words)
             if words[:1] and words[0] in PROGRAMS and (words[0] == "msp-ds" or is_script):

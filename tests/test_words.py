@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("msp_ds", "tools", "tests")
+FOLDERS = ("msp_ds", "tools", "examples", "tests")
 SOURCES = [path for one in FOLDERS for path in sorted((ROOT / one).rglob("*.py")) if path != Path(__file__).resolve()]
 
 ANYWHERE = {

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import version as installed_version
 from typing import Annotated
 
 import typer
 
+import msp_ds
 from msp_ds.cli.ablation_commands import ablate
 from msp_ds.cli.data_commands import audit, inspect, negatives, shard, verify, world
 from msp_ds.cli.grading_commands import evaluate, grade, predict
@@ -36,7 +36,7 @@ app.command()(export)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"msp-ds {installed_version('msp-ds')}")
+        typer.echo(f"msp-ds {msp_ds.__version__}")
         raise typer.Exit
 
 

@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 
 def train(job: Job) -> Path:
     """Trains what is left of the run; returns the last stage's checkpoint."""
-    stages = curriculum(job.config.curriculum, drop=job.config.drop)
+    stages = job.planned
+    _check_stages(job)
     data = job.runtime.on_all_ranks(lambda: open_data(job, stages))
     _check_same_run(job, data)
     is_resumed = (job.folder / RUN_FILE).exists()
@@ -61,6 +62,20 @@ def train(job: Job) -> Path:
     if checkpoint is None:
         raise InputError("the curriculum has no stage")
     return checkpoint
+
+
+def _check_stages(job: Job) -> None:
+    """Raises InputError where stages that were given as values have other names than the configuration's.
+
+    Whoever reads the run's folder later knows its stages from the configuration alone.
+    """
+    names = [stage.name for stage in job.planned]
+    spelled = [stage.name for stage in curriculum(job.config.curriculum, drop=job.config.drop)]
+    if names != spelled:
+        raise InputError(
+            f"the stages given are {', '.join(names)}, but curriculum {job.config.curriculum} has "
+            f"{', '.join(spelled)}; give the same stages in the same order, with tasks added or removed"
+        )
 
 
 def open_data(job: Job, stages: Sequence[Stage]) -> list[StageData]:

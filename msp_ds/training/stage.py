@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from msp_ds.config import RunConfig, StageSchedule, to_json
-from msp_ds.curriculum import Stage
+from msp_ds.config import RunConfig, to_json
+from msp_ds.curriculum import Stage, curriculum
 from msp_ds.data.format.shards import ShardSet, open_set
 from msp_ds.data.loading.block_plan import BlockPlan, plan_blocks
 from msp_ds.data.loading.order import OrderChoice, choose_order
@@ -49,7 +49,7 @@ from msp_ds.training.memory.memory import fitting_micro_batch, out_of_memory
 from msp_ds.training.monitoring.metric_logger import MetricLogger
 from msp_ds.training.monitoring.metric_texts import config_text, stage_text
 from msp_ds.training.pretraining_model import PretrainingModel
-from msp_ds.training.stage_summary import conclude, pace_of, showing
+from msp_ds.training.stage_summary import announce, conclude, pace_of, showing
 
 if TYPE_CHECKING:
     from msp_ds.training.planning import ShardCache
@@ -78,6 +78,13 @@ class Job:
     """Where the shards lie on this machine, if not where the configuration says."""
     cache: ShardCache | None = None
     """Of shards that are named by an address."""
+    stages: tuple[Stage, ...] = ()
+    """The configuration's stages with tasks from outside the package; empty where there are none."""
+
+    @property
+    def planned(self) -> tuple[Stage, ...]:
+        """The stages to train, in order."""
+        return self.stages or curriculum(self.config.curriculum, drop=self.config.drop)
 
     @property
     def shards(self) -> Path:
@@ -173,7 +180,8 @@ def resume(checkpoint: Path, model: PretrainingModel, state: dict[str, Any]) -> 
 
     Raises CheckpointError if something changed that decides what is computed: any of `state`.
     """
-    saved = {"order": _order_name(None), **read_manifest(checkpoint).state}
+    # What checkpoints of earlier versions do not say.
+    saved = {"order": _order_name(None), "tasks": state.get("tasks"), **read_manifest(checkpoint).state}
     for name, value in state.items():
         if saved.get(name) != value:
             raise CheckpointError(
@@ -228,8 +236,7 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     plan = plan_stage_blocks(job, stage, data)
     blocks = Blocks(plan[0], readers, plan[1]) if plan else None
     choice = order_pairs(config, readers, batch_size=schedule.batch_size, blocks=plan[0] if plan else None)
-    order = choice.order
-    num_steps = schedule.epochs * order.batches_per_epoch
+    num_steps = schedule.epochs * choice.order.batches_per_epoch
     num_steps = min(num_steps, config.max_steps or num_steps)
     context = build_context(config, data)
     saved = newest_checkpoint(folder / "checkpoints", runtime)
@@ -240,6 +247,7 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         "num_steps": num_steps,
         "length_buckets": choice.buckets,
         "order": _order_name(blocks),
+        "tasks": [task.name for task in stage.tasks],
         "indexes": [one.index_sha256 for one in data.train],
     }
     before = resume(saved, model, state) if saved else {}
@@ -247,7 +255,7 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     loader = BatchLoader(stage.parts, readers, context, runtime, blocks)
     job = fitted(job, model, loader, batch_size=schedule.batch_size)
     engine = build_engine(job, model, batch_size=schedule.batch_size, saved=saved)
-    _announce(stage, schedule, readers, num_steps=num_steps, start=start)
+    announce(stage, schedule, readers, num_steps=num_steps, start=start)
     _announce_order(stage, choice, blocks)
     watched = (*data.train, *data.validation)
     precision = job.execution.precision
@@ -258,7 +266,7 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         engine=engine,
         loader=loader,
         validation=held_out if data.validation else None,
-        order=order,
+        order=choice.order,
         metric_logger=metric_logger,
         runtime=runtime,
         stop=job.stop,
@@ -273,7 +281,7 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
         show=showing(model, held_out, metric_logger),
         throughput=pace_of(config, job.execution, runtime),
     )
-    metric_logger.introduce({"config": config_text(config), "stages": stage_text(config)})
+    metric_logger.introduce({"config": config_text(config), "stages": stage_text(job.planned, config)})
     told = partial(conclude, metric_logger, config, stage, execution=job.execution, ranks=runtime.world_size)
     checkpoint, results = _run(loop, then=told)
     finished = {"stage": stage.name, "steps": num_steps, "checkpoint": checkpoint.name, "validation": results}
@@ -325,16 +333,3 @@ def _told(job: Job, stage: Stage) -> dict[str, Any]:
         "execution": to_json(job.execution),
         "ranks": job.runtime.world_size,
     }
-
-
-def _announce(stage: Stage, schedule: StageSchedule, readers: list[Reader], *, num_steps: int, start: int) -> None:
-    log.info(
-        "%s: %s on %d pairs, %d epochs in batches of %d, %d steps%s",
-        stage.name,
-        ", ".join(task.name for task in stage.tasks),
-        sum(len(reader.keys) for reader in readers),
-        schedule.epochs,
-        schedule.batch_size,
-        num_steps,
-        f", continued after step {start}" if start else "",
-    )

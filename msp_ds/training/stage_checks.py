@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from msp_ds.config import RunConfig
-from msp_ds.curriculum import Granularity, Stage, curriculum
+from msp_ds.curriculum import Granularity, Stage
 from msp_ds.data.format.requirements import (
     require_hard_negatives,
     require_labels,
@@ -64,8 +64,7 @@ def _check_needs(job: Job, part: Granularity, one: ShardSet) -> None:
     """Raises ShardError unless a set brings what its part's tasks ask about."""
     if any(task.needs_labels for task in part.tasks):
         # Of all stages, so that the fix need not be fixed at the next one.
-        whole = curriculum(job.config.curriculum, drop=job.config.drop)
-        tasks = dict.fromkeys(task.name for each in whole for task in each.tasks if task.needs_labels)
+        tasks = dict.fromkeys(task.name for each in job.planned for task in each.tasks if task.needs_labels)
         require_labels(one, tasks=list(tasks))
     needy = [task.name for task in part.tasks if task.pair_sampler and task.pair_sampler.uses_hard_negatives]
     if needy and job.config.tasks.itm_negatives == "hard":

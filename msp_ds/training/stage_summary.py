@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 
-from msp_ds.config import RunConfig
+from msp_ds.config import RunConfig, StageSchedule
 from msp_ds.curriculum import BENCHMARKS, Stage
+from msp_ds.data.loading.reader import Reader
 from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.execution import Execution
@@ -18,6 +20,8 @@ from msp_ds.training.monitoring.showcase import Showcase
 from msp_ds.training.monitoring.throughput import Throughput
 from msp_ds.training.pretraining_model import PretrainingModel
 
+log = logging.getLogger(__name__)
+
 COLUMNS = (
     *("loss/total", "accuracy/mlm", "accuracy/moc_object", "accuracy/moc_attribute", "error/mrfr"),
     *("accuracy/ifrs", "f1/titp", "f1/tits", "accuracy/itm_hs"),
@@ -25,6 +29,20 @@ COLUMNS = (
 )
 """Metrics of validations in TensorBoard's table of runs, of whatever stage: it takes the columns for all runs in a
 folder from the first that it meets."""
+
+
+def announce(stage: Stage, schedule: StageSchedule, readers: list[Reader], *, num_steps: int, start: int) -> None:
+    """Logs what a stage is about to train, and for how long."""
+    log.info(
+        "%s: %s on %d pairs, %d epochs in batches of %d, %d steps%s",
+        stage.name,
+        ", ".join(task.name for task in stage.tasks),
+        sum(len(reader.keys) for reader in readers),
+        schedule.epochs,
+        schedule.batch_size,
+        num_steps,
+        f", continued after step {start}" if start else "",
+    )
 
 
 def pace_of(config: RunConfig, execution: Execution, runtime: Runtime) -> Throughput:

@@ -433,6 +433,26 @@ def test_more_ranks_than_held_out_pairs_are_refused(runtime: Runtime, small_shar
         check_stage(job, STAGE, open_stage_data(small_shards, STAGE))
 
 
+def test_stages_with_other_names_than_the_curriculum_are_refused(
+    runtime: Runtime, small_shards: Path, tmp_path: Path
+) -> None:
+    job = dataclasses.replace(a_job(small_shards, tmp_path, runtime), stages=curriculum("tp"))
+    with pytest.raises(InputError, match="the stages given are token, phrase, but curriculum t has token; give"):
+        train(job)
+
+
+@pytest.mark.slow
+def test_a_stage_goes_on_with_the_tasks_that_it_began_with_or_not_at_all(
+    runtime: Runtime, small_shards: Path, tmp_path: Path
+) -> None:
+    job = a_job(small_shards, tmp_path, runtime, max_steps=1)
+    job = dataclasses.replace(job, stages=curriculum("t", drop=["ifrs"]))
+    train(job)
+    (tmp_path / "1-token" / STAGE_FILE).unlink()
+    with pytest.raises(CheckpointError, match=r"was saved with tasks \['mlm', 'mrfr', 'moc'\], now it is"):
+        train(dataclasses.replace(job, stages=()))
+
+
 def test_without_a_terminal_a_run_says_where_it_is(
     runtime: Runtime, small_shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from msp_ds.config import RunConfig, to_json
-from msp_ds.curriculum import curriculum
+from msp_ds.curriculum import Stage
 from msp_ds.terminal import printable
 from msp_ds.training.monitoring.samples import Guess, MaskedPrediction, Sample
 
@@ -17,10 +17,10 @@ def config_text(config: RunConfig) -> str:
     return f"```json\n{json.dumps(to_json(config), indent=2, ensure_ascii=False)}\n```"
 
 
-def stage_text(config: RunConfig) -> str:
+def stage_text(stages: Sequence[Stage], config: RunConfig) -> str:
     """The stages of a run as a table."""
     rows = ["| stage | tasks | epochs | batch |", "|---|---|---|---|"]
-    for stage in curriculum(config.curriculum, drop=config.drop):
+    for stage in stages:
         row = stage.schedule(config.schedule)
         tasks = ", ".join(task.name for task in stage.tasks)
         rows.append(f"| {stage.name} | {plain(tasks)} | {row.epochs} | {row.batch_size} |")

@@ -1,0 +1,80 @@
+"""Adds an eighth pre-training task: masked object words, MOW. Which word named the thing in the picture?
+
+    msp-ds shard --stage sentence          (once: makes the demo world and its shards)
+    python examples/add_a_task.py          (under a minute on two CPU cores)
+
+MLM hides 15 % of all word pieces, and most of those can be guessed from the rest of the sentence: "a man _ a horse".
+MOW hides half of the words that name an object which the detector saw, so that the model has to look at the picture.
+
+Trains the sentence stage with the new task beside its own five for 20 steps, and prints the new loss: about 6.0 over
+the first ten, 5.1 over the next, 5.0 on held-out pairs; with --steps 400 (three minutes) 2.2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import typer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from msp_ds.curriculum import STAGES, Stage
+from msp_ds.model.positions import gather
+from msp_ds.records import Batch, Encoded, MeanMetric
+from msp_ds.tasks.scoring import asked_rows, full_precision, mean_or_zero, topic_targets
+from msp_ds.tasks.task import Context, Corruption, Task, TaskResult
+from msp_ds.terminal import run_tool
+from msp_ds.train import start
+from msp_ds.training.monitoring.metrics_file import METRICS_FILE, read_metrics
+
+
+# 1. What happens to the input. A draw depends on the pair's key and the epoch, not on the batch or the other tasks.
+def hide_object_words(batch: Batch, context: Context) -> Batch:
+    """The batch with half of the words that name an object in the picture replaced by [MASK]."""
+    draws = context.draw(batch.keys, "object word hidden", batch.token_ids.shape[1])  # float32 [B, T] in [0, 1)
+    names_object = topic_targets(batch, context, attributes=False).wanted  # bool [B, T]
+    hidden = names_object & ~batch.corruption.masked_tokens & (draws < 0.5)
+    return dataclasses.replace(batch, token_ids=batch.token_ids.masked_fill(hidden, context.tables.mask_id))
+
+
+# 2. Which states the task reads: the model computes its last layer and the head for these alone.
+def hidden_words(corrupted: Batch, context: Context) -> Tensor:
+    """bool [B, T]: the pieces that this task hid, and not MLM."""
+    return (corrupted.token_ids == context.tables.mask_id) & ~corrupted.corruption.masked_tokens
+
+
+# 3. The loss: what the head makes of those states, compared with the batch as it was before anything was hidden.
+def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> TaskResult:
+    """Cross-entropy over the vocabulary, mean over the hidden words."""
+    rows = asked_rows("mow", hidden_words(corrupted, context), context)
+    logits = full_precision(heads["token"](gather(encoded.text, rows)))  # float32 [N, V]
+    words = gather(clean.token_ids, rows)  # int64 [N]
+    return TaskResult(
+        loss=mean_or_zero(F.cross_entropy(logits, words, reduction="none"), rows.is_target),
+        metrics={"accuracy/mow": MeanMetric.of(logits.argmax(-1) == words, rows.is_target)},
+    )
+
+
+# 4. The task itself. MLM hides its words first (its order is 2), so that MOW can leave those alone.
+MOW = Task(
+    name="mow",
+    heads=("token",),  # shared with MLM; other heads are in msp_ds/model/heads.py
+    corruptions=(Corruption(name="hide object words", order=3, apply=hide_object_words),),
+    text_targets=hidden_words,
+    score=score,
+    needs_labels=True,
+)
+
+
+def main(shards: Path = Path("shards"), run_dir: Path = Path("runs/add_a_task"), steps: int = 20) -> None:
+    """Train the sentence stage with the new task and print how its loss falls."""
+    (sentence,) = (part for part in STAGES if part.name == "sentence")
+    stage = Stage(parts=(dataclasses.replace(sentence, tasks=(*sentence.tasks, MOW)),))
+    start({"curriculum": "s", "shards": str(shards), "max_steps": steps}, run_dir=run_dir, stages=(stage,))
+    for row in read_metrics(run_dir / "1-sentence" / METRICS_FILE):
+        typer.echo(f"{row['report']}, step {row['step']}: loss of MOW {row['loss/mow']:.2f}")
+
+
+if __name__ == "__main__":
+    run_tool(lambda: typer.run(main))
