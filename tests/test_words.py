@@ -17,22 +17,51 @@ SOURCES = [path for one in FOLDERS for path in sorted((ROOT / one).rglob("*.py")
 ANYWHERE = {
     r"pos(?:e|es|ed|ing)": "corrupt, corrupted, corruption",
     r"strays?": "random region",
+    r"look[-_ ]?alikes?": "hard negative",
     r"tall(?:y|ies)": "MeanMetric, metric",
     r"lexicons?": "VocabularyTables, tables",
+    r"mend(?:s|ed|ing)?": "fix, repair",
+    r"foretold": "predicted",
+    r"bent": "activated",
+    r"anew": "again",
+    r"twins?": "cross-dataset duplicate",
+    r"tellers?": "CaptionWriter",
+    r"thinned": "apply_dropout",
     r"dice": "rng",
+    r"trunks?": "backbone",
+    r"no JSON": "not valid JSON",
 }
 """Private word -> the field's term; banned in names, strings and comments."""
 AS_A_NAME = {
+    "Part": "Granularity",
+    "Rows": "FlatPositions",
+    "Places": "TargetPositions",
+    "take": "gather",
+    "put_back": "scatter",
+    "Load": "Workload",
+    "share": "ratio, probability",
+    "Care": "Guards",
+    "Pace": "Throughput",
+    "Board": "MetricLogger",
+    "window": "run_summary",
     "Feed": "BatchLoader",
     "Portion": "StepBatch",
-    "Board": "MetricLogger",
-    "Pace": "Throughput",
-    "Care": "Guards",
     "Story": "BatchInfo",
     "soon": "deferred_bool",
+    "room": "budget, padded_count",
+    "rooms": "budgets, padded_counts",
+    "told": "message",
+    "said": "message, text",
+    "habits": "typed options",
+    "given": "typed options",
+    "Learner": "PretrainingModel",
+    "Marks": "CorruptionInfo",
+    "asked": "targets, requested",
+    "asks": "targets",
 }
 """Ordinary words that say nothing as a name -> the field's term."""
-FROZEN = {'"stray region"': "a string that feeds random numbers: another spelling would change every mask"}
+FROZEN = {'"stray region"', '"trunk {seed}"', '"twin"'}
+"""Strings that feed random numbers: another spelling would change masks, initial weights or the demo world."""
 _WORDS = {re.compile(rf"(?<![a-z])(?:{word})(?![a-z])", re.I): term for word, term in ANYWHERE.items()}
 
 
