@@ -33,7 +33,7 @@ def _check(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The shape of LXMERT-S (paper section 3, FACTS 1.1-1.2) and of the models it can be exchanged for."""
+    """The shape of LXMERT-S (paper section 3, docs/tasks.md, The model) and of the models it can be exchanged for."""
 
     hidden_size: int = 768
     num_layers: int = 5
@@ -49,7 +49,7 @@ class ModelConfig:
     """A learned [CLS] before the regions: the pair is the product of both pooled [CLS] states. Without it the pair is
     the pooled [CLS] of the text, as in LXMERT, UNITER and VisualBERT."""
     positions: Literal["words", "pieces"] = "words"
-    """What the text's positions count: whole words (FACTS 1.3), or word pieces from 0, as in BERT and LXMERT."""
+    """What the text's positions count: whole words (docs/tasks.md, Word positions), or pieces from 0 as in BERT."""
     num_heads: int = 12
     intermediate_size: int = 3072
     dropout: float = 0.1
@@ -118,7 +118,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskOptions:
-    """Where the paper leaves a choice: the defended reading first, its alternatives beside it (FACTS section 6)."""
+    """Where the paper leaves a choice: the defended reading first, its alternatives beside it (docs/tasks.md)."""
 
     token_probability: float = 0.15
     """MLM: share of the pieces that is masked (section 4.4)."""
@@ -140,7 +140,7 @@ class TaskOptions:
     ifrs_loss: Literal["mse", "smooth_l1"] = "mse"
     """IFRS: the paper's L2 (eq. 1) or the code's habit."""
     ifrs_boxes: Literal["stay", "move"] = "stay"
-    """IFRS: only the feature moves, or its box too (which leaves nothing to learn, FACTS section 6)."""
+    """IFRS: only the feature moves, or its box too (which leaves nothing to learn)."""
     topic_words: Literal["raw", "content"] = "raw"
     """TITP, TITS: all word pieces can be topics, or all but punctuation, single characters and stop words."""
     topic_synonyms: Literal["first", "all"] = "first"

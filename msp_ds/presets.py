@@ -22,11 +22,11 @@ class Preset:
     tasks: TaskOptions = field(default_factory=TaskOptions)
     length_buckets: LengthBuckets = "auto"
     fine_tuning: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-5, warmup_ratio=0.1, clip_norm=5.0))
-    """The optimiser on a benchmark (section 4.4, FACTS 1.8)."""
+    """The optimiser on a benchmark (section 4.4; docs/evaluation.md, Fine-tuning schedule)."""
 
 
 _BENCHMARKS = {"vqa": (6, 32), "gqa": (5, 32), "nlvr2": (8, 32), "retrieval": (8, 32)}
-"""Epochs and batch size of fine-tuning (FACTS 1.8); a batch of retrieval counts captions."""
+"""Epochs and batch size (docs/evaluation.md, Fine-tuning schedule); a batch of retrieval counts captions."""
 
 
 _TINY_BENCHMARKS = {"vqa": (4, 32), "gqa": (4, 32), "nlvr2": (2, 32), "retrieval": (1, 32)}

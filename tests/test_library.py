@@ -19,7 +19,7 @@ from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.library import Model, best_first
 from msp_ds.records import Batch
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -182,11 +182,12 @@ def make_other_words(model: Path, path: Path) -> Path:
     return path
 
 
-def test_the_example_of_the_readme_runs(looking_site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (example,) = re.findall(r"```python\n(import msp_ds\n.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md"])
+def test_the_example_of_a_page_runs(page: str, looking_site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = re.findall(r"```python\n(import msp_ds\n.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(looking_site)
     found: dict[str, object] = {}
-    exec(compile(example, "README.md", "exec"), found)
+    exec(compile(example, page, "exec"), found)
     assert open_set(looking_site / "shards" / "sentence" / "val").keys[0] == found["image"]
     answers = found["answers"]
     assert isinstance(answers, dict)
@@ -194,6 +195,7 @@ def test_the_example_of_the_readme_runs(looking_site: Path, monkeypatch: pytest.
 
 
 def test_a_script_ends_without_a_word_of_what_it_leaves_open(looking_site: Path) -> None:
-    (script,) = re.findall(r"```python\n(import msp_ds\n.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```python\n(import msp_ds\n.*?)```", text, re.DOTALL)
     ended = subprocess.run([sys.executable, "-c", script], cwd=looking_site, capture_output=True, text=True, check=True)
     assert ended.stderr == ""

@@ -1,4 +1,4 @@
-"""NLVR2: is the statement about the two images true? (Paper section 4.3, FACTS 1.7.)"""
+"""NLVR2: is the statement about the two images true? (Paper section 4.3; docs/evaluation.md, Fine-tuning heads.)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retrieval: does the text fit the image, beside three that do not? (Paper section 4.3, FACTS 1.7.)"""
+"""Retrieval: does the text fit the image, beside three that do not? (Section 4.3; docs/evaluation.md, Fine-tuning.)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VQA v2 and GQA: which answer of a given vocabulary fits the question? (Paper section 4.3, FACTS 1.7.)"""
+"""VQA v2 and GQA: which answer of a given vocabulary fits the question? (Section 4.3; docs/evaluation.md.)"""
 
 from __future__ import annotations
 

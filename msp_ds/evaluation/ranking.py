@@ -1,7 +1,7 @@
 """Image-text retrieval: every caption scored against every image by the match head, zero-shot or fine-tuned.
 
-N images, M captions, R regions, T tokens, H hidden size. Standard protocol (FACTS 3.4): image retrieval ranks all
-images for each caption, text retrieval all captions for each image.
+N images, M captions, R regions, T tokens, H hidden size. Standard protocol (docs/evaluation.md, Official rules:
+retrieval): image retrieval ranks all images for each caption, text retrieval all captions for each image.
 """
 
 from __future__ import annotations

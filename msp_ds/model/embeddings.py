@@ -1,4 +1,4 @@
-"""From word pieces and regions to hidden states (FACTS 1.1, 1.2).
+"""From word pieces and regions to hidden states (docs/tasks.md, The model).
 
 B batch, T text tokens, R regions, F feature width, H hidden size.
 """
@@ -17,7 +17,7 @@ PADDING = 0
 
 
 class TextEmbedding(nn.Module):
-    """LayerNorm(word + position + type), then dropout. Positions count whole words (FACTS 1.3) or pieces.
+    """LayerNorm(word + position + type), then dropout. Positions count words (docs/tasks.md, Word positions) or pieces.
 
     Counted in pieces, position 0 is that of the text's [CLS]. LXMERT's table still takes row 0 for padding and so
     never trains it; here it is a position like any other.

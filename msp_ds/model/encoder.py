@@ -91,7 +91,7 @@ class Backbone(nn.Module):
 
 
 def initialise(module: nn.Module, std: float) -> None:
-    """BERT's start: linear and embedding weights N(0, std), biases 0, LayerNorms 1 and 0 (FACTS 1.5)."""
+    """BERT's start: weight matrices N(0, std), biases 0, LayerNorms 1 and 0 (docs/tasks.md, Initialisation)."""
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Embedding)):
             nn.init.normal_(part.weight, std=std)

@@ -1,4 +1,4 @@
-"""The heads that read the backbone's states; each runs on the N asked positions only (FACTS 1.2).
+"""The heads that read the backbone's states; each runs on the N asked positions only (docs/tasks.md, Heads).
 
 N asked rows, H hidden size, V vocabulary, C object classes, A attribute classes, F feature width.
 """
@@ -122,7 +122,7 @@ class MatchHead(nn.Module):
 
 
 class AnswerHead(nn.Module):
-    """LXMERT's head of fine-tuning: Linear to twice the width, GELU, LayerNorm, Linear to the answers (FACTS 1.7)."""
+    """LXMERT's fine-tuning head: Linear, GELU, LayerNorm, Linear (docs/evaluation.md, Fine-tuning heads and losses)."""
 
     def __init__(
         self, config: ModelConfig, backbone: Backbone, *, num_pairs: int = 1, num_answers: int | None = None

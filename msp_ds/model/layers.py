@@ -1,4 +1,4 @@
-"""BERT's layer, and the cross-modality layer of LXMERT (Tan and Bansal 2019; FACTS 1.1): look across, inside, think.
+"""BERT's layer, and the cross-modality layer of LXMERT (Tan and Bansal 2019; docs/tasks.md, The model).
 
 B batch, T text tokens, S queries or region slots, M memory slots, N rows that are read, H hidden.
 """

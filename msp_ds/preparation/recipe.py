@@ -82,7 +82,7 @@ class BenchmarkRecipe:
     answers: str = ""
     """The answers to choose from, as LXMERT's label2ans; without it they are built of the questions."""
     least_questions: int = 9
-    """VQA: an answer is built in when it is the commonest one to so many questions (FACTS 2.5)."""
+    """VQA: an answer is built in when it is the commonest one to so many questions (docs/evaluation.md)."""
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -104,7 +104,7 @@ class Recipe:
     attributes_vocab: str = ""
     """Attribute labels, one a line."""
     captions: tuple[str, ...] = ()
-    """Files of captions in any layout that shards/README.md lists; `#split+split` behind Karpathy's."""
+    """Files of captions in any layout that docs/own-data.md lists; `#split+split` behind Karpathy's."""
     phrases: tuple[str, ...] = ()
     """Visual Genome's region descriptions, LXMERT's JSON, or the word from-captions."""
     exclude: tuple[str, ...] = ()

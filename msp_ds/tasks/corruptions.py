@@ -1,4 +1,4 @@
-"""What is done to the input, as tensor operations on the whole batch, on its device (FACTS section 6).
+"""What is done to the input, as tensor operations on the whole batch (docs/tasks.md, Reading of the paper).
 
 B batch, T text tokens, R regions, D random regions. The chance of every decision comes from Context.draw, one purpose
 for each, so that it depends on the example and the epoch and on nothing else.

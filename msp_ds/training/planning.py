@@ -101,7 +101,7 @@ def new_config(given: dict[str, Any]) -> RunConfig:
 def preset_config(name: str, given: dict[str, Any]) -> RunConfig:
     """What a preset says of a run, before flags change it and shards decide the rest."""
     preset, spelling = get_preset(name), given.get("curriculum", "tps")
-    # Retrieval starts from the match head of pre-training (FACTS 1.7); the other benchmarks' heads are new.
+    # Retrieval starts from the match head of pre-training (docs/evaluation.md); the other benchmarks' heads are new.
     tasks = dataclasses.replace(preset.tasks, heads="carried") if spelling in BENCHMARKS else preset.tasks
     return RunConfig(
         curriculum=spelling,

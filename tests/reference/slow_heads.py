@@ -1,4 +1,4 @@
-"""The heads worked out number by number in Python floats (float64): the yardstick of the fast ones (FACTS 1.2).
+"""The heads worked out number by number in float64: what the fast ones are compared with (docs/tasks.md, Heads).
 
 Nothing here uses torch's arithmetic; weights come in as nested lists under the names that checkpoints give them.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 Vector = list[float]
 EPS = 1e-12
-"""Of every LayerNorm (FACTS 1.1)."""
+"""Of every LayerNorm (docs/tasks.md, The model)."""
 
 
 def linear(weights: list[Vector], bias: Vector, x: Vector) -> Vector:

@@ -85,7 +85,7 @@ def lxmert(**layers: int) -> dict[str, Tensor]:
 
 
 def lxmert_s() -> dict[str, Tensor]:
-    """A state dict as the released LXMERT-S saves it: LXMERT's, with what it adds (FACTS 1.2)."""
+    """A state dict as the released LXMERT-S saves it: LXMERT's, with what it adds (docs/tasks.md, The model)."""
     maker = torch.Generator().manual_seed(3)
 
     def random(*shape: int) -> Tensor:

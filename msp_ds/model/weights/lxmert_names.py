@@ -1,4 +1,4 @@
-"""Our names beside those of LXMERT, LXMERT-S, Hugging Face's LxmertForPreTraining and BERT (FACTS 1.1, 1.2).
+"""Our names beside those of LXMERT, LXMERT-S, Hugging Face's LxmertForPreTraining and BERT (docs/tasks.md, The model).
 
 They share their names; Hugging Face says `lxmert.` where the others say `bert.`, which `normalised_name` undoes.
 """

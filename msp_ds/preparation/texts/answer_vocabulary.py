@@ -1,8 +1,8 @@
 """The answers that a question-answering head chooses from, and what each is worth as a training target.
 
-The recipe (FACTS 2.5): an answer is in the vocabulary when it is, normalised, the commonest of at least nine
-questions of the training and validation splits. Targets count the people's *raw* answers that are in the vocabulary:
-said once .3, twice .6, three times .9, more often 1. What nobody in the vocabulary said has no target at all.
+The recipe (docs/evaluation.md, Answer vocabulary): an answer is in it when it is, normalised, the most common
+one to at least nine questions of the training and validation splits. Targets count the people's *raw* answers that are
+in it: given once .3, twice .6, three times .9, more often 1. What nobody in the vocabulary said has no target at all.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def _check_schema(path: Path, value: Any) -> None:
     if keys:
         raise InputError(
             f"{path}: {keys[0]} is a key of DeepSpeed's own configuration, which is made from the keys in "
-            f"ds_configs/README.md; {_NOT_HERE[keys[0]]}"
+            f"docs/training-and-scale-out.md; {_NOT_HERE[keys[0]]}"
         )
 
 

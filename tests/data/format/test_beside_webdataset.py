@@ -1,6 +1,6 @@
 """Faults other than damaged bytes, beside what webdataset 1.0 and wids 0.1 do: broken writers, programs as addresses.
 
-Their results are assertions too: shards/README.md shows them in a table, which must change when they do.
+Their results are assertions too: docs/own-data.md shows them in a table, which must change when they do.
 """
 
 from __future__ import annotations
@@ -247,8 +247,8 @@ def test_a_missing_tar_stops_wids_in_the_midst_and_ours_at_the_start(two_tars: P
 
 
 def test_every_row_of_the_table_of_faults_has_its_test() -> None:
-    readme = (HERE.parents[2] / "shards" / "README.md").read_text()
-    table = readme.partition("## What a fault comes to")[2].partition("\n## ")[0]
+    page = (HERE.parents[2] / "docs" / "own-data.md").read_text(encoding="utf-8")
+    table = page.partition("## What a fault leads to")[2].partition("\n## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("| ") and not line.startswith("| fault")]
     tests = "".join(path.read_text() for path in HERE.parents[1].rglob("test_*.py"))
     named = [re.findall(r"`(test_\w+)`", row) for row in rows]

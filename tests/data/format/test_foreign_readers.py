@@ -51,7 +51,7 @@ def test_hugging_face_datasets_streams_them(tar: Path, monkeypatch: pytest.Monke
 
 
 def test_webdataset_streams_them_in_approximate_epochs(tar: Path) -> None:
-    """The mode that shards/README.md describes: as many images as asked for, not each of them once."""
+    """The mode that docs/own-data.md describes: as many images as asked for, not each of them once."""
     stream = webdataset.WebDataset(str(tar), resampled=True, shardshuffle=False).shuffle(4)
     records = list(stream.map(lambda sample: msgpack.unpackb(sample["mp"])).with_epoch(20))
     assert len(records) == 20
