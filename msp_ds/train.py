@@ -179,7 +179,7 @@ def start(
 def _run(config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, habits: dict[str, Any]) -> Path:
     """Joins the other ranks and trains. how: its name and content. habits: the other fields of Job."""
     # DeepSpeed takes seconds to import, so it comes after everything that a user can get wrong.
-    from msp_ds.training.distributed.runtime import allow_tf32, has_lost_a_rank, loss_told, start_runtime
+    from msp_ds.training.distributed.runtime import allow_tf32, has_lost_a_rank, lost_rank_message, start_runtime
 
     runtime = start_runtime(os.environ)  # names the device to DeepSpeed, which the rooms below import
     allow_tf32(how[1].tf32)
@@ -208,7 +208,9 @@ def _run(config: RunConfig, how: tuple[str, Execution], *, folder: Path | None, 
     except RuntimeError as error:
         if not has_lost_a_rank(error):
             raise
-        log.error("rank %d: another rank has ended or hangs (%s); --resume continues", runtime.rank, loss_told(error))
+        log.error(
+            "rank %d: another rank has ended or hangs (%s); --resume continues", runtime.rank, lost_rank_message(error)
+        )
         raise SystemExit(1) from None
     return folder
 

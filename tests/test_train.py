@@ -439,7 +439,7 @@ def test_a_checkpoint_outside_of_a_run_is_named(here: Path, small_shards: Path) 
     a_run(here / "run", small_shards)
     shutil.copytree(here / "run" / "1-token" / "checkpoints" / "step-00000001", here / "step")
     line = refusal("evaluate", "--checkpoint", "step", "--shards", small_shards / "sentence" / "val")
-    assert line.startswith("step lies in no run folder")
+    assert line.startswith("step is not in a run folder")
 
 
 def test_evaluating_on_other_words_is_refused(here: Path, small_shards: Path) -> None:

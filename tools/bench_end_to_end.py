@@ -186,7 +186,7 @@ def config_of(shards: Path, *, preset: str, batch_size: int) -> RunConfig:
 def count(config: RunConfig) -> int:
     """Parameters of what is trained."""
     from msp_ds.curriculum import curriculum
-    from msp_ds.training.memory.footprint import Workload, count_weights
+    from msp_ds.training.memory.cost_model import Workload, count_weights
 
     tasks = curriculum(config.curriculum)[0].parts[0].tasks
     return count_weights(Workload(model=config.model, tasks=tasks, options=config.tasks, num_tokens=1))

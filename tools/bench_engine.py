@@ -105,7 +105,7 @@ def measured(stand: Stand) -> dict[str, Any]:
     turns = Turns(step_batches=steps, plain=stand.plain_step(stand.model(context)), clock=Clock(stand.runtime.device))
     order = Order([torch.arange(PAIRS)], seed=0, batch_size=stand.batch_size)
     loop = stand.loop(stand.model(context), iter(turns), order)
-    with loop.guards.taken():
+    with loop.guards.watching():
         loop.run()
     loop.metric_logger.close()
     loop.saver.close()

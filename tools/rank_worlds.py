@@ -140,7 +140,7 @@ def _train(pipe: Connection, plan: WorldPlan, rank: int, port: int) -> None:
         engine.step = timed(engine.step, spent, "updating")
         size = sum(one.numel() for one in model.parameters())
         pipe.send({"parameters": size, "text_slots_a_pair": pool.mean_slots()})
-        with loop.guards.taken():
+        with loop.guards.watching():
             loop.run()
         loop.metric_logger.close()
     torch.distributed.destroy_process_group()

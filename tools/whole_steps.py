@@ -21,7 +21,7 @@ from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.execution import Execution
 from msp_ds.training.loop import StageLoop
 from msp_ds.training.memory.cards import peak_flops
-from msp_ds.training.memory.footprint import step_flops
+from msp_ds.training.memory.cost_model import step_flops
 from msp_ds.training.stage import build_context, open_stage_data, order_pairs
 from tools.bench_figures import Clock
 from tools.replayed_loop import PlainStep, Stand
@@ -234,7 +234,7 @@ def train_whole(course: Course, *, runtime: Runtime, folder: Path) -> tuple[list
     plain = stand.loop(stand.model(context), iter(rounds), order)
     parts = {item.name: getattr(plain, item.name) for item in dataclasses.fields(plain)}
     loop = TimedLoop(**parts, rounds=rounds)
-    with loop.guards.taken():
+    with loop.guards.watching():
         loop.run()
     loop.metric_logger.close()
     loop.saver.close()

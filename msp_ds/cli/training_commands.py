@@ -51,11 +51,11 @@ def demo(
 ) -> None:
     """Watch the whole method work: make a world, write its shards, train t, p and s, retrieve zero-shot."""
     from msp_ds.report.demo import run_demo
-    from msp_ds.training.distributed.local_ranks import on_ranks, ranks_that_pay
+    from msp_ds.training.distributed.local_ranks import default_num_ranks, on_ranks
 
     def on_all_cores(given: dict[str, Any]) -> Path:
         folder = fresh_folder(RUNS / given["curriculum"])
-        on_ranks(partial(train, **given, run_dir=folder, debug=debug), ranks_that_pay())
+        on_ranks(partial(train, **given, run_dir=folder, debug=debug), default_num_ranks())
         return folder
 
     with one_line_errors(debug=debug):

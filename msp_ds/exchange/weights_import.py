@@ -31,6 +31,7 @@ from msp_ds.preparation.texts.answer_vocabulary import AnswerVocabulary
 from msp_ds.preparation.texts.answer_vocabulary import read_vocabulary as read_answers
 from msp_ds.presets import DEFAULT_PRESET, get_preset
 from msp_ds.stateless_random import BACKBONE_WEIGHTS, IMPORTED_HEADS, key_of
+from msp_ds.storage.checksums import sha256_of_file
 from msp_ds.storage.small_files import read_small_bytes
 from msp_ds.training.checkpointing.weights_folder import (
     MODEL_FILE,
@@ -40,7 +41,6 @@ from msp_ds.training.checkpointing.weights_folder import (
     prepared_folder,
     read_card,
     require_free,
-    sha256_of,
     write_card,
     write_weights,
 )
@@ -124,7 +124,7 @@ def import_weights(plan: ImportPlan) -> WeightsCard:
         model=model,
         vocabulary_sha256=None,
         source=f"{form.name} {plan.source.name}",
-        inputs_sha256={file.name: sha256_of(file) for file in files},
+        inputs_sha256={file.name: sha256_of_file(file) for file in files},
         report=report,
     )
     words = card.vocabulary_sha256 if vocabulary is None else vocabulary.sha256

@@ -14,7 +14,7 @@ from msp_ds.presets import Preset, get_preset
 from msp_ds.terminal import Table, styled
 from msp_ds.training.engine.execution import Execution
 from msp_ds.training.memory.cards import Card
-from msp_ds.training.memory.footprint import Workload, count_weights, pair_bytes, training_flops
+from msp_ds.training.memory.cost_model import Workload, count_weights, pair_bytes, training_flops
 from msp_ds.training.memory.memory import state_bytes
 
 _GIB = 2**30

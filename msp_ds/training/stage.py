@@ -292,7 +292,7 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
 def _run(loop: StageLoop, *, then: Callable[[], None]) -> tuple[Path, Mapping[str, float]]:
     """Trains, does what comes `then`, and lets go of what the loop holds, whatever comes of it."""
     try:
-        with loop.guards.taken():
+        with loop.guards.watching():
             checkpoint, results = loop.run()
         then()
         return checkpoint, results

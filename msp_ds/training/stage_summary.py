@@ -14,7 +14,7 @@ from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.execution import Execution
 from msp_ds.training.loop import VALIDATION_EPOCH
 from msp_ds.training.memory.cards import peak_flops
-from msp_ds.training.memory.footprint import step_flops
+from msp_ds.training.memory.cost_model import step_flops
 from msp_ds.training.monitoring.metric_logger import MetricLogger
 from msp_ds.training.monitoring.showcase import Showcase
 from msp_ds.training.monitoring.throughput import Throughput

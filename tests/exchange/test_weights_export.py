@@ -238,7 +238,7 @@ def test_a_folder_of_other_things_is_never_written_over(tmp_path: Path) -> None:
     source = a_stored_model(tmp_path)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="home holds something else than exported weights"):
+    with pytest.raises(InputError, match="home holds other files than exported weights"):
         export(source, "hf", tmp_path / "home", overwrite=True)
     assert files_below(tmp_path / "home") == {"thesis.tex"}
 

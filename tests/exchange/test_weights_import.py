@@ -303,7 +303,7 @@ def test_what_a_killed_process_left_is_cleared_and_a_second_writer_is_refused(tm
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("{}", "says no such format"),
+        ("{}", "has another format"),
         ('{"format": "msp-ds weights", "version": 2}', "is of version 2, this program reads 1; update it"),
         ('{"format": "msp-ds weights", "version": 1}', "missing key model"),
         ("[", "is no readable JSON"),

@@ -168,7 +168,7 @@ def test_a_step_whose_loss_is_not_finite_is_left_out_named_and_noted(
     assert len(info.keys) == 16
     keys = ", ".join(map(str, info.keys[:4]))
     assert (
-        f"loss/moc is not finite in step 3 of stage token, which is left out; pairs {keys} and 12 more; "
+        f"loss/moc is not finite in step 3 of stage token, which is skipped; pairs {keys} and 12 more; "
         f"look into it with: msp-ds replay {path}"
     ) in caplog.messages
     events = EventAccumulator(str(folder))
@@ -238,7 +238,7 @@ def test_a_save_that_fails_stops_nothing_until_the_stages_end(
     monkeypatch.setattr(saving, "write_checkpoint", on_a_full_disk)
     job = a_job(small_shards, tmp_path, runtime)
     with pytest.raises(
-        InputError, match=r"step-00000006 could not be saved .*No space left.*; make room, then continue"
+        InputError, match=r"step-00000006 could not be saved .*No space left.*; free disk space, then continue"
     ):
         trained(job)
     assert "step-00000004 could not be saved" in caplog.text

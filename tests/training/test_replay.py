@@ -159,5 +159,5 @@ def test_a_batch_that_left_its_run_is_refused(kept: tuple[Path, float], tmp_path
     moved = tmp_path / "a" / "b" / "c" / "moved.json"
     moved.parent.mkdir(parents=True)
     moved.write_bytes(kept[0].read_bytes())
-    with pytest.raises(InputError, match="lies in no run folder"):
+    with pytest.raises(InputError, match="is not in a run folder"):
         replay(moved)

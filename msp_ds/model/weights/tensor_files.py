@@ -84,7 +84,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, of old pickles; an error below says what matters
-            found = load_file(path) if path.suffix == SAFE else torch.load(path, map_location="cpu", weights_only=True)
+            found = (
+                read_safetensors(path)
+                if path.suffix == SAFE
+                else torch.load(path, map_location="cpu", weights_only=True)
+            )
     except pickle.UnpicklingError:  # torch's text tells how to run the code in it
         raise InputError(
             f"{path} is no plain table of tensors but a pickle of other things, which is not run"
@@ -92,7 +96,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise InputError(f"{path} is missing; name the file or folder that holds the weights") from None
     except (
-        SafetensorError,
         OSError,
         EOFError,
         RuntimeError,
@@ -107,6 +110,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} cannot be read as weights: {reason}") from None
     return _checked(found, path)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name, on the CPU.
+
+    Raises: OSError; ValueError, with the reason alone, when the file is damaged or of another kind.
+    """
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(str(error).strip()) from None
+    return tensors
 
 
 def _check_zip(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A trained model from its checkpoint, ready to answer; needs no DeepSpeed for checkpoints of ZeRO stage 0."""
+"""A trained model from its checkpoint, in evaluation mode. DeepSpeed is not needed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TrainedModel:
     config: RunConfig | None
     """Of the run; None for a weights folder."""
     curriculum: str | None
-    """What it was trained on, as RunConfig spells it; None for weights that were not trained here."""
+    """As RunConfig.curriculum; None for imported weights."""
     backbone: Backbone
     heads: nn.ModuleDict
 
@@ -41,9 +41,8 @@ class TrainedModel:
 def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...], preset: str | None) -> TrainedModel:
     """The model of a run, checkpoint or weights folder, in fp32, in evaluation mode.
 
-    Raises CheckpointError when it lacks a head that is needed, was fine-tuned for another benchmark or is not of the
-    preset that was asked for, ShardError when the shards were written with another vocabulary than the model was
-    trained on, or with other answers.
+    Raises: CheckpointError when it lacks one of `needed_heads`, was fine-tuned for another benchmark or is not of
+        `preset`; ShardError when the shards have another vocabulary or other answers than it was trained on.
     """
     checkpoint = find_checkpoint(path)
     origin = origin_of(checkpoint)
@@ -63,7 +62,7 @@ def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...],
             f"{checkpoint} has heads {', '.join(present)} but no {missing[0]} head; "
             + _training_of(shards.index.stage, origin, where=checkpoint)
         )
-    with torch.device("meta"):  # the sizes that the model is said to have are compared before they are allocated
+    with torch.device("meta"):  # compare the sizes before anything of such a size is allocated
         backbone = Backbone(origin.model)
         check_part(backbone, weights, "backbone.", where=checkpoint)
         if "answer" in present:
@@ -73,12 +72,9 @@ def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...],
     load_part(backbone, weights, "backbone.", where=checkpoint)
     heads = build_heads(present, origin.model, backbone)
     load_part(heads, weights, "heads.", where=checkpoint)
+    backbone, heads = backbone.eval(), heads.eval()
     return TrainedModel(
-        checkpoint=checkpoint,
-        config=origin.config,
-        curriculum=origin.curriculum,
-        backbone=backbone.eval(),
-        heads=heads.eval(),
+        checkpoint=checkpoint, config=origin.config, curriculum=origin.curriculum, backbone=backbone, heads=heads
     )
 
 
@@ -89,24 +85,24 @@ def _check_preset(origin: Origin, preset: str, *, where: Path) -> None:
         if wanted != get_preset(own):
             raise CheckpointError(f"{where} is of preset {own}, not {preset}; leave --preset out or set it to {own}")
         return
-    differing = [name for name in BACKBONE_FIELDS if name not in SIZES]
-    for name in differing:
-        if getattr(origin.model, name) != getattr(wanted.model, name):
+    for name in (name for name in BACKBONE_FIELDS if name not in SIZES):
+        there, here = getattr(origin.model, name), getattr(wanted.model, name)
+        if there != here:
             raise CheckpointError(
-                f"{where} is not of preset {preset}: its {name} is {getattr(origin.model, name)}, that of the preset "
-                f"{getattr(wanted.model, name)}; leave --preset out"
+                f"{where} is not of preset {preset}: its {name} is {there}, that of the preset {here}; "
+                "leave --preset out"
             )
 
 
 def _check_benchmark(origin: Origin, stage: str, *, where: Path) -> None:
-    """What was fine-tuned for one benchmark knows neither the heads nor the answers of another."""
+    """Raise CheckpointError for a model that was fine-tuned for another benchmark than `stage`."""
     if origin.curriculum != stage and {origin.curriculum, stage} <= BENCHMARKS.keys():
         fix = _training_of(stage, origin, where=where)
         raise CheckpointError(f"{where} was fine-tuned for {origin.curriculum}, not for {stage}; {fix}")
 
 
 def _check_answers(origin: Origin, shards: ShardSet, *, where: Path) -> None:
-    """The outputs of an answer head are the lines of the answers that it was trained on."""
+    """Raise ShardError where the shards' answer list is not the one that the answer head was trained on."""
     known = origin.answers_sha256
     if known is not None and shards.index.answers_sha256 not in (None, known):
         _check_benchmark(origin, shards.index.stage, where=where)
@@ -117,7 +113,7 @@ def _check_answers(origin: Origin, shards: ShardSet, *, where: Path) -> None:
 
 
 def _check_number_of_answers(num_answers: int, shards: ShardSet, *, where: Path) -> None:
-    """All that can be said of a head whose answers nobody knows."""
+    """Raise ShardError where an answer head with an unknown answer list has another number of answers."""
     if shards.questions is not None and len(shards.questions.answers) != num_answers:
         raise ShardError(
             f"{shards.path} has {len(shards.questions.answers)} answers to choose from, {where} {num_answers}; "
@@ -126,25 +122,25 @@ def _check_number_of_answers(num_answers: int, shards: ShardSet, *, where: Path)
 
 
 def _training_of(stage: str, origin: Origin, *, where: Path) -> str:
-    """For messages: how to get a model with the heads that a set of a stage or a benchmark asks for."""
+    """For messages: the command that trains a model with the heads of a stage or benchmark."""
     if stage not in BENCHMARKS:
         return "train one with: msp-ds train --curriculum s"
     start: Path | str | None = where
-    if origin.curriculum in BENCHMARKS:  # what that was fine-tuned from knows more
+    if origin.curriculum in BENCHMARKS:  # start from what that one was fine-tuned from
         start = origin.config.init if origin.config else "RUN"
     return f"train one with: msp-ds finetune --task {stage} " + (f"--init {start}" if start else "--from-scratch")
 
 
 def _of_known_heads(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights without the heads of other tasks, which weights that were brought in may carry along."""
+    """The weights without heads that are not ours, which imported weights may hold."""
     foreign = sorted({head for name in weights if (head := head_of(name)) and head not in ALL_HEADS})
     if foreign:
-        log.info("heads left alone: %s", ", ".join(foreign))
+        log.info("heads that are not used: %s", ", ".join(foreign))
     return {name: tensor for name, tensor in weights.items() if head_of(name) not in foreign}
 
 
 def _check_words(origin: Origin, sizes: Iterable[str], shards: ShardSet) -> None:
-    """sizes: fields of ModelConfig that the weights depend on; labels do not matter to those without a region head."""
+    """Raise ShardError where the vocabulary or one of `sizes`, fields of ModelConfig, differs from the shards'."""
     same_words = origin.vocabulary_sha256 in (None, shards.index.vocabulary_sha256)
     if not same_words or any(getattr(origin.model, name) != getattr(shards.index, name) for name in sizes):
         raise ShardError(

@@ -1,4 +1,4 @@
-"""The folder of a run: run.json, a folder a stage, and their checkpoints. Needs no DeepSpeed."""
+"""The folder of a run: run.json, one folder per stage, and their checkpoints. It is read without DeepSpeed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,9 @@ from msp_ds.config import ModelConfig, RunConfig, from_json, read_json, write_js
 from msp_ds.curriculum import Stage, curriculum
 from msp_ds.data.format.shards import ShardSet
 from msp_ds.errors import CheckpointError, InputError, ShardError
+from msp_ds.storage.checksums import sha256_of_file
 from msp_ds.storage.small_files import is_plain_name, read_small_text
-from msp_ds.training.checkpointing.checkpoint import (
-    BEST,
-    MANIFEST,
-    WEIGHTS,
-    checkpoints,
-    find_corruption,
-    latest_valid,
-    sha256_of,
-)
+from msp_ds.training.checkpointing.checkpoint import BEST, MANIFEST, WEIGHTS, checkpoints, find_corruption, latest_valid
 from msp_ds.training.checkpointing.weights_folder import VOCAB_FILE, is_weights_folder, read_card
 from msp_ds.training.engine.execution import Execution
 
@@ -31,38 +24,27 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RUN_FILE = "run.json"
-"""The whole configuration of a run, what it was made with, and the hashes of its shards' indexes."""
+"""Holds the whole configuration of a run, its versions, and the hashes of its shards' indexes."""
 STAGE_FILE = "stage.json"
-"""Written when a stage is finished: its steps, its checkpoint and its last validation."""
+"""Written when a stage is finished; holds its steps, its last checkpoint and its last validation."""
 
 LOCATIONS = ("shards", "init")
-"""Fields of RunConfig that say where files are: a run may be resumed after they were moved."""
+"""Fields of RunConfig that are paths; a run can be resumed after the files were moved."""
 
 _REMOVED_EXECUTION_KEYS = frozenset({"resident"})
-"""Keys of `execution` that older versions wrote and that never changed a result: such a run can still be resumed."""
+"""Keys of `execution` that older versions wrote; they never changed a result, so such a run can be resumed."""
 
 _CARD = "a run's configuration, written by msp-ds train"
 
 _AGAIN = "another version of msp-ds wrote it, or it was edited; train again with: msp-ds train --run-dir NEW_FOLDER"
 
 BACKBONE_FIELDS = (
-    "encoder",
-    "hidden_size",
-    "num_layers",
-    "language_layers",
-    "region_layers",
-    "visual_cls",
-    "positions",
-    "num_heads",
-    "intermediate_size",
-    "layer_norm_eps",
-    "max_positions",
-    "vocab_size",
-    "feature_width",
+    *("encoder", "hidden_size", "num_layers", "language_layers", "region_layers", "visual_cls", "positions"),
+    *("num_heads", "intermediate_size", "layer_norm_eps", "max_positions", "vocab_size", "feature_width"),
 )
-"""Of ModelConfig: what decides the shape and the meaning of a backbone's weights."""
+"""Fields of ModelConfig that decide the shape and the meaning of a backbone's weights."""
 HEAD_FIELDS = {"region_gate": "region", "topic_head": "topic", "num_objects": "region", "num_attributes": "region"}
-"""Of ModelConfig: what decides beside them a head's weights -> the head."""
+"""Further field of ModelConfig -> the head whose weights depend on it."""
 
 
 def stage_folders(run: Path, stages: tuple[Stage, ...]) -> list[Path]:
@@ -76,27 +58,27 @@ def has_begun(folder: Path) -> bool:
 
 
 def mark_finished(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Writes that a stage is finished. Raises CheckpointError when the disk does not take it."""
+    """Write the stage file of a finished stage. Raises CheckpointError when that fails."""
     try:
         write_json(folder / STAGE_FILE, facts)
     except OSError as error:
         raise CheckpointError(
-            f"{folder / STAGE_FILE} cannot be written ({error.strerror}); make room, then continue with --resume"
+            f"{folder / STAGE_FILE} cannot be written ({error.strerror}); free disk space, then continue with --resume"
         ) from None
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a stage has come to its end and its last checkpoint is there."""
+    """Whether a stage is finished and its last checkpoint is whole."""
     if not (folder / STAGE_FILE).is_file():
         return False
     found = find_corruption(stage_checkpoint(folder))
     if found:
-        log.warning("%s was finished, but %s: it is trained on from what is there", folder, found)
+        log.warning("%s was finished, but %s: training continues from what is there", folder, found)
     return not found
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The newest sound checkpoint of a run or stage folder; a checkpoint or weights folder; what `best` names."""
+    """The newest valid checkpoint of a run or stage folder, the one that a file `best` names, or `path` itself."""
     if (path / MANIFEST).is_file() or is_weights_folder(path):
         return path
     if path.name == BEST and path.is_file():
@@ -110,21 +92,21 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def run_of_checkpoint(checkpoint: Path) -> Path:
-    """The folder of the run that a checkpoint belongs to: run/stage/checkpoints/step."""
+    """The run of a checkpoint, three levels above it: run/stage/checkpoints/step."""
     above = checkpoint.resolve().parents
     run = above[min(2, len(above) - 1)]
     if not (run / RUN_FILE).is_file():
-        raise CheckpointError(f"{checkpoint} lies in no run folder: {RUN_FILE} is missing three levels above it")
+        raise CheckpointError(f"{checkpoint} is not in a run folder: {RUN_FILE} is missing three levels above it")
     return run
 
 
 def read_run_config(run: Path) -> RunConfig:
-    """The configuration that a run was started with."""
+    """Read the configuration that a run was started with."""
     return _of_this_version(RunConfig, _read_run_file(run, "config"), where=run / RUN_FILE)
 
 
 def read_run_execution(run: Path) -> Execution:
-    """How a run was executed when it was started or last resumed."""
+    """Read how a run was executed when it was started or last resumed."""
     resumed = read_run_card(run).get("resumed") or [{}]
     last = resumed[-1].get("execution") or _read_run_file(run, "execution")
     if isinstance(last, dict):
@@ -133,14 +115,14 @@ def read_run_execution(run: Path) -> Execution:
 
 
 def read_run_card(run: Path) -> dict[str, Any]:
-    """All of a run's run.json."""
+    """Read a run's run.json."""
     saved = read_json(run / RUN_FILE, what=_CARD)
     if not isinstance(saved, dict):
-        raise CheckpointError(f"{run / RUN_FILE} should be {_CARD}, but is no table")
+        raise CheckpointError(f"{run / RUN_FILE} should be {_CARD}, but is not a table")
     _of_this_version(dict[str, str], saved.get("index_sha256", {}), where=run / RUN_FILE)
     resumed = saved.get("resumed", [])
     if not isinstance(resumed, list) or not all(isinstance(entry, dict) for entry in resumed):
-        raise CheckpointError(f"{run / RUN_FILE} notes in `resumed` something else than tables; {_AGAIN}")
+        raise CheckpointError(f"{run / RUN_FILE} holds something other than tables in `resumed`; {_AGAIN}")
     return saved
 
 
@@ -152,7 +134,7 @@ def _read_run_file(run: Path, part: str) -> Any:
 
 
 def _of_this_version(kind: type[T], value: Any, *, where: Path) -> T:
-    """A value from a run's file. Raises: CheckpointError for one of another version."""
+    """Parse a value from a run's file. Raises CheckpointError for one of another version."""
     try:
         return from_json(kind, value, where=str(where))
     except InputError as error:
@@ -162,20 +144,20 @@ def _of_this_version(kind: type[T], value: Any, *, where: Path) -> T:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedStage:
-    """What stage.json says of a stage that has come to its end."""
+    """The content of a finished stage's stage.json."""
 
     stage: str = ""
     steps: int
     checkpoint: str
-    """The name of its last checkpoint, which lies in its folder `checkpoints`."""
+    """Name of its last checkpoint in its folder `checkpoints`."""
     validation: dict[str, float | None] = field(default_factory=dict)
-    """None for what is not a number."""
+    """Held-out metrics; None for a value that is not a number."""
 
 
 def read_finished(folder: Path) -> FinishedStage:
-    """The end mark of a stage. Raises: InputError for one that is missing, broken or of another version."""
+    """Read a finished stage's stage.json. Raises InputError when it is missing, damaged or of another version."""
     where = folder / STAGE_FILE
-    finished = _of_this_version(FinishedStage, read_json(where, what="the mark of a finished stage"), where=where)
+    finished = _of_this_version(FinishedStage, read_json(where, what="the file of a finished stage"), where=where)
     _checkpoint_name(where, finished.checkpoint)
     return finished
 
@@ -187,20 +169,19 @@ def _checkpoint_name(where: Path, name: str) -> str:
 
 
 def require_shards(run: Path, config: RunConfig) -> None:
-    """Raises ShardError, with the flag that helps, where the shards of a run are no longer where `config` says."""
+    """Raise ShardError, which names the flag to give, where a run's shards are not where `config` says."""
     stages = curriculum(config.curriculum, drop=config.drop)
     for name in (part.name for stage in stages for part in stage.parts):
         if not (Path(config.shards) / name / "train").is_dir():
             raise ShardError(
-                f"the shard set {name}/train of {run} is not in {config.shards}; give the folder that its shards are "
-                "in now with --shards"
+                f"the shard set {name}/train of {run} is not in {config.shards}; give their new folder with --shards"
             )
 
 
 def check_same_data(run: Path, found: Mapping[str, str]) -> None:
-    """Raises ShardError unless a run was started with the sets `found`: stage/split -> sha256 of the index.
+    """Raise ShardError unless a run was started with the sets `found`: stage/split -> sha256 of the index.
 
-    Of the stages that are in `found` all sets have to be there.
+    `found` must hold all sets of each of its stages.
     """
     written: dict[str, str] = _read_run_file(run, "index_sha256")
     stages = {name.partition("/")[0] for name in found}
@@ -216,18 +197,18 @@ def check_same_data(run: Path, found: Mapping[str, str]) -> None:
 def weights_sha256(checkpoint: Path) -> str:
     """The sha256 of the weights of a checkpoint or weights folder; empty where the file is missing."""
     path = checkpoint / WEIGHTS
-    return sha256_of(path) if path.is_file() else ""
+    return sha256_of_file(path) if path.is_file() else ""
 
 
 def find_parent(run: Path, init: str) -> Path:
-    """The checkpoint that the first stage of a run starts from, in the run or folder `init`.
+    """The checkpoint in the run or folder `init` that the first stage of a run starts from.
 
-    Raises CheckpointError when it is not there, or is not the one that the run was started from.
+    Raises: CheckpointError when it is missing, or the run was started from another one.
     """
     is_resumed = (run / RUN_FILE).is_file()
     known = read_run_card(run).get("init_sha256") if is_resumed else None
     if is_resumed and not Path(init).exists():
-        raise CheckpointError(f"{init}, from which {run} was started, is not there; say where it is now with --init")
+        raise CheckpointError(f"{init}, from which {run} was started, is not there; give its new path with --init")
     checkpoint = find_checkpoint(Path(init))
     if known and weights_sha256(checkpoint) != known:
         raise CheckpointError(
@@ -238,7 +219,7 @@ def find_parent(run: Path, init: str) -> Path:
 
 
 def check_same_backbone(checkpoint: Path, config: RunConfig, *, heads: Collection[str] = ()) -> None:
-    """Raises CheckpointError unless a checkpoint's backbone and those of its `heads` that are kept fit a new run."""
+    """Raise CheckpointError unless a checkpoint's backbone and its `heads` that are carried over fit a new run."""
     theirs = origin_of(checkpoint)
     for name in (*BACKBONE_FIELDS, *(name for name, head in HEAD_FIELDS.items() if head in heads)):
         there, here = getattr(theirs.model, name), getattr(config.model, name)
@@ -263,25 +244,25 @@ def check_same_backbone(checkpoint: Path, config: RunConfig, *, heads: Collectio
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What the weights of a checkpoint or a weights folder are of."""
+    """How the weights of a checkpoint or a weights folder were made."""
 
     model: ModelConfig
     vocabulary_sha256: str | None
-    """None where nobody said which word pieces brought-in weights know."""
+    """None where the vocabulary of imported weights is unknown."""
     made_as: str
     """For messages: `it was trained with tiny`."""
     words: str
-    """For messages: what shards with its word pieces are written with."""
+    """For messages: which vocabulary shards for these weights must be written with."""
     curriculum: str | None
-    """What it was trained on, as RunConfig spells it; None for weights that were not trained here."""
+    """As RunConfig.curriculum; None for imported weights."""
     answers_sha256: str | None
-    """Of the answers that its head chooses from; None where it has none, or nobody said which."""
+    """Of the answer list of its answer head; None where it has none or the list is unknown."""
     config: RunConfig | None
     """Of the run; None for a weights folder."""
 
 
 def origin_of(checkpoint: Path) -> Origin:
-    """What a checkpoint or a weights folder, as `find_checkpoint` gives it, is of."""
+    """The origin of a checkpoint or a weights folder that `find_checkpoint` has returned."""
     if is_weights_folder(checkpoint):
         card = read_card(checkpoint)
         words = f"--vocab {checkpoint / VOCAB_FILE}"
@@ -307,12 +288,12 @@ def origin_of(checkpoint: Path) -> Origin:
 
 
 def results_folder(checkpoint: Path) -> Path:
-    """Where results for a checkpoint go unless said otherwise: into its run, or into the weights folder itself."""
+    """The default folder for results of a checkpoint: its run, or the weights folder itself."""
     return checkpoint if is_weights_folder(checkpoint) else run_of_checkpoint(checkpoint)
 
 
 def model_for(model: ModelConfig, shards: ShardSet) -> ModelConfig:
-    """A preset's model with the sizes that the shards decide."""
+    """A preset's model with the sizes that depend on the shards."""
     return dataclasses.replace(
         model,
         vocab_size=shards.index.vocab_size,

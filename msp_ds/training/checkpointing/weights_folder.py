@@ -1,13 +1,11 @@
-"""A weights folder: weights.safetensors under our names, and model.json, which says whose they are.
+"""A weights folder: weights.safetensors under our names, model.json with their origin, and vocab.txt where it is known.
 
 `msp-ds import` and `msp-ds export --to safetensors` write such folders; `train --init`, `evaluate` and `export` read
-them. The token head's decoder, tied to the word embeddings, is not stored a second time. vocab.txt lies beside them
-where the word pieces are known.
+them. The token head's decoder is tied to the word embeddings and not stored a second time.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -31,14 +29,14 @@ _FILES = frozenset(
     {WEIGHTS_FILE, MODEL_FILE, VOCAB_FILE, "README.md", "lxmert_s_LXRT.pth", "model.safetensors", "msp_ds.safetensors"}
     | {"config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 )
-"""All that import and any form of export write."""
+"""All files that import and any form of export write."""
 _FORMAT, _VERSION = "msp-ds weights", 2
-_CARD = "what msp-ds import or export says of weights"
+_CARD = "a card of weights from msp-ds import or export"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedStage:
-    """What a run's folder tells of a stage."""
+    """A stage of a run, from the run's folder."""
 
     name: str
     tasks: tuple[str, ...]
@@ -59,7 +57,7 @@ class TrainedSet:
     """stage/split."""
     index_sha256: str
     num_images: int | None
-    """None where the set was out of reach at export."""
+    """None where the set was not at hand at export."""
     num_pairs: int | None
     extractor: str | None
     """What computed its features."""
@@ -67,7 +65,7 @@ class TrainedSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Grade:
-    """A result that lay in the run's folder for these weights."""
+    """A result of these weights from the run's folder."""
 
     task: str
     protocol: str
@@ -76,14 +74,14 @@ class Grade:
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """How weights came about."""
+    """How weights were trained."""
 
     preset: str
     curriculum: str
     drop: tuple[str, ...]
     seed: int
     init: str | None
-    """Where their backbone started from, by name; None from chance."""
+    """Name of the checkpoint that the backbone started from; None for random initialisation."""
     git_commit: str
     stages: tuple[TrainedStage, ...]
     data: tuple[TrainedSet, ...]
@@ -98,17 +96,17 @@ class WeightsCard:
     version: int = _VERSION
     model: ModelConfig
     vocabulary_sha256: str | None
-    """None where nobody said which word pieces the weights know: then only their number is compared."""
+    """None where the vocabulary is unknown: then only its size is compared."""
     answers_sha256: str | None = None
-    """Of the answers that a fine-tuned head chooses from."""
+    """Of the answer list of a fine-tuned head."""
     source: str
     """`run tps, 3-sentence/step-00000120`, or `lxmert model_LXRT.pth`."""
     inputs_sha256: dict[str, str] = field(default_factory=dict)
-    """Of the files that were imported, by name."""
+    """Imported files: name -> sha256."""
     report: ConversionReport | None = None
-    """What became of each of their tensors."""
+    """What each of their tensors was converted to."""
     history: History | None = None
-    """None for weights that were not trained here."""
+    """None for imported weights."""
     licence: str | None = None
 
 
@@ -118,22 +116,22 @@ class StoredWeights:
 
     card: WeightsCard
     weights: dict[str, Tensor]
-    """fp32 by our names, the tied decoder left out."""
+    """fp32, by our names, without the tied decoder."""
     vocabulary: bytes | None
-    """vocab.txt, where it is known."""
+    """Content of vocab.txt; None where it is unknown."""
 
 
 def is_weights_folder(path: Path) -> bool:
-    """Whether a folder is one, whole or damaged, rather than a run or a checkpoint."""
+    """Whether a folder is a weights folder, whole or damaged, rather than a run or a checkpoint."""
     return (path / WEIGHTS_FILE).is_file() and (path / MODEL_FILE).is_file()
 
 
 def read_card(path: Path) -> WeightsCard:
-    """What model.json in a folder says. Raises InputError when it is missing or not what it should be."""
+    """Read model.json. Raises InputError when it is missing, damaged or of another version."""
     where = path / MODEL_FILE
     saved = read_json(where, what=_CARD)
     if not isinstance(saved, dict) or saved.get("format") != _FORMAT:
-        raise CheckpointError(f"{where} should be {_CARD}, but says no such format")
+        raise CheckpointError(f"{where} should be {_CARD}, but has another format")
     if saved.get("version") != _VERSION:
         raise CheckpointError(
             f"{where} is of version {saved.get('version')}, this program reads {_VERSION}; import it again"
@@ -142,28 +140,24 @@ def read_card(path: Path) -> WeightsCard:
 
 
 def read_folder_weights(path: Path) -> dict[str, Tensor]:
-    """The fp32 weights of a weights folder by name, with the tied decoder."""
+    """Read the fp32 weights of a weights folder by name, with the tied decoder."""
     return tied({name: tensor.float() for name, tensor in read_tensors(path / WEIGHTS_FILE).items()})
 
 
 def read_stored(path: Path) -> StoredWeights:
-    """All of a weights folder. Raises InputError when a part is missing or broken."""
+    """Read a weights folder. Raises InputError when a file is missing or damaged."""
     weights = untied(read_folder_weights(path), where=str(path))
-    return StoredWeights(card=read_card(path), weights=weights, vocabulary=read_vocabulary_beside(path))
-
-
-def read_vocabulary_beside(path: Path) -> bytes | None:
-    """The bytes of vocab.txt in a folder, None where there is none."""
-    return (path / VOCAB_FILE).read_bytes() if (path / VOCAB_FILE).is_file() else None
+    vocabulary = (path / VOCAB_FILE).read_bytes() if (path / VOCAB_FILE).is_file() else None
+    return StoredWeights(card=read_card(path), weights=weights, vocabulary=vocabulary)
 
 
 def write_weights(folder: Path, stored: StoredWeights) -> None:
-    """Writes weights.safetensors into a folder that is being prepared."""
+    """Write weights.safetensors into a prepared folder."""
     write_safetensors(folder / WEIGHTS_FILE, stored.weights)
 
 
 def write_card(folder: Path, stored: StoredWeights) -> None:
-    """Writes model.json, and vocab.txt where it is known, into a folder that is being prepared."""
+    """Write model.json, and vocab.txt where it is known, into a prepared folder."""
     text = json.dumps(to_json(stored.card), indent=2, ensure_ascii=False)
     write_durably(folder / MODEL_FILE, f"{text}\n".encode())
     if stored.vocabulary is not None:
@@ -172,9 +166,9 @@ def write_card(folder: Path, stored: StoredWeights) -> None:
 
 @contextmanager
 def prepared_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder to write into, which takes the place of `target` as a whole once the block is left without an error.
+    """Yield a folder to write into, which replaces `target` as a whole when the block ends without an error.
 
-    Raises InputError when something is there already, unless it was written by import or export and `overwrite` is set.
+    Raises: InputError when `target` exists, unless import or export wrote it and `overwrite` is set.
     """
     require_free(target, overwrite=overwrite)
     folder = followed(target)
@@ -184,7 +178,7 @@ def prepared_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         with sole_writer(prepared, owner_file=prepared.with_name(f"{prepared.name}.owner")):
             _require_own_files(prepared, also=is_half_written)
             try:
-                for left in prepared.iterdir():  # of a process that was killed
+                for left in prepared.iterdir():  # left by a killed process
                     left.unlink()
                 yield prepared
                 sync_folder(prepared)
@@ -196,11 +190,11 @@ def prepared_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def require_free(target: Path, *, overwrite: bool) -> None:
-    """Raises InputError unless a folder can be written at `target`, as prepared_folder does."""
+    """Raise InputError unless `prepared_folder` may write at `target`."""
     if not followed(target).exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not (target / MODEL_FILE).is_file():
-        raise InputError(f"{target} holds something else than exported weights; name another --out")
+        raise InputError(f"{target} holds other files than exported weights; name another --out")
     read_card(target)
     if not overwrite:
         raise InputError(f"{target} holds weights already; name another --out, or write over them with --overwrite")
@@ -214,12 +208,3 @@ def _require_own_files(folder: Path, *, also: Callable[[str], bool] = lambda nam
         what="exported weights",
         fix="move it, or name another --out",
     )
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()

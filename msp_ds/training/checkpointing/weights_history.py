@@ -1,9 +1,10 @@
-"""The weights of a run, a checkpoint or a weights folder, with what its folder tells of how they came about."""
+"""The weights of a run, a checkpoint or a weights folder, with the history of their training."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ from msp_ds.training.checkpointing.weights_folder import (
 
 
 def stored_weights(path: Path, *, vocab: Path | None) -> StoredWeights:
-    """The newest weights of a run, those of a checkpoint, or a weights folder; `vocab`: their word pieces, if known.
+    """The newest weights of a run, those of a checkpoint, or a weights folder. vocab: their vocab.txt, if known.
 
-    Raises InputError when they cannot be read or the vocabulary is another.
+    Raises: InputError when they cannot be read or were trained with another vocabulary.
     """
     checkpoint = find_checkpoint(path)
     stored = read_stored(checkpoint) if is_weights_folder(checkpoint) else _of_run(checkpoint)
@@ -58,21 +59,21 @@ def _of_run(checkpoint: Path) -> StoredWeights:
         model=config.model,
         vocabulary_sha256=config.vocabulary_sha256,
         answers_sha256=config.answers_sha256,
-        source=f"run {run.name}, {_place(checkpoint)}",
+        source=f"run {run.name}, {_short_name(checkpoint)}",
         history=_history(checkpoint, run, config),
     )
     weights = untied(read_weights(checkpoint), where=str(checkpoint))
     return StoredWeights(card=card, weights=weights, vocabulary=_vocabulary(config))
 
 
-def _place(checkpoint: Path) -> str:
+def _short_name(checkpoint: Path) -> str:
     """`3-sentence/step-00000700`."""
     full = checkpoint.resolve()
     return f"{full.parents[1].name}/{full.name}"
 
 
 def _vocabulary(config: RunConfig) -> bytes | None:
-    """The vocab.txt of the run's shards, where they still lie there and are the same."""
+    """The vocab.txt of the run's shards, if it is still there and the same."""
     for path in sorted(Path(config.shards).glob(f"*/*/{VOCAB_FILE}")):
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() == config.vocabulary_sha256:
@@ -108,7 +109,7 @@ def _history(checkpoint: Path, run: Path, config: RunConfig) -> History:
 
 
 def _stage(stage: Stage, folder: Path, config: RunConfig, *, checkpoint: Path | None) -> TrainedStage:
-    """What was done in a stage: all of it, or as far as `checkpoint` where these are its weights."""
+    """What was trained in a stage; only up to `checkpoint` where that is in this stage."""
     schedule = stage.schedule(config.schedule)
     done = read_finished(folder) if (folder / STAGE_FILE).is_file() else None
     if done is not None and (checkpoint is None or done.checkpoint == checkpoint.name):
@@ -129,41 +130,37 @@ def _stage(stage: Stage, folder: Path, config: RunConfig, *, checkpoint: Path | 
 
 
 def _set(name: str, sha256: str, shards: Path) -> TrainedSet:
-    try:
+    known = None
+    with suppress(ShardError):  # moved, or on a remote host: its hash still identifies it
         index, found = read_index(shards / name)
-    except ShardError:  # moved away or fetched from an address: its sum still says which it was
-        found = ""
-    if found != sha256:
-        return TrainedSet(name=name, index_sha256=sha256, num_images=None, num_pairs=None, extractor=None)
+        known = index if found == sha256 else None
     return TrainedSet(
         name=name,
         index_sha256=sha256,
-        num_images=index.num_images,
-        num_pairs=index.num_pairs,
-        extractor=index.extractor,
+        num_images=known.num_images if known else None,
+        num_pairs=known.num_pairs if known else None,
+        extractor=known.extractor if known else None,
     )
 
 
 def _grades(run: Path, checkpoint: Path) -> Iterator[Grade]:
-    """The results in a run's folder that were measured on these weights."""
-    for path in sorted(run.glob("*.json")):
-        result = _table(path)
+    """The results in a run's folder that were measured on a checkpoint."""
+    for path in sorted(file for file in run.glob("*.json") if file.is_file()):
+        result = read_json(path, what="a result of a run")
+        if not isinstance(result, dict):
+            continue
         measured_on = Path(str(result.get("checkpoint", "")))
-        if measured_on.name == checkpoint.name and _place(measured_on) == _place(checkpoint) and "task" in result:
-            told = {key: value for key, value in result.items() if key != "num_images"}
-            yield Grade(task=str(result["task"]), protocol=str(result.get("protocol", "")), values=dict(_numbers(told)))
-
-
-def _table(path: Path) -> dict[str, Any]:
-    """A JSON table; empty where there is none."""
-    if not path.is_file():
-        return {}
-    found = read_json(path, what="a table of facts on a run")
-    return found if isinstance(found, dict) else {}
+        if (
+            measured_on.name == checkpoint.name
+            and _short_name(measured_on) == _short_name(checkpoint)
+            and "task" in result
+        ):
+            values = dict(_numbers({key: value for key, value in result.items() if key != "num_images"}))
+            yield Grade(task=str(result["task"]), protocol=str(result.get("protocol", "")), values=values)
 
 
 def _numbers(value: Any, prefix: str = "") -> Iterator[tuple[str, float | None]]:
-    """Every number in nested tables by its path: `grades.image_retrieval.recall_1`."""
+    """Yield every number in nested tables by its path, as `grades.image_retrieval.recall_1`."""
     if isinstance(value, dict):
         for key, part in sorted(value.items()):
             yield from _numbers(part, f"{prefix}.{key}" if prefix else str(key))

@@ -1,4 +1,4 @@
-"""Ranks that were started apart have to mean the same run: code, configuration, way to execute, shards, vocabulary."""
+"""All ranks must run the same thing: code, configuration, execution, shards and vocabulary."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from msp_ds.data.format.shards import ShardSet
 from msp_ds.errors import InputError
 from msp_ds.training.distributed.runtime import Runtime
 
-MOST_CHARACTERS = 60
-"""Of a value in a message."""
+MAX_CHARACTERS = 60
+"""Longest value in a message."""
 FIXES = {
     "code": "install the same version on every machine",
     "torch": "install the same version on every machine",
@@ -29,19 +29,19 @@ FIXES = {
     "vocabulary": "copy the same shards to every machine",
     "index": "copy the same shards to every machine",
 }
-"""By the first word of a fact's name."""
+"""First word of a fact's name -> how to fix a difference."""
 
 
 def facts_of(
     config: Any, execution: Any, flags: Mapping[str, Any], sets: Sequence[ShardSet], *, code: str
 ) -> dict[str, str]:
-    """What all ranks must agree on, by name; the folder of the shards is each machine's own affair."""
-    told = {name: value for name, value in to_json(config).items() if name not in ("shards", "vocabulary_sha256")}
+    """What all ranks must agree on, by name; the folder of the shards may differ between machines."""
+    compared = {name: value for name, value in to_json(config).items() if name not in ("shards", "vocabulary_sha256")}
     return {
         "code": code,
         "torch": torch.__version__,
         "deepspeed": deepspeed.__version__,
-        **dict(_flat("config", told)),
+        **dict(_flat("config", compared)),
         **dict(_flat("execution", to_json(execution))),
         **dict(_flat("flags", flags)),
         "vocabulary": config.vocabulary_sha256,
@@ -50,9 +50,9 @@ def facts_of(
 
 
 def check_ranks_agree(facts: Mapping[str, str], runtime: Runtime) -> None:
-    """Raises InputError, the same on every rank, when a rank's facts differ from those of the first."""
-    said = runtime.gather(json.dumps({"host": socket.gethostname(), "facts": dict(facts)}))
-    first, *others = [json.loads(one) for one in said]
+    """Raise InputError, the same on every rank, when a rank's facts differ from those of rank 0."""
+    gathered = runtime.gather(json.dumps({"host": socket.gethostname(), "facts": dict(facts)}))
+    first, *others = [json.loads(text) for text in gathered]
     for rank, other in enumerate(others, start=1):
         for name in dict.fromkeys((*first["facts"], *other["facts"])):
             ours, theirs = (one["facts"].get(name, "nothing") for one in (first, other))
@@ -64,7 +64,7 @@ def check_ranks_agree(facts: Mapping[str, str], runtime: Runtime) -> None:
 
 
 def code_version(package: Path) -> str:
-    """The sha256 over every source file of a package: a commit would not tell what was changed since."""
+    """The sha256 over every source file of a package, which also covers changes that are not committed."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(f"{path.relative_to(package).as_posix()} {path.stat().st_size}\n".encode())
@@ -73,7 +73,7 @@ def code_version(package: Path) -> str:
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """`config.optim.lr` -> 0.001."""
+    """Yield the leaves of nested tables by path, as `config.optim.lr`, in JSON."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
             yield from _flat(f"{name}.{key}", inner)
@@ -82,4 +82,4 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}..."

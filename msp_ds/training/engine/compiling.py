@@ -1,4 +1,4 @@
-"""torch.compile of a backbone's layers: fewer and larger kernels on a GPU, after a minute's wait; off by default."""
+"""torch.compile for the layers of a backbone: fewer and larger kernels on a GPU. It is off by default."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from msp_ds.model.encoder import Backbone
 
 log = logging.getLogger(__name__)
 
-MOST_SHAPES = 32
-"""Texts are padded to a few lengths, lists of asked places to a few rooms; beyond so many layers run as they are."""
+MAX_SHAPES = 32
+"""Shapes that a layer is compiled for; with any further shape it runs in eager mode. Texts are padded to a few lengths
+and lists of target positions to a few counts."""
 
 
 def require_compiler() -> None:
-    """Raises InputError on a machine without a GPU that lacks the C++ compiler which compiling takes there."""
+    """Raise InputError where torch.compile needs a C++ compiler and there is none: on a machine without a GPU."""
     compiler = os.environ.get("CXX", "g++")
     if not torch.cuda.is_available() and shutil.which(compiler) is None:
         raise InputError(
@@ -30,25 +31,18 @@ def require_compiler() -> None:
 
 
 def compile_layers(backbone: Backbone, device: torch.device, *, backend: str = "inductor") -> None:
-    """Compiles each layer for the shapes that training meets; weights and their names stay where they are."""
+    """Compile each layer in place, once for each shape of its input; parameters keep their names."""
     if device.type == "cpu":
-        log.info("layers are compiled, which takes minutes on a CPU and does not pay there")
+        log.info("layers are compiled, which takes minutes on a CPU and rarely makes training faster there")
     import torch._dynamo
 
-    torch._dynamo.config.cache_size_limit = MOST_SHAPES
+    torch._dynamo.config.cache_size_limit = MAX_SHAPES
     for layer in (*backbone.language_layers, *backbone.region_layers, *backbone.layers):
         layer.compile(dynamic=False, backend=backend)
 
 
-def compiled_graphs() -> int:
-    """How many graphs this process has compiled so far: it stops growing when every shape has come by."""
-    import torch._dynamo
-
-    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-
-
 @contextmanager
-def as_written() -> Iterator[None]:
-    """In here layers run as they are: batches of other sizes, as validation has, would each be compiled again."""
+def eager_layers() -> Iterator[None]:
+    """Run layers in eager mode inside the block: validation has other batch sizes, each of which would be compiled."""
     with torch.compiler.set_stance("force_eager"):
         yield

@@ -1,4 +1,4 @@
-"""DeepSpeed 0.19.8 made to do what it says: the optimiser, the schedule and the ways round its silent traps."""
+"""The DeepSpeed engine, its optimiser and schedule, with workarounds for silent faults of DeepSpeed 0.19.8."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from torch import Tensor, nn
 from torch.distributed import distributed_c10d
 
 from msp_ds.config import OptimConfig
-from msp_ds.training.distributed.runtime import COLLECTIVE_TIMEOUT, COMPILING_TIMEOUT, Runtime, set_patience
-from msp_ds.training.engine.compiling import as_written
+from msp_ds.training.distributed.runtime import COLLECTIVE_TIMEOUT, COMPILING_TIMEOUT, Runtime, set_timeout
+from msp_ds.training.engine.compiling import eager_layers
 from msp_ds.training.engine.execution import Execution, deepspeed_config, grad_scaler_settings
 from msp_ds.training.engine.gradient_average import GradientAverage
 
 log = logging.getLogger(__name__)
 
 NEVER_CLIPS = 1e30
-"""Stands for a clip norm of 0, at which DeepSpeed would not take the norm either."""
-_AT_LOWEST_SCALE = "loss scale already at minimum"  # of a bare Exception
+"""Replaces a clip norm of 0, with which DeepSpeed would not compute the norm at all."""
+_AT_LOWEST_SCALE = "loss scale already at minimum"
+"""Part of the message of the bare Exception that DeepSpeed raises."""
 
 
 def learning_rate(optim: OptimConfig, *, step: int, num_steps: int) -> float:
-    """The rate of step `step` (from 0) of a stage of `num_steps`: linear up to the peak, then down to zero."""
+    """The learning rate of step `step` (from 0) of `num_steps`: linear warm-up, then linear decay to zero."""
     warmup = max(1, round(optim.warmup_ratio * num_steps))
     if step < warmup:
         return optim.lr * (step + 1) / warmup
@@ -36,7 +37,7 @@ def learning_rate(optim: OptimConfig, *, step: int, num_steps: int) -> float:
 
 
 def build_optimizer(module: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
-    """Fused AdamW; matrices and embeddings decay, biases, LayerNorms and single vectors do not."""
+    """Fused AdamW with weight decay for matrices and embeddings, without it for biases, LayerNorms and vectors."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     parameter_groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": optim.weight_decay},
@@ -46,42 +47,39 @@ def build_optimizer(module: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
 
 
 class Engine:
-    """A DeepSpeed engine, its traps stepped around (each with a test in tests/training/test_engine.py)."""
+    """A DeepSpeed engine; each workaround has a test in tests/training/engine/test_traps.py or test_engine.py."""
 
     def __init__(
         self, module: nn.Module, *, optim: OptimConfig, execution: Execution, batch_size: int, runtime: Runtime
     ) -> None:
         config = deepspeed_config(
-            execution,
-            batch_size=batch_size,
-            world_size=runtime.world_size,
-            clip_norm=optim.clip_norm or NEVER_CLIPS,
+            execution, batch_size=batch_size, world_size=runtime.world_size, clip_norm=optim.clip_norm or NEVER_CLIPS
         )
         module.to(runtime.device)
         self.engine: Any = deepspeed.initialize(
             model=module, optimizer=build_optimizer(module, optim), config=config, dist_init_required=False
         )[0]
-        if self.scaler is not None:  # DeepSpeed makes one with torch's settings, whatever the configuration says
+        if self.scaler is not None:  # DeepSpeed builds it with torch's defaults and ignores the configuration
             settings: Any = grad_scaler_settings(execution)
             self.engine.torch_autocast_z0_gradscaler = torch.amp.GradScaler(runtime.device.type, **settings)
         self.execution = execution
         self.optim = optim
         self.grad_norm = torch.zeros((), device=runtime.device)
         """The global gradient norm of the last step, before clipping."""
-        self._checked = execution.zero_stage == 3  # it takes the weights away between two backward passes
+        self._checked = execution.zero_stage == 3  # which releases the weights between two backward passes
         self._average: GradientAverage | None = None
-        self._harden(runtime)
+        self._apply_workarounds(runtime)
 
-    def _harden(self, runtime: Runtime) -> None:
-        # The data-parallel group is a clone with torch's 30 minutes; a dead rank must end the run in two.
+    def _apply_workarounds(self, runtime: Runtime) -> None:
+        # DeepSpeed's data-parallel group has torch's timeout of 30 minutes; a dead rank must end the run within two.
         ranks = groups._get_sequence_data_parallel_group()
         if runtime.world_size > 1:
-            patience = COMPILING_TIMEOUT if self.execution.compile else COLLECTIVE_TIMEOUT
-            set_patience(patience, distributed_c10d._get_default_group(), ranks)
+            timeout = COMPILING_TIMEOUT if self.execution.compile else COLLECTIVE_TIMEOUT
+            set_timeout(timeout, distributed_c10d._get_default_group(), ranks)
         if self.execution.zero_stage > 0:
             return
         self.engine.clip_fp32_gradients = self._clip
-        # Alone there is nothing to reduce, yet the engine copies every gradient to and fro.
+        # With one rank there is nothing to reduce, yet DeepSpeed would copy every gradient into a bucket and back.
         self.engine.enable_backward_allreduce = runtime.world_size > 1
         if runtime.world_size > 1:
             ends_step = self.engine.is_gradient_accumulation_boundary
@@ -89,47 +87,49 @@ class Engine:
             self.engine.buffered_allreduce_fallback = lambda **_: average.finish()
 
     def _clip(self) -> None:
-        """Clips as DeepSpeed does, and keeps the norm, which stage 0 otherwise throws away."""
+        """Clip as DeepSpeed does, and keep the norm, which DeepSpeed discards at ZeRO stage 0."""
         self.grad_norm = nn.utils.clip_grad_norm_(self.engine.module.parameters(), self.engine.gradient_clipping())
         if self.scaler is None:
-            # DeepSpeed would write NaN into all weights; fused AdamW leaves a step out where this says 1, unasked.
-            # The norm is that of the reduced gradients, so all ranks do the same. A GradScaler sets it by itself.
+            # A gradient that is not finite would write NaN into all weights; fused AdamW skips the step where found_inf
+            # is 1. The norm is that of the reduced gradients, so all ranks agree. A GradScaler sets found_inf itself.
             self.engine.optimizer.found_inf = (~self.grad_norm.isfinite()).float()
 
     @property
     def scaler(self) -> Any:
-        """The gradient scaler of stage 0 in fp16, or None; DeepSpeed's checkpoints leave it out."""
+        """The gradient scaler of fp16 at ZeRO stage 0, else None."""
         return self.engine.torch_autocast_z0_gradscaler
 
     @property
     def loss_scale(self) -> float:
-        """What losses are multiplied by before the backward pass."""
+        """The factor that losses are multiplied by before the backward pass."""
         if self.scaler is not None:
             return float(self.scaler.get_scale())
         return float(getattr(self.engine.optimizer, "loss_scale", 1.0)) if self.execution.precision == "fp16" else 1.0
 
     @property
     def lowest_loss_scale(self) -> float:
-        """Below this a run has no use: every step overflows."""
+        """The scale at which a further overflow ends the run."""
         return float(self.execution.fp16_scale.min_loss_scale)
 
     def set_rate(self, rate: float) -> None:
-        """The learning rate of the next step, for every parameter group."""
+        """Set the learning rate of the next step, for every parameter group."""
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of one micro batch; the very first is compared with what it must be."""
+        """Add the gradients of one micro batch; the first of a stage are compared with their expected value."""
         if self._checked:
             self.engine.backward(loss)
         else:
             self._checked = self._checked_backward(loss)
 
     def _checked_backward(self, loss: Tensor) -> bool:
-        """Fails when the engine's gradient is not loss scale x true gradient / accumulation steps.
+        """Run a backward pass and compare one gradient with loss scale x true gradient / accumulation steps.
 
-        DeepSpeed has lost the loss scale without a word before (its issue 8393); training goes on, only wrongly.
-        Returns whether there was anything to compare: the first scales of fp16 may overflow.
+        DeepSpeed has dropped the loss scale silently before (its issue 8393). Returns whether there was something to
+        compare: the first scales of fp16 may overflow.
+
+        Raises: RuntimeError when the two differ by more than 5 %.
         """
         probe = self.engine.module.backbone.regions.feature_norm.bias  # every task of every stage reaches it
         # Scaled before the backward pass, not after: in fp16 the true gradient may underflow.
@@ -148,9 +148,9 @@ class Engine:
         return math.isfinite(expected) and expected > 0
 
     def step(self) -> None:
-        """The optimiser's step at the end of the accumulation, nothing before.
+        """Step the optimiser after the last micro batch of a step; after the others nothing happens.
 
-        Raises FloatingPointError when gradients overflow at the lowest loss scale of fp16 with ZeRO.
+        Raises: FloatingPointError when gradients overflow at the lowest loss scale of fp16 with ZeRO.
         """
         try:
             self.engine.step()
@@ -167,14 +167,14 @@ class Engine:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """In here the module evaluates; afterwards it trains again."""
+        """Put the module into evaluation mode inside the block."""
         self.engine.eval()
-        with as_written() if self.execution.compile else nullcontext():
+        with eager_layers() if self.execution.compile else nullcontext():
             yield
         self.engine.train()
 
     def close(self) -> None:
-        """Frees what the engine holds, before the next stage builds its own."""
+        """Release what the engine holds, before the next stage builds its own."""
         if self._average is not None:
             self._average.close()
         self.engine.destroy()

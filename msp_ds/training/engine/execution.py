@@ -1,7 +1,7 @@
-"""How a run executes: precision, ZeRO stage, accumulation; from a file in ds_configs/ to DeepSpeed's dict.
+"""How a run executes: precision, ZeRO stage and accumulation, from a file in ds_configs/ to DeepSpeed's dict.
 
-What is computed (optimiser, schedule, batch size) is the run's own affair; this says how. The schema is ours and
-strict, because DeepSpeed ignores keys that it does not know, and it never says "auto".
+What is computed (optimiser, schedule, batch size) belongs to the run's configuration. The schema is our own and strict,
+because DeepSpeed ignores keys that it does not know, and it has no "auto".
 """
 
 from __future__ import annotations
@@ -20,30 +20,28 @@ from msp_ds.errors import InputError
 
 
 def shipped(name: str) -> Path:
-    """A file or folder that comes with the project: beside the package, or where its installation put it."""
-    beside = Path(__file__).resolve().parents[3] / name
-    return beside if beside.exists() else _installed_data() / name
-
-
-def _installed_data() -> Path:
-    """The folder of the data files: pip has a place for --target, for a plain installation and for --user."""
-    places = (Path(__file__).resolve().parents[3], Path(sysconfig.get_path("data")), Path(site.getuserbase()))
-    found = [place / "share" / "msp_ds" for place in places if (place / "share" / "msp_ds").is_dir()]
-    return found[0] if found else places[1] / "share" / "msp_ds"
+    """A file or folder that is shipped with the project: beside the package, or where pip has put data files."""
+    root = Path(__file__).resolve().parents[3]
+    if (root / name).exists():
+        return root / name
+    # Of `pip install --target`, of a plain installation and of `--user`.
+    bases = (root, Path(sysconfig.get_path("data")), Path(site.getuserbase()))
+    folders = [base / "share" / "msp_ds" for base in bases]
+    return next((folder for folder in folders if folder.is_dir()), folders[1]) / name
 
 
 def find_shipped(path: Path) -> Path:
-    """`path` as seen from here, or the one of that name that comes with the project."""
+    """`path` if it exists, else the shipped file or folder of that name, if there is one."""
     return path if path.exists() or not shipped(str(path)).exists() else shipped(str(path))
 
 
 SHIPPED = shipped("ds_configs")
-"""The folder of ways to execute that come with the project."""
+"""The folder of the execution files that are shipped with the project."""
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
 _NATIVE_BF16 = (8, 0)  # first CUDA compute capability (Ampere) that multiplies bf16 in hardware
-_NEVER = 2**31 - 1  # steps between DeepSpeed's own progress lines: the loop prints better ones
+_NEVER = 2**31 - 1  # steps between DeepSpeed's own progress lines; the training loop reports instead
 _NOT_HERE = {
     **dict.fromkeys(
         ("fp16", "bf16", "bfloat16", "torch_autocast", "amp"), 'write "precision": "fp16", "bf16" or "fp32"'
@@ -52,12 +50,12 @@ _NOT_HERE = {
     "train_micro_batch_size_per_gpu": 'write "micro_batch"',
     **dict.fromkeys(
         ("train_batch_size", "gradient_accumulation_steps"),
-        'the batch is --batch-size, and "micro_batch" splits it; what they do not multiply to is worked out',
+        'the batch is --batch-size, and "micro_batch" splits it; the rest follows from them',
     ),
     "gradient_clipping": "use --set optim.clip_norm",
     **dict.fromkeys(("optimizer", "scheduler"), "use --lr and --set optim.NAME"),
 }
-"""DeepSpeed's own keys, and what stands for them in our files."""
+"""Keys of DeepSpeed's own schema -> what to write in our files instead."""
 _AUTOCAST_TYPES = {"fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -75,7 +73,7 @@ class LossScale:
     loss_scale_window: int = 1000
     """Steps without an overflow after which the scale doubles."""
     hysteresis: int = 1
-    """Overflows in a row that the scale endures before it halves; above 1 only with ZeRO."""
+    """Overflows in a row after which the scale halves; above 1 only with ZeRO."""
     min_loss_scale: int = 1
     """A scale that would have to fall below this ends the run."""
 
@@ -91,29 +89,29 @@ class LossScale:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How to execute, whatever is executed."""
+    """How a run executes, independent of what it computes."""
 
     precision: Precision
-    """Of the multiplications; weights, moments and losses stay or have a master copy in fp32."""
+    """Precision of the matrix multiplications; weights, moments and losses are fp32 or have an fp32 master copy."""
     tf32: bool = False
-    """fp32 alone: GPUs from Ampere on multiply in TF32, several times as fast, with 10 bits of fraction for 23."""
+    """With fp32 only: let GPUs multiply in TF32, several times as fast, with 10 instead of 23 fraction bits."""
     zero_stage: int = 0
-    """What ZeRO splits over the ranks: 0 nothing, 1 optimiser state, 2 and gradients, 3 and weights."""
+    """What ZeRO partitions over the ranks: 0 nothing, 1 optimiser state, 2 also gradients, 3 also weights."""
     micro_batch: int | None = None
-    """Largest number of pairs a rank takes through one forward pass; null: all of its share of the batch."""
+    """Largest number of pairs in one forward pass of a rank; null: all pairs of the rank."""
     bucket_elements: int = 50_000_000
-    """Gradients that ZeRO 1-3 gather into one message, in elements: a buffer of that size is held on the device."""
+    """Elements of gradients that ZeRO 1-3 reduce in one message; a buffer of that size is held on the device."""
     overlap: bool = False
-    """ZeRO 1-3: gradients travel while the backward pass goes on, at the cost of a second buffer."""
+    """ZeRO 1-3: reduce gradients while the backward pass runs, at the cost of a second buffer."""
     offload_optimizer: bool = False
-    """ZeRO 1-3: optimiser state and fp32 weights live in the host's memory, and the optimiser steps there."""
+    """ZeRO 1-3: keep optimiser state and fp32 weights in the host's memory and run the optimiser there."""
     compile: bool = False
-    """torch.compile of the layers: it pays on a GPU, not on a CPU."""
+    """torch.compile of the layers, for GPUs; on a CPU it does not pay."""
     loss_scale: LossScale | None = None
-    """With fp16 alone; null: the defaults."""
+    """With fp16 only; null: the defaults."""
 
     def __post_init__(self) -> None:
-        _check(0 <= self.zero_stage <= 3, f"zero_stage {self.zero_stage} is none of 0, 1, 2, 3")
+        _check(0 <= self.zero_stage <= 3, f"zero_stage {self.zero_stage} is not 0, 1, 2 or 3")
         _check(self.micro_batch is None or self.micro_batch > 0, f"micro_batch {self.micro_batch} is not positive")
         _check(self.bucket_elements > 0, f"bucket_elements {self.bucket_elements} is not positive")
         for name in ("overlap", "offload_optimizer"):
@@ -123,7 +121,7 @@ class Execution:
             )
         _check(
             self.zero_stage < 3 or not self.compile,
-            "compile does not go with zero_stage 3, which takes the weights away between steps; set one of them lower",
+            "compile does not go with zero_stage 3, which releases the weights between steps; set one of them lower",
         )
         _check(
             not self.tf32 or self.precision == "fp32",
@@ -140,18 +138,18 @@ class Execution:
 
     @property
     def fp16_scale(self) -> LossScale:
-        """The loss scale that holds if precision is fp16."""
+        """The loss scale to use if precision is fp16."""
         return self.loss_scale or LossScale()
 
 
 def read_execution(path: Path) -> Execution:
-    """The execution that a JSON file describes.
+    """Read an execution from a JSON file.
 
-    Raises InputError, with the file's name, for a missing file, unknown or missing keys, ill-typed values and values
-    that exclude each other.
+    Raises: InputError, with the file's name, for a missing file, unknown or missing keys, values of a wrong type and
+    values that exclude each other.
     """
     shipped = ", ".join(sorted(file.name for file in SHIPPED.glob("*.json"))) or "none"
-    value = read_json(find_shipped(path), what=f"a way to execute for --ds-config (ds_configs/ holds: {shipped})")
+    value = read_json(find_shipped(path), what=f"an execution file for --ds-config (ds_configs/ holds: {shipped})")
     _check_schema(path, value)
     try:
         return from_json(Execution, value, where=str(path))
@@ -161,7 +159,7 @@ def read_execution(path: Path) -> Execution:
 
 
 def _check_schema(path: Path, value: Any) -> None:
-    """A file in DeepSpeed's own schema is told apart from a slip."""
+    """Raise InputError for a file in DeepSpeed's own schema."""
     keys = [key for key in value if key in _NOT_HERE] if isinstance(value, dict) else []
     if {"fp16", "bf16"} <= set(keys):
         raise InputError(f"{path}: fp16 and bf16 exclude each other; {_NOT_HERE['fp16']} instead of both")
@@ -175,52 +173,45 @@ def _check_schema(path: Path, value: Any) -> None:
 def choose_execution() -> tuple[str, Execution]:
     """The name and content of the shipped file that suits this machine.
 
-    bf16 where every visible GPU multiplies it natively, fp16 on other GPUs, fp32 without a GPU. cpu_bf16 has to be
-    asked for: few processors multiply bf16, and on a CPU exactness is usually the point.
+    bf16 where every visible GPU multiplies it natively, fp16 on other GPUs, fp32 without a GPU. cpu_bf16 is never
+    chosen: few processors multiply bf16, and on a CPU exact results usually matter more.
     """
-    name = _suitable_name()
+    name = "cpu_fp32"
+    if torch.cuda.is_available():
+        # The weakest GPU decides, so that the ranks of one machine agree.
+        weakest = min(torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count()))
+        name = "gpu_bf16" if weakest >= _NATIVE_BF16 else "titanx_fp16"
     return name, read_execution(SHIPPED / f"{name}.json")
 
 
-def _suitable_name() -> str:
-    if not torch.cuda.is_available():
-        return "cpu_fp32"
-    # the weakest GPU decides, so that the ranks of one machine agree
-    weakest = min(torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count()))
-    return "gpu_bf16" if weakest >= _NATIVE_BF16 else "titanx_fp16"
-
-
 def accumulation(execution: Execution, *, batch_size: int, world_size: int) -> tuple[int, int]:
-    """(pairs per rank and forward pass, forward passes per optimiser step), so that they multiply to the batch.
+    """(pairs per rank and forward pass, forward passes per optimiser step), whose product is a rank's pairs per step.
 
-    batch_size: pairs in one optimiser step over all ranks. world_size: ranks.
+    batch_size: pairs of one optimiser step over all ranks. world_size: number of ranks.
 
-    Raises InputError if the batch does not split evenly over the ranks, or a rank's share over its forward passes.
+    Raises: InputError if the batch does not split evenly over the ranks, or a rank's pairs over its forward passes.
     """
-    share, rest = divmod(batch_size, world_size)
+    per_rank, rest = divmod(batch_size, world_size)
     _check(
-        share > 0 and rest == 0,
+        per_rank > 0 and rest == 0,
         f"a batch of {batch_size} pairs does not split evenly over {world_size} ranks; "
         f"use a number of ranks that divides {batch_size}, or a batch size that is a multiple of {world_size}",
     )
-    micro = min(execution.micro_batch or share, share)
+    micro = min(execution.micro_batch or per_rank, per_rank)
+    divisor = next(number for number in range(micro, 0, -1) if per_rank % number == 0)
     _check(
-        share % micro == 0,
-        f"micro_batch {micro} does not divide the {share} pairs that each of {world_size} ranks takes of a batch of "
-        f"{batch_size}; set it to {_largest_divisor(share, at_most=micro)}",
+        micro == divisor,
+        f"micro_batch {micro} does not divide the {per_rank} pairs that each of {world_size} ranks takes of a batch of "
+        f"{batch_size}; set it to {divisor}",
     )
-    return micro, share // micro
-
-
-def _largest_divisor(number: int, *, at_most: int) -> int:
-    return next(divisor for divisor in range(at_most, 0, -1) if number % divisor == 0)
+    return micro, per_rank // micro
 
 
 def deepspeed_config(execution: Execution, *, batch_size: int, world_size: int, clip_norm: float) -> dict[str, Any]:
-    """The dict for deepspeed.initialize, with nothing left to its defaults that would change the result.
+    """The dict for deepspeed.initialize; no default of DeepSpeed that would change the result remains.
 
-    batch_size: pairs in one optimiser step over all ranks. clip_norm: largest global gradient norm, 0 for no clipping
-    (left out, DeepSpeed would clip at 1).
+    batch_size: pairs of one optimiser step over all ranks. clip_norm: largest global gradient norm, 0 for no clipping
+    (without the key, DeepSpeed would clip at 1).
     """
     micro, steps = accumulation(execution, batch_size=batch_size, world_size=world_size)
     return {
@@ -229,9 +220,9 @@ def deepspeed_config(execution: Execution, *, batch_size: int, world_size: int, 
         "gradient_accumulation_steps": steps,
         "gradient_clipping": float(clip_norm),
         "steps_per_print": _NEVER,
-        "timers": {"throughput": {"enabled": False}},  # it waits for the device twice in each forward pass
+        "timers": {"throughput": {"enabled": False}},  # it synchronises with the device twice in each forward pass
         "zero_optimization": _zero_block(execution),
-        # torch's fused AdamW steps on the host as well, and needs no compiler
+        # torch's fused AdamW runs on the host too, and needs no compiler
         **({"zero_force_ds_cpu_optimizer": False} if execution.offload_optimizer else {}),
         **_precision_block(execution),
     }
@@ -240,7 +231,7 @@ def deepspeed_config(execution: Execution, *, batch_size: int, world_size: int, 
 def _zero_block(execution: Execution) -> dict[str, Any]:
     if execution.zero_stage == 0:
         return {"stage": 0}
-    size = execution.bucket_elements  # the default of 5e8 holds a gigabyte of a 12 GB card
+    size = execution.bucket_elements  # DeepSpeed's default of 5e8 takes a gigabyte of a 12 GB card
     return {
         "stage": execution.zero_stage,
         "reduce_bucket_size": size,
@@ -253,7 +244,7 @@ def _zero_block(execution: Execution) -> dict[str, Any]:
 def _precision_block(execution: Execution) -> dict[str, Any]:
     """torch_autocast with ZeRO off, DeepSpeed's own fp16 or bf16 block with ZeRO on, never both.
 
-    With ZeRO off, the fp16 block divides the gradients by a loss scale that it never multiplied the loss by; with ZeRO
+    With ZeRO off, the fp16 block divides the gradients by a loss scale that the loss was never multiplied by; with ZeRO
     on, torch_autocast clips gradients that are still scaled.
     """
     if execution.precision == "fp32":
@@ -266,6 +257,6 @@ def _precision_block(execution: Execution) -> dict[str, Any]:
 
 
 def grad_scaler_settings(execution: Execution) -> dict[str, float]:
-    """Arguments for the torch.amp.GradScaler of fp16 with ZeRO off, whose scale DeepSpeed's dict cannot set."""
+    """Arguments of torch.amp.GradScaler for fp16 with ZeRO off; DeepSpeed's dict cannot set them."""
     scale = execution.fp16_scale
     return {"init_scale": 2.0**scale.initial_scale_power, "growth_interval": scale.loss_scale_window}

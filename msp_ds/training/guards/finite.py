@@ -1,7 +1,7 @@
-"""Losses and gradients that are not finite: named, noted for a replay, left out; too many in a row end the run.
+"""The guard against losses and gradients that are not finite: it names them, notes their batches and ends a run.
 
-The optimiser leaves such a step out by itself (engine.py), so weights and checkpoints stay finite whenever this is
-looked at. An overflow of fp16 under a finite loss is no fault: the loss scale is there for it.
+The optimiser skips such a step by itself (engine.py), so weights and checkpoints stay finite however late the guard
+checks. An fp16 overflow under a finite loss does not count: the loss scale handles it.
 """
 
 from __future__ import annotations
@@ -23,62 +23,62 @@ from msp_ds.training.distributed.runtime import Runtime
 log = logging.getLogger(__name__)
 
 FOLDER = "not-finite"
-"""In a stage's folder: which batches had a loss that was not finite."""
-MOST_FILES = 10
-"""Batches that a rank notes of a stage; the first ones tell the most."""
+"""Folder in a stage's folder for the batches whose loss was not finite."""
+MAX_FILES = 10
+"""Batches that a rank notes in a stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchInfo:
-    """What a batch whose loss was not finite is rebuilt from, with the shards, and what is known of it."""
+    """What is needed, besides the shards, to rebuild a batch whose loss was not finite; and its losses."""
 
     stage: str
     part: str
     tasks: tuple[str, ...]
     step: int
-    """From 0, as dropout and the order of pairs count; people count from 1."""
+    """From 0, as in the order of pairs; messages count from 1."""
     epoch: int
     rank: int
     ranks: int
-    """Of the run: they share the global batch."""
+    """Number of ranks of the run."""
     micro_batch: int
-    """Pairs that a rank takes through one forward pass."""
+    """Pairs in one forward pass of a rank."""
     number: int
-    """Which of the rank's forward passes of the step, from 0."""
+    """Index of the forward pass within the rank's step, from 0."""
     num_blocks: int
-    """In which the shards came, as --cache-limit decided; 1 where they were all there."""
+    """Number of blocks of shards that --cache-limit has led to; 1 where all shards were local."""
     seed: int
     keys: tuple[int, ...]
-    """Of the pairs, as Batch.keys has them."""
+    """Batch.keys of the pairs."""
     losses: dict[str, float]
-    """Each task's, before weighting."""
+    """Loss of each task, before weighting."""
 
 
 def deferred_bool(finite: Tensor) -> Callable[[], bool]:
-    """What gives a bool scalar's value later, without making a GPU wait for the host."""
+    """Start to copy a bool scalar to the host; the returned function waits for the copy and gives its value."""
     if finite.device.type != "cuda":
         return lambda: bool(finite)
-    answer = torch.empty((), dtype=torch.bool, pin_memory=True)
-    answer.copy_(finite, non_blocking=True)
+    value = torch.empty((), dtype=torch.bool, pin_memory=True)
+    value.copy_(finite, non_blocking=True)
     copied = torch.cuda.current_stream(finite.device).record_event()
 
     def wait() -> bool:
         copied.synchronize()
-        return bool(answer)
+        return bool(value)
 
     return wait
 
 
 def zeroed(metrics: Mapping[str, MeanMetric]) -> dict[str, MeanMetric]:
-    """The same names with nothing counted: a mean over many steps must not be lost to one."""
+    """The same names with empty means, so that a step that is not finite does not spoil the mean over many steps."""
     return {name: MeanMetric(torch.zeros_like(one.total), torch.zeros_like(one.count)) for name, one in metrics.items()}
 
 
 class FiniteGuard:
-    """Remembers which steps since the last check were not finite, on this rank and on the others."""
+    """Collects which steps were not finite on any rank, and ends the run after too many in a row."""
 
     def __init__(self, folder: Path, *, stage: str, stop_after: int, counts_norms: bool, runtime: Runtime) -> None:
-        """folder: of the stage. stop_after: steps in a row that end the run. counts_norms: not in fp16."""
+        """folder: of the stage. stop_after: bad steps in a row that end the run. counts_norms: False for fp16."""
         self._folder = folder / FOLDER
         self._stage = stage
         self._stop_after = stop_after
@@ -90,7 +90,7 @@ class FiniteGuard:
         self._in_a_row = 0
 
     def keep(self, losses: Losses, info: BatchInfo) -> None:
-        """Names a batch and notes it in the stage's folder, unless many are noted already."""
+        """Warn about a batch with a bad loss and note it in the stage's folder, up to MAX_FILES batches."""
         values = {name: metric.mean() for name, metric in losses.metrics.items() if name.startswith("loss/")}
         bad = sorted(name for name, value in values.items() if not torch.tensor(value).isfinite())
         bad = [name for name in bad if name != "loss/total"] or ["loss/total"]
@@ -98,16 +98,16 @@ class FiniteGuard:
         more = f" and {len(info.keys) - 4} more" if len(info.keys) > 4 else ""
         some = ", ".join(map(str, info.keys[:4])) + more
         path = self._folder / f"step-{info.step + 1:08d}-rank-{info.rank}.json"
-        told = self._write(path, dataclasses.replace(info, losses=values))
+        remark = self._write(path, dataclasses.replace(info, losses=values))
         log.warning(
-            "%s not finite in step %d of stage %s, which is left out; pairs %s%s",
-            *(_are(" and ".join(bad)), info.step + 1, self._stage, some, told),
+            "%s not finite in step %d of stage %s, which is skipped; pairs %s%s",
+            *(_are(" and ".join(bad)), info.step + 1, self._stage, some, remark),
         )
 
     def _write(self, path: Path, info: BatchInfo) -> str:
-        """What to tell of the file."""
-        if len(list(self._folder.glob(f"*-rank-{info.rank}.json"))) >= MOST_FILES:
-            return f"; {self._folder} names {MOST_FILES} batches, no more are noted"
+        """Write a batch's file; returns the end of the warning."""
+        if len(list(self._folder.glob(f"*-rank-{info.rank}.json"))) >= MAX_FILES:
+            return f"; {self._folder} names {MAX_FILES} batches, no more are noted"
         try:
             write_batch_info(path, info)
         except OSError as error:
@@ -115,14 +115,14 @@ class FiniteGuard:
         return f"; look into it with: msp-ds replay {path}"
 
     def note(self, finite: bool, norm: Tensor) -> None:
-        """One optimiser step: whether this rank's losses were finite, and the gradient's norm over all ranks."""
+        """Record an optimiser step: whether this rank's losses were finite, and the gradient norm over all ranks."""
         self._bad_losses.append(0.0 if finite else 1.0)
         self._norms.append(norm)
 
     def check(self, done: int) -> None:
-        """What came of the steps up to `done` since the last check; every rank must call it.
+        """Check the steps recorded since the last check, up to step `done`; every rank must call it.
 
-        Raises FloatingPointError when `stop_after` steps in a row were left out.
+        Raises: FloatingPointError when `stop_after` steps in a row were not finite.
         """
         if not self._bad_losses:
             return
@@ -131,14 +131,14 @@ class FiniteGuard:
         overflows = (~norms.isfinite()).float() if self._counts_norms else torch.zeros_like(losses)
         bad_losses, bad_norms = self._runtime.all_reduce_max(torch.stack((losses, overflows))).tolist()
         self._bad_losses, self._norms = [], []
-        said = self._runtime.any_error(" and ".join(self._names)) if any(bad_losses) else ""
+        bad_names = self._runtime.any_error(" and ".join(self._names)) if any(bad_losses) else ""
         self._names = []
         for step, (loss, norm) in enumerate(zip(bad_losses, bad_norms, strict=True), start=done - len(bad_losses) + 1):
             self._in_a_row = self._in_a_row + 1 if loss or norm else 0
             if norm and not loss and self._runtime.is_first:
-                log.warning("the gradient's norm is not finite in step %d, which is left out", step)
+                log.warning("the gradient's norm is not finite in step %d, which is skipped", step)
             if self._in_a_row >= self._stop_after:
-                self._give_up(said if loss else "the gradient's norm", step)
+                self._give_up(bad_names if loss else "the gradient's norm", step)
 
     def _give_up(self, what: str, step: int) -> None:
         in_a_row = f", {self._in_a_row} steps in a row" if self._in_a_row > 1 else ""
@@ -153,14 +153,14 @@ def _are(names: str) -> str:
 
 
 def write_batch_info(path: Path, info: BatchInfo) -> None:
-    """Writes what a batch is rebuilt from. Raises OSError."""
+    """Write the file of a batch. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # JSON has no number for a loss that is not finite, so losses are written as text.
+    # JSON has no infinity and no NaN, so losses are written as text.
     write_json(path, {**to_json(info), "losses": {name: str(value) for name, value in info.losses.items()}})
 
 
 def read_batch_info(path: Path) -> BatchInfo:
-    """What `write_batch_info` wrote. Raises InputError for any other file."""
+    """Read a file of `write_batch_info`. Raises InputError for any other file."""
     try:
         value = read_json(path, what="a batch that a run noted")
         losses = {name: float(text) for name, text in value["losses"].items()}

@@ -1,4 +1,4 @@
-"""What looks after a stage while it trains: its losses, its pace, its shards."""
+"""The guards of a stage: of its losses, its progress and its shards."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ from msp_ds.training.guards.limits import Limits
 from msp_ds.training.guards.shard_watch import ShardWatch
 from msp_ds.training.guards.watchdog import Watchdog
 
-SECONDS = 60
-"""In a minute."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Guards:
@@ -28,8 +25,8 @@ class Guards:
     shards: ShardWatch
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Watches as long as the block runs. A ShardError that comes of changed shards says so."""
+    def watching(self) -> Iterator[None]:
+        """Run the watchdog inside the block, and name changed shards in a ShardError that they cause."""
         try:
             with self.watchdog.watching():
                 yield
@@ -44,11 +41,6 @@ def build_guards(
     limits: Limits, folder: Path, sets: Sequence[ShardSet], *, stage: str, precision: str, runtime: Runtime
 ) -> Guards:
     """The guards of the stage in `folder`, which reads `sets`."""
-    guard = FiniteGuard(
-        folder,
-        stage=stage,
-        stop_after=limits.stop_after_nan,
-        counts_norms=precision != "fp16",
-        runtime=runtime,
-    )
-    return Guards(finite=guard, watchdog=Watchdog(limits.watchdog * SECONDS), shards=ShardWatch(sets))
+    counts_norms, stop_after = precision != "fp16", limits.stop_after_nan
+    finite = FiniteGuard(folder, stage=stage, stop_after=stop_after, counts_norms=counts_norms, runtime=runtime)
+    return Guards(finite=finite, watchdog=Watchdog(limits.watchdog * 60), shards=ShardWatch(sets))

@@ -1,4 +1,4 @@
-"""A process that no longer comes along says where it stands and ends, so that its launcher ends the others."""
+"""Ends a process that hangs, after a dump of its stacks, so that its launcher ends the other ranks."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from contextlib import contextmanager
 log = logging.getLogger(__name__)
 
 LOOKS = 10
-"""Times that the watchdog looks within its patience."""
+"""Number of checks within the timeout."""
 STDERR = 2
-"""The file descriptor: sys.stderr may be anything."""
+"""File descriptor; sys.stderr may have been replaced."""
 BACKSTOP = 2.0
-"""Patience of the watchdog's watchdog: it needs no Python, which a hang in a library may hold."""
+"""Timeout of faulthandler's timer as a multiple of the watchdog's. It works where a hanging library holds the GIL."""
 
 
 class Watchdog:
-    """Ends this process with exit code 1, after a dump of all stacks, when it has not been told that it is alive.
+    """Ends this process with exit code 1, after a dump of all stacks, when `alive` was not called for a time.
 
-    What counts is how often it looked in vain, not the clock: a machine that slept is no hang.
+    It counts its checks without a call and not the time, so that a machine that slept is not taken for a hang.
     """
 
-    def __init__(self, patience: float) -> None:
-        """patience: seconds without a sign of life; 0: it never ends anything."""
-        self._patience = patience
+    def __init__(self, timeout: float) -> None:
+        """timeout: seconds; 0 for no watchdog."""
+        self._timeout = timeout
         self._signs = 0
-        self._said = "before the first step"
+        self._position = "before the first step"
         self._ended = threading.Event()
 
     def alive(self, where: str = "") -> None:
-        """A sign of life; `where` names what has been reached."""
+        """Report progress; `where` names what has been reached."""
         self._signs += 1
-        self._said = where or self._said
+        self._position = where or self._position
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watches as long as the block runs."""
-        if not self._patience:
+        """Run the watchdog inside the block."""
+        if not self._timeout:
             yield
             return
         self._ended.clear()
@@ -56,7 +56,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         seen, in_vain = self._signs, 0
-        while not self._ended.wait(self._patience / LOOKS):
+        while not self._ended.wait(self._timeout / LOOKS):
             in_vain = in_vain + 1 if seen == self._signs else 0
             seen = self._signs
             if in_vain >= LOOKS:
@@ -64,13 +64,13 @@ class Watchdog:
             self._hold_off_backstop()
 
     def _hold_off_backstop(self) -> None:
-        faulthandler.dump_traceback_later(BACKSTOP * self._patience, exit=True, file=STDERR)
+        faulthandler.dump_traceback_later(BACKSTOP * self._timeout, exit=True, file=STDERR)
 
     def _give_up(self) -> None:
         log.error(
-            "nothing has moved for %.0f s %s: this process ends, where it stands is below; --resume continues from the "
+            "nothing has moved for %.0f s %s: this process ends, its stacks follow; --resume continues from the "
             "last checkpoint, --watchdog MINUTES gives more time",
-            *(self._patience, self._said),
+            *(self._timeout, self._position),
         )
         faulthandler.dump_traceback(file=STDERR, all_threads=True)
         os._exit(1)

@@ -1,4 +1,4 @@
-"""GPUs: how much memory, and how fast they multiply by their makers' word."""
+"""GPUs: their memory and their peak speed as their makers state it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msp_ds.errors import InputError
 from msp_ds.training.engine.execution import Precision
 
 _MEASURED_SIZES = {"cuda": 4096, "cpu": 1024}
-_LEAST_TIMES, _MEASURED_SECONDS = 3, 0.2
+_MIN_RUNS, _MEASURED_SECONDS = 3, 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,22 +21,22 @@ class Card:
     """One GPU."""
 
     title: str
-    """As torch names it, or a part of that."""
+    """Name in torch, or a part of it."""
     memory_gib: float
     fp32_tflops: float | None = None
-    """Without TF32, as torch multiplies unless told otherwise."""
+    """Without TF32, which is torch's default."""
     half_tflops: float | None = None
-    """fp16 or bf16 with sums in fp32, dense; None where it is no faster than fp32."""
+    """Dense fp16 or bf16 with fp32 accumulation; None where it is no faster than fp32."""
     has_bf16: bool = False
-    """Whether it multiplies bf16 in hardware; otherwise fp16 is used."""
+    """Whether it multiplies bf16 in hardware."""
 
     @property
     def precision(self) -> Precision:
-        """What a run takes on it without --ds-config."""
+        """The precision of a run without --ds-config."""
         return "bf16" if self.has_bf16 else "fp16"
 
     def tflops(self, precision: Precision) -> float | None:
-        """10^12 multiplications and additions a second, where that is known."""
+        """Peak in 10^12 floating-point operations per second; None where it is unknown."""
         return self.fp32_tflops if precision == "fp32" else self.half_tflops or self.fp32_tflops
 
 
@@ -51,14 +51,14 @@ CARDS: dict[str, Card] = {
     "h100": Card(title="H100", memory_gib=80, fp32_tflops=67, half_tflops=989, has_bf16=True),
     "h200": Card(title="H200", memory_gib=141, fp32_tflops=67, half_tflops=989, has_bf16=True),
 }
-"""By the name for --card. titanx is the Maxwell card of 2015, whose fp16 saves memory and no time."""
+"""Name for --card -> card. titanx is the Maxwell card of 2015, where fp16 saves memory but no time."""
 
-_MOST = 1e6
-"""GiB and TFLOPS: more than a card will have for long."""
+_MAX_VALUE = 1e6
+"""GiB and TFLOPS: larger values are taken for mistakes."""
 
 
 def find_card(name: str) -> Card:
-    """The card called `name`, or one of which only the memory is known: `12gb`. Raises InputError for any other."""
+    """The card of a name, or a card of which only the memory is known: `12gb`. Raises InputError for other names."""
     if name in CARDS:
         return CARDS[name]
     size = re.fullmatch(r"(\d{1,6})gb", name)
@@ -68,9 +68,9 @@ def find_card(name: str) -> Card:
 
 
 def changed_card(card: Card, *, memory_gib: float | None = None, tflops: float | None = None) -> Card:
-    """A card with another memory or another peak than it is known for. Raises InputError where one is not positive."""
+    """A card with another memory or peak. Raises InputError for a value that is not positive or far too large."""
     for flag, value in (("--memory-gb", memory_gib), ("--tflops", tflops)):
-        if value is not None and not 0 < value <= _MOST:
+        if value is not None and not 0 < value <= _MAX_VALUE:
             raise InputError(f"{flag} {value:g} is not positive" if value <= 0 else f"{flag} {value:g} is no card's")
     card = dataclasses.replace(card, memory_gib=memory_gib or card.memory_gib)
     if tflops is None:
@@ -79,10 +79,9 @@ def changed_card(card: Card, *, memory_gib: float | None = None, tflops: float |
 
 
 def peak_flops(device: torch.device, precision: Precision) -> float:
-    """Multiplications and additions a second: of one GPU by its maker's word, else as measured.
+    """Peak floating-point operations per second: of a known GPU as its maker states it, else as measured here.
 
-    On a CPU that is what this process reaches with its threads while the other ranks measure too. It takes a fifth of a
-    second.
+    Measuring takes 0.2 s. On a CPU it gives what this process reaches with its threads while other ranks measure too.
     """
     card = card_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     known = None if card is None else card.tflops(precision)
@@ -90,28 +89,28 @@ def peak_flops(device: torch.device, precision: Precision) -> float:
 
 
 def card_of(name: str) -> Card | None:
-    """The card that torch calls `name`, if it is a known one."""
+    """The card of a name in torch; None for an unknown one."""
     found = (card for card in CARDS.values() if re.search(rf"\b{re.escape(card.title)}(?!\w)", name))
     return next(found, None)
 
 
 def _measured_peak(device: torch.device, precision: Precision) -> float:
-    """What square matrices reach at best."""
-    kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    """The best of several products of square matrices."""
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     if device.type == "cpu" and precision == "fp16":
-        kind = torch.float32  # which is as good there: many a CPU takes a second for one product of halves
+        dtype = torch.float32  # many CPUs take a second for one product in fp16
     size = _MEASURED_SIZES[device.type]
-    square = torch.ones(size, size, device=device, dtype=kind)
+    square = torch.ones(size, size, device=device, dtype=dtype)
     times: list[float] = []
-    while len(times) < _LEAST_TIMES or sum(times) < _MEASURED_SECONDS:
-        _settle(device)
+    while len(times) < _MIN_RUNS or sum(times) < _MEASURED_SECONDS:
+        _synchronize(device)
         began = time.perf_counter()
         torch.mm(square, square)
-        _settle(device)
+        _synchronize(device)
         times.append(time.perf_counter() - began)
     return float(2 * size**3 / min(times))
 
 
-def _settle(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

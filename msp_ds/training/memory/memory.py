@@ -1,11 +1,11 @@
-"""How many pairs fit into one forward pass: found by trial, at the start of a stage or once the memory ran out."""
+"""The number of pairs that fit into one forward pass, found by trial at a stage's start or when memory ran out."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -20,41 +20,28 @@ from msp_ds.training.engine.execution import Execution, Precision
 
 log = logging.getLogger(__name__)
 
-SPARE_SHARE = 0.05
-"""Of the device's memory, kept free in a trial: training takes and gives back in another order."""
+SPARE_RATIO = 0.05
+"""Ratio of the device's memory that a trial leaves free: training allocates in another order."""
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _FULL, _HALF = 4, 2
 """Bytes of a number."""
 
-Trial = Callable[[int], bool]
-"""Whether this many pairs fit."""
-
 
 def divisors(number: int) -> list[int]:
-    """Of the largest first, down to 1."""
+    """The divisors of a number, largest first."""
     return [size for size in range(number, 0, -1) if number % size == 0]
 
 
-def largest_fitting(sizes: Iterable[int], fits: Trial) -> int:
-    """The first of `sizes` that fits, 0 when none does."""
-    return next((size for size in sizes if fits(size)), 0)
-
-
-def longest_pairs(loader: BatchLoader, part: int, count: int) -> Tensor:
-    """int64 [count]: the rows of the longest texts of a part, which take the most memory."""
-    return loader.readers[part].lengths.argsort(descending=True, stable=True)[:count]
-
-
 def a_pass_fits(module: nn.Module, batch: Batch, tasks: Sequence[Task], *, precision: Precision) -> bool:
-    """Whether a forward and a backward pass of a batch fit beside what is there. The module has no gradients after it.
+    """Whether a forward and a backward pass of a batch fit. Afterwards the module has no gradients.
 
-    precision: of the multiplications, where the module does not see to it itself.
+    precision: of the matrix products; the trial applies autocast itself.
     """
-    kind = _AUTOCAST.get(precision)
-    with torch.autocast(batch.boxes.device.type, dtype=kind) if kind else contextlib.nullcontext():
+    dtype = _AUTOCAST.get(precision)
+    with torch.autocast(batch.boxes.device.type, dtype=dtype) if dtype else contextlib.nullcontext():
         fits = _tries(lambda: module(batch, tasks, 0).total.backward())
     module.zero_grad(set_to_none=True)
-    _let_go()
+    _free_memory()
     return fits
 
 
@@ -62,11 +49,11 @@ def _tries(work: Callable[[], None]) -> bool:
     try:
         work()
     except torch.OutOfMemoryError:
-        return False  # with the exception go the frames that hold the activations
+        return False  # the frames that hold the activations go with the exception
     return True
 
 
-def _let_go() -> None:
+def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -75,11 +62,11 @@ def _let_go() -> None:
 def state_bytes(execution: Execution, num_weights: int, *, world_size: int) -> int:
     """Bytes of weights, gradients, moments and copies that a rank holds beside the activations.
 
-    As counted in DeepSpeed's engine on a CPU; ZeRO's optimiser takes its share of the gradients in fp32 once more, when
-    the activations are gone.
+    The formula was counted in DeepSpeed's engine on a CPU. ZeRO's optimiser copies its partition of the gradients to
+    fp32 once more, when the activations are freed.
     """
     half = execution.precision != "fp32"
-    if execution.zero_stage == 0:  # gradients travel in their place
+    if execution.zero_stage == 0:  # gradients are reduced in place
         return num_weights * (4 * _FULL + (_HALF if half else 0))
     number = _HALF if half else _FULL
     split = 0 if execution.offload_optimizer else 3 * _FULL * num_weights // world_size  # fp32 weights and moments
@@ -88,66 +75,67 @@ def state_bytes(execution: Execution, num_weights: int, *, world_size: int) -> i
 
 
 def bytes_beside_trial(execution: Execution, num_weights: int, *, world_size: int) -> int:
-    """What the engine will hold on the device beside what a trial does: fp32 weights, gradients, autocast's copies."""
-    there = num_weights * (2 * _FULL + (_HALF if execution.precision != "fp32" else 0))
-    return max(0, state_bytes(execution, num_weights, world_size=world_size) - there)
+    """Bytes that an engine holds beside those of a trial: fp32 weights, gradients and autocast's copies."""
+    in_trial = num_weights * (2 * _FULL + (_HALF if execution.precision != "fp32" else 0))
+    return max(0, state_bytes(execution, num_weights, world_size=world_size) - in_trial)
 
 
 @contextmanager
 def held(size: int, device: torch.device) -> Iterator[bool]:
-    """Takes `size` bytes of a device as long as the block runs; whether there were so many."""
-    taken: list[Tensor] = []
-    there = _tries(lambda: taken.append(torch.empty(size, dtype=torch.uint8, device=device)))
+    """Allocate `size` bytes of a device inside the block; yields whether that succeeded."""
+    blocks: list[Tensor] = []
+    succeeded = _tries(lambda: blocks.append(torch.empty(size, dtype=torch.uint8, device=device)))
     try:
-        yield there
+        yield succeeded
     finally:
-        taken.clear()
-        _let_go()
+        blocks.clear()
+        _free_memory()
 
 
 def fitting_micro_batch(
     model: nn.Module, loader: BatchLoader, execution: Execution, runtime: Runtime, *, batch_size: int
 ) -> int:
-    """The largest micro batch that fits on every rank, by trial on the longest texts of every part of the stage.
+    """The largest micro batch that fits on every rank, by trial on the longest texts of every granularity of the stage.
 
-    On a CPU that is a rank's whole share of the batch. Raises InputError when not even one pair fits.
+    On a CPU it is all pairs of a rank. Raises InputError when not even one pair fits.
     """
-    share = max(1, batch_size // runtime.world_size)
+    per_rank = max(1, batch_size // runtime.world_size)
     if not has_own_memory(runtime):
-        return share
+        return per_rank
     if execution.zero_stage == 3:
         raise InputError(
-            "--micro-batch auto tries a whole model out, which ZeRO 3 is there to avoid; give a number instead"
+            "--micro-batch auto tries the whole model on each device, which ZeRO 3 avoids; give a number instead"
         )
     model.to(runtime.device)
-    spare = int(SPARE_SHARE * torch.cuda.get_device_properties(runtime.device).total_memory)
+    spare = int(SPARE_RATIO * torch.cuda.get_device_properties(runtime.device).total_memory)
     num_weights = sum(weight.numel() for weight in model.parameters())
     size = bytes_beside_trial(execution, num_weights, world_size=runtime.world_size) + spare
-    with held(size, runtime.device) as there:
-        found = largest_fitting(divisors(share), _trial(model, loader, execution.precision)) if there else 0
-    found = -int(runtime.all_reduce_max(torch.tensor(-found, device=runtime.device)))  # the smallest of all ranks
+    with held(size, runtime.device) as fits:
+        found = next(filter(_trial(model, loader, execution.precision), divisors(per_rank)), 0) if fits else 0
+    found = -int(runtime.all_reduce_max(torch.tensor(-found, device=runtime.device)))  # the minimum over ranks
     if not found:
         raise InputError(
             f"not even one pair fits into the memory of {runtime.describe()}; take a smaller --preset, or "
             "--ds-config ds_configs/zero2_offload.json"
         )
-    log.info("micro batches of %d pairs fit, %d a step and rank", found, share // found)
+    log.info("micro batches of %d pairs fit, %d a step and rank", found, per_rank // found)
     return found
 
 
 def has_own_memory(runtime: Runtime) -> bool:
-    """Whether the device has less memory than the machine, and says when it is full."""
+    """Whether the device is a GPU, which raises an error when its own memory is full."""
     return runtime.device.type == "cuda"
 
 
-def _trial(module: nn.Module, loader: BatchLoader, precision: Precision) -> Trial:
+def _trial(module: nn.Module, loader: BatchLoader, precision: Precision) -> Callable[[int], bool]:
+    """A function that tries whether a number of pairs fits, on the longest texts of every granularity."""
+
     def fits(size: int) -> bool:
-        return all(
-            a_pass_fits(
-                module, loader.read(part, longest_pairs(loader, part, size), epoch=0), one.tasks, precision=precision
-            )
-            for part, one in enumerate(loader.parts)
-        )
+        for part, granularity in enumerate(loader.parts):
+            longest = loader.readers[part].lengths.argsort(descending=True, stable=True)[:size]
+            if not a_pass_fits(module, loader.read(part, longest, epoch=0), granularity.tasks, precision=precision):
+                return False
+        return True
 
     return fits
 
@@ -155,32 +143,24 @@ def _trial(module: nn.Module, loader: BatchLoader, precision: Precision) -> Tria
 def out_of_memory(
     module: nn.Module, loader: BatchLoader, execution: Execution, runtime: Runtime, *, micro_batch: int
 ) -> InputError:
-    """What to say once a step did not fit: with ZeRO off, the largest micro batch that does, tried at once."""
-    _let_go()
+    """The error for a step that did not fit; with ZeRO off it names the largest micro batch that does, by trial."""
+    _free_memory()
     smaller = divisors(micro_batch)[1:]
     module.zero_grad(set_to_none=True)
-    tried = execution.zero_stage == 0 and loader.blocks is None
-    advice = _tried_advice(smaller, _trial(module, loader, execution.precision)) if tried else _plain_advice(smaller)
+    found = smaller[0] if smaller else 0
+    advice = f"give --micro-batch {found} or less, or --micro-batch auto"
+    less = "take --ds-config ds_configs/zero2_offload.json or a smaller --preset"
+    if execution.zero_stage == 0 and loader.blocks is None:
+        found = next(filter(_trial(module, loader, execution.precision), smaller), 0)
+        advice = f"{found} fit: give --micro-batch {found}, or --micro-batch auto"
+        less = f"no smaller number fits either: {less}"
     return InputError(
-        f"out of GPU memory with {micro_batch} pairs a forward pass ({_taken(runtime)}); {advice}; "
+        f"out of GPU memory with {micro_batch} pairs a forward pass ({_usage(runtime)}); {advice if found else less}; "
         "the last checkpoint stays: go on with --resume"
     )
 
 
-def _tried_advice(smaller: Iterable[int], fits: Trial) -> str:
-    found = largest_fitting(smaller, fits)
-    if not found:
-        return "no smaller number fits either: take --ds-config ds_configs/zero2_offload.json or a smaller --preset"
-    return f"{found} fit: give --micro-batch {found}, or --micro-batch auto"
-
-
-def _plain_advice(smaller: Sequence[int]) -> str:
-    if not smaller:
-        return "take --ds-config ds_configs/zero2_offload.json or a smaller --preset"
-    return f"give --micro-batch {smaller[0]} or less, or --micro-batch auto"
-
-
-def _taken(runtime: Runtime) -> str:
+def _usage(runtime: Runtime) -> str:
     if not has_own_memory(runtime):
         return runtime.describe()
     peak = torch.cuda.max_memory_reserved(runtime.device) / 2**30

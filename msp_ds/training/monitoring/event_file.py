@@ -1,6 +1,6 @@
-"""TensorBoard's files, written so that a disk that takes no more ends no run.
+"""TensorBoard's event files, written so that a full disk does not end the run.
 
-TensorBoard's own writer has a thread, which dies of the first write that fails; every call after that raises.
+TensorBoard's own writer has a thread that ends at the first write that fails; every later call raises.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _VERSION = "brain.Event:2"
 
 
 class EventFile:
-    """What torch's FileWriter writes into. After a failure it takes no more: behind a torn record nobody reads on."""
+    """The file behind torch's FileWriter. After a failed write it drops events: no reader goes past a torn record."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens a new file in a folder, which is made if need be."""
+        """Open a new file in `folder`, which is created if it is missing."""
         name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
         self._path = folder / name
         self._file: BufferedWriter | None = None
@@ -38,12 +38,8 @@ class EventFile:
         except OSError as error:
             self._give_up(error)
 
-    def get_logdir(self) -> str:
-        """The folder."""
-        return str(self._path.parent)
-
     def add_event(self, event: Event) -> None:
-        """Writes an event, in the file when this returns."""
+        """Write an event; it is in the file when this returns."""
         if self._file is None:
             return
         try:
@@ -53,12 +49,12 @@ class EventFile:
             self._give_up(error)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no event is buffered."""
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         if self._file is not None:
-            with suppress(OSError):  # some network disks say only here that they are full
+            with suppress(OSError):  # some network disks report only here that they are full
                 self._file.close()
             self._file = None
 
@@ -66,7 +62,7 @@ class EventFile:
         file, self._file = self._file, None
         if file is not None:
             with suppress(OSError):
-                file.raw.close()  # without what is held back: the file's own close() would try to write it once more
+                file.raw.close()  # not file.close(), which would try to write the buffer again
         log.warning(
             "%s cannot be written (%s); training goes on without its curves until it is resumed",
             *(self._path, error.strerror),
@@ -74,10 +70,10 @@ class EventFile:
 
 
 class Curves(SummaryWriter):
-    """torch's writer for TensorBoard, on an EventFile."""
+    """torch's SummaryWriter on an EventFile."""
 
     def __init__(self, folder: Path, *, purge_step: int) -> None:
-        """purge_step: what earlier files of the folder say of this step and of later ones is not shown."""
+        """purge_step: TensorBoard hides this and later steps of earlier files in the folder."""
         super().__init__(str(folder), purge_step=purge_step)
 
     def _get_file_writer(self) -> Any:

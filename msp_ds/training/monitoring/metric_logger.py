@@ -1,4 +1,4 @@
-"""What a run shows while it trains: TensorBoard by stage and overall, metrics.jsonl, a live view or plain lines."""
+"""The metrics of a stage in TensorBoard, in metrics.jsonl and on the terminal."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ log = logging.getLogger(__name__)
 
 
 class MetricLogger:
-    """The window on one stage, on rank 0; on the others every call does nothing."""
+    """Logs one stage on rank 0; on the other ranks every call does nothing."""
 
     def __init__(self, folder: Path, *, name: str, num_steps: int, start: int, speaks: bool) -> None:
-        """Opens the files of a stage's folder so that steps after `start`, of an interrupted run, are replaced.
+        """Open the files of a stage's folder; steps after `start` that an interrupted run has written are replaced.
 
-        In the folder of a run the scalars go into the run's own curves too, one stage after the other.
+        In the folder of a run the scalars are also written to the run's own curves, one stage after the other.
+        speaks: whether this is rank 0.
         """
         self.name = name
         self.num_steps = num_steps
         self._writers: dict[Curves, int] = {}
-        """TensorBoard's files, with the steps that come before the stage's first."""
+        """TensorBoard writer -> steps that its curves have before the stage's first."""
         self._own: Curves | None = None
-        """The one in the stage's folder."""
+        """The writer in the stage's folder."""
         self._metrics: MetricsFile | None = None
         self._view: TerminalView | None = None
         self.speaks = speaks
         self._began, self.start = time.monotonic(), start
         self.doing = "the first step"
-        """What lies between two reports, where it may take long."""
+        """What takes long between two reports, for progress lines."""
         self._step, self._last_line = start, 0.0
-        self._ticker = Ticker(self._say_again, seconds=SECONDS_BETWEEN_LINES)
+        self._ticker = Ticker(self._log_progress, seconds=SECONDS_BETWEEN_LINES)
         if speaks:
             self._open(folder)
 
@@ -49,8 +50,8 @@ class MetricLogger:
         shown = {folder: 0}
         if (folder.parent / RUN_FILE).is_file():
             shown[folder.parent] = steps_before(folder)
-        for place, before in shown.items():
-            writer = Curves(place, purge_step=before + self.start + 1)
+        for shown_in, before in shown.items():
+            writer = Curves(shown_in, purge_step=before + self.start + 1)
             self._writers[writer] = before
             self._own = self._own or writer
         self._metrics = MetricsFile(folder, start=self.start, facts={"stage": self.name, "num_steps": self.num_steps})
@@ -63,9 +64,9 @@ class MetricLogger:
     def scalars(
         self, step: int, values: Mapping[str, float], *, epoch: float = 0.0, report: Report = "training"
     ) -> None:
-        """Writes scalars at an optimiser step; TensorBoard groups them by what stands before the slash.
+        """Write scalars at an optimiser step; a validation's have `validation/` before their names in TensorBoard.
 
-        epoch: how many have been trained. Those of a validation are shown with `validation/` before their names.
+        epoch: epochs trained so far.
         """
         if self._metrics is not None:
             self._metrics.add(step, values, report=report, epoch=epoch)
@@ -77,26 +78,26 @@ class MetricLogger:
             self._view.validated(step, values)
 
     def text(self, name: str, markdown: str, *, step: int) -> None:
-        """Shows a text, as Markdown, beside the stage's curves in TensorBoard."""
+        """Write a Markdown text beside the stage's curves."""
         if self._own is not None:
             self._own.add_text(name, markdown, step)
 
     def introduce(self, texts: Mapping[str, str]) -> None:
-        """Shows texts, name -> Markdown, beside the curves of the whole run, where this is its beginning."""
+        """Write texts, name -> Markdown, beside the run's curves if this is the first step of the run."""
         if self._writers and not self.start:
             *_, (writer, before) = self._writers.items()
             for name, markdown in texts.items() if not before else ():
                 writer.add_text(name, markdown, 0)
 
     def picture(self, name: str, pixels: np.ndarray, *, step: int) -> None:
-        """Shows a picture beside the stage's curves in TensorBoard. pixels: uint8 [height, width, 3]."""
+        """Write a picture beside the stage's curves. pixels: uint8 [height, width, 3]."""
         if self._own is not None:
             self._own.add_image(name, pixels, step, dataformats="HWC")
 
     def hyperparameters(self, settings: Mapping[str, bool | str | float], results: Iterable[str]) -> None:
-        """Adds the stage to TensorBoard's table of runs. results: names of metrics of validations, the table's columns.
+        """Add the stage to TensorBoard's table of runs.
 
-        The table takes their last values from the stage's curves.
+        results: names of validation metrics; TensorBoard takes their last values from the stage's curves.
         """
         if self._own is not None:
             shown = dict.fromkeys((f"validation/{name}" for name in results), 0.0)
@@ -104,7 +105,7 @@ class MetricLogger:
                 self._own._get_file_writer().add_summary(summary)
 
     def advance(self, step: int, values: Mapping[str, float]) -> None:
-        """Moves the live view to `step`, or writes a line where there is no terminal."""
+        """Update the live view, or log a line now and then where there is no terminal."""
         if not self.speaks:
             return
         now = time.monotonic()
@@ -118,23 +119,23 @@ class MetricLogger:
             self._ticker.spoke()
 
     def _left(self) -> str:
-        """The time until the stage ends, as the steps so far went."""
+        """Estimated time until the end of the stage, from the mean time per step."""
         seconds = (self.num_steps - self._step) * (time.monotonic() - self._began) / max(self._step - self.start, 1)
         return clock(seconds)
 
-    def _say_again(self) -> None:
+    def _log_progress(self) -> None:
         left = f", {self._left()} left" if self._step > self.start else ""
         log.info("%s: after step %d of %d, at %s%s", self.name, self._step, self.num_steps, self.doing or "work", left)
 
     def flush(self) -> None:
-        """Writes out all scalars: a run that is killed and resumed must not lack those before its checkpoint."""
+        """Write out all scalars: a killed run must not lack those before its checkpoint when it is resumed."""
         for writer in self._writers:
             writer.flush()
         if self._metrics is not None:
             self._metrics.flush()
 
     def close(self) -> None:
-        """Gives the terminal back and closes the files."""
+        """Close the live view and the files."""
         self._ticker.stop()
         if self._view is not None:
             self._view.close()
@@ -145,12 +146,12 @@ class MetricLogger:
 
 
 def steps_before(folder: Path) -> int:
-    """Optimiser steps of the stages of a run that were finished before the one in `folder`."""
+    """Total optimiser steps of the finished stages before the one in `folder`."""
     earlier = [path for path in folder.parent.glob(f"[0-9]*-*/{STAGE_FILE}") if _number(path.parent) < _number(folder)]
     return sum(read_finished(path.parent).steps for path in earlier)
 
 
 def _number(stage: Path) -> int:
-    """2 of `2-phrase`; 0 of a folder of another name."""
+    """2 of `2-phrase`; 0 for a folder of another name."""
     first = stage.name.partition("-")[0]
     return int(first) if first.isdecimal() else 0

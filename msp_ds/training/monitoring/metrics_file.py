@@ -1,4 +1,4 @@
-"""metrics.jsonl: what TensorBoard shows of a stage, as lines that any program can read, one JSON object a report."""
+"""metrics.jsonl: the scalars of a stage, one JSON object per report and line."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from msp_ds.storage.small_files import parse_json
 log = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
-"""Beside TensorBoard's file of the stage."""
+"""Name of the file in the stage's folder."""
 
 Report = Literal["training", "validation"]
-"""Means since the report before, or over the held-out pairs."""
+"""Means since the report before, or means over the held-out pairs."""
 
 
 class MetricsFile:
-    """Appends reports, each in one write: whoever kills the run, every line before is whole."""
+    """Appends reports, each in one write, so that every earlier line is whole when the run is killed."""
 
     def __init__(self, folder: Path, *, start: int, facts: Mapping[str, Any]) -> None:
-        """Opens the file of a stage that goes on after step `start`: later reports, which will come again, are removed.
+        """Open the file of a stage that continues after step `start`; reports of later steps are removed.
 
-        facts: what every line says first, as the stage's name.
+        facts: the first keys of every line, such as the stage's name.
         """
         self.path = folder / METRICS_FILE
         self._facts = dict(facts)
         self._is_torn = self._has_warned = False
         self._descriptor: int | None = None
         try:
-            self._descriptor = self._opened(start)
+            self._descriptor = self._open(start)
         except OSError as error:
             self._warn(error)
 
-    def _opened(self, start: int) -> int:
+    def _open(self, start: int) -> int:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         before = self.path.read_bytes() if self.path.is_file() else b""
         kept = "".join(f"{json.dumps(row)}\n" for row in read_metrics(self.path) if row["step"] <= start).encode()
@@ -50,14 +50,14 @@ class MetricsFile:
         return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def add(self, step: int, values: Mapping[str, float], *, report: Report, epoch: float) -> None:
-        """Writes a report at an optimiser step; null stands for what is not a number. A full disk is only warned of."""
+        """Write a report at an optimiser step, with null for NaN. A full disk only causes a warning."""
         if self._descriptor is None:
             return
         now = datetime.now(UTC).isoformat(timespec="seconds")
         row = {**self._facts, "report": report, "step": step, "epoch": round(epoch, 4), "time": now, **values}
         line = f"{json.dumps(to_json(row))}\n".encode()
         try:
-            # What a full disk has torn ends with a line of its own, which no reader takes.
+            # A line that a full disk has torn is ended first; readers skip it.
             whole = os.write(self._descriptor, b"\n" + line if self._is_torn else line)
             self._is_torn = whole < len(line)
         except OSError as error:
@@ -65,7 +65,7 @@ class MetricsFile:
             self._is_torn = True
 
     def flush(self) -> None:
-        """Forces all lines down to the disk."""
+        """Sync the file to the disk."""
         try:
             if self._descriptor is not None:
                 os.fsync(self._descriptor)
@@ -73,9 +73,9 @@ class MetricsFile:
             self._warn(error)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         if self._descriptor is not None:
-            with suppress(OSError):  # some network disks say only here that they are full
+            with suppress(OSError):  # some network disks report only here that they are full
                 os.close(self._descriptor)
 
     def _warn(self, error: OSError) -> None:
@@ -85,7 +85,7 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The reports in a file of metrics, oldest first; none where it is missing. Lines that are torn are left out."""
+    """Read the reports in a file, oldest first, without torn lines; none where the file is missing."""
     if not path.is_file():
         return []
     rows = (_row(line) for line in path.read_bytes().splitlines())
@@ -95,6 +95,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _row(line: bytes) -> dict[str, Any]:
     try:
         row = parse_json(line)
-    except ValueError:  # of broken JSON and of broken UTF-8 alike
+    except ValueError:  # invalid JSON or invalid UTF-8
         return {}
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else {}

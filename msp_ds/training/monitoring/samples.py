@@ -1,4 +1,4 @@
-"""What the model says of a few held-out pairs: hidden words and objects, topics, whether they match, where it looks.
+"""A model's predictions on a few held-out pairs: masked words and objects, topics, match and attention.
 
 B pairs, T text tokens, R regions.
 """
@@ -6,7 +6,7 @@ B pairs, T text tokens, R regions.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,23 +30,28 @@ _GUESSES = 3
 _TOPICS = 6
 
 Guess = tuple[str, float]
-"""A word or a label, and the chance that the model gives it."""
+"""A word or a label, and its probability."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedPrediction:
-    """One hidden word or object."""
+    """The prediction of one masked word or object."""
 
-    place: int
+    position: int
     """Of the word in the text or the region in the image, from 0."""
     right: str
     guesses: tuple[Guess, ...]
-    """The likeliest, best first."""
+    """The most probable, best first."""
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the best guess is right."""
+        return bool(self.guesses) and self.guesses[0][0] == self.right
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A pair and what the model says of it; what the stage has no head for is left empty."""
+    """A pair and the predictions on it; predictions of heads that the stage lacks are empty."""
 
     image_id: str
     width: int
@@ -54,53 +59,65 @@ class Sample:
     height: int
     """Pixels."""
     pieces: tuple[str, ...]
-    """Of the text as it was written, [CLS] and [SEP] included."""
+    """Of the unmasked text, with [CLS] and [SEP]."""
     boxes: np.ndarray
     """float32 [R, 4]: x0 y0 x1 y1 in pixels."""
     labels: tuple[str, ...]
-    """What the detector calls each region, empty without a label."""
+    """The detector's label of each region, empty without one."""
     words: tuple[MaskedPrediction, ...]
     objects: tuple[MaskedPrediction, ...]
-    said_topics: tuple[Guess, ...]
+    predicted_topics: tuple[Guess, ...]
     right_topics: tuple[str, ...]
     match: float | None
-    """The chance that text and image match, which they do; None without a match head."""
+    """Probability that text and image match (they do); None without a match head."""
     looks: np.ndarray
-    """float32 [T, R]: the share of its look that each piece gives to each region, in the last layer."""
+    """float32 [T, R]: attention of each piece to each region in the last layer."""
+
+
+def join_pieces(sample: Sample, *, hidden: str, shown: Callable[[str], str] = str) -> str:
+    """The text without [CLS] and [SEP]. hidden: format of masked pieces, as `[{}]`. shown: escapes a piece."""
+    masked = {word.position for word in sample.words}
+    text = ""
+    for position, piece in enumerate(sample.pieces[1:-1], start=1):
+        bare = shown(piece.removeprefix("##"))
+        text += ("" if piece.startswith("##") else " ") + (hidden.format(bare) if position in masked else bare)
+    return text.strip()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
-    """What the numbers of a shard set are called."""
+    """The word pieces and object labels of a shard set by their ids."""
 
     pieces: Sequence[str]
     objects: Sequence[str]
 
     @classmethod
     def of(cls, reader: Reader) -> Names:
-        """Those of the set that a reader reads."""
+        """The names of a reader's set."""
         labels = load_labels(reader.shards.objects_path, may_be_empty=True)
         pieces = read_vocabulary(reader.shards.vocab_path).pieces
         return cls(pieces=pieces, objects=[label[0] for label in labels])
 
 
 def spread_pairs(reader: Reader, count: int) -> Tensor:
-    """int64 [count or fewer]: pairs evenly over the set, which hardly share an image."""
+    """int64 [count or fewer]: pairs at equal distances in the set, so that few share an image."""
     num_pairs = len(reader.keys)
     return torch.arange(min(count, num_pairs)) * num_pairs // min(count, max(num_pairs, 1))
 
 
 @torch.no_grad()
-def take_samples(
+def predict_samples(
     model: PretrainingModel, reader: Reader, pairs: Tensor, *, tasks: Sequence[Task], epoch: int, names: Names
 ) -> list[Sample]:
-    """What a model in evaluation mode says of int64 [B] `pairs`, each with its own image, corrupted as in `epoch`.
+    """Predictions of a model in evaluation mode on int64 [B] `pairs`, each with its own image, corrupted as in `epoch`.
 
     Under ZeRO 3 every rank must call it.
     """
-    device = model.context.feature_mean.device
     context = dataclasses.replace(model.context, epoch=epoch)
-    clean = _read(reader, pairs, tasks, context).to(device)
+    random_regions = context.draw(reader.keys[pairs], RANDOM_REGION, 2 * num_random_regions(tasks))
+    matched = torch.ones(len(pairs), dtype=torch.bool)
+    clean = reader.read(pairs, images=reader.images[pairs], matched=matched, random_regions=random_regions)
+    clean = clean.to(model.context.feature_mean.device)
     corrupted = corrupt(clean, tasks, context)
     encoded, looks = encode_and_look(model.backbone, corrupted)
     words = _words(model, encoded, clean, corrupted, names)
@@ -111,6 +128,7 @@ def take_samples(
     for row, pair in enumerate(pairs.tolist()):
         record, _ = read_record(reader.shards, int(reader.images[pair]))
         num_tokens, num_regions = int(clean.token_mask[row].sum()), len(record.boxes)
+        labels = ("" if number == IGNORE else names.objects[number] for number in record.object_ids.tolist())
         samples.append(
             Sample(
                 image_id=record.image_id,
@@ -118,10 +136,10 @@ def take_samples(
                 height=record.height,
                 pieces=tuple(names.pieces[piece] for piece in clean.token_ids[row, :num_tokens].tolist()),
                 boxes=record.boxes,
-                labels=tuple(_label(names, number) for number in record.object_ids.tolist()),
+                labels=tuple(labels),
                 words=tuple(words[row]),
                 objects=tuple(objects[row]),
-                said_topics=topics[row][0],
+                predicted_topics=topics[row][0],
                 right_topics=topics[row][1],
                 match=match[row],
                 looks=looks[row, :num_tokens, :num_regions].cpu().numpy(),
@@ -130,64 +148,55 @@ def take_samples(
     return samples
 
 
-def _read(reader: Reader, pairs: Tensor, tasks: Sequence[Task], context: Context) -> Batch:
-    images, matched = reader.images[pairs], torch.ones(len(pairs), dtype=torch.bool)
-    random_regions = context.draw(reader.keys[pairs], RANDOM_REGION, 2 * num_random_regions(tasks))
-    return reader.read(pairs, images=images, matched=matched, random_regions=random_regions)
-
-
-def _label(names: Names, number: int) -> str:
-    return "" if number == IGNORE else names.objects[number]
-
-
-def _questions(
-    asked: Tensor, logits: Tensor, right: Tensor, *, called: Sequence[str], batch_size: int
+def _masked_predictions(
+    mask: Tensor, logits: Tensor, right: Tensor, names: Sequence[str]
 ) -> list[list[MaskedPrediction]]:
-    """Of each pair. asked: bool [B, T or R]; logits: [N, ...]; right: int64 [N], IGNORE where nobody knows."""
-    found: list[list[MaskedPrediction]] = [[] for _ in range(batch_size)]
-    chances, best = full_precision(logits).softmax(-1).topk(min(_GUESSES, logits.shape[-1]))
-    rows = zip(asked.nonzero().tolist(), right.tolist(), best.tolist(), chances.tolist(), strict=True)
-    for (row, place), answer, numbers, shares in rows:
+    """The predictions of each pair.
+
+    mask: bool [B, T or R], the target positions. logits: [N, ...]. right: int64 [N], IGNORE where it is unknown.
+    """
+    found: list[list[MaskedPrediction]] = [[] for _ in range(len(mask))]
+    probabilities, best = full_precision(logits).softmax(-1).topk(min(_GUESSES, logits.shape[-1]))
+    targets = zip(mask.nonzero().tolist(), right.tolist(), best.tolist(), probabilities.tolist(), strict=True)
+    for (row, position), answer, numbers, values in targets:
         if answer != IGNORE:
-            guesses = tuple((called[number], share) for number, share in zip(numbers, shares, strict=True))
-            found[row].append(MaskedPrediction(place=place, right=called[answer], guesses=guesses))
+            guesses = tuple((names[number], value) for number, value in zip(numbers, values, strict=True))
+            found[row].append(MaskedPrediction(position=position, right=names[answer], guesses=guesses))
     return found
 
 
 def _words(
     model: PretrainingModel, encoded: Encoded, clean: Batch, corrupted: Batch, names: Names
 ) -> list[list[MaskedPrediction]]:
-    asked = corrupted.corruption.masked_tokens
-    if "token" not in model.heads or not asked.any():
-        return [[] for _ in range(len(asked))]
-    logits = model.heads["token"](encoded.text[asked])
-    return _questions(asked, logits, clean.token_ids[asked], called=names.pieces, batch_size=len(asked))
+    mask = corrupted.corruption.masked_tokens
+    if "token" not in model.heads or not mask.any():
+        return [[] for _ in range(len(mask))]
+    return _masked_predictions(mask, model.heads["token"](encoded.text[mask]), clean.token_ids[mask], names.pieces)
 
 
 def _objects(
     model: PretrainingModel, encoded: Encoded, clean: Batch, corrupted: Batch, names: Names
 ) -> list[list[MaskedPrediction]]:
-    asked = corrupted.corruption.masked_regions
-    if "region" not in model.heads or not names.objects or not asked.any():
-        return [[] for _ in range(len(asked))]
-    head, gated = gated_regions(model.heads, encoded, TargetPositions(where=asked).flat())
-    logits = head.objects(gated)
-    return _questions(asked, logits, clean.object_ids[asked], called=names.objects, batch_size=len(asked))
+    mask = corrupted.corruption.masked_regions
+    if "region" not in model.heads or not names.objects or not mask.any():
+        return [[] for _ in range(len(mask))]
+    head, gated = gated_regions(model.heads, encoded, TargetPositions(where=mask).flat())
+    return _masked_predictions(mask, head.objects(gated), clean.object_ids[mask], names.objects)
 
 
 def _topics(
     model: PretrainingModel, encoded: Encoded, clean: Batch, context: Context, names: Names
 ) -> list[tuple[tuple[Guess, ...], tuple[str, ...]]]:
-    """Of each pair the likeliest topics that the model would name, and the right ones: object labels in the text."""
+    """The predicted and the right topics of each pair; topics are object labels that occur in the text."""
     if "topic" not in model.heads:
         return [((), ())] * len(clean.keys)
-    chances, best = full_precision(model.heads["topic"](encoded.pair)).sigmoid().topk(_TOPICS)
+    probabilities, best = full_precision(model.heads["topic"](encoded.pair)).sigmoid().topk(_TOPICS)
     right = topic_targets(clean, context, attributes=False)
     found = []
     for row in range(len(clean.keys)):
-        ranked = zip(best[row].tolist(), chances[row].tolist(), strict=True)
-        said = tuple((names.pieces[number], share) for number, share in ranked if share > 0.5)
-        found.append((said, tuple(names.pieces[piece] for piece in right.pieces[row][right.wanted[row]].tolist())))
+        ranked = zip(best[row].tolist(), probabilities[row].tolist(), strict=True)
+        predicted = tuple((names.pieces[number], probability) for number, probability in ranked if probability > 0.5)
+        found.append((predicted, tuple(names.pieces[piece] for piece in right.pieces[row][right.wanted[row]].tolist())))
     return found
 
 

@@ -1,4 +1,4 @@
-"""A stage as a terminal shows it while it trains: a bar with the time left, and the last reports below it."""
+"""The live view of a stage on a terminal: a bar with the time left, and the last reports below it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from msp_ds.terminal import Table, Terminal, styled
 
 _BAR_WIDTH = 28
 _REFRESHES = 4
-"""A second."""
+"""Per second."""
 _SPEED = {
     "speed/pairs_per_s": "{:.0f} pairs/s",
     "speed/wait_share": "waits for data {:.0%}",
@@ -26,7 +26,7 @@ _SPEED = {
 
 
 class TerminalView:
-    """The live view of one stage; draws over itself until it is closed."""
+    """Shows one stage and updates in place until it is closed."""
 
     def __init__(self, console: Terminal, *, name: str, num_steps: int, start: int) -> None:
         self._name, self._num_steps = name, num_steps
@@ -45,36 +45,35 @@ class TerminalView:
         self._live.start()
 
     def advance(self, step: int, values: Mapping[str, float], *, left: str) -> None:
-        """Shows a report at an optimiser step. left: the time until the stage ends, as h:mm:ss."""
+        """Show a report at an optimiser step. left: the time until the stage ends, as h:mm:ss."""
         self._trained = dict(values)
         self._bar.update(self._task, completed=step, note=f"step {step} of {self._num_steps}  {left} left")
 
     def validated(self, step: int, values: Mapping[str, float]) -> None:
-        """Shows a validation beside the reports that follow it."""
+        """Show a validation beside the reports that follow it."""
         self._held_out, self._held_out_step = dict(values), step
 
     def drawn(self) -> RenderableType:
-        """What stands on the terminal now."""
+        """The current content."""
         table = Table.grid(padding=(0, 2))
         for kind in ("loss", "accuracy", "f1"):
-            said = _numbers(self._trained, kind)
-            if said:
-                table.add_row(styled((f"  {kind}", "dim")), styled(*said))
+            if numbers := _numbers(self._trained, kind):
+                table.add_row(styled((f"  {kind}", "dim")), styled(*numbers))
         speed = "  ".join(words.format(self._trained[key]) for key, words in _SPEED.items() if key in self._trained)
         if speed:
             table.add_row(styled(("  speed", "dim")), speed)
         if self._held_out:
-            said = _numbers(self._held_out, "loss", "accuracy", "f1")
-            table.add_row(styled((f"  held out, step {self._held_out_step}", "dim")), styled(*said))
+            numbers = _numbers(self._held_out, "loss", "accuracy", "f1")
+            table.add_row(styled((f"  held out, step {self._held_out_step}", "dim")), styled(*numbers))
         return Group(self._bar, table)
 
     def close(self) -> None:
-        """Leaves the last view standing and gives the terminal back."""
+        """Stop updating; the last view stays on the terminal."""
         self._live.stop()
 
 
 def _numbers(values: Mapping[str, float], *kinds: str) -> list[str | tuple[str, str]]:
-    """`total 3.214  mlm 2.105` of the scalars of some kinds, those that are no number left out."""
+    """The finite scalars of some kinds, as `total 3.214  mlm 2.105`."""
     parts: list[str | tuple[str, str]] = []
     for kind in kinds:
         for name, value in values.items():

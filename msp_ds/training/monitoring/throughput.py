@@ -1,4 +1,4 @@
-"""How fast a stage trains between two reports, what of that time it waits for data, and how much memory it takes."""
+"""The speed of training between two reports, the ratio of time spent waiting for data, and the memory in use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GIB = 2**30
 
 
 class Throughput:
-    """A clock that starts again with each report."""
+    """Measures speed and waiting since the last report."""
 
     def __init__(
         self,
@@ -24,20 +24,20 @@ class Throughput:
         flops_of: Callable[[Any], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """peak_flops: multiplications and additions a second that a rank's device could do, where that is known.
+        """peak_flops: peak floating-point operations per second of a rank's device; None where it is unknown.
 
-        flops_of: how many a rank's portion takes, forward and backward.
+        flops_of: floating-point operations of a rank's StepBatch, forward and backward.
         """
         self._peak, self._flops_of = peak_flops, flops_of
         self._clock = clock
         self.restart()
 
     def restart(self) -> None:
-        """Counts from now on: what was done since the last report is none of the loop's."""
+        """Start again from now, so that the time since the last report does not count."""
         self._began, self._waited, self._pairs, self._flops = self._clock(), 0.0, 0, 0.0
 
     def waiting(self, step_batches: Iterator[T]) -> Iterator[T]:
-        """The same portions, each to be trained on; the time until it comes counts as waiting."""
+        """Yield the same step batches; the time until each comes counts as waiting."""
         while True:
             began = self._clock()
             try:
@@ -49,14 +49,14 @@ class Throughput:
             yield step_batch
 
     def add(self, pairs: int) -> None:
-        """Counts the pairs of one optimiser step of all ranks."""
+        """Count the pairs of one optimiser step over all ranks."""
         self._pairs += pairs
 
     def read(self) -> dict[str, float]:
-        """The scalars since the last report; then it starts again.
+        """The scalars since the last report; then start again.
 
-        `speed/wait_share` is this rank's share of the time in which the loop stood still for the next batch, and
-        `speed/mfu` the share of the peak, where that is known, that the model's multiplications came to.
+        `speed/wait_share` is the ratio of this rank's time spent waiting for data; `speed/mfu` is the model FLOPs
+        utilisation, where the peak is known.
         """
         passed = max(self._clock() - self._began, 1e-9)
         values = {"speed/pairs_per_s": self._pairs / passed, "speed/wait_share": self._waited / passed}
@@ -67,7 +67,7 @@ class Throughput:
 
 
 def memory_scalars(device: torch.device) -> dict[str, float]:
-    """`memory/...` in GiB: the most that was taken so far, by tensors and reserved for them, or by this process."""
+    """Peak memory in GiB: allocated and reserved on a GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return {
             "memory/allocated_gib": torch.cuda.max_memory_allocated(device) / _GIB,
@@ -82,5 +82,5 @@ def _peak_resident_bytes() -> int | None:
         import resource
     except ImportError:  # not on Windows
         return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
+    return peak if sys.platform == "darwin" else peak * 1024

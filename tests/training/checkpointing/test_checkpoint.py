@@ -1,4 +1,4 @@
-"""A checkpoint counts when it is whole, is read without foreign code, and fits its model or says why not."""
+"""A checkpoint is used when it is whole, runs no code when it is read, and fits its model or an error says why not."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ def test_whole_checkpoints_are_listed_oldest_first(tmp_path: Path) -> None:
     assert checkpoints(tmp_path / "nowhere") == []
 
 
-# The damage, what of it is said, and what is then in the file: None takes the file away.
+# The damaged file, the reported reason, and its content afterwards: None deletes it.
 DAMAGES = [
     (MANIFEST, "manifest.json is missing", None),
     (MANIFEST, "manifest.json should be a checkpoint's manifest, but is no readable JSON", b'{"step": 3'),
     (MANIFEST, "manifest.json should be a checkpoint's manifest, but is no readable JSON", b""),
-    (MANIFEST, "manifest.json is no manifest of this version of msp-ds", b"[]"),
-    (MANIFEST, "manifest.json is no manifest of this version of msp-ds", b'{"files": 3}'),
-    (MANIFEST, "is no manifest of this version", b'{"step": 1, "files": {"a": 10}, "state": {}}'),
+    (MANIFEST, "manifest.json is not a manifest of this version of msp-ds", b"[]"),
+    (MANIFEST, "manifest.json is not a manifest of this version of msp-ds", b'{"files": 3}'),
+    (MANIFEST, "is not a manifest of this version", b'{"step": 1, "files": {"a": 10}, "state": {}}'),
     (MANIFEST, "a: expected a table, got 10", b'{"step": 1, "files": {"a": 10}, "state": {}, "loss_scale": null}'),
     (
         MANIFEST,
@@ -99,11 +99,11 @@ def test_an_incomplete_checkpoint_is_passed_over_with_a_warning(
     (bad / name).unlink() if content is None else (bad / name).write_bytes(content)
     with caplog.at_level(logging.WARNING):
         assert checkpoints(tmp_path) == [good]
-    (said,) = caplog.messages
-    assert said.startswith(f"{bad} is incomplete (")
-    assert reason in said
-    assert said.endswith("); it is not used")
-    assert "\n" not in said
+    (message,) = caplog.messages
+    assert message.startswith(f"{bad} is incomplete (")
+    assert reason in message
+    assert message.endswith("); it is not used")
+    assert "\n" not in message
 
 
 def test_a_byte_that_changed_is_noticed_and_the_checkpoint_before_is_taken(
@@ -119,7 +119,7 @@ def test_a_byte_that_changed_is_noticed_and_the_checkpoint_before_is_taken(
     assert latest_valid(tmp_path) is None
 
 
-def test_a_stage_starts_anew_only_where_no_checkpoint_was(tmp_path: Path, runtime: Runtime) -> None:
+def test_a_stage_starts_from_its_beginning_only_where_no_checkpoint_was(tmp_path: Path, runtime: Runtime) -> None:
     assert newest_checkpoint(tmp_path, runtime) is None
     path = fake(tmp_path, 5)
     assert newest_checkpoint(tmp_path, runtime) == path
@@ -169,7 +169,7 @@ def test_reading_weights_imports_no_deepspeed(trained: Path) -> None:
 
 
 class Trap:
-    """Code that runs where a pickle is read without care."""
+    """Code that runs where a file is unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (pytest.fail, ("the checkpoint's code was run",))
@@ -183,7 +183,7 @@ def test_reading_a_checkpoint_runs_no_code_of_it(trained: Path, tmp_path: Path, 
     content, manifest = (path / name).read_bytes(), json.loads((path / MANIFEST).read_text())
     manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     write_json(path / MANIFEST, manifest)
-    assert find_corruption(path, thorough=True) == "", "it is what its writer wanted it to be"
+    assert find_corruption(path, thorough=True) == "", "the manifest fits the file"
     with pytest.raises(CheckpointError, match=rf"is damaged \({name}: .*header"):
         an_engine_from(path, runtime)
 
@@ -200,7 +200,7 @@ def test_weights_of_a_folder_that_somebody_made_are_read_too(tmp_path: Path) -> 
 
 
 def test_an_incomplete_checkpoint_is_not_read(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is no complete checkpoint; give a run folder"):
+    with pytest.raises(CheckpointError, match="is not a complete checkpoint; give a run folder"):
         read_weights(tmp_path)
 
 
@@ -295,7 +295,7 @@ def test_a_carried_token_head_stays_tied_to_the_words(trained: Path) -> None:
     assert model.heads["token"].decoder.weight is model.backbone.text.word.weight
 
 
-def test_carried_heads_are_told_from_fresh_ones(trained: Path) -> None:
+def test_carried_and_fresh_heads_are_named(trained: Path) -> None:
     heads = build_heads(["region", "match"], MODEL, Backbone(MODEL))
     assert load_heads(heads, trained) == "heads carried: region; fresh: match"
 
@@ -359,5 +359,5 @@ def test_weights_that_are_not_what_was_written_are_refused(trained: Path, tmp_pa
 
 
 def test_a_checkpoint_folder_near_the_root_is_in_no_run() -> None:
-    with pytest.raises(CheckpointError, match="lies in no run folder"):
+    with pytest.raises(CheckpointError, match="is not in a run folder"):
         run_of_checkpoint(Path("/step-00000001"))

@@ -1,4 +1,4 @@
-"""Where files are is no configuration: a run goes on after its shards, its parent and its own folder were moved."""
+"""Paths are not configuration: a run continues after its shards, its parent and its own folder were moved."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from msp_ds.training.run import train
 from msp_ds.training.stage import Job
 
 
-def a_job(folder: Path, runtime: Runtime, **given: object) -> Job:
+def a_job(folder: Path, runtime: Runtime, **settings: object) -> Job:
     """Four steps of the token stage of the shards in `shards`, from the working directory."""
-    config = new_config({"curriculum": "t", "shards": "shards", "batch_size": 16, "max_steps": 4, **given})
+    config = new_config({"curriculum": "t", "shards": "shards", "batch_size": 16, "max_steps": 4, **settings})
     how: dict[str, Any] = {"execution": Execution(precision="fp32"), "runtime": runtime, "save_every": 2}
     return Job(config=config, folder=folder, stop=StopRequest(), **how)
 
@@ -83,7 +83,7 @@ def test_a_parent_that_was_moved_is_found_and_another_is_refused(here: Path, run
     old = {name: value for name, value in read_run_card(Path("run")).items() if name != "init_sha256"}
     Path("old").mkdir()
     write_json(Path("old", RUN_FILE), old)
-    for run in ("run", "old"):  # which may be of the version that kept no hash of the parent
+    for run in ("run", "old"):  # the second is of a version that kept no hash of the parent
         with pytest.raises(InputError, match=rf"parent, from which {run} was started, is not there; .* with --init"):
             resumed(job, Path(run))
     with pytest.raises(InputError, match=r"other/1-token/checkpoints/step-00000004 does not hold the weights that"):
@@ -93,12 +93,12 @@ def test_a_parent_that_was_moved_is_found_and_another_is_refused(here: Path, run
     assert read_run_config(Path("run")).init == "moved-parent"
 
 
-def test_every_rank_hears_of_a_parent_that_one_lacks(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the others would wait for a rank that has left."""
-    told: list[str] = []
+def test_a_parent_that_one_rank_lacks_is_an_error_of_all(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the others would wait for a rank that has ended."""
+    messages: list[str] = []
 
     def any_error(_: Runtime, value: str) -> str:
-        told.append(value)
+        messages.append(value)
         return value
 
     for name, stand_in in {"any_error": any_error, "on_rank_zero": lambda *_: None}.items():
@@ -107,7 +107,7 @@ def test_every_rank_hears_of_a_parent_that_one_lacks(here: Path, monkeypatch: py
     job = a_job(Path("run"), Runtime(rank=1, world_size=2, device=torch.device("cpu")), init="nowhere")
     with pytest.raises(InputError, match="nowhere"):
         train(job)
-    assert "nowhere" in told[-1]
+    assert "nowhere" in messages[-1]
 
 
 def test_a_run_folder_that_another_process_writes_is_refused_and_left_as_it_is(here: Path, runtime: Runtime) -> None:
@@ -121,7 +121,7 @@ def test_a_run_folder_that_another_process_writes_is_refused_and_left_as_it_is(h
     assert "resumed" not in read_run_card(Path("run"))
 
 
-def test_a_run_that_began_from_chance_takes_no_parent(here: Path, runtime: Runtime) -> None:
+def test_a_run_without_a_parent_refuses_one_on_resume(here: Path, runtime: Runtime) -> None:
     stopped(a_job(Path("run"), runtime))
     line = refusal("train", "--resume", "--run-dir", "run", "--init", "parent")
     assert line.startswith("run was not started with --init parent; leave the flag out")

@@ -1,4 +1,4 @@
-"""A run of another version, or one that was edited, is one line that says how to write it again."""
+"""A run of another version, or one that was edited, is refused in one line that says how to train it again."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MANIFEST = {"step": 4, "files": {}, "state": {}, "loss_scale": None}
 
 
 def read_all(run: Path) -> None:
-    """Everything that commands ask of a run's files."""
+    """Read everything that commands read of a run's files."""
     read_run_config(run)
     read_run_execution(run)
     check_same_data(run, {"s/train": "0"})
@@ -86,32 +86,32 @@ CHANGES = {
     "config of a later version": ("run.json", also(config={**RUN["config"], "pacing": 1}), "unknown key pacing"),
     "execution of a later version": ("run.json", also(execution={"precision": "fp8"}), "'fp8' is none of"),
     "hashes as a list": ("run.json", also(index_sha256=["0"]), "expected a table"),
-    "resumed as a number": ("run.json", also(resumed=3), "notes in `resumed` something else than tables"),
-    "resumed as numbers": ("run.json", also(resumed=[3]), "notes in `resumed` something else than tables"),
-    "a list for a run": ("run.json", lambda value: [value], "but is no table"),
+    "resumed as a number": ("run.json", also(resumed=3), "holds something other than tables in `resumed`"),
+    "resumed as numbers": ("run.json", also(resumed=[3]), "holds something other than tables in `resumed`"),
+    "a list for a run": ("run.json", lambda value: [value], "but is not a table"),
     "stage without checkpoint": ("stage.json", without("checkpoint"), "missing key checkpoint"),
     "stage without steps": ("stage.json", without("steps"), "missing key steps"),
     "steps as a text": ("stage.json", also(steps="4"), "steps: expected int"),
     "a list for a stage": ("stage.json", lambda value: [value], "expected a table"),
     "a checkpoint outside": ("stage.json", also(checkpoint="../../else"), "'../../else', which is not the name"),
     "the folder above": ("stage.json", also(checkpoint=".."), "'..', which is not the name"),
-    "manifest without files": ("manifest.json", without("files"), "is no manifest of this version"),
+    "manifest without files": ("manifest.json", without("files"), "is not a manifest of this version"),
     "a file outside": ("manifest.json", also(files={"../a": {"bytes": 1, "sha256": ""}}), "outside its folder"),
 }
 
 
 @pytest.mark.parametrize(("file", "change", "fault"), CHANGES.values(), ids=CHANGES)
-def test_a_run_that_is_not_of_this_version_says_how_to_write_it_again(
+def test_a_run_of_another_version_is_refused_with_a_fix(
     tmp_path: Path, file: str, change: Callable[[dict[str, Any]], Any], fault: str
 ) -> None:
     run = write(tmp_path / "run", file, change)
     with pytest.raises(InputError) as refused:
         read_all(run)
-    said = str(refused.value)
-    assert file in said
-    assert fault in said
-    assert "another version" in said or "msp-ds train" in said
-    assert "\n" not in said
+    message = str(refused.value)
+    assert file in message
+    assert fault in message
+    assert "another version" in message or "msp-ds train" in message
+    assert "\n" not in message
 
 
 def test_a_schedule_without_a_row_for_its_stage_is_one_line() -> None:

@@ -1,4 +1,4 @@
-"""A save goes on behind training's back, is whole or not there, and keeps the newest and the best."""
+"""A save runs while training continues, is whole or absent, and keeps the newest and the best checkpoints."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_best_is_kept_beside_them_and_pointed_to(engine: Engine, runtime: Ru
         assert names(tmp_path) == [BEST, *steps(*sorted(kept))]
 
 
-def test_what_a_killed_save_left_is_swept_away(engine: Engine, runtime: Runtime, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_save_are_removed(engine: Engine, runtime: Runtime, tmp_path: Path) -> None:
     for name in (".step-00000002.writing", ".step-00000003.writing", ".step-00000001.going", "step-00000003"):
         (tmp_path / name).mkdir()
         (tmp_path / name / WEIGHTS).write_text("half")
@@ -135,7 +135,7 @@ def test_nothing_under_a_checkpoints_name_is_ever_half(
 
         monkeypatch.setattr(saving, name, looked)
 
-    for name in ("save_file", "write_durably", "sync_folder", "replace_folder", "write_atomically"):
+    for name in ("write_safetensors", "write_durably", "sync_folder", "replace_folder", "write_atomically"):
         looking(name)
     monkeypatch.setattr(
         saving.shutil,
@@ -150,7 +150,7 @@ def test_nothing_under_a_checkpoints_name_is_ever_half(
     assert [found for _, _, found in seen if found] == []
 
 
-def test_damaged_checkpoints_of_a_future_that_did_not_come_are_dropped(
+def test_damaged_checkpoints_after_the_one_that_training_continued_from_are_removed(
     engine: Engine, runtime: Runtime, tmp_path: Path
 ) -> None:
     for step in (2, 4, 6):
@@ -180,11 +180,13 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     saver.close()
     found = read_weights(saver.path(1))
     assert found.keys() == before.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in before.items()), "it is of the moment of the call"
+    assert all(torch.equal(found[name], tensor) for name, tensor in before.items()), (
+        "the copy is of the moment of the call"
+    )
     engine.close()
 
 
-def test_a_save_waits_for_the_one_before_in_turns(
+def test_a_save_waits_for_the_one_before_while_ranks_exchange_signs_of_life(
     engine: Engine, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     order, turns, may_write = [], [], threading.Event()
@@ -203,11 +205,11 @@ def test_a_save_waits_for_the_one_before_in_turns(
 
     monkeypatch.setattr(saving, "write_checkpoint", slow)
     monkeypatch.setattr(saving, "_TURN", 0.01)
-    monkeypatch.setattr(Runtime, "largest", counted)
+    monkeypatch.setattr(Runtime, "all_reduce_max", counted)
     saver = Saver(tmp_path, keep=2, runtime=runtime)
     saver.save(engine, step=1, state={})
     saver.save(engine, step=2, state={})
-    assert turns[:4] == [0, 1, 1, 1], "each turn gives the other ranks a sign"
+    assert turns[:4] == [0, 1, 1, 1], "each wait ends in an exchange with the other ranks"
     assert order == steps(1)
     saver.finish()
     saver.close()
@@ -226,7 +228,7 @@ def a_disk_of(num_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(
+def test_a_full_disk_is_reported_and_leaves_the_last_checkpoint(
     engine: Engine, runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     saver = Saver(tmp_path, keep=1, runtime=runtime)
@@ -235,12 +237,12 @@ def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(
     with a_disk_of(2000), caplog.at_level(logging.ERROR):
         saver.save(engine, step=2, state={})
         saver.wait()  # and training goes on
-    (said,) = caplog.messages
-    assert said.startswith(f"{tmp_path / 'step-00000002'} could not be saved (")
-    assert said.endswith("the last whole checkpoint is step-00000001; training goes on")
-    assert "File too large" in said
-    assert names(tmp_path) == steps(1), "what was half written gives its room back"
-    with pytest.raises(InputError, match=r"step-00000002 could not be saved .*; make room, then continue"):
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path / 'step-00000002'} could not be saved (")
+    assert message.endswith("the last whole checkpoint is step-00000001; training goes on")
+    assert "File too large" in message
+    assert names(tmp_path) == steps(1), "what was half written is removed"
+    with pytest.raises(InputError, match=r"step-00000002 could not be saved .*; free disk space, then continue"):
         saver.finish()
     saver.save(engine, step=3, state={})
     saver.finish()  # nothing to complain about any more
@@ -248,7 +250,7 @@ def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(
     assert names(tmp_path) == steps(3)
 
 
-def test_a_fault_of_the_program_is_no_full_disk(
+def test_a_fault_of_the_program_is_raised(
     engine: Engine, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*what: object, **how: object) -> None:

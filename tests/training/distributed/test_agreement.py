@@ -1,4 +1,4 @@
-"""Ranks that mean different runs are told apart before the first step."""
+"""Ranks that were started for different runs are refused before the first step."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def some_facts(shards: Path, **flags: object) -> dict[str, str]:
 def disagreement(
     ours: dict[str, str], theirs: dict[str, str], runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> str:
-    """What the ranks say of each other; empty where they agree."""
-    said = [json.dumps({"host": f"node{rank}", "facts": facts}) for rank, facts in enumerate((ours, ours, theirs))]
-    monkeypatch.setattr(Runtime, "gather", lambda one, value: said)
+    """The error for ranks with these facts; empty where they agree."""
+    texts = [json.dumps({"host": f"node{rank}", "facts": facts}) for rank, facts in enumerate((ours, ours, theirs))]
+    monkeypatch.setattr(Runtime, "gather", lambda one, value: texts)
     try:
         check_ranks_agree(ours, runtime)
     except InputError as error:
@@ -34,7 +34,7 @@ def disagreement(
     return ""
 
 
-def test_ranks_that_mean_the_same_agree(runtime: Runtime, small_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_of_the_same_run_agree(runtime: Runtime, small_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert disagreement(some_facts(small_shards), some_facts(small_shards), runtime, monkeypatch) == ""
 
 
@@ -50,29 +50,29 @@ def test_ranks_that_mean_the_same_agree(runtime: Runtime, small_shards: Path, mo
         ("index of token/train", "0" * 64, "copy the same shards to every machine"),
     ],
 )
-def test_what_differs_is_named_with_its_rank_and_the_mend(
+def test_what_differs_is_named_with_its_rank_and_a_fix(
     runtime: Runtime, small_shards: Path, monkeypatch: pytest.MonkeyPatch, name: str, theirs: str, fix: str
 ) -> None:
     ours = some_facts(small_shards)
-    said = disagreement(ours, {**ours, name: theirs}, runtime, monkeypatch)
-    assert said.startswith(f"rank 2 on node2 has {name} {theirs[:60]}")
-    assert f", rank 0 on node0 has {ours[name][:60]}" in said
-    assert said.endswith(f"; {fix}")
+    message = disagreement(ours, {**ours, name: theirs}, runtime, monkeypatch)
+    assert message.startswith(f"rank 2 on node2 has {name} {theirs[:60]}")
+    assert f", rank 0 on node0 has {ours[name][:60]}" in message
+    assert message.endswith(f"; {fix}")
 
 
 def test_a_set_that_only_one_rank_has_is_named(
     runtime: Runtime, small_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = some_facts(small_shards)
-    said = disagreement(ours, {**ours, "index of token/val": "1"}, runtime, monkeypatch)
-    assert said.startswith("rank 2 on node2 has index of token/val 1, rank 0 on node0 has nothing; copy ")
+    message = disagreement(ours, {**ours, "index of token/val": "1"}, runtime, monkeypatch)
+    assert message.startswith("rank 2 on node2 has index of token/val 1, rank 0 on node0 has nothing; copy ")
 
 
 def test_a_flag_of_one_rank_is_found_by_its_name_in_the_configuration(
     runtime: Runtime, small_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = disagreement(some_facts(small_shards), some_facts(small_shards, seed=5), runtime, monkeypatch)
-    assert said.startswith("rank 2 on node2 has config.seed 5, rank 0 on node0 has 9595; ")
+    message = disagreement(some_facts(small_shards), some_facts(small_shards, seed=5), runtime, monkeypatch)
+    assert message.startswith("rank 2 on node2 has config.seed 5, rank 0 on node0 has 9595; ")
 
 
 def test_shards_may_lie_elsewhere_on_each_machine(
@@ -96,9 +96,9 @@ def test_any_change_of_a_source_file_is_another_code(tmp_path: Path) -> None:
     assert len({before, changed, code_version(tmp_path)}) == 3
 
 
-def test_what_one_rank_cannot_do_ends_all_with_its_words(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_one_rank_is_raised_on_all(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     two = dataclasses.replace(runtime, world_size=2)
-    monkeypatch.setattr(Runtime, "any_error", lambda one, said: said or "shards are missing, says rank 1")
+    monkeypatch.setattr(Runtime, "any_error", lambda one, message: message or "shards are missing, says rank 1")
     with pytest.raises(InputError, match="shards are missing, says rank 1"):
         two.on_all_ranks(lambda: 3)
 

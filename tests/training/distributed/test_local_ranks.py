@@ -1,4 +1,4 @@
-"""Work on several ranks of this machine: each knows its place, and the code of one that fails is everybody's."""
+"""Work on several ranks of one machine: each has its number, and the exit code of one that fails is the command's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from msp_ds.errors import InputError
 from msp_ds.terminal import one_line_errors
 from msp_ds.training.distributed import local_ranks
-from msp_ds.training.distributed.local_ranks import on_ranks, ranks_that_pay
+from msp_ds.training.distributed.local_ranks import default_num_ranks, on_ranks
 from msp_ds.training.distributed.runtime import start_runtime
 
 
@@ -46,7 +46,7 @@ def test_ranks_meet_and_each_has_its_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [2, 3])
-def test_the_code_of_a_rank_that_fails_is_the_commands(code: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_code_of_a_rank_that_fails_is_the_commands(code: int, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         on_ranks(partial(fail, code), 2)
     assert ended.value.code == code
@@ -88,7 +88,7 @@ def test_ranks_share_the_cores(cores: int, threads: str | None, ranks: int, monk
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if threads:
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
-    assert ranks_that_pay() == ranks
+    assert default_num_ranks() == ranks
 
 
 SCRIPT = """
@@ -142,7 +142,7 @@ def test_a_signal_is_passed_on_and_the_ranks_may_save(
     assert {path.name for path in tmp_path.glob("saved-*")} == {"saved-0", "saved-1"}
 
 
-def test_ctrl_c_while_the_ranks_import_ends_them_without_a_word(tmp_path: Path) -> None:
+def test_ctrl_c_while_the_ranks_import_ends_them_silently(tmp_path: Path) -> None:
     slow = "os.write(1, b'imported\\n')\ntime.sleep(0 if __name__ == '__main__' else 60)\n"
     with started(SCRIPT.replace("if __name__", slow + "if __name__"), tmp_path) as process:
         assert lines(process, 3) == 3 * ["imported\n"]

@@ -1,4 +1,4 @@
-"""How a process finds its place: its threads, and why it could not meet the others."""
+"""A process finds its threads, its GPU and the other ranks, or a message says why not."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch
 
 from msp_ds.errors import InputError
 from msp_ds.training.distributed.runtime import (
-    _meeting_fault,
+    _rendezvous_error,
     allow_tf32,
     gpu_index,
     has_lost_a_rank,
-    loss_told,
+    lost_rank_message,
     num_threads,
     ranks_here,
 )
 
 CORES = os.cpu_count() or 1
-PLACE = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "WORLD_SIZE": "4"}
+ADDRESS = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "WORLD_SIZE": "4"}
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ PLACE = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "WORLD_SIZE": "4"}
         ({"OMP_NUM_THREADS": "1", "LOCAL_SIZE": "2"}, 1),
         ({"LOCAL_WORLD_SIZE": "2"}, max(1, CORES // 2)),
         ({"LOCAL_WORLD_SIZE": str(2 * CORES)}, 1),
-        # torchrun's own 1, and what a person gave torchrun instead
+        # torchrun's own 1, and a value that the user has set
         ({"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}, max(1, CORES // 2)),
         ({"OMP_NUM_THREADS": "5", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}, 5),
         ({"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "x"}, 1),
@@ -42,7 +42,7 @@ PLACE = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "WORLD_SIZE": "4"}
         ({"OMP_NUM_THREADS": "0"}, CORES),
     ],
 )
-def test_a_persons_number_of_threads_counts_and_else_the_cores_are_shared(
+def test_the_users_number_of_threads_counts_and_else_the_cores_are_divided(
     environment: dict[str, str], threads: int
 ) -> None:
     assert num_threads(environment) == threads
@@ -53,24 +53,28 @@ def test_a_rank_takes_its_gpu_or_the_only_one_that_it_sees(local_rank: int, visi
     assert gpu_index(local_rank, visible=visible) == index
 
 
-def test_a_rank_beyond_the_gpus_that_it_sees_is_refused_with_the_mend() -> None:
+def test_a_rank_beyond_the_gpus_that_it_sees_is_refused_with_a_fix() -> None:
     with pytest.raises(InputError, match=r"LOCAL_RANK is 2, but this process sees 2 GPUs; .*--nproc_per_node 2\), or "):
         gpu_index(2, visible=2)
 
 
-def test_tf32_is_off_unless_it_is_asked_for() -> None:
+def test_tf32_is_switched_for_both_libraries() -> None:
     flags = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    for allowed in (True, False):  # as it is left: off
+    for allowed in (True, False):  # the last one leaves it off
         allow_tf32(allowed)
         assert [flag.allow_tf32 for flag in flags] == [allowed, allowed]
 
 
-def test_both_launchers_say_how_many_ranks_a_machine_has() -> None:
-    assert [ranks_here(said) for said in ({}, {"LOCAL_WORLD_SIZE": "2"}, {"LOCAL_SIZE": "4"})] == [1, 2, 4]
+def test_the_number_of_local_ranks_is_read_from_both_launchers() -> None:
+    assert [ranks_here(environment) for environment in ({}, {"LOCAL_WORLD_SIZE": "2"}, {"LOCAL_SIZE": "4"})] == [
+        1,
+        2,
+        4,
+    ]
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         ("The server socket has failed to listen (errno: 98 EADDRINUSE)", "port 29500 of this machine is in use, "),
         ("Address already in use", "port 29500 of this machine is in use, "),
@@ -78,8 +82,8 @@ def test_both_launchers_say_how_many_ranks_a_machine_has() -> None:
         ("no route\nto host", "the 4 ranks could not meet at 10.0.0.1:29500 (no route)"),
     ],
 )
-def test_ranks_that_cannot_meet_say_why_in_one_line(error: str, said: str) -> None:
-    assert str(_meeting_fault(RuntimeError(error), PLACE)).startswith(said)
+def test_ranks_that_cannot_meet_get_one_line(error: str, message: str) -> None:
+    assert str(_rendezvous_error(RuntimeError(error), ADDRESS)).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -91,23 +95,23 @@ def test_ranks_that_cannot_meet_say_why_in_one_line(error: str, said: str) -> No
         ("mat1 and mat2 shapes cannot be multiplied", False),
     ],
 )
-def test_a_lost_rank_is_told_from_other_errors(error: str, lost: bool) -> None:
+def test_the_error_of_a_lost_rank_is_recognised(error: str, lost: bool) -> None:
     assert has_lost_a_rank(RuntimeError(error)) == lost
 
 
-def test_a_lost_rank_is_told_without_the_librarys_source() -> None:
+def test_the_message_of_a_lost_rank_names_no_source_line() -> None:
     error = "[/a/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 55000ms for recv operation to complete\nat"
-    assert loss_told(RuntimeError(error)) == "Timed out waiting 55000ms for recv operation to complete"
+    assert lost_rank_message(RuntimeError(error)) == "Timed out waiting 55000ms for recv operation to complete"
     reset = "Read error [127.0.0.1]:53987: Connection reset by peer. This is typically caused by a remote worker. GLHF!"
-    assert loss_told(RuntimeError(reset)) == "Read error [127.0.0.1]:53987: Connection reset by peer"
-    assert loss_told(RuntimeError("[1] is no source")) == "[1] is no source"
+    assert lost_rank_message(RuntimeError(reset)) == "Read error [127.0.0.1]:53987: Connection reset by peer"
+    assert lost_rank_message(RuntimeError("[1] is no source")) == "[1] is no source"
 
 
-# Nobody waits two seconds for a collective here, but for a rank that is started later.
+# A collective times out after two seconds here, but a rank may be started later than that.
 LATE = """
 import os, time
 from datetime import timedelta
-from msp_ds.training import runtime
+from msp_ds.training.distributed import runtime
 runtime.COLLECTIVE_TIMEOUT = timedelta(seconds=2)
 time.sleep(8 * int(os.environ["RANK"]))
 print(len(runtime.start_runtime(os.environ).gather("here")))

@@ -1,4 +1,4 @@
-"""Compiled layers give what they give as written; validation leaves them alone; what cannot compile says so."""
+"""Compiled layers compute what eager layers do; validation runs eagerly; a missing compiler is an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from msp_ds.errors import InputError
 from msp_ds.model.encoder import Backbone
 from msp_ds.training.checkpointing.checkpoint import read_weights
 from msp_ds.training.checkpointing.run_folder import find_checkpoint
-from msp_ds.training.engine.compiling import as_written, compile_layers, compiled_graphs
+from msp_ds.training.engine.compiling import compile_layers, eager_layers
 from msp_ds.training.engine.execution import Execution
 from msp_ds.training.planning import with_compile
 from msp_ds.training.pretraining_model import PretrainingModel
@@ -32,8 +32,12 @@ def _fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
 
 
+def compiled_graphs() -> int:
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
 def two_learners(name: str, *, dropout: float = 0.0) -> tuple[PretrainingModel, PretrainingModel]:
-    """The same model, as written and with compiled layers; the backend traces all and runs torch's own kernels."""
+    """The same model with eager and with compiled layers; the backend traces and runs torch's own kernels."""
     models = []
     for compiles in (False, True):
         torch.manual_seed(3)
@@ -46,18 +50,18 @@ def two_learners(name: str, *, dropout: float = 0.0) -> tuple[PretrainingModel, 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", tiny.FAMILY)
-def test_losses_and_gradients_are_those_of_the_layers_as_written(name: str) -> None:
-    written, compiled = two_learners(name)
+def test_losses_and_gradients_are_those_of_eager_layers(name: str) -> None:
+    eager, compiled = two_learners(name)
     for counts in ((6, 4, 5), (8, 8, 3)):
         batch = tiny.a_batch(counts)
-        for model in (written, compiled):
+        for model in (eager, compiled):
             model.zero_grad()
             model(batch, curriculum("s")[0].tasks, 0).total.backward()
-        for (part, one), (_, other) in zip(written.named_parameters(), compiled.named_parameters(), strict=True):
-            # Attention is summed up in two ways; a key's bias has no gradient but what rounding leaves.
+        for (part, one), (_, other) in zip(eager.named_parameters(), compiled.named_parameters(), strict=True):
+            # Attention is summed in another order; the gradient of a key's bias is rounding error only.
             assert (other.grad - one.grad).norm() <= 1e-9 * one.grad.norm() + 1e-12, part
     assert compiled_graphs() > 0
-    assert list(written.state_dict()) == list(compiled.state_dict())
+    assert list(eager.state_dict()) == list(compiled.state_dict())
 
 
 @pytest.mark.full
@@ -72,9 +76,9 @@ def test_a_shape_that_comes_again_is_not_compiled_again_and_dropout_breaks_no_gr
     assert compiled_graphs() == once
 
 
-def test_in_validation_layers_run_as_written() -> None:
+def test_layers_run_eagerly_in_validation() -> None:
     _, model = two_learners("LXMERT")
-    with as_written(), torch.no_grad():
+    with eager_layers(), torch.no_grad():
         model.eval()(tiny.a_batch((6, 4, 5)), curriculum("s")[0].tasks, 0)
     assert compiled_graphs() == 0
 
@@ -84,12 +88,12 @@ def test_without_a_compiler_a_run_ends_before_it_leaves_anything(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    said = refusal("train", "--shards", small_shards, "--run-dir", tmp_path / "run", "--compile")
-    assert said.startswith("compiling for a CPU needs a C++ compiler, and there is no no-such-compiler; leave out")
+    line = refusal("train", "--shards", small_shards, "--run-dir", tmp_path / "run", "--compile")
+    assert line.startswith("compiling for a CPU needs a C++ compiler, and there is no no-such-compiler; leave out")
     assert not (tmp_path / "run").exists()
 
 
-def test_zero_3_is_not_compiled_and_the_name_says_what_is() -> None:
+def test_zero_3_is_not_compiled_and_the_name_of_an_execution_mentions_compiling() -> None:
     with pytest.raises(InputError, match="compile does not go with zero_stage 3"):
         with_compile(("zero3", Execution(precision="bf16", zero_stage=3)), True)
     fp32 = Execution(precision="fp32")
@@ -102,7 +106,7 @@ def test_zero_3_is_not_compiled_and_the_name_says_what_is() -> None:
 
 @pytest.mark.full
 @pytest.mark.slow
-def test_a_run_with_compiled_layers_learns_what_one_without_learns(small_shards: Path, tmp_path: Path) -> None:
+def test_a_run_with_compiled_layers_learns_the_same_weights(small_shards: Path, tmp_path: Path) -> None:
     flags = ("--shards", small_shards, "--curriculum", "t", "--batch-size", 16, "--max-steps", 2)
     flags = (*flags, "--set", "model.num_layers=1")
     weights = []

@@ -124,14 +124,14 @@ def test_steps_of_the_engine_are_steps_of_torch(runtime: Runtime, num_micro_batc
         assert norm > OPTIM.clip_norm, "nothing is clipped, so clipping is not tested"
         assert float(engine.grad_norm) == pytest.approx(norm, rel=1e-4)
     for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
-        if name.endswith("key.bias"):  # softmax does not feel it: its gradient is rounding, which AdamW blows up
+        if name.endswith("key.bias"):  # softmax cancels it: its gradient is rounding error, which AdamW amplifies
             continue
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
     engine.close()
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1])
-def test_the_norm_is_told_and_nothing_clipped_at_a_clip_norm_of_0(runtime: Runtime, zero_stage: int) -> None:
+def test_the_norm_is_known_and_nothing_clipped_at_a_clip_norm_of_0(runtime: Runtime, zero_stage: int) -> None:
     free, held = (a_learner() for _ in range(2))
     execution = Execution(precision="fp32", zero_stage=zero_stage, bucket_elements=1_000_000)
     norms = []
@@ -168,7 +168,7 @@ def test_gradients_that_overflow_at_the_lowest_scale_end_in_a_line(
     engine.close()
 
 
-def test_the_words_of_the_lowest_scale_are_still_deepspeeds() -> None:
+def test_deepspeeds_message_at_the_lowest_scale_is_the_expected_one() -> None:
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 
     from msp_ds.training.engine.engine import _AT_LOWEST_SCALE
@@ -199,10 +199,10 @@ def test_a_step_does_not_wait_for_the_device(
     one_step(engine, runtime, a_batch(0))  # whose gradient is checked on the host
     for seed in range(1, 6):
         batch = a_batch(seed)
-        rooms = count_targets(batch, TASKS, model.context)
+        counts = count_targets(batch, TASKS, model.context)
         # ZeRO's optimisers read the norm on the host, whatever the configuration says.
         with nullcontext() if engine.execution.zero_stage else NoWaiting():
-            engine.backward(engine.engine(batch, TASKS, 0, rooms).total)
+            engine.backward(engine.engine(batch, TASKS, 0, counts).total)
             engine.step()
     assert waits == []
     engine.close()
@@ -253,7 +253,7 @@ def test_the_self_check_has_something_to_compare_in_every_stage(runtime: Runtime
         assert gradient.norm() > 0, task.name
 
 
-def test_the_self_check_is_made_once(runtime: Runtime) -> None:
+def test_the_self_check_runs_once(runtime: Runtime) -> None:
     engine = an_engine(a_learner(), runtime)
     assert not engine._checked
     one_step(engine, runtime, a_batch(1))
@@ -281,7 +281,7 @@ def test_no_extension_is_compiled_on_a_cpu(runtime: Runtime) -> None:
     assert deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] is False
 
 
-# fp16 with ZeRO off, in a process of its own: autocast leaves marks in a process. Prints what it found as JSON.
+# fp16 with ZeRO off, in a process of its own: autocast changes the state of a process. It prints its findings as JSON.
 HALF = """
 import json, os, sys
 sys.path[:0] = sys.argv[1:3]
@@ -293,46 +293,46 @@ from lessons import a_batch, a_learner, a_save, an_engine, an_engine_from, one_s
 from msp_ds.training.engine.execution import LossScale
 
 folder = Path(sys.argv[3])
-said = {}
+found = {}
 model = a_learner()
 scale = LossScale(initial_scale_power=10, loss_scale_window=3)
 engine = an_engine(model, runtime, precision="fp16", loss_scale=scale)
-said["scaler"] = type(engine.scaler).__name__, engine.scaler.get_scale(), engine.scaler.get_growth_interval()
-said["autocast"] = engine.engine.torch_autocast_enabled(), str(engine.engine.torch_autocast_dtype())
-said["fp16 block"] = engine.engine.fp16_enabled()
+found["scaler"] = type(engine.scaler).__name__, engine.scaler.get_scale(), engine.scaler.get_growth_interval()
+found["autocast"] = engine.engine.torch_autocast_enabled(), str(engine.engine.torch_autocast_dtype())
+found["fp16 block"] = engine.engine.fp16_enabled()
 one_step(engine, runtime, a_batch(1))
-said["checked"] = engine._checked
-said["weights"] = sorted({str(p.dtype) for p in model.parameters()})
+found["checked"] = engine._checked
+found["weights"] = sorted({str(p.dtype) for p in model.parameters()})
 for seed in (2, 3, 4):
     one_step(engine, runtime, a_batch(seed))
-said["grown"] = engine.loss_scale
+found["grown"] = engine.loss_scale
 path = a_save(folder, engine, runtime, step=4)
 
-said["fresh"] = an_engine(a_learner(seed=1), runtime, precision="fp16").loss_scale
+found["fresh"] = an_engine(a_learner(seed=1), runtime, precision="fp16").loss_scale
 again = an_engine_from(path, runtime, precision="fp16", loss_scale=scale)
-said["restored"] = again.loss_scale
-said["growth tracker"] = again.scaler.state_dict() == engine.scaler.state_dict()
+found["restored"] = again.loss_scale
+found["growth tracker"] = again.scaler.state_dict() == engine.scaler.state_dict()
 for one in (engine, again):
     one_step(one, runtime, a_batch(5))
 pairs = zip(engine.engine.module.parameters(), again.engine.module.parameters())
-said["same next step"] = all(torch.equal(a, b) for a, b in pairs)
+found["same next step"] = all(torch.equal(a, b) for a, b in pairs)
 
 high = an_engine(a_learner(), runtime, precision="fp16", loss_scale=LossScale(initial_scale_power=32))
 before = [p.detach().clone() for p in high.engine.module.parameters()]
 one_step(high, runtime, a_batch(1))
-said["overflow"] = high._checked, high.loss_scale
-said["overflow left weights"] = all(torch.equal(a, b) for a, b in zip(before, high.engine.module.parameters()))
+found["overflow"] = high._checked, high.loss_scale
+found["overflow left weights"] = all(torch.equal(a, b) for a, b in zip(before, high.engine.module.parameters()))
 
 plain = an_engine(a_learner(), runtime, precision="fp32")
 one_step(plain, runtime, a_batch(1))
-said["from fp32"] = an_engine_from(a_save(folder, plain, runtime, step=9), runtime, precision="fp16").loss_scale
-print("FOUND " + json.dumps(said))
+found["from fp32"] = an_engine_from(a_save(folder, plain, runtime, step=9), runtime, precision="fp16").loss_scale
+print("FOUND " + json.dumps(found))
 """
 
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What HALF found."""
+    """The findings of HALF."""
     folder = tmp_path_factory.mktemp("half")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", HALF, str(HERE.parent), str(HERE.parents[1] / "support"), str(folder)],

@@ -78,7 +78,9 @@ def test_an_installed_package_finds_its_files_where_pip_puts_them(
 ) -> None:
     data = tmp_path / place / "share" / "msp_ds" / "ds_configs"
     data.mkdir(parents=True)
-    monkeypatch.setattr(execution, "__file__", str(tmp_path / "target" / "msp_ds" / "training" / "execution.py"))
+    monkeypatch.setattr(
+        execution, "__file__", str(tmp_path / "target" / "msp_ds" / "training" / "engine" / "execution.py")
+    )
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / "plain"))
     monkeypatch.setattr("site.getuserbase", lambda: str(tmp_path / "user"))
     assert execution.shipped("ds_configs") == data
@@ -115,7 +117,7 @@ def test_the_documentation_lists_every_key_with_its_default() -> None:
         ),
         ({"precision": "fp32", "zero_stage": "auto"}, "zero_stage: expected int, got 'auto'"),
         ({"precision": "fp32", "zero_stage": True}, "zero_stage: expected int, got True"),
-        ({"precision": "fp32", "zero_stage": 4}, "zero_stage 4 is none of 0, 1, 2, 3"),
+        ({"precision": "fp32", "zero_stage": 4}, "zero_stage 4 is not 0, 1, 2 or 3"),
         ({"precision": "fp32", "micro_batch": 0}, "micro_batch 0 is not positive"),
         ({"precision": "fp32", "micro_batch": 1.5}, "micro_batch: expected int, got 1.5"),
         ({"precision": "fp32", "bucket_elements": 0}, "bucket_elements 0 is not positive"),
@@ -213,7 +215,7 @@ def test_micro_batch_times_passes_times_ranks_is_the_batch(
         (5, 28, 2, "micro_batch 5 does not divide the 14 pairs.*; set it to 2"),
     ],
 )
-def test_a_batch_that_does_not_split_evenly_is_refused_with_the_mend(
+def test_a_batch_that_does_not_split_evenly_is_refused_with_a_fix(
     micro_batch: int | None, batch_size: int, world_size: int, part: str
 ) -> None:
     execution = Execution(precision="fp32", micro_batch=micro_batch)
@@ -286,7 +288,7 @@ def test_importing_the_module_leaves_deepspeed_alone() -> None:
     subprocess.run([sys.executable, "-c", command], check=True, timeout=120)
 
 
-# A few steps of the real model on one batch under the real engine: what became of it, as JSON.
+# A few steps of the real model on one batch under the real engine; prints a report as JSON.
 REAL_RUN = """
 import json, os, sys
 sys.path[:0] = sys.argv[1:3]
@@ -316,11 +318,11 @@ print("FOUND " + json.dumps(said))
 
 
 def real_run(path: Path) -> dict[str, Any]:
-    """Trains six steps in a process of its own: autocast leaves marks in a process."""
+    """Train six steps in a process of its own: autocast changes the state of a process."""
     here = Path(__file__).parent
     rank_variables = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", REAL_RUN, str(here), str(here.parent), str(path)],
+        [sys.executable, "-W", "ignore", "-c", REAL_RUN, str(here.parent), str(here.parents[1] / "support"), str(path)],
         env={name: value for name, value in os.environ.items() if name not in rank_variables},
         capture_output=True,
         text=True,
@@ -371,7 +373,9 @@ def test_what_comes_with_the_project_is_found_beside_it_or_under_the_prefix(
     (tmp_path / "ds_configs" / "zero1.json").write_text("{}")
     assert find_shipped(Path("ds_configs/zero1.json")) == Path("ds_configs/zero1.json")
     # As installed: nothing beside the package, and what pyproject.toml puts under the prefix.
-    monkeypatch.setattr(execution, "__file__", str(tmp_path / "lib" / "msp_ds" / "training" / "execution.py"))
+    monkeypatch.setattr(
+        execution, "__file__", str(tmp_path / "lib" / "msp_ds" / "training" / "engine" / "execution.py")
+    )
     installed = (ROOT / "pyproject.toml").read_text()
     for folder, files in (("ds_configs", "ds_configs/*.json"), ("shards", "shards/*.toml")):
         assert f'"share/msp_ds/{folder}" = ["{files}"]' in installed

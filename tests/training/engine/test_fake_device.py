@@ -83,9 +83,9 @@ def test_a_step_stays_on_the_device(shards: Path, spelling: str, number: int, pr
     kinds = [None] if spelling == "t+p+s" else [HALVES[preset], None]
     model = learner_of(shards, spelling, preset)
     with OnDevice():
-        for (batch, rooms), kind in zip(batches[-len(kinds) :], kinds, strict=True):
+        for (batch, counts), kind in zip(batches[-len(kinds) :], kinds, strict=True):
             with Autocast(kind) if kind else nullcontext():
-                losses = model(batch.to(DEVICE), tasks, 0, rooms)
+                losses = model(batch.to(DEVICE), tasks, 0, counts)
             meter.add({**losses.metrics, **zeroed(losses.metrics)})
             found.append(losses.total.isfinite())
         losses.total.backward()
@@ -106,11 +106,11 @@ MISTAKES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_a_head_is_found(shards: Path, mistake: str) -> None:
-    (batch, rooms), *_ = batches_of(shards, "s", 0)
+    (batch, counts), *_ = batches_of(shards, "s", 0)
     model = learner_of(shards, "s", "tiny")
-    model.heads["match"].register_forward_pre_hook(lambda _, given: (MISTAKES[mistake](*given),))
+    model.heads["match"].register_forward_pre_hook(lambda _, arguments: (MISTAKES[mistake](*arguments),))
     with OnDevice(), pytest.raises(AssertionError, match=r"^aten\..* (waits for the device|mixes tensors)"):
-        model(batch.to(DEVICE), curriculum("s")[0].tasks, 0, rooms)
+        model(batch.to(DEVICE), curriculum("s")[0].tasks, 0, counts)
 
 
 @every_part

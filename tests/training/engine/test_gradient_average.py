@@ -1,4 +1,4 @@
-"""Ranks' gradients become their means, whichever order they come in and whichever rank lacks one."""
+"""Ranks' gradients become their means, in any order and also where a rank lacks one."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ def on_a_rank(rank: int, store: str, answers: Any) -> None:
         module.zero_grad(set_to_none=True)
         return {name: sorted(set(gradient.tolist())) for name, gradient in found.items()}
 
-    said = []
+    seen = []
     module.loss(1.0 + rank, second_last=rank == 0).backward()  # ranks' gradients come in different orders
     average.finish()
-    said.append(gradients())
+    seen.append(gradients())
     module.loss(1.0 + rank, second_last=True, second=rank == 0).backward()  # one rank lacks one
     average.finish()
-    said.append(gradients())
+    seen.append(gradients())
     ends[0] = False  # two micro batches
     module.loss(1.0 + rank, second_last=True).backward()
     ends[0] = True
     module.loss(10.0, second_last=True).backward()
     average.finish()
-    said.append(gradients())
+    seen.append(gradients())
     average.close()
     module.loss(1.0 + rank, second_last=True).backward()
-    said.append(gradients())
-    answers.put((rank, said))
+    seen.append(gradients())
+    answers.put((rank, seen))
     dist.destroy_process_group()
 
 
@@ -66,13 +66,13 @@ def test_gradients_become_their_means(tmp_path: Path) -> None:
     ranks = [spawn.Process(target=on_a_rank, args=(rank, str(tmp_path / "store"), answers)) for rank in range(2)]
     for process in ranks:
         process.start()
-    said = dict(answers.get() for _ in ranks)
+    seen = dict(answers.get() for _ in ranks)
     for process in ranks:
         process.join()
-    # The factors 1 and 2 have the mean 1.5, with 10 more from a micro batch 11.5; 2.5 is half of 5 and nothing.
-    # No rank has a gradient of what no loss reads, so none comes of it, as on one rank.
-    assert said[0][0] == said[1][0] == {"first": [4.5], "second": [7.5], "small": [1.5]}
-    assert said[0][1] == said[1][1] == {"first": [4.5], "second": [2.5], "small": [1.5]}
-    assert said[0][2] == said[1][2] == {"first": [34.5], "second": [57.5], "small": [11.5]}
-    assert said[0][3] == {"first": [3.0], "second": [5.0], "small": [1.0]}
-    assert said[1][3] == {"first": [6.0], "second": [10.0], "small": [2.0]}
+    # The factors 1 and 2 have the mean 1.5, plus 10 of a micro batch 11.5; 2.5 is the mean of 5 and nothing.
+    # `unused` has no gradient on any rank, so it stays without one, as with one rank.
+    assert seen[0][0] == seen[1][0] == {"first": [4.5], "second": [7.5], "small": [1.5]}
+    assert seen[0][1] == seen[1][1] == {"first": [4.5], "second": [2.5], "small": [1.5]}
+    assert seen[0][2] == seen[1][2] == {"first": [34.5], "second": [57.5], "small": [11.5]}
+    assert seen[0][3] == {"first": [3.0], "second": [5.0], "small": [1.0]}
+    assert seen[1][3] == {"first": [6.0], "second": [10.0], "small": [2.0]}

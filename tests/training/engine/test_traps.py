@@ -1,7 +1,7 @@
-"""What DeepSpeed does wrong without a word, and our ways round it.
+"""Silent faults of DeepSpeed and our workarounds.
 
-Two tests a trap: one fails if our way round is removed, the other, `still there`, fails when DeepSpeed has fixed it:
-then the way round can go, after a look at what else has changed.
+Each fault has two tests: one fails if our workaround is removed, the other, `still there`, fails when DeepSpeed has
+fixed the fault. Then the workaround can go, after a look at what else has changed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from msp_ds.training.distributed.runtime import COLLECTIVE_TIMEOUT, Runtime
 HERE = Path(__file__).parent
 PACKAGE = HERE.parents[2] / "msp_ds"
 
-# A linear model with two heads under bare DeepSpeed; each trap prints what it found.
+# A linear model with two heads under bare DeepSpeed; the findings of each trap are printed.
 BARE = """
 import json, os, sys
 from datetime import timedelta
@@ -96,7 +96,7 @@ def timeouts():
 def buffers():
     return str(an_engine(bf16={"enabled": True}, zero_optimization={"stage": 1}).module.shift.dtype)
 
-traps = (loss_scale, stale_gradient, unknown_key, buffers, autocast_clipping)  # autocast leaves marks in a process
+traps = (loss_scale, stale_gradient, unknown_key, buffers, autocast_clipping)  # autocast changes a process's state
 found = timeouts() if runtime.world_size > 1 else {trap.__name__: trap() for trap in traps}
 if runtime.is_first:
     print("FOUND " + json.dumps(found))
@@ -104,7 +104,7 @@ if runtime.is_first:
 
 
 def found_by(script: str, *, ranks: int = 1) -> Any:
-    """What a script found, in processes of its own."""
+    """The findings of a script that runs in processes of its own."""
     rank_variables = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
     environment = {name: value for name, value in os.environ.items() if name not in rank_variables}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "--no-python"]
@@ -118,26 +118,26 @@ def found_by(script: str, *, ranks: int = 1) -> Any:
 
 @pytest.fixture(scope="module")
 def bare() -> dict[str, Any]:
-    """What every trap of BARE found."""
+    """The findings of every trap of BARE."""
     found: dict[str, Any] = found_by(BARE)
     return found
 
 
 @pytest.mark.slow
 def test_still_there_the_fp16_block_does_not_scale_the_loss_with_zero_off(bare: dict[str, Any]) -> None:
-    # Our way round: torch_autocast with ZeRO off (test_execution), and the check of the first gradient (test_engine).
+    # Our workaround: torch_autocast with ZeRO off (test_execution), and the check of the first gradient (test_engine).
     assert bare["loss_scale"] == [pytest.approx(1, rel=0.05), pytest.approx(256, rel=0.05)]
 
 
 @pytest.mark.slow
 def test_still_there_autocast_with_zero_takes_the_norm_of_scaled_gradients(bare: dict[str, Any]) -> None:
-    # Our way round: the fp16 block with ZeRO on (test_execution).
+    # Our workaround: the fp16 block with ZeRO on (test_execution).
     assert bare["autocast_clipping"] > 65536 / 2
 
 
 @pytest.mark.slow
 def test_still_there_zero_3_applies_the_old_gradient_of_an_unused_head(bare: dict[str, Any]) -> None:
-    # Our way round: mixed stages are refused under ZeRO 3 (test_loop), and every head is touched (below).
+    # Our workaround: mixed stages are refused under ZeRO 3 (test_loop), and every head is touched (below).
     zero_2, zero_3 = bare["stale_gradient"]
     assert zero_2 == 0
     assert zero_3 > 1e-3
@@ -145,7 +145,7 @@ def test_still_there_zero_3_applies_the_old_gradient_of_an_unused_head(bare: dic
 
 @pytest.mark.slow
 def test_still_there_an_unknown_key_is_ignored(bare: dict[str, Any]) -> None:
-    # Our way round: a schema of our own (test_execution).
+    # Our workaround: a schema of our own (test_execution).
     assert bare["unknown_key"] == 1.0
 
 
@@ -156,7 +156,7 @@ def test_still_there_the_data_parallel_group_has_a_timeout_of_its_own() -> None:
 
 @pytest.mark.slow
 def test_still_there_buffers_stay_in_fp32_beside_16_bit_weights(bare: dict[str, Any]) -> None:
-    # Our way round: the model adds its buffer in the type of the weights (tests/model/test_embeddings.py).
+    # Our workaround: the model adds its buffer in the type of the weights (tests/model/test_embeddings.py).
     assert bare["buffers"] == "torch.float32"
 
 
@@ -183,7 +183,7 @@ def test_a_rank_waits_as_long_for_gradients_as_for_anything_else() -> None:
     assert found_by(script, ranks=2) == COLLECTIVE_TIMEOUT.total_seconds()
 
 
-# Whether a step ends where one rank comes later than the others' patience, with compiled layers and without.
+# Whether a step fails where a rank comes later than the timeout, with compiled layers and without.
 LATE = """
 import json, os, sys, time
 sys.path[:0] = {paths!r}
@@ -216,7 +216,7 @@ def test_a_rank_that_compiles_is_waited_for_and_one_that_does_not_is_given_up() 
     assert found_by(script, ranks=2) == ["went on", ["ended", True]]
 
 
-# How far a step moves what the token stage does not read where its region head looks at no pair: the poolers.
+# How far a step moves the weights that the token stage does not read without a region gate: the poolers.
 UNREAD = """
 import dataclasses, json, os, sys
 sys.path[:0] = {paths!r}
@@ -264,7 +264,7 @@ def test_nothing_is_reduced_alone(runtime: Runtime) -> None:
 
 
 def test_deepspeeds_own_checkpoints_are_neither_written_nor_read() -> None:
-    """They can be half and called the latest, and be loaded in part without a word."""
+    """They can be incomplete although marked as the latest, and be loaded in part silently."""
     for path in (PACKAGE / "training").rglob("*.py"):  # elsewhere weights come from other programs
         source = path.read_text(encoding="utf-8")
         for call in (".save_checkpoint(", ".load_checkpoint(", "zero_to_fp32", "torch.load("):

@@ -1,4 +1,4 @@
-"""A step whose gradient is not finite changes nothing, in every way to execute; its batch is noted for a replay."""
+"""A step whose gradient is not finite changes nothing in any execution; its batch is noted for a replay."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lessons import TASKS, a_batch, a_learner, an_engine, one_step
 from msp_ds.errors import InputError
 from msp_ds.records import Losses, MeanMetric
 from msp_ds.training.distributed.runtime import Runtime
-from msp_ds.training.engine.engine_state import take_state
+from msp_ds.training.engine.engine_state import gather_state
 from msp_ds.training.guards.finite import BatchInfo, FiniteGuard, deferred_bool, read_batch_info, zeroed
 
 INFO = BatchInfo(
@@ -54,17 +54,17 @@ def losses_of(**values: float) -> Losses:
 def test_a_gradient_that_is_not_finite_moves_neither_weights_nor_moments(runtime: Runtime, way: dict[str, Any]) -> None:
     engine = an_engine(a_learner(), runtime, **way)
     one_step(engine, runtime, a_batch(0))
-    before = take_state(engine, runtime)
+    before = gather_state(engine, runtime)
     engine.backward(engine.engine(a_batch(1).to(runtime.device), TASKS, 0).total * math.nan)
     engine.step()
-    after = take_state(engine, runtime)
+    after = gather_state(engine, runtime)
     assert before is not None
     assert after is not None
     assert not torch.as_tensor(engine.grad_norm).isfinite(), "the guard must see it"
     for name, tensor in {**before.weights, **before.moments}.items():
         assert torch.equal({**after.weights, **after.moments}[name], tensor), name
     one_step(engine, runtime, a_batch(2))
-    later = take_state(engine, runtime)
+    later = gather_state(engine, runtime)
     assert later is not None
     assert all(bool(tensor.isfinite().all()) for tensor in later.weights.values())
     assert any(not torch.equal(later.weights[name], after.weights[name]) for name in after.weights)
@@ -83,7 +83,7 @@ def test_only_the_losses_that_are_not_finite_are_named(
 ) -> None:
     a_guard(tmp_path, runtime).keep(losses_of(mlm=math.inf, moc=2.0, mrfr=math.nan), INFO)
     assert caplog.messages[0].startswith(
-        "loss/mlm and loss/mrfr are not finite in step 7 of stage token, which is left"
+        "loss/mlm and loss/mrfr are not finite in step 7 of stage token, which is skipped"
     )
 
 
@@ -113,7 +113,7 @@ def test_what_is_not_a_noted_batch_is_named(tmp_path: Path, text: str | None) ->
         read_batch_info(tmp_path / "other.json")
 
 
-def test_steps_in_a_row_are_counted_over_reports_and_a_good_one_starts_anew(runtime: Runtime, tmp_path: Path) -> None:
+def test_steps_in_a_row_are_counted_over_reports_and_a_good_one_starts_again(runtime: Runtime, tmp_path: Path) -> None:
     guard, one = a_guard(tmp_path, runtime), torch.ones(())
     for finite in (False, False, True, False):
         guard.note(finite, one)
@@ -143,7 +143,7 @@ def test_what_is_left_out_keeps_its_names_and_counts_nothing() -> None:
     assert float((left + MeanMetric.of(torch.tensor([3.0]))).mean()) == 3.0
 
 
-def test_an_answer_comes_later(gpu: FakeGpu) -> None:
+def test_a_bool_is_copied_in_the_background(gpu: FakeGpu) -> None:
     values = torch.tensor([1.0, math.nan])
     for where in (torch.Tensor, OnGpu):
         answers = [deferred_bool(value.isfinite().as_subclass(where)) for value in values]

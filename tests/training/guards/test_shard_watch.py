@@ -1,4 +1,4 @@
-"""Shards that change under a run are noticed; those that were only written again are a warning."""
+"""Shards that change during a run are an error; those that were written again unchanged are a warning."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_another_index_of_the_same_size_is_a_fault(shards: Path) -> None:
     assert watch.fault().startswith(f"{index} has changed")
 
 
-def test_files_that_were_written_again_as_they_were_are_told_of_once(
+def test_files_that_were_written_again_unchanged_are_warned_about_once(
     shards: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = open_set(shards / "token" / "train")
@@ -69,9 +69,9 @@ def test_files_that_were_written_again_as_they_were_are_told_of_once(
 
 
 def a_job(shards: Path, folder: Path, runtime: Runtime, *, batch_size: int = 16) -> Job:
-    given = {"curriculum": "t", "shards": str(shards), "batch_size": batch_size, "max_steps": 8}
+    settings = {"curriculum": "t", "shards": str(shards), "batch_size": batch_size, "max_steps": 8}
     return Job(
-        config=new_config(given),
+        config=new_config(settings),
         execution=Execution(precision="fp32"),
         folder=folder,
         runtime=runtime,

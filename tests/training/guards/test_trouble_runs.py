@@ -1,4 +1,4 @@
-"""What real machines do to runs, provoked: each ends, or goes on, with the line that is promised."""
+"""Runs under faults of real machines end, or continue, with the promised line."""
 
 from __future__ import annotations
 
@@ -78,7 +78,10 @@ def of_node(launcher: str, node: int, *, port: int, hosts: Path) -> list[str]:
 def test_two_nodes_train_as_two_ranks_do(small_shards: Path, tmp_path: Path, launcher: str) -> None:
     flags = ["--shards", str(small_shards), "--curriculum", "t", *SHORT[:2], "--max-steps", "4", "--save-every", "2"]
     together = [*TORCHRUN, "--standalone", "--nproc_per_node", "2", TRAIN[1], *flags]
-    environment = {**alone(), "OMP_NUM_THREADS": "2"}  # a person's for every rank: sums are added up alike
+    environment = {
+        **alone(),
+        "OMP_NUM_THREADS": "2",
+    }  # the same for every rank: sums have one order
     subprocess.run([*together, "--run-dir", str(tmp_path / "one-node")], env=environment, check=True, timeout=PATIENCE)
     port = free_port()
     nodes = [
@@ -90,8 +93,8 @@ def test_two_nodes_train_as_two_ranks_do(small_shards: Path, tmp_path: Path, lau
         )
         for node in range(2)
     ]
-    said = [node.communicate(timeout=PATIENCE)[1] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], said
+    errors = [node.communicate(timeout=PATIENCE)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], errors
     assert read_json(tmp_path / "two" / RUN_FILE, what="a run")["world_size"] == 2
     assert saved(tmp_path / "two", "1-token") == saved(tmp_path / "one-node", "1-token")
 
@@ -112,15 +115,15 @@ def launched_apart(folder: Path, shards: Path, *, of_rank: str) -> tuple[int, st
 
 @pytest.mark.full
 def test_ranks_that_were_started_differently_end_before_the_first_step(small_shards: Path, tmp_path: Path) -> None:
-    code, said = launched_apart(tmp_path, small_shards, of_rank="['--seed', str(rank)]")
+    code, errors = launched_apart(tmp_path, small_shards, of_rank="['--seed', str(rank)]")
     assert code != 0
     host = re.escape(socket.gethostname())
-    (line,) = re.findall(r"^error: .*", said, re.MULTILINE)
+    (line,) = re.findall(r"^error: .*", errors, re.MULTILINE)
     assert re.fullmatch(
         rf"error: rank 1 on {host} has config.seed 1, rank 0 on {host} has 0; start every rank with the same flags",
         line,
     )
-    assert "exitcode  : 2" in said
+    assert "exitcode  : 2" in errors
     assert not (tmp_path / "run").exists()
 
 
@@ -134,7 +137,7 @@ def run_in(environment: dict[str, str], command: Sequence[object]) -> subprocess
     )
 
 
-def test_a_port_that_is_in_use_is_named_with_the_mend(small_shards: Path, tmp_path: Path) -> None:
+def test_a_port_that_is_in_use_is_named_with_a_fix(small_shards: Path, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
@@ -146,7 +149,7 @@ def test_a_port_that_is_in_use_is_named_with_the_mend(small_shards: Path, tmp_pa
     assert "Traceback" not in done.stderr
 
 
-def test_neither_a_compiler_nor_a_stale_lock_matters_for_nothing_is_built(small_shards: Path, tmp_path: Path) -> None:
+def test_a_run_needs_no_compiler_and_ignores_a_stale_build_lock(small_shards: Path, tmp_path: Path) -> None:
     extensions, empty = tmp_path / "extensions", tmp_path / "empty"
     lock = extensions / "deepspeed_shm_comm" / "lock"
     lock.parent.mkdir(parents=True)

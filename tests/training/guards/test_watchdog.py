@@ -23,24 +23,24 @@ def outcome(program: str) -> tuple[int, str]:
 
 
 def test_a_hang_ends_the_process_with_one_line_and_all_stacks() -> None:
-    code, said = outcome(
+    code, message = outcome(
         "dog = Watchdog(0.5)\n"
         "def stuck():\n    time.sleep(50)\n"
         "with dog.watching():\n    dog.alive('after step 7 of stage token')\n    stuck()\n"
     )
     assert code == 1
-    assert "nothing has moved for 0 s after step 7 of stage token: this process ends" in said
-    assert "--resume continues from the last checkpoint, --watchdog MINUTES gives more time" in said
-    assert "in stuck" in said
+    assert "nothing has moved for 0 s after step 7 of stage token: this process ends" in message
+    assert "--resume continues from the last checkpoint, --watchdog MINUTES gives more time" in message
+    assert "in stuck" in message
 
 
 def test_a_hang_that_holds_the_interpreter_ends_too() -> None:
-    code, said = outcome(
+    code, message = outcome(
         "dog = Watchdog(0.5)\n"
         "with dog.watching():\n    time.sleep(0.2)\n    ctypes.PyDLL(None).sleep(50)\n"  # PyDLL keeps the lock
     )
     assert code == 1
-    assert "Timeout (0:00:01)!" in said
+    assert "Timeout (0:00:01)!" in message
 
 
 def test_what_moves_is_left_alone() -> None:
@@ -50,7 +50,7 @@ def test_what_moves_is_left_alone() -> None:
     assert outcome(program + "time.sleep(1.5)\n") == (0, "")
 
 
-def test_no_patience_is_no_watchdog() -> None:
+def test_a_timeout_of_zero_is_no_watchdog() -> None:
     assert outcome("with Watchdog(0).watching():\n    time.sleep(0.5)\n") == (0, "")
 
 
@@ -63,12 +63,12 @@ def test_a_watchdog_ends_with_its_block() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "said"),
+    ("limits", "message"),
     [
         ({"stop_after_nan": 0}, "--stop-after-nan 0 is not positive"),
         ({"watchdog": -1.0}, "--watchdog -1.0 is not in 0 to 527040"),
     ],
 )
-def test_limits_that_cannot_be_are_refused(limits: dict[str, float], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_limits_that_cannot_be_are_refused(limits: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         Limits(**limits)  # type: ignore[arg-type]

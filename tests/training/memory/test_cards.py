@@ -1,4 +1,4 @@
-"""Cards by name, by memory and as torch calls them."""
+"""Cards are found by name, by memory and by torch's name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msp_ds.errors import InputError
 from msp_ds.training.memory.cards import CARDS, card_of, changed_card, find_card, peak_flops
 
 
-def test_a_card_is_known_by_what_torch_calls_it() -> None:
+def test_a_card_is_found_by_torchs_name() -> None:
     assert card_of("NVIDIA GeForce GTX TITAN X") is CARDS["titanx"]
     assert card_of("NVIDIA TITAN X (Pascal)") is CARDS["titanx-pascal"]
     assert card_of("NVIDIA H100 80GB HBM3") is CARDS["h100"]
@@ -41,7 +41,7 @@ def test_what_is_not_positive_is_an_error() -> None:
         changed_card(CARDS["t4"], tflops=0)
 
 
-def test_the_peak_of_a_cpu_is_measured_and_draws_nothing_from_chance() -> None:
+def test_the_peak_of_a_cpu_is_measured_and_draws_no_random_number() -> None:
     before = torch.get_rng_state()
     assert 1e8 < peak_flops(torch.device("cpu"), "fp32") < 1e15
     assert torch.equal(torch.get_rng_state(), before)

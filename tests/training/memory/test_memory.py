@@ -1,4 +1,4 @@
-"""How many pairs fit: found by trial, agreed on by all ranks, said when the memory runs out."""
+"""The number of pairs that fit is found by trial, agreed on by all ranks and named when memory runs out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from msp_ds.training.memory.memory import (
     a_pass_fits,
     bytes_beside_trial,
     divisors,
-    largest_fitting,
     state_bytes,
 )
 from msp_ds.training.planning import AUTO, new_config, with_micro_batch
@@ -34,7 +33,7 @@ FP32 = Execution(precision="fp32")
 
 
 def full(monkeypatch: pytest.MonkeyPatch, *, above: int, after: int = 0) -> None:
-    """A device that has no room for batches of more than `above` pairs, after so many that fitted."""
+    """A device that has no memory for batches of more than `above` pairs, after so many that fitted."""
     forward, count = PretrainingModel.forward, []
 
     def limited(model: PretrainingModel, batch: Any, *arguments: Any) -> Any:
@@ -47,8 +46,8 @@ def full(monkeypatch: pytest.MonkeyPatch, *, above: int, after: int = 0) -> None
 
 
 def a_job(shards: Path, folder: Path, runtime: Runtime, **changes: Any) -> Job:
-    given = {"curriculum": "t", "shards": str(shards), "batch_size": 16, "max_steps": 4}
-    job = Job(config=new_config(given), execution=FP32, folder=folder, runtime=runtime, stop=StopRequest())
+    settings = {"curriculum": "t", "shards": str(shards), "batch_size": 16, "max_steps": 4}
+    job = Job(config=new_config(settings), execution=FP32, folder=folder, runtime=runtime, stop=StopRequest())
     return dataclasses.replace(job, save_every=1, **changes)
 
 
@@ -58,10 +57,8 @@ def trained(job: Job) -> Path:
     return folder
 
 
-def test_the_largest_divisor_that_fits_is_taken() -> None:
+def test_divisors_are_listed_from_the_largest() -> None:
     assert divisors(12) == [12, 6, 4, 3, 2, 1]
-    assert largest_fitting(divisors(12), lambda size: size <= 5) == 4
-    assert largest_fitting(divisors(12), lambda size: False) == 0
 
 
 def test_a_pass_that_does_not_fit_is_no_error_and_leaves_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,9 +87,7 @@ ZERO = Execution(precision="bf16", zero_stage=2, bucket_elements=10)
         (dataclasses.replace(ZERO, precision="fp32"), 2, 800 + 600 + 40, 640),
     ],
 )
-def test_what_the_engine_will_hold_is_known_and_kept_free(
-    execution: Execution, ranks: int, held: int, beside: int
-) -> None:
+def test_the_memory_of_the_engine_is_predicted(execution: Execution, ranks: int, held: int, beside: int) -> None:
     assert state_bytes(execution, 100, world_size=ranks) == held
     assert bytes_beside_trial(execution, 100, world_size=ranks) == beside
 
@@ -112,7 +107,7 @@ def test_a_step_that_does_not_fit_says_what_does_and_leaves_the_checkpoint(
     assert (trained(again) / STAGE_FILE).is_file()
 
 
-def test_where_nothing_fits_the_mend_is_another_way_to_execute(
+def test_where_nothing_fits_the_fix_is_another_execution(
     runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full(monkeypatch, above=0)
@@ -159,7 +154,7 @@ def test_a_micro_batch_that_is_no_number_is_refused(value: str) -> None:
         with_micro_batch(("cpu_fp32", FP32), value)
 
 
-def test_the_flag_stands_in_for_the_key() -> None:
+def test_the_flag_replaces_the_key() -> None:
     assert with_micro_batch(("cpu_fp32", FP32), None) == ("cpu_fp32", FP32)
     assert with_micro_batch(("cpu_fp32", FP32), AUTO) == ("cpu_fp32", FP32)
     name, execution = with_micro_batch(("cpu_fp32", FP32), "8")

@@ -31,17 +31,17 @@ def shown(folder: Path, name: str) -> dict[int, float]:
     return {point.step: point.value for point in points}
 
 
-def a_board(folder: Path, *, start: int, speaks: bool = True) -> MetricLogger:
+def a_logger(folder: Path, *, start: int, speaks: bool = True) -> MetricLogger:
     return MetricLogger(folder, name="token", num_steps=6, start=start, speaks=speaks)
 
 
 def test_steps_after_the_checkpoint_are_replaced_and_those_before_stay(tmp_path: Path) -> None:
-    before = a_board(tmp_path, start=0)
+    before = a_logger(tmp_path, start=0)
     for step in (1, 2, 3, 4):
         before.scalars(step, {"loss/mlm": 10.0 + step})
     before.close()
     time.sleep(1.1)  # files are ordered by the second in their names
-    after = a_board(tmp_path, start=2)
+    after = a_logger(tmp_path, start=2)
     for step in (3, 4, 5):
         after.scalars(step, {"loss/mlm": 20.0 + step})
     after.close()
@@ -49,7 +49,7 @@ def test_steps_after_the_checkpoint_are_replaced_and_those_before_stay(tmp_path:
 
 
 def test_what_was_flushed_survives_a_kill(tmp_path: Path) -> None:
-    metric_logger = a_board(tmp_path, start=0)
+    metric_logger = a_logger(tmp_path, start=0)
     metric_logger.scalars(1, {"loss/mlm": 1.5})
     metric_logger.flush()
     assert shown(tmp_path, "loss/mlm") == {1: 1.5}  # never closed
@@ -62,15 +62,15 @@ def test_a_disk_that_takes_no_more_is_warned_of_and_training_goes_on(tmp_path: P
         from pathlib import Path
         from msp_ds.training.monitoring.metric_logger import MetricLogger
         folder = Path(sys.argv[1])
-        board = MetricLogger(folder, name="token", num_steps=6, start=0, speaks=True)
+        logger = MetricLogger(folder, name="token", num_steps=6, start=0, speaks=True)
         resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))  # a real write fails
         for step in range(1, 7):
-            board.scalars(step, {"loss/mlm": 1.0})
-            board.text("says", "much", step=step)
-            board.picture("shows", numpy.zeros((8, 8, 3), numpy.uint8), step=step)
-            board.hyperparameters({"lr": 1.0}, ["loss/mlm"])
-            board.flush()
-        board.close()
+            logger.scalars(step, {"loss/mlm": 1.0})
+            logger.text("says", "much", step=step)
+            logger.picture("shows", numpy.zeros((8, 8, 3), numpy.uint8), step=step)
+            logger.hyperparameters({"lr": 1.0}, ["loss/mlm"])
+            logger.flush()
+        logger.close()
         again = MetricLogger(folder / "new", name="token", num_steps=6, start=0, speaks=True)
         again.scalars(1, {"loss/mlm": 2.0})
         again.close()
@@ -80,10 +80,10 @@ def test_a_disk_that_takes_no_more_is_warned_of_and_training_goes_on(tmp_path: P
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
     assert "Traceback" not in done.stderr
-    told = [
+    warnings = [
         re.sub(r"tfevents\S*", "tfevents", line) for line in done.stderr.splitlines() if "cannot be written" in line
     ]
-    assert told == [
+    assert warnings == [
         f"{tmp_path}/events.out.tfevents cannot be written (File too large); training goes on without its curves until "
         "it is resumed",
         f"{tmp_path}/metrics.jsonl cannot be written (File too large); training goes on",
@@ -109,7 +109,7 @@ def test_a_file_that_gets_the_descriptor_of_one_that_failed_is_left_alone(
 
 
 def test_only_the_first_rank_writes(tmp_path: Path) -> None:
-    metric_logger = a_board(tmp_path / "none", start=0, speaks=False)
+    metric_logger = a_logger(tmp_path / "none", start=0, speaks=False)
     metric_logger.scalars(1, {"loss/mlm": 1.0})
     metric_logger.advance(1, {})
     metric_logger.flush()
@@ -152,7 +152,7 @@ def test_a_run_is_introduced_once(tmp_path: Path, stage: str, start: int, introd
 
 
 def test_texts_pictures_and_the_table_of_runs_are_in_the_stage_s_file(tmp_path: Path) -> None:
-    metric_logger = a_board(tmp_path, start=0)
+    metric_logger = a_logger(tmp_path, start=0)
     metric_logger.scalars(6, {"loss/total": 2.5}, report="validation")
     metric_logger.text("samples", "a *guess*", step=6)
     metric_logger.picture("pairs/1", np.full((4, 8, 3), 255, np.uint8), step=6)
@@ -165,17 +165,17 @@ def test_texts_pictures_and_the_table_of_runs_are_in_the_stage_s_file(tmp_path: 
     assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= seen.PluginTagToContent("hparams").keys()
 
 
-def test_a_stage_without_a_terminal_says_what_it_is_at_between_two_reports(
+def test_a_stage_without_a_terminal_logs_what_it_is_doing_between_two_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     came = threading.Event()
     monkeypatch.setattr("msp_ds.training.monitoring.metric_logger.SECONDS_BETWEEN_LINES", 0.01)
     monkeypatch.setattr(logging.getLogger("msp_ds.training.monitoring.metric_logger"), "info", lambda *_: came.set())
-    metric_logger = a_board(tmp_path, start=0)
+    metric_logger = a_logger(tmp_path, start=0)
     metric_logger.doing = "validation, batch 2 of 7"
     assert came.wait(60)
     metric_logger.close()
     monkeypatch.undo()
     with caplog.at_level(logging.INFO, logger="msp_ds"):
-        metric_logger._say_again()
+        metric_logger._log_progress()
     assert caplog.messages == ["token: after step 0 of 6, at validation, batch 2 of 7"]

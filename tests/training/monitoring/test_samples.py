@@ -1,4 +1,4 @@
-"""What the board says of held-out pairs is what the model says and what the shards hold."""
+"""Samples of held-out pairs hold the model's predictions and the shards' contents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from msp_ds.tasks.task import Context
 from msp_ds.training.checkpointing.run_folder import model_for
 from msp_ds.training.monitoring.metric_texts import marked_text, plain, sample_text
 from msp_ds.training.monitoring.sample_picture import chosen_words, draw_sample
-from msp_ds.training.monitoring.samples import MaskedPrediction, Names, Sample, spread_pairs, take_samples
+from msp_ds.training.monitoring.samples import MaskedPrediction, Names, Sample, predict_samples, spread_pairs
 from msp_ds.training.pretraining_model import PretrainingModel
 
 EPOCH = -1
@@ -30,9 +30,9 @@ SAMPLE = Sample(
     pieces=("[CLS]", "a", "skate", "##board", "er", "[SEP]"),
     boxes=np.array([[0, 0, 100, 100], [100, 0, 200, 50]], np.float32),
     labels=("man", ""),
-    words=(MaskedPrediction(place=3, right="##board", guesses=(("##board", 0.75), ("dog", 0.125))),),
-    objects=(MaskedPrediction(place=0, right="man", guesses=(("cat", 0.5),)),),
-    said_topics=(),
+    words=(MaskedPrediction(position=3, right="##board", guesses=(("##board", 0.75), ("dog", 0.125))),),
+    objects=(MaskedPrediction(position=0, right="man", guesses=(("cat", 0.5),)),),
+    predicted_topics=(),
     right_topics=("man",),
     match=0.25,
     looks=np.tile(np.array([0.5, 0.25], np.float32), (6, 1)),
@@ -55,11 +55,11 @@ def a_learner(reader: Reader, stage: str, preset: str = "tiny") -> PretrainingMo
 
 def sampled(reader: Reader, model: PretrainingModel, stage: str, pairs: list[int]) -> list[Sample]:
     tasks = curriculum(stage)[0].tasks
-    return take_samples(model, reader, torch.tensor(pairs), tasks=tasks, epoch=EPOCH, names=Names.of(reader))
+    return predict_samples(model, reader, torch.tensor(pairs), tasks=tasks, epoch=EPOCH, names=Names.of(reader))
 
 
 @pytest.mark.parametrize("preset", ["tiny", "tiny-single-stream"])
-def test_samples_say_what_the_shards_hold(small_shards: Path, preset: str) -> None:
+def test_samples_hold_what_the_shards_hold(small_shards: Path, preset: str) -> None:
     reader = Reader(open_set(small_shards / "sentence" / "val"))
     pieces = reader.shards.word_pieces().vocabulary.pieces
     model = a_learner(reader, "s", preset)
@@ -70,8 +70,8 @@ def test_samples_say_what_the_shards_hold(small_shards: Path, preset: str) -> No
         start, end = reader.shards.pairs.offsets[pair : pair + 2]
         assert list(sample.pieces) == [pieces[number] for number in reader.shards.pairs.token_ids[start:end]]
         assert sample.looks.shape == (len(sample.pieces), len(record.boxes))
-        assert all(sample.pieces[question.place] == question.right for question in sample.words)
-        assert all(sample.labels[question.place] == question.right for question in sample.objects)
+        assert all(sample.pieces[question.position] == question.right for question in sample.words)
+        assert all(sample.labels[question.position] == question.right for question in sample.objects)
         assert sample.match is not None
     assert any(sample.words for sample in samples)
     assert any(sample.objects for sample in samples)
@@ -89,16 +89,18 @@ def test_a_model_that_knows_one_word_guesses_it_everywhere(small_shards: Path) -
     seen = {question.guesses[0] for sample in samples for question in sample.objects}
     assert guessed == {(names.pieces[9], 1.0)}
     assert seen == {(names.objects[3], 1.0)}
-    assert all(sample.match is None and not sample.said_topics for sample in samples), "the stage has no such heads"
+    assert all(sample.match is None and not sample.predicted_topics for sample in samples), (
+        "the stage has no such heads"
+    )
 
 
-def test_the_same_pairs_are_asked_the_same_each_time_and_nothing_of_the_model_changes(small_shards: Path) -> None:
+def test_samples_are_the_same_each_time_and_change_nothing_of_the_model(small_shards: Path) -> None:
     reader = Reader(open_set(small_shards / "phrase" / "val"))
     model = a_learner(reader, "p")
-    chance = torch.get_rng_state()
+    state = torch.get_rng_state()
     first, second = (sample_text(sampled(reader, model, "p", [1, 4])) for _ in range(2))
     assert first == second
-    assert torch.equal(torch.get_rng_state(), chance)
+    assert torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -124,11 +126,11 @@ def test_a_text_shows_hidden_pieces_guesses_topics_and_match() -> None:
     ]
 
 
-def test_words_of_the_data_are_no_markup() -> None:
+def test_words_of_the_data_are_escaped() -> None:
     assert plain("<b> a|b *x* [y]_ __a_b__") == r"&lt;b> a&#124;b \*x\* \[y\]\_ \_\_a_b\_\_"
 
 
-def test_a_picture_is_hottest_where_the_word_looks_most() -> None:
+def test_a_picture_is_reddest_where_the_word_attends_most() -> None:
     assert chosen_words(SAMPLE) == [3, 2, 4]
     pixels = draw_sample(dataclasses.replace(SAMPLE, labels=("", "")))
     assert pixels.dtype == np.uint8

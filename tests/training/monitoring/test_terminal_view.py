@@ -1,4 +1,4 @@
-"""What the live view of a stage says."""
+"""The live view of a stage."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ TRAINED = {
 
 
 def a_terminal() -> tuple[Console, io.StringIO]:
-    said = io.StringIO()
-    return Console(file=said, force_terminal=True, width=140, color_system=None), said
+    shown = io.StringIO()
+    return Console(file=shown, force_terminal=True, width=140, color_system=None), shown
 
 
 def test_the_view_shows_stage_step_losses_speed_and_time_left() -> None:
@@ -47,21 +47,21 @@ def test_the_view_shows_stage_step_losses_speed_and_time_left() -> None:
     ]
 
 
-def test_closing_gives_the_cursor_back_and_leaves_the_last_view() -> None:
-    terminal, said = a_terminal()
+def test_closing_restores_the_cursor_and_leaves_the_last_view() -> None:
+    terminal, shown = a_terminal()
     view = TerminalView(terminal, name="token", num_steps=10, start=0)
     view.advance(10, TRAINED, left="0:00")
     view.close()
-    assert said.getvalue().rstrip().endswith("\x1b[?25h")
-    assert "step 10 of 10" in said.getvalue()
+    assert shown.getvalue().rstrip().endswith("\x1b[?25h")
+    assert "step 10 of 10" in shown.getvalue()
 
 
 def test_a_log_line_above_the_view_is_the_message_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal, said = a_terminal()
+    terminal, shown = a_terminal()
     handlers = logging.getLogger().handlers[:]
     monkeypatch.setattr("msp_ds.terminal.console", lambda: terminal)
     speak()
     logging.getLogger("msp_ds.training.stage").info("token: fresh heads")
     logging.basicConfig(handlers=handlers or [logging.NullHandler()], force=True)
     logging.getLogger("msp_ds").setLevel(logging.NOTSET)
-    assert said.getvalue().split(maxsplit=1)[1].strip() == "token: fresh heads"
+    assert shown.getvalue().split(maxsplit=1)[1].strip() == "token: fresh heads"

@@ -1,4 +1,4 @@
-"""Speed, waiting and the share of the peak, by a clock that is set by hand."""
+"""Speed, waiting and FLOPs utilisation, measured with a clock that is set by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msp_ds.training.monitoring.throughput import Throughput, memory_scalars
 
 
 class Clock:
-    """Seconds that pass when told."""
+    """Seconds that pass when the test says so."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -20,22 +20,22 @@ class Clock:
         return self.now
 
 
-def three_portions(clock: Clock, *, seconds_each: float) -> Iterator[int]:
+def three_batches(clock: Clock, *, seconds_each: float) -> Iterator[int]:
     for number in range(3):
         clock.now += seconds_each
         yield number
 
 
-def test_waiting_is_the_time_until_a_portion_comes_and_nothing_else() -> None:
+def test_waiting_is_the_time_until_a_batch_comes_and_nothing_else() -> None:
     clock = Clock()
     throughput = Throughput(clock=clock, peak_flops=1000.0, flops_of=lambda step_batch: 300.0 * (step_batch + 1))
-    for _ in throughput.waiting(three_portions(clock, seconds_each=1.0)):
+    for _ in throughput.waiting(three_batches(clock, seconds_each=1.0)):
         clock.now += 3.0  # the step
         throughput.add(8)
     assert throughput.read() == pytest.approx({"speed/pairs_per_s": 2.0, "speed/wait_share": 0.25, "speed/mfu": 0.15})
 
 
-def test_a_report_and_what_is_no_training_start_the_clock_anew() -> None:
+def test_a_report_and_a_restart_start_the_clock_again() -> None:
     clock = Clock()
     throughput = Throughput(clock=clock)
     clock.now += 50.0
