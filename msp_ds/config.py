@@ -20,7 +20,6 @@ from msp_ds.errors import InputError
 from msp_ds.model_limits import size_fault
 from msp_ds.number_checks import check_number, check_numbers
 from msp_ds.storage.atomic_files import write_atomically
-from msp_ds.storage.file_kinds import refuse_other_kind
 from msp_ds.storage.small_files import parse_json, read_small_text, reason
 
 T = TypeVar("T")
@@ -330,9 +329,10 @@ def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
 
 def read_json(path: Path, *, what: str) -> Any:
     """The JSON value in a file; a missing or broken file is an InputError that says what the file should be."""
-    refuse_other_kind(path, what=what)
     try:
-        return parse_json(read_small_text(path))
+        return parse_json(read_small_text(path, what=what))
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path} is missing; it should be {what}") from None
     except (ValueError, OSError) as error:

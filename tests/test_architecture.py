@@ -40,7 +40,7 @@ LAYERS: tuple[frozenset[str], ...] = (
 """A room imports from the layers before its own; rooms of one layer do not know each other, the foundation's apart."""
 
 SUB_ROOMS: Mapping[str, tuple[str, ...]] = {
-    "data": ("format", "loading", "remote"),
+    "data": ("progress", "format", "loading", "remote"),
     "demo_world": ("random_stream", "vocabulary", "relations", "layout", "scenes", "detector", "language", "writing"),
     "model": ("weights",),
     "preparation": (

@@ -287,7 +287,7 @@ def test_verify_takes_a_folder_of_sets(here: Path) -> None:
     result = run("verify", "shards")
     assert result.exit_code == 2
     assert result.stdout.startswith("shards/sentence/train: 4 images in 1 tars, every byte as written")
-    assert result.stderr.startswith("error: shards/sentence/val/index.json is no readable JSON")
+    assert result.stderr.startswith("error: shards/sentence/val/index.json is not valid JSON")
 
 
 def test_look_alikes_are_added_to_a_finished_set_or_written_as_a_list(here: Path) -> None:

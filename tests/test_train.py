@@ -269,7 +269,7 @@ def test_a_run_folder_that_cannot_be_made_is_named(here: Path, small_shards: Pat
     Path("taken").write_text("a file")
     line = refusal("train", "--shards", small_shards, "--run-dir", "taken/run", "--batch-size", "16", log_lines=1)
     assert line.startswith("taken/run cannot be written (")
-    assert "choose another --run-dir" in line
+    assert "name another --run-dir" in line
 
 
 def test_the_signals_are_as_before_once_a_run_has_ended(here: Path, small_shards: Path) -> None:

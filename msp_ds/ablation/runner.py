@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from msp_ds.data.format.shards import ShardSet, open_set
 from msp_ds.errors import InputError
 from msp_ds.presets import DEFAULT_PRESET, get_preset
 from msp_ds.progress import progress_bar
-from msp_ds.storage.sole_writer import sole_writer
 from msp_ds.training.checkpointing.run_folder import RUN_FILE, STAGE_FILE, is_finished, read_finished
 from msp_ds.training.planning import preset_config, with_flags
 
@@ -159,20 +157,6 @@ def finished_nodes(plan: Plan, record: Record) -> set[str]:
 
 def _stage(node: Node) -> str:
     return f"1-{node.stage}"
-
-
-@contextmanager
-def alone_in(out: Path) -> Iterator[None]:
-    """Keeps other ablations out of a folder, which is made if need be, while the block runs.
-
-    Raises InputError when one works there already, or when the folder cannot be made.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}); name another --out") from None
-    with sole_writer(out):
-        yield
 
 
 def run_ablation(plan: Plan, record: Record, *, launch: Launch) -> Results:

@@ -76,8 +76,9 @@ def _plan_and_run(asked: AblationRequest, *, preset: str | None, steps: int | No
     """Shows the plan, runs it and shows the table; returns what failed, and why."""
     from msp_ds.ablation.plan import plan_ablation
     from msp_ds.ablation.plot import ablation_plot
-    from msp_ds.ablation.runner import alone_in, finished_nodes, read_record, run_ablation, study_of
+    from msp_ds.ablation.runner import finished_nodes, read_record, run_ablation, study_of
     from msp_ds.ablation.table import grid_of, plan_table, plan_words, terminal_table, write_tables
+    from msp_ds.storage.locks import lock_folder
 
     show = Terminal()
     study, hashes = study_of(asked, preset=preset, steps=steps)
@@ -86,7 +87,7 @@ def _plan_and_run(asked: AblationRequest, *, preset: str | None, steps: int | No
     show.print(plan_words(plan, record.nodes, finished_nodes(plan, record)), soft_wrap=True)
     if dry_run:
         return {}
-    with alone_in(asked.out):
+    with lock_folder(asked.out):
         results = run_ablation(plan, read_record(study, hashes), launch=launch)
     grid = grid_of(plan, results.nodes)
     files = write_tables(grid, asked.out, plot=ablation_plot(grid))

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by Euclidean distance, block by block: coarse products propose, float64 differences decide.
+"""Exact nearest neighbours by Euclidean distance: coarse products select candidates, float64 differences decide.
 
 N rows, F columns, K neighbours of a row, Q rows of a block.
 """
@@ -15,35 +15,35 @@ import torch
 from torch import Tensor
 
 _BLOCK_CELLS = 60_000_000
-"""Proposed distances held at once, 240 MB."""
+"""Approximate distances in memory at once, 240 MB."""
 _CHUNK_CELLS = 8_000_000
 """Numbers of `values` that are centred at once, 32 MB."""
 _SPARE = 32
-"""Candidates beyond the K that are asked for: what they cost saves most rows a second look."""
+"""Candidates beyond the K requested ones, so that most rows need no second search."""
 _ROUNDING = 2.0**-24
 """The largest relative error of one float32 operation."""
 _COARSE_ROUNDING = 2.0**-9
-"""That of rounding to bfloat16."""
+"""The relative error of rounding to bfloat16."""
 _TRIAL = (256, 1024, 2048)
-"""Rows, columns and inner size of the products by which the faster type is found."""
+"""Rows, columns and inner size of the products that are timed to find the faster type."""
 
 
 class NearestRows:
     """The nearest other rows of each row, ordered by (distance, row).
 
-    A product in float32 is wrong by at most F roundings of the two norms, whatever the order of its sum, one in
-    bfloat16 by three coarser ones more: of either factor and of the result. So a row whose proposed distance exceeds
-    the K-th true one by more than that bound cannot be among the nearest; all others are measured again as float64 sums
-    of squared differences. The result depends neither on threads and blocks nor on the type of the products.
+    The error of a float32 product is at most F roundings of the two norms, in any order of its sum; in bfloat16 three
+    coarser roundings are added: of both factors and of the result. A row whose approximate distance exceeds the K-th
+    true one by more than that bound cannot be among the nearest; all others are measured again as float64 sums of
+    squared differences. The result depends neither on threads and blocks nor on the type of the products.
     """
 
     def __init__(self, values: np.ndarray, *, count: int, products: torch.dtype = torch.float32) -> None:
-        """values: float32 [N, F], finite, maybe a memory map; count: K, cut to N - 1; products: float32 or bfloat16."""
+        """values: float32 [N, F], finite or a memory map. count: K, at most N - 1. products: float32 or bfloat16."""
         self._values = values
         self._products = products
         self.count = min(count, len(values) - 1)
         """K."""
-        # Centred, because the norms bound the error; of raw features they are many times their distances.
+        # Centred, since the norms bound the error, and the norms of raw features are many times their distances.
         self._centre = np.mean(values, axis=0, dtype=np.float64).astype(np.float32)
         parts = [np.einsum("ij,ij->i", part, part, dtype=np.float64) for _, part in self._centred_chunks()]
         self._squares = np.concatenate(parts)
@@ -51,12 +51,12 @@ class NearestRows:
         self._workers = ThreadPoolExecutor(os.cpu_count() or 1)
 
     def blocks(self) -> list[tuple[int, int]]:
-        """First and end row of each block, which `find` does in constant memory."""
+        """Return the first and end row of each block, for which `find` needs constant memory."""
         size = max(1, _BLOCK_CELLS // max(1, len(self._values)))
         return [(start, min(start + size, len(self._values))) for start in range(0, len(self._values), size)]
 
     def find(self, start: int, end: int) -> np.ndarray:
-        """int32 [Q, K]: the nearest other rows of rows start to end - 1."""
+        """Return int32 [Q, K]: the nearest other rows of rows start to end - 1."""
         proposed = self._propose(start, end)
         width = min(self.count + _SPARE, len(self._values) - 1)
         least = torch.topk(proposed, width, dim=1, largest=False)
@@ -73,7 +73,7 @@ class NearestRows:
         return found
 
     def _propose(self, start: int, end: int) -> Tensor:
-        """float32 [Q, N]: squared distances less the row's own square, which orders nothing; infinite to itself."""
+        """float32 [Q, N]: squared distances minus the row's own square, which is constant; infinite to itself."""
         rows = torch.from_numpy(self._values[start:end] - self._centre).to(self._products)
         proposed = torch.empty(end - start, len(self._values))
         for first, part in self._centred_chunks():
@@ -84,13 +84,13 @@ class NearestRows:
         return proposed
 
     def _settle(self, row: int, proposed: np.ndarray, candidates: np.ndarray, *, beyond: float) -> np.ndarray:
-        """int64 [K]: the nearest of one row. `beyond`: no row that is no candidate was proposed nearer."""
+        """int64 [K]: the nearest of one row. beyond: the least approximate distance of all rows but the candidates."""
         distances = self._measure(row, candidates)
         reach = float(np.partition(distances, self.count - 1)[self.count - 1]) - self._squares[row] + self._error(row)
         if beyond <= reach:
             candidates = np.flatnonzero(proposed <= reach)
             distances = self._measure(row, candidates)
-        # Candidates ascend, so a stable sort leaves the lower row first among equals.
+        # Candidates ascend, so a stable sort puts the lower row first among equals.
         return candidates[np.argsort(distances, kind="stable")[: self.count]]
 
     def _measure(self, row: int, others: np.ndarray) -> np.ndarray:
@@ -103,11 +103,11 @@ class NearestRows:
         return np.concatenate(squares)
 
     def _error(self, row: int) -> float:
-        """How far a proposed distance of this row may be from the true one."""
+        """The largest error of an approximate distance of this row."""
         norm = float(np.sqrt(self._squares[row]))
         one = (self._values.shape[1] + 4) * _ROUNDING
         one += 3 * _COARSE_ROUNDING if self._products == torch.bfloat16 else 0.0
-        # The second part: centring rounds too, and so do the square and the final sum.
+        # The second term is for the roundings of the centring, the square and the final sum.
         bound = 2 * one * norm * self._largest + 4 * _ROUNDING * (norm + self._largest) ** 2
         return float(1.02 * bound)
 
@@ -118,7 +118,7 @@ class NearestRows:
 
 
 def faster_products() -> torch.dtype:
-    """float32 or, on a processor that multiplies it several times as fast, bfloat16."""
+    """Return float32, or bfloat16 on a processor that multiplies it at least twice as fast."""
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         rows, columns = torch.ones(_TRIAL[0], _TRIAL[2], dtype=dtype), torch.ones(_TRIAL[1], _TRIAL[2], dtype=dtype)
@@ -128,12 +128,12 @@ def faster_products() -> torch.dtype:
             rows @ columns.T
             trials.append(time.perf_counter() - start)
         seconds[dtype] = min(trials)
-    # A coarse product leaves more rows to be measured: it has to be worth that.
+    # A coarse product leaves more rows to be measured, so it must be much faster.
     return torch.bfloat16 if seconds[torch.bfloat16] < seconds[torch.float32] / 2 else torch.float32
 
 
 def nearest_rows(values: np.ndarray, *, count: int, products: torch.dtype = torch.float32) -> np.ndarray:
-    """int32 [N, min(count, N - 1)]: the nearest other rows of float32 [N, F], ordered by (distance, row)."""
+    """Return int32 [N, min(count, N - 1)]: the nearest other rows of float32 [N, F], ordered by (distance, row)."""
     if len(values) < 2 or count < 1:
         return np.empty((len(values), 0), dtype=np.int32)
     nearest = NearestRows(values, count=count, products=products)

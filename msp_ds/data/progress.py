@@ -1,4 +1,4 @@
-"""How work on data tells of its progress to whoever shows it."""
+"""The protocol by which long work reports its progress; `msp_ds.progress.Bars` shows it on a terminal."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Who shows how far the work is."""
+    """Receives the progress of long work."""
 
     def start(self, label: str, total: int | None) -> None:
-        """A new piece of work begins, of `total` bytes or images; None when that is not known."""
+        """Begin a new piece of work of `total` bytes or images; None when the total is not known."""
 
     def advance(self, amount: int) -> None:
-        """So much more of it is done; called from several threads."""
+        """Count `amount` more as done, or fewer where it is negative; called from several threads."""
 
 
 class NoProgress:
     """Shows nothing."""
 
     def start(self, label: str, total: int | None) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def advance(self, amount: int) -> None:
-        """Nothing."""
+        """Do nothing."""

@@ -24,7 +24,7 @@ from msp_ds.demo_world.vocabulary import attributes_vocabulary, objects_vocabula
 from msp_ds.demo_world.writing.raw_files import RawFiles
 from msp_ds.demo_world.writing.writers import MOST_IMAGES, coco_id
 from msp_ds.errors import InputError
-from msp_ds.storage.durable import followed, replace_folder, require_own_files
+from msp_ds.storage.atomic_files import followed, replacing_folder, require_own_files
 
 WORLD_FORMAT, WORLD_VERSION = "msp-ds world", 2
 
@@ -175,15 +175,13 @@ def _whole_folder(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error.strerror}; name a folder that you may write to") from None
     try:
-        yield temporary
-        _require_own_files(target)
-        replace_folder(temporary, target)
+        with replacing_folder(target, temporary):
+            yield temporary
+            _require_own_files(target)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise InputError(f"the disk of {out} is full; an image takes 0.4 MB at width 2048: ask for fewer") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _is_world(folder: Path) -> bool:

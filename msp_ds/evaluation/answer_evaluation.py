@@ -82,7 +82,7 @@ def predict_answers(model: TrainedModel, shards: ShardSet, *, task: BenchmarkNam
 def _lookup(reader: Reader, answers: dict[str, str]) -> Score:
     questions = require_questions(reader.shards, task="lookup")
     number = {answer: place for place, answer in enumerate(questions.answers)}
-    wanted, scores = questions.wanted(np.arange(len(reader.keys)))
+    wanted, scores = questions.right_answers(np.arange(len(reader.keys)))
     given = np.array([number[answers[one.decode("ascii")]] for one in questions.question_ids.tolist()])
     earned = np.where(wanted == given[:, None], scores, 0.0).sum(axis=1)
     return Score(values=tuple(earned.tolist()))

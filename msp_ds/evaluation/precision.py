@@ -7,18 +7,17 @@ from typing import Literal
 
 import torch
 
+from msp_ds.training.engine.execution import NATIVE_BF16
+
 log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16"]
-
-_AMPERE = (8, 0)
-"""CUDA compute capability of the first GPUs that multiply bf16 in hardware."""
 
 
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether a device multiplies bf16 natively: a GPU from Ampere on, a CPU with AMX."""
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= _AMPERE
+        return torch.cuda.get_device_capability(device) >= NATIVE_BF16
     asked = getattr(torch.cpu, "_is_amx_tile_supported", None)  # not public; a torch without it has no AMX for us
     return device.type == "cpu" and asked is not None and bool(asked())
 

@@ -27,7 +27,7 @@ from msp_ds.data.loading.reader import Reader
 from msp_ds.errors import InputError
 from msp_ds.evaluation.precision import Precision
 from msp_ds.evaluation.ranking import Pool
-from msp_ds.storage.durable import sync_folder
+from msp_ds.storage.atomic_files import sync_folder
 
 _NAMES = ("scoring.json", "scores.npy")
 

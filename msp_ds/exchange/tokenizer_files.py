@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import decoders, models, processors
 
 from msp_ds.data.format.vocabulary import Vocabulary, bert_tokenizer
-from msp_ds.storage.durable import write_durably
+from msp_ds.storage.atomic_files import write_durably
 
 _SPECIAL = {
     "unk_token": "[UNK]",

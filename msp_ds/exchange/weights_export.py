@@ -19,7 +19,7 @@ from msp_ds.exchange.weights_import import BERT_VOCABULARY_SIZE
 from msp_ds.model.weights.conversion import WORDS, head_of, to_theirs
 from msp_ds.model.weights.forms import BERT_CLS_ID, HF_LXMERT_FORM, LXMERT_S_FORM
 from msp_ds.model.weights.tensor_files import EXTRA_FILE, write_pickle, write_safetensors
-from msp_ds.storage.durable import write_durably
+from msp_ds.storage.atomic_files import write_durably
 from msp_ds.training.checkpointing.weights_folder import (
     VOCAB_FILE,
     StoredWeights,

@@ -22,7 +22,6 @@ from msp_ds.errors import InputError
 from msp_ds.number_checks import check_numbers
 from msp_ds.preparation.sources.mentions import plain_text
 from msp_ds.presets import PRESETS
-from msp_ds.storage.file_kinds import refuse_other_kind
 from msp_ds.storage.small_files import parse_toml, read_small_text, reason
 
 DEMO_RECIPE = Path("shards/demo.toml")
@@ -161,9 +160,10 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """The recipe in a TOML file. Raises: InputError for a missing or broken file and for unknown keys."""
-    refuse_other_kind(path, what="a recipe in TOML")
     try:
-        value = parse_toml(read_small_text(path))
+        value = parse_toml(read_small_text(path, what="a recipe in TOML"))
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path} cannot be read ({reason(error)}); recipes are TOML files, see shards/") from None
     except ValueError as error:

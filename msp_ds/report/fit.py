@@ -16,9 +16,9 @@ from msp_ds.training.engine.execution import Execution
 from msp_ds.training.memory.cards import Card
 from msp_ds.training.memory.cost_model import Workload, count_weights, pair_bytes, training_flops
 from msp_ds.training.memory.memory import state_bytes
+from msp_ds.training.monitoring.throughput import GIB
 
-_GIB = 2**30
-CONTEXT_BYTES = 0.6 * _GIB
+CONTEXT_BYTES = 0.6 * GIB
 """What a GPU's own libraries take beside the tensors: assumed, not measured here."""
 SHARE_OF_PEAK = {"plain": 0.6, "matrix units": 0.25}
 """Of the peak, what a step reaches: 0.63 to 0.71 was measured in fp32, 0.26 where bf16 multiplies six times as fast as
@@ -83,7 +83,7 @@ def stage_fit(part: Granularity, preset: Preset, card: Card, execution: Executio
         state_bytes=state_bytes(execution, weights, world_size=1),
         pair_bytes=pair_bytes(load, half=half),
         flops=flops,
-        memory_bytes=card.memory_gib * _GIB,
+        memory_bytes=card.memory_gib * GIB,
         pairs_per_second=speed,
         epochs=row.epochs,
     )
@@ -138,4 +138,4 @@ def _verdict(fit: Fit) -> RenderableType:
 
 
 def _gib(count: float) -> str:
-    return f"{count / _GIB:.2f} GiB"
+    return f"{count / GIB:.2f} GiB"

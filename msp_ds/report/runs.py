@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from msp_ds.curriculum import curriculum
 from msp_ds.errors import InputError
-from msp_ds.storage.sole_writer import is_being_written
-from msp_ds.storage.walking import folders_with
+from msp_ds.storage.folder_search import folders_with
+from msp_ds.storage.locks import is_being_written
 from msp_ds.terminal import Table, styled
 from msp_ds.training.checkpointing.checkpoint import MANIFEST, read_manifest
 from msp_ds.training.checkpointing.run_folder import RUN_FILE, STAGE_FILE, read_finished, read_run_config, stage_folders

@@ -18,50 +18,48 @@ from numpy.lib.npyio import NpzFile
 
 from msp_ds.errors import InputError
 from msp_ds.storage.checksums import crc32
-from msp_ds.storage.file_kinds import refuse_other_kind
-from msp_ds.storage.small_files import reason, require_regular
+from msp_ds.storage.small_files import open_regular, reason
 
 _NAME_LENGTHS = 26
-"""Where a member's local header tells how long its name and its extra field are, both before the content."""
+"""Offset, in a member's local header, of the lengths of its name and extra field, which precede the content."""
 _LOCAL_HEADER = 30
 _BOMB_BYTES, _BOMB_RATIO = 1 << 30, 100
-"""A member that unpacks to more than so many bytes and so many times its size would fill the memory."""
-
+"""A member that unpacks to more than so many bytes and so many times its size is refused."""
 
 _UNREADABLE = (
     *(OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, MemoryError),
-    RuntimeError,  # a flipped bit may ask for a password, or for a way to compress that nobody knows
+    RuntimeError,  # a flipped bit may require a password or an unknown compression
 )
-"""Beside ValueError: what reading a damaged or hostile archive raises."""
+"""In addition to ValueError, the exceptions of reading a damaged or hostile archive."""
 
 
 def list_arrays(path: Path, *, what: str) -> tuple[str, ...]:
-    """The names of the arrays in an archive.
+    """Return the names of the arrays in an archive, which should be `what`.
 
-    Raises: InputError, saying that the file should be `what`, when it is missing or no archive.
+    Raises: InputError when it is missing or not an archive.
     """
     with _open(path, what=what) as archive:
         return tuple(archive.files)
 
 
 def load_arrays(path: Path, names: Sequence[str], *, what: str, optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """The named arrays of an archive, and those of `optional` that it has; the others stay on the disk.
+    """Load the named arrays of an archive, which should be `what`, and those of `optional` that it has.
 
-    Raises: InputError, saying that the file should be `what`, when it is missing, damaged, pickled, or lacks an array.
+    Raises: InputError when it is missing, damaged, pickled, or lacks an array.
     """
     with _open(path, what=what) as archive:
         missing = [name for name in names if name not in archive.files]
         arrays = {name: _load(archive, name, path) for name in (*names, *optional) if name in archive.files}
-        # numpy hands out the bytes of a member that does not start as an array does.
+        # numpy returns the bytes of a member that does not start like an array.
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("a member is no array")
+            raise ValueError("a member is not an array")
     if missing:
         raise InputError(f"{path} lacks the array {missing[0]}; it should be {what}")
     return arrays
 
 
 def _load(archive: NpzFile, name: str, path: Path) -> np.ndarray:
-    """An array; a plain one in one read, where numpy would copy it in pieces of 256 KB."""
+    """Load an array; a plain one in one read, where numpy copies it in pieces of 256 KB."""
     member = f"{name}.npy"
     plain = None
     if archive.zip is not None and member in archive.zip.namelist():
@@ -84,19 +82,19 @@ def _check_size(info: zipfile.ZipInfo, path: Path) -> None:
 
 
 class _Header(NamedTuple):
-    """What an array's first bytes say of it."""
+    """The header of an array."""
 
     shape: tuple[int, ...]
     is_fortran: bool
     dtype: np.dtype[Any]
     start: int
-    """Where its numbers start, bytes."""
+    """Bytes before its numbers."""
 
 
 def _read_header(file: IO[bytes], size: int) -> _Header:
-    """The header of an .npy of `size` bytes, checked against them: numpy would reserve the memory that it claims.
+    """Read the header of an .npy of `size` bytes, and check it before numpy allocates the memory that it claims.
 
-    Raises: ValueError for arrays of objects, and when the numbers are more or fewer than the bytes.
+    Raises: ValueError for arrays of objects, and for a shape that does not fit the bytes.
     """
     version = npy_format.read_magic(file)
     if version > (2, 0):
@@ -112,19 +110,19 @@ def _read_header(file: IO[bytes], size: int) -> _Header:
 
 
 def load_array(path: Path, *, what: str) -> np.ndarray:
-    """The array in an .npy. Raises: InputError, saying that the file should be `what`, when it is none."""
+    """Load the array in an .npy, which should be `what`. Raises: InputError when it is missing or damaged."""
     try:
-        require_regular(path)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             _read_header(file, path.stat().st_size)
-        array: np.ndarray = np.load(path, allow_pickle=False)
+            file.seek(0)
+            array: np.ndarray = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} is no readable array ({reason(error)}); it should be {what}") from None
+        raise InputError(f"{path} is not a readable array ({reason(error)}); it should be {what}") from None
     return array
 
 
 def _load_plain(info: zipfile.ZipInfo, found: _Header, path: Path) -> np.ndarray | None:
-    """An array stored as it is in memory, its crc32 checked; None for any other, which numpy loads."""
+    """Load an array that is stored as it is in memory, and check its crc32; None for any other, which numpy loads."""
     shape, is_fortran, dtype, start = found
     if is_fortran or info.compress_type != zipfile.ZIP_STORED:
         return None
@@ -140,17 +138,19 @@ def _load_plain(info: zipfile.ZipInfo, found: _Header, path: Path) -> np.ndarray
 
 @contextmanager
 def _open(path: Path, *, what: str) -> Iterator[NpzFile]:
-    """An archive; what goes wrong while it is open is said in one line."""
-    refuse_other_kind(path, what=what, unpacks="zip", even_empty=True)
+    """Open an archive; every error while it is open becomes an InputError of one line."""
     try:
-        require_regular(path)
-        if not zipfile.is_zipfile(path):  # numpy would take it for one array, of whatever size its header says
-            raise zipfile.BadZipFile("it is not a zip archive")
-        with np.load(path, allow_pickle=False) as archive:
-            yield archive
+        with open_regular(path, what=what, unpacks="zip", even_empty=True) as file:
+            if not zipfile.is_zipfile(file):  # numpy would load one array, as large as its header claims
+                raise zipfile.BadZipFile("it is not a zip archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                yield archive
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path} is missing; it should be {what}") from None
     except ValueError as error:
         raise InputError(f"{path} holds pickles or is damaged ({error}); it should be {what}") from None
     except _UNREADABLE as error:
-        raise InputError(f"{path} is no readable archive ({error}); it should be {what}") from None
+        raise InputError(f"{path} is not a readable archive ({error}); it should be {what}") from None

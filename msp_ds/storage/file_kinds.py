@@ -1,4 +1,4 @@
-"""What a file really is, by its first bytes: a failed download leaves a web page or a pointer under the right name."""
+"""The real kind of a file by its first bytes: a failed download leaves a web page or a pointer under the right name."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Literal
 from msp_ds.errors import InputError
 
 Archive = Literal["zip", "gzip", "bzip2", "zstd", ""]
-"""What a reader can unpack itself."""
+"""The archive that a reader can unpack itself."""
 
 HEAD_BYTES = 512
-"""As many as `other_kind` looks at."""
+"""Bytes that `other_kind` looks at."""
 _AGAIN = "download it again"
 _UNPACK = "unpack it, and name what lies in it"
 _TEXTS = (
@@ -26,7 +26,7 @@ _TEXTS = (
         "fetch the file with git lfs pull, or download it again",
     ),
 )
-"""How a text starts in lower case -> what it is, and what to do."""
+"""(start of a text in lower case, what it is, how to fix it)."""
 _ARCHIVES: tuple[tuple[bytes, Archive, str], ...] = (
     (b"\x1f\x8b", "gzip", "a gzip archive"),
     (b"PK\x03\x04", "zip", "a zip archive"),
@@ -38,11 +38,11 @@ _ARCHIVES: tuple[tuple[bytes, Archive, str], ...] = (
     (b"Rar!\x1a\x07", "", "a RAR archive"),
 )
 _TAR_MAGIC, _TAR_MAGICS = slice(257, 263), (b"ustar\0", b"ustar ")
-"""More than the word, which texts may hold: mustard."""
+"""With the byte after the word, since texts may hold it too (mustard)."""
 
 
 def read_head(path: Path) -> bytes | None:
-    """The first bytes of a regular file; None for anything else and for what cannot be read."""
+    """Return the first bytes of a regular file; None for anything else and for a file that cannot be read."""
     try:
         if not path.is_file():
             return None
@@ -53,13 +53,13 @@ def read_head(path: Path) -> bytes | None:
 
 
 def failed_download(head: bytes) -> tuple[str, str] | None:
-    """What a file that starts with `head` is instead of data, and what to do; None where it is no failed download."""
+    """Return what a file that starts with `head` is instead of data, and how to fix it; None for other files."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return next(((kind, remedy) for start, kind, remedy in _TEXTS if text.startswith(start)), None)
 
 
 def other_kind(head: bytes, *, unpacks: Archive = "") -> tuple[str, str] | None:
-    """As `failed_download`, archives included but for the one that the reader `unpacks`."""
+    """As `failed_download`, also for archives, except the one that the reader `unpacks`."""
     if found := failed_download(head):
         return found
     for magic, archive, kind in _ARCHIVES:
@@ -69,10 +69,10 @@ def other_kind(head: bytes, *, unpacks: Archive = "") -> tuple[str, str] | None:
 
 
 def refuse_other_kind(path: Path, *, what: str, unpacks: Archive = "", even_empty: bool = False) -> None:
-    """Raise InputError where a regular file, which should be `what`, is plainly something else; see `other_kind`.
+    """Raise InputError if a regular file, which should be `what`, is plainly something else; see `other_kind`.
 
-    even_empty: whether an empty file is refused here too, where its reader has nothing better to say of it. What is
-    missing, no regular file or unreadable is left to the reader, and so are the bytes of a pipe.
+    even_empty: whether an empty file is refused too. Files that are missing, not regular or not readable are left to
+    the reader.
     """
     head = read_head(path)
     if head is None:

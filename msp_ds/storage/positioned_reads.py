@@ -1,4 +1,4 @@
-"""Reads from a place in an open file, which several threads may share."""
+"""Reads at an offset of an open file, which several threads may share."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import threading
 from collections.abc import Sequence
 
 _POSITION = threading.Lock()
-"""Held from a seek to the read behind it where the system has no read that takes a position."""
+"""Held from a seek to the read after it, on systems that cannot read at an offset."""
 
 
 def open_to_read(path: str | os.PathLike[str]) -> int:
-    """The descriptor of a file of bytes."""
-    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # the flag is Windows'
+    """Open a file of bytes and return its descriptor."""
+    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # O_BINARY: on Windows
 
 
 def read_at(file: int, length: int, offset: int) -> bytes:
-    """`length` bytes from `offset`, fewer at the end of the file."""
+    """Return `length` bytes from `offset`, fewer at the end of the file."""
     if hasattr(os, "pread"):
         return os.pread(file, length, offset)
     with _POSITION:
@@ -25,11 +25,10 @@ def read_at(file: int, length: int, offset: int) -> bytes:
 
 
 def read_into(file: int, buffers: Sequence[memoryview], offset: int) -> int:
-    """Fill buffers one after the other with what is at `offset`; the number of bytes, fewer at the end of the file."""
+    """Fill buffers one after the other from `offset`; return the number of bytes, fewer at the end of the file."""
     if hasattr(os, "preadv"):
         return os.preadv(file, buffers, offset)
-    data = read_at(file, sum(len(buffer) for buffer in buffers), offset)
-    rest = data
+    rest = data = read_at(file, sum(len(buffer) for buffer in buffers), offset)
     for buffer in buffers:
         buffer[: len(rest)], rest = rest[: len(buffer)], rest[len(buffer) :]
     return len(data)

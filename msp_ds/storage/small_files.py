@@ -1,54 +1,65 @@
-"""Small files from users, JSON and TOML among them: read whole, in bounded memory, and without a way to hang."""
+"""Files from users: opened only if they are regular files of the right kind; small ones read whole and parsed."""
 
 from __future__ import annotations
 
 import errno
 import json
 import math
+import os
 import stat
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from msp_ds.storage.file_kinds import Archive, refuse_other_kind
 
 MOST_BYTES = 64 << 20
-"""Of a small file; every configuration, recipe, list of labels and vocabulary is far below."""
+"""Largest small file; every configuration, recipe, list of labels and vocabulary is far below."""
 _LONGEST_NAME = 255
-"""Bytes."""
+"""Bytes of a file name."""
 
 
-def require_regular(path: Path) -> None:
-    """Refuse a FIFO, which would wait for ever, and a device, which may never end.
+def open_regular(
+    path: Path, *, what: str = "", unpacks: Archive = "", even_empty: bool = False, buffering: int = -1
+) -> BinaryIO:
+    """Open a regular file to read its bytes; a FIFO would block for ever, and a device may never end.
 
-    Raises: OSError, whose strerror gives the reason, for what is missing or no regular file.
+    what, unpacks, even_empty: as for `refuse_other_kind`; without `what` the content is not looked at.
+
+    Raises: InputError for a file that is plainly something else than `what`; OSError, whose strerror gives the reason,
+    for a missing file and for anything but a regular file.
     """
+    if what:
+        refuse_other_kind(path, what=what, unpacks=unpacks, even_empty=even_empty)
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return path.open("rb", buffering)
 
 
-def read_small_bytes(path: Path, *, most: int = MOST_BYTES) -> bytes:
-    """The bytes of a regular file.
+def read_small_bytes(path: Path, *, what: str = "", most: int = MOST_BYTES) -> bytes:
+    """Return the bytes of a regular file.
 
-    Raises: OSError, whose strerror gives the reason; a file of more than `most` bytes is one.
+    Raises: as `open_regular`; OSError also for a file of more than `most` bytes.
     """
-    require_regular(path)
-    if (size := path.stat().st_size) > most:
-        raise OSError(errno.EFBIG, f"it has {size:,} bytes, and such files have at most {most:,}", str(path))
-    return path.read_bytes()
+    with open_regular(path, what=what) as file:
+        if (size := os.fstat(file.fileno()).st_size) > most:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, and such files have at most {most:,}", str(path))
+        return file.read()
 
 
-def read_small_text(path: Path) -> str:
-    """The text of a regular UTF-8 file, without a byte order mark.
+def read_small_text(path: Path, *, what: str = "") -> str:
+    """Return the text of a regular UTF-8 file, without a byte order mark.
 
-    Raises: OSError as `read_small_bytes`, UnicodeDecodeError.
+    Raises: as `read_small_bytes`, and UnicodeDecodeError.
     """
-    return read_small_bytes(path).decode("utf-8-sig")
+    return read_small_bytes(path, what=what).decode("utf-8-sig")
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value in a JSON text, as the standard has it.
+    """Return the value in a JSON text that follows the standard.
 
     Raises: ValueError for a syntax error, a key that comes twice, NaN, Infinity, a number beyond float64, and values
     that are nested too deeply.
@@ -60,7 +71,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The table in a TOML text. Raises: ValueError for a syntax error and for values that are nested too deeply."""
+    """Return the table in a TOML text. Raises: ValueError for a syntax error and for values nested too deeply."""
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -68,7 +79,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of its pairs. Raises: ValueError for a key that comes twice: one of its values would be lost."""
+    """Return the object of these pairs. Raises: ValueError for a key that comes twice, which would lose a value."""
     table = dict(pairs)
     if len(table) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -77,13 +88,13 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name from a file stays within the folder that it is looked up in, and file systems can hold it."""
+    """Return whether a name from a file stays within its folder and is short enough for file systems."""
     is_short = len(name.encode("utf-8", "surrogatepass")) <= _LONGEST_NAME
     return Path(name).name == name and name not in ("", "..") and "\0" not in name and is_short
 
 
 def reason(error: Exception) -> str:
-    """What went wrong with a file, in a few words."""
+    """Return in a few words what went wrong with a file."""
     if isinstance(error, UnicodeDecodeError):
         return f"it is not UTF-8 text (byte {error.start})"
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from msp_ds.config import to_json, write_json
 from msp_ds.curriculum import Stage, curriculum
 from msp_ds.errors import InputError
-from msp_ds.storage.sole_writer import sole_writer
+from msp_ds.storage.locks import lock_folder
 from msp_ds.training.checkpointing.run_folder import (
     LOCATIONS,
     RUN_FILE,
@@ -51,7 +51,7 @@ def train(job: Job) -> Path:
     folders = stage_folders(job.folder, stages)
     checkpoint = job.runtime.on_all_ranks(lambda: _parent(job, stages[0], folders[0], is_resumed=is_resumed))
     with ExitStack() as held:
-        job.runtime.on_rank_zero(lambda: held.enter_context(_alone_in(job.folder)))
+        job.runtime.on_rank_zero(lambda: held.enter_context(lock_folder(job.folder, flag="--run-dir")))
         job.runtime.on_rank_zero(lambda: write_run_file(job, data, checkpoint))
         for folder, stage, sets in zip(folders, stages, data, strict=True):
             if is_finished(folder):
@@ -146,25 +146,7 @@ def write_run_file(job: Job, data: list[StageData], parent: Path | None) -> None
     try:
         write_json(job.folder / RUN_FILE, card)
     except OSError as error:
-        raise _unwritable(job.folder, error) from None
-
-
-def _unwritable(folder: Path, error: OSError) -> InputError:
-    return InputError(f"{folder} cannot be written ({error.strerror}); choose another --run-dir")
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a run's folder, which is made if need be, while the block runs.
-
-    Raises InputError when one trains there already, or when the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    with sole_writer(folder, flag="--run-dir"):
-        yield
+        raise InputError(f"{job.folder} cannot be written ({error.strerror}); name another --run-dir") from None
 
 
 def index_hashes(data: Sequence[StageData]) -> dict[str, str]:

@@ -120,7 +120,8 @@ def plan_stage_blocks(job: Job, stage: Stage, data: StageData) -> tuple[BlockPla
     if source is None:
         return None
     batch_size = stage.schedule(job.config.schedule).batch_size
-    return plan_blocks(data.train, source.room, seed=job.config.seed, batch_size=batch_size), source
+    limits = {"limit": source.limit, "kept": source.kept}
+    return plan_blocks(data.train, **limits, seed=job.config.seed, batch_size=batch_size), source
 
 
 def build_context(config: RunConfig, data: StageData) -> Context:
@@ -314,7 +315,7 @@ def _numbers(saved: Mapping[str, float | None] | None) -> Mapping[str, float] | 
 
 def _announce_order(stage: Stage, choice: OrderChoice, blocks: Blocks | None) -> None:
     told = "on: they save" if choice.buckets else "off: they would save"
-    log.info("%s: length buckets %s %.1f %% of the text slots", stage.name, told, 100 * choice.saved_share)
+    log.info("%s: length buckets %s %.1f %% of the text slots", stage.name, told, 100 * choice.saved_ratio)
     if blocks is not None:
         log.info("%s: shards come while it trains, pairs %s", stage.name, _order_name(blocks))
 

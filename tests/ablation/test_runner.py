@@ -16,7 +16,6 @@ from msp_ds.ablation.rows import chosen_rows
 from msp_ds.ablation.runner import (
     CommandResult,
     Results,
-    alone_in,
     finished_nodes,
     read_grades,
     read_record,
@@ -167,11 +166,3 @@ def test_a_study_of_shards_that_are_missing_or_less_than_a_batch_is_refused(tmp_
     write_shards(tmp_path, images=70)  # 16 of them held out
     with pytest.raises(InputError, match=r"token/train holds 54 pairs, less than one batch of 64"):
         study_of(asked, preset=None, steps=10)
-
-
-def test_two_ablations_do_not_share_a_folder(tmp_path: Path) -> None:
-    out, said = tmp_path / "out", r"out is being written by process \d+ .*another --out"
-    with alone_in(out), pytest.raises(InputError, match=said), alone_in(out):
-        pytest.fail("both were let in")
-    with alone_in(out):
-        assert out.is_dir()

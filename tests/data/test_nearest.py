@@ -38,8 +38,8 @@ def test_two_thousand_images_have_the_neighbours_that_scikit_learn_finds(product
 
 
 @PRODUCTS
-def test_rows_far_from_the_origin_and_close_together_are_told_apart(products: torch.dtype) -> None:
-    # In float32 their products lose all of the difference: 1e4 ** 2 * 8 has no room for 1e-6.
+def test_rows_far_from_the_origin_and_close_together_are_ordered_exactly(products: torch.dtype) -> None:
+    # In float32 their products lose all of the difference: 1e4 ** 2 * 8 + 1e-6 is 1e4 ** 2 * 8.
     means = (1e4 + np.random.default_rng(1).integers(0, 50, (300, 8)) / 1024).astype(np.float32)
     gaps = means[:, None].astype(np.float64) - means[None]
     squares = (gaps**2).sum(-1)
@@ -49,7 +49,7 @@ def test_rows_far_from_the_origin_and_close_together_are_told_apart(products: to
 
 
 @PRODUCTS
-def test_of_equal_distances_the_lower_row_comes_first_whatever_the_spare_candidates(products: torch.dtype) -> None:
+def test_of_equal_distances_the_lower_row_comes_first_also_beyond_the_spare_candidates(products: torch.dtype) -> None:
     # Row 0 is at 0, all others at 1 or, from row 150 on, at -1: 199 equal distances.
     means = np.array([[0.0]] + [[1.0]] * 149 + [[-1.0]] * 50, np.float32)
     found = nearest_rows(means, count=5, products=products)
@@ -68,8 +68,8 @@ def test_blocks_and_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPa
     np.testing.assert_array_equal(nearest_rows(means, count=10), whole)
 
 
-def test_one_far_row_widens_the_bound_and_spoils_nothing() -> None:
-    # Beside the far row the others' products in bfloat16 are all noise, so that every one has to be measured.
+def test_one_far_row_widens_the_bound_without_errors() -> None:
+    # With the far row the bfloat16 products of the others are pure noise, so all must be measured.
     means = np.concatenate([image_means(400, 16), np.full((1, 16), 1e5, np.float32)])
     coarse, fine = (nearest_rows(means, count=10, products=products) for products in (torch.bfloat16, torch.float32))
     np.testing.assert_array_equal(coarse[:-1], tree_neighbours(means[:-1], count=10)[1])

@@ -46,7 +46,9 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04cut off"])
 def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "scores.npz").write_bytes(content)
-    with pytest.raises(InputError, match=r"scores.npz is (empty|no readable archive).* should be a score matrix, .npz"):
+    with pytest.raises(
+        InputError, match=r"scores.npz is (empty|not a readable archive).* should be a score matrix, .npz"
+    ):
         read_score_matrix(tmp_path / "scores.npz")
 
 

@@ -140,7 +140,7 @@ def test_a_damaged_archive_of_a_folder_is_left_out_as_a_whole(raw: RawFolder) ->
     write_npz(folder / "a.npz", image_id=np.array([3, 4]))
     write_npz(folder / "b.npz")
     (folder / "b.npz").write_bytes((folder / "b.npz").read_bytes()[:700])
-    with pytest.raises(InputError, match=r"b.npz: is no readable archive .* --on-error skip"):
+    with pytest.raises(InputError, match=r"b.npz: is not a readable archive .* --on-error skip"):
         build(raw, regions=(str(folder),), on_error="fail")
     build(raw, regions=(str(folder),))
     shards = train_set(raw)

@@ -14,7 +14,7 @@ from msp_ds.config import OptimConfig, RunConfig, to_json, write_json
 from msp_ds.errors import InputError
 from msp_ds.presets import get_preset
 from msp_ds.report.runs import run_lines, runs_table
-from msp_ds.storage.sole_writer import sole_writer
+from msp_ds.storage.locks import lock_folder
 from msp_ds.training.checkpointing.run_folder import RUN_FILE, STAGE_FILE
 from msp_ds.training.monitoring.metrics_file import METRICS_FILE
 
@@ -51,7 +51,7 @@ def test_a_run_in_its_second_stage_says_how_far_it_is_and_its_best_validation(tm
     finished(run / "1-token", 100)
     validations = [{"step": 10 * number, "report": "validation", "loss/total": loss} for number, loss in VALIDATED]
     reports(run / "2-sentence", *validations, {"step": 35, "loss/total": 0.1})
-    with sole_writer(run):
+    with lock_folder(run):
         (line,) = run_lines(tmp_path)
     assert (line.name, line.curriculum, line.preset, line.stage) == ("one", "ts", "tiny", "sentence")
     assert (line.step, line.num_steps, line.state) == (35, 40, "running")

@@ -1,4 +1,4 @@
-"""Archives of arrays: whatever way numpy stores one, the same array comes back, or an error."""
+"""Arrays in every layout of numpy are read unchanged, or refused with an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from msp_ds.storage.array_files import load_array, load_arrays
 
 @contextmanager
 def no_more_memory(size: int) -> Iterator[None]:
-    """Whoever reserves `size` bytes more gets a MemoryError."""
+    """Make every allocation of `size` more bytes raise MemoryError."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + size, before[1]))
@@ -66,14 +66,14 @@ LYING = {
 
 @pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.parametrize("content", LYING.values(), ids=LYING)
-def test_a_lying_header_is_refused_before_memory_is_reserved(tmp_path: Path, content: bytes, packing: int) -> None:
+def test_a_wrong_header_is_refused_before_memory_is_reserved(tmp_path: Path, content: bytes, packing: int) -> None:
     with zipfile.ZipFile(tmp_path / "some.npz", "w", packing) as archive:
         archive.writestr("plain.npy", content)
     (tmp_path / "one.npy").write_bytes(content)
     with no_more_memory(1 << 30):
         with pytest.raises(InputError, match=r"some.npz .*; it should be some arrays$"):
             load_arrays(tmp_path / "some.npz", ["plain"], what="some arrays")
-        with pytest.raises(InputError, match=r"one.npy is no readable array .*; it should be an array$"):
+        with pytest.raises(InputError, match=r"one.npy is not a readable array .*; it should be an array$"):
             load_array(tmp_path / "one.npy", what="an array")
         with pytest.raises(InputError, match=r"one.npy .*not a zip archive"):
             load_arrays(tmp_path / "one.npy", ["plain"], what="some arrays")
@@ -98,7 +98,7 @@ def test_a_bit_in_an_array_is_noticed(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"some.npz is no readable archive \(Bad CRC-32.*it should be some arrays"):
+    with pytest.raises(InputError, match=r"some.npz is not a readable archive \(Bad CRC-32.*it should be some arrays"):
         load_arrays(path, ["plain"], what="some arrays")
 
 

@@ -1,4 +1,4 @@
-"""A failed download or an archive is named by what it is, whichever reader meets it."""
+"""Every reader names a failed download or an archive as what it is."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_tar_of_a_set_that_is_a_pointer_is_named(small_shards: Path, tmp_path:
         open_set(damaged_set)
 
 
-def test_what_is_data_is_left_to_its_reader(tmp_path: Path) -> None:
+def test_data_is_left_to_its_reader(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("<3 a dog\nversion 2 of a cat\n")
     assert read_pool(tmp_path / "captions.txt") == ["<3 a dog", "version 2 of a cat"]
     (tmp_path / "labels.txt").write_text("x" * 255 + "\nmustard\n")  # a tar has "ustar" and a zero at byte 257

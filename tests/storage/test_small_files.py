@@ -1,4 +1,4 @@
-"""Whatever a user names as a small file or gives as a number is read, or one line says why not."""
+"""Small files and numbers of a user are read, or one line says why not."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
-def test_what_is_no_regular_file_or_has_no_end_is_refused(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+def test_files_that_are_not_regular_or_have_no_end_are_refused(tmp_path: Path, read: Callable[[Path], Any]) -> None:
     os.mkfifo(tmp_path / "fifo")
     with (tmp_path / "large").open("wb") as file:
         file.truncate(MOST_BYTES + 1)  # a hole: it takes no disk
@@ -174,13 +174,13 @@ def test_a_set_may_not_name_files_outside_its_folder(
     (folder / "index.json").write_text(json.dumps(index))
     if by_block:
         (folder / "by_block.json").write_text("{}")
-    with pytest.raises(InputError, match=r"index.json lists .* which is no plain file name"):
+    with pytest.raises(InputError, match=r"index.json lists .* which is not a plain file name"):
         open_set(folder)
 
 
 @pytest.mark.parametrize(("words", "fault"), FLAGS.items(), ids=[words[:30] for words in FLAGS])
 def test_a_flag_that_no_run_can_have_is_one_line(words: str, fault: str, small_shards: Path, tmp_path: Path) -> None:
     shards = [] if words.startswith("--shards") else ["--shards", small_shards]
-    said = refusal("train", *shards, "--run-dir", tmp_path / "run", *words.split())
-    assert fault in said
+    message = refusal("train", *shards, "--run-dir", tmp_path / "run", *words.split())
+    assert fault in message
     assert not (tmp_path / "run").exists()

@@ -19,7 +19,7 @@ class Server:
     folder: Path
     address: str = ""
     ranges: bool = True
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     """`path` or `path@start` of each request."""
     change: Callable[[str, bytes], bytes] = lambda path, data: data
     """What is sent in the place of a file."""
@@ -35,7 +35,7 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             path = server.folder / self.path.lstrip("/")
             if not path.is_file():
-                server.asked.append(self.path)
+                server.requests.append(self.path)
                 self.send_error(404)
                 return
             data, wanted = server.change(self.path, path.read_bytes()), self.headers.get("Range")
@@ -43,7 +43,7 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
             if wanted and server.ranges:
                 first, _, last = wanted.removeprefix("bytes=").partition("-")
                 start, end = int(first), min(int(last) + 1, len(data))
-            server.asked.append(f"{self.path}@{start}")
+            server.requests.append(f"{self.path}@{start}")
             if start > len(data):
                 self.send_error(416)
                 return

@@ -30,7 +30,7 @@ class Served:
     """After how many bytes a reply breaks off."""
     refused: int = 0
     """A status that every request gets instead of an answer."""
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             path = _plain(self.path)
-            served.asked.append(path)
+            served.requests.append(path)
             file = served.folder / path
             if served.refused or not file.is_file():
                 self._answer(served.refused or 404, _NO_SUCH_KEY)

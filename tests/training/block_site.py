@@ -56,7 +56,7 @@ class Site:
 
     def tars_asked(self) -> list[str]:
         """The training tars that were asked for, in order."""
-        asked = [one.partition("@")[0] for one in self.server.asked]
+        asked = [one.partition("@")[0] for one in self.server.requests]
         return [Path(one).stem for one in asked if "train" in one and one.endswith(".tar")]
 
 

@@ -53,7 +53,7 @@ def opened(site: Site, *, rank: int = 0, of: int = 1, **options: object) -> Iter
     data = open_stage_data(site.folder, STAGE)
     source = block_source(data.train)
     assert source is not None
-    plan = plan_blocks(data.train, source.room, seed=config.seed, batch_size=BATCH)
+    plan = plan_blocks(data.train, limit=source.limit, kept=source.kept, seed=config.seed, batch_size=BATCH)
     assert plan.num_blocks == 6
     readers = [Reader(one) for one in data.train]
     keys, lengths = [one.keys for one in readers], [one.lengths for one in readers]
@@ -123,7 +123,7 @@ def test_a_run_continues_exactly_within_its_second_block(site: Site) -> None:
 
 def test_ranks_beside_each_other_fetch_each_tar_once(site: Site) -> None:
     together, alone = threading.Barrier(2), rank_batches(site, 0, EPOCH)
-    site.server.asked.clear()
+    site.server.requests.clear()
     found: dict[int, list[Batch]] = {}
 
     def run(rank: int) -> None:

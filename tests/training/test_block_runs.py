@@ -42,7 +42,7 @@ def test_what_one_machine_cannot_fetch_ends_two_ranks_in_one_line_and_one_goes_o
     with serving(twelve_tars) as server:
 
         def tars() -> list[str]:
-            return [one for one in server.asked if "train" in one and ".tar" in one]
+            return [one for one in server.requests if "train" in one and ".tar" in one]
 
         server.cut = lambda path, start: 300 if "train" in path and len(set(tars())) > 7 else None
         flags = ["--shards", server.address, "--curriculum", "s", "--batch-size", 36, "--max-steps", 7]

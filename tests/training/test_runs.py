@@ -198,7 +198,7 @@ def test_what_the_first_of_two_ranks_cannot_write_is_said_once(small_shards: Pat
     launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", TRAIN[1]]
     said = finished([*launched, "--shards", small_shards, "--run-dir", tmp_path / "taken" / "run", *SHORT], code=1)
     assert [line.split(";")[1] for line in said.splitlines() if line.startswith("error: ")] == [
-        " choose another --run-dir"
+        " name another --run-dir"
     ]
     assert "DistBackendError" not in said
 

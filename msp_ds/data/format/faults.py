@@ -1,4 +1,4 @@
-"""Rows that cannot be used: the first one ends the work, or all of them are left out and listed."""
+"""Rows of a source that cannot be used: the first one ends the work, or all are skipped and listed."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Literal, NamedTuple
 from msp_ds.errors import InputError
 
 OnError = Literal["fail", "skip"]
-"""What an unusable row does: end the work, or be left out and listed."""
+"""End the work at an unusable row, or skip and list it."""
 
 
 class RowAt(NamedTuple):
-    """Where a row stands, for messages."""
+    """The position of a row, for messages."""
 
     path: Path
     number: int | None = None
-    """Of the row, as messages count it; None where the whole file is meant."""
+    """Number of the row in messages; None where the whole file is meant."""
     offset: int | None = None
-    """Bytes before it, uncompressed; None where the format has no use for it."""
+    """Bytes before the row, uncompressed; None where the format does not need it."""
     image_id: str = ""
     """Canonical; empty while it is not known."""
 
     @property
     def name(self) -> str:
-        """The file's, without its folder; bytes of it that are no text, as file systems allow them, are spelled out."""
+        """The file's name without its folder; bytes that are not UTF-8 are escaped."""
         return self.path.name.encode("utf-8", "backslashreplace").decode()
 
     def __str__(self) -> str:
@@ -35,10 +35,10 @@ class RowAt(NamedTuple):
 
 
 class RowError(InputError):
-    """One row of a file that cannot be used, where the others may."""
+    """An error of one row of a file, whose other rows may be usable."""
 
     def __init__(self, place: RowAt, reason: str) -> None:
-        # Both as arguments of the exception: it travels between processes.
+        # Both are arguments of the exception, so that it can be pickled between processes.
         super().__init__(place, reason)
         self.place = place
         self.reason = reason
@@ -49,14 +49,14 @@ class RowError(InputError):
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedRow:
-    """A row that was left out, as the index of a set lists it."""
+    """A skipped row in the index of a set."""
 
     source: str
-    """Name of the file, without its folder, so that moved files give the same bytes."""
+    """Name of the file without its folder, so that moved files give the same bytes."""
     row: int
-    """As messages count it; 0 where the whole file is meant."""
+    """Number of the row in messages; 0 where the whole file is meant."""
     offset: int
-    """Bytes before it, uncompressed; 0 where the format has no use for it."""
+    """Bytes before the row, uncompressed; 0 where the format does not need it."""
     image_id: str
     """Canonical; empty where it could not be read."""
     reason: str
@@ -68,12 +68,11 @@ class Faults:
     def __init__(self, on_error: OnError = "fail") -> None:
         self._on_error = on_error
         self.skipped: list[SkippedRow] = []
-        """In the order in which they were found."""
         self.num_repeated = 0
-        """Rows that repeated an earlier one byte for byte: dropped, since nothing is lost."""
+        """Rows that repeat an earlier one byte for byte, which are dropped."""
 
     def add(self, error: RowError) -> None:
-        """Take note of a row that is left out. Raises: InputError for it where none may be."""
+        """List a row as skipped. Raises: InputError if on_error is `fail`."""
         if self._on_error == "fail":
             raise InputError(f"{error}; leave out and list such rows with --on-error skip") from None
         place = error.place
@@ -88,9 +87,9 @@ class Faults:
         )
 
     def image_ids(self) -> frozenset[str]:
-        """Of the skipped rows, as far as they are known."""
+        """Return the ids of the skipped rows, as far as they are known."""
         return frozenset(skipped.image_id for skipped in self.skipped)
 
     def counts(self) -> dict[str, int]:
-        """For the report and the index."""
+        """Return the counts for the report and the index."""
         return {"rows_skipped": len(self.skipped), "rows_repeated": self.num_repeated}

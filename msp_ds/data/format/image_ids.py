@@ -1,7 +1,7 @@
-"""One name for an image whatever corpus file it comes from: `coco-391895`, `vg-2375429`, `nlvr2-train-10171-0-img0`.
+"""Canonical image ids, the same in every corpus file: `coco-391895`, `vg-2375429`, `nlvr2-train-10171-0-img0`.
 
-Canonical ids are ASCII without dots, so that they serve as the keys of tar members too. Two of them may still name one
-photograph: data.sources.visual_genome.CocoDuplicates tells which of Visual Genome's are COCO's.
+They are ASCII without dots, so that they can be the keys of tar members. Two ids may still name one photograph:
+`CocoDuplicates` in preparation/sources/visual_genome.py lists the images of Visual Genome that are COCO's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from msp_ds.errors import InputError
 
 Corpus = Literal["coco", "vg", "f30k", "nlvr2"]
-"""Whose images a file speaks of; decides what a plain number means."""
+"""The corpus of a file's images, which decides what a plain number means."""
 
 CORPORA: tuple[Corpus, ...] = get_args(Corpus)
 
@@ -28,10 +28,10 @@ _NUMBER = re.compile(r"(n?)(\d{1,18})(?:\.jpg)?", re.ASCII)
 
 
 def canonical_image_id(raw: str | int, *, corpus: Corpus, where: str) -> str:
-    """The canonical id of an image that a file of `corpus` calls `raw`.
+    """Return the canonical id of an image that a file of `corpus` calls `raw`.
 
-    Numbers take the corpus' name; the self-telling forms `COCO_val2014_000000391895`, `train-10171-0-img0` and ids
-    that are canonical already mean the same in every corpus.
+    The corpus decides what a number means; names such as `COCO_val2014_000000391895` or `train-10171-0-img0` and
+    canonical ids mean the same in every corpus.
 
     Raises: InputError for any other form, naming `where` (file and row).
     """
@@ -59,22 +59,22 @@ _FORMS: dict[Corpus, str] = {
 
 
 def corpus_of(image_id: str) -> str:
-    """The corpus of a canonical id: `coco` of `coco-391895`."""
+    """Return the corpus of a canonical id: `coco` of `coco-391895`."""
     return image_id.partition("-")[0]
 
 
 def is_renumbered(image_id: str) -> bool:
-    """Whether a canonical id is one of GQA's `n...`: a COCO image under a number that no published table translates."""
+    """Return whether an id is one of GQA's `n...`: a COCO image under a number that no published table translates."""
     return image_id.startswith("vg-n")
 
 
 def in_order(image_ids: Iterable[str]) -> list[str]:
-    """Canonical ids by corpus, then by number: coco-9 before coco-10."""
+    """Sort canonical ids by corpus, then by number: coco-9 before coco-10."""
     return sorted(image_ids, key=lambda image_id: (corpus_of(image_id), len(image_id), image_id))
 
 
 def split_corpus(path: str) -> tuple[Corpus, str]:
-    """The corpus and the plain path of `vg:features.tsv`; a path without such a prefix is COCO's."""
+    """Split `vg:features.tsv` into corpus and path; a path without such a prefix is COCO's."""
     prefix, colon, rest = path.partition(":")
     for corpus in CORPORA:
         if colon and prefix == corpus:

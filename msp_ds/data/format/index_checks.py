@@ -1,4 +1,4 @@
-"""Whether what an index says agrees with itself and with the files beside it, so that an edited one is refused."""
+"""Checks that an index agrees with itself and with the files beside it, so that an edited index is refused."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from msp_ds.data.format.text import load_labels
 from msp_ds.data.format.vocabulary import read_vocabulary
 from msp_ds.errors import ShardError
 
-HALF_BYTES = 2
-
 
 def check_index(index: SetIndex, path: Path) -> None:
-    """Check an index against itself and the vocabularies in `path`, whose files are as they were written.
+    """Check an index against itself and the vocabularies in `path`, whose sha256 was checked before.
 
-    Raises: ShardError that names the index and what does not agree.
+    Raises: ShardError that names the index and the disagreement.
     """
     where = path / layout.INDEX_NAME
     for shard in index.shards:
@@ -36,7 +34,7 @@ def check_index(index: SetIndex, path: Path) -> None:
 
 
 def check_entry(shard: ShardEntry, index: SetIndex, path: Path) -> None:
-    """Demand that the payloads of a tar follow each other within it, and have room for their features.
+    """Require that the payloads of a tar follow each other within it and are long enough for their features.
 
     Raises: ShardError that names the index of the set in `path`.
     """
@@ -52,19 +50,23 @@ def check_entry(shard: ShardEntry, index: SetIndex, path: Path) -> None:
     ends = starts + lengths
     if starts[0] < 0 or (lengths <= 0).any() or (starts[1:] < ends[:-1]).any() or ends[-1] > shard.bytes:
         raise ShardError(f"{where} places images of {shard.name} outside it or over each other")
-    room = lengths.max() // (HALF_BYTES * max(1, index.feature_width))
-    if (counts < 0).any() or counts.max() > min(room, index.num_regions):
+    most = lengths.max() // (layout.HALF_BYTES * max(1, index.feature_width))
+    if (counts < 0).any() or counts.max() > min(most, index.num_regions):
         raise ShardError(f"{where} counts regions of {shard.name} that do not fit its images")
 
 
+def is_within(values: np.ndarray, lowest: int, end: int) -> bool:
+    """Return whether all numbers of an array are from `lowest` to `end` - 1."""
+    return values.size == 0 or bool(values.min() >= lowest and values.max() < end)
+
+
 def _check_words(index: SetIndex, path: Path) -> None:
-    """The index counts what the vocabularies list."""
+    """Compare the counts of the index with the vocabularies."""
     found = {
         "vocab_size": len(read_vocabulary(path / layout.VOCAB_NAME).pieces),
         "num_objects": len(load_labels(path / layout.OBJECTS_NAME, may_be_empty=True)),
         "num_attributes": len(load_labels(path / layout.ATTRIBUTES_NAME, may_be_empty=True)),
     }
     for name, count in found.items():
-        said = getattr(index, name)
-        if said != count:
-            raise ShardError(f"{path / layout.INDEX_NAME} says {name} {said}, the file beside it has {count}")
+        if (listed := getattr(index, name)) != count:
+            raise ShardError(f"{path / layout.INDEX_NAME} says {name} {listed}, the file beside it has {count}")

@@ -1,4 +1,4 @@
-"""What every reader of region features demands of an image before anything is computed from it.
+"""Checks of an image's region features, made by the readers of all formats before anything is computed from them.
 
 N regions of the image, F feature width.
 """
@@ -15,46 +15,46 @@ from msp_ds.data.format.faults import RowAt, RowError
 from msp_ds.records import IGNORE, RegionRecord
 
 _ONE_THREAD = 1 << 14
-"""Numbers that torch leaves to one thread."""
+"""Numbers that torch converts in one thread."""
 _HALF_INFINITY = 0x7C00
-"""float16 bit patterns from here on, sign left out, are infinite or not a number."""
+"""float16 bit patterns from here on, without the sign, are infinite or not a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelCounts:
-    """How many labels the vocabularies hold: ids lie below."""
+    """The number of labels in each vocabulary, above all ids."""
 
     objects: int
     attributes: int
 
 
 class RegionRow(NamedTuple):
-    """Where one image stands in a file of region features."""
+    """The position of an image in a file of region features."""
 
     image_id: str
     """Canonical."""
     number: int
-    """Of the row, as messages count it."""
+    """Number of the row in messages."""
     offset: int
-    """Bytes before it, uncompressed; 0 where the format has no use for it."""
+    """Bytes before the row, uncompressed; 0 where the format does not need it."""
     length: int
-    """Bytes of it, about."""
+    """Approximate number of bytes."""
 
 
 class CheckedRegions(NamedTuple):
-    """One image as a reader found it."""
+    """One image after the checks."""
 
     record: RegionRecord
     num_clipped: int
-    """Boxes that reached over the image's edge and were clipped."""
+    """Number of boxes that were clipped at the image's edge."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawRegions:
-    """One image as it stands in a file, not yet checked."""
+    """One image as it is in a file, before the checks."""
 
     place: RowAt
-    """With the image's canonical id."""
+    """Includes the image's canonical id."""
     height: int
     width: int
     boxes: np.ndarray
@@ -62,16 +62,14 @@ class RawRegions:
     features: np.ndarray
     """[N, F]."""
     object_ids: np.ndarray | None = None
-    """[N], IGNORE or None where there is no label; the same holds for the next three."""
+    """[N], IGNORE or None where there is no label, as in the next three fields."""
     object_scores: np.ndarray | None = None
     attribute_ids: np.ndarray | None = None
     attribute_scores: np.ndarray | None = None
 
 
 def checked(raw: RawRegions, *, labels: LabelCounts) -> CheckedRegions:
-    """The record of one image, features as float16.
-
-    Without labels every id is IGNORE and every score 0.
+    """Return the record of one image, features as float16; without labels every id is IGNORE and every score 0.
 
     Raises: RowError when the size is not positive, a number is not finite or out of its range, or a label id lies
     outside its vocabulary.
@@ -95,7 +93,7 @@ def checked(raw: RawRegions, *, labels: LabelCounts) -> CheckedRegions:
 
 
 def has_only_finite(features: np.ndarray) -> bool:
-    """Whether float16 `features`, any shape, hold neither infinities nor NaN; five times as fast as np.isfinite."""
+    """Return whether float16 `features` of any shape are all finite; five times as fast as np.isfinite."""
     bits = np.ascontiguousarray(features).view(np.uint16)
     return bits.size == 0 or int((bits & 0x7FFF).max()) < _HALF_INFINITY
 
@@ -105,8 +103,8 @@ def _half(raw: RawRegions) -> np.ndarray:
     # The copy makes the array contiguous, writable and of native byte order.
     source = torch.from_numpy(np.array(raw.features, order="C"))
     target = torch.empty(source.shape, dtype=torch.float16)
-    # torch casts ten times as fast as numpy, unless it shares the work out: on busy cores its threads wait for each
-    # other a hundred times longer than the cast takes.
+    # torch casts ten times as fast as numpy, except with several threads: on busy cores they wait for each other a
+    # hundred times longer than the cast takes.
     for start in range(0, source.numel(), _ONE_THREAD):
         part = slice(start, start + _ONE_THREAD)
         target.view(-1)[part] = source.view(-1)[part]
@@ -123,7 +121,7 @@ def _half(raw: RawRegions) -> np.ndarray:
 def _clipped(raw: RawRegions) -> tuple[np.ndarray, int]:
     """The boxes as float32 [N, 4] inside the image, and how many had to be clipped.
 
-    Extractors round, so that a box may end a hair outside; LXMERT's own data do.
+    Boxes may end slightly outside because extractors round, as in LXMERT's own data.
     """
     boxes = np.array(raw.boxes, dtype=np.float32)
     if not np.isfinite(boxes).all():
@@ -133,7 +131,7 @@ def _clipped(raw: RawRegions) -> tuple[np.ndarray, int]:
         first = reversed_boxes[0]
         raise RowError(raw.place, f"box {first} is {boxes[first].tolist()}; boxes should be x0 y0 x1 y1 in pixels")
     if 0 < boxes.max(initial=0) <= 1 and min(raw.height, raw.width) > 2:
-        raise RowError(raw.place, "all boxes lie in the first pixel; they should be pixels, not shares")
+        raise RowError(raw.place, "all boxes lie in the first pixel; they should be pixels, not fractions")
     inside = np.clip(boxes, 0, np.array([raw.width, raw.height] * 2, dtype=np.float32))
     return inside, int((inside != boxes).any(axis=1).sum())
 

@@ -1,4 +1,4 @@
-"""What a task demands of a set, and how to fix one that lacks it."""
+"""Checks that a set has what a task needs, with the command that adds what is missing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from msp_ds.errors import ShardError
 
 
 def require_hard_negatives(shards: ShardSet, *, task: str) -> np.ndarray:
-    """int32 [N, K], the set's hard negatives, for a task that cannot do without.
-
-    Raises: ShardError that says how to write them.
-    """
+    """Return the set's hard negatives, int32 [N, K]. Raises: ShardError that says how to write them."""
     if shards.hard_negatives is None:
         raise ShardError(
             f"{shards.path} has no hard negatives, which task {task} needs; "
@@ -27,10 +24,7 @@ def require_hard_negatives(shards: ShardSet, *, task: str) -> np.ndarray:
 
 
 def require_labels(shards: ShardSet, *, tasks: Sequence[str]) -> None:
-    """Demand the detector's labels for tasks that cannot do without.
-
-    Raises: ShardError that says how to train without these tasks.
-    """
+    """Require the detector's labels. Raises: ShardError that says how to train without these tasks."""
     if not shards.index.has_labels:
         drops = " ".join(f"--drop {task}" for task in tasks)
         raise ShardError(
@@ -41,22 +35,16 @@ def require_labels(shards: ShardSet, *, tasks: Sequence[str]) -> None:
 
 
 def require_questions(shards: ShardSet, *, task: str) -> Questions:
-    """The set's questions, for a benchmark that asks them.
-
-    Raises: ShardError that says how to write them.
-    """
+    """Return the set's questions. Raises: ShardError that says how to write them."""
     if shards.questions is None:
         raise ShardError(
-            f"{shards.path} holds no questions, which task {task} asks; write it with: msp-ds shard --task {task}"
+            f"{shards.path} holds no questions, which task {task} needs; write it with: msp-ds shard --task {task}"
         )
     return shards.questions
 
 
 def require_same_words(shards: ShardSet, other: ShardSet) -> None:
-    """Demand that two sets speak of the same word pieces and labels, as the stages of one run must.
-
-    Raises: ShardError naming both.
-    """
+    """Require the same word pieces and labels in two sets, as in all stages of a run. Raises: ShardError."""
     for name in (layout.VOCAB_NAME, layout.OBJECTS_NAME, layout.ATTRIBUTES_NAME):
         if shards.index.files[name].sha256 != other.index.files[name].sha256:
             raise ShardError(

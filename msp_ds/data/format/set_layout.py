@@ -1,7 +1,7 @@
-"""The names and fields of a shard set: a folder `<shards>/<stage>/<split>/` that stands alone.
+"""The names and fields of a shard set: a self-contained folder `<shards>/<stage>/<split>/`.
 
-One image's record is one msgpack map, one member `<image_id>.mp` of an uncompressed tar. Numbers are little-endian, in
-C order.
+The record of an image is a msgpack map, the member `<image_id>.mp` of an uncompressed tar. Numbers are little-endian,
+in C order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from msp_ds.errors import ShardError
 from msp_ds.records import RegionRecord
 from msp_ds.storage.checksums import FileEntry
 from msp_ds.storage.file_kinds import read_head
-from msp_ds.storage.walking import folders_with
+from msp_ds.storage.folder_search import folders_with
 
 FORMAT = "msp-ds shards"
 VERSION = 2
@@ -28,12 +28,12 @@ VERSION = 2
 StageName = Literal["token", "phrase", "sentence"]
 BenchmarkName = Literal["vqa", "gqa", "nlvr2", "retrieval"]
 SetName = Literal["token", "phrase", "sentence", "vqa", "gqa", "nlvr2", "retrieval"]
-"""What a set is for: a stage of pre-training, or a benchmark."""
+"""The use of a set: a stage of pre-training, or a benchmark."""
 Split = Literal["train", "val", "test"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 BENCHMARK_NAMES: tuple[BenchmarkName, ...] = get_args(BenchmarkName)
 ASKING_NAMES: tuple[BenchmarkName, ...] = ("vqa", "gqa", "nlvr2")
-"""Benchmarks that have files of questions; retrieval takes the captions."""
+"""Benchmarks that have files of questions; retrieval uses the captions."""
 
 INDEX_NAME = "index.json"
 PAIRS_NAME = "pairs.npz"
@@ -43,15 +43,26 @@ VOCAB_NAME = "vocab.txt"
 OBJECTS_NAME = "objects_vocab.txt"
 ATTRIBUTES_NAME = "attributes_vocab.txt"
 BY_BLOCK_NAME = "by_block.json"
-"""In a set whose tars come while it trains: where from (remote/blocks.py)."""
+"""In a set whose tars are fetched while the run trains: their address (remote/blocks.py)."""
 QUESTIONS_NAME = "questions.npz"
 ANSWERS_NAME = "answers.json"
 NEEDED_FILES = (PAIRS_NAME, FEATURE_MEAN_NAME, VOCAB_NAME, OBJECTS_NAME, ATTRIBUTES_NAME)
 MEMBER_ENDING = "mp"
+HALF_BYTES = 2
+"""Bytes of a float16."""
 _SETS_NAMED = 6
 """Sets of a folder that a message names."""
 
-# In the record's order; features come last, so that their raw bytes end the payload and can be read alone.
+PAIR_TYPES = {
+    "keys": "int64",
+    "image_rows": "int32",
+    "offsets": "int64",
+    "token_ids": "int32",
+    "word_positions": "int16",
+}
+"""Column of the pair table -> its type."""
+
+# In the order of the record; the features come last, so that their bytes end the payload and can be read alone.
 ARRAYS = {
     "boxes": "<f4",
     "object_ids": "<i2",
@@ -65,18 +76,18 @@ ARRAYS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """A tar of the set, as the index knows it; the lists run over its images."""
+    """A tar of the set in the index; the lists have one entry per image."""
 
     name: str
     bytes: int
     sha256: str
     keys: tuple[str, ...]
     offsets: tuple[int, ...]
-    """Of the msgpack payload within the tar, bytes."""
+    """Start of the msgpack payload within the tar, bytes."""
     lengths: tuple[int, ...]
-    """Of the payload, bytes."""
+    """Bytes of the payload."""
     crc32: tuple[int, ...]
-    """Of the payload."""
+    """crc32 of the payload."""
     region_counts: tuple[int, ...]
     """Regions of the image: its features are the payload's last region_counts * feature_width * 2 bytes."""
 
@@ -92,7 +103,7 @@ class SetIndex:
     num_images: int
     num_pairs: int
     num_regions: int
-    """Of the image that has most."""
+    """Regions of the image that has the most."""
     feature_width: int
     max_tokens: int
     num_objects: int
@@ -100,49 +111,50 @@ class SetIndex:
     vocab_size: int
     vocabulary_sha256: str
     extractor: str
-    """What computed the features, in the recipe's words."""
+    """The recipe's text about the detector that computed the features."""
     preset: str | None
     """The preset that the recipe suggests."""
     texts: dict[str, int]
-    """Counts of what was kept, dropped and cut."""
+    """How many texts were kept, dropped and truncated."""
     files: dict[str, FileEntry]
     shards: tuple[ShardEntry, ...]
     has_labels: bool = True
     """Whether every source of regions had the detector's labels."""
     skipped: tuple[SkippedRow, ...] = ()
-    """Rows of the sources that could not be used, of whatever split."""
+    """Rows of the sources that could not be used, of all splits."""
     feature_types: tuple[str, ...] = ()
-    """Of the features in the TSV sources, as they were read; on the disk all are float16."""
+    """Types of the features in the TSV sources; in the tars all are float16."""
 
     @property
     def answers_sha256(self) -> str | None:
-        """Of the answers that a benchmark chooses from; None in sets of pre-training."""
+        """The sha256 of the answers that a benchmark chooses from; None in sets of pre-training."""
         return self.files[ANSWERS_NAME].sha256 if ANSWERS_NAME in self.files else None
 
 
 def tar_name(number: int) -> str:
-    """The name of a set's tar."""
+    """Return the name of the tar with this number."""
     return f"{number:06d}.tar"
 
 
 DEMO_EXTRACTOR = "msp-ds world"
-"""What the features of the demo's recipe say of themselves: a set that `msp-ds shard` writes without flags."""
+"""The extractor in the demo's recipe, which marks a set that `msp-ds shard` writes without flags."""
 
 
 def is_set_name(name: str) -> bool:
-    """Whether there are sets of that name: a stage or a benchmark."""
+    """Return whether a name is that of a stage or a benchmark."""
     return name in get_args(SetName)
 
 
 def sets_below(path: Path) -> list[Path]:
-    """The set `path` itself, or else all sets somewhere below it, by name."""
+    """Return `path` if it is a set, else all sets below it in the order of their paths."""
     return [path] if os.path.exists(path / INDEX_NAME) else sorted(folders_with(INDEX_NAME, path))
 
 
 def without_index(path: Path) -> str:
-    """What a folder without an index is, and what to do about it."""
+    """Describe a folder without an index, and how to fix it."""
     below = ((found, read_head(found / INDEX_NAME)) for found in sets_below(path))
-    sets = [str(found) for found, head in below if head and FORMAT.encode() in head]  # others have an index.json too
+    # Other programs write an index.json too.
+    sets = [str(found) for found, head in below if head and FORMAT.encode() in head]
     if sets:
         others = f" and {len(sets) - _SETS_NAMED} more" if len(sets) > _SETS_NAMED else ""
         return f"is not a shard set itself, but holds some; name one of them: {', '.join(sets[:_SETS_NAMED])}{others}"
@@ -154,57 +166,43 @@ def without_index(path: Path) -> str:
 
 
 def shard_command(stage: str) -> str:
-    """What writes the sets of a stage or a benchmark, of any where `stage` is the name of none."""
+    """Return the command that writes the sets of a stage or benchmark; STAGE stands for an unknown one."""
     kind = "--task" if stage in BENCHMARK_NAMES else "--stage"
     return f"msp-ds shard {kind} {stage if is_set_name(stage) else 'STAGE'}"
 
 
 def fix_command(stage: str, extractor: str = "") -> str:
-    """How to get a good set of a stage; `extractor` is the index's, empty where that cannot be read."""
+    """Return the command that repairs a set of a stage; `extractor` is the index's, empty if it cannot be read."""
     command = f"write it again with: {shard_command(stage)}"
     return command if extractor == DEMO_EXTRACTOR else f"{command} --recipe FILE, or the flags it was written with"
 
 
 def pack_record(record: RegionRecord, texts: list[str]) -> bytes:
-    """The msgpack payload of one image and its texts of the stage."""
+    """Return the msgpack payload of an image and its texts."""
     num_regions, feature_width = record.features.shape
-    head: dict[str, Any] = {
-        "image_id": record.image_id,
-        "source": record.source,
-        "height": record.height,
-        "width": record.width,
-        "num_regions": num_regions,
-        "feature_width": feature_width,
-        "texts": texts,
-    }
+    head = {name: getattr(record, name) for name in _SCALARS}
+    sizes = {"num_regions": num_regions, "feature_width": feature_width, "texts": texts}
     arrays = {
         name: np.ascontiguousarray(getattr(record, name), dtype=dtype).tobytes() for name, dtype in ARRAYS.items()
     }
-    payload: bytes = msgpack.packb(head | arrays)
+    payload: bytes = msgpack.packb(head | sizes | arrays)
     return payload
 
 
-_HEAD_TYPES = {
-    "image_id": str,
-    "source": str,
-    "height": int,
-    "width": int,
-    "num_regions": int,
-    "feature_width": int,
-    "texts": list,
-}
+_SCALARS = {"image_id": str, "source": str, "height": int, "width": int}
+_HEAD_TYPES = {**_SCALARS, "num_regions": int, "feature_width": int, "texts": list}
 
 
 def unpack_record(payload: bytes, *, where: str) -> tuple[RegionRecord, list[str]]:
-    """The image and the texts in a payload.
+    """Return the image and the texts in a payload.
 
-    Raises: ShardError, starting with `where`, for broken msgpack, a missing or ill-typed field, an array of another
-    length than num_regions and feature_width ask for, and features that are not finite.
+    Raises: ShardError, which starts with `where`, for broken msgpack, a missing or ill-typed field, an array whose
+    length does not follow from num_regions and feature_width, and features that are not finite.
     """
     try:
         value = msgpack.unpackb(payload)
     except (ValueError, msgpack.UnpackException) as error:
-        raise ShardError(f"{where}: is no msgpack ({error or type(error).__name__})") from None
+        raise ShardError(f"{where}: is not msgpack ({error or type(error).__name__})") from None
     if not isinstance(value, dict) or list(value) != [*_HEAD_TYPES, *ARRAYS]:
         raise ShardError(f"{where}: does not hold the fields {', '.join([*_HEAD_TYPES, *ARRAYS])}")
     for name, kind in _HEAD_TYPES.items():
@@ -218,8 +216,7 @@ def unpack_record(payload: bytes, *, where: str) -> tuple[RegionRecord, list[str
     }
     if not has_only_finite(arrays["features"]):
         raise ShardError(f"{where}: a feature is not finite")
-    scalars = {name: value[name] for name in ("image_id", "source", "height", "width")}
-    return RegionRecord(**scalars, **arrays), value["texts"]
+    return RegionRecord(**{name: value[name] for name in _SCALARS}, **arrays), value["texts"]
 
 
 _HEAD_FIELDS = [*_HEAD_TYPES, *(name for name in ARRAYS if name != "features")]
@@ -230,15 +227,15 @@ _MAP_OF = 0x80
 
 
 def unpack_head(head: bytearray, *, num_regions: int, feature_width: int) -> dict[str, Any] | None:
-    """The map in a payload whose last bytes, those of the features, were cut off: numbers, texts, arrays as bytes.
+    """Return the map in a payload without the bytes of its features: numbers, texts, arrays as bytes.
 
-    None unless everything is as `pack_record` writes it for an image of that many regions; `unpack_record` of the
-    whole payload then tells what is wrong, if anything. The first byte of `head` is changed.
+    The result is None unless everything is as `pack_record` writes it for an image of that many regions; then
+    `unpack_record` of the whole payload finds the fault, if there is one. The first byte of `head` is changed.
     """
-    ending = _FEATURES_KEY + _bytes_header(num_regions * feature_width * 2)
+    ending = _FEATURES_KEY + _bytes_header(num_regions * feature_width * HALF_BYTES)
     if not head.endswith(ending) or head[0] != _MAP_OF + len(_HEAD_FIELDS) + 1:
         return None
-    head[0] -= 1  # a map without its last entry, which the C code of msgpack unpacks in one go
+    head[0] -= 1  # a map without its last entry, which msgpack's C code unpacks in one call
     try:
         value = msgpack.unpackb(memoryview(head)[: -len(ending)])
     except (ValueError, msgpack.UnpackException):
@@ -250,11 +247,11 @@ def unpack_head(head: bytearray, *, num_regions: int, feature_width: int) -> dic
 
 
 _REGION_BYTES = [(name, np.dtype(ARRAYS[name]).itemsize * (4 if name == "boxes" else 1)) for name in list(ARRAYS)[:-1]]
-"""Field -> bytes of one region in it, features left out."""
+"""Field -> bytes per region, without the features."""
 
 
 def _bytes_header(size: int) -> bytes:
-    """What msgpack writes before `size` bytes."""
+    """The header that msgpack writes before `size` bytes."""
     if size < 1 << 8:
         return b"\xc4" + size.to_bytes(1, "big")
     if size < 1 << 16:

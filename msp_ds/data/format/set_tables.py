@@ -1,4 +1,4 @@
-"""The parts of a shard while it grows: the tar, the pair table, the sum of its features.
+"""The parts of a shard while it is written: the tar, the pair table, the sum of its features.
 
 P pairs, F feature width.
 """
@@ -9,7 +9,6 @@ import hashlib
 import io
 import os
 import zipfile
-import zlib
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -22,40 +21,39 @@ import torch
 import webdataset
 from numpy.lib import format as npy_format
 
-from msp_ds.data.format.set_layout import MEMBER_ENDING, ShardEntry
+from msp_ds.data.format.set_layout import MEMBER_ENDING, PAIR_TYPES, ShardEntry
 from msp_ds.data.format.text import WordPieces
 from msp_ds.errors import InputError
 from msp_ds.records import RegionRecord
 from msp_ds.stateless_random import PAIR_KEY, key_of
-from msp_ds.storage.checksums import FileEntry
+from msp_ds.storage.checksums import FileEntry, crc32, entry_of_file
 
 TAR_BLOCK = 512
 """Bytes of a tar header; payloads are padded to a multiple."""
 
-PAIR_COLUMNS = ("keys", "image_rows", "offsets", "token_ids", "word_positions")
+PAIR_COLUMNS = tuple(PAIR_TYPES)
+_ENTRY_COLUMNS = ("keys", "offsets", "lengths", "crc32", "region_counts")
+_ARRAY_CODES = {"int16": "h", "int32": "i", "int64": "q"}
 
 _WRITE_BYTES = 1 << 20
 
 
 class TarShard:
-    """One tar of a set, with what the index says of it."""
+    """Writes one tar of a set and collects its entry in the index."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._unfinished = path.with_name(f"{path.name}.tmp")
         self._file = _HashingFile(self._unfinished)
-        # mtime 0: the same images give the same bytes. encoder False: payloads go in as they are.
+        # mtime 0: the same images give the same bytes. encoder False: payloads are written unchanged.
         self._writer = webdataset.TarWriter(self._file, mtime=0, encoder=False)
-        self._keys: list[str] = []
-        self._offsets: list[int] = []
-        self._lengths: list[int] = []
-        self._crc32: list[int] = []
-        self._region_counts: list[int] = []
+        self._images: list[tuple[str, int, int, int, int]] = []
+        """One tuple per image, with the columns `_ENTRY_COLUMNS`."""
 
     @property
     def num_images(self) -> int:
-        """Images so far."""
-        return len(self._keys)
+        """Number of images so far."""
+        return len(self._images)
 
     @property
     def num_bytes(self) -> int:
@@ -69,14 +67,10 @@ class TarShard:
         padded = -(-len(payload) // TAR_BLOCK) * TAR_BLOCK
         if self.num_bytes != start + TAR_BLOCK + padded:
             raise InputError(f"{self._path}: the name of {key} does not fit a plain tar header")
-        self._keys.append(key)
-        self._offsets.append(start + TAR_BLOCK)
-        self._lengths.append(len(payload))
-        self._crc32.append(zlib.crc32(payload))
-        self._region_counts.append(region_count)
+        self._images.append((key, start + TAR_BLOCK, len(payload), crc32(payload), region_count))
 
     def close(self) -> ShardEntry:
-        """End the tar, force it down to the disk and give it its name; its entry in the index."""
+        """Finish the tar, flush it to the disk and rename it; return its entry in the index."""
         self._writer.close()
         self._file.close_durably()
         self._unfinished.rename(self._path)
@@ -84,15 +78,11 @@ class TarShard:
             name=self._path.name,
             bytes=self._file.num_bytes,
             sha256=self._file.digest.hexdigest(),
-            keys=tuple(self._keys),
-            offsets=tuple(self._offsets),
-            lengths=tuple(self._lengths),
-            crc32=tuple(self._crc32),
-            region_counts=tuple(self._region_counts),
+            **dict(zip(_ENTRY_COLUMNS, zip(*self._images, strict=True), strict=True)),
         )
 
     def abandon(self) -> None:
-        """Let go of an unfinished tar and remove it; on a full disk even closing fails."""
+        """Close and remove an unfinished tar; on a full disk closing may fail too."""
         with suppress(OSError):
             self._writer.close()
         with suppress(OSError):
@@ -101,72 +91,53 @@ class TarShard:
 
 
 class _HashingFile:
-    """A file that sums up what is written to it. It gathers first: a tar comes in pieces of 10 KB."""
+    """A file that computes its sha256 while it is written; the buffer is large since a tar comes in pieces of 10 KB."""
 
     def __init__(self, path: Path) -> None:
-        self.file = path.open("wb", buffering=0)
+        self.file = path.open("wb", buffering=_WRITE_BYTES)
         self.digest = hashlib.sha256()
         self.num_bytes = 0
-        self._gathered = bytearray()
 
     def write(self, data: bytes) -> int:
-        self._gathered += data
+        self.digest.update(data)
         self.num_bytes += len(data)
-        if len(self._gathered) >= _WRITE_BYTES:
-            self._pass_on()
-        return len(data)
+        return self.file.write(data)
 
     def close_durably(self) -> None:
-        self._pass_on()
+        self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
 
-    def _pass_on(self) -> None:
-        self.digest.update(self._gathered)
-        rest = memoryview(self._gathered)
-        while rest:
-            # A nearly full disk takes a part, and says only to the next call that it is full.
-            rest = rest[self.file.write(rest) :]
-        self._gathered = bytearray()
-
 
 class PairTable:
-    """Texts as word pieces, in the order of their images."""
+    """Collects the texts of a shard as word pieces, in the order of their images."""
 
     def __init__(self, pieces: WordPieces, *, max_tokens: int) -> None:
         self._pieces = pieces
         self._max_tokens = max_tokens
-        self._keys = array("q")
-        self._image_rows = array("i")
-        self._offsets = array("q", [0])
-        self._token_ids = array("i")
-        self._word_positions = array("h")
+        self._columns = {name: array(_ARRAY_CODES[dtype]) for name, dtype in PAIR_TYPES.items()}
+        self._columns["offsets"].append(0)
         self.num_truncated = 0
         """Texts that were longer than max_tokens."""
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._columns["keys"])
 
     def add(self, *, image_id: str, image_row: int, texts: list[str]) -> None:
         """Append all texts of one image."""
+        columns = self._columns
         for ordinal, text in enumerate(texts):
             encoded = self._pieces.encode(text, max_tokens=self._max_tokens)
-            self._keys.append(key_of(PAIR_KEY.format(image_id=image_id, ordinal=ordinal, text=text)))
-            self._image_rows.append(image_row)
-            self._token_ids.extend(encoded.token_ids)
-            self._word_positions.extend(encoded.word_positions)
-            self._offsets.append(len(self._token_ids))
+            columns["keys"].append(key_of(PAIR_KEY.format(image_id=image_id, ordinal=ordinal, text=text)))
+            columns["image_rows"].append(image_row)
+            columns["token_ids"].extend(encoded.token_ids)
+            columns["word_positions"].extend(encoded.word_positions)
+            columns["offsets"].append(len(columns["token_ids"]))
             self.num_truncated += encoded.truncated
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """keys int64 [P], image_rows int32 [P], offsets int64 [P + 1], token_ids int32, word_positions int16."""
-        return {
-            "keys": np.array(self._keys, dtype=np.int64),
-            "image_rows": np.array(self._image_rows, dtype=np.int32),
-            "offsets": np.array(self._offsets, dtype=np.int64),
-            "token_ids": np.array(self._token_ids, dtype=np.int32),
-            "word_positions": np.array(self._word_positions, dtype=np.int16),
-        }
+        """Return the columns of `PAIR_TYPES`: offsets has P + 1 rows, token_ids and word_positions one per piece."""
+        return {name: np.array(column, dtype=PAIR_TYPES[name]) for name, column in self._columns.items()}
 
 
 class FeatureSum:
@@ -179,24 +150,18 @@ class FeatureSum:
         """Regions so far."""
 
     def add(self, record: RegionRecord) -> None:
-        """Count in the regions of one image.
-
-        Raises: InputError when their width differs from that of the images before.
-        """
+        """Add the regions of one image. Raises: InputError when their width differs from the images before."""
         width = record.features.shape[1]
         if self.count:
             require_one_width(width, len(self.total), where=record.source)
-        # torch: numpy takes ten times as long from float16. The copy is for arrays that may not be written to.
+        # torch, since numpy takes ten times as long from float16; a copy, since the array may be read-only.
         values = torch.from_numpy(record.features.copy()).to(torch.float32).numpy()
         self.total = values.sum(axis=0, dtype=np.float64) + (self.total if self.count else 0.0)
         self.count += len(values)
 
 
 def require_one_width(width: int, before: int, *, where: str) -> None:
-    """Demand that features are as wide as those before.
-
-    Raises: InputError, starting with `where`, when not.
-    """
+    """Require that features are as wide as those before. Raises: InputError, which starts with `where`."""
     if width != before:
         raise InputError(
             f"{where}: features are {width} wide, those of the images before {before}; "
@@ -205,16 +170,16 @@ def require_one_width(width: int, before: int, *, where: str) -> None:
 
 
 class Column(NamedTuple):
-    """An array by its blocks of rows, which need not be in memory together."""
+    """An array as blocks of rows, which need not be in memory together."""
 
     length: int
     """Rows of all blocks."""
     blocks: Iterable[np.ndarray]
-    """At least one; all of one type and width."""
+    """At least one, all of one type and width."""
 
 
 def join_pairs(tables: Sequence[Mapping[str, np.ndarray]], num_images: Sequence[int]) -> dict[str, Column]:
-    """The pair table of shards that follow each other, from theirs and their numbers of images: a block a shard."""
+    """Join the pair tables of consecutive shards with these numbers of images, one block per shard."""
     first_rows = [0, *accumulate(num_images[:-1])]
     *first_tokens, num_tokens = accumulate((int(table["offsets"][-1]) for table in tables), initial=0)
     num_pairs = sum(len(table["keys"]) for table in tables)
@@ -230,22 +195,21 @@ def join_pairs(tables: Sequence[Mapping[str, np.ndarray]], num_images: Sequence[
 
 
 def npy_bytes(values: np.ndarray) -> memoryview:
-    """A .npy file."""
+    """Return the bytes of an .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
     return buffer.getbuffer()
 
 
 def npz_bytes(arrays: dict[str, np.ndarray]) -> memoryview:
-    """A .npz file, uncompressed; its entries carry no date, so that equal arrays give equal bytes."""
+    """Return the bytes of an uncompressed .npz file; its entries have no date, so equal arrays give equal bytes."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getbuffer()
 
 
 def write_npz(path: Path, columns: Mapping[str, Column]) -> FileEntry:
-    """Write the bytes that `npz_bytes` would give down to the disk, a block at a time; their number and sha256."""
-    digest = hashlib.sha256()
+    """Write the bytes that `npz_bytes` would return, block by block, and flush them; return their size and sha256."""
     with path.open("w+b") as file:
         with zipfile.ZipFile(file, "w") as archive:
             for name, column in columns.items():
@@ -253,15 +217,12 @@ def write_npz(path: Path, columns: Mapping[str, Column]) -> FileEntry:
                     _write_column(member, column)
         file.flush()
         os.fsync(file.fileno())
-        # A zip is not written from start to end: the length of a member goes in front of it.
-        file.seek(0)
-        while data := file.read(_WRITE_BYTES):
-            digest.update(data)
-        return FileEntry(bytes=file.tell(), sha256=digest.hexdigest())
+    # The sum is taken afterwards, since a zip is not written from start to end: lengths precede their members.
+    return entry_of_file(path)
 
 
 def _write_column(file: IO[bytes], column: Column) -> None:
-    """Write a column as a .npy file."""
+    """Write a column as an .npy file."""
     header: dict[str, Any] = {}
     for block in column.blocks:
         if not header:

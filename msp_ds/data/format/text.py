@@ -19,17 +19,16 @@ from torch import Tensor
 from msp_ds.data.format.vocabulary import SPECIAL_PIECES, Vocabulary, bert_tokenizer
 from msp_ds.errors import InputError
 from msp_ds.records import IGNORE, VocabularyTables
-from msp_ds.storage.file_kinds import refuse_other_kind
 from msp_ds.storage.small_files import read_small_bytes
 
 Label = tuple[str, ...]
-"""A label's names, the usual one first: ("stop sign", "stopsign")."""
+"""The names of a label, the usual one first: ("stop sign", "stopsign")."""
 
 SPECIAL_POSITION = 1
 """Word position of [CLS] and [SEP]; padding has 0."""
 FIRST_WORD_POSITION = 2
 
-# What topic_words=content leaves out beside punctuation and single characters: English words without a picture.
+# English words that name nothing visible; topic_words=content excludes them, punctuation and single characters.
 FUNCTION_WORDS = """
     a about above after again against all along also am an and another any are as at away back be been before behind
     being below beneath beside between both but by can could did do does doing down during each either else every few
@@ -51,23 +50,23 @@ _IDEOGRAPHS = (
     (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F),
 )
-"""First and last of the characters that BERT's tokeniser takes for Chinese."""
+"""First and last of the characters that BERT's tokenizer treats as Chinese."""
 _CLEANED = frozenset({"Cc", "Cf", "Co", "Cs", "Mn"})
-"""Unicode categories of what BERT's tokenizer removes."""
+"""Unicode categories that BERT's tokenizer removes."""
 
 
 class EncodedText(NamedTuple):
-    """A text as the model reads it."""
+    """The input of the model for a text."""
 
     token_ids: list[int]
     """[CLS] pieces [SEP]."""
     word_positions: list[int]
-    """[CLS] and [SEP] 1; all pieces of the k-th white-space word, from 0, have k + 2; a Chinese character is a word."""
+    """1 for [CLS] and [SEP], k + 2 for the pieces of word k, counted from 0; a Chinese character is a word."""
     truncated: bool
 
 
 class WordPieces:
-    """Splits texts into the pieces of a vocabulary, as bert-base-uncased does: cleaned, lower-cased, accents gone."""
+    """Splits texts into the pieces of a vocabulary as bert-base-uncased does: cleaned, lower-cased, without accents."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
@@ -81,12 +80,12 @@ class WordPieces:
         return len(self._ids)
 
     def ids_of(self, text: str) -> list[int]:
-        """The piece ids of a text, without [CLS] and [SEP]."""
+        """Return the piece ids of a text, without [CLS] and [SEP]."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode(self, text: str, *, max_tokens: int) -> EncodedText:
-        """A text as at most `max_tokens` pieces, [CLS] and [SEP] included, with the position of each piece's word."""
+        """Encode a text as at most `max_tokens` pieces, [CLS] and [SEP] included."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         kept = max_tokens - 2
         positions = _word_positions(text, encoding.offsets[:kept])
@@ -98,15 +97,13 @@ class WordPieces:
 
 
 def is_blank(text: str) -> bool:
-    """Whether nothing of a text is left when BERT has cleaned it of spaces, invisible characters and lone accents."""
+    """Return whether BERT's tokenizer removes all of a text: spaces, invisible characters and single accents."""
     return all(one.isspace() or one == "\ufffd" or unicodedata.category(one) in _CLEANED for one in text)
 
 
 def _word_positions(text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
     """The position of each piece's white-space word, by where the piece ends in the text."""
-    if (
-        text.isascii() and text.isprintable()
-    ):  # nearly all texts: only blanks lie between pieces, and only they part words
+    if text.isascii() and text.isprintable():  # nearly all texts: only blanks separate pieces and words
         ends = [spans[0][0] if spans else 0, *(end for _, end in spans)]
         gaps = (start > end for (start, _), end in zip(spans, ends, strict=False))
         return [FIRST_WORD_POSITION + gaps_before for gaps_before in accumulate(gaps)]
@@ -115,10 +112,10 @@ def _word_positions(text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def _starts_of_words(text: str) -> Iterator[bool]:
-    """For each character, whether a word begins with it, as in the released tokeniser.
+    """For each character, whether a word begins with it, as in BERT's tokenizer.
 
-    That one drops control characters and puts a blank on either side of every Chinese character before it splits at
-    white space: each of them is a word of its own. Punctuation is cut off later, within the word.
+    It drops control characters and puts a blank on either side of every Chinese character before it splits at white
+    space, so each of them is a word. Punctuation is split off later, within the word.
     """
     before = " "
     for character in text:
@@ -141,9 +138,9 @@ def _kind_of_character(character: str) -> Literal[" ", "dropped", "ideograph", "
 
 
 def parse_labels(data: bytes, *, name: str, may_be_empty: bool = False) -> tuple[Label, ...]:
-    """The labels in a vocabulary of one label a line, line number = id, synonyms behind commas.
+    """Return the labels in a vocabulary of one label per line, line number = id, synonyms after commas.
 
-    `may_be_empty`: no bytes at all mean no labels, as in a set whose regions have none.
+    may_be_empty: whether an empty file means no labels, as in a set whose regions have none.
 
     Raises: InputError for an empty file or line.
     """
@@ -152,7 +149,7 @@ def parse_labels(data: bytes, *, name: str, may_be_empty: bool = False) -> tuple
     try:
         lines = data.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
-        raise InputError(f"{name} is no UTF-8 text; it should hold one label a line") from None
+        raise InputError(f"{name} is not UTF-8 text; it should hold one label a line") from None
     labels = tuple(tuple(part.strip() for part in line.split(",") if part.strip()) for line in lines)
     if not all(labels):
         raise InputError(f"{name} line {labels.index(()) + 1} is empty; the line number is the label's id")
@@ -160,15 +157,14 @@ def parse_labels(data: bytes, *, name: str, may_be_empty: bool = False) -> tuple
 
 
 def load_labels(path: Path, *, may_be_empty: bool = False) -> tuple[Label, ...]:
-    """The labels in a file. Raises: InputError when it is missing or, as `parse_labels` says, empty or broken."""
+    """Return the labels in a file. Raises: InputError when it is missing, and as `parse_labels`."""
     return parse_labels(read_label_bytes(path), name=str(path), may_be_empty=may_be_empty)
 
 
 def read_label_bytes(path: Path) -> bytes:
-    """A label vocabulary byte for byte. Raises: InputError when it is missing."""
-    refuse_other_kind(path, what="a text of one label a line")
+    """Return the bytes of a label vocabulary. Raises: InputError when it is missing or plainly something else."""
     try:
-        return read_small_bytes(path)
+        return read_small_bytes(path, what="a text of one label a line")
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it should hold one label a line") from None
 
@@ -176,7 +172,7 @@ def read_label_bytes(path: Path) -> bytes:
 def build_vocabulary_tables(
     pieces: WordPieces, objects: Sequence[Label], attributes: Sequence[Label]
 ) -> VocabularyTables:
-    """What the tasks know of the words of a vocabulary."""
+    """Return the tables of a vocabulary that the tasks need."""
     return VocabularyTables(
         vocab_size=pieces.size,
         cls_id=pieces.cls_id,
@@ -190,7 +186,7 @@ def build_vocabulary_tables(
 
 
 def _pieces_of_all_names(pieces: WordPieces, label: Label) -> list[int]:
-    """Each piece once, in the order of the names."""
+    """The pieces of all names, each once, in order."""
     return list(dict.fromkeys(number for name in label for number in pieces.ids_of(name)))
 
 

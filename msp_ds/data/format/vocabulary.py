@@ -1,6 +1,6 @@
-"""The word pieces: read from a file, found where bert-base-uncased usually lies, or trained on the corpus.
+"""Vocabularies of word pieces: read from a file, found in the usual places of bert-base-uncased, or trained.
 
-A vocabulary is a text of one piece a line, the line number its id, as BERT's vocab.txt.
+A vocabulary is a text of one piece per line, line number = id, as BERT's vocab.txt.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from msp_ds.errors import InputError
-from msp_ds.storage.file_kinds import refuse_other_kind
 from msp_ds.storage.small_files import read_small_bytes
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -23,7 +22,7 @@ BERT_BASE_UNCASED = "bert-base-uncased"
 BERT_BASE_UNCASED_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
 TRAINED = "trained"
 TRAINED_SIZE = 8192
-"""Most pieces that a trained vocabulary holds: enough for the words of captions, a quarter of BERT's."""
+"""Largest size of a trained vocabulary: enough for the words of captions, a quarter of BERT's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,27 +31,27 @@ class Vocabulary:
 
     pieces: tuple[str, ...]
     data: bytes
-    """The file, byte for byte."""
+    """The bytes of the file."""
     name: str
-    """Where it came from, for messages."""
+    """The origin, for messages."""
 
     @property
     def sha256(self) -> str:
-        """Of the file's bytes: two sets with the same sum speak the same language."""
+        """The sha256 of the file's bytes, equal in sets with the same vocabulary."""
         return hashlib.sha256(self.data).hexdigest()
 
 
 def parse_vocabulary(data: bytes, *, name: str) -> Vocabulary:
-    """The vocabulary in the bytes of a vocab.txt.
+    """Return the vocabulary in the bytes of a vocab.txt.
 
-    Raises: InputError when a special piece is missing, [PAD] is not the first, or a piece stands twice.
+    Raises: InputError when a special piece is missing, [PAD] is not the first, or a piece is there twice.
     """
     try:
         lines = data.decode("utf-8").split("\n")
     except UnicodeDecodeError:
-        raise InputError(f"{name} is no UTF-8 text; it should hold one word piece a line") from None
+        raise InputError(f"{name} is not UTF-8 text; it should hold one word piece a line") from None
     if lines[0].startswith("\ufeff"):
-        raise InputError(f"{name} starts with a byte order mark, which other programs take for text; save it without")
+        raise InputError(f"{name} starts with a byte order mark, which other programs read as text; save it without")
     pieces = tuple(line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines))
     missing = [piece for piece in SPECIAL_PIECES if piece not in pieces]
     if missing:
@@ -66,24 +65,24 @@ def parse_vocabulary(data: bytes, *, name: str) -> Vocabulary:
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
-    """The vocabulary in a file. Raises: InputError when it is missing or broken."""
-    refuse_other_kind(path, what="a text of one word piece a line")
+    """Return the vocabulary in a file. Raises: InputError when it is missing or broken."""
     try:
-        data = read_small_bytes(path)
+        data = read_small_bytes(path, what="a text of one word piece a line")
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it should hold one word piece a line") from None
     return parse_vocabulary(data, name=str(path))
 
 
 def find_bert_vocabulary(*, hf_home: Path) -> Vocabulary:
-    """The 30,522 pieces of bert-base-uncased from this machine; nothing is fetched.
+    """Return the 30,522 pieces of bert-base-uncased from this machine; nothing is downloaded.
 
-    Looked for in the Hugging Face cache under `hf_home` and in the optional package that carries them, and believed
-    only with the right sha256.
+    They are searched in the Hugging Face cache under `hf_home` and in the optional package that contains them, and
+    accepted only with the right sha256.
 
-    Raises: InputError that says how to get it.
+    Raises: InputError that says how to get them.
     """
-    for path in (*_cached_vocabularies(hf_home), *_packaged_vocabularies()):
+    cached = sorted((hf_home / "hub").glob("models--*bert-base-uncased/snapshots/*/vocab.txt"))
+    for path in (*cached, *_packaged_vocabularies()):
         if path.is_file() and hashlib.sha256(read_small_bytes(path)).hexdigest() == BERT_BASE_UNCASED_SHA256:
             return read_vocabulary(path)
     raise InputError(
@@ -93,12 +92,8 @@ def find_bert_vocabulary(*, hf_home: Path) -> Vocabulary:
 
 
 def default_hf_home(environment: Mapping[str, str]) -> Path:
-    """The Hugging Face cache that an environment speaks of."""
+    """Return the Hugging Face cache of an environment."""
     return Path(environment.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-
-
-def _cached_vocabularies(hf_home: Path) -> list[Path]:
-    return sorted((hf_home / "hub").glob("models--*bert-base-uncased/snapshots/*/vocab.txt"))
 
 
 def _packaged_vocabularies() -> list[Path]:
@@ -107,7 +102,7 @@ def _packaged_vocabularies() -> list[Path]:
 
 
 def bert_tokenizer(model: models.WordPiece) -> Tokenizer:
-    """A tokenizer that cleans, lower-cases and splits as bert-base-uncased does; [MASK] in a text is plain text."""
+    """Return a tokenizer that splits as bert-base-uncased does; [MASK] in a text is plain text."""
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -115,10 +110,10 @@ def bert_tokenizer(model: models.WordPiece) -> Tokenizer:
 
 
 def train_vocabulary(texts: Iterable[str], *, size: int = TRAINED_SIZE) -> Vocabulary:
-    """A vocabulary of at most `size` pieces from the corpus: the same texts give the same bytes in every process."""
+    """Train a vocabulary of at most `size` pieces; the same texts give the same bytes in every process."""
     tokenizer = bert_tokenizer(models.WordPiece(unk_token="[UNK]"))
     # The trainer numbers the ##x pieces in the order of a randomly seeded hash table and breaks ties by number.
-    # Naming all single characters beforehand, as if special, fixes their numbers and with them all that follows.
+    # Passing all single characters as special tokens fixes their numbers, and thereby the whole result.
     texts = list(texts)
     characters = sorted({c for text in texts for c in tokenizer.normalizer.normalize_str(text) if not c.isspace()})
     trainer = trainers.WordPieceTrainer(

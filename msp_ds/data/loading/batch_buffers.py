@@ -1,4 +1,4 @@
-"""Memory that one batch after the other is read into: fresh pages cost more time than the reading.
+"""Buffers that batches are read into, reused since fresh pages cost more time than the reading.
 
 B pairs, R regions, D random regions, F feature width.
 """
@@ -17,7 +17,7 @@ from msp_ds.records import IGNORE
 
 @dataclass(frozen=True, kw_only=True)
 class BatchBuffers:
-    """The large tensors of a batch. Whoever reads into them overwrites the batch that was read into them before."""
+    """The large tensors of a batch. Reading into them overwrites the batch that was read into them before."""
 
     features: Tensor
     """float16 [B, R, F]."""
@@ -40,7 +40,7 @@ class BatchBuffers:
     def allocate(
         cls, batch_size: int, *, num_regions: int, num_random_regions: int, feature_width: int, pinned: bool = False
     ) -> BatchBuffers:
-        """Buffers for `batch_size` pairs; pinned: in page-locked memory, from which a GPU copies without blocking."""
+        """Allocate buffers for `batch_size` pairs; pinned: in page-locked memory, for copies that do not block."""
         regions = (batch_size, num_regions)
         shapes = {
             "features": ((*regions, feature_width), torch.float16),
@@ -57,20 +57,20 @@ class BatchBuffers:
         )
 
     def rows(self, start: int, end: int) -> BatchBuffers:
-        """The same memory, pairs `start` to `end` - 1 alone."""
+        """Return a view of the pairs `start` to `end` - 1."""
         return BatchBuffers(**{name: tensor[start:end] for name, tensor in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        """The buffers by the names that Batch gives them."""
+        """Return the buffers by their names in Batch."""
         return {item.name: cast(Tensor, getattr(self, item.name)) for item in fields(self)}
 
     def fill_regions(self, region_counts: np.ndarray, columns: dict[str, np.ndarray]) -> None:
-        """Lay out all fields but the features, which come from the disk by themselves.
+        """Fill all fields but the features, which are read into their buffer directly.
 
-        region_counts: int [B]. columns: each field's values, float32 [sum, 4] or any [sum], regions of all pairs one
-        after the other. Slots beyond an image's last region become 0, IGNORE and False.
+        region_counts: int [B]. columns: the values of each field, float32 [sum, 4] or any [sum], for the regions of all
+        pairs one after the other. Slots beyond an image's last region become 0, IGNORE and False.
         """
-        # numpy: these are small, and torch would wake its threads for them.
+        # numpy, since torch would wake its threads for these small arrays.
         mask = self.region_mask.numpy()
         np.less(np.arange(mask.shape[1]), region_counts[:, None], out=mask)
         full = bool(mask.all())

@@ -1,7 +1,7 @@
-"""The images of a set by row: features straight from the disk into a batch, every byte checked on the way.
+"""Reads the images of a set by row: features go from the disk directly into a batch, and every byte is checked.
 
 B pairs, R regions, F feature width, N images. A payload ends with its features, so one preadv puts its head into a
-scratch buffer and its features where the batch wants them.
+scratch buffer and its features into the batch.
 """
 
 from __future__ import annotations
@@ -16,32 +16,30 @@ from typing import Any
 import numpy as np
 
 from msp_ds.data.format.region_checks import has_only_finite
-from msp_ds.data.format.set_layout import ARRAYS, fix_command, unpack_head, unpack_record
+from msp_ds.data.format.set_layout import ARRAYS, HALF_BYTES, unpack_head
 from msp_ds.data.format.shards import ShardSet
 from msp_ds.data.loading.batch_buffers import BatchBuffers
-from msp_ds.errors import ShardError
 from msp_ds.records import RegionRecord
 from msp_ds.storage.checksums import crc32
 from msp_ds.storage.positioned_reads import open_to_read, read_at, read_into
 
-HALF_BYTES = 2
 THREADS = max(1, min(4, os.cpu_count() or 1))
-"""Readers at work on one batch. They wait for the disk and sum up bytes, both outside Python's lock."""
-LEAST_ROWS_A_THREAD = 16
+"""Threads that read one batch. Waiting for the disk and computing checksums both release Python's lock."""
+LEAST_ROWS_PER_THREAD = 16
 ADVISED_ROWS = 64
-"""Images that the system is told of before they are read, so that a cold disk has many requests to choose from."""
+"""Images that are announced to the system before they are read, so that a cold disk can reorder many requests."""
 
 CLOSED = -1
-"""In the place of an open file."""
+"""Stands for the descriptor of a file that is not open."""
 
 Head = dict[str, Any]
-"""What `unpack_head` makes of a payload."""
+"""The result of `unpack_head`."""
 
 
 class ImageFiles:
     """The open tars of a set; several threads may share it.
 
-    All are open from the start, those of a set that comes by block once `open` is told of them.
+    All tars are opened at the start, except in a set that is fetched by block, where `open` opens them.
     """
 
     def __init__(self, shards: ShardSet) -> None:
@@ -51,41 +49,33 @@ class ImageFiles:
         self._checked = np.zeros(len(shards.keys), dtype=np.bool_)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="images")
         self._files = [CLOSED] * len(shards.index.shards)
-        # Not __del__, which at the end of a program finds os gone.
+        # Not __del__, since at the end of a program os may be gone.
         weakref.finalize(self, _close, self._files)
         if not shards.comes_by_block:
             self.open(range(len(self._files)))
 
     def open(self, tars: Iterable[int]) -> None:
-        """Open these tars, unless they are. No other thread may read meanwhile."""
+        """Open these tars if they are not open. No other thread may read meanwhile."""
         paths = self.shards.shard_paths
         for tar in tars:
             if self._files[tar] == CLOSED:
                 self._files[tar] = open_to_read(paths[tar])
 
     def close_all_but(self, tars: Iterable[int]) -> None:
-        """Close all other tars, so that what is evicted frees its disk. No other thread may read meanwhile."""
+        """Close all other tars, so that evicted files free their disk space. No other thread may read meanwhile."""
         for tar in set(range(len(self._files))).difference(tars):
             if self._files[tar] != CLOSED:
                 os.close(self._files[tar])
                 self._files[tar] = CLOSED
 
     def record(self, row: int) -> RegionRecord:
-        """The image in a row. Raises ShardError unless its checksum, every field and its place in the index agree."""
-        shards, where = self.shards, self.shards.where(row)
+        """Read the image in a row. Raises: ShardError as `ShardSet.unpack`."""
+        shards = self.shards
         payload = read_at(self._files[shards.shard_of[row]], int(shards.lengths[row]), int(shards.offsets[row]))
-        if crc32(payload) != shards.crc32[row]:
-            raise self._fault(row, "the bytes do not match their checksum")
-        record, _ = unpack_record(payload, where=where)
-        if record.image_id != shards.keys[row]:
-            raise self._fault(row, f"holds image {record.image_id}")
-        shape = (int(shards.region_counts[row]), shards.index.feature_width)
-        if record.features.shape != shape:
-            raise self._fault(row, f"holds features {list(record.features.shape)} where the index says {list(shape)}")
-        return record
+        return shards.unpack(row, payload)[0]
 
     def read(self, rows: np.ndarray, into: BatchBuffers) -> None:
-        """Fill the buffers' regions with the images in int64 [B] `rows`. Raises ShardError naming tar, key, offset."""
+        """Fill the buffers' regions with the images in int64 [B] `rows`. Raises: ShardError with the image's place."""
         heads: list[Head] = [{}] * len(rows)
         features = into.features.numpy()
 
@@ -95,29 +85,29 @@ class ImageFiles:
         self._in_threads(read_some, len(rows))
         into.fill_regions(self.shards.region_counts[rows], _columns(heads))
 
-    def read_random_regions(self, rows: np.ndarray, places: np.ndarray, into: BatchBuffers) -> None:
-        """Fill the buffers' random features: for each of int64 [B, D] `rows` the region in int64 [B, D] `places`.
+    def read_random_regions(self, rows: np.ndarray, regions: np.ndarray, into: BatchBuffers) -> None:
+        """Fill the buffers' random features with the regions int64 [B, D] `regions` of the images int64 [B, D] `rows`.
 
-        A region is read alone, which no checksum covers; so an image is checked whole the first time.
+        No checksum covers a single region, so the whole image is read and checked the first time.
         """
         random_regions = into.random_features.numpy()
         width = self.shards.index.feature_width * HALF_BYTES
         targets = _bytes_of(random_regions)
         flat = rows.reshape(-1)
         starts = self.shards.offsets[flat] + self.shards.lengths[flat] - self._feature_bytes[flat]
-        starts = starts + places.reshape(-1) * width
+        starts = starts + regions.reshape(-1) * width
 
         def read_some(first: int, end: int) -> None:
             files = self.shards.shard_of[flat[first:end]].tolist()
             for number, file, start in zip(range(first, end), files, starts[first:end].tolist(), strict=True):
                 if read_into(self._files[file], [targets[number * width : (number + 1) * width]], start) != width:
-                    raise self._fault(int(flat[number]), "the file ends before its features do")
+                    raise self.shards.fault(int(flat[number]), "the file ends before its features do")
             self._check(flat[first:end])
 
         self._in_threads(read_some, len(flat))
 
     def _check(self, rows: np.ndarray) -> None:
-        """Read images whole that were not before."""
+        """Read and check the images that were not read before."""
         unknown = np.unique(rows[~self._checked[rows]])
         if len(unknown):
             scratch = np.empty((1, self.shards.index.num_regions, self.shards.index.feature_width), np.float16)
@@ -125,46 +115,46 @@ class ImageFiles:
                 self._read_features(np.array([row]), scratch)
 
     def _in_threads(self, work: Callable[[int, int], None], count: int) -> None:
-        """work(start, end) over 0 to count - 1, in as many pieces as threads; all have ended when this returns."""
-        pieces = max(1, min(THREADS, count // LEAST_ROWS_A_THREAD))
+        """Run work(start, end) over 0 to count - 1, one piece per thread; all have ended when this returns."""
+        pieces = max(1, min(THREADS, count // LEAST_ROWS_PER_THREAD))
         edges = [count * piece // pieces for piece in range(pieces + 1)]
         futures = [self._pool.submit(work, start, end) for start, end in pairwise(edges[1:])]
         try:
             work(edges[0], edges[1])
         finally:
-            wait(futures)  # a buffer must not be written to after an error came out of here
+            wait(futures)  # no thread may write to the buffers after this raised an error
         for future in futures:
             future.result()
 
     def _read_features(self, rows: np.ndarray, features: np.ndarray) -> list[Head]:
-        """The heads of int64 [B] `rows`, whose features go into float16 [B, R, F]."""
+        """Read the features of int64 [B] `rows` into float16 [B, R, F]; return the heads."""
         shards, heads = self.shards, []
-        places = np.stack((shards.shard_of[rows], shards.offsets[rows], shards.lengths[rows])).T.tolist()
+        spans = np.stack((shards.shard_of[rows], shards.offsets[rows], shards.lengths[rows])).T.tolist()
         counts, sizes = shards.region_counts[rows].tolist(), self._feature_bytes[rows].tolist()
         targets = _bytes_of(features)
         row_bytes = features[0].nbytes
         scratch = memoryview(bytearray(self._longest_head))
         for number, row in enumerate(rows.tolist()):
             if number % ADVISED_ROWS == 0:
-                self._announce(places[number : number + ADVISED_ROWS])
-            file, offset, length = places[number]
+                self._announce(spans[number : number + ADVISED_ROWS])
+            file, offset, length = spans[number]
             count, size = counts[number], sizes[number]
             target = targets[number * row_bytes : number * row_bytes + min(size, row_bytes)]
             head = scratch[: max(0, length - size)]
             whole = read_into(self._files[file], [head, target], offset) == length
-            value = self._sound_head(row, head, target, features[number, :count]) if whole else None
+            value = self._valid_head(row, head, target, features[number, :count]) if whole else None
             heads.append(value if value is not None else self._slow_head(row, features[number]))
             features[number, count:] = 0
         self._checked[rows] = True
         return heads
 
-    def _announce(self, places: Sequence[Sequence[int]]) -> None:
+    def _announce(self, spans: Sequence[Sequence[int]]) -> None:
         if hasattr(os, "posix_fadvise"):
-            for file, offset, length in places:
+            for file, offset, length in spans:
                 os.posix_fadvise(self._files[file], offset, length, os.POSIX_FADV_WILLNEED)
 
-    def _sound_head(self, row: int, head: memoryview, target: memoryview, features: np.ndarray) -> Head | None:
-        """The head of a payload that has been read, or None if anything about it is not as it should be."""
+    def _valid_head(self, row: int, head: memoryview, target: memoryview, features: np.ndarray) -> Head | None:
+        """The head of a payload, or None if its checksum or any field is wrong."""
         shards = self.shards
         if crc32(target, crc32(head)) != shards.crc32[row]:
             return None
@@ -174,7 +164,7 @@ class ImageFiles:
         return value if self._checked[row] or has_only_finite(features) else None
 
     def _slow_head(self, row: int, features: np.ndarray) -> Head:
-        """The head of an image by way of `record`, which raises what is wrong with it."""
+        """The head of an image by `record`, which raises the error if there is one."""
         record = self.record(row)
         features[: len(record.features)] = record.features
         return {
@@ -183,19 +173,14 @@ class ImageFiles:
             **{name: np.ascontiguousarray(getattr(record, name), kind).tobytes() for name, kind in ARRAYS.items()},
         }
 
-    def _fault(self, row: int, what: str) -> ShardError:
-        return ShardError(
-            f"{self.shards.where(row)}: {what}; {fix_command(self.shards.index.stage, self.shards.index.extractor)}"
-        )
-
 
 def _bytes_of(array: np.ndarray) -> memoryview:
-    """The memory of an array, to read into."""
+    """The memory of an array as bytes to read into."""
     return array.reshape(-1).view(np.uint8).data
 
 
 def _columns(heads: list[Head]) -> dict[str, np.ndarray]:
-    """The fields of regions, those of all images one after the other; boxes as shares of width and height."""
+    """The fields of all images' regions one after the other; boxes as fractions of width and height."""
     joined = {
         name: np.frombuffer(b"".join([head[name] for head in heads]), kind)
         for name, kind in ARRAYS.items()

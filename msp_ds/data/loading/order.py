@@ -1,14 +1,14 @@
-"""Which pairs make which batch: a pure function of (seed, epoch, pair keys, lengths), known without reading a byte.
+"""The order of pairs and batches: a pure function of (seed, epoch, pair keys, lengths), known without reading data.
 
-The order of an epoch is a sort by hash, so it depends neither on the number of ranks and workers nor on how the pairs
-are laid out in shards. Batch g is a slice of it; what a rank reads is a slice of the batch. The state of an epoch is
-therefore one number, and a run continues exactly, also on another number of ranks.
+The order of an epoch is a sort by hash, so it depends neither on the number of ranks and workers nor on the layout of
+the shards. Batch g is a slice of it, and a rank reads a slice of the batch. The state of an epoch is therefore one
+number, and a run continues exactly, also on another number of ranks.
 
-With length buckets the batches of a pool of 32 share out their pairs again, texts of like length together: a batch is
-padded to its longest text, so fewer slots stay empty. Which pairs an epoch shows, and how often, stays the same.
+With length buckets the pairs of 32 batches are sorted by length and divided among these batches again: a batch is
+padded to its longest text, so fewer slots stay empty. An epoch still shows the same pairs, each as often.
 
-Sets that come to this machine block by block (block_plan.py) are walked block by block: the pairs of an epoch's first
-block in the order of their hashes, then those of the second. The batch on the edge takes from both.
+Sets that are fetched block by block (block_plan.py) are read block by block: the pairs of an epoch's first block in the
+order of their hashes, then those of the second. The batch at the border has pairs of both.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from msp_ds.errors import InputError
 from msp_ds.stateless_random import BATCH_ORDER, PAIR_ORDER, hash64
 
 POOL_BATCHES = 32
-"""Batches that share out their pairs by length: 32 leave little to save, and stay a random sample of the epoch."""
+"""Batches that are sorted by length together: more would save little, and 32 are still a random sample of the epoch."""
 WORTH_SAVING = 0.05
-"""Share of the text slots from which on `auto` takes buckets: batches of like texts are a price, if a small one."""
+"""The fraction of text slots from which on `auto` uses buckets, since batches of similar texts are less random."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,19 +38,19 @@ class GlobalBatch:
 
     epoch: int
     part: int
-    """Which of the shard sets it comes from."""
+    """Index of its shard set."""
     pairs: Tensor
     """int64 [batch size]: rows of that set's pair table."""
     blocks: tuple[int, int] = (0, 0)
-    """First and last of the epoch's blocks that hold the pairs' images: one block, or one and the next."""
+    """First and last block of the epoch that hold the pairs' images: one block, or two consecutive ones."""
 
 
 PairBlocks = Callable[[int], list[Tensor]]
-"""epoch -> for each set int64 [P]: which of the epoch's blocks holds each pair's image."""
+"""epoch -> for each set int64 [P]: the block of the epoch that holds each pair's image."""
 
 
 class Order:
-    """The global batches of a stage. With several sets, batches of each come in proportion to their pairs."""
+    """The global batches of a stage; several sets have batches in proportion to their numbers of pairs."""
 
     def __init__(
         self,
@@ -61,12 +61,12 @@ class Order:
         lengths: list[Tensor] | None = None,
         blocks: PairBlocks | None = None,
     ) -> None:
-        """keys: for each set int64 [P], the keys of its pairs. Pairs beyond the last full batch wait for an epoch.
+        """keys: for each set int64 [P], the keys of its pairs; an epoch leaves out those beyond the last full batch.
 
-        lengths: for each set int64 [P], the slots that a pair's text takes, few different ones: fills length buckets.
-        blocks: where the sets come block by block; no batch may need more than two of them.
+        lengths: for each set int64 [P], the slots of each text, with few different values; turns length buckets on.
+        blocks: for sets that are fetched block by block; no batch may need more than two blocks.
 
-        Raises InputError when a set has fewer pairs than one batch.
+        Raises: InputError when a set has fewer pairs than one batch.
         """
         for part in keys:
             if len(part) < batch_size:
@@ -83,12 +83,12 @@ class Order:
         self._epoch = lru_cache(maxsize=2)(self._build_epoch)
 
     def batch(self, step: int) -> GlobalBatch:
-        """The batch of optimiser step `step`, counted from 0 over all epochs."""
-        epoch, place = divmod(step, self.batches_per_epoch)
-        return self._epoch(epoch)[place]
+        """Return the batch of optimiser step `step`, counted from 0 over all epochs."""
+        epoch, number = divmod(step, self.batches_per_epoch)
+        return self._epoch(epoch)[number]
 
     def sections(self, start: int, end: int) -> Iterator[range]:
-        """Steps start to end - 1 in runs whose batches need the same blocks; without blocks, one run."""
+        """Yield steps start to end - 1 in ranges whose batches need the same blocks; without blocks, one range."""
         if self._blocks is None:
             yield range(start, end)
             return
@@ -104,23 +104,23 @@ class Order:
             if self._blocks is not None:
                 shuffled = shuffled[blocks[part][shuffled].argsort(stable=True)]
             full = shuffled[: len(keys) // self.batch_size * self.batch_size]
-            needs = blocks[part][full].view(-1, self.batch_size)[:, [0, -1]]  # of each batch, its first and last block
+            needs = blocks[part][full].view(-1, self.batch_size)[:, [0, -1]]  # first and last block of each batch
             if self._lengths is not None:
                 full = full[self._bucketed(self._lengths[part][full], needs)]
             batches += [
                 GlobalBatch(epoch=epoch, part=part, pairs=pairs, blocks=(first, last))
                 for pairs, (first, last) in zip(torch.split(full, self.batch_size), needs.tolist(), strict=True)
             ]
-        places = torch.arange(len(batches))
-        mixed = hash64(seed=self.seed, epoch=epoch, keys=places, purpose=BATCH_ORDER).argsort(stable=True)
-        # Within its block each batch may be anywhere, but those that need the next block too come last.
-        return sorted((batches[place] for place in mixed.tolist()), key=lambda batch: batch.blocks)
+        numbers = torch.arange(len(batches))
+        mixed = hash64(seed=self.seed, epoch=epoch, keys=numbers, purpose=BATCH_ORDER).argsort(stable=True)
+        # Batches are shuffled within their block; those that also need the next block come last.
+        return sorted((batches[number] for number in mixed.tolist()), key=lambda batch: batch.blocks)
 
     def _bucketed(self, lengths: Tensor, needs: Tensor) -> Tensor:
-        """int64 [n]: places 0 to n - 1, sorted by length within each pool, ties as they come.
+        """int64 [n]: positions 0 to n - 1, sorted by length within each pool, ties in their order.
 
-        needs: int64 [n / batch size, 2], the blocks of each batch; a pool is at most POOL_BATCHES that need the same.
-        Within a batch the places ascend, so that short and long texts meet on every rank.
+        needs: int64 [n / batch size, 2], the blocks of each batch; a pool is at most POOL_BATCHES with the same blocks.
+        Within a batch the positions ascend, so that every rank has short and long texts.
         """
         starts = torch.arange(len(needs)) % POOL_BATCHES == 0
         starts[1:] |= (needs[1:] != needs[:-1]).any(1)
@@ -130,12 +130,12 @@ class Order:
 
 
 class OrderChoice(NamedTuple):
-    """An order and what it was chosen for."""
+    """An order and the reason for its choice."""
 
     order: Order
     buckets: bool
-    saved_share: float
-    """Of the text slots, that buckets save or would save."""
+    saved_ratio: float
+    """Fraction of the text slots that buckets save or would save."""
 
 
 def choose_order(
@@ -147,9 +147,9 @@ def choose_order(
     length_buckets: LengthBuckets,
     blocks: PairBlocks | None = None,
 ) -> OrderChoice:
-    """The order with length buckets or without; `auto` compares the first epoch's text slots.
+    """Return the order with or without length buckets; `auto` compares the text slots of the first epoch.
 
-    keys, lengths, blocks: as for Order. Raises InputError when a set has fewer pairs than one batch.
+    keys, lengths, blocks: as for Order. Raises: InputError when a set has fewer pairs than one batch.
     """
     plain = Order(keys, seed=seed, batch_size=batch_size, blocks=blocks)
     bucketed = Order(keys, seed=seed, batch_size=batch_size, lengths=lengths, blocks=blocks)
@@ -159,12 +159,12 @@ def choose_order(
 
 
 def text_slots(order: Order, lengths: list[Tensor]) -> int:
-    """Text slots of the first epoch, each batch padded to its longest text. lengths: for each set int64 [P]."""
+    """Count the text slots of the first epoch, each batch padded to its longest text. lengths: as for Order."""
     batches = [order.batch(step) for step in range(order.batches_per_epoch)]
     return sum(len(batch.pairs) * int(lengths[batch.part][batch.pairs].max()) for batch in batches)
 
 
 def rank_slice(pairs: Tensor, *, rank: int, world_size: int) -> Tensor:
-    """What rank `rank` of `world_size` reads of a global batch: a contiguous, equal share."""
-    share = len(pairs) // world_size
-    return pairs[rank * share : (rank + 1) * share]
+    """Return the pairs of a global batch that rank `rank` of `world_size` reads: a contiguous slice of equal size."""
+    size = len(pairs) // world_size
+    return pairs[rank * size : (rank + 1) * size]

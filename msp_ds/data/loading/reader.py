@@ -1,4 +1,4 @@
-"""From rows of a shard set to a clean batch: images checked against the index.
+"""Reads the rows of a shard set into clean batches.
 
 B pairs, T text tokens, R regions, D random regions, F feature width, N images, P pairs of the set, K hard negatives.
 """
@@ -35,23 +35,23 @@ class Reader:
         self.lengths: Tensor = (tokens + PAD_TO - 1) // PAD_TO * PAD_TO
         """int64 [P]: tokens of each text, rounded up to a multiple of PAD_TO."""
         self.hard_negatives = None if shards.hard_negatives is None else torch.from_numpy(shards.hard_negatives)
-        """int32 [N, K], -1 beyond an image's last, or None."""
+        """int32 [N, K], -1 beyond the last of an image, or None."""
         self.num_images = len(shards.keys)
         questions = shards.questions
         self.second_images = None if questions is None else torch.from_numpy(questions.second_images.astype(np.int64))
-        """int64 [P], -1 where a pair is about one image, or None in sets of pre-training."""
+        """int64 [P], -1 where a pair has one image; None in sets of pre-training."""
         self.images_at_hand: Tensor | None = None
-        """int64 [n], ascending: the images that chance may choose from, None for all."""
+        """int64 [n], ascending: the images for random regions and replaced images, None for all."""
         self.files = ImageFiles(shards)
 
     def among(self, images: Tensor) -> Reader:
-        """The same reader, whose chance chooses from int64 [n] `images`, ascending, alone."""
+        """Return the same reader, whose random images come from int64 [n] `images`, ascending, alone."""
         limited = copy.copy(self)
         limited.images_at_hand = images
         return limited
 
     def longest(self, pairs: Tensor) -> int:
-        """Text slots of a batch of int64 [B] `pairs`."""
+        """Return the number of text slots of a batch of int64 [B] `pairs`."""
         return int(self.lengths[pairs].max())
 
     def read(
@@ -64,13 +64,13 @@ class Reader:
         num_tokens: int | None = None,
         into: BatchBuffers | None = None,
     ) -> Batch:
-        """The clean batch of int64 [B] `pairs`, each with the image of int64 [B] `images`.
+        """Read the clean batch of int64 [B] `pairs`, each with the image of int64 [B] `images`.
 
-        matched: bool [B], whether that image is the pair's own. random_regions: float32 [B, 2 D] in [0, 1), the choice
-        of D image rows and of D regions in them. num_tokens: T, by default that of the longest text. into: memory for
-        the B images; the batch is gone when the same memory is read into again. By default each batch has its own.
+        matched: bool [B], whether that image is the pair's own. random_regions: float32 [B, 2 D] in [0, 1), random
+        numbers that select D image rows and D regions in them. num_tokens: T, by default that of the longest text.
+        into: buffers for the B images, which the next batch that is read into them overwrites; by default new ones.
 
-        Raises ShardError when bytes on disk differ from the index.
+        Raises: ShardError when bytes on disk differ from the index.
         """
         token_ids, positions = self.texts(pairs, num_tokens or self.longest(pairs))
         answer_ids, answer_scores = self.answers(pairs)
@@ -89,40 +89,43 @@ class Reader:
         )
 
     def texts(self, pairs: Tensor, num_tokens: int | None = None) -> tuple[Tensor, Tensor]:
-        """int64 [B, T] piece ids and word positions of int64 [B] `pairs`, 0 on padding; T by default the longest's."""
+        """Return int64 [B, T] piece ids and word positions of int64 [B] `pairs`, 0 on padding.
+
+        num_tokens: T, by default that of the longest text.
+        """
         rows, table = pairs.numpy(), self.shards.pairs
         starts, ends = table.offsets[rows], table.offsets[rows + 1]
-        places = starts[:, None] + np.arange(num_tokens or (ends - starts).max())
-        inside = places < ends[:, None]
-        places = np.where(inside, places, 0)
-        token_ids = np.where(inside, table.token_ids[places], 0).astype(np.int64)
-        positions = np.where(inside, table.word_positions[places], 0).astype(np.int64)
+        indices = starts[:, None] + np.arange(num_tokens or (ends - starts).max())
+        inside = indices < ends[:, None]
+        indices = np.where(inside, indices, 0)
+        token_ids = np.where(inside, table.token_ids[indices], 0).astype(np.int64)
+        positions = np.where(inside, table.word_positions[indices], 0).astype(np.int64)
         return torch.from_numpy(token_ids), torch.from_numpy(positions)
 
     def some_pair_of(self, images: Tensor, chances: Tensor) -> Tensor:
-        """int64 [B]: a pair of each of int64 [B] `images`, chosen by float32 [B] `chances` in [0, 1)."""
-        in_order, pairs = self._by_image
-        first, end = torch.searchsorted(in_order, torch.stack((images, images + 1))).unbind(0)
+        """Return int64 [B]: a pair of each of int64 [B] `images`, chosen by float32 [B] `chances` in [0, 1)."""
+        image_rows, pairs = self._by_image
+        first, end = torch.searchsorted(image_rows, torch.stack((images, images + 1))).unbind(0)
         return pairs[first + (chances.double() * (end - first)).long()]
 
     @cached_property
     def _by_image(self) -> tuple[Tensor, Tensor]:
-        """int64 [P] image rows in their order, and int64 [P] the pairs that they are of."""
+        """int64 [P] image rows, ascending, and int64 [P] their pairs."""
         return torch.sort(self.images, stable=True)
 
     def answers(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """int64 [B, K] wanted answers of int64 [B] `pairs`, IGNORE beyond the last, and their float32 [B, K] scores."""
+        """Return int64 [B, K] right answers of int64 [B] `pairs`, IGNORE beyond the last, and float32 [B, K] scores."""
         if self.shards.questions is None:
             return torch.empty(len(pairs), 0, dtype=torch.int64), torch.empty(len(pairs), 0)
-        ids, scores = self.shards.questions.wanted(pairs.numpy())
+        ids, scores = self.shards.questions.right_answers(pairs.numpy())
         return torch.from_numpy(ids), torch.from_numpy(scores)
 
     def record(self, row: int) -> RegionRecord:
-        """The image in a row, its checksum and every field checked."""
+        """Read the image in a row. Raises: ShardError as `ShardSet.unpack`."""
         return self.files.record(row)
 
     def buffers(self, batch_size: int, *, num_random_regions: int, pinned: bool = False) -> BatchBuffers:
-        """Memory for batches of `batch_size` pairs, each with D = `num_random_regions` random regions."""
+        """Allocate buffers for `batch_size` pairs, each with D = `num_random_regions` random regions."""
         index = self.shards.index
         return BatchBuffers.allocate(
             batch_size,
@@ -133,7 +136,7 @@ class Reader:
         )
 
     def _choose_random_regions(self, chances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The regions that float32 [B, 2 D] `chances` fall on: int64 [B, D] rows of images, and places in them."""
+        """int64 [B, D] image rows, and int64 [B, D] regions in them, selected by float32 [B, 2 D] `chances`."""
         count = chances.shape[1] // 2
         if self.images_at_hand is None:
             rows = (chances[:, :count] * self.num_images).astype(np.int64)

@@ -1,7 +1,7 @@
-"""Files by what they hold: each is named by its sha256, so that two of one name but other content never meet.
+"""A cache of files that are named by their sha256, so that two files of one name but other content never meet.
 
-A file appears under its name only when its sum was found right. The files used last stay; those in use by any process
-hold a shared lock, which ends with the process, however it ends.
+A file gets its name only after its sum was checked. The least recently used files are evicted; files in use by any
+process hold a shared lock, which ends with the process, also after kill -9.
 """
 
 from __future__ import annotations
@@ -12,19 +12,14 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
+from msp_ds.data.loading.block_plan import GIGABYTE
 from msp_ds.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # a system without these locks, as Windows: use a cache of its own for each run there
-    fcntl = None  # type: ignore[assignment]
+from msp_ds.storage.locks import HAS_FILE_LOCKS, lock_file
 
 PART_ENDING = ".part"
 _BLOB = re.compile(rf"([0-9a-f]{{64}})({re.escape(PART_ENDING)})?")
-"""Names of files that may be evicted; others in the folder are somebody's own."""
-GIGABYTE = 10**9
+"""Names of files that may be evicted; other files in the folder belong to somebody else."""
 
 
 class BlobCache:
@@ -42,38 +37,35 @@ class BlobCache:
     @property
     def can_hold(self) -> bool:
         """Whether this system has the locks that keep files in use from being evicted."""
-        return fcntl is not None
+        return HAS_FILE_LOCKS
 
     def path(self, sha256: str) -> Path:
-        """Where the file of that sum lies, or will lie."""
+        """Return the path of the file with this sum, which may not be there yet."""
         return self._blobs / sha256
 
     def part(self, sha256: str) -> Path:
-        """Where it grows until it is whole."""
+        """Return the path of the file while it is being fetched."""
         return self._blobs / f"{sha256}{PART_ENDING}"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Alone among all processes that change this cache; others wait."""
+        """Keep other processes from changing this cache; wait until none does."""
         with (self.folder / "lock").open("a") as file:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX)
+            lock_file(file, wait=True)
             yield
 
     def hold(self, sums: Iterable[str]) -> ExitStack:
-        """Keep files from being evicted until the result is closed or the process ends; they count as used now."""
+        """Keep files from eviction until the result is closed or the process ends; they count as used now."""
         held = ExitStack()
         for sha256 in sums:
-            file = held.enter_context(self.path(sha256).open("rb"))
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_SH)
+            lock_file(held.enter_context(self.path(sha256).open("rb")), shared=True, wait=True)
             os.utime(self.path(sha256))
         return held
 
     def make_room(self, needed: Mapping[str, int], *, what: str) -> None:
-        """Evict whole files, the longest unused first, until `needed` (sha256 -> bytes) fits beside the rest.
+        """Evict files, the least recently used first, until `needed` (sha256 -> bytes) fits beside the rest.
 
-        Raises InputError when it cannot fit: more than the limit, or than the disk has left.
+        Raises: InputError when it cannot fit into the limit or on the disk.
         """
         total = sum(needed.values())
         if total > self.limit:
@@ -83,8 +75,7 @@ class BlobCache:
                 "or ask for fewer sets at a time"
             )
         self.evict_beside(needed)
-        here = {name: self._size(name) for name in needed}
-        missing = sum(size - min(size, here[name]) for name, size in needed.items())
+        missing = sum(max(0, size - self._size(name)) for name, size in needed.items())
         free = shutil.disk_usage(self._blobs).free
         if missing > free:
             raise InputError(
@@ -93,9 +84,9 @@ class BlobCache:
             )
 
     def evict_beside(self, needed: Mapping[str, int]) -> int:
-        """Evict other files than those of `needed` (sha256 -> bytes), the longest unused first, until these fit.
+        """Evict files that are not in `needed` (sha256 -> bytes), the least recently used first, until those fit.
 
-        Returns the bytes by which they still do not, since what is left is in use.
+        Returns the bytes that are still too many, since the files that are left are in use.
         """
         others = sorted(
             (path for path in self._blobs.iterdir() if (name := _BLOB.fullmatch(path.name)) and name[1] not in needed),
@@ -116,18 +107,9 @@ class BlobCache:
 
 
 def _evict(path: Path) -> bool:
-    """Delete a file unless somebody holds it."""
+    """Delete a file unless a process holds it; return whether it was deleted."""
     with path.open("rb") as file:
-        if not _lock_alone(file):
+        if lock_file(file) is False:
             return False
         path.unlink()
-    return True
-
-
-def _lock_alone(file: IO[bytes]) -> bool:
-    try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
     return True

@@ -1,8 +1,8 @@
 """The tars of training sets that are larger than the cache: fetched block by block while the run trains.
 
-A thread fetches the next block while the current one is trained on. Every rank of a machine does the same, and the
-lock of the cache lets one fetch at a time: the others find there what it brought. What a rank reads from it holds, by
-locks that end with its process; so a block makes room for another when the last rank has left it.
+A thread fetches the next block while the run trains on the current one. Every rank of a machine does the same, and the
+lock of the cache lets one rank fetch at a time: the others find the files in the cache. A rank holds the files that it
+reads by locks that end with its process, so a block can be evicted once the last rank has left it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from torch import Tensor
 from msp_ds.config import from_json, read_json
 from msp_ds.data.format import set_layout as layout
 from msp_ds.data.format.shards import ShardSet
-from msp_ds.data.loading.block_plan import BlockPlan, CacheBudget
+from msp_ds.data.loading.block_plan import GIGABYTE, BlockPlan
 from msp_ds.data.loading.order import GlobalBatch
 from msp_ds.data.loading.reader import Reader
-from msp_ds.data.remote.blob_cache import GIGABYTE, BlobCache
+from msp_ds.data.remote.blob_cache import BlobCache
 from msp_ds.data.remote.remote_files import RemoteFolder
 from msp_ds.errors import InputError
 from msp_ds.storage.checksums import FileEntry
@@ -34,22 +34,22 @@ from msp_ds.storage.checksums import FileEntry
 log = logging.getLogger(__name__)
 
 PAUSE = 0.1
-"""Seconds between two looks for room in the cache."""
+"""Seconds between two attempts to find space in the cache."""
 PATIENCE = 60
-"""Seconds without room after which the log says so, again and again."""
+"""Seconds of waiting for space between two warnings."""
 
 Block = tuple[int, int]
 """(epoch, number)."""
 Files = Mapping[str, FileEntry]
-"""Path below the address -> size and sum."""
+"""Path below the address -> size and sha256."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSource:
-    """Where the tars of a set come from, as the note in its folder says."""
+    """The note in a set's folder that says where its tars come from."""
 
     address: str
-    """Of the folder that holds <stage>/<split>/."""
+    """Address of the folder that holds <stage>/<split>/."""
     cache: str
     """The folder of the cache."""
     limit: int
@@ -57,29 +57,24 @@ class BlockSource:
     kept: int
     """Bytes in it that stay as long as the run lasts."""
 
-    @property
-    def room(self) -> CacheBudget:
-        """What there is for blocks."""
-        return CacheBudget(limit=self.limit, kept=self.kept)
-
 
 def block_source(sets: Sequence[ShardSet]) -> BlockSource | None:
-    """Where the tars of a stage's training sets come from; None where they are here."""
+    """Return where the tars of a stage's training sets come from; None where they are on this machine."""
     path = sets[0].path / layout.BY_BLOCK_NAME
     if not sets[0].comes_by_block:
         return None
     source = from_json(BlockSource, read_json(path, what="the note on where tars come from"), where=str(path))
     if not path.resolve().is_relative_to(Path(source.cache).resolve()):
-        # Files of a cache are evicted: a set that came from elsewhere must not name which folder that is.
+        # Files of a cache are evicted: a set copied from elsewhere must not choose that folder.
         raise InputError(f"{path} names {source.cache}, which is not the cache that it lies in; name the set's address")
     return source
 
 
 class Blocks:
-    """The blocks that are here or coming. One thread calls; while it calls, nobody may read."""
+    """The blocks that are here or being fetched. Only one thread calls, and no thread reads meanwhile."""
 
     def __init__(self, plan: BlockPlan, readers: Sequence[Reader], source: BlockSource) -> None:
-        """readers: of the sets in the order of the plan."""
+        """readers: one per set, in the order of the plan."""
         self.plan = plan
         self._readers = readers
         self._remote = RemoteFolder(source.address)
@@ -89,58 +84,61 @@ class Blocks:
         self._coming: dict[Block, Future[ExitStack]] = {}
 
     def enter(self, batch: GlobalBatch, following: GlobalBatch | None) -> None:
-        """Let go of all blocks but those of `batch` and `following`, and begin to fetch what is missing of these.
+        """Release all blocks but those of `batch` and `following`, and begin to fetch those of them that are missing.
 
-        A block whose fetching failed in the background is tried once more when its time has come.
+        A block whose fetching failed in the background is tried once more when a batch needs it.
         """
         self._wanted = list(_blocks_of(batch))
         near = [*self._wanted, *(_blocks_of(following) if following else ())]
         for block in self._coming.keys() - set(near):
-            self._let_go(block)
-        for reader, tars in zip(self._readers, self._tars_at_hand(), strict=True):
+            self._release(block)
+        for reader, tars in zip(self._readers, self._fetched_tars(), strict=True):
             reader.files.close_all_but(tars)
         for block in dict.fromkeys(near):
             coming = self._coming.get(block)
             if coming is None or (block in self._wanted and coming.done() and coming.exception()):
-                self._coming[block] = self._worker.does(partial(self._bring, self._files(block)))
+                self._coming[block] = self._worker.submit(partial(self._bring, self._files(block)))
 
     def ready(self) -> bool:
-        """Whether all that the entered batch needs is here, and then open. Raises: InputError when it cannot be had."""
+        """Open the blocks of the entered batch and return True, or False while one is missing.
+
+        Raises: InputError when a block cannot be fetched.
+        """
         futures = [self._coming[block] for block in self._wanted]
         for future in futures:
             if future.done():
                 future.result()
         if not all(future.done() for future in futures):
             return False
-        for reader, tars in zip(self._readers, self._tars_at_hand(), strict=True):
+        for reader, tars in zip(self._readers, self._fetched_tars(), strict=True):
             reader.files.open(tars)
         return True
 
     def wait(self) -> None:
-        """Return when `ready`. Raises: InputError when it cannot be had."""
+        """Return once `ready`. Raises: InputError when a block cannot be fetched."""
         while not self.ready():
             wait([self._coming[block] for block in self._wanted])
 
     def images(self, batch: GlobalBatch) -> Tensor:
-        """int64 [n], ascending: the images of the batch's set that lie in its blocks."""
+        """Return int64 [n], ascending: the images of the batch's set in its blocks."""
         return self.plan.images(batch.epoch, batch.blocks)[batch.part]
 
     def close(self) -> None:
-        """Stop fetching and let go of everything."""
+        """Stop fetching and release all files."""
         self._worker.stop()
         for reader in self._readers:
             reader.files.close_all_but([])
         for block in list(self._coming):
-            self._let_go(block)
+            self._release(block)
 
-    def _let_go(self, block: Block) -> None:
+    def _release(self, block: Block) -> None:
         future = self._coming.pop(block)
-        # One that is still coming lets go of its files as soon as it has them.
+        # A block that is still being fetched releases its files as soon as it has them.
         future.add_done_callback(_close)
         future.cancel()
 
-    def _tars_at_hand(self) -> list[set[int]]:
-        """For each set, those of the wanted blocks' tars that have come."""
+    def _fetched_tars(self) -> list[set[int]]:
+        """For each set, the tars of the wanted blocks that are here."""
         found: list[set[int]] = [set() for _ in self._readers]
         for block in self._wanted:
             future = self._coming.get(block)
@@ -159,7 +157,7 @@ class Blocks:
         return found
 
     def _bring(self, files: Files, stop: threading.Event) -> ExitStack:
-        """Fetches what is not here yet, as soon as there is room; keeps it all here until the result closes."""
+        """Fetch the files that are not here, once there is space for them; hold all until the result is closed."""
         needed = {entry.sha256: entry.bytes for entry in files.values()}
         began, lines = time.monotonic(), 0
         while True:
@@ -172,7 +170,7 @@ class Blocks:
             if time.monotonic() - began > PATIENCE * (lines + 1):
                 lines += 1
                 log.warning(
-                    "waiting for %.2f GB of room in %s, which other runs hold", over / GIGABYTE, self._cache.folder
+                    "waiting for %.2f GB of space in %s, which other runs hold", over / GIGABYTE, self._cache.folder
                 )
             if stop.wait(PAUSE):
                 raise _Stopped
@@ -183,10 +181,8 @@ class Blocks:
                 raise _Stopped
 
         for name, entry in files.items():
-            target = self._cache.path(entry.sha256)
-            if not target.exists():
-                part = self._cache.part(entry.sha256)
-                self._remote.fetch(name, entry, part=part, target=target, advance=advance)
+            if not self._cache.path(entry.sha256).exists():
+                self._remote.fetch(name, entry, self._cache, advance=advance)
 
 
 def _close(done: Future[ExitStack]) -> None:
@@ -199,19 +195,19 @@ def _blocks_of(batch: GlobalBatch) -> Iterator[Block]:
 
 
 class _Stopped(InputError):
-    """Nobody waits for it any more."""
+    """Ends fetching when no batch needs the block any more."""
 
 
 class _Worker:
-    """One thread that does one thing after the other, and that a process does not wait for when it ends."""
+    """A thread that runs one task after the other; a process that ends does not wait for it."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
         self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="blocks", daemon=True).start()
 
-    def does(self, work: Callable[[threading.Event], ExitStack]) -> Future[ExitStack]:
-        """What work(stop) gives, in time; it should end early once `stop` is set."""
+    def submit(self, work: Callable[[threading.Event], ExitStack]) -> Future[ExitStack]:
+        """Run work(stop), which should end early once `stop` is set; return the future of its result."""
         future: Future[ExitStack] = Future()
 
         def run() -> None:
@@ -225,7 +221,7 @@ class _Worker:
         return future
 
     def stop(self) -> None:
-        """End the thread, soon."""
+        """Make the thread end soon."""
         self._stop.set()
         self._work.put(lambda: None)
 

@@ -1,19 +1,20 @@
-"""Files behind https://, s3:// and gs:// addresses, in pieces, so that a broken transfer goes on where it was."""
+"""Files at https://, s3:// and gs:// addresses, fetched in pieces, so that a broken transfer can be resumed."""
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from msp_ds.data.format.shards import ADDRESS_SCHEME
+from msp_ds.data.remote.blob_cache import BlobCache
 from msp_ds.errors import InputError, ShardError
+from msp_ds.storage.atomic_files import sync_folder
 from msp_ds.storage.checksums import FileEntry, sha256_of_file
-from msp_ds.storage.durable import sync_folder
 
 PIECE = 1 << 24
 """Bytes of one request."""
@@ -24,15 +25,14 @@ SILENCE = 60
 """Seconds without a byte after which a connection counts as broken."""
 _PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}
 """Scheme -> the package that fsspec needs for it; other schemes are refused."""
-_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):")
 
 
 def is_remote(address: str) -> bool:
-    """Whether an address is one of https://, http://, s3:// and gs://, rather than a path.
+    """Return whether an address starts with https://, http://, s3:// or gs://; other addresses are paths.
 
     Raises: InputError for any other scheme, `pipe:` above all, unless a folder of that name is there.
     """
-    match = _SCHEME.match(address)
+    match = ADDRESS_SCHEME.match(address)
     if match is None or Path(address).exists():
         return False
     if match[1] in _PACKAGES and address.startswith(f"{match[1]}://"):
@@ -57,15 +57,18 @@ class RemoteFolder:
             raise InputError(f"{scheme}:// needs the package {package}; run: pip install {package}") from None
 
     def read(self, name: str) -> bytes:
-        """A whole small file. Raises: FileNotFoundError, and ShardError when it cannot be had."""
+        """Return the bytes of a small file. Raises: FileNotFoundError; ShardError when it cannot be fetched."""
         return self._with_patience(name, lambda: bytes(self._fs.cat_file(f"{self._root}/{name}")))
 
-    def fetch(self, name: str, entry: FileEntry, *, part: Path, target: Path, advance: Callable[[int], None]) -> None:
-        """Put a file at `target` once its size and sha256 are as `entry` says; until then it grows at `part`.
+    def fetch(self, name: str, entry: FileEntry, blobs: BlobCache, *, advance: Callable[[int], None]) -> None:
+        """Fetch a file into the cache, where it gets its name once its size and sha256 are those of `entry`.
 
-        Raises: ShardError naming the address when it is missing, differs, or cannot be had; what came stays for the
-        next time.
+        advance: called with the number of bytes that are new, negative where bytes are fetched again.
+
+        Raises: ShardError that names the address when the file is missing, differs, or cannot be fetched; the bytes
+        that were fetched stay for the next attempt.
         """
+        part, target = blobs.part(entry.sha256), blobs.path(entry.sha256)
         grown = part.stat().st_size if part.exists() else 0
         if grown > entry.bytes:
             grown = 0
@@ -74,9 +77,9 @@ class RemoteFolder:
         self._append(name, entry, part=part, start=grown, advance=advance)
         if sha256_of_file(part) != entry.sha256:
             part.unlink()
-            if grown:  # perhaps what lay there was broken, not what came
+            if grown:  # perhaps the bytes that were there before were broken
                 advance(-entry.bytes)
-                return self.fetch(name, entry, part=part, target=target, advance=advance)
+                return self.fetch(name, entry, blobs, advance=advance)
             raise ShardError(
                 f"{self.address}/{name} holds other bytes than its index says (sha256); upload the set again"
             )
@@ -85,7 +88,7 @@ class RemoteFolder:
         return None
 
     def _append(self, name: str, entry: FileEntry, *, part: Path, start: int, advance: Callable[[int], None]) -> None:
-        """Fetch bytes from `start` to the end and write them behind what is there."""
+        """Fetch the bytes from `start` to the end and append them to `part`."""
         try:
             with part.open("ab") as file:
                 for first in range(start, entry.bytes, PIECE):
@@ -103,7 +106,7 @@ class RemoteFolder:
     def _piece(self, name: str, start: int, end: int, *, whole: int) -> bytes:
         def get() -> bytes:
             data = bytes(self._fs.cat_file(f"{self._root}/{name}", start=start, end=end))
-            if len(data) == whole:  # also the answer of servers that do not know of ranges
+            if len(data) == whole:  # servers that do not support ranges answer with the whole file
                 return data[start:end]
             if len(data) != end - start:
                 raise ValueError(f"it sent {len(data)} bytes instead of {end - start} from byte {start} on")
@@ -125,13 +128,13 @@ class RemoteFolder:
             except self._faults as error:
                 fault = f"{error or type(error).__name__}"
         raise ShardError(
-            f"{self.address}/{name} could not be had in {ATTEMPTS} attempts ({' '.join(fault.split())}); "
-            "the next attempt goes on where this one ended"
+            f"{self.address}/{name} could not be fetched in {ATTEMPTS} attempts ({' '.join(fault.split())}); "
+            "the next attempt continues where this one ended"
         )
 
 
 def _open(address: str, scheme: str) -> tuple[Any, str, tuple[type[BaseException], ...]]:
-    """fsspec's file system, the path on it, and how it fails."""
+    """Return fsspec's file system, the path on it, and the exceptions that it raises."""
     from fsspec.core import url_to_fs
 
     import_module(_PACKAGES[scheme])
@@ -145,7 +148,7 @@ def _open(address: str, scheme: str) -> tuple[Any, str, tuple[type[BaseException
 
 
 def _faults(scheme: str) -> tuple[type[BaseException], ...]:
-    """Every way in which a scheme's packages fail: many of their errors are no OSError."""
+    """Return the exceptions of a scheme's packages, many of which are not OSErrors."""
     import aiohttp
 
     faults = (OSError, ValueError, aiohttp.ClientError)

@@ -17,8 +17,7 @@ from msp_ds.data.format.set_tables import npz_bytes
 from msp_ds.errors import InputError
 from msp_ds.records import IGNORE
 from msp_ds.storage.array_files import load_arrays
-from msp_ds.storage.atomic_files import write_atomically
-from msp_ds.storage.durable import sync_folder
+from msp_ds.storage.atomic_files import sync_folder, write_atomically
 
 _ROWS_AT_ONCE = 1024
 LAYOUT = "an .npz with image_ids [L] and neighbours int32 [L, K], rows of image_ids, nearest first"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,9 +23,8 @@ from msp_ds.preparation.hard_negatives.lists import (
 )
 from msp_ds.preparation.hard_negatives.search import RawImages, Search, SetImages, find_hard_negatives, remove_work
 from msp_ds.preparation.hard_negatives.vilbert_pickle import read_hard_negative_pickle
-from msp_ds.storage.atomic_files import require_plain_file
-from msp_ds.storage.durable import replace_folder, require_own_files, sync_folder, write_durably
-from msp_ds.storage.sole_writer import sole_writer
+from msp_ds.storage.atomic_files import replacing_folder, require_own_files, require_plain_file, write_durably
+from msp_ds.storage.locks import lock_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +128,7 @@ def attach_hard_negatives(shards: ShardSet, hard_negatives: HardNegativeList) ->
 def _replace_table(shards: ShardSet, data: bytes | memoryview) -> None:
     target = shards.path.resolve()
     prepared = target.with_name(f".{target.name}.attaching")
-    with sole_writer(target.parent), ExitStack() as cleaning:
+    with lock_folder(target.parent):
         require_own_files(
             prepared,
             is_own=lambda name: name == layout.HARD_NEGATIVES_NAME or (target / name).exists(),
@@ -138,14 +136,12 @@ def _replace_table(shards: ShardSet, data: bytes | memoryview) -> None:
             fix="move it",
         )
         shutil.rmtree(prepared, ignore_errors=True)  # of a run that was killed
-        cleaning.callback(shutil.rmtree, prepared, ignore_errors=True)
         replaced = shutil.ignore_patterns(layout.INDEX_NAME, layout.HARD_NEGATIVES_NAME)
-        shutil.copytree(target, prepared, copy_function=_link, ignore=replaced)
-        entry = write_durably(prepared / layout.HARD_NEGATIVES_NAME, data)
-        index = replace(shards.index, files={**shards.index.files, layout.HARD_NEGATIVES_NAME: entry})
-        write_durably(prepared / layout.INDEX_NAME, (json.dumps(to_json(index)) + "\n").encode())
-        sync_folder(prepared)
-        replace_folder(prepared, target)
+        with replacing_folder(target, prepared):
+            shutil.copytree(target, prepared, copy_function=_link, ignore=replaced)
+            entry = write_durably(prepared / layout.HARD_NEGATIVES_NAME, data)
+            index = replace(shards.index, files={**shards.index.files, layout.HARD_NEGATIVES_NAME: entry})
+            write_durably(prepared / layout.INDEX_NAME, (json.dumps(to_json(index)) + "\n").encode())
 
 
 def _link(source: str, target: str) -> None:

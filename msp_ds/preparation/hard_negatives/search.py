@@ -27,7 +27,7 @@ from msp_ds.errors import InputError
 from msp_ds.preparation.hard_negatives.lists import HardNegativeList
 from msp_ds.preparation.region_features.region_files import RegionFile, list_region_files
 from msp_ds.records import RegionRecord
-from msp_ds.storage.durable import require_own_files, write_durably
+from msp_ds.storage.atomic_files import require_own_files, write_atomically
 
 _ANY_LABELS = LabelCounts(objects=2**15, attributes=2**15)
 """Labels do not matter here, so no vocabulary is asked for."""
@@ -137,9 +137,7 @@ def remove_work(work: Path) -> None:
 
 
 def _put(path: Path, data: bytes | memoryview) -> None:
-    part = path.with_name(f"{path.name}.part")
-    write_durably(part, data)
-    part.rename(path)
+    write_atomically(path, data, temporary=path.with_name(f"{path.name}.part"))
 
 
 def _stored_means(images: Images, search: Search) -> np.ndarray:

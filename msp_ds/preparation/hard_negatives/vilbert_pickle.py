@@ -16,8 +16,7 @@ import numpy as np
 from msp_ds.data.format.image_ids import Corpus, canonical_image_id
 from msp_ds.errors import InputError
 from msp_ds.preparation.hard_negatives.lists import HardNegativeList, checked_list, without_self
-from msp_ds.storage.file_kinds import refuse_other_kind
-from msp_ds.storage.small_files import require_regular
+from msp_ds.storage.small_files import open_regular
 
 POOL, IMAGES = "train_hard_pool", "train_image_list"
 _WHAT = f"ViLBERT's hard_negative.pkl, a dict with {IMAGES} and {POOL}"
@@ -54,12 +53,12 @@ def read_hard_negative_pickle(path: Path, *, corpus: Corpus = "coco") -> HardNeg
 
 def _load(path: Path) -> tuple[list[Any], np.ndarray]:
     """The two parts of the dict, of any shape."""
-    refuse_other_kind(path, what=_WHAT, even_empty=True)
     try:
-        require_regular(path)
-        with path.open("rb") as file:
+        with open_regular(path, what=_WHAT, even_empty=True) as file:
             # latin1 leaves the bytes of Python 2's strings, which hold the arrays, as they are.
             return _parts(_Reader(file, encoding="latin1").load())
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it should be {_WHAT}") from None
     except _Refused as refused:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 from msp_ds.errors import InputError
-from msp_ds.storage.file_kinds import Archive, refuse_other_kind
-from msp_ds.storage.small_files import require_regular
+from msp_ds.storage.file_kinds import Archive
+from msp_ds.storage.small_files import open_regular
 
 try:
     import zstandard
@@ -38,10 +38,8 @@ def open_stream(path: Path, *, what: str) -> BinaryIO:
     """The bytes of a file, decompressed by the ending of its name. Raises: InputError when it cannot be opened."""
     if path.suffix == ".zst" and zstandard is None:
         raise InputError(f"{path} needs the package zstandard to be read; run: pip install zstandard")
-    refuse_other_kind(path, what=what, unpacks=_UNPACKS.get(path.suffix, ""))
     try:
-        require_regular(path)
-        file = path.open("rb", buffering=_BUFFER)
+        file = open_regular(path, what=what, unpacks=_UNPACKS.get(path.suffix, ""), buffering=_BUFFER)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it should be {what}") from None
     if not is_compressed(path):

@@ -5,6 +5,7 @@ Three containers are read alike: a list, an object, whose lists are walked one a
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from msp_ds.errors import InputError
-from msp_ds.storage.file_kinds import refuse_other_kind
-from msp_ds.storage.small_files import require_regular, unique_keys
+from msp_ds.storage.small_files import open_regular, unique_keys
 
 _DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
 """Takes NaN, as Python writes it: most often it stands in a field that nobody reads."""
@@ -55,10 +55,8 @@ def readable(path: Path, *, what: str) -> Iterator[TextIO]:
 
     Raises: InputError, saying that the file should be `what`, when it is missing or no text.
     """
-    refuse_other_kind(path, what=what)
     try:
-        require_regular(path)
-        with path.open(encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_regular(path, what=what), encoding="utf-8-sig") as file:
             yield file
     except FileNotFoundError:
         raise InputError(f"{path} is missing; it should be {what}") from None

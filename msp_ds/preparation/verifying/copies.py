@@ -18,8 +18,8 @@ from msp_ds.data.remote.blob_cache import BlobCache
 from msp_ds.data.remote.remote_files import RemoteFolder, is_remote
 from msp_ds.data.remote.staging import check_names
 from msp_ds.errors import ShardError
+from msp_ds.storage.atomic_files import replacing_folder
 from msp_ds.storage.checksums import FileEntry
-from msp_ds.storage.durable import replace_folder
 
 _SETS = tuple(f"{stage}/{split}" for stage in layout.STAGE_NAMES for split in ("train", "val"))
 _FAULTS_NAMED = 5
@@ -104,9 +104,8 @@ def _fetch(sets: Sequence[_SetThere], blobs: BlobCache, *, progress: Progress) -
     progress.start("fetch (bytes)", sum(entry.bytes for _, _, entry in missing))
     faults: list[str] = []
     for one, name, entry in missing:
-        target, part = blobs.path(entry.sha256), blobs.part(entry.sha256)
         try:
-            one.remote.fetch(name, entry, part=part, target=target, advance=progress.advance)
+            one.remote.fetch(name, entry, blobs, advance=progress.advance)
         except ShardError as error:
             faults.append(str(error))
         if len(faults) == _FAULTS_NAMED:
@@ -120,10 +119,10 @@ def _assemble(one: _SetThere, folder: Path, blobs: BlobCache) -> Path:
     prepared = folder.with_name(f".{folder.name}.copying")
     shutil.rmtree(prepared, ignore_errors=True)  # of a run that was killed
     prepared.mkdir(parents=True)
-    (prepared / layout.INDEX_NAME).write_bytes(one.index_data)
-    for name, entry in one.files.items():
-        os.symlink(os.path.relpath(blobs.path(entry.sha256), prepared), prepared / name)
-    replace_folder(prepared, folder)
+    with replacing_folder(folder, prepared):
+        (prepared / layout.INDEX_NAME).write_bytes(one.index_data)
+        for name, entry in one.files.items():
+            os.symlink(os.path.relpath(blobs.path(entry.sha256), prepared), prepared / name)
     return folder
 
 

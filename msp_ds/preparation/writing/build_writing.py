@@ -30,7 +30,7 @@ from msp_ds.preparation.writing.shard_writer import (
     of_one_width,
     work_folder,
 )
-from msp_ds.storage.sole_writer import sole_writer
+from msp_ds.storage.locks import lock_folder
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def write_build(
         out.mkdir(parents=True, exist_ok=True)
         with ExitStack() as locks:
             for folder in writing_folders(out):
-                locks.enter_context(sole_writer(folder))
+                locks.enter_context(lock_folder(folder))
             require_replaceable_sets(out)
             reports = _write(build, out=out, progress=progress or NoProgress(), num_threads=num_threads)
             for split in {"val", "test"} - reports.keys():

@@ -13,7 +13,7 @@ from msp_ds.data.format.set_layout import Split
 from msp_ds.data.format.shards import parse_index, read_index
 from msp_ds.errors import InputError, ShardError
 from msp_ds.preparation.recipe import Recipe
-from msp_ds.storage.durable import followed, require_own_files
+from msp_ds.storage.atomic_files import followed, require_own_files
 
 _TABLES = frozenset(
     {layout.INDEX_NAME, *layout.NEEDED_FILES, layout.HARD_NEGATIVES_NAME, layout.QUESTIONS_NAME, layout.ANSWERS_NAME}

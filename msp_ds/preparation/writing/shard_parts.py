@@ -24,7 +24,7 @@ from msp_ds.data.format.text import WordPieces
 from msp_ds.errors import InputError
 from msp_ds.records import RegionRecord
 from msp_ds.storage.array_files import load_arrays
-from msp_ds.storage.durable import sync_folder, write_durably
+from msp_ds.storage.atomic_files import sync_folder, write_atomically
 
 PART_ENDING = ".part"
 _PART = "what is known of a finished tar"
@@ -136,8 +136,7 @@ def save_part(part: ShardPart, *, tar: Path, recipe_hash: str) -> ShardPart:
     head = json.dumps({"recipe_hash": recipe_hash, "facts": to_json(part.facts)}).encode()
     arrays = {"head": np.frombuffer(head, np.uint8), "feature_sum": part.feature_sum, **part.pairs}
     unfinished = tar.with_name(f"{tar.name}{PART_ENDING}.tmp")
-    write_durably(unfinished, npz_bytes(arrays))
-    unfinished.rename(_part_path(tar))
+    write_atomically(_part_path(tar), npz_bytes(arrays), temporary=unfinished)
     sync_folder(tar.parent)
     return dataclasses.replace(part, pairs=_SavedPairs(_part_path(tar)))
 

@@ -26,8 +26,8 @@ from msp_ds.preparation.texts.benchmark_questions import QuestionBook
 from msp_ds.preparation.writing.overwrite_guard import require_replaceable_set, work_path
 from msp_ds.preparation.writing.shard_parts import PART_ENDING, ShardPart, ShardWriter
 from msp_ds.records import RegionRecord
+from msp_ds.storage.atomic_files import followed, replace_folder, sync_folder, write_durably
 from msp_ds.storage.checksums import FileEntry
-from msp_ds.storage.durable import followed, replace_folder, sync_folder, write_durably
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ from msp_ds.errors import InputError
 from msp_ds.library import Model, WordAttention
 from msp_ds.preparation.verifying.inspection import samples_of
 from msp_ds.progress import Bars
-from msp_ds.storage.file_kinds import refuse_other_kind
 from msp_ds.storage.small_files import read_small_text, reason
 from msp_ds.terminal import Table, printable, styled
 from msp_ds.training.checkpointing.run_folder import find_checkpoint, origin_of
@@ -231,9 +230,8 @@ def read_pool(path: Path | None) -> list[str]:
     """The captions in a file, one a line; none without a file. Raises: InputError for one that cannot be read."""
     if path is None:
         return []
-    refuse_other_kind(path, what="a text of one caption a line")
     try:
-        lines = read_small_text(path).splitlines()
+        lines = read_small_text(path, what="a text of one caption a line").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({reason(error)}); it should hold one caption a line") from None
     captions = [line.strip() for line in lines if line.strip()]

@@ -23,9 +23,13 @@ from safetensors import SafetensorError
 from msp_ds.config import to_json
 from msp_ds.errors import CheckpointError, InputError
 from msp_ds.model.weights.tensor_files import is_half_written, write_safetensors
-from msp_ds.storage.atomic_files import write_atomically
-from msp_ds.storage.checksums import FileEntry, sha256_of_file
-from msp_ds.storage.durable import replace_folder, require_own_files, sync_folder, write_durably
+from msp_ds.storage.atomic_files import (
+    replace_folder,
+    require_own_files,
+    sync_folder,
+    write_atomically,
+    write_durably,
+)
 from msp_ds.training.checkpointing.checkpoint import (
     BEST,
     MANIFEST,
@@ -130,7 +134,7 @@ def write_checkpoint(path: Path, copied: EngineState, *, step: int, state: Mappi
         for name, tensors in ((WEIGHTS, copied.weights), (OPTIMIZER, copied.moments)):
             file = prepared / name
             write_safetensors(file, tensors)
-            entries[name] = FileEntry(bytes=file.stat().st_size, sha256=sha256_of_file(file))
+            entries[name] = entry_of_file(file)
         manifest = {"step": step, "files": entries, "state": dict(state), "loss_scale": copied.loss_scale}
         write_durably(prepared / MANIFEST, (json.dumps(to_json(manifest), indent=2) + "\n").encode())
         with _others_kept(path, prepared):

@@ -7,7 +7,6 @@ them. The token head's decoder is tied to the word embeddings and not stored a s
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,8 +18,8 @@ from msp_ds.config import ModelConfig, from_json, read_json, to_json
 from msp_ds.errors import CheckpointError, InputError
 from msp_ds.model.weights.conversion import ConversionReport, tied, untied
 from msp_ds.model.weights.tensor_files import is_half_written, read_tensors, write_safetensors
-from msp_ds.storage.durable import followed, replace_folder, require_own_files, sync_folder, write_durably
-from msp_ds.storage.sole_writer import sole_writer
+from msp_ds.storage.atomic_files import followed, replacing_folder, require_own_files, write_durably
+from msp_ds.storage.locks import lock_folder
 
 WEIGHTS_FILE = "weights.safetensors"
 MODEL_FILE = "model.json"
@@ -175,16 +174,12 @@ def prepared_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     prepared = folder.with_name(f".{folder.name}.writing")
     try:
         prepared.mkdir(parents=True, exist_ok=True)
-        with sole_writer(prepared, owner_file=prepared.with_name(f"{prepared.name}.owner")):
+        with lock_folder(prepared, owner_file=prepared.with_name(f"{prepared.name}.owner")):
             _require_own_files(prepared, also=is_half_written)
-            try:
-                for left in prepared.iterdir():  # left by a killed process
+            with replacing_folder(folder, prepared):
+                for left in prepared.iterdir():  # of a process that was killed
                     left.unlink()
                 yield prepared
-                sync_folder(prepared)
-                replace_folder(prepared, folder)
-            finally:
-                shutil.rmtree(prepared, ignore_errors=True)
     except OSError as error:
         raise InputError(f"{target} cannot be written ({error.strerror or error}); name another --out") from None
 

@@ -40,8 +40,8 @@ SHIPPED = shipped("ds_configs")
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
-_NATIVE_BF16 = (8, 0)  # first CUDA compute capability (Ampere) that multiplies bf16 in hardware
-_NEVER = 2**31 - 1  # steps between DeepSpeed's own progress lines; the training loop reports instead
+NATIVE_BF16 = (8, 0)  # first CUDA compute capability (Ampere) that multiplies bf16 in hardware
+_NEVER = 2**31 - 1  # steps between DeepSpeed's own progress lines: the loop prints better ones
 _NOT_HERE = {
     **dict.fromkeys(
         ("fp16", "bf16", "bfloat16", "torch_autocast", "amp"), 'write "precision": "fp16", "bf16" or "fp32"'
@@ -180,7 +180,7 @@ def choose_execution() -> tuple[str, Execution]:
     if torch.cuda.is_available():
         # The weakest GPU decides, so that the ranks of one machine agree.
         weakest = min(torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count()))
-        name = "gpu_bf16" if weakest >= _NATIVE_BF16 else "titanx_fp16"
+        name = "gpu_bf16" if weakest >= NATIVE_BF16 else "titanx_fp16"
     return name, read_execution(SHIPPED / f"{name}.json")
 
 

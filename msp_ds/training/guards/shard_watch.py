@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from msp_ds.data.format.set_layout import INDEX_NAME
 from msp_ds.data.format.shards import ShardSet
+from msp_ds.storage.checksums import sha256_of_file
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class ShardWatch:
 
     def _has_another_index(self, path: Path) -> bool:
         known = self._index_of.get(path)
-        return known is not None and hashlib.sha256(path.read_bytes()).hexdigest() != known
+        return known is not None and sha256_of_file(path) != known
 
 
 def _look(path: Path) -> tuple[int, int, int] | None:

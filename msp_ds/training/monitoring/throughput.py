@@ -11,7 +11,7 @@ import torch
 
 T = TypeVar("T")
 
-_GIB = 2**30
+GIB = 2**30
 
 
 class Throughput:
@@ -70,11 +70,11 @@ def memory_scalars(device: torch.device) -> dict[str, float]:
     """Peak memory in GiB: allocated and reserved on a GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return {
-            "memory/allocated_gib": torch.cuda.max_memory_allocated(device) / _GIB,
-            "memory/reserved_gib": torch.cuda.max_memory_reserved(device) / _GIB,
+            "memory/allocated_gib": torch.cuda.max_memory_allocated(device) / GIB,
+            "memory/reserved_gib": torch.cuda.max_memory_reserved(device) / GIB,
         }
     resident = _peak_resident_bytes()
-    return {} if resident is None else {"memory/resident_gib": resident / _GIB}
+    return {} if resident is None else {"memory/resident_gib": resident / GIB}
 
 
 def _peak_resident_bytes() -> int | None:

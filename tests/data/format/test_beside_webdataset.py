@@ -1,4 +1,4 @@
-"""Faults other than damaged bytes, beside what webdataset 1.0 and wids 0.1 do: broken writers, programs as addresses.
+"""Faults other than damaged bytes, compared with webdataset 1.0 and wids 0.1: broken writers, programs as addresses.
 
 Their results are assertions too: docs/own-data.md shows them in a table, which must change when they do.
 """
@@ -34,8 +34,8 @@ from msp_ds.preparation.writing.shard_writer import SetPlan, write_set
 
 HERE = Path(__file__).resolve().parent
 SMALL, LARGER = 300, 700
-"""Bytes of a payload that make, with header and filling, 1,024 and 1,536: of the first ten end where a block of
-writing ends, 10,240 bytes; of the second none does."""
+"""Bytes of payloads that take 1,024 and 1,536 bytes with header and padding: ten of the first kind end exactly at the
+end of a block of writing, 10,240 bytes; none of the second kind does."""
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def folder(raw: RawFolder) -> Path:
 
 
 def write_theirs(folder: Path, count: int, *, stop_at: int = -1) -> None:
-    """So many images by webdataset's writer, or an error of the program that feeds it."""
+    """Write `count` images by webdataset's writer, and raise an error at image `stop_at`."""
     with webdataset.ShardWriter(str(folder / "%06d.tar"), verbose=0, mtime=0) as writer:
         for number in range(count):
             if number == stop_at:
@@ -82,7 +82,7 @@ build_shards(RawFolder._recipe(Path(sys.argv[1])), stage="sentence", out=Path(sy
 
 
 def killed(script: str, *words: str) -> None:
-    """Runs a program that kills itself in the midst of its work."""
+    """Run a program that kills itself during its work."""
     done = subprocess.run([sys.executable, "-c", script, *words], cwd=HERE.parents[2], check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL
 

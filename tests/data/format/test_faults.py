@@ -13,7 +13,7 @@ from msp_ds.errors import InputError
 ERROR = RowError(RowAt(Path("folder/a.tsv"), 3, 700, "coco-9"), "column boxes is broken")
 
 
-def test_the_first_fault_ends_the_work_with_the_mend() -> None:
+def test_the_first_fault_ends_the_work_and_names_the_fix() -> None:
     faults = Faults()
     with pytest.raises(InputError) as caught:
         faults.add(ERROR)

@@ -1,7 +1,7 @@
-"""Every fault of a shard set that we know of: what we make of it, and, beside it, what webdataset 1.0 does.
+"""Every known fault of a shard set: the result of this package next to that of webdataset 1.0.
 
-webdataset's results are assertions too: they are why the epoch is not left to it. A tar's scanner takes a damaged
-header or a clean cut for the end of the archive and says nothing; an index that was written with the tar knows better.
+webdataset's results are assertions too, since they are the reason for reading by an index: a scanner of tars takes a
+damaged header or a clean cut for the end of the archive without an error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BLOCK = 512
 
 @pytest.fixture
 def folder(raw: RawFolder) -> Path:
-    """A set of six images in one tar: each 512 bytes of header and as much or twice as much of payload."""
+    """A set of six images in one tar: each has 512 bytes of header and 512 or 1,024 of payload."""
     build_shards(raw.recipe, stage="sentence", out=raw.path / "shards")
     return raw.path / "shards" / "sentence" / "train"
 
@@ -41,7 +41,7 @@ Spoiler = Callable[[bytearray, ShardSet], Any]
 
 
 def spoil(folder: Path, change: Spoiler) -> None:
-    """Changes the bytes of the tar."""
+    """Change the bytes of the tar."""
     shards, path = open_set(folder), folder / "000000.tar"
     data = bytearray(path.read_bytes())
     changed = change(data, shards)
@@ -49,12 +49,12 @@ def spoil(folder: Path, change: Spoiler) -> None:
 
 
 def cut(row: int, place: int) -> Spoiler:
-    """Leaves what is before byte `place` of an image's payload."""
+    """Cut the tar before byte `place` of an image's payload."""
     return lambda data, shards: data[: int(shards.offsets[row]) + place]
 
 
 def flip(row: int, place: int) -> Spoiler:
-    """Turns a bit of byte `place` of an image's payload; negative places lie in its header."""
+    """Flip a bit of byte `place` of an image's payload; negative places are in its header."""
 
     def change(data: bytearray, shards: ShardSet) -> None:
         data[int(shards.offsets[row]) + place] ^= 1
@@ -63,7 +63,7 @@ def flip(row: int, place: int) -> Spoiler:
 
 
 def zero(row: int, place: int, count: int) -> Spoiler:
-    """Zeroes `count` bytes from byte `place` of an image's payload on."""
+    """Set `count` bytes from byte `place` of an image's payload to zero."""
 
     def change(data: bytearray, shards: ShardSet) -> None:
         start = int(shards.offsets[row]) + place
@@ -73,7 +73,7 @@ def zero(row: int, place: int, count: int) -> Spoiler:
 
 
 def swap(one: int, other: int) -> Spoiler:
-    """Exchanges the payloads of two images of one size."""
+    """Exchange the payloads of two images of one size."""
 
     def change(data: bytearray, shards: ShardSet) -> None:
         first, second = (int(shards.offsets[row]) for row in (one, other))
@@ -137,16 +137,16 @@ def test_a_missing_tar(folder: Path) -> None:
 
 
 def replace_record(folder: Path, row: int, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Another record in an image's place, with a checksum that vouches for it."""
+    """Replace an image's record, and its length and checksum in the index."""
     shards, path = open_set(folder), folder / "000000.tar"
     data = bytearray(path.read_bytes())
     start, length = int(shards.offsets[row]), int(shards.lengths[row])
     value = msgpack.unpackb(bytes(data[start : start + length]))
     change(value)
     payload = msgpack.packb(value)
-    room = -(-length // BLOCK) * BLOCK
-    assert len(payload) <= room
-    data[start : start + room] = payload.ljust(room, b"\0")
+    padded = -(-length // BLOCK) * BLOCK
+    assert len(payload) <= padded
+    data[start : start + padded] = payload.ljust(padded, b"\0")
     size = start - BLOCK + 124
     data[size : size + 12] = f"{len(payload):011o}\0".encode()
     header = data[start - BLOCK : start]
@@ -154,11 +154,11 @@ def replace_record(folder: Path, row: int, change: Callable[[dict[str, Any]], An
     data[start - BLOCK + 148 : start - BLOCK + 156] = f"{sum(header):06o}\0 ".encode()
     path.write_bytes(data)
 
-    def vouch(index: dict[str, Any]) -> None:
+    def list_record(index: dict[str, Any]) -> None:
         index["shards"][0]["lengths"][row] = len(payload)
         index["shards"][0]["crc32"][row] = zlib.crc32(payload)
 
-    edit_index(folder, vouch)
+    edit_index(folder, list_record)
 
 
 def edit_index(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -239,7 +239,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "more word pieces": (lambda index: index.update(vocab_size=10**6), "says vocab_size 1000000"),
     "fewer images": (lambda index: index.update(num_images=5), "does not list 5 different images"),
     "more pairs": (lambda index: index.update(num_pairs=13), "says that 12 texts were kept, but counts 13 pairs"),
-    "a tar elsewhere": (lambda index: shard(index).update(name="../000000.tar"), "which is no plain file name"),
+    "a tar elsewhere": (lambda index: shard(index).update(name="../000000.tar"), "which is not a plain file name"),
     "text for a number": (lambda index: shard(index)["lengths"].__setitem__(0, "9"), "expected int, got '9'"),
     "another version": (lambda index: index.update(version=9), "is not of format"),
 }

@@ -1,4 +1,4 @@
-"""Bytes flipped or cut anywhere in a set: every batch is the one that was written, or an error names the file."""
+"""After any damage to a set, every batch is the one that was written, or an error names the file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def folder(raw: RawFolder) -> Path:
 
 
 def batches(folder: Path) -> list[Batch]:
-    """All pairs in two batches, with random_regions from every image, and with the hard negatives as images."""
+    """All pairs in two batches, with random regions from every image, and with the hard negatives as images."""
     reader = Reader(open_set(folder))
     count, images = len(reader.keys), reader.images
     chances = torch.stack([torch.arange(count) / count, torch.arange(count).flip(0) / count], dim=1)
@@ -51,7 +51,7 @@ def equal(one: Batch, other: Batch) -> bool:
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:
-    """One of: a bit turned, a byte replaced, a page zeroed, the end cut off, some bytes cut out."""
+    """Flip a bit, replace a byte, zero a page, cut off the end, or cut out some bytes."""
     place = chance.randrange(len(data))
     match chance.randrange(5):
         case 0:
@@ -67,7 +67,7 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 
 def outcome(folder: Path) -> list[Batch] | str:
-    """The batches of a set, or why there are none."""
+    """The batches of a set, or the error of reading them."""
     try:
         return batches(folder)
     except InputError as error:

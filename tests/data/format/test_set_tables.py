@@ -56,7 +56,7 @@ def test_rows_of_any_width_make_the_same_bytes(tmp_path: Path, shape: tuple[int,
     assert (tmp_path / "rows.npz").read_bytes() == npz_bytes({"rows": rows})
 
 
-def test_one_block_at_a_time_is_asked_for(tmp_path: Path) -> None:
+def test_one_block_at_a_time_is_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "some.npz"
     sizes = []
 

@@ -39,7 +39,7 @@ def edit_index(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def replace_file(folder: Path, name: str, data: bytes) -> None:
-    """Another content that the index vouches for."""
+    """Replace a file and its entry in the index."""
     (folder / name).write_bytes(data)
     entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     edit_index(folder, lambda index: index["files"].update({name: entry}))
@@ -59,14 +59,14 @@ def flip(path: Path, place: int) -> None:
     path.write_bytes(data)
 
 
-def test_a_set_stands_alone(folder: Path) -> None:
+def test_a_set_is_self_contained(folder: Path) -> None:
     moved = folder.rename(folder.parents[2] / "moved")
     shards = open_set(moved)
     assert shards.tables().object_pieces.shape == (3, 2)
     assert [read_record(shards, row)[0].image_id for row in range(6)] == list(shards.keys)
 
 
-def test_the_index_places_every_payload(folder: Path) -> None:
+def test_the_index_locates_every_payload(folder: Path) -> None:
     shards = open_set(folder)
     with tarfile.open(folder / "000000.tar") as tar:
         members = tar.getmembers()
@@ -137,8 +137,8 @@ def test_a_report_tells_what_was_left_out_in_one_line() -> None:
         texts={"kept": 4, "truncated": 2, "captions_empty": 0, "images_without_text": 1},
         file_names=frozenset({"index.json"}),
     )
-    told = "shards/token/train: 3 images, 4 texts, 1 tars, 3 MB; truncated 2, images without text 1"
-    assert report.describe() == told
+    description = "shards/token/train: 3 images, 4 texts, 1 tars, 3 MB; truncated 2, images without text 1"
+    assert report.describe() == description
 
 
 def test_a_missing_set_says_how_to_write_it(tmp_path: Path) -> None:
@@ -150,11 +150,11 @@ def test_a_missing_set_says_how_to_write_it(tmp_path: Path) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no index": (lambda folder: (folder / "index.json").unlink(), "train has no index.json"),
-    "index cut": (lambda folder: (folder / "index.json").write_text('{"form'), "index.json is no readable JSON"),
+    "index cut": (lambda folder: (folder / "index.json").write_text('{"form'), "index.json is not valid JSON"),
     "index of numbers": (lambda folder: (folder / "index.json").write_text("[]"), "is not of format 'msp-ds shards'"),
     "newer version": (
-        lambda folder: edit_index(folder, lambda index: index.update(version=2)),
-        "is not of format 'msp-ds shards' version 1",
+        lambda folder: edit_index(folder, lambda index: index.update(version=3)),
+        "is not of format 'msp-ds shards' version 2",
     ),
     "field gone": (
         lambda folder: edit_index(folder, lambda index: index.pop("num_pairs")),
@@ -184,7 +184,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "path as a name": (
         lambda folder: edit_index(folder, lambda index: index["shards"][0].update(name="../000000.tar")),
-        "'../000000.tar', which is no plain file name",
+        "'../000000.tar', which is not a plain file name",
     ),
     "image count": (
         lambda folder: edit_index(folder, lambda index: index.update(num_images=7)),
@@ -241,7 +241,7 @@ def _npz(**arrays: Any) -> bytes:
 
 
 @pytest.mark.parametrize(("harm", "fault"), DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_set_is_refused_at_once_with_the_mending_command(
+def test_a_damaged_set_is_refused_at_once_with_the_fixing_command(
     folder: Path, harm: Callable[[Path], Any], fault: str
 ) -> None:
     harm(folder)
@@ -289,18 +289,18 @@ def test_a_record_of_another_schema_is_refused_with_its_place(
     payload = (folder / "000000.tar").read_bytes()[start : start + int(shards.lengths[0])]
     with pytest.raises(ShardError, match=rf"^here: {fault}"):
         unpack_record(change_payload(payload, **changes), where="here")
-    with pytest.raises(ShardError, match=r"^here: is no msgpack"):
+    with pytest.raises(ShardError, match=r"^here: is not msgpack"):
         unpack_record(payload[:-1], where="here")
 
 
-def test_look_alikes_are_demanded_with_the_command_that_writes_them(raw: RawFolder, folder: Path) -> None:
+def test_missing_hard_negatives_are_refused_with_the_command_that_writes_them(raw: RawFolder, folder: Path) -> None:
     assert require_hard_negatives(open_set(folder), task="itm_hs").shape == (6, 3)
     build_shards(dataclasses.replace(raw.recipe, hard_negatives=None), stage="sentence", out=raw.path / "shards")
     with pytest.raises(ShardError, match=r"has no hard negatives, which task itm_hs needs; .* --attach"):
         require_hard_negatives(open_set(folder), task="itm_hs")
 
 
-def test_sets_of_different_words_are_told_apart(raw: RawFolder, folder: Path) -> None:
+def test_sets_of_different_words_are_refused(raw: RawFolder, folder: Path) -> None:
     build_shards(raw.recipe, stage="token", out=raw.path / "shards")
     require_same_words(open_set(folder), open_set(raw.path / "shards" / "token" / "train"))
     build_shards(dataclasses.replace(raw.recipe, vocab="trained"), stage="token", out=raw.path / "shards")

@@ -125,7 +125,7 @@ def test_an_empty_label_is_refused_with_its_line(tmp_path: Path, data: bytes, li
 
 def test_unreadable_labels_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(InputError, match=r"a.txt is no UTF-8"):
+    with pytest.raises(InputError, match=r"a.txt is not UTF-8"):
         load_labels(tmp_path / "a.txt")
     with pytest.raises(InputError, match=r"b.txt cannot be read"):
         load_labels(tmp_path / "b.txt")

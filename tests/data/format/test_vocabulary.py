@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from raw_files import PIECES, VOCABULARY
 
-from msp_ds.data.format import vocabulary as room
+from msp_ds.data.format import vocabulary
 from msp_ds.data.format.vocabulary import default_hf_home, find_bert_vocabulary, parse_vocabulary, train_vocabulary
 from msp_ds.errors import InputError
 
@@ -34,7 +34,7 @@ def test_unusual_line_ends_belong_to_pieces() -> None:
         (VOCABULARY.replace("[MASK]\n", "").encode(), r"x lacks the special piece \[MASK\]"),
         (b"dog\n" + VOCABULARY.replace("dog\n", "").encode(), r"x starts with 'dog'; \[PAD\] must be piece 0"),
         ((VOCABULARY + "dog\n").encode(), "x holds the piece 'dog' twice"),
-        (b"\xff", "x is no UTF-8"),
+        (b"\xff", "x is not UTF-8"),
     ],
 )
 def test_a_broken_vocabulary_is_refused(data: bytes, fault: str) -> None:
@@ -46,7 +46,7 @@ def test_bert_is_found_in_the_cache_by_its_sum(tmp_path: Path, monkeypatch: pyte
     folder = tmp_path / "hub" / "models--google-bert--bert-base-uncased" / "snapshots" / "abc"
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text(VOCABULARY)
-    monkeypatch.setattr(room, "BERT_BASE_UNCASED_SHA256", hashlib.sha256(VOCABULARY.encode()).hexdigest())
+    monkeypatch.setattr(vocabulary, "BERT_BASE_UNCASED_SHA256", hashlib.sha256(VOCABULARY.encode()).hexdigest())
     assert find_bert_vocabulary(hf_home=tmp_path).pieces == tuple(PIECES)
 
 
@@ -56,7 +56,7 @@ def test_bert_is_found_in_the_optional_package(tmp_path: Path, monkeypatch: pyte
     (package / "__init__.py").touch()
     (package / "model" / "vocab.txt").write_text(VOCABULARY)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(room, "BERT_BASE_UNCASED_SHA256", hashlib.sha256(VOCABULARY.encode()).hexdigest())
+    monkeypatch.setattr(vocabulary, "BERT_BASE_UNCASED_SHA256", hashlib.sha256(VOCABULARY.encode()).hexdigest())
     assert find_bert_vocabulary(hf_home=tmp_path / "none").pieces == tuple(PIECES)
 
 
@@ -64,7 +64,7 @@ def test_a_file_of_another_sum_is_not_taken_for_bert(tmp_path: Path, monkeypatch
     folder = tmp_path / "hub" / "models--bert-base-uncased" / "snapshots" / "abc"
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text(VOCABULARY)
-    monkeypatch.setattr(room, "_packaged_vocabularies", list)
+    monkeypatch.setattr(vocabulary, "_packaged_vocabularies", list)
     with pytest.raises(InputError, match=r"--vocab FILE, or run: pip install 'msp-ds\[bert-vocab\]'"):
         find_bert_vocabulary(hf_home=tmp_path)
 

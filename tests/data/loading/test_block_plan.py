@@ -1,4 +1,4 @@
-"""Tars are dealt again each epoch, into blocks of which two always fit, or the limit that would do is named."""
+"""Each epoch assigns the tars to blocks of which two always fit, or an error names a sufficient limit."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from msp_ds.data.format.shards import ShardSet, open_set
-from msp_ds.data.loading.block_plan import BlockPlan, CacheBudget, plan_blocks
+from msp_ds.data.loading.block_plan import BlockPlan, plan_blocks
 from msp_ds.errors import InputError
 
 TOTAL = 5 * 51_200 + 7 * 40_960
-"""Bytes of the twelve tars: five hold larger images' share than the others."""
+"""Bytes of the twelve tars, five of which are larger than the others."""
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +23,10 @@ def shards(twelve_tars: Path) -> ShardSet:
 
 
 def planned(shards: ShardSet, free: int, *, batch_size: int = 16, kept: int = 1000) -> BlockPlan:
-    return plan_blocks([shards], CacheBudget(limit=free + kept, kept=kept), seed=1, batch_size=batch_size)
+    return plan_blocks([shards], limit=free + kept, kept=kept, seed=1, batch_size=batch_size)
 
 
-def test_the_tars_are_those_that_the_numbers_below_were_worked_with(shards: ShardSet) -> None:
+def test_the_tars_have_the_sizes_of_the_worked_numbers_below(shards: ShardSet) -> None:
     assert sorted(shard.bytes for shard in shards.index.shards) == [40_960] * 7 + [51_200] * 5
     assert {len(shard.keys) for shard in shards.index.shards} == {6}
     assert len(shards.pairs.keys) == 12 * 6 * 5
@@ -41,17 +41,17 @@ def test_there_are_as_few_blocks_as_fit(shards: ShardSet, free: int, num_blocks:
     assert planned(shards, free).num_blocks == num_blocks
 
 
-def test_each_epoch_deals_every_tar_once_and_otherwise(shards: ShardSet) -> None:
-    plan, deals = planned(shards, 204_800), set()
+def test_each_epoch_assigns_every_tar_once_and_differently(shards: ShardSet) -> None:
+    plan, assignments = planned(shards, 204_800), set()
     for epoch in range(20):
         blocks = [tuple(plan.tars(epoch, block)[0].tolist()) for block in range(6)]
         assert [len(block) for block in blocks] == [2] * 6
         assert sorted(tar for block in blocks for tar in block) == list(range(12))
-        deals.add(tuple(blocks))
-    assert len(deals) == 20
+        assignments.add(tuple(blocks))
+    assert len(assignments) == 20
 
 
-def test_another_seed_deals_otherwise_and_the_same_seed_alike(shards: ShardSet) -> None:
+def test_the_assignment_depends_on_the_seed_only(shards: ShardSet) -> None:
     one, again, other = (BlockPlan([shards], seed=seed, num_blocks=4) for seed in (1, 1, 2))
     assert [one.tars(3, block)[0].tolist() for block in range(4)] == [
         again.tars(3, block)[0].tolist() for block in range(4)
@@ -83,7 +83,9 @@ def test_pairs_and_images_are_where_their_tar_is(shards: ShardSet) -> None:
 
 
 @pytest.mark.parametrize(("free", "batch_size"), [(102_399, 16), (204_799, 31), (60_000, 1), (-5, 16), (300_000, 91)])
-def test_a_limit_that_is_too_small_is_named_with_one_that_does(shards: ShardSet, free: int, batch_size: int) -> None:
+def test_a_limit_that_is_too_small_is_refused_with_one_that_suffices(
+    shards: ShardSet, free: int, batch_size: int
+) -> None:
     # A batch of 31 pairs can need three blocks of one tar (30 pairs) each; one of 91 three blocks
     # of three, so that there may be no more than three blocks of four.
     with pytest.raises(InputError, match=r"the tars of sentence take .* give --cache-limit \d+\.\d$") as refused:
@@ -91,11 +93,11 @@ def test_a_limit_that_is_too_small_is_named_with_one_that_does(shards: ShardSet,
     advice = re.search(r"--cache-limit ([\d.]+)$", str(refused.value))
     assert advice is not None
     limit = int(float(advice[1]) * 10**9)
-    assert plan_blocks([shards], CacheBudget(limit=limit, kept=1000), seed=1, batch_size=batch_size)
+    assert plan_blocks([shards], limit=limit, kept=1000, seed=1, batch_size=batch_size)
 
 
 def test_several_sets_have_tars_in_every_block(shards: ShardSet) -> None:
-    plan = plan_blocks([shards, shards], CacheBudget(limit=2 * 204_800, kept=0), seed=1, batch_size=16)
+    plan = plan_blocks([shards, shards], limit=2 * 204_800, kept=0, seed=1, batch_size=16)
     assert plan.num_blocks == 6
     for block in range(6):
         first, second = plan.tars(0, block)

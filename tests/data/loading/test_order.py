@@ -46,7 +46,7 @@ def test_steps_count_on_over_the_epochs() -> None:
     assert [order.batch(step).epoch for step in range(7)] == [0, 0, 0, 1, 1, 1, 2]
 
 
-def test_any_step_can_be_asked_for_first() -> None:
+def test_any_step_can_come_first() -> None:
     forward, backward = (Order([some_keys(40)], seed=1, batch_size=4) for _ in range(2))
     steps = range(35)
     ahead = [forward.batch(step).pairs for step in steps]
@@ -61,7 +61,7 @@ def test_another_epoch_or_seed_is_another_order() -> None:
     assert not torch.equal(first, torch.cat(epoch_rows(other, 0)))
 
 
-def test_epochs_also_mix_who_sits_beside_whom() -> None:
+def test_epochs_also_mix_the_pairs_of_a_batch() -> None:
     order = Order([some_keys(64)], seed=1, batch_size=8)
     first, second = ({frozenset(pairs.tolist()) for pairs in epoch_rows(order, epoch)} for epoch in (0, 1))
     assert not first & second
@@ -91,7 +91,7 @@ def test_ranks_share_a_batch_evenly_and_in_order(world_size: int) -> None:
 
 
 def some_lengths(count: int) -> Tensor:
-    """Slots of texts: 8, 12, 16 or 20, by chance."""
+    """Random slots of texts: 8, 12, 16 or 20."""
     return 8 + 4 * torch.randint(4, (count,), generator=torch.Generator().manual_seed(count))
 
 
@@ -118,7 +118,7 @@ def test_all_batches_but_a_few_of_a_pool_hold_one_length() -> None:
     assert mixed_batches <= 4 * 3
 
 
-def test_a_batch_shares_out_pairs_of_its_pool_alone() -> None:
+def test_length_buckets_exchange_pairs_within_a_pool_only() -> None:
     canonical = torch.cat(epoch_rows(Order([some_keys(1024)], seed=1, batch_size=1024), 0))
     place = torch.empty(1024, dtype=torch.int64)
     place[canonical] = torch.arange(1024)
@@ -148,28 +148,28 @@ def choice(lengths: Tensor, how: LengthBuckets) -> OrderChoice:
     return choose_order([some_keys(len(lengths))], [lengths], seed=1, batch_size=8, length_buckets=how)
 
 
-def test_auto_takes_buckets_where_they_save_more_than_a_twentieth() -> None:
+def test_auto_uses_buckets_where_they_save_more_than_a_twentieth() -> None:
     # Half of the texts take 8 slots, half 16: without buckets a batch of 8 is padded to 16 with chance 255 / 256.
     # With them half of the batches take 8, less what the batch on each pool's edge costs: nearly a quarter is saved.
     halves = torch.tensor([8, 16]).repeat(512)
     assert choice(halves, "auto").buckets
-    assert choice(halves, "auto").saved_share == pytest.approx(0.25, abs=0.02)
+    assert choice(halves, "auto").saved_ratio == pytest.approx(0.25, abs=0.02)
     alike = torch.full((1024,), 12)
     assert not choice(alike, "auto").buckets
-    assert choice(alike, "auto").saved_share == 0
+    assert choice(alike, "auto").saved_ratio == 0
 
 
-def test_buckets_can_be_demanded_and_refused() -> None:
+def test_buckets_can_be_switched_on_and_off() -> None:
     halves, alike = torch.tensor([8, 16]).repeat(512), torch.full((1024,), 12)
     assert choice(alike, "on").buckets
     assert not choice(halves, "off").buckets
-    assert choice(halves, "off").saved_share == choice(halves, "on").saved_share > 0
+    assert choice(halves, "off").saved_ratio == choice(halves, "on").saved_ratio > 0
     plain = Order([some_keys(1024)], seed=1, batch_size=8)
     assert torch.equal(choice(halves, "off").order.batch(5).pairs, plain.batch(5).pairs)
 
 
 def test_slots_are_those_of_the_longest_text_of_each_batch() -> None:
-    # One batch of all: 6 pairs padded to 20; two of three each: whatever falls together.
+    # One batch of all: 6 pairs padded to 20; two of three each: in any combination.
     lengths = torch.tensor([8, 8, 8, 20, 20, 20])
     assert text_slots(Order([some_keys(6)], seed=1, batch_size=6), [lengths]) == 120
     with_buckets = Order([some_keys(6)], seed=1, batch_size=3, lengths=[lengths])
@@ -182,7 +182,7 @@ def mixed() -> Order:
     return Order(sets, seed=1, batch_size=4)
 
 
-def test_a_mix_takes_batches_of_each_set_in_proportion() -> None:
+def test_a_mix_has_batches_of_each_set_in_proportion() -> None:
     order = mixed()
     for epoch in range(2):
         parts = [order.batch(step).part for step in range(epoch * 36, (epoch + 1) * 36)]
@@ -197,7 +197,7 @@ def test_a_mix_shows_each_pair_of_each_set_at_most_once_an_epoch() -> None:
     assert all(pair < (40, 17, 90)[part] for part, pair in seen)
 
 
-def test_a_mix_shuffles_its_sets_into_each_other_anew_each_epoch() -> None:
+def test_a_mix_shuffles_the_batches_of_its_sets_in_each_epoch() -> None:
     order = mixed()
     first, second = ([order.batch(step + 36 * epoch).part for step in range(36)] for epoch in (0, 1))
     assert first != sorted(first)
@@ -218,7 +218,7 @@ def test_a_set_of_exactly_one_batch_is_enough() -> None:
 
 
 def test_orders_stay_what_they_were() -> None:
-    """Two sets, three epochs; sums of the orders that runs were started with before there were blocks."""
+    """Checksums of the orders of two sets in three epochs, recorded before there were blocks."""
     keys = [some_keys(count, name="p") for count in (203, 1003)]
     lengths = [8 + 4 * torch.randint(4, (len(part),), generator=torch.Generator().manual_seed(1)) for part in keys]
     sums = []
@@ -234,15 +234,15 @@ def test_orders_stay_what_they_were() -> None:
     ]
 
 
-def dealt(counts: list[int], *, num_blocks: int) -> PairBlocks:
-    """Pair p of a set lies in block p % num_blocks, shifted by one each epoch."""
+def block_of_pairs(counts: list[int], *, num_blocks: int) -> PairBlocks:
+    """Pair p of a set is in block p % num_blocks, shifted by one each epoch."""
     return lambda epoch: [(torch.arange(count) + epoch) % num_blocks for count in counts]
 
 
 def by_block(counts: list[int], *, num_blocks: int, with_lengths: bool = False) -> Order:
     keys = [some_keys(count, name=f"set {number}") for number, count in enumerate(counts)]
     lengths = [some_lengths(count) for count in counts] if with_lengths else None
-    return Order(keys, seed=1, batch_size=8, lengths=lengths, blocks=dealt(counts, num_blocks=num_blocks))
+    return Order(keys, seed=1, batch_size=8, lengths=lengths, blocks=block_of_pairs(counts, num_blocks=num_blocks))
 
 
 @pytest.mark.parametrize("with_lengths", [False, True])
@@ -264,7 +264,7 @@ def test_an_epoch_of_blocks_holds_every_pair_once_and_walks_from_block_to_block(
         assert [batch.blocks for batch in batches] == sorted(batch.blocks for batch in batches)
 
 
-def test_one_batch_at_most_takes_from_two_blocks_on_each_edge() -> None:
+def test_at_most_one_batch_at_each_border_needs_two_blocks() -> None:
     # 5 blocks of 200 pairs: 25 batches each, none on an edge. Of 203 pairs: 25 and 3 pairs, which the next completes.
     even, odd = by_block([1000], num_blocks=5), by_block([1015], num_blocks=5)
     edges = [[one.batch(step).blocks for step in range(one.batches_per_epoch)] for one in (even, odd)]
@@ -281,7 +281,7 @@ def test_one_block_is_the_whole_set() -> None:
         assert all(torch.equal(one.batch(step).pairs, whole.batch(step).pairs) for step in range(300))
 
 
-def test_buckets_share_out_pairs_within_their_block_alone() -> None:
+def test_length_buckets_exchange_pairs_within_a_block_only() -> None:
     plain, buckets = (by_block([1015], num_blocks=5, with_lengths=with_lengths) for with_lengths in (False, True))
     for section in plain.sections(0, plain.batches_per_epoch):
         without, with_them = (torch.cat([one.batch(step).pairs for step in section]) for one in (plain, buckets))
@@ -298,7 +298,7 @@ def test_sections_are_the_steps_that_need_the_same_blocks() -> None:
     assert list(Order([some_keys(48)], seed=1, batch_size=8).sections(4, 70)) == [range(4, 70)]
 
 
-def test_any_step_of_a_blockwise_epoch_can_be_asked_for_first() -> None:
+def test_any_step_of_an_epoch_of_blocks_can_come_first() -> None:
     forward, backward = (by_block([1003], num_blocks=5) for _ in range(2))
     ahead = [forward.batch(step).pairs for step in range(250)]
     behind = [backward.batch(step).pairs for step in reversed(range(250))][::-1]

@@ -1,4 +1,4 @@
-"""What the reader hands to a batch is what lies in the shards, and damage has a name and a place."""
+"""The reader returns the bytes of the shards, and an error names the place of any damage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from msp_ds.records import IGNORE, Batch
 
 
 def cropped(number: int, num_regions: int) -> Row:
-    """An image of fewer regions."""
+    """An image with `num_regions` regions."""
     row = Row(number, num_boxes=num_regions)
     for name in ("object_ids", "object_scores", "attribute_ids", "attribute_scores", "boxes", "features"):
         setattr(row, name, getattr(row, name)[:num_regions])
@@ -78,7 +78,7 @@ def test_features_are_halves_and_labels_are_long(shards: ShardSet) -> None:
     }
 
 
-def test_boxes_are_shares_of_width_and_height(shards: ShardSet) -> None:
+def test_boxes_are_fractions_of_width_and_height(shards: ShardSet) -> None:
     # 64 x 48 pixels; the boxes are 0 0 32 24, 8 8 64 48 and 1.5 2.5 3.5 4.5
     boxes = everything(Reader(shards)).boxes[0]
     assert boxes[0].tolist() == [0, 0, 0.5, 0.5]
@@ -112,7 +112,7 @@ def test_texts_are_padded_to_the_longest_of_the_batch_rounded_up(shards: ShardSe
 
 
 def texts(shards: ShardSet) -> list[list[int]]:
-    """The piece ids of each pair, straight from the table."""
+    """The piece ids of each pair, directly from the table."""
     ends = shards.pairs.offsets
     return [shards.pairs.token_ids[a:b].tolist() for a, b in pairwise(ends)]
 
@@ -164,7 +164,7 @@ def test_random_regions_are_regions_of_images_of_the_set_and_all_can_come(shards
 
 
 @pytest.mark.parametrize("chance", [0.0, 1 - 2.0**-24])
-def test_a_random_region_at_the_end_of_chance_is_the_first_or_last_region(shards: ShardSet, chance: float) -> None:
+def test_a_random_region_of_the_extreme_numbers_is_the_first_or_last_region(shards: ShardSet, chance: float) -> None:
     batch = Reader(shards).read(
         torch.tensor([0]),
         images=torch.tensor([0]),
@@ -176,7 +176,7 @@ def test_a_random_region_at_the_end_of_chance_is_the_first_or_last_region(shards
     assert batch.random_features[0, 0].tolist() == wanted.tolist()
 
 
-def test_marks_of_a_clean_batch_say_that_nothing_was_done(shards: ShardSet) -> None:
+def test_a_clean_batch_has_no_corruption(shards: ShardSet) -> None:
     corruption = everything(Reader(shards)).corruption
     assert not corruption.masked_tokens.any()
     assert not corruption.masked_regions.any()
@@ -184,7 +184,7 @@ def test_marks_of_a_clean_batch_say_that_nothing_was_done(shards: ShardSet) -> N
     assert corruption.region_order.tolist() == [[0, 1, 2]] * 12
 
 
-def test_sound_images_take_the_short_way(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_valid_images_are_read_the_fast_way(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Reader(shards)
     monkeypatch.setattr(reader.files, "record", lambda row: pytest.fail(f"row {row} was read twice"))
     everything(reader)
@@ -205,7 +205,7 @@ def test_reused_memory_keeps_nothing_of_the_batch_before(shards: ShardSet) -> No
 
 
 def test_another_msgpack_of_the_same_map_is_read_too(shards: ShardSet) -> None:
-    """Whoever writes all bytes with 32-bit lengths writes msgpack as well."""
+    """msgpack with 32-bit lengths everywhere is valid too."""
     record, texts = read_record(shards, 0)
     names = ("image_id", "source", "height", "width")
     head = {name: getattr(record, name) for name in names} | {
@@ -250,7 +250,7 @@ def test_a_random_region_from_a_damaged_image_is_an_error_not_a_wrong_region(sha
 
 
 def damage(shards: ShardSet, *, row: int, place: int) -> Path:
-    """Turns one bit of an image's payload."""
+    """Flip one bit of an image's payload."""
     path = shards.shard_paths[shards.shard_of[row]]
     with path.open("r+b") as file:
         file.seek(int(shards.offsets[row]) + place)

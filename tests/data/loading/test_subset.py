@@ -1,4 +1,4 @@
-"""Fewer pairs of a set are the same pairs, and a larger choice holds the smaller one."""
+"""A subset of pairs keeps their texts, images and questions, and a larger subset holds a smaller one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_fewer_pairs_keep_their_texts_images_and_questions(small_shards: Path) -
     assert some.questions.question_ids.tolist() == [str(row).encode() for row in rows.tolist()]
 
 
-def test_a_larger_choice_holds_the_smaller_one(small_shards: Path) -> None:
+def test_a_larger_subset_holds_a_smaller_one(small_shards: Path) -> None:
     whole = open_set(small_shards / "sentence" / "train")
     few, more = (set(fewer_pairs(whole, count, seed=3).pairs.keys.tolist()) for count in (10, 30))
     other = set(fewer_pairs(whole, 10, seed=4).pairs.keys.tolist())
@@ -54,5 +54,5 @@ def test_a_larger_choice_holds_the_smaller_one(small_shards: Path) -> None:
 
 @pytest.mark.parametrize("count", [0, 10_000])
 def test_more_pairs_than_there_are_are_refused(small_shards: Path, count: int) -> None:
-    with pytest.raises(InputError, match=r"has \d+ pairs, \d+ were asked for; choose 1 to"):
+    with pytest.raises(InputError, match=r"has \d+ pairs, \d+ were requested; choose 1 to"):
         fewer_pairs(open_set(small_shards / "sentence" / "train"), count, seed=0)

@@ -1,4 +1,4 @@
-"""Regions without labels serve all stages but the token stage, and all tasks but those that ask about labels."""
+"""Regions without labels serve all stages but the token stage, and all tasks but those that predict labels."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_vocabularies_stay_needed_where_a_file_has_labels(raw: RawFolder) -> Non
         build_shards(recipe, stage="sentence", out=raw.path / "shards")
 
 
-def test_tasks_that_need_labels_are_refused_with_the_whole_mend(unlabelled: RawFolder, raw: RawFolder) -> None:
+def test_tasks_that_need_labels_are_refused_with_the_whole_fix(unlabelled: RawFolder, raw: RawFolder) -> None:
     with pytest.raises(ShardError) as caught:
         require_labels(build(unlabelled), tasks=["moc", "tits"])
     assert "which tasks moc, tits need; train without them: --drop moc --drop tits" in str(caught.value)

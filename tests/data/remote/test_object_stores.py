@@ -1,4 +1,4 @@
-"""Sets in buckets: s3:// and gs:// through the packages that people use, against a server on this machine."""
+"""Sets in buckets: s3:// and gs:// through the usual packages, against a server on this machine."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def bucket(raw: RawFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
 
 
 def stage(scheme: str, cache: Path, *, name: str = "sentence") -> dict[str, bytes]:
-    """What arrives."""
+    """The bytes of all files of the copy."""
     address = f"{scheme}://shards"
     with local_shards(address, (name,), cache=cache, limit_gb=1, progress=NoProgress()) as folder:
         return snapshot(folder)
@@ -57,11 +57,11 @@ def stage(scheme: str, cache: Path, *, name: str = "sentence") -> dict[str, byte
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_sets_in_a_bucket_arrive_byte_for_byte(bucket: Served, tmp_path: Path, scheme: str) -> None:
     assert stage(scheme, tmp_path / "cache") == snapshot(bucket.folder / "shards")
-    assert bucket.asked.count(TAR) > 1
+    assert bucket.requests.count(TAR) > 1
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_set_in_a_bucket_is_copied_to_be_looked_at(bucket: Served, tmp_path: Path, scheme: str) -> None:
+def test_a_set_in_a_bucket_is_copied_for_commands(bucket: Served, tmp_path: Path, scheme: str) -> None:
     address = f"{scheme}://shards/sentence/val"
     with local_copies([address], cache=tmp_path / "cache", limit_gb=1, progress=NoProgress()) as (folder,):
         assert snapshot(folder) == snapshot(bucket.folder / "shards" / "sentence" / "val")
@@ -81,7 +81,7 @@ def test_a_file_in_a_bucket_that_is_missing_short_or_other_is_refused(
     with pytest.raises(ShardError, match=rf"{scheme}://{TAR} holds other bytes than its index says"):
         stage(scheme, tmp_path / "cache")
     bucket.change = lambda path, data: data[:-700] if path == TAR else data
-    with pytest.raises(ShardError, match=rf"{scheme}://{TAR} could not be had .*instead of"):
+    with pytest.raises(ShardError, match=rf"{scheme}://{TAR} could not be fetched .*instead of"):
         stage(scheme, tmp_path / "cache")
     (bucket.folder / TAR).unlink()
     with pytest.raises(ShardError, match=rf"{scheme}://{TAR} is missing, though the index lists it"):
@@ -91,7 +91,7 @@ def test_a_file_in_a_bucket_that_is_missing_short_or_other_is_refused(
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_bucket_that_refuses_is_one_line(bucket: Served, tmp_path: Path, scheme: str) -> None:
     bucket.refused = 403
-    with pytest.raises(ShardError, match=rf"{scheme}://shards/sentence/train/index\.json could not be had in 3"):
+    with pytest.raises(ShardError, match=rf"{scheme}://shards/sentence/train/index\.json could not be fetched in 3"):
         stage(scheme, tmp_path / "cache")
 
 
@@ -106,5 +106,5 @@ def test_missing_credentials_are_one_line(bucket: Served, tmp_path: Path, monkey
 
 def test_a_server_that_is_gone_is_one_line(bucket: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(ShardError, match=r"could not be had in 3 attempts .*Could not connect to the endpoint"):
+    with pytest.raises(ShardError, match=r"could not be fetched in 3 attempts .*Could not connect to the endpoint"):
         stage("s3", tmp_path / "cache")

@@ -24,12 +24,12 @@ pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset
 
 TRAIN, VAL = "sentence/train/000000.tar", "sentence/val/000000.tar"
 ERRORS = ("OSError", "ReadError")
-"""Which of them it is depends on whether curl has ended when the last byte is read."""
+"""The error depends on whether curl has ended when the last byte is read."""
 
 
 @pytest.fixture
 def server(raw: RawFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    """Sentences of three images to train on and three held out."""
+    """Sentences of three training images and three held-out ones."""
     build_shards(dataclasses.replace(raw.recipe, holdout=3), stage="sentence", out=raw.path / "shards")
     monkeypatch.setattr(remote_files, "FIRST_PAUSE", 0.01)
     with serving(raw.path / "shards") as served:
@@ -37,7 +37,7 @@ def server(raw: RawFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
 
 
 def ours(server: Served, cache: Path) -> str:
-    """`fetched`, or our error."""
+    """Return `fetched`, or our error."""
     try:
         with local_shards(server.address, ("sentence",), cache=cache, limit_gb=1, progress=NoProgress()):
             return "fetched"
@@ -58,7 +58,7 @@ def test_a_sound_server_serves_both(server: Served, tmp_path: Path) -> None:
 def test_a_cut_connection_is_an_error_of_both(server: Served, tmp_path: Path) -> None:
     place = boundary(server) + TAR_BLOCK + 10
     server.cut = lambda path: place if path == TRAIN else None
-    assert f"{TRAIN} could not be had in 3 attempts" in ours(server, tmp_path / "cache")
+    assert f"{TRAIN} could not be fetched in 3 attempts" in ours(server, tmp_path / "cache")
     assert theirs(f"{server.address}/{TRAIN}", written=3) in ERRORS
 
 
@@ -74,14 +74,14 @@ def test_a_server_that_sends_another_length_loses_images_of_theirs_without_an_er
 def test_a_server_that_sends_another_tar_gives_theirs_other_images(server: Served, tmp_path: Path) -> None:
     held_out = keys_of_theirs(server.folder / VAL)
     server.change = lambda path, data: (server.folder / VAL).read_bytes() if path == TRAIN else data
-    told = ours(server, tmp_path / "cache")
-    assert f"{TRAIN} holds other bytes than its index says" in told or f"{TRAIN} could not be had" in told
+    message = ours(server, tmp_path / "cache")
+    assert f"{TRAIN} holds other bytes than its index says" in message or f"{TRAIN} could not be fetched" in message
     assert keys_of_theirs(f"{server.address}/{TRAIN}") == held_out
 
 
 def test_a_page_of_html_is_an_error_of_both(server: Served, tmp_path: Path) -> None:
     server.change = lambda path, data: b"<html>404</html>" * 50 if path == TRAIN else data
-    assert f"{TRAIN} could not be had in 3 attempts (it sent 800 bytes" in ours(server, tmp_path / "cache")
+    assert f"{TRAIN} could not be fetched in 3 attempts (it sent 800 bytes" in ours(server, tmp_path / "cache")
     assert theirs(f"{server.address}/{TRAIN}", written=3) == "ReadError"
 
 

@@ -1,4 +1,4 @@
-"""Shards from a server arrive whole and right, or an error says what is wrong; nothing is fetched twice."""
+"""Shards from a server arrive unchanged, or an error says what is wrong; nothing is fetched twice."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def server(raw: RawFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @dataclass
 class Counted:
-    """Progress as numbers."""
+    """Sums up the progress that it is given."""
 
     total: int = 0
     done: int = 0
@@ -49,12 +49,12 @@ class Counted:
     def start(self, label: str, total: int | None) -> None:
         self.total = total or 0
 
-    def advance(self, n: int = 1) -> None:
-        self.done += n
+    def advance(self, amount: int) -> None:
+        self.done += amount
 
 
 def stage(server: Server, cache: Path, *, limit_gb: float = 1.0, stages: tuple[str, ...] = ("sentence",)) -> Counted:
-    """Fetches the sets and compares what came with what is served."""
+    """Fetch the sets and compare them with those of the server."""
     progress = Counted()
     with local_shards(server.address, stages, cache=cache, limit_gb=limit_gb, progress=progress) as folder:
         for name in ("sentence/train", "sentence/val"):
@@ -67,7 +67,7 @@ def stage(server: Server, cache: Path, *, limit_gb: float = 1.0, stages: tuple[s
 
 
 def tar_requests(server: Server) -> list[str]:
-    return [asked for asked in server.asked if asked.startswith(TAR)]
+    return [request for request in server.requests if request.startswith(TAR)]
 
 
 def test_sets_arrive_byte_for_byte_and_progress_ends_at_the_total(server: Server, tmp_path: Path) -> None:
@@ -78,9 +78,9 @@ def test_sets_arrive_byte_for_byte_and_progress_ends_at_the_total(server: Server
 
 def test_what_is_there_is_not_fetched_again_but_the_index_is(server: Server, tmp_path: Path) -> None:
     stage(server, tmp_path / "cache")
-    server.asked.clear()
+    server.requests.clear()
     progress = stage(server, tmp_path / "cache")
-    assert server.asked == ["/sentence/train/index.json@0", "/sentence/val/index.json@0"]
+    assert server.requests == ["/sentence/train/index.json@0", "/sentence/val/index.json@0"]
     assert progress.done == progress.total
 
 
@@ -114,7 +114,7 @@ def test_a_tar_that_is_not_there_is_named(server: Server, tmp_path: Path) -> Non
     (server.folder / TAR.lstrip("/")).unlink()
     with pytest.raises(ShardError, match=rf"{server.address}{TAR} is missing, though the index lists it"):
         stage(server, tmp_path / "cache")
-    assert len(tar_requests(server)) == 1, "what is missing is not asked for again"
+    assert len(tar_requests(server)) == 1, "a missing file is not requested again"
 
 
 def test_a_connection_cut_once_goes_unnoticed(server: Server, tmp_path: Path) -> None:
@@ -125,12 +125,16 @@ def test_a_connection_cut_once_goes_unnoticed(server: Server, tmp_path: Path) ->
     assert tar_requests(server).count(f"{TAR}@1000") == 1
 
 
-def test_a_connection_cut_again_and_again_is_an_error_and_the_next_run_goes_on(server: Server, tmp_path: Path) -> None:
+def test_a_connection_cut_again_and_again_is_an_error_and_the_next_run_continues(
+    server: Server, tmp_path: Path
+) -> None:
     server.cut = lambda path, start: 300 if path == TAR and start == 2000 else None
-    with pytest.raises(ShardError, match=rf"{server.address}{TAR} could not be had in 3 attempts .*goes on where"):
+    with pytest.raises(
+        ShardError, match=rf"{server.address}{TAR} could not be fetched in 3 attempts .*continues where"
+    ):
         stage(server, tmp_path / "cache")
     server.cut = lambda path, start: None
-    server.asked.clear()
+    server.requests.clear()
     stage(server, tmp_path / "cache")
     assert tar_requests(server)[0] == f"{TAR}@2000"
 
@@ -139,7 +143,7 @@ def test_a_connection_cut_again_and_again_is_an_error_and_the_next_run_goes_on(s
 def test_a_file_of_another_length_is_refused(server: Server, tmp_path: Path, ranges: bool) -> None:
     server.ranges = ranges
     server.change = lambda path, data: data[:-700] if path == TAR else data
-    with pytest.raises(ShardError, match=rf"{server.address}{TAR} could not be had .*it sent \d+ bytes instead of"):
+    with pytest.raises(ShardError, match=rf"{server.address}{TAR} could not be fetched .*it sent \d+ bytes instead of"):
         stage(server, tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("sets/*/sentence/train"))
 
@@ -159,7 +163,7 @@ def test_another_tar_in_its_place_is_refused(server: Server, tmp_path: Path) -> 
         stage(server, tmp_path / "cache")
 
 
-def test_a_broken_beginning_on_the_disk_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+def test_a_broken_beginning_on_the_disk_is_fetched_again(server: Server, tmp_path: Path) -> None:
     index = json.loads((server.folder / "sentence/train/index.json").read_text())
     part = BlobCache(tmp_path / "cache", limit=10**9).part(index["shards"][0]["sha256"])
     part.write_bytes(b"\x07" * 1500)
@@ -181,11 +185,11 @@ def test_an_index_that_is_none_is_refused(server: Server, tmp_path: Path, body: 
 )
 def test_names_that_would_leave_the_folder_are_refused(server: Server, tmp_path: Path, old: str, new: str) -> None:
     server.change = lambda path, data: data.replace(old.encode(), new.encode()) if "index.json" in path else data
-    with pytest.raises(ShardError, match="whose name, size or sha256 is none"):
+    with pytest.raises(ShardError, match="whose name, size or sha256 is not valid"):
         stage(server, tmp_path / "cache")
 
 
-def test_two_files_of_one_name_do_not_meet(server: Server, tmp_path: Path) -> None:
+def test_two_files_of_one_name_are_kept_apart(server: Server, tmp_path: Path) -> None:
     """webdataset's cache_dir would serve the first 000000.tar for both."""
     stage(server, tmp_path / "cache")
     tars = {path.resolve().read_bytes() for path in (tmp_path / "cache" / "sets").rglob("000000.tar")}
@@ -224,7 +228,7 @@ def test_a_disk_that_fills_up_while_staging_is_named_and_leaves_no_part(
     assert not list((tmp_path / "cache" / "blobs").iterdir())
 
 
-def test_the_longest_unused_files_make_room_but_not_those_in_use(tmp_path: Path) -> None:
+def test_the_least_recently_used_files_are_evicted_but_not_those_in_use(tmp_path: Path) -> None:
     cache = BlobCache(tmp_path, limit=100)
     first, second, third, needed = (letter * 64 for letter in "abcd")
     for number, name in enumerate((first, second, third)):
@@ -249,7 +253,7 @@ def test_files_that_the_cache_did_not_write_are_neither_evicted_nor_emptied(tmp_
     assert [path.read_text() for path in mine] == ["precious"] * 3
 
 
-def test_a_killed_stager_leaves_what_the_next_one_goes_on_with(server: Server, tmp_path: Path) -> None:
+def test_after_a_killed_staging_the_next_one_continues(server: Server, tmp_path: Path) -> None:
     server.pause = 0.1
     script = (
         "from msp_ds.data.remote import remote_files, staging\n"
@@ -262,13 +266,13 @@ def test_a_killed_stager_leaves_what_the_next_one_goes_on_with(server: Server, t
     )
     stager = subprocess.Popen([sys.executable, "-c", script])
     deadline = time.monotonic() + 60
-    while f"{TAR}@2000" not in server.asked and time.monotonic() < deadline:
+    while f"{TAR}@2000" not in server.requests and time.monotonic() < deadline:
         time.sleep(0.01)
     stager.send_signal(signal.SIGKILL)
     stager.wait()
     assert not list((tmp_path / "cache").glob("sets/*/sentence/train"))
     server.pause = 0.0
-    server.asked.clear()
+    server.requests.clear()
     stage(server, tmp_path / "cache")
     assert tar_requests(server)[0] in (f"{TAR}@1000", f"{TAR}@2000", f"{TAR}@3000")
 

@@ -204,7 +204,7 @@ def test_a_full_disk_leaves_everything_as_it_was_and_keeps_what_was_computed(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     writer = "negatives.write_durably" if target == "set" else "lists.write_atomically"
-    monkeypatch.setattr(f"msp_ds.data.hard_negatives.{writer}", full)
+    monkeypatch.setattr(f"msp_ds.preparation.hard_negatives.{writer}", full)
     before = snapshot(folder)
     plan: dict[str, object] = {"attach": True} if target == "set" else {"out": tmp_path / "list.npz"}
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
@@ -220,9 +220,9 @@ def test_a_full_disk_leaves_everything_as_it_was_and_keeps_what_was_computed(
 def test_a_disk_that_is_full_while_computing_says_that_the_same_command_goes_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, data: bytes, *, temporary: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("msp_ds.preparation.hard_negatives.search.write_durably", full)
+    monkeypatch.setattr("msp_ds.preparation.hard_negatives.search.write_atomically", full)
     with pytest.raises(InputError, match=r"free its disk, then call the same command again"):
         do(shards=folder, count=2, out=tmp_path / "list.npz")

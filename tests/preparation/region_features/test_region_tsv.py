@@ -152,7 +152,7 @@ BAD_ROWS = {
     "torn features": (Row(2, features=np.ones(13, "<f4")), "column features holds 52 bytes"),
     "NaN box": (Row(2, boxes=np.full((3, 4), np.nan, "<f4")), "a box is not finite"),
     "x y w h": (Row(2, boxes=np.array([[30, 20, 5, 5]] * 3, "<f4")), "boxes should be x0 y0 x1 y1"),
-    "shares": (Row(2, boxes=np.array([[0, 0, 1, 0.5]] * 3, "<f4")), "should be pixels, not shares"),
+    "shares": (Row(2, boxes=np.array([[0, 0, 1, 0.5]] * 3, "<f4")), "should be pixels, not fractions"),
 }
 
 

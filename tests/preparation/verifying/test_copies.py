@@ -40,7 +40,7 @@ def copied(server: Served, cache: Path, path: str = "", *, limit_gb: float = 1.0
 
 def test_the_address_of_a_set_brings_that_set_alone(server: Served, tmp_path: Path) -> None:
     assert copied(server, tmp_path / "cache", VAL) == [snapshot(server.folder / VAL)]
-    assert not any(path.startswith(TRAIN) for path in server.asked)
+    assert not any(path.startswith(TRAIN) for path in server.requests)
 
 
 def test_the_address_of_a_folder_brings_the_sets_below_it(server: Served, tmp_path: Path) -> None:
@@ -49,9 +49,9 @@ def test_the_address_of_a_folder_brings_the_sets_below_it(server: Served, tmp_pa
 
 def test_what_is_in_the_cache_is_not_fetched_again(server: Served, tmp_path: Path) -> None:
     copied(server, tmp_path / "cache", VAL)
-    server.asked.clear()
+    server.requests.clear()
     copied(server, tmp_path / "cache", VAL)
-    assert server.asked == [f"{VAL}/index.json"]
+    assert server.requests == [f"{VAL}/index.json"]
 
 
 def test_paths_stand_for_themselves(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_names_that_would_leave_the_folder_are_refused(server: Served, tmp_path:
     index = json.loads(path.read_text())
     index["files"]["../x"] = index["files"].pop("vocab.txt")
     path.write_text(json.dumps(index))
-    with pytest.raises(ShardError, match="whose name, size or sha256 is none"):
+    with pytest.raises(ShardError, match="whose name, size or sha256 is not valid"):
         copied(server, tmp_path / "cache", VAL)
 
 

@@ -241,7 +241,7 @@ HAND_EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda index: index["shards"][0]["keys"].__setitem__(1, "\ud800"),
         "index.json lists image ids of 000000.tar that no image can have",
     ),
-    "long name": (lambda index: index["shards"][0].update(name="x" * 256), "which is no plain file name"),
+    "long name": (lambda index: index["shards"][0].update(name="x" * 256), "which is not a plain file name"),
 }
 
 

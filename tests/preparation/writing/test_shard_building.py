@@ -265,7 +265,7 @@ BAD_FILES = {
     "cut phrases": ("region_descriptions.json", b'[{"id": 1', "cut off or damaged"),
     "empty labels": ("objects_vocab.txt", b"", "line 1 is empty"),
     "empty vocabulary": ("vocab.txt", b"", "lacks the special piece"),
-    "broken hard negatives": ("hard_negatives.npz", b"PK", "is no readable archive"),
+    "broken hard negatives": ("hard_negatives.npz", b"PK", "is not a readable archive"),
     "broken image data": ("image_data.json", b"{}", "is no list"),
 }
 STAGE_OF: dict[str, StageName] = {

@@ -15,7 +15,7 @@ from small_world import files_below, recipe_of
 from msp_ds.config import write_json
 from msp_ds.errors import InputError
 from msp_ds.preparation.writing.shard_building import build_shards
-from msp_ds.storage.sole_writer import OWNER_FILE, sole_writer
+from msp_ds.storage.locks import OWNER_FILE, lock_folder
 from msp_ds.training.checkpointing.run_folder import RUN_FILE, find_checkpoint, read_run_card, read_run_config
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.execution import Execution
@@ -114,7 +114,7 @@ def test_a_run_folder_that_another_process_writes_is_refused_and_left_as_it_is(h
     job = a_job(Path("run"), runtime)
     stopped(job)
     before = files_below(Path("run"))
-    with sole_writer(Path("run")):
+    with lock_folder(Path("run")):
         with pytest.raises(InputError, match=r"run is being written by process \d+ on .*, or name another --run-dir"):
             resumed(job, Path("run"))
         assert files_below(Path("run")) == before | {OWNER_FILE}

@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def folders_with(name: str, path: Path) -> Iterator[Path]:
-    """The folders at or below `path` that hold a file `name`: each once, also behind links, hidden ones left out."""
+    """Yield the folders at or below `path` that hold a file `name`, each once; links are followed, hidden ones not."""
     seen: set[str] = set()
     for folder, below, files in os.walk(path, followlinks=True):
-        here = os.path.realpath(folder)
-        if here in seen:
+        real = os.path.realpath(folder)
+        if real in seen:
             below.clear()  # a link to a folder above would be followed without end
             continue
-        seen.add(here)
+        seen.add(real)
         below[:] = sorted(one for one in below if not one.startswith("."))
         if name in files:
             yield Path(folder)
