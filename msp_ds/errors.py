@@ -1,5 +1,11 @@
 """The errors that a user can cause. The command line shows them as one line and exits with 2."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class InputError(ValueError):
     """A file, flag or configuration that cannot be used; its text says what, where and how to fix it."""
@@ -11,3 +17,12 @@ class ShardError(InputError):
 
 class CheckpointError(InputError):
     """A checkpoint that is missing, half-written or of another model."""
+
+
+@contextmanager
+def writing(path: Path, *, fix: str) -> Iterator[None]:
+    """Turn an OSError of the block, which writes `path`, into an InputError with the cause and the `fix`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); {fix}") from None

@@ -1,4 +1,4 @@
-"""The library's face: a trained model and the images of a shard set, asked in a line each.
+"""The Python interface: a trained model and the images of a shard set, one line for each question.
 
     model = msp_ds.load("runs/tps", shards="shards/sentence/val")
     image = model.image_ids[0]
@@ -44,40 +44,43 @@ _TRAINED_BY = {
 }
 
 
-def _unheard(done: int) -> None:
-    """Nobody listens to the progress."""
+def _no_progress(done: int) -> None:
+    """Ignore progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """A text and an image that the match head compared."""
+    """A text and an image with their score by the match head."""
 
     text: str
     image_id: str
     score: float
-    """The margin z1 - z0: they match above 0, and a larger one fits better."""
+    """The margin z1 - z0: above 0 they match, and larger is better."""
     is_own: bool
-    """Whether the text was written about the image, as far as the set knows; False for any other text."""
+    """Whether the text is one of the image's own texts in the set."""
 
     @property
     def probability(self) -> float:
-        """That they match, by the head."""
+        """Probability of a match, by the head."""
         return float(torch.sigmoid(torch.tensor(self.score, dtype=torch.float64)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class WordAttention:
-    """Where the words of a text look in an image, in the last layer, mean over the heads."""
+    """Attention of the words of a text on the regions of an image, in the last layer, mean over the heads."""
 
     words: tuple[str, ...]
-    """W, cut at the most that the model reads."""
-    shares: Tensor
-    """float32 [W, R]: the share of a word's attention on a region, mean over its pieces. What a row lacks to one lies
-    on the whole image, or in a single stream on the text."""
+    """W words, cut at the maximal text length of the model."""
+    weights: Tensor
+    """float32 [W, R]: attention weight of each word on each region, mean over the word's pieces. A row sums to less
+    than one: the rest lies on the whole image, or in a single-stream encoder also on the text."""
 
 
 class Model:
-    """A trained model, ready to answer about the images of a set; dropout is off."""
+    """A trained model with the images of a set, in evaluation mode.
+
+    Each `advance` argument is called with the number of items that were just finished.
+    """
 
     def __init__(self, trained: TrainedModel, shards: ShardSet, *, device: str | None = None) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -91,28 +94,28 @@ class Model:
 
     @classmethod
     def load(cls, checkpoint: str | PathLike[str], *, shards: str | PathLike[str], device: str | None = None) -> Model:
-        """What `msp_ds.load` gives."""
+        """Load a model; `msp_ds.load` calls this."""
         opened = open_set(Path(shards))
         trained = load_trained(Path(checkpoint), shards=opened, needed_heads=(), preset=None)
         return cls(trained, opened, device=device)
 
     @property
     def image_ids(self) -> tuple[str, ...]:
-        """The images of the set, in its order: `coco-391895`."""
+        """Ids of the images of the set, in its order: `coco-391895`."""
         return self.shards.keys
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """What `answer` chooses from. Raises: ShardError where the set holds no questions."""
+        """The answers that `answer` chooses from. Raises: ShardError if the set holds no questions."""
         if self.shards.questions is None:
             raise ShardError(
-                f"{self.shards.path} holds no answers to choose from; take the shards of the benchmark that "
-                "the model was fine-tuned on, as shards/vqa/val"
+                f"{self.shards.path} holds no answers to choose from; use the shards of the benchmark that "
+                "the model was fine-tuned on, such as shards/vqa/val"
             )
         return self.shards.questions.answers
 
     def row_of(self, image_id: str) -> int:
-        """The row of an image in the set. Raises: InputError for an unknown one."""
+        """Return the row of an image in the set. Raises: InputError for an unknown image."""
         if image_id not in self._rows:
             known = ", ".join(self.image_ids[:3])
             raise InputError(
@@ -122,9 +125,9 @@ class Model:
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str], image_ids: Sequence[str]) -> Encoded:
-        """What the model makes of B texts, each with the image beside it: float32 states on the CPU.
+        """Encode B pairs of a text and an image; return float32 states on the CPU.
 
-        `.pair` [B, H] stands for both, `.text` [B, T, H] and `.regions` [B, R, H] for their parts.
+        `.pair` [B, H] represents the pair, `.text` [B, T, H] its tokens and `.regions` [B, R, H] its regions.
         """
         if len(texts) != len(image_ids):
             raise InputError(
@@ -134,12 +137,12 @@ class Model:
         encoded = self.backbone(batch.to(self.device))
         return Encoded(text=encoded.text.cpu(), regions=encoded.regions.cpu(), pair=encoded.pair.cpu())
 
-    def score(self, texts: Sequence[str], image_ids: Sequence[str], *, advance: Advance = _unheard) -> Tensor:
-        """float32 [M, N]: how well each text fits each image; they match above 0."""
+    def score(self, texts: Sequence[str], image_ids: Sequence[str], *, advance: Advance = _no_progress) -> Tensor:
+        """Return float32 [M, N] scores of each text with each image; above 0 they match."""
         return self._matcher.scores(self._texts(texts), self._rows_of(image_ids), advance=advance)
 
-    def search(self, text: str, *, top: int = 10, advance: Advance = _unheard) -> list[Match]:
-        """The `top` images of the set that fit a text best, best first."""
+    def search(self, text: str, *, top: int = 10, advance: Advance = _no_progress) -> list[Match]:
+        """Return the `top` images of the set that fit a text best, best first."""
         rows = torch.arange(len(self.image_ids))
         scores = self._matcher.scores(self._texts([text]), rows, advance=advance)[0]
         best = best_first(scores, top)
@@ -150,24 +153,24 @@ class Model:
         ]
 
     def captions(
-        self, image_id: str, *, pool: Sequence[str] = (), top: int = 10, advance: Advance = _unheard
+        self, image_id: str, *, pool: Sequence[str] = (), top: int = 10, advance: Advance = _no_progress
     ) -> list[Match]:
-        """The `top` texts that fit an image best, best first: of `pool`, else of all texts of the set."""
+        """Return the `top` texts that fit an image best, best first, from `pool` or from all texts of the set."""
         row = self.row_of(image_id)
         own = set(samples_of(self.shards, [row])[0]["texts"])
         texts = self._texts(pool) if pool else texts_of_set(self.reader, torch.arange(len(self.reader.keys)))
         scores = self._matcher.scores(texts, torch.tensor([row]), advance=advance)[:, 0]
         best = best_first(scores, top)
-        said = [pool[place] for place in best] if pool else [self._text_of(pair) for pair in best]
+        found = [pool[place] for place in best] if pool else [self._text_of(pair) for pair in best]
         return [
             Match(text=text, image_id=image_id, score=float(scores[place]), is_own=text in own)
-            for text, place in zip(said, best, strict=True)
+            for text, place in zip(found, best, strict=True)
         ]
 
-    def nearest(self, image_id: str, *, top: int = 10, advance: Advance = _unheard) -> list[tuple[str, float]]:
-        """The `top` images that look most like an image to the model, with their likeness, -1 to 1.
+    def nearest(self, image_id: str, *, top: int = 10, advance: Advance = _no_progress) -> list[tuple[str, float]]:
+        """Return the `top` images most similar to an image, with their cosine similarities, -1 to 1.
 
-        That is the cosine of what the model makes of them before they meet a text, less the mean of the set.
+        The vectors are the mean region states before the text joins, less the mean of the set.
         """
         row = self.row_of(image_id)
         states = image_states(self.backbone, self.reader, advance=advance)
@@ -177,38 +180,38 @@ class Model:
 
     @torch.no_grad()
     def answer(self, question: str, image_id: str) -> dict[str, float]:
-        """The chance of each answer to a question about an image, likeliest first; together they make one."""
+        """Return the probability of each answer to a question about an image, the most probable first."""
         answers = self.answers
         self._head("answer", AnswerHead)
         batch = read_pairs(self.reader, self._texts([question]), self._rows_of([image_id]))
         logits = answer_logits(self.heads, self.backbone(batch.to(self.device)))[0].cpu()
-        chances = logits.softmax(0).tolist()
-        return {answers[place]: chances[place] for place in best_first(logits, len(answers))}
+        probabilities = logits.softmax(0).tolist()
+        return {answers[place]: probabilities[place] for place in best_first(logits, len(answers))}
 
     def right_answers(self, question: str, image_id: str) -> tuple[str, ...]:
-        """What the set knows to be right, best first; empty where it holds no such question about the image."""
+        """Return the set's right answers, best first; empty if it does not hold this question about the image."""
         questions, row = self.shards.questions, self.row_of(image_id)
         if questions is None:
             return ()
-        asked = samples_of(self.shards, [row])[0]["texts"]
-        if question not in asked:
+        known = samples_of(self.shards, [row])[0]["texts"]
+        if question not in known:
             return ()
-        pair = (self.reader.images == row).nonzero().squeeze(1)[asked.index(question)]
+        pair = (self.reader.images == row).nonzero().squeeze(1)[known.index(question)]
         ids, scores = (part[0] for part in self.reader.answers(pair[None]))
         return tuple(questions.answers[int(ids[place])] for place in best_first(scores, len(scores)) if ids[place] >= 0)
 
-    def looks(self, text: str, image_id: str) -> WordAttention:
-        """Where the words of a text look in an image."""
+    def attention(self, text: str, image_id: str) -> WordAttention:
+        """Return the attention of the words of a text on the regions of an image."""
         texts = self._texts([text])
         batch = read_pairs(self.reader, texts, self._rows_of([image_id]))
-        shares = encode_and_look(self.backbone, batch.to(self.device))[1][0].cpu()
+        weights = encode_and_look(self.backbone, batch.to(self.device))[1][0].cpu()
         num_regions = int(self.shards.region_counts[self.row_of(image_id)])
         words, rows = [], []
         for position in range(FIRST_WORD_POSITION, int(texts.word_positions.max()) + 1):
             of_word = texts.word_positions[0] == position
             words.append(self._spelt(texts.token_ids[0, of_word]))
-            rows.append(shares[of_word, :num_regions].mean(0))
-        return WordAttention(words=tuple(words), shares=torch.stack(rows))
+            rows.append(weights[of_word, :num_regions].mean(0))
+        return WordAttention(words=tuple(words), weights=torch.stack(rows))
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -219,7 +222,7 @@ class Model:
         return Matcher(self.backbone, self._head("match", MatchHead), self.reader)
 
     def _head(self, name: str, kind: type[Head]) -> Head:
-        """A head. Raises: CheckpointError where the checkpoint has none of this name."""
+        """Return a head. Raises: CheckpointError if the checkpoint has none of this name."""
         if name not in self.heads:
             raise CheckpointError(
                 f"{self.checkpoint} has heads {', '.join(self.heads)} but no {name} head; {_TRAINED_BY[name]}"
@@ -230,19 +233,18 @@ class Model:
         return head
 
     def _rows_of(self, image_ids: Sequence[str]) -> Tensor:
-        """int64 [N]."""
         return torch.tensor([self.row_of(image_id) for image_id in image_ids], dtype=torch.int64)
 
     def _texts(self, sentences: Sequence[str]) -> Texts:
         return texts_of(sentences, self.pieces, max_tokens=self.shards.index.max_tokens)
 
     def _spelt(self, token_ids: Tensor) -> str:
-        """A word from the ids of its pieces, as the model knows it."""
+        """A word from the ids of its pieces."""
         pieces = self.pieces.vocabulary.pieces
         return "".join(pieces[number].removeprefix("##") for number in token_ids.tolist())
 
     def _text_of(self, pair: int) -> str:
-        """The text of a pair of the set, as it was written."""
+        """The original text of a pair of the set."""
         row = int(self.reader.images[pair])
         ordinal = int((self.reader.images[:pair] == row).sum())
         text: str = samples_of(self.shards, [row])[0]["texts"][ordinal]
@@ -250,8 +252,8 @@ class Model:
 
 
 def best_first(scores: Tensor, top: int) -> list[int]:
-    """The places of the `top` largest of float32 [N] `scores`, largest first; equal ones in their order."""
+    """Return the indices of the `top` largest of float32 [N] `scores`, largest first; ties keep their order."""
     if top < 1:
-        raise InputError(f"the best {top} are nothing to show; ask for at least 1")
+        raise InputError(f"top {top} shows nothing; it must be at least 1")
     order: list[int] = torch.argsort(scores, descending=True, stable=True)[:top].tolist()
     return order

@@ -1,4 +1,4 @@
-"""Progress of long work: bars with the time left on a terminal, and elsewhere a line every ten seconds."""
+"""Progress of long work: bars with the time left on a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -20,48 +20,48 @@ from rich.progress import (
 from msp_ds.terminal import Terminal, console, printable
 
 SECONDS_BETWEEN_LINES = 10.0
-"""Where there is no terminal to draw on; work that takes less says nothing."""
+"""Seconds without a terminal; shorter work writes no line."""
 
 
 class Ticker:
-    """Calls `say` in a thread of its own whenever nothing was said for so many `seconds`."""
+    """Calls `write` in a thread of its own whenever no line was written for `seconds`."""
 
-    def __init__(self, say: Callable[[], None], *, seconds: float) -> None:
-        self._say, self._seconds = say, seconds
-        self._ended, self._said_at = threading.Event(), time.monotonic()
+    def __init__(self, write: Callable[[], None], *, seconds: float) -> None:
+        self._write, self._seconds = write, seconds
+        self._ended, self._written_at = threading.Event(), time.monotonic()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
-        """Begin to wait."""
-        self.spoke()
+        """Start the thread."""
+        self.wrote()
         self._thread.start()
 
-    def spoke(self) -> None:
-        """Count the seconds from now, since something was said."""
-        self._said_at = time.monotonic()
+    def wrote(self) -> None:
+        """Count the seconds from now, since a line was just written elsewhere."""
+        self._written_at = time.monotonic()
 
     def stop(self) -> None:
-        """Fall silent once the line that is being said has ended; a thread that was never started needs no stop."""
+        """Stop the thread after its current line; a thread that was never started needs no stop."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
-        while not self._ended.wait(max(self._said_at + self._seconds - time.monotonic(), 0.0)):
-            if time.monotonic() >= self._said_at + self._seconds:
-                self.spoke()
-                self._say()
+        while not self._ended.wait(max(self._written_at + self._seconds - time.monotonic(), 0.0)):
+            if time.monotonic() >= self._written_at + self._seconds:
+                self.wrote()
+                self._write()
 
 
 def note_column(text: str, style: str = "none") -> TextColumn:
-    """A column of a bar, `text` as a format of its task; nothing in it is markup."""
+    """Return a column of a bar: `text` is a format of its task, never markup."""
     return TextColumn(text, style=style, markup=False)
 
 
 class Work(Progress):
-    """Bars on a terminal; elsewhere the task that was started last says where it is every ten `seconds`.
+    """Bars on a terminal; elsewhere a line about the task that was started last, every ten `seconds`.
 
-    A thread speaks, so that work that reports itself rarely or never does not look dead.
+    A thread writes the lines, so that work that rarely reports its progress does not look dead.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class Work(Progress):
             get_time=get_time,
         )
         self._began = get_time()
-        self._ticker = Ticker(self._say, seconds=SECONDS_BETWEEN_LINES if seconds is None else seconds)
+        self._ticker = Ticker(self._write_line, seconds=SECONDS_BETWEEN_LINES if seconds is None else seconds)
 
     def start(self) -> None:
-        """Draw the bars, or begin to write lines where there is no terminal."""
+        """Draw the bars, or start to write lines without a terminal."""
         super().start()
         if not self.console.is_terminal:
             self._ticker.start()
@@ -98,50 +98,50 @@ class Work(Progress):
         self._ticker.stop()
         super().stop()
 
-    def _say(self) -> None:
+    def _write_line(self) -> None:
         self.console.print(f"{time.strftime('%H:%M:%S')} {self.line()}", soft_wrap=True)
 
     def line(self) -> str:
-        """`retrieval: 1,200 of 4,800 (25 %), 0:30 passed, 1:30 left`, of the task that was started last."""
+        """Return `retrieval: 1,200 of 4,800 (25 %), 0:30 passed, 1:30 left` for the task that was started last."""
         if not self.tasks:
             return f"preparing: {clock(self.get_time() - self._began)} passed"
         task = self.tasks[-1]
         done, total, passed = task.completed, task.total, task.elapsed or 0.0
         parts = [f"{clock(passed)} passed"]
         if task.finished:
-            parts = [f"all {done:,.0f} done, going on, {clock(self.get_time() - self._began)} passed in all"]
+            parts = [f"all {done:,.0f} done, still working, {clock(self.get_time() - self._began)} passed in all"]
         elif total:
             parts.insert(0, f"{done:,.0f} of {total:,.0f} ({done / total:.0%})".replace("%", " %"))
-            parts += [f"{clock(passed * (total - done) / done)} left"] if done else ["time left unknown as yet"]
+            parts += [f"{clock(passed * (total - done) / done)} left"] if done else ["time left not known yet"]
         note = str(task.fields.get("note", ""))
         return printable(f"{task.description}: {', '.join([*parts, *([note] if note else [])])}")
 
 
 def progress_bar(*, is_drawn: bool = True) -> Work:
-    """A bar with share, time passed, time left and a note; lines on standard error where that is no terminal."""
+    """Return a bar with percentage, times and a note; lines if standard error is not a terminal."""
     return Work(console(), is_drawn=is_drawn)
 
 
 class Bars:
-    """Progress for work that reports itself by start(label, total) and advance(n), one bar after the other."""
+    """Progress of work that calls start(label, total) and advance(n), one bar after the other."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task: TaskID | None = None
 
     def start(self, label: str, total: int | None) -> None:
-        """A new bar of `total` units, or of unknown length."""
+        """Start a new bar of `total` units, or of unknown length."""
         self._task = self._progress.add_task(printable(label), total=total, note="")
 
     def advance(self, n: int = 1) -> None:
-        """Moves the current bar."""
+        """Move the current bar."""
         if self._task is not None:
             self._progress.advance(self._task, n)
 
 
 @contextmanager
 def bars(label: str | None = None, total: int | None = None, *, is_drawn: bool = True) -> Iterator[Bars]:
-    """Bars that are shown as long as the block runs, the first called `label`; not `is_drawn`: lines alone."""
+    """Show bars while the block runs, the first one called `label`; without `is_drawn` only lines."""
     with progress_bar(is_drawn=is_drawn) as progress:
         shown = Bars(progress)
         if label is not None:
@@ -150,7 +150,7 @@ def bars(label: str | None = None, total: int | None = None, *, is_drawn: bool =
 
 
 def clock(seconds: float) -> str:
-    """1:02:03, or 2:03 below an hour."""
+    """Return 1:02:03, or 2:03 below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

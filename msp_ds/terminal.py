@@ -1,7 +1,7 @@
-"""What a person at the terminal sees: texts and tables that are safe to show, log lines, and an error as one line.
+"""Output to the terminal: texts and tables that are safe to show, log lines, and errors as one line.
 
 All output of this project goes through this file. Names, captions and labels come from other people's files, so no
-text is markup, and what a terminal would obey or hide is shown as an escape: \\x1b.
+text is markup, and control and invisible characters are shown as escapes: \\x1b.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from msp_ds.errors import InputError
 OUTPUT_FAILED = 2
 """Exit code of a command whose output cannot be written, as on a full disk."""
 READER_GONE = 128 + 13
-"""Exit code where the reader of the output has ended, as in `msp-ds ... | head -1`; shells count SIGPIPE so."""
+"""Exit code when the reader of the output has ended, as in `msp-ds ... | head -1`: that of SIGPIPE in shells."""
 READABLE = 20
-"""Cells of a column that is never made narrower while another column can be left out."""
+"""Minimal width of a column in cells while another column can be left out."""
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories: controls, invisible format characters, lone surrogates, separators of lines and paragraphs."""
 _SCRIPTS_THAT_JOIN = "[\u0600-\u1fff\u2070-\U0010ffff]"
@@ -49,14 +49,14 @@ _IN_ASCII = {
     **dict.fromkeys("│┃┆┇┊┋╎╏║", "|"),
     **dict.fromkeys("“”„", '"'),
 }
-"""Frames and quotation marks for outputs that lack them."""
+"""Replacements of frames and quotation marks for encodings that lack them."""
 _VERY_WIDE = 10_000
 
 
 def printable(text: str, *, keep: str = "") -> str:
     """Return the text with control, bidirectional and zero-width characters as escapes.
 
-    Those in `keep` stay, and those that join the letters of a script or the parts of an emoji.
+    Characters in `keep` stay, and so do joiners within the letters of a script or the parts of an emoji.
     """
     if text.isprintable():
         return text
@@ -69,19 +69,19 @@ def printable(text: str, *, keep: str = "") -> str:
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:
-    """Return one text of parts, each plain or with a style: ("error:", "bold red")."""
+    """Join parts, plain or with a style such as ("error:", "bold red"), to one text."""
     pairs = [(part, "") if isinstance(part, str) else part for part in parts]
     return Text.assemble(*((printable(text, keep="\n"), style) for text, style in pairs))
 
 
 class Terminal(Console):
-    """Standard output or `stderr`; what is printed on it is never markup, and control characters are escaped."""
+    """A console on standard output or `stderr` that prints no markup and escapes control characters."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def print(self, *objects: Any, **how: Any) -> None:
-        """Print as rich does, but lines of plain text are not broken: a path stays one word to copy."""
+        """Print as rich does, but do not wrap plain text, so that a path can be copied."""
         if all(isinstance(one, str) for one in objects):
             how.setdefault("soft_wrap", True)
         super().print(*objects, **how)
@@ -92,33 +92,33 @@ class Terminal(Console):
 
 
 class Table(rich_table.Table):
-    """A table whose columns stay readable: those that a narrow terminal has no room for are left out, and named.
+    """A table that leaves out whole columns on a narrow terminal, and names them, so that the others stay readable.
 
-    expendable: headers of the columns that go first, in this order; then they go from the right. The first one stays,
-    and those without a header, which could not be named.
+    expendable: headers of the columns to leave out first, in this order; then columns go from the right. The first
+    column always stays, and so do columns without a header.
     """
 
     def __init__(self, *headers: str, expendable: Sequence[str] = (), **options: Any) -> None:
-        super().__init__(*headers, **options)
+        super().__init__(*headers, **{"title_justify": "left", "caption_justify": "left", **options})
         self.expendable = tuple(expendable)
         for column in self.columns:
             column.overflow = "fold"
 
     def add_column(self, header: Any = "", *args: Any, **options: Any) -> None:
-        """Add a column as rich does; words that are longer than the column go on in the next line."""
+        """Add a column as rich does; words longer than the column continue on the next line."""
         super().add_column(header, *args, **{"overflow": "fold", **options})
 
     def add_row(self, *cells: Any, **options: Any) -> None:
-        """Add a row; a line break within a name is shown as an escape."""
+        """Add a row; line breaks in its cells are shown as escapes."""
         super().add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in cells), **options)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown = copy.copy(self)
         shown.width = None if self.width is None else min(self.width, options.max_width)
-        room = shown.width or options.max_width
+        max_width = shown.width or options.max_width
         sizes = [_sizes(column, console, options.update_width(_VERY_WIDE)) for column in self.columns]
-        kept, left_out = self._fitting([least for least, _ in sizes], room)
-        widths = _shared([sizes[place] for place in kept], room - _frame(len(kept)))
+        kept, left_out = self._fitting([least for least, _ in sizes], max_width)
+        widths = _widths([sizes[place] for place in kept], max_width - _frame(len(kept)))
         shown.columns = [
             dataclasses.replace(self.columns[place], _index=number, width=width)
             for number, (place, width) in enumerate(zip(kept, widths, strict=True))
@@ -126,23 +126,22 @@ class Table(rich_table.Table):
         if left_out:
             note = f"left out: {', '.join(dict.fromkeys(left_out))}; a wider terminal (COLUMNS=120) shows all"
             shown.caption = note if self.caption is None else f"{self.caption}\n{note}"
-            shown.caption_justify = "left"
         yield from rich_table.Table.__rich_console__(shown, console, options)
 
-    def _fitting(self, least: Sequence[int], room: int) -> tuple[list[int], list[str]]:
-        """Return the columns that fit in `room` cells, and the headers of the others as they were left out."""
+    def _fitting(self, least: Sequence[int], max_width: int) -> tuple[list[int], list[str]]:
+        """Return the columns that fit in `max_width` cells, and the headers of the others in their order."""
         headers = [str(column.header) for column in self.columns]
         named = [place for one in self.expendable for place, header in enumerate(headers) if place and header == one]
         order = named + [place for place in range(len(headers) - 1, 0, -1) if headers[place] and place not in named]
         kept, left_out = list(range(len(headers))), list[str]()
-        while order and _frame(len(kept)) + sum(least[place] for place in kept) > room:
+        while order and _frame(len(kept)) + sum(least[place] for place in kept) > max_width:
             kept.remove(order[0])
             left_out.append(headers[order.pop(0)])
         return kept, left_out
 
 
 def _frame(num_columns: int) -> int:
-    """Cells of the borders of a table, and of a space on both sides of each column."""
+    """Cells of the borders of a table, with a space on both sides of each column."""
     return 1 + 3 * num_columns
 
 
@@ -153,14 +152,14 @@ def _sizes(column: rich_table.Column, console: Console, options: ConsoleOptions)
     return min(max(one.minimum for one in found), longest, READABLE), longest
 
 
-def _shared(sizes: Sequence[tuple[int, int]], room: int) -> list[int | None]:
-    """Return the widths of columns, least and longest, in `room` cells; None for each where rich finds them itself.
+def _widths(sizes: Sequence[tuple[int, int]], max_width: int) -> list[int | None]:
+    """Divide `max_width` cells among columns of least and longest widths.
 
-    That is where all of them fit, and where not even the least ones do.
+    All widths are None, for rich to choose, where the longest fit and where not even the least do.
     """
-    spare = room - sum(least for least, _ in sizes)
+    spare = max_width - sum(least for least, _ in sizes)
     widths: list[int | None] = [None] * len(sizes)
-    if spare < 0 or sum(longest for _, longest in sizes) <= room:
+    if spare < 0 or sum(longest for _, longest in sizes) <= max_width:
         return widths
     by_wish = sorted(range(len(sizes)), key=lambda place: sizes[place][1] - sizes[place][0])
     for done, place in enumerate(by_wish):
@@ -171,12 +170,12 @@ def _shared(sizes: Sequence[tuple[int, int]], room: int) -> list[int | None]:
 
 
 def console() -> Terminal:
-    """The terminal for everything but results; results go to standard output."""
+    """Return the terminal for everything but results, which go to standard output."""
     return Terminal(stderr=True)
 
 
 class _LogLines(logging.Formatter):
-    """Log lines that are safe to show; one record of ours is one line."""
+    """Formats log records as text that is safe to show; a record of this package is one line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record), keep="" if record.name.startswith("msp_ds") else "\n\t")
@@ -186,22 +185,22 @@ class _LogLines(logging.Formatter):
 
 
 def speak(*, quiet: bool = False) -> None:
-    """Sends log lines to the terminal: all of ours from INFO on, or only warnings when `quiet`."""
+    """Send log lines to the terminal: those of this package from INFO on, or only warnings when `quiet`."""
     terminal = console()
     handler: logging.Handler = logging.StreamHandler()
     handler.setFormatter(_LogLines("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    if terminal.is_terminal:  # a log line must not tear the bar below it
+    if terminal.is_terminal:  # keeps log lines above the bars
         handler = RichHandler(console=terminal, show_path=False, show_level=False, log_time_format="%H:%M:%S")
-        handler.setFormatter(_LogLines("%(message)s"))  # else basicConfig puts level and module before it
+        handler.setFormatter(_LogLines("%(message)s"))  # without it basicConfig adds level and module
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("msp_ds").setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 @contextmanager
 def one_line_errors(*, debug: bool, quiet: bool = False) -> Iterator[None]:
-    """Turns what a user can cause into one line, none when `quiet`, and exit code 2; with `debug` into a traceback.
+    """Turn errors that a user can cause into one line (none when `quiet`) and exit code 2; with `debug` re-raise them.
 
-    Beside InputError that is a file or folder that the system refuses, as for lack of a permission.
+    These are InputError, and OSError with a file name, such as a missing permission.
     """
     try:
         yield
@@ -217,10 +216,10 @@ def one_line_errors(*, debug: bool, quiet: bool = False) -> Iterator[None]:
 
 
 class _Output(io.FileIO):
-    """Standard output or standard error as a file whose failure ends the command with one line, not a traceback."""
+    """Standard output or standard error; a failed write ends the command with one line instead of a traceback."""
 
     def write(self, data: Any) -> int:
-        """Write to the file; where that fails, whatever is written later is dropped."""
+        """Write to the file; after a failure all later output is dropped."""
         try:
             return super().write(data) or 0
         except OSError as error:
@@ -235,7 +234,7 @@ class _Output(io.FileIO):
 
 
 def _replaced(error: UnicodeError) -> tuple[str, int]:
-    """What is written for characters that an encoding lacks: frames in ASCII, else a question mark for each cell."""
+    """Replace characters that an encoding lacks: frames by ASCII, others by a question mark for each cell."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]
@@ -243,7 +242,7 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 
 
 def _guard_outputs() -> None:
-    """Let standard output and standard error replace what their encodings lack, and end the command if they fail."""
+    """Make standard output and standard error replace unencodable characters and handle failed writes."""
     codecs.register_error(_REPLACED, _replaced)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -257,10 +256,10 @@ def _guard_outputs() -> None:
 
 
 def run_command(app: Callable[[], object]) -> None:
-    """Runs a command line that ends with SystemExit, and ends the process with its code.
+    """Run a command line that ends with SystemExit, and end the process with its code.
 
-    One of several ranks skips the interpreter's tear-down: a thread of gloo may let go of a Python tensor only then,
-    and a rank that has done all its work would end as aborted (exit code 134).
+    One of several ranks skips the interpreter's tear-down, in which a gloo thread may release a Python tensor and abort
+    a rank that has finished its work (exit code 134).
     """
     _guard_outputs()
     try:
@@ -270,7 +269,7 @@ def run_command(app: Callable[[], object]) -> None:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except SystemExit as end:
-        ranks = sys.modules.get("torch.distributed")  # importing it takes seconds, which a mere --help would wait for
+        ranks = sys.modules.get("torch.distributed")  # not imported: that takes seconds
         if ranks is None or not ranks.is_available() or not ranks.is_initialized() or ranks.get_world_size() == 1:
             raise
         if end.code is not None and not isinstance(end.code, int):
@@ -282,7 +281,7 @@ def run_command(app: Callable[[], object]) -> None:
 
 
 def run_tool(main: Callable[[], object]) -> None:
-    """Runs a program of tools/, which has no --debug: what a user can cause is one line."""
+    """Run a program of tools/, which has no --debug, with errors as one line."""
 
     def quietly() -> None:
         with one_line_errors(debug=False):
@@ -293,9 +292,9 @@ def run_tool(main: Callable[[], object]) -> None:
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Ends work that can be taken up again in one line and exit code 130, as shells count it, on Ctrl-C."""
+    """End resumable work on Ctrl-C with one line and exit code 130."""
     try:
         yield
     except KeyboardInterrupt:
-        Terminal(stderr=True, soft_wrap=True).print("interrupted; the same command goes on from here")
+        Terminal(stderr=True, soft_wrap=True).print("interrupted; the same command continues from here")
         raise SystemExit(130) from None

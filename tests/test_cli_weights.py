@@ -47,7 +47,7 @@ def test_import_lists_what_is_fresh_absent_and_left_out(tmp_path: Path) -> None:
     assert ["", "backbone.regions.cls_feature", "fresh"] in rows
     assert ["", "heads.match", "absent"] in rows
     assert any(row[0] == "cls.seq_relationship.weight" and "it answers another" in shown for row in rows)
-    assert "which 40 word pieces these weights know is not said" in shown
+    assert "the 40 word pieces of these weights are not known" in shown
 
 
 def test_the_words_of_bert_are_found_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The library's face gives what the model, asked the long way round, gives; and refuses in one line."""
+"""The Python interface returns the numbers of the model itself, and refuses wrong input in one line."""
 
 from __future__ import annotations
 
@@ -115,13 +115,13 @@ def test_the_nearest_images_are_those_of_the_nearest_mean_states(matcher: Model)
 @torch.no_grad()
 def test_answers_are_a_distribution_over_those_of_the_set(answerer: Model) -> None:
     question, image = texts_of(answerer, [4])[0], answerer.image_ids[int(answerer.reader.images[4])]
-    said = answerer.answer(question, image)
+    answers = answerer.answer(question, image)
     logits = answerer.heads["answer"](answerer.backbone(of_set(answerer, [4], [int(answerer.reader.images[4])])).pair)[
         0
     ]
     chances = (logits.exp() / logits.exp().sum()).tolist()
-    assert said == pytest.approx(dict(zip(answerer.answers, chances, strict=True)), abs=FP32_BOUND)
-    assert list(said.values()) == sorted(said.values(), reverse=True)
+    assert answers == pytest.approx(dict(zip(answerer.answers, chances, strict=True)), abs=FP32_BOUND)
+    assert list(answers.values()) == sorted(answers.values(), reverse=True)
 
 
 def test_right_answers_are_those_of_the_question_of_the_set(answerer: Model) -> None:
@@ -133,21 +133,21 @@ def test_right_answers_are_those_of_the_question_of_the_set(answerer: Model) -> 
 
 
 def test_the_words_of_a_text_look_at_the_regions_of_its_image(matcher: Model) -> None:
-    looks = matcher.looks("a Red  ball, here", matcher.image_ids[0])
-    assert looks.words == ("a", "red", "ball,", "here")
+    attention = matcher.attention("a Red  ball, here", matcher.image_ids[0])
+    assert attention.words == ("a", "red", "ball,", "here")
     regions = int(matcher.shards.region_counts[0])
-    assert looks.shares.shape == (4, regions)
-    assert (looks.shares >= 0).all()
-    assert (looks.shares.sum(1) < 1).all()  # the rest lies on the visual [CLS]
+    assert attention.weights.shape == (4, regions)
+    assert (attention.weights >= 0).all()
+    assert (attention.weights.sum(1) < 1).all()  # the rest lies on the visual [CLS]
 
 
 def test_equal_scores_keep_their_order() -> None:
     assert best_first(torch.tensor([1.0, 2.0, 1.0, 2.0]), 3) == [1, 3, 0]
-    with pytest.raises(InputError, match="the best 0 are nothing to show"):
+    with pytest.raises(InputError, match="top 0 shows nothing"):
         best_first(torch.tensor([1.0]), 0)
 
 
-def test_what_cannot_be_asked_is_refused_in_one_line(looking_site: Path, matcher: Model, answerer: Model) -> None:
+def test_wrong_input_is_refused_in_one_line(looking_site: Path, matcher: Model, answerer: Model) -> None:
     image = matcher.image_ids[0]
     with pytest.raises(InputError, match=r"val holds no image 'coco-0'; it has 8, such as coco-\d+, coco-\d+"):
         matcher.score(["a ball"], ["coco-0"])
@@ -155,7 +155,7 @@ def test_what_cannot_be_asked_is_refused_in_one_line(looking_site: Path, matcher
         matcher.search("  ")
     with pytest.raises(InputError, match="2 texts and 1 images make no pairs"):
         matcher.embed(["a", "b"], [image])
-    with pytest.raises(ShardError, match="val holds no answers to choose from; take the shards of the benchmark"):
+    with pytest.raises(ShardError, match="val holds no answers to choose from; use the shards of the benchmark"):
         matcher.answer("why ?", image)
     with pytest.raises(CheckpointError, match="has heads answer but no match head; the sentence stage trains it"):
         answerer.search("a ball")

@@ -1,4 +1,4 @@
-"""What long work says where there is no terminal to draw on."""
+"""Lines of progress without a terminal."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Lines(io.StringIO):
     ("total", "done", "line"),
     [
         (4800, 1200, "ranking: 1,200 of 4,800 (25 %), 0:30 passed, 1:30 left"),
-        (4800, 0, "ranking: 0 of 4,800 (0 %), 0:30 passed, time left unknown as yet"),
-        (4800, 4800, "ranking: all 4,800 done, going on, 0:30 passed in all"),
+        (4800, 0, "ranking: 0 of 4,800 (0 %), 0:30 passed, time left not known yet"),
+        (4800, 4800, "ranking: all 4,800 done, still working, 0:30 passed in all"),
         (None, 7, "ranking: 0:30 passed"),
     ],
 )
@@ -68,18 +68,18 @@ def test_work_that_has_not_come_to_its_first_bar_is_preparing() -> None:
     assert work.line() == "preparing: 2:05 passed"
 
 
-def test_nothing_is_said_after_the_end() -> None:
-    begun, said = threading.Event(), list[str]()
+def test_no_line_is_written_after_the_end() -> None:
+    begun, lines = threading.Event(), list[str]()
 
-    def say() -> None:
+    def write() -> None:
         begun.set()
         time.sleep(0.1)
-        said.append("a line")
+        lines.append("a line")
 
-    ticker = Ticker(say, seconds=0.0)
+    ticker = Ticker(write, seconds=0.0)
     ticker.start()
     assert begun.wait(60)
     ticker.stop()
-    at_the_end = list(said)
+    at_the_end = list(lines)
     time.sleep(0.2)
-    assert said == at_the_end != []
+    assert lines == at_the_end != []

@@ -1,4 +1,4 @@
-"""What a terminal shows of other people's texts, and how a command's process ends."""
+"""Texts of other people are safe to show in a terminal, and a command ends with the right exit code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = "a[/b] :dog: 12.5 \\x1b[31m\\u202eb\\u200b"
 
 
 def shown(*parts: object, width: int = 100, **options: object) -> list[str]:
-    """The lines of what a terminal shows, without trailing spaces."""
+    """The shown lines, without trailing spaces."""
     out = io.StringIO()
     Terminal(file=out, width=width, force_terminal=False, **options).print(*parts)
     return [line.rstrip() for line in out.getvalue().splitlines()]
@@ -199,9 +199,9 @@ run_command(command)
 """
 
 
-@pytest.mark.parametrize(("num_ranks", "said"), [(1, "done torn down"), (2, "done ")])
+@pytest.mark.parametrize(("num_ranks", "output"), [(1, "done torn down"), (2, "done ")])
 def test_one_of_several_ranks_ends_without_the_interpreters_tear_down(
-    tmp_path: Path, num_ranks: int, said: str
+    tmp_path: Path, num_ranks: int, output: str
 ) -> None:
     ranks = [
         subprocess.Popen(
@@ -211,4 +211,4 @@ def test_one_of_several_ranks_ends_without_the_interpreters_tear_down(
         )
         for rank in range(num_ranks)
     ]
-    assert [(rank.communicate(timeout=180)[0], rank.returncode) for rank in ranks] == [(said, 3)] * num_ranks
+    assert [(rank.communicate(timeout=180)[0], rank.returncode) for rank in ranks] == [(output, 3)] * num_ranks

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from transformers import LxmertConfig, LxmertForPreTraining
 
 from msp_ds.config import ModelConfig
-from msp_ds.exchange.weights_card import has_visual_cls
 from msp_ds.exchange.weights_export import ExportPlan, export_weights, hf_config
 from msp_ds.exchange.weights_import import ImportPlan, import_weights
 from msp_ds.model.encoder import Backbone
@@ -132,7 +131,7 @@ def our_outputs(ours: Ours, batch: Batch) -> dict[str, Tensor]:
 
 def their_outputs(theirs: LxmertForPreTraining, batch: Batch, ours: Ours) -> dict[str, Tensor]:
     """The same of transformers."""
-    cls_feature = ours.backbone.regions.cls_feature if has_visual_cls(ours.backbone.config) else None
+    cls_feature = ours.backbone.regions.cls_feature if ours.backbone.config.visual_cls else None
     states = theirs.lxmert(**their_inputs(batch, cls_feature))
     first, pair = 0 if cls_feature is None else 1, states.pooled_output
     if cls_feature is not None:

@@ -1,9 +1,9 @@
-"""The paper's Table 4 as a plan: its rows, the runs that they share, how many steps each takes. Nothing here trains.
+"""The plan of the paper's Table 4: the runs of each row, which rows share them, and their steps. Nothing here trains.
 
-A row's pre-training is a path of stages, each a run that starts from the one before. Rows whose paths begin alike, with
-the same tasks, steps and seed, share those runs: the paths of a seed form a tree. All rows have the same number of
-optimiser steps in all, divided evenly among their stages, the first ones taking what does not divide; so T → S and
-P → S are alike in everything but the text of their first half.
+The pre-training of a row is a path of stages, each a run that starts from the one before. Rows whose paths begin with
+the same tasks, steps and seed share those runs: the paths of a seed form a tree. All rows have the same total number of
+optimiser steps, divided evenly among their stages with the remainder in the first ones; so T → S and P → S differ only
+in the text of their first half.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from msp_ds.errors import InputError
 
 ZERO_SHOT = "zero-shot-retrieval"
 START_STEPS = 60
-"""What starting a run costs, in optimiser steps of preset tiny: seconds of imports and of opening shards."""
+"""Cost of starting a run (imports, opening shards) in optimiser steps of preset tiny."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AblationRequest:
-    """What a user wants an ablation to be about."""
+    """The user's choices for an ablation."""
 
     out: Path
     shards: Path
@@ -31,70 +31,72 @@ class AblationRequest:
     benchmarks: tuple[str, ...]
     seeds: tuple[int, ...]
     setting: tuple[str, ...] = ()
+    """Values of --set for all pre-training runs."""
     fine_tuning_setting: tuple[str, ...] = ()
-    """What --set says to all runs of pre-training, and of fine-tuning."""
+    """Values of --set for all fine-tuning runs."""
     fine_tuning_limit: int | None = None
-    """End fine-tuning after so many steps."""
+    """Maximal number of fine-tuning steps; None for the whole schedule."""
     images: int | None = None
+    """Number of images for retrieval; None for all."""
     captions_per_image: int | None = None
-    """Retrieval: only so many; None takes all."""
+    """Number of captions of each image for retrieval; None for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study(AblationRequest):
-    """The same with what its preset and its shards say of it."""
+    """A request with the values that its preset and its shards add."""
 
     preset: str
     steps: int
     """Optimiser steps of each row's pre-training, over all of its stages."""
     batches: Mapping[str, int]
-    """Part of a stage -> batches in an epoch of its shards."""
+    """Granularity -> batches in an epoch of its shards."""
     fine_tuning: Mapping[str, int]
     """Benchmark -> optimiser steps of its fine-tuning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One command of the plan."""
+    """One command of the plan: a run or an evaluation."""
 
     name: str
-    """Also its folder below the ablation's: `seed-9595/t200_s200`, `seed-9595/vqa/t200_s200`."""
+    """Also its folder in the ablation's folder: `seed-9595/t200_s200`, `seed-9595/vqa/t200_s200`."""
     kind: str
-    """What it does: `pre-train`, `fine-tune vqa`, `evaluate vqa`."""
+    """Kind of work: `pre-train`, `fine-tune vqa`, `evaluate vqa`."""
     words: tuple[str, ...]
-    """What follows `msp-ds`."""
+    """Arguments of `msp-ds`."""
     after: str | None
     """The node whose run it starts from."""
     stage: str = ""
-    """Name of the one stage that the run trains; empty for an evaluation."""
+    """Stage that the run trains; empty for an evaluation."""
     steps: int = 0
     """Optimiser steps of a run."""
     benchmark: str = ""
-    """What an evaluation grades."""
+    """Benchmark of an evaluation; empty for a run."""
 
     @property
     def work(self) -> float:
-        """What it costs, in optimiser steps and their like, or in evaluations."""
+        """Cost in optimiser steps for a run, in evaluations for an evaluation."""
         return self.steps + START_STEPS if self.stage else 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Every command of an ablation, and where the numbers of its table come from."""
+    """All commands of an ablation, and the evaluations behind each cell of its table."""
 
     study: Study
     nodes: tuple[Node, ...]
-    """Each after the one that it starts from; seed by seed, so that one seed's table is there early."""
+    """Each after the one that it starts from; seed by seed, so that the table of the first seed is ready early."""
     cells: Mapping[tuple[str, str], tuple[str, ...]]
-    """(row, benchmark) -> the evaluations of its seeds; none where a row has nothing to evaluate."""
+    """(row, benchmark) -> evaluations of its seeds; empty where a row has nothing to evaluate."""
     paths: Mapping[str, str]
-    """AblationRow -> its runs: `t200 → p200-titp → s200`."""
+    """Row -> its runs: `t200 → p200-titp → s200`."""
     unshared: int
     """Optimiser steps that pre-training would take if every row trained all of its stages."""
 
 
 def chosen_benchmarks(names: str) -> tuple[str, ...]:
-    """The benchmarks that `names` lists, separated by commas. Raises InputError for one that is none."""
+    """Parse benchmark names separated by commas. Raises InputError for an unknown one."""
     wanted = tuple(dict.fromkeys(name.strip() for name in names.split(",")))
     known = (ZERO_SHOT, *BENCHMARKS)
     unknown = [name for name in wanted if name not in known]
@@ -103,13 +105,13 @@ def chosen_benchmarks(names: str) -> tuple[str, ...]:
     return wanted
 
 
-def even_shares(steps: int, *, num_stages: int) -> list[int]:
-    """`steps` divided evenly among stages; the first ones take what does not divide."""
+def even_split(steps: int, *, num_stages: int) -> list[int]:
+    """Divide `steps` evenly among stages; the first ones take the remainder."""
     return [steps // num_stages + (number < steps % num_stages) for number in range(num_stages)]
 
 
 def plan_ablation(study: Study) -> Plan:
-    """The plan of a study. Raises InputError when a row has more stages than steps."""
+    """Plan a study. Raises InputError when a row has more stages than steps."""
     nodes: dict[str, Node] = {}
     cells: dict[tuple[str, str], tuple[str, ...]] = {}
     paths: dict[str, str] = {}
@@ -130,14 +132,14 @@ def plan_ablation(study: Study) -> Plan:
 
 
 def _pre_training(study: Study, row: AblationRow, *, seed: int) -> list[Node]:
-    """A row's stages as runs; two rows' runs of one name are the same run."""
+    """The stages of a row as runs; runs of equal name in two rows are one run."""
     if not row.curriculum:
         return []
     stages = curriculum(row.curriculum)
     if study.steps < len(stages):
         raise InputError(f"--steps {study.steps} is too few for the {len(stages)} stages of {row.stages}")
     path: list[Node] = []
-    for stage, steps in zip(stages, even_shares(study.steps, num_stages=len(stages)), strict=True):
+    for stage, steps in zip(stages, even_split(study.steps, num_stages=len(stages)), strict=True):
         path.append(_stage_node(study, row, stage, steps=steps, seed=seed, parent=path[-1] if path else None))
     return path
 
@@ -163,16 +165,16 @@ def _stage_node(study: Study, row: AblationRow, stage: Stage, *, steps: int, see
 
 
 def _common(study: Study, name: str, *, seed: int) -> Iterable[str]:
-    """What all runs are told."""
-    told = {"--preset": study.preset, "--shards": study.shards, "--seed": seed, "--run-dir": study.out / name}
-    return (str(word) for pair in told.items() for word in pair)
+    """The flags that all runs have."""
+    flags = {"--preset": study.preset, "--shards": study.shards, "--seed": seed, "--run-dir": study.out / name}
+    return (str(word) for flag in flags.items() for word in flag)
 
 
 def _benchmark_nodes(study: Study, row: AblationRow, benchmark: str, *, seed: int, parent: Node | None) -> list[Node]:
-    """What gives a row its grades on a benchmark, the evaluation last; nothing where it has none to give."""
+    """The commands that grade a row on a benchmark, the evaluation last; none if the row cannot be graded on it."""
     start = _path_name(parent)
     if benchmark == ZERO_SHOT:
-        # Only a model whose last stage was asked about matching can say what matches.
+        # Zero-shot retrieval needs a last stage with a matching task.
         last = curriculum(row.curriculum, drop=row.drop)[-1] if parent else None
         if parent is None or last is None or not any("match" in task.heads for task in last.tasks):
             return []
@@ -197,7 +199,7 @@ def _benchmark_nodes(study: Study, row: AblationRow, benchmark: str, *, seed: in
 
 
 def _label(node: Node) -> str:
-    """What a pre-training run adds to the name of the run before it."""
+    """The part of a run's name after the name of the run before it."""
     return node.name.removeprefix(f"{node.after}_") if node.after else _path_name(node)
 
 
@@ -213,7 +215,7 @@ def _pool(study: Study) -> str:
 
 def _evaluation(study: Study, benchmark: str, *, name: str, run: Node) -> Node:
     held_out = study.shards / held_out_set(benchmark) / "val"
-    words = ["evaluate", "--task", benchmark, "--checkpoint", run_folder(study, run), "--shards", held_out]
+    words = ["evaluate", "--task", benchmark, "--checkpoint", study.out / run.name, "--shards", held_out]
     limits = {"--images": study.images, "--captions-per-image": study.captions_per_image}
     if benchmark in (ZERO_SHOT, "retrieval"):
         words += [word for flag, count in limits.items() if count is not None for word in (flag, count)]
@@ -228,19 +230,14 @@ def _evaluation(study: Study, benchmark: str, *, name: str, run: Node) -> Node:
 
 
 def held_out_set(benchmark: str) -> str:
-    """The shards that a benchmark is graded on: zero-shot retrieval takes the captions of the sentence stage."""
+    """Return the shard set that a benchmark is graded on: for zero-shot retrieval that of the sentence stage."""
     return "sentence" if benchmark == ZERO_SHOT else benchmark
 
 
-def run_folder(study: Study, node: Node) -> Path:
-    """Where a node leaves what it makes."""
-    return study.out / node.name
-
-
 def seconds_for(nodes: Sequence[Node], measured: Mapping[str, float], *, every: Sequence[Node]) -> float | None:
-    """How long `nodes` will take, going by the seconds that others of `every` took; None before anything like them ran.
+    """Estimate the seconds of `nodes` from the `measured` ones of `every`; None before a similar node has run.
 
-    A kind that has not run yet is taken to be as fast as the other runs, or the other evaluations.
+    A kind that has not run yet counts as fast as the other runs, or the other evaluations.
     """
     total = 0.0
     for node in nodes:

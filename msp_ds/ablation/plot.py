@@ -1,4 +1,4 @@
-"""The plot of an ablation as one SVG that needs nothing beside it: a panel a column, a line a row, a dot a seed."""
+"""The plot of an ablation as one SVG file: a panel for each column, a line for each row, a dot for each seed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from html import escape
 from msp_ds.ablation.table import Cell, Grid
 
 _LABELS, _PANEL, _PAPER, _GAP = 250, 190, 46, 18
-"""Widths of the rows' names, of a panel, of the paper's number beside it, and between panels, in pixels."""
+"""Pixels: width of the row names, of a panel, of the paper's number beside it, and between panels."""
 _LINE, _HEAD, _FOOT = 24, 46, 30
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#222}.grey{fill:#999}.tick{fill:#666;font-size:10px;text-anchor:middle}"
@@ -17,7 +17,7 @@ _STYLE = (
 
 
 def ablation_plot(grid: Grid) -> str:
-    """The plot as a whole SVG file; each panel has a scale of its own, the paper's numbers stand beside it in grey."""
+    """Return the SVG file; each panel has its own scale, with the paper's numbers beside it in grey."""
     width = _LABELS + len(grid.columns) * (_PANEL + _PAPER + _GAP)
     height = _HEAD + _LINE * len(grid.rows) + _FOOT
     parts = [

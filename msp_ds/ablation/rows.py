@@ -1,4 +1,4 @@
-"""Table 4 of the paper: its rows, and those of its numbers whose place in it is certain."""
+"""Table 4 of the paper: its rows, and the numbers of it that could be read with certainty."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ class AblationRow:
     """One row of Table 4."""
 
     name: str
-    """As --rows names it."""
+    """Name in --rows."""
     stages: str
+    """Heading of the row in the table."""
     tasks: str
-    """Both as the table says them."""
+    """Tasks in the words of the table."""
     curriculum: str = ""
     """Empty: no pre-training."""
     drop: tuple[str, ...] = ()
@@ -70,20 +71,20 @@ PAPER: dict[str, dict[str, float]] = {
         "TR": 80.96,
     },
 }
-"""AblationRow -> column -> percent in the paper's Table 4: VQA and GQA test-dev, NLVR2 test-P, Flickr30k.
+"""Row -> column -> percent in the paper's Table 4: VQA and GQA test-dev, NLVR2 test-P, Flickr30k.
 
-In the text that these were typed from, most numbers have come apart from their rows. Only those are here whose place
-something else confirms, the others are left out rather than guessed: T → P → S stands in Tables 2 and 3 as well (the
-means of its recalls there are 63.01, 76.53, 68.6 and 80.83); of T → P → S without TITP section 4.6 gives the
-differences; the row without pre-training stands beside the head of the table; and of the rows below T → P → S only
-S → P → T, which ends without a matching task, can have dashes where zero-shot numbers belong.
+In the text version of the paper most numbers of the table are detached from their rows. Only numbers that another
+place confirms are here: Tables 2 and 3 repeat T → P → S (the means of its recalls there are 63.01, 76.53, 68.6 and
+80.83); section 4.6 gives the differences of T → P → S without TITP; the row without pre-training is beside the head of
+the table; and of the rows below T → P → S only S → P → T, which ends without a matching task, can have dashes for the
+zero-shot numbers.
 """
 
 
 def chosen_rows(names: str | None) -> tuple[AblationRow, ...]:
-    """The rows that `names` lists, separated by commas, in the table's order; all of them for None.
+    """Parse row names separated by commas into rows in the table's order; None for all rows.
 
-    Raises InputError for a name that no row has.
+    Raises InputError for an unknown name.
     """
     if names is None:
         return ROWS

@@ -1,8 +1,7 @@
-"""Runs an ablation's plan: what is finished stays, what was interrupted goes on, what fails is named and passed over.
+"""Execution of an ablation's plan: finished nodes are skipped, interrupted ones resumed, failures reported at the end.
 
 Each node is a command in a process of its own: a DeepSpeed engine leaves its process group and its memory behind, and
-dozens of them do not fit into one process. What they say goes into `logs/`, what they cost and give into
-`ablation.json`.
+dozens of them do not fit into one process. Their output goes to `logs/`, their times and grades to `ablation.json`.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from msp_ds.ablation.plan import ZERO_SHOT, AblationRequest, Node, Plan, Study, held_out_set, run_folder, seconds_for
+from msp_ds.ablation.plan import ZERO_SHOT, AblationRequest, Node, Plan, Study, held_out_set, seconds_for
 from msp_ds.config import from_json, read_json, write_json
 from msp_ds.curriculum import BENCHMARKS, STAGES
 from msp_ds.data.format.shards import ShardSet, open_set
-from msp_ds.errors import InputError
+from msp_ds.errors import InputError, writing
 from msp_ds.presets import DEFAULT_PRESET, get_preset
 from msp_ds.progress import progress_bar
 from msp_ds.training.checkpointing.run_folder import RUN_FILE, STAGE_FILE, is_finished, read_finished
@@ -39,62 +38,66 @@ METRICS: dict[str, tuple[str, ...]] = {
 """Benchmark -> its columns in Table 4. All in percent; those of retrieval are the mean of R@1, R@5 and R@10."""
 
 Launch = Callable[[Sequence[str], Path], int]
-"""Runs `msp-ds WORDS`, all that it says going to the end of a file; returns its exit code."""
+"""Runs `msp-ds WORDS`, appends its output to a file, and returns its exit code."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommandResult:
-    """What came of a node that is finished."""
+    """The result of a finished node."""
 
     seconds: float
-    """Of the attempt that finished it; 0 where nobody timed it."""
+    """Duration of the attempt that finished it; 0 if it was not timed."""
     grades: dict[str, float] = field(default_factory=dict)
-    """Of an evaluation: column -> percent."""
+    """Column -> percent, for an evaluation."""
     note: str = ""
-    """What a reader of the grades should know."""
+    """Remark on the grades for the caption of the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What an ablation's folder holds and was made with: written after each node, read when the ablation goes on."""
+    """Settings and results of an ablation's folder: written after each node, read when the ablation is resumed."""
 
     preset: str
     shards: str
     settings: tuple[str, ...]
     fine_tuning_settings: tuple[str, ...]
     index_sha256: dict[str, str]
-    """Shard set -> sha256 of its index: all numbers of a table are of the same data."""
+    """Shard set -> sha256 of its index, so that all numbers of a table come from the same data."""
     nodes: dict[str, CommandResult] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What is known after an ablation ran."""
+    """The results of an ablation."""
 
     nodes: Mapping[str, CommandResult]
     failures: Mapping[str, str]
-    """Node -> what went wrong, or which node before it did."""
+    """Node -> its error, or the node before it that failed."""
 
 
-def study_of(asked: AblationRequest, *, preset: str | None, steps: int | None) -> tuple[Study, dict[str, str]]:
-    """The study that was asked for, and the sha256 of every index it reads.
+def study_of(request: AblationRequest, *, preset: str | None, steps: int | None) -> tuple[Study, dict[str, str]]:
+    """Return the study of a request, and the sha256 of each index that it reads.
 
     Without `steps` each row has as many as the preset's T → P → S. Raises InputError for shards that are missing or
-    hold less than a batch, and for settings that are none.
+    hold less than a batch, and for unknown settings.
     """
     letters = {part.initial: part.name for part in STAGES}
-    trained = "".join(row.curriculum for row in asked.rows) if steps is not None else "".join(letters)
+    trained = "".join(row.curriculum for row in request.rows) if steps is not None else "".join(letters)
     parts = [name for initial, name in letters.items() if initial in trained]
-    tasks = [name for name in asked.benchmarks if name in BENCHMARKS]
-    needed = [f"{name}/train" for name in (*parts, *tasks)] + [f"{held_out_set(name)}/val" for name in asked.benchmarks]
-    sets = {name: open_set(asked.shards / name) for name in needed}
+    tasks = [name for name in request.benchmarks if name in BENCHMARKS]
+    needed = [f"{name}/train" for name in (*parts, *tasks)] + [
+        f"{held_out_set(name)}/val" for name in request.benchmarks
+    ]
+    sets = {name: open_set(request.shards / name) for name in needed}
     chosen = preset or sets[needed[0]].index.preset or DEFAULT_PRESET
     schedule = get_preset(chosen).schedule
-    for spelling, settings in (("tps", asked.setting), *((task, asked.fine_tuning_setting) for task in tasks)):
-        with_flags(preset_config(chosen, {"curriculum": spelling}), {"setting": settings})  # a wrong one says so now
+    for spelling, settings in (("tps", request.setting), *((task, request.fine_tuning_setting) for task in tasks)):
+        with_flags(
+            preset_config(chosen, {"curriculum": spelling}), {"setting": settings}
+        )  # raises for a wrong one before anything runs
     batches = {name: _batches(sets[f"{name}/train"], schedule[name].batch_size) for name in (*parts, *tasks)}
     study = Study(
-        **vars(asked),
+        **vars(request),
         preset=chosen,
         steps=steps or sum(schedule[name].epochs * batches[name] for name in parts),
         batches=batches,
@@ -110,9 +113,9 @@ def _batches(shards: ShardSet, batch_size: int) -> int:
 
 
 def read_record(study: Study, hashes: Mapping[str, str]) -> Record:
-    """What the ablation's folder holds so far, nothing in a new one.
+    """Read the record of the ablation's folder; a new folder has an empty one.
 
-    Raises InputError when it is of other shards or of another preset.
+    Raises InputError when it belongs to other shards, settings or another preset.
     """
     path = study.out / RECORD_FILE
     mine = Record(
@@ -129,29 +132,29 @@ def read_record(study: Study, hashes: Mapping[str, str]) -> Record:
     except InputError as error:
         raise InputError(f"{error}; name another --out, where msp-ds ablate writes it again") from None
     for what in ("preset", "settings", "fine_tuning_settings"):
-        theirs, ours = (_said(getattr(record, what)) for record in (there, mine))
+        theirs, ours = (_as_text(getattr(record, what)) for record in (there, mine))
         if theirs != ours:
             kind = what.replace("fine_tuning_", "fine-tuning ")
             raise InputError(f"{study.out} holds an ablation with {kind} {theirs}, not {ours}; name another --out")
     changed = [name for name, sha in hashes.items() if there.index_sha256.get(name, sha) != sha]
     if changed:
         raise InputError(
-            f"shard set {changed[0]} has changed since {study.out} was begun; give the folder that holds the set it "
-            "was begun with: --shards FOLDER, or name another --out"
+            f"shard set {changed[0]} has changed since {study.out} was started; name the folder of the set that it "
+            "was started with: --shards FOLDER, or another --out"
         )
     return dataclasses.replace(there, shards=mine.shards, index_sha256={**there.index_sha256, **hashes})
 
 
-def _said(value: str | tuple[str, ...]) -> str:
+def _as_text(value: str | tuple[str, ...]) -> str:
     return value if isinstance(value, str) else " ".join(value) or "none"
 
 
 def finished_nodes(plan: Plan, record: Record) -> set[str]:
-    """The nodes of a plan that need not run: their outcome is recorded, and runs that others start from are there."""
+    """Return the nodes that need not run: their results are recorded, and the folders of runs are complete."""
     return {
         node.name
         for node in plan.nodes
-        if node.name in record.nodes and (node.benchmark or is_finished(run_folder(plan.study, node) / _stage(node)))
+        if node.name in record.nodes and (node.benchmark or is_finished(plan.study.out / node.name / _stage(node)))
     }
 
 
@@ -160,11 +163,11 @@ def _stage(node: Node) -> str:
 
 
 def run_ablation(plan: Plan, record: Record, *, launch: Launch) -> Results:
-    """Runs what is left of a plan, with the time left over all of it."""
+    """Run the unfinished nodes of a plan, with progress."""
     study, nodes, failures = plan.study, dict(record.nodes), dict[str, str]()
     done = finished_nodes(plan, record)
     left = [node for node in plan.nodes if node.name not in done]
-    log.info("%d of %d runs and evaluations are done, %d to go", len(done), len(plan.nodes), len(left))
+    log.info("%d of %d runs and evaluations are done, %d remain", len(done), len(plan.nodes), len(left))
     with progress_bar() as progress:
         bar = progress.add_task("ablation", total=len(plan.nodes), completed=len(done), note="")
         for place, node in enumerate(left):
@@ -182,51 +185,42 @@ def run_ablation(plan: Plan, record: Record, *, launch: Launch) -> Results:
                 else:
                     seconds = time.monotonic() - began if ran else 0.0
                     nodes[node.name] = CommandResult(seconds=seconds, grades=grades, note=note)
-                    _save(study, record, nodes)
-                    told = f"{seconds:.0f} s, {_time_left(plan, left[place + 1 :], nodes)}"
-                    log.info("%d/%d %s: %s", len(done) + place + 1, len(plan.nodes), node.name, told)
+                    write_json(study.out / RECORD_FILE, dataclasses.replace(record, nodes=nodes))
+                    times = f"{seconds:.0f} s, {_time_left(plan, left[place + 1 :], nodes)}"
+                    log.info("%d/%d %s: %s", len(done) + place + 1, len(plan.nodes), node.name, times)
             progress.advance(bar)
     return Results(nodes=nodes, failures=failures)
 
 
 def _time_left(plan: Plan, left: Sequence[Node], nodes: Mapping[str, CommandResult]) -> str:
     seconds = seconds_for(left, timed(nodes), every=plan.nodes)
-    return "time left unknown as yet" if seconds is None else f"about {spoken_time(seconds)} left"
+    return "time left not known yet" if seconds is None else f"about {duration_text(seconds)} left"
 
 
 def timed(nodes: Mapping[str, CommandResult]) -> dict[str, float]:
-    """Node -> the seconds that it took, of those that were timed."""
+    """Return node -> seconds, of the nodes that were timed."""
     return {name: one.seconds for name, one in nodes.items() if one.seconds}
 
 
-def spoken_time(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 5 min`."""
+def duration_text(seconds: float) -> str:
+    """Return `45 s`, `12 min` or `3 h 5 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def _save(study: Study, record: Record, nodes: dict[str, CommandResult]) -> None:
-    write_json(study.out / RECORD_FILE, dataclasses.replace(record, nodes=nodes))
-
-
 def _run(study: Study, node: Node, *, launch: Launch) -> bool:
-    """Runs one node, from where it was interrupted if it was; False where it turns out to be finished.
-
-    Raises InputError when it fails.
-    """
-    folder, said = run_folder(study, node), study.out / "logs" / f"{node.name}.log"
+    """Run or resume one node; return False if it is finished already. Raises InputError when it fails."""
+    folder, log_file = study.out / node.name, study.out / "logs" / f"{node.name}.log"
     if node.stage and (folder / _stage(node) / STAGE_FILE).is_file() and is_finished(folder / _stage(node)):
-        return False  # the ablation was killed before it took note
+        return False  # the ablation was killed before it recorded the run
     words = (*node.words, "--resume") if node.stage and (folder / RUN_FILE).is_file() else node.words
-    try:
-        said.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{said.parent} cannot be written ({error.strerror}); name another --out") from None
-    code = launch(words, said)
+    with writing(log_file.parent, fix="name another --out"):
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+    code = launch(words, log_file)
     if code:
-        raise InputError(f"exit code {code}: {_last_line(said)} (all of it: {said})")
+        raise InputError(f"exit code {code}: {_last_line(log_file)} (all of it: {log_file})")
     if node.kind == "pre-train":
         steps = read_finished(folder / _stage(node)).steps
         if steps != node.steps:
@@ -237,15 +231,15 @@ def _run(study: Study, node: Node, *, launch: Launch) -> bool:
 def _last_line(path: Path) -> str:
     lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error:")]
-    return (errors or lines or ["it said nothing"])[-1]
+    return (errors or lines or ["no output"])[-1]
 
 
 def read_grades(study: Study, node: Node) -> tuple[dict[str, float], str]:
-    """The grades that an evaluation wrote, in percent by column of the table, and what is to be said of them.
+    """Read the grades of an evaluation: percent by column of the table, and a note on them.
 
-    Raises InputError when they are not there.
+    Raises InputError when they are missing.
     """
-    folder = run_folder(study, node)
+    folder = study.out / node.name
     written = sorted(path for path in folder.glob("*.json") if not path.stem.endswith("-predictions"))
     if len(written) != 1:
         raise InputError(f"{folder} holds {len(written)} files of grades instead of one; remove it to evaluate again")

@@ -1,4 +1,4 @@
-"""The table of an ablation: mean ± deviation over seeds, the paper's own numbers beside it in grey."""
+"""The table of an ablation: mean ± standard deviation over seeds, with the paper's numbers beside it in grey."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from msp_ds.ablation.plan import Plan, seconds_for
 from msp_ds.ablation.rows import PAPER, AblationRow
-from msp_ds.ablation.runner import METRICS, CommandResult, spoken_time, timed
-from msp_ds.errors import InputError
+from msp_ds.ablation.runner import METRICS, CommandResult, duration_text, timed
+from msp_ds.errors import writing
 from msp_ds.storage.atomic_files import write_atomically
 from msp_ds.terminal import Table
 from msp_ds.training.monitoring.metric_texts import plain
@@ -20,26 +20,26 @@ from msp_ds.training.monitoring.metric_texts import plain
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What is known of a row in a column."""
+    """The results of a row in a column."""
 
     values: tuple[float, ...]
-    """Percent, one a seed that came through."""
+    """Percent, one for each seed that is evaluated."""
     planned: int
-    """Seeds; 0 where the row has nothing to grade."""
+    """Number of seeds; 0 if the row cannot be graded."""
     paper: float | None = None
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """Mean over the seeds."""
         return statistics.fmean(self.values)
 
     @property
     def deviation(self) -> float | None:
-        """The sample's standard deviation; None for a single seed."""
+        """Sample standard deviation; None for a single seed."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def text(self) -> str:
-        """`71.2 ± 0.3`, with the seeds that are there where some are missing."""
+        """Return `71.2 ± 0.3`, with the number of seeds if some are missing."""
         if not self.planned:
             return "–"
         if not self.values:
@@ -51,7 +51,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The rows of a table, its columns, and its cells by (row, column)."""
+    """The rows, columns and cells of a table; cells are keyed by (row, column)."""
 
     rows: tuple[AblationRow, ...]
     columns: tuple[str, ...]
@@ -60,7 +60,7 @@ class Grid:
 
 
 def grid_of(plan: Plan, nodes: Mapping[str, CommandResult]) -> Grid:
-    """The table of what is known so far."""
+    """Return the table of the results so far."""
     cells = {}
     for (row, benchmark), evaluations in plan.cells.items():
         for column in METRICS[benchmark]:
@@ -89,8 +89,8 @@ def _caption(plan: Plan, nodes: Mapping[str, CommandResult]) -> str:
 
 
 def terminal_table(grid: Grid) -> Table:
-    """The table for a terminal; its caption is said apart, as no narrow table should wrap it."""
-    table = Table(title="Table 4", title_justify="left", expendable=("paper", "tasks"))
+    """Return the table for a terminal, without its caption, which a narrow table would wrap."""
+    table = Table(title="Table 4", expendable=("paper", "tasks"))
     table.add_column("stages")
     table.add_column("tasks")
     for column in grid.columns:
@@ -107,7 +107,7 @@ def _both(cell: Cell) -> tuple[str, str]:
 
 
 def as_markdown(grid: Grid) -> str:
-    """The table in Markdown, the paper's numbers small."""
+    """Return the table in Markdown, with the paper's numbers small."""
     head = ["stages", "tasks", *grid.columns]
     lines = [f"| {' | '.join(head)} |", f"|---|---|{'---:|' * len(grid.columns)}"]
     for row in grid.rows:
@@ -118,7 +118,7 @@ def as_markdown(grid: Grid) -> str:
 
 
 def as_csv(grid: Grid) -> str:
-    """One line a row and column: mean, deviation, seeds that came through, their values, the paper's number."""
+    """Return a line for each row and column: mean, deviation, number of seeds, their values, the paper's number."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["row", "stages", "tasks", "column", "mean", "deviation", "seeds", "planned", "values", "paper"])
@@ -135,35 +135,33 @@ def as_csv(grid: Grid) -> str:
 
 
 def write_tables(grid: Grid, out: Path, *, plot: str) -> list[Path]:
-    """Writes the table as CSV and Markdown and the `plot` as SVG; returns the files.
+    """Write the table as CSV and Markdown and the `plot` as SVG; return the files.
 
     Raises InputError when the folder cannot be written.
     """
     texts = {"table_4.csv": as_csv(grid), "table_4.md": as_markdown(grid), "table_4.svg": plot}
-    try:
+    with writing(out, fix="name another --out"):
         for name, text in texts.items():
             write_atomically(out / name, text.encode())
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}); name another --out") from None
     return [out / name for name in texts]
 
 
 def plan_table(plan: Plan) -> Table:
-    """Each row's runs: stages with their steps, and what they leave out."""
-    table = Table("row", "stages", "tasks", "runs", title="Table 4: the plan", title_justify="left")
+    """Return the runs of each row: stages with their steps and the tasks they drop."""
+    table = Table("row", "stages", "tasks", "runs", title="Table 4: the plan")
     for row in plan.study.rows:
         table.add_row(row.name, row.stages, row.tasks, plan.paths[row.name])
     return table
 
 
 def plan_words(plan: Plan, nodes: Mapping[str, CommandResult], done: set[str]) -> str:
-    """How much of everything there is to do, and how long it takes where that is known."""
+    """Return a summary of the work: rows, runs, steps, and the remaining time if it is known."""
     study = plan.study
     left = [node for node in plan.nodes if node.name not in done]
     kinds = {node.kind: sum(one.kind == node.kind for one in plan.nodes) for node in plan.nodes}
     steps = sum(node.steps for node in plan.nodes if node.kind == "pre-train")
     seconds = seconds_for(left, timed(nodes), every=plan.nodes)
-    time = "unknown before some have run" if seconds is None else f"about {spoken_time(seconds)}"
+    time = "unknown before some have run" if seconds is None else f"about {duration_text(seconds)}"
     return (
         f"rows {len(study.rows)}, seeds {len(study.seeds)}, {study.steps:,} steps a row with preset {study.preset}: "
         f"{', '.join(f'{count} × {kind}' for kind, count in kinds.items())}.\n"

@@ -194,7 +194,8 @@ def inspect(
     from msp_ds.data.format.shards import open_set
     from msp_ds.preparation.verifying.copies import local_copies
     from msp_ds.preparation.verifying.inspection import SAMPLES_SHOWN, inspect_set
-    from msp_ds.report.pages.shard_page import SAMPLES, write_page
+    from msp_ds.report.pages.page import write_html
+    from msp_ds.report.pages.shard_page import SAMPLES, set_page
     from msp_ds.report.shard_set import set_tables
     from msp_ds.storage.atomic_files import require_plain_file
 
@@ -206,7 +207,7 @@ def inspect(
         ) as folders:
             facts = inspect_set(open_set(folders[0]), samples=SAMPLES if html else SAMPLES_SHOWN)
         if html:
-            write_page(html, facts)
+            write_html(html, set_page(facts))
     Terminal().print(*([f"{html}: open it in a browser"] if html else set_tables(facts)), sep="\n")
 
 
@@ -226,7 +227,7 @@ def verify(
     from msp_ds.data.format.path_patterns import expand_braces
     from msp_ds.preparation.verifying.copies import local_copies
     from msp_ds.preparation.verifying.verification import verify_sets
-    from msp_ds.report.verdict import verdict_text
+    from msp_ds.report.verdict import verify_text
 
     with one_line_errors(debug=debug), bars() as progress:
         show = Terminal(soft_wrap=True)
@@ -234,7 +235,7 @@ def verify(
         sets = expand_braces(paths)
         with local_copies(sets, cache=Path(kept.folder), limit_gb=kept.limit_gb, progress=progress) as folders:
             in_order = verify_sets(
-                folders, quick=quick, jobs=jobs, progress=progress, tell=lambda found: show.print(verdict_text(found))
+                folders, quick=quick, jobs=jobs, progress=progress, tell=lambda found: show.print(verify_text(found))
             )
     raise typer.Exit(0 if in_order else 1)
 

@@ -29,9 +29,8 @@ def search(
     from msp_ds.errors import InputError
     from msp_ds.library import Model
     from msp_ds.report.pages.page import write_html
-    from msp_ds.report.pages.pictures import open_pictures, packed
-    from msp_ds.report.pages.search import find_about, find_images, finding_shown
-    from msp_ds.report.pages.search_page import finding_page
+    from msp_ds.report.pages.pictures import as_data_address, open_pictures
+    from msp_ds.report.pages.search import find_about, find_images, finding_page, finding_shown
     from msp_ds.storage.atomic_files import require_plain_file
 
     with one_line_errors(debug=debug):
@@ -46,7 +45,7 @@ def search(
         finding = find_about(model, image, top=top) if image else find_images(model, str(text), top=top)
         if html:
             ids = [sample["image_id"] for sample in finding.samples]
-            pictures = {image_id: packed(one) for image_id, one in open_pictures(images, ids).items()}
+            pictures = {image_id: as_data_address(one) for image_id, one in open_pictures(images, ids).items()}
             write_html(html, finding_page(finding, pictures=pictures))
     Terminal().print(*([f"{html}: open it in a browser"] if html else finding_shown(finding)), sep="\n")
 
@@ -75,7 +74,7 @@ def explain(
 
     with one_line_errors(debug=debug), bars() as progress:
         speak(quiet=True)
-        folder = shards or set_to_explain(checkpoint, asks=bool(question))
+        folder = shards or set_to_explain(checkpoint, has_question=bool(question))
         captions = read_pool(pool)
         models = named_models(checkpoint, shards=folder)
         examples = examples_of(

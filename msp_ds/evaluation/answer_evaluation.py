@@ -1,4 +1,4 @@
-"""The answers of a fine-tuned model as a command: predict, keep the submission file, grade, show."""
+"""Evaluation of a question benchmark: predict the answers, write the submission file, grade it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from msp_ds.data.format.shards import ShardSet, open_set
 from msp_ds.data.loading.reader import Reader
 from msp_ds.downstream.score import Score
 from msp_ds.downstream.submissions import SUBMISSIONS
-from msp_ds.errors import InputError, ShardError
+from msp_ds.errors import InputError, ShardError, writing
 from msp_ds.evaluation.answering import Answerer
 from msp_ds.evaluation.grading import Graded, GradingPlan, QuestionSource, grade_file
 from msp_ds.preparation.recipe import load_recipe
@@ -31,20 +31,20 @@ class Predictions:
     """The answers to the questions of a set."""
 
     answers: dict[str, str]
-    """By question id."""
+    """Question id to answer."""
     path: Path
     """The submission file."""
     lookup: Score | None
-    """How right they are by the set's own soft labels (LXMERT's local score); None where it has none."""
+    """LXMERT's local score by the set's own soft labels; None if the set has no labels."""
 
 
 def heads_of(task: str) -> tuple[str, ...]:
-    """The heads that a benchmark's answers need."""
+    """Return the names of the heads that a benchmark needs."""
     return BENCHMARKS[task].tasks[0].heads
 
 
 def open_questions(path: Path, *, task: BenchmarkName) -> ShardSet:
-    """The set in folder `path`. Raises: ShardError unless it holds the questions of this benchmark."""
+    """Open a shard set. Raises: ShardError unless it holds the questions of this benchmark."""
     shards = open_set(path)
     if shards.index.stage != task:
         raise ShardError(f"{path} was written for {shards.index.stage}, not for {task}; name a set of shards/{task}")
@@ -52,14 +52,12 @@ def open_questions(path: Path, *, task: BenchmarkName) -> ShardSet:
 
 
 def predict_answers(model: TrainedModel, shards: ShardSet, *, task: BenchmarkName, out: Path) -> Predictions:
-    """Answer every question of a set, with progress, and write the official submission file `out`.
+    """Answer every question of a set and write the official submission file `out`.
 
     Raises: InputError when the file cannot be written, ShardError for a set without questions.
     """
-    try:  # before the work rather than after it
+    with writing(out, fix="name another --out"):  # before the work rather than after it
         out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}); name another --out") from None
     reader, questions = Reader(shards), require_questions(shards, task=task)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     context = Context(
@@ -81,19 +79,19 @@ def predict_answers(model: TrainedModel, shards: ShardSet, *, task: BenchmarkNam
 
 def _lookup(reader: Reader, answers: dict[str, str]) -> Score:
     questions = require_questions(reader.shards, task="lookup")
-    number = {answer: place for place, answer in enumerate(questions.answers)}
+    number = {answer: index for index, answer in enumerate(questions.answers)}
     wanted, scores = questions.right_answers(np.arange(len(reader.keys)))
-    given = np.array([number[answers[one.decode("ascii")]] for one in questions.question_ids.tolist()])
-    earned = np.where(wanted == given[:, None], scores, 0.0).sum(axis=1)
+    predicted = np.array([number[answers[one.decode("ascii")]] for one in questions.question_ids.tolist()])
+    earned = np.where(wanted == predicted[:, None], scores, 0.0).sum(axis=1)
     return Score(values=tuple(earned.tolist()))
 
 
 def grade_predictions(
     predictions: Predictions, *, task: BenchmarkName, source: QuestionSource
 ) -> tuple[Graded, GradingPlan]:
-    """The official grades where `source` names the questions, and LXMERT's look-up score by the set's labels.
+    """Grade by the official rules if `source` names the questions, and by LXMERT's look-up score if the set has labels.
 
-    Raises: InputError when there is neither, or the files do not hold the set's questions.
+    Raises: InputError when neither is possible, or the files do not hold the set's questions.
     """
     plan = GradingPlan(task=task, source=dataclasses.replace(source, only=frozenset(predictions.answers)))
     graded = Graded(scores={}) if source.questions is None else grade_file(plan, predictions.path)
@@ -110,7 +108,7 @@ def grade_predictions(
 def source_of(
     shards: ShardSet, *, task: str, demo_recipe: Path, questions: str | None, annotations: str | None
 ) -> QuestionSource:
-    """The official files: those named, else for shards of the demo world those of its recipe, else none."""
+    """Return the named official files; for shards of the demo world without one, those of its recipe."""
     if questions is None and shards.index.extractor == DEMO_EXTRACTOR:
         recipe = load_recipe(demo_recipe).benchmarks.get(task)
         if recipe is not None and recipe.questions and Path(recipe.questions[0]).exists():

@@ -1,6 +1,6 @@
-"""The answers of a fine-tuned model to the questions of a set, whatever the benchmark.
+"""Answers of a fine-tuned model to the questions of a shard set, for any benchmark of questions.
 
-B questions at a time, A answers to choose from.
+B questions in a batch, A answers to choose from.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BATCH = 128
 
 
 class Answerer:
-    """Answers the questions of one benchmark; dropout is off."""
+    """Answers the questions of one benchmark, with dropout off."""
 
     def __init__(self, backbone: Backbone, heads: nn.ModuleDict, task: Task, context: Context) -> None:
         if task.answer_logits is None:
@@ -33,7 +33,7 @@ class Answerer:
 
     @torch.no_grad()
     def logits(self, reader: Reader, pairs: Tensor) -> Tensor:
-        """float32 [B, A] on the CPU, for int64 [B] `pairs`."""
+        """Return float32 [B, A] logits on the CPU, for int64 [B] `pairs`."""
         chosen = pair_sampler([self.task]).choose(pairs, reader, self._context)
         batch = reader.read(
             chosen.pairs, images=chosen.images, matched=chosen.matched, random_regions=torch.empty(len(chosen.pairs), 0)
@@ -41,7 +41,7 @@ class Answerer:
         return self._logits(self.heads, self.backbone(batch.to(self.device))).cpu()
 
     def answers(self, reader: Reader, *, advance: Callable[[int], None] = lambda questions: None) -> dict[str, str]:
-        """The likeliest answer to each question of a set, by question id; `advance` hears of finished questions."""
+        """Return the most probable answer by question id; `advance` is called with the number of finished questions."""
         questions = require_questions(reader.shards, task=self.task.name)
         found: dict[str, str] = {}
         for pairs in torch.split(torch.arange(len(reader.keys)), BATCH):

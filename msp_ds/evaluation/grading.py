@@ -1,4 +1,4 @@
-"""A file of predictions, graded as a command: by the official rules, with intervals, alone or against another file."""
+"""Grades of a prediction file of any benchmark: by the official rules, with intervals, alone or beside another file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from msp_ds.downstream.retrieval_grades import (
 from msp_ds.downstream.score import Score
 from msp_ds.downstream.submissions import SUBMISSIONS
 from msp_ds.downstream.vqa_grades import FULL_SCORE_ANSWERS, VqaGrades, grade_vqa
-from msp_ds.errors import InputError
+from msp_ds.errors import InputError, writing
 from msp_ds.evaluation.score_matrix import read_score_matrix
 from msp_ds.preparation.sources.gqa import read_gqa, read_gqa_choices
 from msp_ds.preparation.sources.nlvr2 import read_nlvr2
@@ -38,27 +38,27 @@ from msp_ds.terminal import Table
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionSource:
-    """The files that say what was asked and what is right."""
+    """The official files of a benchmark: its questions and their right answers."""
 
     questions: str | None = None
     """The official file of questions or statements, or LXMERT's; for GQA also a folder of them."""
     annotations: str | None = None
-    """VQA's answers, where they are in a file of their own."""
+    """File of VQA's answers, if it is separate."""
     choices: str | None = None
-    """GQA's choices, for validity and plausibility."""
+    """File of GQA's choices, for validity and plausibility."""
     only: frozenset[str] | None = None
-    """Grade these questions alone, as those of a set that holds a part of the file; None for all."""
+    """Ids of the questions to grade; None for all of the file."""
     answers: Path | None = None
-    """An answer vocabulary, for LXMERT's look-up score on VQA's official files."""
+    """Answer vocabulary, for LXMERT's look-up score on VQA's official files."""
 
     def required_questions(self) -> str:
-        """The file of questions. Raises: InputError when none is named."""
+        """Return the file of questions. Raises: InputError when none is named."""
         if self.questions is None:
             raise InputError("grading answers needs the questions; name their file with --questions FILE")
         return self.questions
 
-    def asked(self, questions: Iterable[Q]) -> Iterator[Q]:
-        """Those of the file's questions that are graded. Raises: InputError when some of `only` are not among them."""
+    def selected(self, questions: Iterable[Q]) -> Iterator[Q]:
+        """Yield the questions to grade. Raises: InputError when `only` names others than the file holds."""
         missing = set(self.only or ())
         for question in questions:
             missing.discard(question.question_id)
@@ -70,34 +70,34 @@ class QuestionSource:
 
 @dataclass(frozen=True, kw_only=True)
 class GradingPlan:
-    """By which rules is graded."""
+    """The rules of grading."""
 
     task: BenchmarkName
     source: QuestionSource = field(default_factory=QuestionSource)
     consistency: bool = False
-    """GQA's, which needs predictions for unbalanced questions too."""
+    """Whether to compute GQA's consistency, which needs predictions for unbalanced questions too."""
     protocol: RetrievalProtocol = "standard"
     captions_per_image: int = 5
-    """How many every image of a retrieval score matrix must have."""
+    """Number of captions that each image of a retrieval score matrix must have."""
     resampling: Resampling = field(default_factory=Resampling)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Graded:
-    """The grades of one file."""
+    """The grades of one prediction file."""
 
     scores: dict[str, Score]
-    """In percent, by name."""
+    """Name to grade in percent."""
     numbers: dict[str, tuple[float, Interval]] = field(default_factory=dict)
-    """Grades that are no shares, each with its interval: ranks, GQA's distribution."""
+    """Grades that are not percentages, each with its interval: ranks, GQA's distribution."""
     official: dict[str, Any] = field(default_factory=dict)
-    """What the official tool would have put into its results file."""
+    """Contents of the results file of the official tool."""
     note: str = ""
 
 
 def _grade_vqa(plan: GradingPlan, predictions: Path) -> Graded:
     vocabulary = None if plan.source.answers is None else read_vocabulary(plan.source.answers)
-    questions = tuple(plan.source.asked(read_vqa(plan.source.required_questions(), plan.source.annotations)))
+    questions = tuple(plan.source.selected(read_vqa(plan.source.required_questions(), plan.source.annotations)))
     grades = grade_vqa(questions, SUBMISSIONS["vqa"].read(predictions), vocabulary=vocabulary)
     return Graded(
         scores=grades.scores(),
@@ -119,7 +119,7 @@ def _vqa_notes(questions: Sequence[VqaQuestion], grades: VqaGrades) -> Iterator[
 
 def _grade_gqa(plan: GradingPlan, predictions: Path) -> Graded:
     grades = grade_gqa(
-        plan.source.asked(read_gqa(plan.source.required_questions())),
+        plan.source.selected(read_gqa(plan.source.required_questions())),
         SUBMISSIONS["gqa"].read(predictions),
         choices=None if plan.source.choices is None else read_gqa_choices(plan.source.choices),
         with_consistency=plan.consistency,
@@ -136,7 +136,7 @@ def _grade_gqa(plan: GradingPlan, predictions: Path) -> Graded:
 
 
 def _grade_nlvr2(plan: GradingPlan, predictions: Path) -> Graded:
-    statements = tuple(plan.source.asked(read_nlvr2(plan.source.required_questions())))
+    statements = tuple(plan.source.selected(read_nlvr2(plan.source.required_questions())))
     grades = grade_nlvr2(statements, SUBMISSIONS["nlvr2"].read(predictions))
     official = {"precision": grades.accuracy.share, "consistency": grades.consistency.share}
     return Graded(scores=grades.scores(), official=official)
@@ -177,9 +177,9 @@ def grade_file(plan: GradingPlan, predictions: Path) -> Graded:
 
 
 def grade_and_compare(plan: GradingPlan, predictions: Path, *, against: Path | None, out: Path | None) -> Table:
-    """The grades of a file, beside those of another where one is named, as a table; and in the JSON file `out`.
+    """Return the grades of a file as a table, beside those of another file; write them to the JSON file `out`.
 
-    Raises: InputError as grade_file and write_grades.
+    Raises: InputError as grade_file and write_grades do.
     """
     graded = grade_file(plan, predictions)
     other = None if against is None else grade_file(plan, against)
@@ -195,17 +195,17 @@ def write_grades(path: Path, graded: Graded, plan: GradingPlan) -> None:
         for name, score in graded.scores.items()
     }
     others = {name: {"value": value, "interval": interval} for name, (value, interval) in graded.numbers.items()}
-    # The ids of a held-out part stand in the predictions beside; here they would be most of the file.
-    told = dataclasses.replace(plan, source=dataclasses.replace(plan.source, only=None))
-    try:
-        write_json(path, {"plan": told, "grades": {**rows, **others}, "official": graded.official, "note": graded.note})
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); name another --out") from None
+    # The ids stand in the prediction file already; here they would be most of the file.
+    shown_plan = dataclasses.replace(plan, source=dataclasses.replace(plan.source, only=None))
+    with writing(path, fix="name another --out"):
+        write_json(
+            path, {"plan": shown_plan, "grades": {**rows, **others}, "official": graded.official, "note": graded.note}
+        )
 
 
 def grades_table(graded: Graded, plan: GradingPlan, *, title: str, other: Graded | None = None) -> Table:
-    """The grades with their 95 % intervals; beside another file's the differences, question by question."""
-    table = Table(title=title, title_justify="left", caption=graded.note or None, caption_justify="left")
+    """Return the grades with 95 % intervals, and their paired differences from another file's grades."""
+    table = Table(title=title, caption=graded.note or None)
     table.add_column()
     for column in ("grade", "95 %", *(("of",) if other is None else ("against", "difference"))):
         table.add_column(column, justify="right")

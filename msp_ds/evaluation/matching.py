@@ -1,7 +1,7 @@
-"""How well any texts fit any images of a set: free text, or rows of the set; the images are read as they are needed.
+"""Match scores of texts, free or of a set, against images of a set.
 
-M texts, N images, B batch, T text tokens, S region slots, H hidden size. Nothing of the set stays in memory but one
-batch of images and the [M, N] scores, so its size does not matter.
+M texts, N images, B batch, T text tokens, S region slots, H hidden size. Only one batch of images and the [M, N] scores
+are in memory at a time, so a set may have any size.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from msp_ds.data.format.text import WordPieces
 from msp_ds.data.loading.reader import Reader
 from msp_ds.errors import InputError
+from msp_ds.evaluation.ranking import PairScorer, read_images
 from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import MatchHead
 from msp_ds.records import Batch, no_corruption
@@ -37,12 +38,12 @@ class Texts:
 
     @property
     def lengths(self) -> Tensor:
-        """int64 [M]: pieces of each, [CLS] and [SEP] included."""
+        """int64 [M]: number of pieces of each text, with [CLS] and [SEP]."""
         return (self.word_positions > 0).sum(1)
 
 
 def texts_of(sentences: Sequence[str], pieces: WordPieces, *, max_tokens: int) -> Texts:
-    """Free texts in the pieces of a vocabulary, cut at `max_tokens`. Raises: InputError for one without a word."""
+    """Encode free texts, cut at `max_tokens`. Raises: InputError for a text without a word."""
     encoded = [pieces.encode(sentence, max_tokens=max_tokens) for sentence in sentences]
     width = max((len(one.token_ids) for one in encoded), default=2)
     for sentence, one in zip(sentences, encoded, strict=True):
@@ -59,23 +60,13 @@ def texts_of(sentences: Sequence[str], pieces: WordPieces, *, max_tokens: int) -
 
 
 def texts_of_set(reader: Reader, pairs: Tensor) -> Texts:
-    """The texts of int64 [M] `pairs` of a set."""
+    """Return the texts of int64 [M] `pairs` of a set."""
     token_ids, positions = reader.texts(pairs)
     return Texts(token_ids=token_ids, word_positions=positions)
 
 
-def read_images(reader: Reader, images: Tensor) -> Batch:
-    """The images in int64 [B] rows of a set, each with a text that means nothing: that of the set's first pair."""
-    return reader.read(
-        torch.zeros_like(images),
-        images=images,
-        matched=torch.ones(len(images), dtype=torch.bool),
-        random_regions=torch.empty(len(images), 0),
-    )
-
-
 def read_pairs(reader: Reader, texts: Texts, images: Tensor) -> Batch:
-    """B texts, each with the image in its row of int64 [B] `images`."""
+    """Return a batch of B texts, each with its image of int64 [B] `images`."""
     batch = read_images(reader, images)
     return dataclasses.replace(
         batch,
@@ -87,61 +78,44 @@ def read_pairs(reader: Reader, texts: Texts, images: Tensor) -> Batch:
 
 
 class Matcher:
-    """Scores texts against images by the margin of the match head; dropout is off."""
+    """Scores texts against images by the margin of the match head, with dropout off."""
 
     def __init__(self, backbone: Backbone, head: MatchHead, reader: Reader) -> None:
-        self.backbone = backbone.eval()
-        self.head = head.eval()
-        self.reader = reader
-        self.device = next(backbone.parameters()).device
+        self._scorer = PairScorer(backbone, head)
+        self._reader = reader
 
     @torch.no_grad()
     def scores(self, texts: Texts, images: Tensor, *, advance: Callable[[int], None] = lambda pairs: None) -> Tensor:
-        """float32 [M, N] on the CPU: the margins z1 - z0 of `texts` against the rows int64 [N] `images`.
+        """Return float32 [M, N] margins z1 - z0 on the CPU, of texts against int64 [N] `images`; larger fits better.
 
-        Larger fits better. `advance` hears of finished pairs.
+        advance: called with the number of finished pairs.
         """
-        scores = torch.empty(len(texts.token_ids), len(images))
-        lengths = texts.lengths
+        scores, lengths = torch.empty(len(texts.token_ids), len(images)), texts.lengths
         for places in torch.split(torch.arange(len(images)), IMAGES_AT_ONCE):
-            batch = read_images(self.reader, images[places]).to(self.device)
-            regions, mask = self.backbone.embed_images(batch.features, batch.boxes, batch.region_mask)
-            # Texts of one length at a time: nothing is padded, so nothing is computed in vain.
+            projected, mask = self._scorer.project_images(read_images(self._reader, images[places]))
+            # Texts of one length at a time need no padding.
             for length in torch.unique(lengths).tolist():
-                alike = (lengths == length).nonzero().squeeze(1)
-                for some in torch.split(alike, max(1, PAIRS_AT_ONCE // len(places))):
-                    scores[some[:, None], places] = self._margins(texts, some, int(length), regions, mask).cpu()
-                    advance(len(some) * len(places))
+                same_length = (lengths == length).nonzero().squeeze(1)
+                for some in torch.split(same_length, max(1, PAIRS_AT_ONCE // len(places))):
+                    parts = (part[some, :length] for part in (texts.token_ids, texts.word_positions))
+                    margins = self._scorer.margins(self._scorer.project_texts(*parts), projected, mask)
+                    scores[some[:, None], places] = margins.T.cpu()
+                    advance(margins.numel())
         return scores
-
-    def _margins(self, texts: Texts, some: Tensor, length: int, regions: Tensor, mask: Tensor) -> Tensor:
-        """float32 [m, n] of the texts in rows int64 [m] `some`, all of `length` pieces, and n embedded images."""
-        token_ids, positions = (part[some, :length].to(self.device) for part in (texts.token_ids, texts.word_positions))
-        text_mask = torch.ones_like(token_ids, dtype=torch.bool)
-        text = self.backbone.embed_texts(token_ids, positions, text_mask)
-        num_texts, num_images = len(text), len(regions)
-        pairs = self.backbone.encode_pairs(
-            text.repeat_interleave(num_images, 0),
-            regions.repeat(num_texts, 1, 1),
-            text_mask.repeat_interleave(num_images, 0),
-            mask.repeat(num_texts, 1),
-        )
-        logits: Tensor = self.head(pairs).float()
-        return (logits[:, 1] - logits[:, 0]).view(num_texts, num_images)
 
 
 @torch.no_grad()
 def image_states(backbone: Backbone, reader: Reader, *, advance: Callable[[int], None] = lambda images: None) -> Tensor:
-    """float32 [N, H] on the CPU: the mean state of an image's regions before they meet a text, less that of the set."""
+    """Return float32 [N, H] on the CPU: mean region state of each image before the text joins, less the set's mean."""
     device = next(backbone.parameters()).device
     means = []
     for rows in torch.split(torch.arange(reader.num_images), IMAGES_AT_ONCE):
         batch = read_images(reader, rows).to(device)
         states, mask = backbone.embed_images(batch.features, batch.boxes, batch.region_mask)
         first = states.shape[1] - batch.region_mask.shape[1]  # behind the visual [CLS], which is the same everywhere
-        shares = mask[:, first:].float()
-        totals = (states[:, first:].float() * shares[..., None]).sum(1)
-        means.append((totals / shares.sum(1, keepdim=True).clamp(min=1)).cpu())
+        weights = mask[:, first:].float()
+        totals = (states[:, first:].float() * weights[..., None]).sum(1)
+        means.append((totals / weights.sum(1, keepdim=True).clamp(min=1)).cpu())
         advance(len(rows))
     found = torch.cat(means)
     return found - found.mean(0)

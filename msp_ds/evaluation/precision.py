@@ -1,4 +1,4 @@
-"""Which arithmetic grades are computed in: fp32, or bf16 where it is asked for; never by what the machine has."""
+"""Precision of the scores: fp32, or bf16 on request; the machine never decides it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ Precision = Literal["fp32", "bf16"]
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bf16 natively: a GPU from Ampere on, a CPU with AMX."""
+    """Return whether a device multiplies bf16 natively: a GPU from Ampere on, a CPU with AMX."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= NATIVE_BF16
-    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)  # not public; a torch without it has no AMX for us
-    return device.type == "cpu" and asked is not None and bool(asked())
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)  # not public; a torch without it has no AMX for us
+    return device.type == "cpu" and has_amx is not None and bool(has_amx())
 
 
 def warn_if_slow(precision: Precision, device: torch.device) -> None:
     """Log a warning for bf16 on a device that does not multiply it natively."""
     if precision == "bf16" and not multiplies_bf16(device):
-        log.warning("this %s does not multiply bf16 natively: slower than fp32, and less exact", device.type)
+        log.warning(
+            "this %s does not multiply bf16 natively: bf16 is slower than fp32 here, and less exact", device.type
+        )

@@ -23,7 +23,7 @@ from msp_ds.records import Batch
 
 READ_BATCH = 64
 PAIRS_AT_ONCE = {"cpu": 64, "cuda": 2048}
-"""By device: on a CPU what its caches hold, on a GPU what keeps it busy."""
+"""By device: as many as fit in the caches of a CPU, and enough to keep a GPU busy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,22 +31,32 @@ class Pool:
     """The images and captions that are ranked against each other."""
 
     first_pairs: Tensor
-    """int64 [N]: for each image the row of one of its pairs, through which the image is read."""
+    """int64 [N]: one pair of each image, through which the image is read."""
     captions: Tensor
-    """int64 [M]: rows of the captions' pairs."""
+    """int64 [M]: the pair of each caption."""
     image_of_caption: Tensor
-    """int64 [M]: place among the N images of the image that each caption belongs to."""
+    """int64 [M]: index of each caption's image among the N images."""
+
+
+def read_images(reader: Reader, images: Tensor) -> Batch:
+    """Read int64 [B] `images` of a set; their text is a placeholder, that of the set's first pair."""
+    return reader.read(
+        torch.zeros_like(images),
+        images=images,
+        matched=torch.ones(len(images), dtype=torch.bool),
+        random_regions=torch.empty(len(images), 0),
+    )
 
 
 def choose_pool(reader: Reader, *, num_images: int | None = None, captions_per_image: int | None = None) -> Pool:
-    """The first `num_images` images of a set with the first `captions_per_image` captions of each; None takes all."""
+    """Return the first `num_images` images of a set with the first `captions_per_image` captions each; None for all."""
     if captions_per_image is not None and captions_per_image < 1:
         raise InputError(f"{captions_per_image} captions an image leave nothing to rank; ask for at least 1")
     _, places = torch.unique(reader.images, return_inverse=True)
     total = int(places.max()) + 1
     wanted = total if num_images is None else num_images
     if not 0 < wanted <= total:
-        raise InputError(f"{reader.shards.path} has {total} images with captions, {wanted} were asked for")
+        raise InputError(f"{reader.shards.path} has {total} images with captions, not {wanted}")
     order = places.argsort(stable=True)
     first_of_image = torch.searchsorted(places[order], torch.arange(total))
     ordinal = torch.arange(len(order)) - first_of_image[places[order]]
@@ -56,10 +66,9 @@ def choose_pool(reader: Reader, *, num_images: int | None = None, captions_per_i
 
 
 def match_accuracy(scores: Tensor, image_of_caption: Tensor) -> float:
-    """Share of right answers to "do they match?", half of the pairs matched, half mismatched at random.
+    """Return the accuracy of the match head on pairs of which half are mismatched, in expectation over all mismatches.
 
-    scores: float32 [N, M] margins, matched above 0; image_of_caption: int64 [M]. The expectation over all mismatched
-    pairs is taken, not a sample of them.
+    scores: float32 [N, M] margins, matched above 0; image_of_caption: int64 [M].
     """
     own = torch.zeros_like(scores, dtype=torch.bool)
     own[image_of_caption, torch.arange(scores.shape[1])] = True
@@ -68,12 +77,12 @@ def match_accuracy(scores: Tensor, image_of_caption: Tensor) -> float:
 
 
 class PairScorer:
-    """Scores pairs by the margin of the match head; what an image or a caption is alone is computed once."""
+    """Scores pairs by the margin of the match head; each image and caption is embedded and projected once."""
 
     def __init__(
         self, backbone: Backbone, head: MatchHead, *, precision: Precision = "fp32", pairs_at_once: int | None = None
     ) -> None:
-        """pairs_at_once: in one forward pass; None takes what suits the device."""
+        """pairs_at_once: pairs of one forward pass; None for the device's default."""
         self.backbone = backbone.eval()
         self.head = head.eval()
         self.precision = precision
@@ -81,9 +90,9 @@ class PairScorer:
         self.pairs_at_once = pairs_at_once or PAIRS_AT_ONCE.get(self.device.type, PAIRS_AT_ONCE["cuda"])
 
     def scores(self, reader: Reader, pool: Pool, *, advance: Callable[[int], None] = lambda pairs: None) -> Tensor:
-        """float32 [N, M] margins z1 - z0: larger means a better match. `advance` hears of finished pairs.
+        """Return float32 [N, M] margins z1 - z0, which rank like the softmax but do not saturate into ties.
 
-        The margin ranks like the softmax but does not saturate into ties.
+        advance: called with the number of finished pairs.
         """
         scores = torch.empty(len(pool.first_pairs), len(pool.captions))
         for columns, margins in self.score_blocks(reader, pool, self.blocks(reader, pool), advance=advance):
@@ -91,10 +100,10 @@ class PairScorer:
         return scores
 
     def blocks(self, reader: Reader, pool: Pool) -> list[Tensor]:
-        """int64 [m] each: the pool's captions dealt into blocks, each scored against all images in one go.
+        """Return blocks of captions, int64 [m] each, that are scored against all images together.
 
-        Captions of a block are of one length: nothing is padded, so nothing is computed in vain. The blocks depend on
-        the pool and on `pairs_at_once` alone, so a pair scores the same to the last bit whoever scores it when.
+        The captions of a block have one length, so that none is padded. The blocks depend on the pool and on
+        `pairs_at_once` alone, so a pair's score is equal to the last bit in any process.
         """
         ends = reader.shards.pairs.offsets
         lengths = torch.from_numpy(ends[1:] - ends[:-1])[pool.captions]
@@ -111,44 +120,42 @@ class PairScorer:
         *,
         advance: Callable[[int], None] = lambda pairs: None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each of the `blocks` its columns, int64 [m], and the margins, float32 [N, m] on the CPU.
+        """Yield int64 [m] columns of each block and their float32 [N, m] margins on the CPU.
 
-        Raises: RuntimeError when a part of the model would drop out states, InputError for scores that are no numbers.
+        Raises: RuntimeError when a part of the model is in training mode, InputError for scores that are not finite.
         """
-        images, mask = self._project_images(reader, pool)
+        batches = (read_images(reader, reader.images[pairs]) for pairs in torch.split(pool.first_pairs, READ_BATCH))
+        projected, masks = zip(*map(self.project_images, batches), strict=True)
+        images, mask = Projected(*(torch.cat(parts) for parts in zip(*projected, strict=True))), torch.cat(masks)
         for columns in blocks:
-            texts = self._project_texts(reader, pool.captions[columns])
+            texts = self.project_texts(*reader.texts(pool.captions[columns]))
             margins, at_once = [], max(1, self.pairs_at_once // len(columns))
             for first in range(0, len(mask), at_once):
                 some = slice(first, first + at_once)
-                margins.append(self._margins(texts, images.map(itemgetter(some)), mask[some]))
+                margins.append(self.margins(texts, images.map(itemgetter(some)), mask[some]))
                 advance(margins[-1].numel())
             block = torch.cat(margins).cpu()
             if not block.isfinite().all():
                 raise InputError("the model's scores are not finite, it has diverged; take an earlier checkpoint")
             yield columns, block
 
-    def _project_images(self, reader: Reader, pool: Pool) -> tuple[Projected, Tensor]:
-        """The N images as the layers first see them, and their bool mask [N, S]."""
+    def project_images(self, batch: Batch) -> tuple[Projected, Tensor]:
+        """Return the B images of a batch as the layers first see them, and their bool mask [B, S]."""
         self._require_evaluation_mode()
-        found = []
-        for rows in torch.split(pool.first_pairs, READ_BATCH):
-            batch = self._read(reader, rows)
-            with self._arithmetic():
-                regions, mask = self.backbone.embed_images(batch.features, batch.boxes, batch.region_mask)
-                found.append((self.backbone.layers.project(regions), mask))
-        projected, masks = zip(*found, strict=True)
-        return Projected(*(torch.cat(parts) for parts in zip(*projected, strict=True))), torch.cat(masks)
+        batch = batch.to(self.device)
+        with self._arithmetic():
+            regions, mask = self.backbone.embed_images(batch.features, batch.boxes, batch.region_mask)
+            return self.backbone.layers.project(regions), mask
 
-    def _project_texts(self, reader: Reader, rows: Tensor) -> Projected:
-        """m captions of one length as the layers first see them."""
-        token_ids, positions = (part.to(self.device) for part in reader.texts(rows))
+    def project_texts(self, token_ids: Tensor, word_positions: Tensor) -> Projected:
+        """Return m texts of equal length, int64 [m, T] each, as the layers first see them."""
+        token_ids, positions = token_ids.to(self.device), word_positions.to(self.device)
         with self._arithmetic():
             text = self.backbone.embed_texts(token_ids, positions, torch.ones_like(token_ids, dtype=torch.bool))
             return self.backbone.layers.project(text)
 
-    def _margins(self, texts: Projected, images: Projected, region_mask: Tensor) -> Tensor:
-        """float32 [n, m]: margins of n images against m captions."""
+    def margins(self, texts: Projected, images: Projected, region_mask: Tensor) -> Tensor:
+        """Return float32 [n, m] margins z1 - z0 of n images against m captions."""
         self._require_evaluation_mode()
         num_images, num_captions, num_tokens = len(images.states), *texts.states.shape[:2]
         # Views where n or m is 1, so with many images none of them is copied.
@@ -163,7 +170,6 @@ class PairScorer:
         return (logits[:, 1] - logits[:, 0]).view(num_images, num_captions)
 
     def _arithmetic(self) -> torch.autocast:
-        """In which the layers are computed."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _require_evaluation_mode(self) -> None:
@@ -175,12 +181,3 @@ class PairScorer:
         ]
         if training:
             raise RuntimeError(f"{training[0]} is in training mode, its dropout would blur the scores; call eval()")
-
-    def _read(self, reader: Reader, pairs: Tensor) -> Batch:
-        batch = reader.read(
-            pairs,
-            images=reader.images[pairs],
-            matched=torch.ones(len(pairs), dtype=torch.bool),
-            random_regions=torch.empty(len(pairs), 0),
-        )
-        return batch.to(self.device)

@@ -1,4 +1,4 @@
-"""Retrieval as a command: score what is still to be scored, keep the scores, grade, show."""
+"""Evaluation of image-text retrieval: score the pairs that have no score yet, cache the scores, grade them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from msp_ds.downstream.retrieval_grades import (
     recall_intervals,
     require_captions,
 )
-from msp_ds.errors import InputError
+from msp_ds.errors import writing
 from msp_ds.evaluation.precision import Precision, warn_if_slow
 from msp_ds.evaluation.ranking import PairScorer, Pool, choose_pool, match_accuracy
 from msp_ds.evaluation.score_cache import ScoreCache, Scoring, ScoringPart, pool_sha256, weights_sha256
@@ -40,15 +40,15 @@ FIRST_CAPTION_NOTE = "text retrieval ranks the first caption of each image alone
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalReport:
-    """What came of a retrieval evaluation."""
+    """The results of a retrieval evaluation."""
 
     grades: RetrievalGrades
     intervals: dict[str, Interval]
-    """95 %, in percent or ranks: `ir/recall_1` ... `tr/mean_rank`."""
+    """95 % intervals, in percent or ranks: `ir/recall_1` ... `tr/mean_rank`."""
     match_accuracy: float
-    """Of the match head, half of the pairs mismatched at random."""
+    """Accuracy of the match head, with half of the pairs mismatched."""
     precision: Precision
-    what: str
+    title: str
     """`Zero-shot retrieval`, or `Retrieval` of a model that was fine-tuned for it."""
     path: Path
     """The JSON file with these numbers; the score matrix lies beside it as .npz."""
@@ -56,18 +56,18 @@ class RetrievalReport:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalPlan:
-    """How is scored and graded."""
+    """How to score and grade."""
 
     protocol: RetrievalProtocol = "standard"
     precision: Precision = "fp32"
     part: ScoringPart = field(default_factory=ScoringPart)
-    """What this process scores, where several share the work."""
+    """The part of the work that this process does."""
     resampling: Resampling = field(default_factory=Resampling)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredPool:
-    """The scores of a pool so far, and what is needed to grade them."""
+    """The scores of a pool so far, with what their grading needs."""
 
     model: TrainedModel
     reader: Reader
@@ -80,16 +80,13 @@ class ScoredPool:
 
 
 PLAIN = RetrievalPlan()
-"""All the work, in fp32, by the standard protocol."""
+"""All of the work, in fp32, by the standard protocol."""
 
 
 def evaluate_retrieval(
     model: TrainedModel, shards: ShardSet, *, num_images: int | None, captions_per_image: int | None, out: Path
 ) -> RetrievalReport:
-    """Scores and grades retrieval on a held-out set by the standard protocol in fp32.
-
-    Arguments and errors as score_retrieval.
-    """
+    """Score and grade retrieval on a held-out set by the standard protocol in fp32: score_retrieval, then report."""
     scored = score_retrieval(model, shards, num_images=num_images, captions_per_image=captions_per_image, out=out)
     return report_retrieval(scored)
 
@@ -103,17 +100,15 @@ def score_retrieval(
     out: Path,
     plan: RetrievalPlan = PLAIN,
 ) -> ScoredPool:
-    """Scores this part's captions against all images into a folder below `out`; what is scored there is not repeated.
+    """Score the captions of this part against all images, and cache the scores in a folder below `out`.
 
-    num_images: the first so many of the set, None for all. captions_per_image: the first so many of each image, which
-    must have them; None for all that each has.
-    Raises: InputError when the folder cannot be written or holds scores of something else, for more than the set
-    holds, and naming the images that have fewer captions.
+    num_images: the number of images from the start of the set, None for all. captions_per_image: the number of
+    captions that each image must have, None for all that it has.
+    Raises: InputError when the folder cannot be written or holds other scores, and when the set has too few images or
+    captions.
     """
-    try:
+    with writing(out, fix="name another folder with --out"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}); name another folder with --out") from None
     reader = Reader(shards)
     pool = choose_pool(reader, num_images=num_images, captions_per_image=captions_per_image)
     if captions_per_image is not None:
@@ -158,11 +153,11 @@ def _scorer(model: TrainedModel, plan: RetrievalPlan) -> PairScorer:
 
 
 def _score(scorer: PairScorer, reader: Reader, pool: Pool, kept: ScoreCache, part: ScoringPart) -> None:
-    """Score the blocks of a part that are still to be scored."""
+    """Score the blocks of a part that have no scores yet."""
     mine = scorer.blocks(reader, pool)[part.index :: part.count]
     todo = [columns for columns in mine if kept.missing(columns)]
     if 0 < len(todo) < len(mine):
-        log.info("going on in %s: %d of %d blocks are scored", kept.folder, len(mine) - len(todo), len(mine))
+        log.info("resuming in %s: %d of %d blocks are scored", kept.folder, len(mine) - len(todo), len(mine))
     if not todo:
         return
     label = "retrieval" if part.count == 1 else f"retrieval {part}"
@@ -174,10 +169,10 @@ def _score(scorer: PairScorer, reader: Reader, pool: Pool, kept: ScoreCache, par
 
 
 def report_retrieval(scored: ScoredPool, plan: RetrievalPlan = PLAIN) -> RetrievalReport:
-    """Grades a pool that is scored throughout; writes the grades and, beside them, the score matrix.
+    """Grade the scores of a pool; write the grades as JSON and the scores as .npz.
 
-    The files are called after what was graded: retrieval-3-sentence-step-00000012-on-sentence-val-300x1.json.
-    Raises: InputError when scores are still to come.
+    The names of the files hold what was graded: retrieval-3-sentence-step-00000012-on-sentence-val-300x1.json.
+    Raises: InputError when scores are missing.
     """
     reader, pool, scores = scored.reader, scored.pool, scored.kept.scores()
     grades = grade_retrieval(scores, pool.image_of_caption, protocol=plan.protocol)
@@ -189,7 +184,7 @@ def report_retrieval(scored: ScoredPool, plan: RetrievalPlan = PLAIN) -> Retriev
         intervals=intervals,
         match_accuracy=match_accuracy(scores, pool.image_of_caption),
         precision=scored.precision,
-        what=_what(scored.model),
+        title=_title(scored.model),
         path=scored.stem.with_name(f"{scored.stem.name}{ending}.json"),
     )
     matrix = ScoreMatrix(
@@ -203,7 +198,7 @@ def report_retrieval(scored: ScoredPool, plan: RetrievalPlan = PLAIN) -> Retriev
     return report
 
 
-def _what(model: TrainedModel) -> str:
+def _title(model: TrainedModel) -> str:
     return "Retrieval" if model.curriculum == RETRIEVAL.name else "Zero-shot retrieval"
 
 
@@ -211,7 +206,7 @@ def _facts(scored: ScoredPool, report: RetrievalReport) -> dict[str, object]:
     note = "" if report.grades.protocol == "standard" else f"; {FIRST_CAPTION_NOTE}"
     shards = scored.reader.shards
     return {
-        "task": report.what.lower(),
+        "task": report.title.lower(),
         "protocol": f"{scored.captions_per_image or 'all'} captions an image, ties against us{note}",
         "precision": report.precision,
         "checkpoint": str(scored.model.checkpoint),
@@ -230,7 +225,7 @@ def _image_ids(reader: Reader, pool: Pool) -> list[str]:
 
 
 def _name(model: TrainedModel, shards: ShardSet, *, num_images: int, captions_per_image: int | None) -> str:
-    """What was graded, on what, fit for a file's name."""
+    """File name of an evaluation: the checkpoint, the set and the pool."""
     step = model.checkpoint.resolve()
     source = step.name if is_weights_folder(step) else f"{step.parents[1].name}-{step.name}"
     pool = f"{num_images}x{captions_per_image or 'all'}"
@@ -238,15 +233,13 @@ def _name(model: TrainedModel, shards: ShardSet, *, num_images: int, captions_pe
 
 
 def retrieval_table(report: RetrievalReport) -> Table:
-    """Recall both ways with 95 % intervals, in percent, and chance below."""
+    """Return a table of the recalls in percent with 95 % intervals, and those of chance below."""
     grades = report.grades
     notes = [f"Match head: {report.match_accuracy:.1%} right, half of the pairs mismatched. In {report.precision}"]
     notes += [FIRST_CAPTION_NOTE[0].upper() + FIRST_CAPTION_NOTE[1:]] * (grades.protocol == "first-caption")
     table = Table(
-        title=f"{report.what}: {grades.num_images} held-out images, {grades.num_captions} captions",
-        title_justify="left",
+        title=f"{report.title}: {grades.num_images} held-out images, {grades.num_captions} captions",
         caption="\n".join(notes),
-        caption_justify="left",
     )
     table.add_column()
     for column in ("R@1", "R@5", "R@10", "median rank"):
@@ -260,8 +253,8 @@ def retrieval_table(report: RetrievalReport) -> Table:
         table.add_row(words, *recalls, f"{grade.median_rank:g}")
         names = ("recall_1", "recall_5", "recall_10", "median_rank")
         ends = [report.intervals[f"{key}/{name}"] for name in names]
-        *shares, ranks = ends
-        between = [f"{low:.1f} - {high:.1f}" for low, high in shares]
+        *recall_ends, ranks = ends
+        between = [f"{low:.1f} - {high:.1f}" for low, high in recall_ends]
         table.add_row("  95 %", *between, f"{ranks.low:g} - {ranks.high:g}", style="dim")
         table.add_row("  by chance", *_percent(grade.chance_1, grade.chance_5, grade.chance_10), style="dim")
     return table

@@ -1,9 +1,9 @@
-"""Retrieval scores kept on disk while they are computed: killed at any moment, the work goes on where it was.
+"""Retrieval scores on disk, written while they are computed: an interrupted evaluation continues where it stopped.
 
-A folder of scoring.json, which says what is scored by what, and scores.npy, float32 [M, N]: a row for each caption (M)
-with its score for each image (N), NaN where it is still to come. A score is its own mark of being done, so no order of
-writes can leave a wrong one behind. Several processes on one machine, or on machines whose file system shows all the
-same bytes, fill one folder together; the dealer of the rows sees to it that none is computed twice.
+A folder of scoring.json (what is scored, with which weights) and scores.npy, float32 [M, N]: a row for each caption (M)
+with its score for each image (N), NaN until it is scored. A score marks itself as done, so no order of writes can leave
+a wrong one behind. Several processes on one machine, or on machines with a coherent shared file system, fill one folder
+together; each takes blocks of its own (ScoringPart).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from msp_ds.config import from_json, read_json, to_json
 from msp_ds.data.loading.reader import Reader
-from msp_ds.errors import InputError
+from msp_ds.errors import InputError, writing
 from msp_ds.evaluation.precision import Precision
 from msp_ds.evaluation.ranking import Pool
 from msp_ds.storage.atomic_files import sync_folder
@@ -34,12 +34,12 @@ _NAMES = ("scoring.json", "scores.npy")
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """What is scored by what: scores of the same belong into one matrix."""
+    """Identity of a score matrix: the weights, the pool and the precision."""
 
     weights_sha256: str
-    """Of the backbone and the match head."""
+    """Hash of the backbone and the match head."""
     pool_sha256: str
-    """Of the shards' index and of the images and captions chosen from them."""
+    """Hash of the shards' index and of the images and captions in the pool."""
     precision: Precision
     num_images: int
     num_captions: int
@@ -47,7 +47,7 @@ class Scoring:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringPart:
-    """Which share of the work is done here: blocks index, index + count, index + 2 count ..."""
+    """The part of the work that one process does: blocks index, index + count, index + 2 count ..."""
 
     index: int = 0
     count: int = 1
@@ -63,20 +63,20 @@ class ScoringPart:
 
 
 def read_part(text: str | None, launcher: Mapping[str, str]) -> ScoringPart:
-    """`2/4` as a ScoringPart; without a text, the rank that torchrun or deepspeed gave this process, else all the work.
+    """Parse `2/4`; without a text return the part of this rank of torchrun or deepspeed, else all of the work.
 
-    launcher: the environment. Raises: InputError for anything else.
+    launcher: the environment. Raises: InputError for a text of another form.
     """
     if text is None:
         return ScoringPart(index=int(launcher.get("RANK", "0")), count=int(launcher.get("WORLD_SIZE", "1")))
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal()):
-        raise InputError(f"{text!r} is no part of the work; write --part 2/4 for the second of four")
+        raise InputError(f"{text!r} is not a part of the work; write --part 2/4 for the second of four")
     return ScoringPart(index=int(index) - 1, count=int(count))
 
 
 def weights_sha256(*modules: nn.Module) -> str:
-    """Of all weights with their names, shapes and types; the same on every device."""
+    """Hash all weights with their names, shapes and types; equal on every device."""
     digest = hashlib.sha256()
     for place, module in enumerate(modules):
         for name, tensor in module.state_dict().items():
@@ -86,7 +86,7 @@ def weights_sha256(*modules: nn.Module) -> str:
 
 
 def pool_sha256(reader: Reader, pool: Pool) -> str:
-    """Of the set's index and of the rows that a pool takes from it, in their order."""
+    """Hash the set's index and the pool's pairs in their order."""
     digest = hashlib.sha256(reader.shards.index_sha256.encode())
     for rows in (pool.first_pairs, pool.captions, pool.image_of_caption):
         digest.update(rows.to(torch.int64).numpy().tobytes())
@@ -94,19 +94,17 @@ def pool_sha256(reader: Reader, pool: Pool) -> str:
 
 
 class ScoreCache:
-    """The folder, opened to be filled."""
+    """A cache folder that is open for writing."""
 
     def __init__(self, folder: Path, scoring: Scoring) -> None:
-        """Open a folder of the same scoring, or make it.
+        """Open a folder, or make it.
 
-        Raises: InputError for a folder of another scoring, a damaged one, or when it cannot be written.
+        Raises: InputError when it holds other scores, is damaged or cannot be written.
         """
         self.folder = folder
-        try:
+        with writing(folder, fix="name another folder with --out"):
             if not folder.exists():
                 _make(folder, scoring)
-        except OSError as error:
-            raise InputError(f"{folder} cannot be written ({error.strerror}); name another folder with --out") from None
         self._require_same(scoring)
         self._rows = self._open()
         if self._rows.shape != (scoring.num_captions, scoring.num_images) or self._rows.dtype != np.float32:
@@ -114,13 +112,12 @@ class ScoreCache:
 
     def _open(self) -> np.memmap[tuple[int, int], np.dtype[np.float32]]:
         path = self.folder / "scores.npy"
-        try:
-            np.load(path, mmap_mode="r")  # refuses a file that was cut off, which r+ would lengthen with zeros
-            rows: np.memmap[tuple[int, int], np.dtype[np.float32]] = np.load(path, mmap_mode="r+")
-        except (FileNotFoundError, ValueError, EOFError):
-            self._refuse("is damaged")
-        except OSError as error:
-            raise InputError(f"{path} cannot be written ({error.strerror}); name another folder with --out") from None
+        with writing(path, fix="name another folder with --out"):
+            try:
+                np.load(path, mmap_mode="r")  # refuses a file that was cut off, which r+ would lengthen with zeros
+                rows: np.memmap[tuple[int, int], np.dtype[np.float32]] = np.load(path, mmap_mode="r+")
+            except (FileNotFoundError, ValueError, EOFError):
+                self._refuse("is damaged")
         return rows
 
     def _require_same(self, scoring: Scoring) -> None:
@@ -137,11 +134,11 @@ class ScoreCache:
         raise InputError(f"{self.folder} {fault}; delete it to score again, or name another folder with --out")
 
     def missing(self, columns: Tensor) -> bool:
-        """Whether the captions int64 [m] `columns` have a score to come."""
+        """Return whether a score of the captions int64 [m] `columns` is missing."""
         return bool(np.isnan(self._rows[columns.numpy()]).any())
 
     def num_missing(self) -> int:
-        """How many captions have a score to come."""
+        """Return the number of captions with a missing score."""
         # A thousand rows at a time: the matrix may be larger than memory.
         starts = range(0, len(self._rows), 1000)
         return sum(int(np.isnan(self._rows[start : start + 1000]).any(axis=1).sum()) for start in starts)
@@ -151,16 +148,16 @@ class ScoreCache:
         self._rows[columns.numpy()] = margins.T.numpy()
 
     def scores(self) -> Tensor:
-        """float32 [N, M], NaN where to come."""
+        """Return float32 [N, M] scores, NaN where they are missing."""
         return torch.from_numpy(np.array(self._rows)).T.contiguous()
 
     def flush(self) -> None:
-        """Force what was kept down to the disk."""
+        """Flush the scores to the disk."""
         self._rows.flush()
 
 
 def _make(folder: Path, scoring: Scoring) -> None:
-    """Appears whole, or not at all; where several processes make it, that of the first stays."""
+    """Make the folder atomically; of several processes the first one makes it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     prepared = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
     prepared.mkdir()

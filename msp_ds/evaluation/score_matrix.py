@@ -1,4 +1,4 @@
-"""A retrieval score matrix on disk, with the names of what was scored: .npz, written whole or not at all.
+"""A retrieval score matrix with the ids of its images and captions, as an .npz file.
 
 `scores` float32 [N, M], higher fits better; `image_ids` text [N], canonical; `caption_keys` int64 [M];
 `image_of_caption` int64 [M], the row of each caption's image.
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msp_ds.errors import InputError
+from msp_ds.errors import InputError, writing
 from msp_ds.storage.array_files import load_arrays
 from msp_ds.storage.atomic_files import write_atomically
 
@@ -24,13 +24,13 @@ _NAME = f"a score matrix, .npz with {', '.join(_KEYS)}"
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreMatrix:
-    """Every image scored against every caption."""
+    """Scores of every image against every caption."""
 
     scores: Tensor
     """float32 [N, M]."""
     image_ids: tuple[str, ...]
     caption_keys: Tensor
-    """int64 [M]: which captions they are, as the shard set numbers its pairs."""
+    """int64 [M]: number of each caption's pair in the shard set."""
     image_of_caption: Tensor
     """int64 [M]."""
 
@@ -44,7 +44,7 @@ class ScoreMatrix:
             )
 
     def write(self, path: Path) -> None:
-        """Write the file; what was there is replaced in one step. Raises: InputError when it cannot be written."""
+        """Write the file atomically. Raises: InputError when it cannot be written."""
         packed = io.BytesIO()
         np.savez(
             packed,
@@ -53,14 +53,12 @@ class ScoreMatrix:
             caption_keys=self.caption_keys.numpy(),
             image_of_caption=self.image_of_caption.numpy(),
         )
-        try:
+        with writing(path, fix="name another file"):
             write_atomically(path, packed.getvalue())
-        except OSError as error:
-            raise InputError(f"{path} cannot be written ({error.strerror}); name another file") from None
 
 
 def read_score_matrix(path: Path) -> ScoreMatrix:
-    """The matrix in a file. Raises: InputError when it is missing, damaged or its parts do not fit."""
+    """Read a matrix. Raises: InputError when the file is missing or damaged, or its parts do not fit."""
     parts = load_arrays(path, _KEYS, what=_NAME)
     try:
         return ScoreMatrix(

@@ -1,4 +1,4 @@
-"""What became of the tensors that were imported, as a table to read."""
+"""A table and remarks on the tensors of an import."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from msp_ds.training.checkpointing.weights_folder import WeightsCard
 
 
 def import_table(card: WeightsCard) -> Table:
-    """How many tensors went where, by the part of the model; fresh and left-out ones by name."""
-    table = Table(title=f"Weights from {card.source}", title_justify="left")
+    """Return the number of tensors by part of the model, and the names of fresh and left-out ones."""
+    table = Table(title=f"Weights from {card.source}")
     table.add_column("there", overflow="fold")
     table.add_column("here", overflow="fold")
     table.add_column("tensors", justify="right")
@@ -32,22 +32,22 @@ def import_table(card: WeightsCard) -> Table:
 
 
 def import_lines(card: WeightsCard) -> Iterator[str]:
-    """What to know beside the table, a line each."""
+    """Yield the remarks beside the table, a line each."""
     yield from (card.report.remarks if card.report else ())
     if card.vocabulary_sha256 is None:
         yield (
-            f"which {card.model.vocab_size} word pieces these weights know is not said: name their vocab.txt with "
+            f"the {card.model.vocab_size} word pieces of these weights are not known: name their vocab.txt with "
             "--vocab, or only their number will be compared"
         )
     if card.model.num_answers and card.answers_sha256 is None:
         yield (
-            f"which {card.model.num_answers} answers the answer head chooses from is not said: name them with "
-            "--answers, or only their number will be compared"
+            f"the {card.model.num_answers} answers of the answer head are not known: name them with --answers, or only "
+            "their number will be compared"
         )
 
 
 def _parts(taken: Mapping[str, str]) -> Counter[tuple[str, str]]:
-    """(their part, our part) -> tensors: `bert.encoder.x_layers.{k}`, `backbone.layers.{k}` -> 210."""
+    """(their part, our part) -> number of tensors: `bert.encoder.x_layers.{k}`, `backbone.layers.{k}` -> 210."""
     found: Counter[tuple[str, str]] = Counter()
     for ours, theirs in taken.items():
         here, there = numbers_out(ours)[0].split("."), numbers_out(theirs)[0].split(".")

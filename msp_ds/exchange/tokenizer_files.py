@@ -1,4 +1,4 @@
-"""The tokenizer of an export as transformers' AutoTokenizer reads it, beside vocab.txt."""
+"""The tokenizer of an export in the files of transformers' AutoTokenizer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SPECIAL = {
 def write_tokenizer(folder: Path, vocabulary: Vocabulary, *, max_tokens: int) -> None:
     """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json.
 
-    It splits as we do, but for [MASK] and the like in a text, which transformers takes for the special pieces.
+    It splits texts as msp-ds does, except that transformers reads [MASK] and the like in a text as special pieces.
     """
     numbers = {piece: number for number, piece in enumerate(vocabulary.pieces)}
     tokenizer = bert_tokenizer(models.WordPiece(vocab=numbers, unk_token="[UNK]"))

@@ -1,12 +1,12 @@
-"""The model card of exported weights: what they are, how to load them, and how they came about."""
+"""The model card of exported weights: the model, how to load it, and its training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from msp_ds.config import ModelConfig
-from msp_ds.training.checkpointing.weights_folder import History, TrainedSet, TrainedStage, WeightsCard
+from msp_ds.training.checkpointing.weights_folder import History, TrainedStage, WeightsCard
 from msp_ds.training.monitoring.metric_texts import plain
 
 ExportForm = Literal["hf", "safetensors", "lxmert-s"]
@@ -70,7 +70,7 @@ token head is the table of word embeddings and is stored once. msp-ds reads the 
 
 
 def model_card(card: WeightsCard, form: ExportForm, *, heads: Sequence[str]) -> str:
-    """README.md in Markdown; a function of its arguments alone. heads: the names of those among the weights."""
+    """Return README.md in Markdown, a function of its arguments alone. heads: names of the exported heads."""
     parts = [
         f"---\nlicense: other\ntags: [vision-and-language, lxmert, msp]\n---\n\n# {plain(card.source)}, by msp-ds",
         f"Weights of msp-ds (multi-stage pre-training, ACL 2021), from {plain(card.source)}.",
@@ -79,46 +79,39 @@ def model_card(card: WeightsCard, form: ExportForm, *, heads: Sequence[str]) -> 
     ]
     noted = remarks(card.model, form, heads=heads)
     if noted:
-        parts.append("## Where this form and the model differ\n\n" + "\n".join(f"* {line}" for line in noted))
-    if form == "hf" and has_visual_cls(card.model):
+        parts.append("## Differences between this form and the model\n\n" + "\n".join(f"* {line}" for line in noted))
+    if form == "hf" and card.model.visual_cls:
         parts.append(f"This gives the states of msp-ds:\n\n```python\n{_STATES_LIKE_OURS}```")
     parts += _history(card.history) if card.history else [_imported(card)]
-    unknown = "Not stated by who made these weights. What they were trained on has terms of its own."
+    unknown = "Not stated by the author of these weights. The training data has terms of its own."
     licence = plain(card.licence) if card.licence else unknown
     parts.append(f"## Licence\n\n{licence}")
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def has_visual_cls(model: ModelConfig) -> bool:
-    """Whether a learned [CLS] stands before the regions, as in LXMERT-S."""
-    return bool(getattr(model, "visual_cls", True))
-
-
 def remarks(model: ModelConfig, form: ExportForm, *, heads: Sequence[str]) -> tuple[str, ...]:
-    """Where a form and our model differ: what someone who loads it must know."""
-    found = {"hf": _remarks_on_hf, "lxmert-s": _remarks_on_lxmert_s, "safetensors": _nothing}[form](model, heads)
-    if form != "safetensors" and model.layer_norm_eps != 1e-12:
-        found = [*found, f"LayerNorms have eps {model.layer_norm_eps:g} here and 1e-12 there"]
+    """Return the differences between a form and the model, for those who load it."""
+    if form == "safetensors":
+        return ()
+    found = (_remarks_on_hf if form == "hf" else _remarks_on_lxmert_s)(model, heads)
+    if model.layer_norm_eps != 1e-12:
+        found.append(f"LayerNorms have eps {model.layer_norm_eps:g} here and 1e-12 there")
     return tuple(found)
-
-
-def _nothing(model: ModelConfig, heads: Sequence[str]) -> list[str]:
-    return []
 
 
 def _remarks_on_hf(model: ModelConfig, heads: Sequence[str]) -> list[str]:
     found = []
-    if has_visual_cls(model):
+    if model.visual_cls:
         found.append(
             "transformers has no visual [CLS]: its feature and its pooler lie in msp_ds.safetensors; the states agree "
             "when the feature is given as the first region, with the box 0 0 1 1"
         )
-    if getattr(model, "positions", "words") == "words":
+    if model.positions == "words":
         found.append(
             "transformers counts word pieces from 0; here [CLS] and [SEP] have position 1, all pieces of the k-th word "
             "(from 0) k + 2, and padding 0"
         )
-    if "match" in heads and has_visual_cls(model):
+    if "match" in heads and model.visual_cls:
         found.append(
             "cross_relationship_score reads the pooled text alone, the match head here the pair: apply "
             "cls.seq_relationship to the pair (index 1 says matched in both)"
@@ -132,7 +125,7 @@ def _remarks_on_hf(model: ModelConfig, heads: Sequence[str]) -> list[str]:
     absent = [head for head in known if head not in heads]
     if absent:
         found.append(
-            f"without {' and '.join(absent)} head among these weights, transformers starts its own from chance"
+            f"without {' and '.join(absent)} head among these weights, transformers initialises its own at random"
         )
     return found
 
@@ -159,46 +152,51 @@ def _model(model: ModelConfig, heads: Sequence[str]) -> str:
 
 
 def _imported(card: WeightsCard) -> str:
-    lines = ["## Origin", "", "These weights were trained elsewhere and brought in from:", ""]
+    lines = ["## Origin", "", "These weights were trained elsewhere and imported from:", ""]
     lines += [f"* {plain(name)}, sha256 {plain(sha256)}" for name, sha256 in sorted(card.inputs_sha256.items())]
     if card.report is not None:
-        lines += ["", f"{len(card.report.taken)} tensors were taken, {len(card.report.left_out)} left out."]
+        lines += ["", f"{len(card.report.taken)} tensors were imported, {len(card.report.left_out)} left out."]
         if card.report.fresh:
-            lines += ["", f"Started from chance: {plain(', '.join(card.report.fresh))}."]
+            lines += ["", f"Initialised at random: {plain(', '.join(card.report.fresh))}."]
         lines += ["", *(f"* {plain(line)}" for line in card.report.remarks)]
     return "\n".join(lines)
 
 
 def _history(history: History) -> list[str]:
-    start = "from chance" if history.init is None else f"from {plain(history.init)}"
+    start = "initialised at random" if history.init is None else f"from {plain(history.init)}"
     drop = f", without {plain(', '.join(history.drop))}" if history.drop else ""
+    stages = [
+        (stage.name, ", ".join(stage.tasks), f"{stage.epochs} x {stage.batch_size}", _steps(stage))
+        for stage in history.stages
+    ]
+    data = [
+        (
+            one.name,
+            *(_or_unknown(count) for count in (one.num_images, one.num_pairs)),
+            one.extractor or "?",
+            one.index_sha256[:16],
+        )
+        for one in history.data
+    ]
+    metrics = [
+        (name, *(_number(stage.validation[name]) if name in stage.validation else "" for stage in history.stages))
+        for name in sorted({name for stage in history.stages for name in stage.validation})
+    ]
+    grades = [
+        f"{plain(grade.task)} ({plain(grade.protocol)}):\n\n"
+        + _table(
+            ("", "value"), ((name.removeprefix("grades."), _number(value)) for name, value in grade.values.items())
+        )
+        for grade in history.grades
+    ]
     return [
         f"## Training\n\nCurriculum {plain(history.curriculum)}{drop}, preset {plain(history.preset)}, "
         f"seed {history.seed}, backbone {start}, code {plain(history.git_commit)}.",
-        _table(
-            ("stage", "tasks", "epochs x batch", "steps"),
-            (
-                (stage.name, ", ".join(stage.tasks), f"{stage.epochs} x {stage.batch_size}", _steps(stage))
-                for stage in history.stages
-            ),
-        ),
-        "## Data\n\n"
-        + _table(
-            ("shard set", "images", "pairs", "features by", "sha256 of its index"),
-            (
-                (one.name, _or_unknown(one.num_images), _or_unknown(one.num_pairs), one.extractor or "?", _short(one))
-                for one in history.data
-            ),
-        ),
+        _table(("stage", "tasks", "epochs x batch", "steps"), stages),
+        "## Data\n\n" + _table(("shard set", "images", "pairs", "features by", "sha256 of its index"), data),
         "## Metrics\n\nOn held-out pairs, at the end of each stage:\n\n"
-        + _table(("metric", *(stage.name for stage in history.stages)), _metrics(history)),
-        *(
-            f"{plain(grade.task)} ({plain(grade.protocol)}):\n\n"
-            + _table(
-                ("", "value"), ((name.removeprefix("grades."), _number(value)) for name, value in grade.values.items())
-            )
-            for grade in history.grades
-        ),
+        + _table(("metric", *(stage.name for stage in history.stages)), metrics),
+        *grades,
     ]
 
 
@@ -206,17 +204,8 @@ def _steps(stage: TrainedStage) -> str:
     return f"{stage.steps}" if stage.finished else f"{stage.steps}, not finished"
 
 
-def _short(one: TrainedSet) -> str:
-    return one.index_sha256[:16]
-
-
 def _or_unknown(count: int | None) -> str:
     return "?" if count is None else f"{count:,}"
-
-
-def _metrics(history: History) -> Iterator[tuple[str, ...]]:
-    for name in sorted({name for stage in history.stages for name in stage.validation}):
-        yield name, *(_number(stage.validation[name]) if name in stage.validation else "" for stage in history.stages)
 
 
 def _number(value: float | None) -> str:
@@ -224,6 +213,6 @@ def _number(value: float | None) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, whose cells show what is written as it is."""
+    """A table in Markdown; its cells are escaped."""
     lines = (head, ["---"] * len(head), *rows)
     return "\n".join(f"| {' | '.join(map(plain, line))} |" for line in lines)

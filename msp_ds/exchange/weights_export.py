@@ -1,4 +1,4 @@
-"""`msp-ds export`: weights in a form that others read, each with a model card."""
+"""`msp-ds export`: weights in the format of another project, with a model card."""
 
 from __future__ import annotations
 
@@ -32,39 +32,39 @@ from msp_ds.training.checkpointing.weights_history import stored_weights
 
 CARD_FILE = "README.md"
 RELEASED_FILE = "lxmert_s_LXRT.pth"
-"""The released code is told `lxmert_s` and appends the rest."""
+"""Name in the released code, which appends `_LXRT.pth` to its argument `lxmert_s`."""
 HF_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportPlan:
-    """What to export, and how."""
+    """The options of an export."""
 
     source: Path
     """A run, a checkpoint or a weights folder."""
     form: ExportForm
     out: Path
     vocab: Path | None = None
-    """The word pieces, where the run's shards are out of reach."""
+    """Vocabulary file, if the run's shards are not accessible."""
     licence: str | None = None
-    """Of the weights, for the card."""
+    """Licence of the weights, for the card."""
     overwrite: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written."""
+    """The files that were written."""
 
     folder: Path
     files: tuple[str, ...]
     remarks: tuple[str, ...]
-    """Where the form and our model differ."""
+    """Differences between the form and the model."""
 
 
 def export_weights(plan: ExportPlan) -> Exported:
-    """Writes the folder `plan.out` as a whole: the weights, model.json, vocab.txt and the card README.md.
+    """Write the folder `plan.out` atomically: the weights, model.json, vocab.txt and the card README.md.
 
-    The same weights give the same bytes. Raises InputError for weights that the form has no place for.
+    Equal weights give equal bytes. Raises InputError for weights that the form cannot hold.
     """
     require_free(plan.out, overwrite=plan.overwrite)
     stored = stored_weights(plan.source, vocab=plan.vocab)
@@ -80,10 +80,10 @@ def export_weights(plan: ExportPlan) -> Exported:
 
 
 def _write_lxmert_s(folder: Path, stored: StoredWeights) -> None:
-    """A plain state dict under the released names, and under ours what they lack."""
+    """Write a plain state dict under the released names, and under ours where these have none."""
     if "backbone.regions.cls_feature" not in stored.weights:
         raise InputError(
-            f"{stored.card.source} has no visual [CLS], without which the released LXMERT-S computes something else; "
+            f"{stored.card.source} has no visual [CLS], which the released LXMERT-S needs; "
             "export it with --to hf or safetensors"
         )
     theirs, extra = to_theirs(stored.weights, LXMERT_S_FORM, cls_id=_cls_id(stored), where=stored.card.source)
@@ -99,10 +99,10 @@ def _cls_id(stored: StoredWeights) -> int | None:
 
 
 def _write_hf(folder: Path, stored: StoredWeights) -> None:
-    """LxmertForPreTraining and its tokenizer as save_pretrained writes them; what has no name there in its own file."""
+    """Write LxmertForPreTraining and its tokenizer as save_pretrained does, and all other tensors to EXTRA_FILE."""
     if stored.vocabulary is None and stored.card.vocabulary_sha256 is not None:
         raise InputError(
-            f"the vocabulary of {stored.card.source} is out of reach; give its vocab.txt, which lies in each of its "
+            f"the vocabulary of {stored.card.source} is not accessible; name its vocab.txt, which is in each of its "
             "shard sets: --vocab FILE"
         )
     theirs, extra = to_theirs(stored.weights, HF_LXMERT_FORM, cls_id=None, where=stored.card.source)
@@ -118,7 +118,7 @@ def _write_hf(folder: Path, stored: StoredWeights) -> None:
 
 
 def hf_config(model: ModelConfig, theirs: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The config.json of our model as transformers' LxmertConfig, for tensors under LXMERT's names."""
+    """Return our model as the config.json of transformers' LxmertConfig, for tensors under LXMERT's names."""
 
     def count_layers(stem: str) -> int:
         return len({name.split(".")[3] for name in theirs if name.startswith(f"bert.encoder.{stem}.")})

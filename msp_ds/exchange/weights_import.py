@@ -1,4 +1,4 @@
-"""`msp-ds import`: weights that others trained, under our names, in a folder that train --init and evaluate take."""
+"""`msp-ds import`: weights of other projects under our names, in a folder for train --init and evaluate."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from msp_ds.training.checkpointing.weights_folder import (
 from msp_ds.training.settings import changed_model
 
 BERT_VOCABULARY_SIZE = 30522
-"""Of bert-base-uncased, whose [CLS] is piece 101."""
+"""Vocabulary size of bert-base-uncased, whose [CLS] is piece 101."""
 _CONFIG_FILES = ("config.json", "bert_config.json")
 _THEIR_FIELDS = {
     "hidden_size": "hidden_size",
@@ -56,12 +56,12 @@ _THEIR_FIELDS = {
     "max_position_embeddings": "max_positions",
     "x_layers": "num_layers",
 }
-"""In a config.json -> in ModelConfig: what must agree."""
+"""Key of config.json -> field of ModelConfig that must be equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportPlan:
-    """What to import, and as what."""
+    """The options of an import."""
 
     source: Path
     """A file or folder."""
@@ -69,30 +69,29 @@ class ImportPlan:
     """A name of FORMS."""
     out: Path
     preset: str | None = None
-    """Whose model it is. None: what our own export says, else the default one's."""
+    """Preset of the model. None: the model of our own export, else the default preset."""
     settings: Sequence[str] = ()
-    """Of the model: `num_layers=3`, `model.region_gate=none`."""
+    """Changes of the model: `num_layers=3`, `model.region_gate=none`."""
     vocab: Path | None = None
-    """The word pieces that the weights know."""
+    """Vocabulary file of the weights."""
     answers: Path | None = None
-    """What a head for question answering chooses from: LXMERT's trainval_label2ans.json, or all_ans.json."""
+    """Answers of a question-answering head: LXMERT's trainval_label2ans.json, or all_ans.json."""
     seed: int = 9595
-    """Of what stays fresh."""
+    """Seed of the parameters that are initialised at random."""
     drop_unknown: bool = False
     overwrite: bool = False
 
 
 def import_weights(plan: ImportPlan) -> WeightsCard:
-    """Writes the weights folder `plan.out` and gives its card, with the report of every tensor.
+    """Write the weights folder `plan.out`; return its card with the report on every tensor.
 
-    What we exported keeps the card that it was exported with.
-
-    Raises InputError for a source that cannot be read or is of another model, before anything is written.
+    Our own exports keep their cards. Raises InputError for a source that cannot be read or belongs to another model,
+    before anything is written.
     """
     require_free(plan.out, overwrite=plan.overwrite)
     form = get_form(plan.form)
     files = find_tensor_files(plan.source)
-    # A folder brings along what lies in it; a single file stands alone.
+    # Only a folder can hold a card.
     own = read_card(plan.source) if (plan.source / MODEL_FILE).is_file() else None
     model = changed_model(_base_model(plan, own), plan.settings)
     needed = form.config == "always" or (form.config == "in folders" and plan.source.is_dir())
@@ -155,40 +154,40 @@ def _read_all(files: Sequence[Path]) -> dict[str, Tensor]:
     for file in files:
         for name, tensor in read_tensors(file).items():
             if name in tensors:
-                raise InputError(f"{file} holds {name} once more; a tensor stands in one file only")
+                raise InputError(f"{file} holds {name} again; each tensor must be in one file only")
             tensors[name] = tensor
     return tensors
 
 
 def _check_config(source: Path, model: ModelConfig, *, needed: bool) -> None:
-    """Raises InputError when a folder's config.json is missing or says that it is of another model."""
+    """Raise InputError when a folder's config.json is missing or describes another model."""
     path = next((source / name for name in _CONFIG_FILES if (source / name).is_file()), None)
     if path is None:
         if needed:
             raise InputError(f"{source} has no config.json; name a folder as Hugging Face's save_pretrained writes it")
         return
-    said = read_json(path, what="the configuration of a Hugging Face model")
-    if not isinstance(said, dict):
-        raise InputError(f"{path} should be the configuration of a Hugging Face model, but is no table")
+    config = read_json(path, what="the configuration of a Hugging Face model")
+    if not isinstance(config, dict):
+        raise InputError(f"{path} should be the configuration of a Hugging Face model, but is not a table")
     for theirs, ours in _THEIR_FIELDS.items():
-        if theirs in said and said[theirs] != getattr(model, ours):
+        if theirs in config and config[theirs] != getattr(model, ours):
             raise InputError(
-                f"{path} is of another model: its {theirs} is {said[theirs]}, {ours} is {getattr(model, ours)} here; "
-                f"name the model that fits with --preset or --set {ours}={said[theirs]}"
+                f"{path} describes another model: its {theirs} is {config[theirs]}, here {ours} is "
+                f"{getattr(model, ours)}; name the model that fits with --preset or --set {ours}={config[theirs]}"
             )
-    if said.get("hidden_act", "gelu") != "gelu":
-        raise InputError(f"{path} says hidden_act {said['hidden_act']}; only gelu, the exact one, is known here")
+    if config.get("hidden_act", "gelu") != "gelu":
+        raise InputError(f"{path} has hidden_act {config['hidden_act']}; only gelu, the exact one, is supported")
 
 
-def _vocabulary(given: Path | None, folder: Path) -> Vocabulary | None:
-    if given is not None:
-        return read_vocabulary(given)
+def _vocabulary(path: Path | None, folder: Path) -> Vocabulary | None:
+    if path is not None:
+        return read_vocabulary(path)
     beside = folder / VOCAB_FILE
     return parse_vocabulary(read_small_bytes(beside), name=str(beside)) if beside.is_file() else None
 
 
 def _cls_id(vocabulary: Vocabulary | None, tensors: dict[str, Tensor]) -> int | None:
-    """The number of [CLS]: the vocabulary's, else that of bert-base-uncased where there are as many pieces."""
+    """The id of [CLS]: that of the vocabulary, else of bert-base-uncased if the number of pieces is equal."""
     if vocabulary is not None:
         return vocabulary.pieces.index("[CLS]")
     tables = (tensor for name, tensor in tensors.items() if name.endswith("embeddings.word_embeddings.weight"))
@@ -201,8 +200,8 @@ def _check_words(model: ModelConfig, vocabulary: Vocabulary | None, own: Weights
         return
     if len(vocabulary.pieces) != model.vocab_size:
         raise InputError(
-            f"{where} knows {model.vocab_size} word pieces, {vocabulary.name} lists {len(vocabulary.pieces)}; "
-            "give the vocabulary that it was trained with: --vocab FILE"
+            f"{where} has {model.vocab_size} word pieces, {vocabulary.name} lists {len(vocabulary.pieces)}; "
+            "name the vocabulary that it was trained with: --vocab FILE"
         )
     if own is not None and own.vocabulary_sha256 not in (None, vocabulary.sha256):
         raise InputError(f"{vocabulary.name} is not the vocabulary that {where} was exported with; leave --vocab out")
@@ -225,7 +224,7 @@ def _check_answers(
 
 
 def model_shapes(model: ModelConfig, head_names: Iterable[str] = HEADS) -> dict[str, tuple[int, ...]]:
-    """Name and shape of each tensor of a model with these heads; those of pre-training are not asked for otherwise."""
+    """Return name -> shape of each tensor of a model with these heads, by default those of pre-training."""
     with torch.device("meta"):
         backbone = Backbone(model)
         heads = build_heads(head_names, model, backbone)
@@ -235,7 +234,7 @@ def model_shapes(model: ModelConfig, head_names: Iterable[str] = HEADS) -> dict[
 
 
 def _fresh(report: ConversionReport, model: ModelConfig, seed: int) -> dict[str, Tensor]:
-    """What the weights did not have, as training of the same seed would start it."""
+    """The tensors that the weights lack, initialised as training with this seed would."""
     if not report.fresh:
         return {}
     torch.manual_seed(key_of(BACKBONE_WEIGHTS.format(seed=seed)))
@@ -249,7 +248,7 @@ def _fresh(report: ConversionReport, model: ModelConfig, seed: int) -> dict[str,
 
 
 def _remarks(form: Form, model: ModelConfig, report: ConversionReport) -> tuple[str, ...]:
-    """What means something else here than where the weights come from."""
+    """Differences in meaning between these weights here and at their source."""
     remarks = []
     if "backbone.region_pooler.weight" in report.fresh:
         remarks.append(
@@ -258,7 +257,7 @@ def _remarks(form: Form, model: ModelConfig, report: ConversionReport) -> tuple[
         )
         if any(name.startswith("heads.region.") for name in report.taken) and model.region_gate == "pair":
             remarks.append("the region head was not gated by the pair; --set model.region_gate=none reads it as it was")
-    if form.counts_pieces and getattr(model, "positions", "words") == "words":
+    if form.counts_pieces and model.positions == "words":
         remarks.append(
             "positions counted word pieces from 0; here [CLS] and [SEP] have position 1 and the k-th word k + 2"
         )

@@ -1,4 +1,4 @@
-"""Tables of what a curriculum is and what came of it."""
+"""Tables of a curriculum: its stages, and their validation metrics after training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ METRICS = {
     "f1/tits": "TITS topic F1",
     "accuracy/itm_hs": "ITM_HS accuracy",
 }
-"""Validation metrics by name, as a reader says them."""
+"""Validation metric -> its name for readers."""
 
 TEXTS = {
     "token": "object labels in region order",
@@ -39,40 +39,38 @@ TEXTS = {
     "nlvr2": "statements about two images",
     "retrieval": "captions",
 }
-"""What a stage or a benchmark reads, by its name."""
+"""Stage or benchmark -> the texts that it reads."""
 
 
 def stage_table(
     stages: tuple[Stage, ...], schedule: Mapping[str, StageSchedule], *, preset: str, settings: Sequence[str] = ()
 ) -> Table:
-    """What each stage trains, on what, for how long, by which preset; `settings` are shown as they were written."""
+    """Return a table of the stages: tasks, texts, epochs and batch size; its caption lists the `settings`."""
+    caption = f"set: {', '.join(settings)}" if settings else None
     title = f"Curriculum, preset {preset}"
-    table = Table("stage", "tasks", "text", "epochs x batch", title=title, title_justify="left")
-    table.caption, table.caption_justify = (f"set: {', '.join(settings)}" if settings else None), "left"
+    table = Table("stage", "tasks", "text", "epochs x batch", title=title, caption=caption)
     for stage in stages:
         row = stage.schedule(dict(schedule))
         tasks = ", ".join(task.name for task in stage.tasks)
-        said = "; ".join(TEXTS[part.name] for part in stage.parts)
-        table.add_row(stage.name, tasks, said, f"{row.epochs} x {row.batch_size}")
+        texts = "; ".join(TEXTS[part.name] for part in stage.parts)
+        table.add_row(stage.name, tasks, texts, f"{row.epochs} x {row.batch_size}")
     return table
 
 
 def results_table(run: Path) -> Table:
-    """Every task's last validation, a column a stage, with what always giving the commonest answer would score."""
+    """Return a table of the last validation of each stage, beside the scores of the most frequent answer."""
     config = read_run_config(run)
     stages = curriculum(config.curriculum, drop=config.drop)
     results = [_validation(folder) for folder in stage_folders(run, stages)]
     table = Table(
         "held-out metric",
-        title=f"What each stage learnt ({run})",
-        title_justify="left",
+        title=f"Validation of each stage ({run})",
         caption="Errors are relative to those of the mean feature and of a copy of the shuffled input.",
-        caption_justify="left",
     )
     for stage in stages:
         table.add_column(stage.name, justify="right")
-    table.add_column("commonest answer's", justify="right", style="dim")
-    common = commonest_shares(Path(config.shards), stages)
+    table.add_column("most frequent answer", justify="right", style="dim")
+    common = majority_scores(Path(config.shards), stages)
     for name, words in METRICS.items():
         values = [result.get(name, math.nan) for result in results]
         if not all(math.isnan(value) for value in values):
@@ -80,23 +78,23 @@ def results_table(run: Path) -> Table:
     return table
 
 
-def commonest_shares(shards: Path, stages: tuple[Stage, ...]) -> dict[str, str]:
-    """What the commonest answer of the held-out questions would score: one share a stage, as text."""
-    shares: dict[str, list[float]] = {"accuracy/mlm": [], "accuracy/moc_object": [], "accuracy/moc_attribute": []}
+def majority_scores(shards: Path, stages: tuple[Stage, ...]) -> dict[str, str]:
+    """Return the accuracy of the most frequent answer on the held-out set: metric -> one number a stage, as text."""
+    scores: dict[str, list[float]] = {"accuracy/mlm": [], "accuracy/moc_object": [], "accuracy/moc_attribute": []}
     for stage in stages:
         reader = Reader(open_set(shards / stage.parts[-1].name / "val"))
         pieces = torch.from_numpy(reader.shards.pairs.token_ids)
         words = pieces[torch.from_numpy(reader.shards.pairs.word_positions) > 1]
-        shares["accuracy/mlm"].append(_largest_share(words))
+        scores["accuracy/mlm"].append(_majority_ratio(words))
         records = [reader.record(row) for row in range(reader.num_images)]
         for kind in ("object", "attribute"):
             labels = torch.cat([torch.from_numpy(getattr(record, f"{kind}_ids").copy()) for record in records])
-            shares[f"accuracy/moc_{kind}"].append(_largest_share(labels[labels != IGNORE]))
-    shown = {name: " / ".join(dict.fromkeys(_shown(value) for value in values)) for name, values in shares.items()}
+            scores[f"accuracy/moc_{kind}"].append(_majority_ratio(labels[labels != IGNORE]))
+    shown = {name: " / ".join(dict.fromkeys(_shown(value) for value in values)) for name, values in scores.items()}
     return shown | {"accuracy/itm_hs": _shown(0.5), "accuracy/ifrs": _shown(1 / 3)}
 
 
-def _largest_share(values: torch.Tensor) -> float:
+def _majority_ratio(values: torch.Tensor) -> float:
     return float(torch.unique(values, return_counts=True)[1].max()) / len(values) if len(values) else math.nan
 
 

@@ -1,4 +1,4 @@
-"""`msp-ds demo`: the whole method on a made-up world, from raw files to zero-shot retrieval, in minutes."""
+"""`msp-ds demo`: the whole method on a small generated world, from raw files to zero-shot retrieval, in minutes."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from msp_ds.terminal import Terminal
 from msp_ds.training.checkpointing.inference import load_trained
 
 CAPTIONS_PER_IMAGE = 1
-"""Of the held-out captions, ranked in the demo; all five take five times as long."""
+"""Held-out captions of each image that the demo ranks; all five would take five times as long."""
 
 
 def run_demo(recipe_path: Path, *, shards: Path, train: Callable[[dict[str, Any]], Path], show: Terminal) -> None:
-    """Makes the world and its shards, trains t, p and s with `train`, grades retrieval, and shows what came of it.
+    """Make the world and its shards, train t, p and s with `train`, grade retrieval, and show the results.
 
-    Raises InputError, before anything is written, when the recipe holds out nothing to grade on, or when `shards`
-    has sets of another recipe.
+    Raises InputError, before anything is written, when the recipe holds out no images, or when `shards` has sets of
+    another recipe.
     """
     began = time.monotonic()
     recipe = load_recipe(recipe_path)
     if not recipe.holdout:
-        raise InputError(f"{recipe_path} holds out no images, on which the demo is graded; set holdout in it")
+        raise InputError(f"{recipe_path} holds out no images to grade the demo on; set holdout in it")
     for stage in STAGE_NAMES:
         require_own_sets(shards / stage, recipe, fix="name another folder with --shards")
     preset = recipe.preset or DEFAULT_PRESET

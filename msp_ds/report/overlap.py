@@ -1,4 +1,4 @@
-"""The overlap of training and evaluation data for the terminal."""
+"""A report of the overlap of training and evaluation images, for the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ IDS_SHOWN = 20
 
 
 def overlap_report(audit: Audit) -> list[RenderableType]:
-    """A table with a row a pair of parts, the first shared images, and warnings of what could not be compared."""
+    """Return a table with a row for each pair of data sets, the first shared images, and the warnings."""
     shown: list[RenderableType] = [_table(audit)]
     lines = [
         *audit.overlap.by_id,

@@ -1,4 +1,4 @@
-"""A table of runs, from what lies in their folders: nothing is loaded and no process is asked."""
+"""A table of runs, read from their folders alone: no checkpoint is loaded and no process is queried."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ log = logging.getLogger(__name__)
 State = Literal["finished", "running", "stopped"]
 
 STILL = 120.0
-"""Seconds without a report after which a run counts as stopped, where no lock tells whether it lives."""
+"""Seconds without a report after which a run without a lock counts as stopped."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunLine:
-    """What a run's folder says of it."""
+    """The state of a run by its folder."""
 
     name: str
     curriculum: str
     preset: str
     stage: str
-    """The last that has begun; empty before the first."""
+    """The last stage that has begun; empty before the first."""
     step: int
     num_steps: int | None
-    """Of that stage; None before its first report."""
+    """Steps of that stage; None before its first report."""
     state: State
     best: float
-    """The lowest total loss of that stage on the held-out pairs, nan without a validation."""
+    """Lowest total validation loss of that stage; nan without a validation."""
     best_step: int
     changed: float
-    """When the run last wrote something, in seconds since 1970."""
+    """Time of the last change, in seconds since 1970."""
 
 
 def run_lines(folder: Path, *, now: Callable[[], float] = time.time) -> list[RunLine]:
-    """The runs in a folder and in those below it, the one that changed last at the end.
+    """Return the runs in and below a folder, the one that changed last at the end.
 
-    A run whose run.json cannot be read is only warned of. Raises InputError when there is no run.
+    A run whose run.json cannot be read is logged as a warning. Raises InputError when there is no run.
     """
     found = list(folders_with(RUN_FILE, folder))
     if not found:
@@ -59,7 +59,7 @@ def run_lines(folder: Path, *, now: Callable[[], float] = time.time) -> list[Run
     for path in found:
         try:
             lines.append(_line(path, name=str(path.relative_to(folder)), now=now))
-        except (InputError, OSError) as error:  # it may also be written or removed just now
+        except (InputError, OSError) as error:  # another process may write or remove it now
             log.warning("%s is left out: %s", path, error)
     return sorted(lines, key=lambda line: (line.changed, line.name))
 
@@ -89,13 +89,13 @@ def _line(run: Path, *, name: str, now: Callable[[], float]) -> RunLine:
 
 
 def _written(stages: list[Path]) -> list[Path]:
-    """The files that tell when stages last came on."""
+    """The files whose times show the progress of stages."""
     names = (STAGE_FILE, METRICS_FILE, f"checkpoints/*/{MANIFEST}")
     return [path for stage in stages for name in names for path in stage.glob(name)]
 
 
 def _progress(stage: Path, rows: list[dict[str, Any]]) -> tuple[int, int | None]:
-    """Steps done of how many: by its end mark, else by its last report, else by its newest checkpoint."""
+    """Steps done and steps in all, by the stage's end mark, its last report or its newest checkpoint."""
     if (stage / STAGE_FILE).is_file():
         steps = read_finished(stage).steps
         return steps, steps
@@ -114,7 +114,7 @@ def _whole(values: Mapping[str, Any], name: str) -> int | None:
 
 
 def _best(rows: list[dict[str, Any]]) -> tuple[float, int]:
-    """The lowest total loss of the validations, and after which step it was."""
+    """The lowest total validation loss, and its step."""
     losses = [
         (float(row["loss/total"]), int(row["step"]))
         for row in rows
@@ -131,15 +131,13 @@ def _state(run: Path, stages: list[Path], *, age: float) -> State:
 
 
 _LEAST = ("preset", "curriculum", "last change", "best held-out loss", "stage", "step")
-"""Columns in the order in which a narrow terminal leaves them out."""
+"""Columns in the order in which a narrow terminal drops them."""
 _STYLES: dict[State, str] = {"finished": "green", "running": "bold yellow", "stopped": "red"}
 
 
 def runs_table(folder: Path, *, now: Callable[[], float] = time.time) -> Table:
-    """The runs in a folder as a table."""
-    table = Table(
-        "run", "curriculum", "preset", "stage", title=f"Runs in {folder}", title_justify="left", expendable=_LEAST
-    )
+    """Return the runs in a folder as a table."""
+    table = Table("run", "curriculum", "preset", "stage", title=f"Runs in {folder}", expendable=_LEAST)
     table.add_column("step", justify="right")
     table.add_column("state")
     table.add_column("best held-out loss", justify="right")

@@ -1,17 +1,15 @@
-"""What is worth saying about freshly written shard sets beside their own lines."""
+"""Remarks on shard sets that were just written."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from msp_ds.preparation.writing.shard_writer import SetReport
-
-PAPER_PAIRS = {"token": 120_000, "phrase": 340_000, "sentence": 620_000}
-"""Stage -> image-text pairs in the paper (section 4.1), rounded there to 0.01 M."""
+from msp_ds.report.fit import PAPER_PAIRS
 
 
 def shard_notes(stage: str, reports: Sequence[SetReport]) -> list[str]:
-    """Lines about the sets of a stage or benchmark together: pairs beside the paper's, and what was kept out."""
+    """Return remarks on the sets of a stage or benchmark: pairs beside the paper's, and excluded images."""
     pairs = sum(report.num_pairs for report in reports)
     beside = f", the paper has {PAPER_PAIRS[stage] / 1e6:.2f} M" if stage in PAPER_PAIRS else ""
     notes = [f"{stage}: {pairs} image-text pairs in all{beside}"]

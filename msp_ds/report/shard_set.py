@@ -12,26 +12,26 @@ from msp_ds.report.box_map import box_map
 from msp_ds.terminal import Table, printable, styled
 
 _FOR_PAGES = "histogram"
-"""Groups whose names end so are drawn on the page alone."""
+"""Ending of the names of groups that only the page shows."""
 
 
 def set_tables(facts: dict[str, Any]) -> list[RenderableType]:
-    """What data.inspection.inspect_set found, for people."""
+    """Return the facts of preparation.verifying.inspection.inspect_set as tables and drawings."""
     facts = dict(facts)
     samples = facts.pop("samples")
     shown: list[RenderableType] = []
     for title, group in facts.items():
-        table = Table(title=title, title_justify="left", title_style="bold", show_header=False, width=80)
+        table = Table(title=title, title_style="bold", show_header=False, width=80)
         table.add_column(max_width=28)
         table.add_column()
         for name, value in _flat(group).items():
-            table.add_row(name.replace("_", " "), said(value))
+            table.add_row(name.replace("_", " "), as_text(value))
         shown.append(table)
-    return shown + [part for sample in samples for part in drawn(sample)]
+    return shown + [part for sample in samples for part in sample_lines(sample)]
 
 
-def said(value: Any) -> str:
-    """A value of the facts as people write it."""
+def as_text(value: Any) -> str:
+    """Return a value of the facts as people write it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -39,12 +39,12 @@ def said(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
-        return "  ".join(f"{key} {said(part)}" for key, part in value.items())
+        return "  ".join(f"{key} {as_text(part)}" for key, part in value.items())
     return "none" if value is None else str(value)
 
 
 def _flat(group: dict[str, Any]) -> dict[str, Any]:
-    """A group's values, those of its parts under joined names; spreads and frequencies stay one value."""
+    """Flatten nested groups under joined names; spreads and frequencies stay one value each."""
     flat: dict[str, Any] = {}
     for name, value in group.items():
         if name.endswith(_FOR_PAGES):
@@ -56,8 +56,8 @@ def _flat(group: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def drawn(sample: dict[str, Any]) -> list[RenderableType]:
-    """A heading, the picture, every label with its number, the texts."""
+def sample_lines(sample: dict[str, Any]) -> list[RenderableType]:
+    """Return an image for the terminal: heading, drawing, labels with their counts, texts, source."""
     heading = f"{sample['image_id']}  {sample['width']} x {sample['height']} pixels, {sample['regions']} regions"
     counts = Counter(label or "(no label)" for label in sample["labels"])
     labels = ", ".join(label if count == 1 else f"{label} x{count}" for label, count in counts.most_common())

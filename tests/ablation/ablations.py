@@ -1,4 +1,4 @@
-"""A small study for the tests of ablations, and a stand-in for the commands that it runs."""
+"""A small study for the tests of ablations, and a fake of the commands that it runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msp_ds.config import write_json
 
 def a_study(out: Path = Path("out"), *, rows: str | None = None, **changes: Any) -> Study:
     """Ninety steps a row, one seed, zero-shot retrieval; 10, 20 and 30 batches an epoch of t, p and s."""
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "out": out,
         "shards": Path("shards"),
         "preset": "tiny",
@@ -24,21 +24,21 @@ def a_study(out: Path = Path("out"), *, rows: str | None = None, **changes: Any)
         "batches": {"token": 10, "phrase": 20, "sentence": 30},
         "fine_tuning": {"vqa": 120, "retrieval": 200},
     }
-    return Study(**{**told, **changes})
+    return Study(**{**values, **changes})
 
 
 class Pretender:
-    """Does what the commands would leave behind, but for `failing`: words that make a command fail."""
+    """Writes the files of the commands; a command with one of the words `failing` fails."""
 
     def __init__(self, *, failing: str = "nothing fails") -> None:
         self.failing = failing
         self.commands: list[str] = []
 
-    def __call__(self, words: Sequence[str], said: Path) -> int:
+    def __call__(self, words: Sequence[str], log_file: Path) -> int:
         line = " ".join(words)
         self.commands.append(line)
         if self.failing in line:
-            said.write_text("a warning\nerror: the disk is full\nbye\n")
+            log_file.write_text("a warning\nerror: the disk is full\nbye\n")
             return 2
         flags = dict(zip(words[1::2], words[2::2], strict=False))
         if words[0] == "evaluate":

@@ -12,7 +12,7 @@ from msp_ds.ablation.plan import (
     START_STEPS,
     Node,
     chosen_benchmarks,
-    even_shares,
+    even_split,
     plan_ablation,
     seconds_for,
 )
@@ -36,9 +36,9 @@ def test_every_command_line_of_table_4_is_a_row() -> None:
 
 
 def test_steps_are_divided_evenly_and_the_first_stages_take_the_rest() -> None:
-    assert even_shares(90, num_stages=1) == [90]
-    assert even_shares(90, num_stages=3) == [30, 30, 30]
-    assert even_shares(92, num_stages=3) == [31, 31, 30]
+    assert even_split(90, num_stages=1) == [90]
+    assert even_split(90, num_stages=3) == [30, 30, 30]
+    assert even_split(92, num_stages=3) == [31, 31, 30]
 
 
 def test_rows_that_begin_alike_share_their_beginning() -> None:
@@ -93,7 +93,7 @@ def test_a_mix_counts_the_batches_of_all_of_its_parts() -> None:
     assert (node.words[6], node.stage) == ("2", "token+phrase+sentence")  # 90 steps of 60
 
 
-def test_only_a_model_that_was_asked_what_matches_last_ranks_without_fine_tuning() -> None:
+def test_only_a_model_with_a_matching_task_in_its_last_stage_ranks_without_fine_tuning() -> None:
     cells = plan_ablation(a_study()).cells
     graded = {row for (row, _), evaluations in cells.items() if evaluations}
     assert graded == {row.name for row in ROWS} - {"none", "s-itm_hs", "s-itm_hs-tits", "spt"}
@@ -111,8 +111,8 @@ def test_a_benchmark_is_fine_tuned_and_then_graded_also_without_pre_training() -
 
 
 def test_settings_hold_for_all_runs_of_their_kind() -> None:
-    told = {"setting": ("heads=carried",), "fine_tuning_setting": ("optim.lr=0.001",), "benchmarks": ("vqa",)}
-    pre_trained, tuned, graded = (" ".join(n.words) for n in plan_ablation(a_study(rows="s:itm", **told)).nodes)
+    options = {"setting": ("heads=carried",), "fine_tuning_setting": ("optim.lr=0.001",), "benchmarks": ("vqa",)}
+    pre_trained, tuned, graded = (" ".join(n.words) for n in plan_ablation(a_study(rows="s:itm", **options)).nodes)
     assert "--drop tits --set heads=carried --set itm_negatives=random" in pre_trained
     assert "--set optim.lr=0.001" in tuned
     assert "--set" not in graded
@@ -124,7 +124,7 @@ def test_an_evaluation_of_fewer_pairs_is_another_evaluation() -> None:
     assert " ".join(node.words).endswith("shards/sentence/val --images 50 --out out/" + node.name)
 
 
-def test_time_is_told_by_what_ran_before() -> None:
+def test_time_is_estimated_from_nodes_that_ran() -> None:
     def run(name: str, *, steps: int) -> Node:
         return Node(name=name, kind="pre-train", words=(), after=None, stage="sentence", steps=steps)
 

@@ -1,4 +1,4 @@
-"""An ablation takes up where it was, names what fails, and goes on with the rest."""
+"""An ablation resumes where it stopped, names failed nodes, and runs the others."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from msp_ds.ablation.rows import chosen_rows
 from msp_ds.ablation.runner import (
     CommandResult,
     Results,
+    duration_text,
     finished_nodes,
     read_grades,
     read_record,
     run_ablation,
-    spoken_time,
     study_of,
 )
 from msp_ds.config import write_json
@@ -96,7 +96,7 @@ def test_what_failed_is_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_run_of_fewer_steps_than_planned_is_a_failure(tmp_path: Path) -> None:
-    def lazy(words: object, said: Path) -> int:
+    def lazy(words: object, log_file: Path) -> int:
         leave_run(tmp_path / "seed-1/s90", "sentence", steps=60)
         return 0
 
@@ -140,29 +140,29 @@ def test_a_score_that_is_not_official_is_called_so(tmp_path: Path) -> None:
         read_grades(study, node)
 
 
-def test_times_are_told_in_words() -> None:
-    assert [spoken_time(seconds) for seconds in (45, 720, 11_100)] == ["45 s", "12 min", "3 h 5 min"]
+def test_durations_are_shown_in_words() -> None:
+    assert [duration_text(seconds) for seconds in (45, 720, 11_100)] == ["45 s", "12 min", "3 h 5 min"]
 
 
 def test_a_study_takes_its_steps_from_the_preset_and_its_batches_from_the_shards(small_shards: Path) -> None:
-    asked = AblationRequest(
+    request = AblationRequest(
         out=Path("out"), shards=small_shards, rows=chosen_rows("s"), benchmarks=("zero-shot-retrieval",), seeds=(1,)
     )
-    study, hashes = study_of(asked, preset=None, steps=None)
+    study, hashes = study_of(request, preset=None, steps=None)
     # tiny: batches of 64; 8, 4 and 5 epochs. 64 images are trained on, with one token text and five captions each.
     assert (study.preset, study.batches["token"], study.batches["sentence"]) == ("tiny", 1, 5)
     assert study.steps == 8 + 4 * study.batches["phrase"] + 25
     assert sorted(hashes) == ["phrase/train", "sentence/train", "sentence/val", "token/train"]
-    short, _ = study_of(asked, preset="small", steps=7)
+    short, _ = study_of(request, preset="small", steps=7)
     assert (short.preset, short.steps, dict(short.batches)) == ("small", 7, {"sentence": 2})  # batches of 128
 
 
 def test_a_study_of_shards_that_are_missing_or_less_than_a_batch_is_refused(tmp_path: Path) -> None:
-    asked = AblationRequest(
+    request = AblationRequest(
         out=Path("out"), shards=tmp_path / "shards", rows=chosen_rows("ts"), benchmarks=(), seeds=(1,)
     )
     with pytest.raises(InputError, match="no shards for stage token"):
-        study_of(asked, preset=None, steps=10)
+        study_of(request, preset=None, steps=10)
     write_shards(tmp_path, images=70)  # 16 of them held out
     with pytest.raises(InputError, match=r"token/train holds 54 pairs, less than one batch of 64"):
-        study_of(asked, preset=None, steps=10)
+        study_of(request, preset=None, steps=10)

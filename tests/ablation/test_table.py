@@ -1,4 +1,4 @@
-"""The table of an ablation: means and deviations by hand, what is missing said so, the paper's numbers beside ours."""
+"""The table of an ablation: means and deviations by hand, missing seeds named, the paper's numbers beside ours."""
 
 from __future__ import annotations
 

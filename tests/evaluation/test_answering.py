@@ -1,4 +1,4 @@
-"""A model's answers belong to their questions, whatever the batch, and are graded by the set's own labels."""
+"""A model's answers belong to their questions in a batch of any size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from msp_ds.training.checkpointing.run_folder import model_for
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sets of VQA and NLVR2 of 60 images."""
     folder = tmp_path_factory.mktemp("answering")
     world = folder / "world"
@@ -61,9 +61,9 @@ def an_answerer(one: ShardSet, task: str) -> Answerer:
 
 
 @pytest.mark.parametrize("task", ["vqa", "nlvr2"])
-def test_answers_are_those_of_each_question_alone(asked: Path, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_are_those_of_each_question_alone(sets: Path, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answering, "BATCH", 7)
-    one = open_set(asked / task / "train")
+    one = open_set(sets / task / "train")
     assert one.questions is not None
     reader, answerer = Reader(one), an_answerer(one, task)
     heard: list[int] = []
@@ -76,8 +76,8 @@ def test_answers_are_those_of_each_question_alone(asked: Path, task: str, monkey
         assert answers[question] == one.questions.answers[int(logits.argmax())]
 
 
-def test_the_right_image_of_a_statement_is_looked_at(asked: Path) -> None:
-    one = open_set(asked / "nlvr2" / "train")
+def test_the_right_image_of_a_statement_is_looked_at(sets: Path) -> None:
+    one = open_set(sets / "nlvr2" / "train")
     assert one.questions is not None
     swapped = dataclasses.replace(one.questions, second_images=np.roll(one.questions.second_images, 1))
     rows = torch.arange(8)
@@ -86,8 +86,8 @@ def test_the_right_image_of_a_statement_is_looked_at(asked: Path) -> None:
     assert not torch.allclose(before, after, atol=1e-4)
 
 
-def test_a_task_that_answers_nothing_is_refused(asked: Path) -> None:
-    one = open_set(asked / "vqa" / "train")
+def test_a_task_that_answers_nothing_is_refused(sets: Path) -> None:
+    one = open_set(sets / "vqa" / "train")
     answerer = an_answerer(one, "vqa")
     with pytest.raises(ValueError, match="task retrieval answers no questions"):
         Answerer(answerer.backbone, answerer.heads, BENCHMARKS["retrieval"].tasks[0], answerer._context)

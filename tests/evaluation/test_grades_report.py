@@ -1,4 +1,4 @@
-"""msp-ds grade grades files of predictions as the official tools do, and says what does not fit."""
+"""Prediction files are graded as by the official tools, and files that do not fit are named."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def vqa(tmp_path: Path) -> dict[str, Path]:
                 for one, answer in zip(numbers, people, strict=True)
             ]
         },
-        "ours": [{"question_id": one, "answer": said} for one, said in zip(numbers, [*people[:3], ""], strict=True)],
+        "ours": [
+            {"question_id": one, "answer": answer} for one, answer in zip(numbers, [*people[:3], ""], strict=True)
+        ],
         "theirs": [{"question_id": one, "answer": "yes"} for one in numbers],
     }
     for name, value in content.items():
@@ -64,10 +66,8 @@ def test_a_vqa_submission_is_graded(vqa: dict[str, Path], tmp_path: Path) -> Non
     assert low < 75 < high
 
 
-@pytest.mark.parametrize(("num_answers", "share"), [(1, 0.0), (2, 1 / 3), (3, 2 / 3), (4, 1.0)])
-def test_questions_of_few_answers_are_said_to_cap_the_grade(
-    vqa: dict[str, Path], num_answers: int, share: float
-) -> None:
+@pytest.mark.parametrize(("num_answers", "score"), [(1, 0.0), (2, 1 / 3), (3, 2 / 3), (4, 1.0)])
+def test_a_note_says_that_few_answers_cap_the_grade(vqa: dict[str, Path], num_answers: int, score: float) -> None:
     annotations = json.loads(vqa["annotations"].read_text())
     for one in annotations["annotations"][:3]:
         one["answers"] = one["answers"][:num_answers]
@@ -76,7 +76,7 @@ def test_questions_of_few_answers_are_said_to_cap_the_grade(
         task="vqa", source=QuestionSource(questions=str(vqa["questions"]), annotations=str(vqa["annotations"]))
     )
     graded = grade_file(plan, vqa["ours"])
-    assert graded.scores["accuracy"].values == (share, share, share, 0.0)
+    assert graded.scores["accuracy"].values == (score, score, score, 0.0)
     assert graded.note.startswith("3 of 4 questions have less than 4 answers") == (num_answers < 4)
 
 
@@ -95,10 +95,10 @@ def test_lxmerts_score_has_its_own_name(vqa: dict[str, Path], tmp_path: Path) ->
         "--answers",
         tmp_path / "answers.json",
     )
-    told = shown("grade", vqa["ours"], "--task", "vqa", *flags)
-    assert "lookup" in told
-    assert "50.00 %" in told  # 2 is outside the vocabulary
-    assert "not the official accuracy" in told
+    text = shown("grade", vqa["ours"], "--task", "vqa", *flags)
+    assert "lookup" in text
+    assert "50.00 %" in text  # 2 is outside the vocabulary
+    assert "not the official accuracy" in text
 
 
 def test_a_missing_answer_is_named(vqa: dict[str, Path]) -> None:
@@ -123,10 +123,10 @@ def test_gqa_says_what_it_needs_for_the_rest(tmp_path: Path) -> None:
         '"02": {"imageId": "1", "question": "?", "answer": "no", "isBalanced": false}}'
     )
     (tmp_path / "choices.json").write_text('{"01": {"valid": ["red"], "plausible": []}}')
-    (tmp_path / "said.json").write_text(
+    (tmp_path / "answer.json").write_text(
         '[{"questionId": "01", "prediction": "red"}, {"questionId": "02", "prediction": ""}]'
     )
-    command = ("grade", tmp_path / "said.json", "--task", "gqa", "--questions", tmp_path / "questions.json")
+    command = ("grade", tmp_path / "answer.json", "--task", "gqa", "--questions", tmp_path / "questions.json")
     alone = shown(*command)
     assert "validity and plausibility need --choices" in alone
     assert "consistency needs --consistency" in alone
@@ -144,17 +144,17 @@ def test_gqa_says_what_it_needs_for_the_rest(tmp_path: Path) -> None:
 def test_nlvr2_is_graded(tmp_path: Path) -> None:
     lines = [{"identifier": f"dev-1-{pair}-0", "sentence": ".", "label": "True"} for pair in (0, 1)]
     (tmp_path / "dev.json").write_text("\n".join(map(json.dumps, lines)))
-    (tmp_path / "said.csv").write_text("dev-1-0-0,True\ndev-1-1-0,False\n")
-    told = shown("grade", tmp_path / "said.csv", "--task", "nlvr2", "--questions", tmp_path / "dev.json")
-    assert "50.00 %" in told
-    assert " 0.00 %" in told
+    (tmp_path / "answer.csv").write_text("dev-1-0-0,True\ndev-1-1-0,False\n")
+    text = shown("grade", tmp_path / "answer.csv", "--task", "nlvr2", "--questions", tmp_path / "dev.json")
+    assert "50.00 %" in text
+    assert " 0.00 %" in text
 
 
 def test_a_score_matrix_is_graded_by_either_protocol(tmp_path: Path) -> None:
     path = matrix(tmp_path / "scores.npz")
-    told = shown("grade", path, "--task", "retrieval")
-    assert told.count("100.00 %") == 6
-    assert "standard protocol" not in told
+    text = shown("grade", path, "--task", "retrieval")
+    assert text.count("100.00 %") == 6
+    assert "standard protocol" not in text
     first = shown("grade", path, "--task", "retrieval", "--protocol", "first-caption")
     assert "not the standard protocol" in first
 

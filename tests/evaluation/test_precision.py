@@ -1,4 +1,4 @@
-"""Grades are computed in fp32 on every machine; bf16 is granted where it is asked for."""
+"""Grades are computed in fp32 on every machine; bf16 is used on request."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_bf16_is_granted_everywhere_with_a_warning_where_it_is_slow(
     assert len(caplog.records) == warnings
 
 
-def test_grades_are_in_fp32_unless_bf16_is_asked_for() -> None:
+def test_grades_are_in_fp32_unless_bf16_is_requested() -> None:
     assert RetrievalPlan().precision == "fp32"
     assert inspect.signature(evaluate).parameters["precision"].default == "fp32"
 

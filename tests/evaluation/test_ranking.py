@@ -1,4 +1,4 @@
-"""A matrix of retrieval scores holds what each pair scores alone; the pool takes the images and captions asked for."""
+"""A matrix of retrieval scores holds what each pair scores alone; the pool holds the requested images and captions."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_nothing_is_projected_twice(reader: Reader) -> None:
     layers = {name: getattr(backbone.layers[0].cross, name) for name in ("query", "key", "value")}
     for name, layer in {**layers, "feature": backbone.regions.feature}.items():
         layer.register_forward_hook(
-            lambda _, given, made, name=name: rows.update({name: rows[name] + given[0].flatten(0, -2).shape[0]})
+            lambda _, inputs, made, name=name: rows.update({name: rows[name] + inputs[0].flatten(0, -2).shape[0]})
         )
     PairScorer(backbone, MatchHead(CONFIG, backbone), pairs_at_once=2).scores(reader, choose_pool(reader))
     num_tokens = sum(len(text.split()) + 2 for texts in CAPTIONS for text in texts)
@@ -189,7 +189,7 @@ def test_a_smaller_pool_takes_the_first_images_and_captions(reader: Reader) -> N
 
 @pytest.mark.parametrize("num_images", [0, -1, 6])
 def test_more_images_than_there_are_or_none_are_refused(reader: Reader, num_images: int) -> None:
-    with pytest.raises(InputError, match=f"has 5 images with captions, {num_images} were asked for"):
+    with pytest.raises(InputError, match=f"has 5 images with captions, not {num_images}"):
         choose_pool(reader, num_images=num_images)
 
 

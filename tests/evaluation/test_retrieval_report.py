@@ -1,4 +1,4 @@
-"""What is written of a retrieval evaluation, and where; interrupted or shared out, it comes to the same."""
+"""The files of a retrieval evaluation; an interrupted or divided evaluation gives the same result."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def test_only_a_model_that_was_not_fine_tuned_for_it_retrieves_zero_shot(
     model: TrainedModel, held_out: ShardSet, tmp_path: Path
 ) -> None:
     tuned = dataclasses.replace(model, curriculum="retrieval")
-    for name, one, told in (("a", model, "Zero-shot retrieval"), ("b", tuned, "Retrieval")):
+    for name, one, title in (("a", model, "Zero-shot retrieval"), ("b", tuned, "Retrieval")):
         report = report_retrieval(scored(one, held_out, tmp_path / name))
-        assert str(retrieval_table(report).title).startswith(f"{told}: 3 held-out images")
-        assert json.loads(report.path.read_text())["task"] == told.lower()
+        assert str(retrieval_table(report).title).startswith(f"{title}: 3 held-out images")
+        assert json.loads(report.path.read_text())["task"] == title.lower()
 
 
 def test_grades_go_into_a_folder(model: TrainedModel, held_out: ShardSet, tmp_path: Path) -> None:
@@ -75,9 +75,9 @@ def test_grades_go_into_a_folder(model: TrainedModel, held_out: ShardSet, tmp_pa
             model, held_out, num_images=images, captions_per_image=captions, out=tmp_path / "grades"
         )
         assert report.path.name == f"{NAME}-{pool}.json"
-        said = json.loads(report.path.read_text())
-        assert (said["num_images"], said["index_sha256"]) == (images, held_out.index_sha256)
-        assert said["precision"] == "fp32"
+        facts = json.loads(report.path.read_text())
+        assert (facts["num_images"], facts["index_sha256"]) == (images, held_out.index_sha256)
+        assert facts["precision"] == "fp32"
     one = (f"{NAME}-3x1.json", f"{NAME}-3x1.npz", f"{NAME}-3x1-scores/scores.npy", f"{NAME}-3x1-scores/scoring.json")
     assert set(files_below(tmp_path / "grades")) == {*one, *(name.replace("3x1", "4xall") for name in one)}
 
@@ -105,20 +105,20 @@ def test_scores_that_are_kept_are_not_computed_again(
     first = scored(model, held_out, tmp_path)
     matrix = np.load(first.kept.folder / "scores.npy", mmap_mode="r+")
     before, matrix[4, 1] = first.kept.scores(), np.nan
-    asked: list[int] = []
+    columns_scored: list[int] = []
     compute = PairScorer.score_blocks
 
-    def told(self: PairScorer, reader: Reader, pool: Pool, blocks: list[Tensor], **rest: Any) -> Iterator[Any]:
-        asked.extend(column for block in blocks for column in block.tolist())
+    def counted(self: PairScorer, reader: Reader, pool: Pool, blocks: list[Tensor], **rest: Any) -> Iterator[Any]:
+        columns_scored.extend(column for block in blocks for column in block.tolist())
         return compute(self, reader, pool, blocks, **rest)
 
-    monkeypatch.setattr(PairScorer, "score_blocks", told)
+    monkeypatch.setattr(PairScorer, "score_blocks", counted)
     assert torch.equal(scored(model, held_out, tmp_path).kept.scores(), before)
-    assert 4 in asked
-    assert len(asked) < 6
-    asked.clear()
+    assert 4 in columns_scored
+    assert len(columns_scored) < 6
+    columns_scored.clear()
     scored(model, held_out, tmp_path)
-    assert not asked
+    assert not columns_scored
 
 
 def change_weights(model: TrainedModel) -> None:

@@ -1,4 +1,4 @@
-"""Scores on disk: killed at any moment the work goes on, whoever else fills the folder; a foreign folder is refused."""
+"""Cached scores: an evaluation resumes after a kill, processes share a folder, a folder of other scores is refused."""
 
 from __future__ import annotations
 

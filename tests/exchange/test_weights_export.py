@@ -1,4 +1,4 @@
-"""What is exported loads elsewhere, computes the same there, says where it differs, and comes back to the last bit."""
+"""Exports load in other projects, compute the same there, list their differences, and import again bit for bit."""
 
 from __future__ import annotations
 
@@ -129,7 +129,9 @@ def test_the_code_on_the_card_gives_our_states(tmp_path: Path) -> None:
     exec(code[1], names)
     backbone = Backbone(MODEL).eval()
     weights = read_folder_weights(source)
-    backbone.load_state_dict({name[6:]: tensor for name, tensor in weights.items() if name.startswith("backbone.")})
+    backbone.load_state_dict(
+        {name.removeprefix("backbone."): tensor for name, tensor in weights.items() if name.startswith("backbone.")}
+    )
     for seed, shape in enumerate([(2, 7, 5), (3, 12, 10)]):
         batch = of_words(a_batch(MODEL, shape, seed=seed))
         ours = backbone(batch)
@@ -167,7 +169,9 @@ def taught_to_match(folder: Path) -> tuple[Path, Batch, torch.Tensor]:
     weights = read_folder_weights(source)
     backbone = Backbone(MODEL).eval()
     heads = build_heads(HEADS, MODEL, backbone).eval()
-    backbone.load_state_dict({name[6:]: tensor for name, tensor in weights.items() if name.startswith("backbone.")})
+    backbone.load_state_dict(
+        {name.removeprefix("backbone."): tensor for name, tensor in weights.items() if name.startswith("backbone.")}
+    )
     with torch.no_grad():
         backbone.region_pooler.weight.zero_()
         backbone.region_pooler.bias.fill_(20.0)
@@ -203,21 +207,21 @@ def test_index_1_says_matched_wherever_the_weights_go(tmp_path: Path) -> None:
 
 def test_the_export_says_where_a_form_differs(tmp_path: Path) -> None:
     source = a_stored_model(tmp_path)
-    told = " ".join(export(source, "hf", tmp_path / "hf"))
+    remarks = " ".join(export(source, "hf", tmp_path / "hf"))
     for word in ("no visual [CLS]", "counts word pieces from 0", "cross_relationship_score reads", "topic head"):
-        assert word in told
+        assert word in remarks
         assert word in " ".join((tmp_path / "hf" / "README.md").read_text().split())
     assert export(source, "safetensors", tmp_path / "plain") == ()
     assert export(source, "lxmert-s", tmp_path / "released") == ()
     other = dataclasses.replace(MODEL, region_gate="none", topic_head="plain", layer_norm_eps=1e-6)
     plain = a_stored_model(tmp_path / "other", model=other)
-    told = " ".join(export(plain, "lxmert-s", tmp_path / "differs"))
+    remarks = " ".join(export(plain, "lxmert-s", tmp_path / "differs"))
     for word in ("multiplies a region by the pair", "plain linear layer", "eps 1e-06 here"):
-        assert word in told
+        assert word in remarks
 
 
 @pytest.mark.parametrize("form", COMES_BACK)
-def test_what_lies_there_is_not_written_over_unasked(tmp_path: Path, form: ExportForm) -> None:
+def test_a_folder_is_not_overwritten_without_the_flag(tmp_path: Path, form: ExportForm) -> None:
     source = a_stored_model(tmp_path)
     export(source, form, tmp_path / "out")
     (tmp_path / "out" / "note").write_text("mine")
@@ -263,7 +267,7 @@ def test_the_vocabulary_must_be_that_of_the_weights(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"vocab.txt is not the vocabulary that .* was trained with"):
         export(source, "hf", tmp_path / "hf", vocab=other)
     (source / "vocab.txt").unlink()
-    with pytest.raises(InputError, match=r"is out of reach; give its vocab\.txt"):
+    with pytest.raises(InputError, match=r"is not accessible; name its vocab\.txt"):
         export(source, "hf", tmp_path / "hf")
     export(source, "hf", tmp_path / "hf", vocab=write_vocabulary(tmp_path / "words"))
     assert (tmp_path / "hf" / "vocab.txt").is_file()
@@ -277,7 +281,7 @@ def test_the_row_of_cls_must_be_known_for_the_released_form(tmp_path: Path) -> N
         export(source, "lxmert-s", tmp_path / "out")
 
 
-def test_a_licence_stands_on_the_card_and_travels(tmp_path: Path) -> None:
+def test_a_licence_is_on_the_card_and_is_kept(tmp_path: Path) -> None:
     export(a_stored_model(tmp_path), "hf", tmp_path / "hf", licence="CC BY 4.0")
     import_weights(ImportPlan(source=tmp_path / "hf", form="hf-lxmert", out=tmp_path / "in"))
     export(tmp_path / "in", "safetensors", tmp_path / "out")

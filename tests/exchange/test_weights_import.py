@@ -1,4 +1,4 @@
-"""A weights folder: what import writes into it, and what starts from it."""
+"""A weights folder: the files of an import, and training from it."""
 
 from __future__ import annotations
 
@@ -54,11 +54,15 @@ def released(tmp_path: Path) -> Path:
 def test_the_folder_says_where_its_weights_are_from(released: Path, tmp_path: Path) -> None:
     card = brought_in(released, "lxmert-s", tmp_path / "out", vocab=tmp_path / "vocab.txt")
     assert files_below(tmp_path / "out") == {"weights.safetensors", "model.json", "vocab.txt"}
-    said = json.loads((tmp_path / "out" / "model.json").read_text())
-    assert (said["format"], said["version"], said["source"]) == ("msp-ds weights", 1, "lxmert-s model_LXRT.pth")
-    assert said["inputs_sha256"] == {"model_LXRT.pth": hashlib.sha256(released.read_bytes()).hexdigest()}
-    assert said["vocabulary_sha256"] == hashlib.sha256((tmp_path / "vocab.txt").read_bytes()).hexdigest()
-    assert said["report"]["taken"]["heads.match.dense.weight"] == "cls.seq_relationship.weight"
+    written = json.loads((tmp_path / "out" / "model.json").read_text())
+    assert (written["format"], written["version"], written["source"]) == (
+        "msp-ds weights",
+        2,
+        "lxmert-s model_LXRT.pth",
+    )
+    assert written["inputs_sha256"] == {"model_LXRT.pth": hashlib.sha256(released.read_bytes()).hexdigest()}
+    assert written["vocabulary_sha256"] == hashlib.sha256((tmp_path / "vocab.txt").read_bytes()).hexdigest()
+    assert written["report"]["taken"]["heads.match.dense.weight"] == "cls.seq_relationship.weight"
     assert read_card(tmp_path / "out") == card
     assert card.model == MODEL
     stored = load_file(tmp_path / "out" / "weights.safetensors")
@@ -109,16 +113,18 @@ FINE_TUNED: list[tuple[dict[str, tuple[int, ...]], dict[str, str]]] = [
 def test_heads_of_the_fine_tuned_models_are_taken(
     tmp_path: Path, head: dict[str, tuple[int, ...]], places: dict[str, str], form: str
 ) -> None:
-    given = fine_tuned(**head)
+    source_weights = fine_tuned(**head)
     if form == "lxmert":
-        given = {name: one for name, one in given.items() if "pooler_f" not in name and "bert.word_emb" not in name}
-    torch.save(given, tmp_path / "BEST.pth")
+        source_weights = {
+            name: one for name, one in source_weights.items() if "pooler_f" not in name and "bert.word_emb" not in name
+        }
+    torch.save(source_weights, tmp_path / "BEST.pth")
     card = brought_in(tmp_path / "BEST.pth", form, tmp_path / "out", vocab=write_vocabulary(tmp_path))
     weights = read_weights(tmp_path / "out")
     assert card.report is not None
     for ours, theirs in places.items():
         assert card.report.taken[ours] == theirs
-        assert torch.equal(weights[ours], given[theirs])
+        assert torch.equal(weights[ours], source_weights[theirs])
     kind = next(iter(places)).split(".")[1]
     assert card.report.absent_heads == tuple(sorted({"match", "region", "token", "topic"} - {kind}))
     assert card.model.num_answers == (3 if kind == "answer" else 0)
@@ -127,15 +133,15 @@ def test_heads_of_the_fine_tuned_models_are_taken(
 def test_an_answer_head_that_does_not_fit_its_answers_or_the_model_is_refused(tmp_path: Path) -> None:
     torch.save(fine_tuned(**logit_fc(64, 3)), tmp_path / "vqa.pth")
     (tmp_path / "answers.json").write_text('["yes", "no"]')
-    said = {"vocab": write_vocabulary(tmp_path), "answers": tmp_path / "answers.json"}
+    files = {"vocab": write_vocabulary(tmp_path), "answers": tmp_path / "answers.json"}
     with pytest.raises(InputError, match=r"vqa.pth chooses among 3 answers, .*answers.json lists 2; name those"):
-        brought_in(tmp_path / "vqa.pth", "lxmert-s", tmp_path / "out", **said)
+        brought_in(tmp_path / "vqa.pth", "lxmert-s", tmp_path / "out", **files)
     torch.save(fine_tuned(**logit_fc(32, 3)), tmp_path / "narrow.pth")
     with pytest.raises(InputError, match=r"logit_fc.0.weight is \(128, 32\) there, heads.answer.dense.weight"):
         brought_in(tmp_path / "narrow.pth", "lxmert-s", tmp_path / "out", vocab=write_vocabulary(tmp_path))
     torch.save(lxmert_s(), tmp_path / "pretrained.pth")
     with pytest.raises(InputError, match=r"has no head that chooses among answers; leave --answers out"):
-        brought_in(tmp_path / "pretrained.pth", "lxmert-s", tmp_path / "out", **said)
+        brought_in(tmp_path / "pretrained.pth", "lxmert-s", tmp_path / "out", **files)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +150,7 @@ def test_an_answer_head_that_does_not_fit_its_answers_or_the_model_is_refused(tm
 )
 def test_a_single_number_in_the_place_of_a_table_is_refused(tmp_path: Path, name: str) -> None:
     torch.save(fine_tuned(**logit_fc(64, 3)) | {name: torch.tensor(1.0)}, tmp_path / "spoilt.pth")
-    with pytest.raises(InputError, match=r"spoilt\.pth (is of another model|knows 30522 word pieces)"):
+    with pytest.raises(InputError, match=r"spoilt\.pth (is of another model|has 30522 word pieces)"):
         brought_in(tmp_path / "spoilt.pth", "lxmert-s", tmp_path / "out", vocab=write_vocabulary(tmp_path))
 
 
@@ -182,8 +188,8 @@ def test_a_bare_backbone_of_lxmert_s_is_taken_under_any_wrapper(tmp_path: Path, 
 
 
 def test_a_region_decoder_that_training_went_without_starts_fresh(tmp_path: Path) -> None:
-    given = {name: one for name, one in lxmert_s().items() if "decoder_dict.attr" not in name}
-    torch.save(given, tmp_path / "no_attributes.pth")
+    source_weights = {name: one for name, one in lxmert_s().items() if "decoder_dict.attr" not in name}
+    torch.save(source_weights, tmp_path / "no_attributes.pth")
     report = brought_in(
         tmp_path / "no_attributes.pth", "lxmert-s", tmp_path / "out", vocab=write_vocabulary(tmp_path)
     ).report
@@ -191,8 +197,12 @@ def test_a_region_decoder_that_training_went_without_starts_fresh(tmp_path: Path
     assert report.fresh == ("heads.region.attribute_decoder.bias", "heads.region.attribute_decoder.weight")
     weights = read_weights(tmp_path / "out")
     assert weights["heads.region.attribute_decoder.weight"].shape == (400, 64)
-    assert torch.equal(weights["heads.region.object_decoder.bias"], given["obj_predict_head.decoder_dict.obj.bias"])
-    torch.save(given | {"obj_predict_head.decoder_dict.attr.weight": torch.zeros(5, 64)}, tmp_path / "torn.pth")
+    assert torch.equal(
+        weights["heads.region.object_decoder.bias"], source_weights["obj_predict_head.decoder_dict.obj.bias"]
+    )
+    torch.save(
+        source_weights | {"obj_predict_head.decoder_dict.attr.weight": torch.zeros(5, 64)}, tmp_path / "torn.pth"
+    )
     with pytest.raises(InputError, match=r"lacks obj_predict_head.decoder_dict.attr.bias, part of"):
         brought_in(tmp_path / "torn.pth", "lxmert-s", tmp_path / "other", vocab=write_vocabulary(tmp_path))
 
@@ -214,9 +224,9 @@ def test_what_means_something_else_here_is_remarked(tmp_path: Path) -> None:
     torch.save(lxmert(), tmp_path / "lxmert.pth")
     report = brought_in(tmp_path / "lxmert.pth", "lxmert", tmp_path / "out").report
     assert report is not None
-    told = " ".join(report.remarks)
+    remarks = " ".join(report.remarks)
     for words in ("the pair was tanh(text pooler) alone", "was not gated by the pair", "counted word pieces from 0"):
-        assert words in told
+        assert words in remarks
 
 
 def test_a_folder_of_hugging_face_is_brought_in(tmp_path: Path) -> None:
@@ -242,17 +252,17 @@ def test_bert_is_brought_in_from_its_folder(tmp_path: Path) -> None:
     [
         (
             ["hidden_size=128"],
-            "its hidden_size is 64, hidden_size is 128 here; name the model that fits with --preset or",
+            "its hidden_size is 64, here hidden_size is 128; name the model that fits with --preset or",
         ),
-        (["num_layers=3"], "its x_layers is 2, num_layers is 3 here; .* --set num_layers=2"),
-        (["num_heads=4"], "its num_attention_heads is 2, num_heads is 4 here"),
+        (["num_layers=3"], "its x_layers is 2, here num_layers is 3; .* --set num_layers=2"),
+        (["num_heads=4"], "its num_attention_heads is 2, here num_heads is 4"),
     ],
 )
 def test_a_folder_of_another_model_is_refused_by_its_config(
     tmp_path: Path, settings: list[str], complaint: str
 ) -> None:
     hf_lxmert().save_pretrained(tmp_path / "hf")
-    with pytest.raises(InputError, match=rf"config.json is of another model: {complaint}"):
+    with pytest.raises(InputError, match=rf"config.json describes another model: {complaint}"):
         brought_in(tmp_path / "hf", "hf-lxmert", tmp_path / "out", settings=[*SETTINGS, *settings])
     assert not (tmp_path / "out").exists()
 
@@ -261,14 +271,14 @@ def test_an_approximate_gelu_is_refused(tmp_path: Path) -> None:
     hf_lxmert().save_pretrained(tmp_path / "hf")
     path = tmp_path / "hf" / "config.json"
     path.write_text(path.read_text().replace('"hidden_act": "gelu"', '"hidden_act": "gelu_new"'))
-    with pytest.raises(InputError, match="says hidden_act gelu_new; only gelu, the exact one, is known here"):
+    with pytest.raises(InputError, match="has hidden_act gelu_new; only gelu, the exact one, is supported"):
         brought_in(tmp_path / "hf", "hf-lxmert", tmp_path / "out")
 
 
 def test_a_vocabulary_of_another_size_is_refused(released: Path, tmp_path: Path) -> None:
     words = tmp_path / "vocab.txt"
     words.write_text(words.read_text() + "one more\n")
-    with pytest.raises(InputError, match=r"knows 40 word pieces, .*vocab.txt lists 41; give the vocabulary"):
+    with pytest.raises(InputError, match=r"has 40 word pieces, .*vocab.txt lists 41; name the vocabulary"):
         brought_in(released, "lxmert-s", tmp_path / "out", vocab=words)
 
 
@@ -304,8 +314,8 @@ def test_what_a_killed_process_left_is_cleared_and_a_second_writer_is_refused(tm
     ("text", "complaint"),
     [
         ("{}", "has another format"),
-        ('{"format": "msp-ds weights", "version": 2}', "is of version 2, this program reads 1; update it"),
-        ('{"format": "msp-ds weights", "version": 1}', "missing key model"),
+        ('{"format": "msp-ds weights", "version": 3}', "is of version 3, this program reads 2; import it again"),
+        ('{"format": "msp-ds weights", "version": 2}', "missing key model"),
         ("[", "is no readable JSON"),
     ],
 )
@@ -345,8 +355,8 @@ def test_training_starts_from_a_weights_folder(small_shards: Path, for_the_shard
     config = a_run(small_shards)
     check_same_backbone(for_the_shards, config)
     backbone = Backbone(config.model)
-    told = load_backbone(backbone, for_the_shards)
-    assert told.endswith("heads left behind: match, region, token, topic, vqa")
+    summary = load_backbone(backbone, for_the_shards)
+    assert summary.endswith("heads left behind: match, region, token, topic, vqa")
     assert torch.equal(backbone.text.word.weight, read_weights(for_the_shards)["backbone.text.word.weight"])
 
 

@@ -1,4 +1,4 @@
-"""The table of stages knows whatever can be trained."""
+"""The table of stages knows all stages and benchmarks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prediction for a card, checked by sums done by hand."""
+"""The prediction for a card, compared with sums by hand."""
 
 from __future__ import annotations
 

@@ -9,12 +9,15 @@ from command_line import run
 @pytest.mark.parametrize(
     ("preset", "rows"),
     [
-        ("paper", {"cross-modality layers": "82,698,240", "region pooler": "590,592", "the paper's way": "84,278,784"}),
+        (
+            "paper",
+            {"cross-modality layers": "82,698,240", "region pooler": "590,592", "as the paper counts": "84,278,784"},
+        ),
         (
             "lxmert",
-            {"language layers": "63,790,848", "region layers": "35,439,360", "the paper's way": "183,508,992"},
+            {"language layers": "63,790,848", "region layers": "35,439,360", "as the paper counts": "183,508,992"},
         ),
-        ("single-stream", {"single-stream layers": "85,054,464", "the paper's way": "86,635,008"}),
+        ("single-stream", {"single-stream layers": "85,054,464", "as the paper counts": "86,635,008"}),
     ],
 )
 def test_info_prints_the_counts(preset: str, rows: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""What a folder of runs says, worked out from files written by hand."""
+"""The table of runs, from files written by hand."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_run_all_of_whose_stages_are_finished_is_finished(tmp_path: Path) -> N
     assert (line.state, line.stage, line.step, line.num_steps) == ("finished", "sentence", 40, 40)
 
 
-def test_a_run_without_metrics_is_told_by_its_checkpoints(tmp_path: Path) -> None:
+def test_a_run_without_metrics_is_read_from_its_checkpoints(tmp_path: Path) -> None:
     run = a_run(tmp_path / "one")
     saved = run / "1-token" / "checkpoints" / "step-00000030"
     saved.mkdir(parents=True)
@@ -87,7 +87,7 @@ def test_a_run_without_metrics_is_told_by_its_checkpoints(tmp_path: Path) -> Non
     assert math.isnan(line.best)
 
 
-def test_the_run_that_changed_last_stands_at_the_end_and_a_broken_one_is_left_out(
+def test_the_run_that_changed_last_is_at_the_end_and_a_broken_one_is_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name, age in (("new", 10), ("old", 7200)):
@@ -101,7 +101,7 @@ def test_the_run_that_changed_last_stands_at_the_end_and_a_broken_one_is_left_ou
     assert "broken is left out" in caplog.text
 
 
-def test_no_run_is_an_error_with_the_mend(tmp_path: Path) -> None:
+def test_no_run_is_an_error_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="start one with: msp-ds train"):
         run_lines(tmp_path / "none")
 

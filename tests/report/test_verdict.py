@@ -1,14 +1,14 @@
-"""What `msp-ds verify` says of a set."""
+"""The lines of `msp-ds verify`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from msp_ds.preparation.verifying.verification import VerifyReport
-from msp_ds.report.verdict import verdict_text
+from msp_ds.report.verdict import verify_text
 
 
-def test_a_sets_name_cannot_make_up_a_line_of_its_own() -> None:
+def test_the_name_of_a_set_cannot_add_a_line() -> None:
     found = VerifyReport(
         path=Path("a: all is well\nb"),
         is_quick=True,
@@ -19,4 +19,4 @@ def test_a_sets_name_cannot_make_up_a_line_of_its_own() -> None:
         faults=(),
         fix="",
     )
-    assert verdict_text(found).startswith("a: all is well\\nb: 2 images in 1 tars;")
+    assert verify_text(found).startswith("a: all is well\\nb: 2 images in 1 tars;")

@@ -1,4 +1,4 @@
-"""What several models make of the same images: the paper's figure 3 (answers) and figure 4 (captions) as data."""
+"""What several models predict about the same images: the paper's figures 3 (answers) and 4 (captions) as data."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from msp_ds.storage.small_files import read_small_text, reason
 from msp_ds.terminal import Table, printable, styled
 from msp_ds.training.checkpointing.run_folder import find_checkpoint, origin_of
 
-NAMED = 6
+MAX_NAMED = 6
 """Regions of a picture that carry their names."""
-DARKEST = 0.75
-"""Of the colour that attention has in pictures, 1 hiding what lies behind it."""
+MAX_OPACITY = 0.75
+"""Opacity of the largest attention weight; 1 would hide the picture behind it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,101 +30,106 @@ class Bar:
 
     text: str
     """An answer or a caption."""
-    chance: float
-    """That it is right, by the model, 0 to 1."""
+    probability: float
+    """The model's probability that the text is right, 0 to 1."""
     is_right: bool | None
-    """Whether it is, as far as the set knows; None where it does not know what is right."""
+    """Whether the set knows the text to be right; None where the set holds no right answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What one model says."""
+    """What one model predicts about an image."""
 
     name: str
-    """The model's, for people: t→p→s."""
+    """Name of the model for people: t→p→s."""
     bars: tuple[Bar, ...]
-    """Of an answer, the same answers in the same order for every model; of captions the model's own best first."""
-    looks: WordAttention
-    """Where the words of the question, or of the best caption, look."""
+    """The same answers in the same order for every model, or the model's own captions, the best first."""
+    attention: WordAttention
+    """Attention of the words of the question, or of the best caption."""
 
     @property
     def overall(self) -> Tensor:
-        """float32 [R]: the share of attention on each region, mean over all words."""
-        return self.looks.shares.mean(0)
+        """float32 [R]: attention weight of each region, mean over all words."""
+        return self.attention.weights.mean(0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """An image with what each model says."""
+    """An image with the view of each model."""
 
     sample: dict[str, Any]
-    """The image as data.inspection describes it."""
+    """The image as preparation.verifying.inspection describes it."""
     question: str | None
     """None for captions."""
     right: tuple[str, ...]
-    """Right answers that the set knows, best first; empty where it knows none, and for captions."""
+    """Right answers that the set knows, the best first; empty where it knows none, and for captions."""
     views: tuple[View, ...]
-    """One a model, in the order that was asked for."""
+    """One for each model, in the order of the command line."""
 
     @property
     def title(self) -> str:
-        """The question, or what was asked in its place."""
+        """The question, or its stand-in for captions."""
         return self.question or "Which caption fits?"
+
+    @property
+    def heading(self) -> str:
+        """The image, the title and the right answers in one line."""
+        right = f"  (right: {', '.join(self.right)})" if self.right else ""
+        return f"{self.sample['image_id']}: {self.title}{right}"
 
 
 def named_models(checkpoints: Sequence[str], *, shards: Path) -> dict[str, Model]:
-    """Models by name, in their order: `t→s=runs/ts` names a checkpoint, a run else has its folder's name.
+    """Load models by name, in their order: `t→s=runs/ts` names a checkpoint, else its folder names it.
 
-    A curriculum's name is written with arrows, ts as t→s. Raises: InputError for two of one name, and what
-    msp_ds.load refuses.
+    The name of a curriculum is written with arrows, ts as t→s. Raises: InputError for two of one name, and what
+    msp_ds.load raises.
     """
     found: dict[str, Model] = {}
-    for name, path in map(_named, checkpoints):
+    for name, path in map(_name_and_path, checkpoints):
         if name in found:
             raise InputError(f"two checkpoints are called {name}; name them: --checkpoint NAME={path}")
         found[name] = Model.load(path, shards=shards)
     return found
 
 
-def set_to_explain(checkpoints: Sequence[str], *, asks: bool) -> Path:
-    """The held-out captions; for questions those that the first model was fine-tuned for: GQA's, else VQA's."""
-    if not asks:
+def set_to_explain(checkpoints: Sequence[str], *, has_question: bool) -> Path:
+    """Return the default set: held-out captions, or the questions that the first model was fine-tuned for."""
+    if not has_question:
         return Path("shards/sentence/val")
-    tuned_for = origin_of(find_checkpoint(_named(checkpoints[0])[1])).curriculum
+    tuned_for = origin_of(find_checkpoint(_name_and_path(checkpoints[0])[1])).curriculum
     return Path("shards") / ("gqa" if tuned_for == "gqa" else "vqa") / "val"
 
 
-def _named(given: str) -> tuple[str, Path]:
-    """Name and place of a model, of `t→s=runs/ts` or `runs/ts`."""
-    name, equals, rest = given.partition("=")
-    path = Path(rest if equals else given)
+def _name_and_path(checkpoint: str) -> tuple[str, Path]:
+    """Split `t→s=runs/ts`, or derive the name from `runs/ts`."""
+    name, equals, rest = checkpoint.partition("=")
+    path = Path(rest if equals else checkpoint)
     return (name if equals else arrowed(path.name or str(path))), path
 
 
 def arrowed(name: str) -> str:
-    """t→p→s of tps; any other name as it is."""
+    """Return t→p→s for tps, and any other name as it is."""
     return "→".join(name) if set(name) <= set("tps") and len(set(name)) == len(name) else name
 
 
 def answers_explained(models: dict[str, Model], question: str, image_id: str, *, top: int) -> Example:
-    """The likeliest answers of each model to a question about an image.
+    """Return the most probable answers of each model to a question about an image: the `top` of any model.
 
-    Shown are those that are among the `top` of any model. Raises: InputError for an unknown image, a model without
-    answers.
+    Raises: InputError for an unknown image, CheckpointError for a model without an answer head.
     """
-    chances = {name: model.answer(question, image_id) for name, model in models.items()}
-    leading = {answer for said in chances.values() for answer in list(said)[:top]}
-    order = sorted(leading, key=lambda answer: -max(said[answer] for said in chances.values()))
+    answers = {name: model.answer(question, image_id) for name, model in models.items()}
+    leading = {answer for probabilities in answers.values() for answer in list(probabilities)[:top]}
+    order = sorted(leading, key=lambda answer: -max(probabilities[answer] for probabilities in answers.values()))
     first = next(iter(models.values()))
     right = first.right_answers(question, image_id)
     views = tuple(
         View(
             name=name,
             bars=tuple(
-                Bar(text=answer, chance=chances[name][answer], is_right=answer in right if right else None)
+                Bar(text=answer, probability=answers[name][answer], is_right=answer in right if right else None)
                 for answer in order
             ),
-            looks=model.looks(question, image_id),
+            attention=model.attention(question, image_id),
         )
         for name, model in models.items()
     )
@@ -134,9 +139,9 @@ def answers_explained(models: dict[str, Model], question: str, image_id: str, *,
 def captions_explained(
     models: dict[str, Model], image_id: str, *, top: int, pool: Sequence[str], progress: Bars
 ) -> Example:
-    """The captions of a pool that fit an image best by each model's match head; an empty pool is the set's own texts.
+    """Return the captions that fit an image best by each model's match head: of a pool, else of the set.
 
-    Raises: InputError for an unknown image, a model without a match head.
+    Raises: InputError for an unknown image, CheckpointError for a model without a match head.
     """
     views = []
     for name, model in models.items():
@@ -145,8 +150,8 @@ def captions_explained(
         views.append(
             View(
                 name=name,
-                bars=tuple(Bar(text=one.text, chance=one.probability, is_right=one.is_own) for one in matches),
-                looks=model.looks(matches[0].text, image_id),
+                bars=tuple(Bar(text=one.text, probability=one.probability, is_right=one.is_own) for one in matches),
+                attention=model.attention(matches[0].text, image_id),
             )
         )
     first = next(iter(models.values()))
@@ -162,9 +167,9 @@ def examples_of(
     top: int,
     progress: Bars,
 ) -> list[Example]:
-    """An example for each image: with its question, the only question, or captions where there is none.
+    """Return an example for each image: with its question, the only question, or captions if there is no question.
 
-    Raises: InputError when questions and images do not fit each other, and as the two above.
+    Raises: InputError when the numbers of questions and images do not fit, and what the two functions above raise.
     """
     if len(questions) not in (0, 1, len(image_ids)):
         raise InputError(
@@ -177,57 +182,54 @@ def examples_of(
             model.row_of(image_id)
     if not questions:
         return [captions_explained(models, image_id, top=top, pool=pool, progress=progress) for image_id in image_ids]
-    asked = list(questions) * (len(image_ids) if len(questions) == 1 else 1)
+    one_each = list(questions) * (len(image_ids) if len(questions) == 1 else 1)
     return [
         answers_explained(models, question, image_id, top=top)
-        for question, image_id in zip(asked, image_ids, strict=True)
+        for question, image_id in zip(one_each, image_ids, strict=True)
     ]
 
 
 def explanation_lines(examples: Sequence[Example]) -> list[RenderableType]:
-    """Examples for the terminal: what each model says, and what its words look at most."""
+    """Return tables for the terminal: what each model predicts, and the regions with the most attention."""
     shown: list[RenderableType] = []
     for example in examples:
-        right = f"  (right: {', '.join(example.right)})" if example.right else ""
-        table = Table(title=f"{example.sample['image_id']}: {example.title}{right}", title_justify="left")
-        for column in ("model", "says", "looks most at"):
-            table.add_column(column)
+        table = Table("model", "says", "looks most at", title=example.heading)
         for view in example.views:
-            bars = sorted(view.bars, key=lambda bar: -bar.chance)
-            said = "\n".join(f"{bar.chance:.3f} {printable(bar.text)}{' ✓' if bar.is_right else ''}" for bar in bars)
-            table.add_row(view.name, styled(said), told_looks(example.sample, view.overall))
+            bars = sorted(view.bars, key=lambda bar: -bar.probability)
+            lines = [f"{bar.probability:.3f} {printable(bar.text)}{' ✓' if bar.is_right else ''}" for bar in bars]
+            table.add_row(view.name, styled("\n".join(lines)), top_regions(example.sample, view.overall))
         shown.append(table)
     return shown
 
 
-def told_looks(sample: dict[str, Any], shares: Tensor) -> str:
-    """The regions that are looked at most, of float32 [R] `shares`: `white horse 0.31, path 0.12`."""
+def top_regions(sample: dict[str, Any], weights: Tensor) -> str:
+    """Return the regions with the largest float32 [R] attention `weights` as text: `white horse 0.31, path 0.12`."""
     found = []
-    for place in shares.argsort(descending=True)[:3].tolist():
-        name = " ".join(filter(None, (sample["attributes"][place], sample["labels"][place] or "no label")))
-        found.append(f"{name} {float(shares[place]):.2f}")
+    for region in weights.argsort(descending=True)[:3].tolist():
+        name = " ".join(filter(None, (sample["attributes"][region], sample["labels"][region] or "no label")))
+        found.append(f"{name} {float(weights[region]):.2f}")
     return ", ".join(found)
 
 
-def darkness(shares: Tensor) -> Tensor:
-    """How dark each box is drawn, 0 to DARKEST, for float32 [R] `shares`: from the smallest to the largest.
+def opacities(weights: Tensor) -> Tensor:
+    """Return the opacity of each box, from 0 for the smallest of float32 [R] `weights` to MAX_OPACITY for the largest.
 
-    Squared, for where many boxes lie on each other even faint colours add up.
+    It grows with the square, since faint colours add up where many boxes overlap.
     """
-    span = (shares.max() - shares.min()).clamp(min=1e-9)
-    return DARKEST * ((shares - shares.min()) / span).square()
+    span = (weights.max() - weights.min()).clamp(min=1e-9)
+    return MAX_OPACITY * ((weights - weights.min()) / span).square()
 
 
-def most_looked_at(sample: dict[str, Any], shares: Tensor) -> list[int]:
-    """The regions with the largest float32 [R] `shares`, largest first, at most NAMED and each of another label."""
+def named_regions(sample: dict[str, Any], weights: Tensor) -> list[int]:
+    """Return the regions with the largest float32 [R] `weights`, largest first: at most MAX_NAMED, one for a label."""
     first: dict[str, int] = {}
-    for place in shares.argsort(descending=True).tolist():
-        first.setdefault(sample["labels"][place], place)
-    return [place for label, place in first.items() if label][:NAMED]
+    for region in weights.argsort(descending=True).tolist():
+        first.setdefault(sample["labels"][region], region)
+    return [region for label, region in first.items() if label][:MAX_NAMED]
 
 
 def read_pool(path: Path | None) -> list[str]:
-    """The captions in a file, one a line; none without a file. Raises: InputError for one that cannot be read."""
+    """Read captions from a file, one a line; return none without a file. Raises: InputError if it cannot be read."""
     if path is None:
         return []
     try:

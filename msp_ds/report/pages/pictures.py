@@ -1,24 +1,49 @@
-"""Image files for pages: found, made small, and packed into the page itself."""
+"""Image files for pages: found in a folder, made small, and packed into the page itself."""
 
 from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from msp_ds.data.format.image_ids import CORPORA, canonical_image_id, corpus_of
 from msp_ds.errors import InputError
-from msp_ds.report.pages.picture_files import find_pictures
 from msp_ds.storage.file_kinds import refuse_other_kind
 
+ENDINGS = (".jpg", ".jpeg", ".png")
 LONGEST_SIDE = 640
 """Pixels: a page with a dozen pictures stays below a megabyte."""
 
 
+def find_pictures(folder: Path, image_ids: Iterable[str]) -> dict[str, Path]:
+    """Return the files of the canonical ids that have one in `folder` or below it.
+
+    `coco-391895` is 391895.jpg, 000000391895.jpg or COCO_val2014_000000391895.jpg; a plain number belongs to any
+    corpus of `image_ids`. Raises: InputError when there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; name the one that holds the image files, such as val2014")
+    wanted = set(image_ids)
+    corpora = [corpus for corpus in CORPORA if corpus in {corpus_of(image_id) for image_id in wanted}]
+    found: dict[str, Path] = {}
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            stem, ending = os.path.splitext(name)
+            if len(found) == len(wanted):
+                return found
+            if ending.lower() in ENDINGS:
+                ids = {image_id for corpus in corpora if (image_id := _image_id(stem, corpus))}
+                found |= {image_id: Path(place, name) for image_id in ids & wanted - found.keys()}
+    return found
+
+
 def open_pictures(folder: Path | None, image_ids: Iterable[str]) -> dict[str, Image.Image]:
-    """The pictures of those ids that have a file in `folder`, at most LONGEST_SIDE pixels; none without a folder.
+    """Open the pictures of the ids that have a file in `folder`, at most LONGEST_SIDE pixels; none without a folder.
 
     Raises: InputError for a folder or a file that cannot be read.
     """
@@ -27,13 +52,18 @@ def open_pictures(folder: Path | None, image_ids: Iterable[str]) -> dict[str, Im
     return {image_id: _opened(path) for image_id, path in find_pictures(folder, image_ids).items()}
 
 
-def packed(picture: Image.Image | None) -> str:
-    """A picture as a data: address, fit for a page; empty for None."""
-    if picture is None:
-        return ""
+def as_data_address(picture: Image.Image) -> str:
+    """Return a picture as a data: address, fit for a page."""
     file = io.BytesIO()
     picture.save(file, format="JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def _image_id(stem: str, corpus: str) -> str | None:
+    try:
+        return canonical_image_id(stem, corpus=corpus, where=stem)  # type: ignore[arg-type]
+    except InputError:
+        return None
 
 
 def _opened(path: Path) -> Image.Image:
@@ -42,6 +72,6 @@ def _opened(path: Path) -> Image.Image:
         with Image.open(path) as picture:
             small: Image.Image = picture.convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is no readable picture ({error}); take it out of the folder") from None
+        raise InputError(f"{path} is not a readable picture ({error}); take it out of the folder") from None
     small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     return small

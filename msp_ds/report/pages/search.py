@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,9 @@ from rich.console import RenderableType
 from msp_ds.library import Match, Model
 from msp_ds.preparation.verifying.inspection import samples_of
 from msp_ds.progress import bars
-from msp_ds.report.shard_set import drawn
+from msp_ds.report.pages.page import render
+from msp_ds.report.pages.svg import boxes_to_scale
+from msp_ds.report.shard_set import sample_lines
 from msp_ds.terminal import Table, styled
 
 DRAWN = 3
@@ -22,39 +25,39 @@ class Hit:
     """An image that was found."""
 
     sample: dict[str, Any]
-    """As data.inspection describes it."""
+    """The image as preparation.verifying.inspection describes it."""
     value: float
-    """The chance that it fits the text, 0 to 1; or its likeness to the image that was asked about, -1 to 1."""
+    """Probability that the image fits the text, 0 to 1; or its cosine similarity to the query image, -1 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What a search found."""
+    """The results of a search."""
 
     sought: str
-    """The text, or the image's id."""
+    """The text, or the id of the query image."""
     where: str
     """The model and the set, for people."""
     hits: tuple[Hit, ...]
     """Images, best first."""
-    asked: dict[str, Any] | None = None
-    """The image that was asked about, as data.inspection describes it; None where a text was."""
+    query_image: dict[str, Any] | None = None
+    """The image whose texts and neighbours were searched; None for a search by text."""
     captions: tuple[Match, ...] = ()
-    """The texts of the set that fit that image best, best first."""
+    """The texts of the set that fit the query image best, best first."""
 
     @property
     def samples(self) -> list[dict[str, Any]]:
-        """All images that are shown."""
-        return [*([self.asked] if self.asked else []), *(hit.sample for hit in self.hits)]
+        """The images to show: the query image, if there is one, and the hits."""
+        return [*([self.query_image] if self.query_image else []), *(hit.sample for hit in self.hits)]
 
     @property
     def measure(self) -> str:
-        """What the values of the hits are."""
-        return "likeness" if self.asked else "match"
+        """Name of what the values of the hits measure."""
+        return "likeness" if self.query_image else "match"
 
 
 def find_images(model: Model, text: str, *, top: int) -> Finding:
-    """The images of the set that fit a text, with progress. Raises: InputError for a text without a word."""
+    """Search the images that fit a text, with progress. Raises: InputError for a text without a word."""
     with bars() as progress:
         progress.start("searching", len(model.image_ids))
         found = model.search(text, top=top, advance=progress.advance)
@@ -64,7 +67,7 @@ def find_images(model: Model, text: str, *, top: int) -> Finding:
 
 
 def find_about(model: Model, image_id: str, *, top: int) -> Finding:
-    """The texts of the set that fit an image, and the images like it. Raises: InputError for an unknown image."""
+    """Search the texts that fit an image and the images like it. Raises: InputError for an unknown image."""
     row = model.row_of(image_id)
     with bars() as progress:
         progress.start("reading texts", len(model.reader.keys))
@@ -75,20 +78,31 @@ def find_about(model: Model, image_id: str, *, top: int) -> Finding:
         sought=image_id,
         where=_where(model),
         hits=_hits(model, near),
-        asked=samples_of(model.shards, [row])[0],
+        query_image=samples_of(model.shards, [row])[0],
         captions=tuple(captions),
     )
 
 
 def finding_shown(finding: Finding) -> list[RenderableType]:
-    """A finding for the terminal: the image that was asked about, the ranks, and the best images drawn."""
+    """Return a finding for the terminal: the query image, the ranks, and drawings of the best images."""
     shown: list[RenderableType] = []
-    if finding.asked is not None:
-        shown += [*drawn(finding.asked), _caption_table(finding)]
-    shown.append(_image_table(finding))
+    title = f"Images that fit “{finding.sought}”"
+    if finding.query_image is not None:
+        title = f"Images like {finding.sought}"
+        texts = [(f"{one.probability:.3f}", one.text, "yes" if one.is_own else "") for one in finding.captions]
+        shown += sample_lines(finding.query_image)
+        shown.append(_ranking(f"Texts that fit {finding.sought}", ("match", "text", "its own"), texts))
+    images = [(f"{hit.value:.3f}", hit.sample["image_id"], hit.sample["texts"][0]) for hit in finding.hits]
+    shown.append(_ranking(title, (finding.measure, "image", "its first text"), images))
     for rank, hit in enumerate(finding.hits[:DRAWN], start=1):
-        shown += [styled((f"{rank}. {finding.measure} {hit.value:.3f}", "bold")), *drawn(hit.sample)]
+        shown += [styled((f"{rank}. {finding.measure} {hit.value:.3f}", "bold")), *sample_lines(hit.sample)]
     return shown
+
+
+def finding_page(finding: Finding, *, pictures: Mapping[str, str]) -> str:
+    """Return a finding as an HTML page. pictures: data: addresses of the image files that exist, by image id."""
+    title = finding.sought if finding.query_image else f"“{finding.sought}”"
+    return render("search.html", finding=finding, title=title, pictures=pictures, boxes_to_scale=boxes_to_scale)
 
 
 def _where(model: Model) -> str:
@@ -100,24 +114,10 @@ def _hits(model: Model, found: list[tuple[str, float]]) -> tuple[Hit, ...]:
     return tuple(Hit(sample=sample, value=value) for sample, (_, value) in zip(samples, found, strict=True))
 
 
-def _caption_table(finding: Finding) -> Table:
-    table = _table(f"Texts that fit {finding.sought}", "match", "text", "its own")
-    for rank, match in enumerate(finding.captions, start=1):
-        table.add_row(str(rank), f"{match.probability:.3f}", match.text, "yes" if match.is_own else "")
-    return table
-
-
-def _image_table(finding: Finding) -> Table:
-    title = f"Images like {finding.sought}" if finding.asked else f"Images that fit “{finding.sought}”"
-    table = _table(title, finding.measure, "image", "its first text")
-    for rank, hit in enumerate(finding.hits, start=1):
-        table.add_row(str(rank), f"{hit.value:.3f}", hit.sample["image_id"], hit.sample["texts"][0])
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("", justify="right")
-    for column in columns:
-        table.add_column(column, justify="right" if column in ("match", "likeness") else "left")
+def _ranking(title: str, columns: tuple[str, str, str], rows: Sequence[tuple[str, str, str]]) -> Table:
+    table = Table(title=title, title_style="bold")
+    for column, is_number in zip(("", *columns), (True, True, False, False), strict=True):
+        table.add_column(column, justify="right" if is_number else "left")
+    for rank, row in enumerate(rows, start=1):
+        table.add_row(str(rank), *row)
     return table

@@ -30,6 +30,7 @@ from msp_ds.storage.atomic_files import (
     write_atomically,
     write_durably,
 )
+from msp_ds.storage.checksums import entry_of_file
 from msp_ds.training.checkpointing.checkpoint import (
     BEST,
     MANIFEST,

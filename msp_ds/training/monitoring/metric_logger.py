@@ -116,7 +116,7 @@ class MetricLogger:
             self._last_line = now
             note = f"loss {values['loss/total']:.3f}  {values['speed/pairs_per_s']:.0f} pairs/s"
             log.info("%s: step %d of %d, %s, %s left", self.name, step, self.num_steps, note, self._left())
-            self._ticker.spoke()
+            self._ticker.wrote()
 
     def _left(self) -> str:
         """Estimated time until the end of the stage, from the mean time per step."""

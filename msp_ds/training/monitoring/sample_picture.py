@@ -5,12 +5,13 @@ Shards hold no pixels, so regions are drawn as boxes in the image's frame.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import wrap
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from msp_ds.training.monitoring.box_layout import largest_first, place_labels, scaled_boxes
 from msp_ds.training.monitoring.samples import Guess, Sample, join_pieces
 
 _REGIONS_WIDTH, _WORD_WIDTH = 480, 280
@@ -83,16 +84,17 @@ def _draw_regions(canvas: Image.Image, sample: Sample, *, corner: tuple[int, int
     boxes = _scaled(sample, corner=corner, size=size)
     _frame(draw, corner, size)
     masked = {region.position: region for region in sample.objects}
-    others = [number for number in sorted(range(len(boxes)), key=lambda n: -_area(boxes[n])) if number not in masked]
+    others = [number for number in largest_first(sample.boxes.tolist()) if number not in masked]
     for number in others:
         draw.rectangle(boxes[number], outline=_PLAIN_BOX)
-    names = [(number, sample.labels[number], _FAINT) for number in others[:_MAX_NAMES]]
-    for number, region in masked.items():
+    names: dict[int, tuple[str, Color]] = {}
+    for number, region in reversed(masked.items()):
         color = _RIGHT if region.is_right else _WRONG
         draw.rectangle(boxes[number], outline=color, width=3)
         guess = region.guesses[0][0] if region.guesses else "?"
-        names.insert(0, (number, guess if region.is_right else f"{guess}, is {region.right}", color))
-    _write_names(draw, boxes, names, right=corner[0] + size[0])
+        names[number] = (guess if region.is_right else f"{guess}, is {region.right}", color)
+    names |= {number: (sample.labels[number], _FAINT) for number in others[:_MAX_NAMES]}
+    _write_names(draw, sample, names, corner=corner, size=size)
 
 
 def _draw_looks(
@@ -113,39 +115,42 @@ def _draw_looks(
     draw = ImageDraw.Draw(canvas)
     _frame(draw, corner, size)
     boxes = _scaled(sample, corner=corner, size=size)
-    top = np.argsort(-looks, kind="stable")[:3].tolist()
-    for number in top:
+    most = np.argsort(-looks, kind="stable")[:3].tolist()
+    for number in most:
         draw.rectangle(boxes[number], outline=_INK)
-    names = [(number, f"{sample.labels[number]} {looks[number]:.2f}".strip(), _INK) for number in top]
-    _write_names(draw, boxes, names, right=corner[0] + size[0])
+    names = {number: (f"{sample.labels[number]} {looks[number]:.2f}".strip(), _INK) for number in most}
+    _write_names(draw, sample, names, corner=corner, size=size)
 
 
 def _write_names(
-    draw: ImageDraw.ImageDraw, boxes: Sequence[Box], names: Sequence[tuple[int, str, Color]], *, right: int
+    draw: ImageDraw.ImageDraw,
+    sample: Sample,
+    names: Mapping[int, tuple[str, Color]],
+    *,
+    corner: tuple[int, int],
+    size: tuple[int, int],
 ) -> None:
-    """Write names into the upper left corners of their boxes; one that would overlap an earlier one is left out."""
-    taken: list[tuple[float, float, float, float]] = []
-    for number, name, color in names:
-        x0, y0, _, _ = boxes[number]
-        wide = draw.textlength(name, font=_font(_SMALL))
-        left = max(0.0, min(x0 + 3, right - wide - 2))
-        spot = (left, y0 + 2, left + wide, y0 + 2 + _SMALL + 2)
-        if name and not any(_touch(spot, other) for other in taken):
-            draw.rectangle(spot, fill=_BACKGROUND)
-            draw.text(spot[:2], name, fill=color, font=_font(_SMALL))
-            taken.append(spot)
+    """Write the names of regions in the panel of a size at a corner, the most important names first."""
+    font, height = _font(_SMALL), _SMALL + 2
+    corners = place_labels(
+        _scaled(sample, corner=(0, 0), size=size),
+        {number: name for number, (name, _) in names.items()},
+        canvas=size,
+        height=height,
+        width_of=lambda name: draw.textlength(name, font=font),
+    )
+    for number, (x, y) in corners.items():
+        name, color = names[number]
+        left, top = corner[0] + x, corner[1] + y + 2
+        draw.rectangle((left, top, left + draw.textlength(name, font=font), top + height), fill=_BACKGROUND)
+        draw.text((left, top), name, fill=color, font=font)
 
 
-def _touch(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-def _scaled(sample: Sample, *, corner: tuple[int, int], size: tuple[int, int]) -> list[Box]:
-    """The boxes within a panel, in pixels of the picture."""
-    limits = np.array([size[0] - 1, size[1] - 1] * 2)
-    scale = np.array([sample.width, sample.height] * 2)
-    inside = np.clip(np.round(sample.boxes / scale * limits), 0, limits).astype(int) + np.array([*corner, *corner])
-    return [(x0, y0, max(x0, x1), max(y0, y1)) for x0, y0, x1, y1 in inside.tolist()]
+def _scaled(sample: Sample, *, corner: tuple[int, int], size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """The corners of every box within a panel, in pixels of the picture."""
+    boxes = scaled_boxes(sample.boxes.tolist(), image=(sample.width, sample.height), canvas=size)
+    left, top = corner
+    return [(left + x0, top + y0, left + x1, top + y1) for x0, y0, x1, y1 in boxes]
 
 
 def _frame(draw: ImageDraw.ImageDraw, corner: tuple[int, int], size: tuple[int, int]) -> None:
@@ -158,7 +163,3 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def _bare(piece: str) -> str:
     return piece.removeprefix("##")
-
-
-def _area(box: Box) -> int:
-    return (box[2] - box[0]) * (box[3] - box[1])

@@ -124,7 +124,7 @@ def test_a_killed_writer_loses_no_finished_tar(recipe: Recipe, tmp_path: Path, w
 def test_ctrl_c_says_that_the_same_command_goes_on(recipe: Recipe, tmp_path: Path) -> None:
     build(recipe, tmp_path / "undisturbed")
     done = cut_short(recipe, tmp_path / "stopped", after=5, by=signal.SIGINT)
-    assert (done.returncode, done.stderr) == (130, "interrupted; the same command goes on from here\n")
+    assert (done.returncode, done.stderr) == (130, "interrupted; the same command continues from here\n")
     kept = finished(tmp_path / "stopped")
     assert "000000.tar" in kept
     build(recipe, tmp_path / "stopped")

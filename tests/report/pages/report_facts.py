@@ -1,4 +1,4 @@
-"""Facts of a made-up set, as data.inspection gives them, small enough to see in a drawing."""
+"""Facts of a made-up set, as preparation.verifying.inspection returns them, small enough to see in a drawing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models side by side: bars as long as chances, boxes as dark as attention, on a page and as a picture."""
+"""Models side by side on a page and in a picture: bars as long as probabilities, boxes as dark as attention."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ from msp_ds.report.pages.explain import (
     View,
     arrowed,
     explanation_lines,
-    most_looked_at,
+    named_regions,
     read_pool,
-    told_looks,
+    top_regions,
 )
-from msp_ds.report.pages.explain_files import write_explanation
-from msp_ds.report.pages.explain_page import explain_page
+from msp_ds.report.pages.explain_files import explain_page, write_explanation
 from msp_ds.report.pages.explain_picture import draw_example
 
-SHARES = torch.tensor([[0.1, 0.4, 0.1], [0.3, 0.2, 0.1]])
+WEIGHTS = torch.tensor([[0.1, 0.4, 0.1], [0.3, 0.2, 0.1]])
 """Of two words on sky, dog and head; together 0.2, 0.3 and 0.1."""
 
 
 def view(name: str, *, yes: float = 0.75) -> View:
-    bars = (Bar(text="yes", chance=yes, is_right=True), Bar(text="<no>", chance=1 - yes, is_right=False))
-    return View(name=name, bars=bars, looks=WordAttention(words=("the", "<dog>"), shares=SHARES))
+    bars = (Bar(text="yes", probability=yes, is_right=True), Bar(text="<no>", probability=1 - yes, is_right=False))
+    return View(name=name, bars=bars, attention=WordAttention(words=("the", "<dog>"), weights=WEIGHTS))
 
 
 def question() -> Example:
@@ -60,11 +59,11 @@ def test_every_model_has_a_column_with_its_bars() -> None:
     assert "right: yes" in page
 
 
-def test_each_box_carries_the_share_of_every_word_and_of_all_together() -> None:
+def test_each_box_carries_the_attention_of_every_word_and_of_all_together() -> None:
     page = page_of(question())
-    # 0.75 times the square of the place between the smallest and the largest share: all words 1/2, 1, 0.
+    # 0.75 times the square of the place between the smallest and the largest weight: all words 1/2, 1, 0.
     found = re.findall(r"--s0:([\d.]+);--s1:([\d.]+);--s2:([\d.]+)", page)
-    per_box = {tuple(round(float(share), 2) for share in one) for one in found}
+    per_box = {tuple(round(float(value), 2) for value in one) for one in found}
     assert per_box == {(0.19, 0.0, 0.75), (0.75, 0.75, 0.19), (0.0, 0.0, 0.0)}
     assert len(found) == 6
 
@@ -82,7 +81,7 @@ def test_a_word_is_chosen_for_all_models_of_a_question_and_for_each_caption_alon
     assert ".w3:checked" not in shared
 
 
-def test_a_page_escapes_what_it_is_given_and_loads_nothing() -> None:
+def test_a_page_escapes_its_values_and_loads_nothing() -> None:
     page = page_of(question(), captions(), pictures={"coco-7": "data:image/jpeg;base64,AAAA"})
     for raw in ("<dog>", "<no>", "<t>", "<n>", "<script"):
         assert raw not in page
@@ -90,10 +89,10 @@ def test_a_page_escapes_what_it_is_given_and_loads_nothing() -> None:
     assert "http" not in page.replace("http-equiv", "")
 
 
-def test_what_is_looked_at_most_is_told_in_words() -> None:
-    assert told_looks(sample(), SHARES.mean(0)) == "dog 0.30, blue sky 0.20, brown head 0.10"
+def test_the_regions_with_the_most_attention_are_named() -> None:
+    assert top_regions(sample(), WEIGHTS.mean(0)) == "dog 0.30, blue sky 0.20, brown head 0.10"
     twice = sample(labels=["dog", "dog", ""])
-    assert most_looked_at(twice, SHARES.mean(0)) == [1]
+    assert named_regions(twice, WEIGHTS.mean(0)) == [1]
 
 
 def test_the_terminal_sets_models_side_by_side() -> None:
@@ -120,8 +119,8 @@ def test_the_picture_has_a_column_for_each_model_and_is_darkest_where_they_look(
 
 
 def test_a_long_answer_leaves_its_bar_free() -> None:
-    long = Bar(text="a very long answer that nobody would give " * 3, chance=0.5, is_right=None)
-    made = View(name="s", bars=(long,), looks=view("s").looks)
+    long = Bar(text="a very long answer that nobody would give " * 3, probability=0.5, is_right=None)
+    made = View(name="s", bars=(long,), attention=view("s").attention)
     drawn = np.asarray(draw_example(Example(sample=sample(), question="why?", right=(), views=(made,)), None))
     # The first half of the bar is one blue, which no letter lies upon: it begins 180 pixels from the margin of 40.
     row = drawn[144 + 280 - 8 + 40 + 12, 40 + 180 : 40 + 180 + 140]

@@ -1,8 +1,9 @@
-"""A set shown to people: drawn with characters, as tables, as one page."""
+"""A shard set as drawings of characters, as tables and as a page."""
 
 from __future__ import annotations
 
 import re
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from report_facts import facts, sample
 from rich.console import Console
 
 from msp_ds.errors import InputError
-from msp_ds.report.box_map import COLUMNS, MOST_LINES, box_map, chosen_regions
+from msp_ds.report.box_map import COLUMNS, MAX_LINES, box_map
 from msp_ds.report.pages.page import write_html
-from msp_ds.report.pages.shard_page import set_page, write_page
+from msp_ds.report.pages.shard_page import set_page
 from msp_ds.report.pages.svg import boxes_to_scale, histogram
-from msp_ds.report.shard_set import said, set_tables
+from msp_ds.report.shard_set import as_text, set_tables
 from msp_ds.storage.atomic_files import require_plain_file
+from msp_ds.training.monitoring.box_layout import prominent_boxes
 
 
 def test_a_picture_of_characters_has_the_boxes_where_they_are() -> None:
@@ -31,9 +33,9 @@ def test_a_picture_of_characters_has_the_boxes_where_they_are() -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1000), (1000, 1), (500, 375)])
-def test_a_picture_of_characters_fits_whatever_the_shape_of_the_image(width: int, height: int) -> None:
+def test_a_picture_of_characters_fits_for_any_aspect_ratio(width: int, height: int) -> None:
     lines = box_map(sample(width=width, height=height, boxes=[[0.0, 0.0, float(width), float(height)]], labels=["x"]))
-    assert len(lines) <= MOST_LINES + 2
+    assert len(lines) <= MAX_LINES + 2
     assert max(map(len, lines)) <= COLUMNS + 2
 
 
@@ -41,8 +43,8 @@ def test_the_largest_boxes_of_different_labels_are_chosen_and_none_almost_on_ano
     boxes = [[0, 0, 9, 9], [0, 0, 10, 10], [20, 0, 25, 5], [20, 0, 24, 4], [40, 0, 42, 2], [50, 0, 51, 1]]
     labels = ["wall", "sky", "dog", "dog", "", ""]
     # 81 of 100 pixels shared: one box. The second dog is smaller. Regions without a label do not exclude each other.
-    assert chosen_regions(boxes, labels) == [1, 2, 4, 5]
-    assert chosen_regions(boxes, labels, most=2) == [1, 2]
+    assert prominent_boxes(boxes, labels, most=7) == [1, 2, 4, 5]
+    assert prominent_boxes(boxes, labels, most=2) == [1, 2]
 
 
 def test_tables_and_samples_fit_eighty_columns() -> None:
@@ -55,9 +57,9 @@ def test_tables_and_samples_fit_eighty_columns() -> None:
     assert "histogram" not in text
 
 
-def test_values_are_said_as_people_write_them() -> None:
+def test_values_are_shown_as_people_write_them() -> None:
     values = [True, 1234567, 0.123456, None, {"a": 1000}, "x"]
-    assert [said(value) for value in values] == ["yes", "1,234,567", "0.1235", "none", "a 1,000", "x"]
+    assert [as_text(value) for value in values] == ["yes", "1,234,567", "0.1235", "none", "a 1,000", "x"]
 
 
 def test_bars_are_as_high_as_their_counts() -> None:
@@ -82,7 +84,7 @@ def test_boxes_are_drawn_to_scale_each_once_with_its_label_for_the_pointer() -> 
 
 
 class _Reading(HTMLParser):
-    """Counts what is open, and keeps what a page could load or run."""
+    """Records the open tags, and the tags that load or run something."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,9 +137,14 @@ def test_a_page_shows_the_figures() -> None:
 def test_a_page_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"page.html cannot be written \(.*\); name another file"):
-        write_page(tmp_path / "file" / "page.html", facts())
-    write_page(tmp_path / "new" / "page.html", facts())
-    assert (tmp_path / "new" / "page.html").read_text(encoding="utf-8") == set_page(facts())
+        write_html(tmp_path / "file" / "page.html", "")
+    write_html(tmp_path / "new" / "page.html", "<p>→")
+    assert (tmp_path / "new" / "page.html").read_text(encoding="utf-8") == "<p>→"
+
+
+def test_an_installation_holds_the_templates() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["tool"]["setuptools"]["package-data"]["msp_ds.report.pages"] == ["templates/*"]
 
 
 def test_a_page_of_a_name_too_long_is_refused_in_one_line(tmp_path: Path) -> None:
