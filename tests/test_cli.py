@@ -311,7 +311,7 @@ def test_a_pickle_that_would_run_something_is_refused_in_one_line(here: Path) ->
 def test_a_world_is_not_written_over_other_files(here: Path) -> None:
     Path("mine").mkdir()
     Path("mine/thesis.tex").write_text("ten years of work")
-    assert "is no world" in refusal("world", "--out", "mine", "--images", "2")
+    assert "is not a demo world" in refusal("world", "--out", "mine", "--images", "2")
     assert files_below(Path("mine")) == {"thesis.tex"}
 
 

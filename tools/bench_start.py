@@ -27,7 +27,7 @@ from msp_ds.data.format.text import WordPieces
 from msp_ds.data.format.vocabulary import read_vocabulary
 from msp_ds.data.loading.order import Order
 from msp_ds.data.loading.reader import Reader
-from msp_ds.preparation.hard_negatives.lists import read_hard_negatives
+from msp_ds.preparation.hard_negatives.hard_negative_list import read_hard_negatives
 from msp_ds.preparation.writing.shard_writer import SetPlan, write_set
 from msp_ds.records import RegionRecord
 from msp_ds.terminal import Table, Terminal, run_tool

@@ -17,6 +17,7 @@ dict is read without running anything in it: plain numbers and texts are let in 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -29,10 +30,10 @@ from msp_ds.data.format.faults import OnError
 from msp_ds.data.format.image_ids import Corpus, canonical_image_id
 from msp_ds.errors import InputError
 from msp_ds.storage.file_kinds import refuse_other_kind
+from msp_ds.storage.restricted_pickle import PICKLE_ERRORS, load_pickle
 from msp_ds.storage.small_files import parse_json, read_small_bytes
 from msp_ds.terminal import Terminal, one_line_errors, run_tool
 from tools.npz_parts import Image, PartReport, fault, needed, write_parts
-from tools.plain_pickle import PICKLE_ERRORS, load_plain
 
 _TABLES = ("image_features", "image_bb", "spatial_features")
 
@@ -78,7 +79,7 @@ def read_ids(path: Path) -> dict[Any, int]:
     refuse_other_kind(path, what=what)
     try:
         if path.suffix in (".pkl", ".pickle"):
-            value = load_plain(read_small_bytes(path, most=4 << 30))
+            value = load_pickle(io.BytesIO(read_small_bytes(path, most=4 << 30)), allowed={})
         else:
             value = parse_json(read_small_bytes(path, most=4 << 30))
     except OSError as error:

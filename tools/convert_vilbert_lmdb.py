@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
+import collections
+import io
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -28,9 +30,9 @@ from msp_ds.data.format.image_ids import Corpus, canonical_image_id
 from msp_ds.errors import InputError
 from msp_ds.preparation.region_features.feature_types import possible_types
 from msp_ds.storage.file_kinds import refuse_other_kind
+from msp_ds.storage.restricted_pickle import PICKLE_ERRORS, load_pickle
 from msp_ds.terminal import Terminal, one_line_errors, run_tool
 from tools.npz_parts import Image, PartReport, fault, labels_of, needed, write_parts
-from tools.plain_pickle import PICKLE_ERRORS, load_plain
 
 _KEYS = b"keys"
 _LABELS = {
@@ -40,6 +42,8 @@ _LABELS = {
     "attribute_scores": ("attrs_conf", "<f4"),
 }
 """Field of Image -> VOLTA's column, type."""
+_ALLOWED = {"collections.OrderedDict": collections.OrderedDict}
+"""Rows of Python 3.6's csv module are OrderedDicts."""
 
 
 def convert(source: Path, *, out: Path, corpus: Corpus = "coco", on_error: OnError = "fail") -> PartReport:
@@ -61,7 +65,7 @@ def convert(source: Path, *, out: Path, corpus: Corpus = "coco", on_error: OnErr
 
         def read(place: int) -> Image:
             try:
-                return image_of(load_plain(bytes(transaction.get(keys[place]))))
+                return image_of(load_pickle(io.BytesIO(transaction.get(keys[place])), allowed=_ALLOWED))
             except (*PICKLE_ERRORS, binascii.Error) as error:
                 raise fault(source, names[place], f"its row is unusable ({type(error).__name__}: {error})") from None
 

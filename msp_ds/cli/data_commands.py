@@ -167,10 +167,10 @@ def negatives(
 ) -> None:
     """List for each image those that look like it, which task ITM_HS swaps in; goes on where it was interrupted."""
     from msp_ds.data.format.path_patterns import expand_braces
-    from msp_ds.preparation.hard_negatives.negatives import NegativesPlan, make_negatives
+    from msp_ds.preparation.hard_negatives.make_hard_negatives import HardNegativesPlan, make_hard_negatives
 
     with one_line_errors(debug=debug), bars() as progress:
-        plan = NegativesPlan(
+        plan = HardNegativesPlan(
             shards=shards,
             regions=expand_braces(regions or ()),
             imported=imported,
@@ -179,7 +179,7 @@ def negatives(
             out=out,
             attach=attach,
         )
-        told = make_negatives(plan, progress=progress)
+        told = make_hard_negatives(plan, progress=progress)
     Terminal(soft_wrap=True).print(told)
 
 

@@ -1,4 +1,4 @@
-"""How things look: region features that carry category, colour, size and scene, never the answer in clear.
+"""Region features that carry category, colour, size and theme, but give none of them away in a single dimension.
 
 A feature is 0.32 * max(z, 0) ** 3, where z mixes dense random prototypes with noise and is about normal with mean 0.43
 and variance 1. That gives what pooled CNN features have: a third exact zeros, a mean of 0.6, a maximum of 10 to 35.
@@ -15,12 +15,12 @@ from msp_ds.demo_world.scenes import Scene
 
 _MEAN, _SCALE = 0.43, 0.32
 
-# Shares of the variance of z; they add up to 1.
+# Fractions of the variance of z; they add up to 1.
 _COMMON, _CATEGORY, _COLOUR, _STATE = 0.20, 0.30, 0.16, 0.04
 _SIZE, _THEME, _INSTANCE, _DETECTION = 0.02, 0.04, 0.12, 0.12
 
 _OWNER = 0.5
-"""How much of its owner's category a part shows."""
+"""Weight of its owner's category in the feature of a part."""
 
 
 class Appearance:
@@ -31,15 +31,15 @@ class Appearance:
         self._width = feature_width
         self._generator = stream(seed, 0, "world")
         self._common = _MEAN + self._draw(1, _COMMON)[0]
-        # The last row of each table is nothing: number -1 points to it.
-        self._categories = self._draw_with_nothing(len(vocabulary.CATEGORIES), _CATEGORY)
+        # The last row of each table is zero: number -1 points to it.
+        self._categories = self._draw_with_zero_row(len(vocabulary.CATEGORIES), _CATEGORY)
         self._colours = self._draw(len(vocabulary.COLOURS), _COLOUR)
-        self._attributes = self._draw_with_nothing(len(vocabulary.ATTRIBUTES), _STATE)
+        self._attributes = self._draw_with_zero_row(len(vocabulary.ATTRIBUTES), _STATE)
         self._themes = self._draw(len(vocabulary.THEMES), _THEME)
         self._size = self._draw(1, _SIZE)[0]
 
     def features(self, scene: Scene, detections: Detections) -> np.ndarray:
-        """float32 [36, feature_width]: what the detector saw in each box."""
+        """Return float32 [36, feature_width], one feature a detection."""
         generator = stream(self._seed, scene.number, "features")
         z = self._noise(generator, len(detections.entity_rows), _DETECTION)
         z += self._entities(scene, detections, generator)[detections.entity_rows]
@@ -50,7 +50,7 @@ class Appearance:
         return features
 
     def _entities(self, scene: Scene, detections: Detections, generator: np.random.Generator) -> np.ndarray:
-        """float32 [E, feature_width]: z of each entity, before the noise of a detection."""
+        """Return z of each entity before the noise of a detection, float32 [E, feature_width]."""
         numbers = np.array([(e.category, e.colour, e.state, e.size, e.owner) for e in detections.entities])
         z = self._noise(generator, len(numbers), _INSTANCE)
         z += self._common + self._themes[scene.theme.number]
@@ -62,7 +62,7 @@ class Appearance:
         return z
 
     def _noise(self, generator: np.random.Generator, n: int, variance: float) -> np.ndarray:
-        """float32 [n, feature_width]: uniform, four times as fast as normal, and in a sum nobody can tell."""
+        """Return float32 [n, feature_width]: uniform noise, four times as fast as normal and as good in a sum."""
         noise: np.ndarray = generator.random((n, self._width), dtype=np.float32)
         noise -= np.float32(0.5)
         noise *= np.float32((12 * variance) ** 0.5)
@@ -73,5 +73,5 @@ class Appearance:
         drawn *= np.float32(variance**0.5)
         return drawn
 
-    def _draw_with_nothing(self, n: int, variance: float) -> np.ndarray:
+    def _draw_with_zero_row(self, n: int, variance: float) -> np.ndarray:
         return np.concatenate([self._draw(n, variance), np.zeros((1, self._width), np.float32)])

@@ -1,4 +1,4 @@
-"""Where the things of a scene go: on the ground, on a table, on a horse, in a hand, on the wall, in the sky."""
+"""The arrangement of a scene: things on the ground, on a table, on a horse, in a hand, on the wall, in the sky."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from msp_ds.demo_world.relations import GROUND, Box, Relation, overlap_across
 from msp_ds.demo_world.vocabulary import Category
 
 _TRIES = 5
-"""Places looked at before a thing is put where it hides others least."""
+"""Candidate boxes of a thing; the one that hides the other things least is used."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A category with its box in pixels and its nearness (1 is nearest), by which all heights shrink."""
+    """A category with its box in pixels and its nearness: 1 is nearest, and heights scale with it."""
 
     category: Category
     box: Box
@@ -35,11 +35,11 @@ class SceneLayout:
 
     @property
     def area(self) -> float:
-        """Of the image, in square pixels."""
+        """Area of the image in square pixels."""
         return float(self._height * self._width)
 
     def add(self, category: Category) -> None:
-        """Put a thing of this category where it may naturally be."""
+        """Place a thing of this category where it would naturally be."""
         if category.name in vocabulary.PEOPLE:
             placed = self._ride(category) or self._sit(category) or self._stand(category)
         elif category.place == "wall":
@@ -60,7 +60,7 @@ class SceneLayout:
         self._busy |= {row, target}
 
     def _box(self, centre: float, bottom: float, height: float, aspect: float) -> Box:
-        """A box inside the image from its centre across, its foot and its height, all in pixels."""
+        """Return a box inside the image from its horizontal centre, its bottom and its height in pixels."""
         height = min(max(height, 10.0), 0.95 * bottom)
         width = min(max(height * aspect, 10.0), 0.9 * self._width)
         centre = min(max(centre, width / 2), self._width - width / 2)
@@ -70,7 +70,7 @@ class SceneLayout:
         return category.height * nearness * self._height * self._rng.uniform(0.85, 1.15)
 
     def _stand(self, category: Category) -> Placed:
-        """On the ground, where it hides the others least."""
+        """Place a thing on the ground, where it hides the others least."""
         self.relations.append(Relation(len(self.placed), "on", GROUND))
         tries = [self._somewhere(category) for _ in range(_TRIES)]
         return min(tries, key=lambda placed: self._crowding(placed.box))
@@ -131,15 +131,15 @@ class SceneLayout:
         box, nearness = self.placed[person].box, self.placed[person].nearness
         height = min(self._height_of(category, nearness), 0.5 * box.height)
         side = self._rng.pick((-0.4, 0.4)) if name == "holding" else 0.1
-        share = 0.18 if category.name == "umbrella" else 0.55
-        bottom = max(box.y0 + share * box.height + height / 2, height + 1.0)
+        hand = 0.18 if category.name == "umbrella" else 0.55
+        bottom = max(box.y0 + hand * box.height + height / 2, height + 1.0)
         return Placed(category, self._box(box.cx + side * box.width, bottom, height, category.aspect), nearness)
 
     def _rest(self, category: Category) -> Placed | None:
-        """On a table or the like; small things of the ground sometimes lie there too."""
-        share = 0.92 if category.place == "surface" else 0.25 if category.height < 0.2 else 0.0
+        """Place a thing on a table or the like, where small things of the ground sometimes lie too."""
+        probability = 0.92 if category.place == "surface" else 0.25 if category.height < 0.2 else 0.0
         carriers = [row for row, placed in enumerate(self.placed) if placed.category.name in vocabulary.CARRIERS]
-        if not carriers or not self._rng.chance(share):
+        if not carriers or not self._rng.chance(probability):
             return None
         target = self._rng.pick(carriers)
         self.relations.append(Relation(len(self.placed), "on", target))

@@ -1,4 +1,4 @@
-"""Makes a world: raw files in the official layouts, from nothing but a seed."""
+"""Write the demo world: raw files in the official layouts, a pure function of seed and sizes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import numpy as np
 
 from msp_ds.demo_world.appearance import Appearance
 from msp_ds.demo_world.detector import detect
-from msp_ds.demo_world.hard_negatives import hard_negatives
 from msp_ds.demo_world.language.captions import captions_of
 from msp_ds.demo_world.language.phrases import phrases_of
+from msp_ds.demo_world.language.questions import questions_of
+from msp_ds.demo_world.nearest import nearest_rows
 from msp_ds.demo_world.random_stream import RandomStream, stream
 from msp_ds.demo_world.scenes import draw_scene
 from msp_ds.demo_world.vocabulary import attributes_vocabulary, objects_vocabulary
@@ -34,11 +35,13 @@ _FILES = frozenset(
     | {"vqa_annotations.json", "gqa_questions.json", "nlvr2.json", "objects_vocab.txt", "attributes_vocab.txt"}
     | {"hard_negatives.npz", "means.part", "annotations.part"}
 )
-"""All that a world holds, also while it is written."""
+"""Every file of a world, those that exist only while it is written included."""
 _DUPLICATE_RATIO = 0.8
 _NARROWEST = 16
 _WIDEST = 1 << 16
 _ADVANCE_EVERY = 16
+_NEIGHBOURS = 100
+"""Columns of ViLBERT's public list of hard negatives, the image itself included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +55,6 @@ class WorldReport:
     """Images with a Visual Genome duplicate."""
     phrases: int
     feature_width: int
-
-
-@dataclass(frozen=True)
-class _Counts:
-    captions: int = 0
-    genome_images: int = 0
-    phrases: int = 0
 
 
 def make_world(
@@ -82,7 +78,9 @@ def make_world(
     """
     _check_numbers(images, seed, feature_width)
     with _whole_folder(out) as folder:
-        counts = _write_images(folder, images=images, seed=seed, feature_width=feature_width, advance=advance)
+        captions, genome_images, phrases = _write_images(
+            folder, images=images, seed=seed, feature_width=feature_width, advance=advance
+        )
         _write_hard_negatives(folder, images=images, feature_width=feature_width)
         _write_text(folder / "objects_vocab.txt", objects_vocabulary())
         _write_text(folder / "attributes_vocab.txt", attributes_vocabulary())
@@ -92,9 +90,9 @@ def make_world(
     return WorldReport(
         folder=out,
         images=images,
-        captions=counts.captions,
-        genome_images=counts.genome_images,
-        phrases=counts.phrases,
+        captions=captions,
+        genome_images=genome_images,
+        phrases=phrases,
         feature_width=feature_width,
     )
 
@@ -113,10 +111,13 @@ def _check_numbers(images: int, seed: int, feature_width: int) -> None:
 
 def _write_images(
     folder: Path, *, images: int, seed: int, feature_width: int, advance: Callable[[int], None] | None
-) -> _Counts:
-    """Everything that grows with the images; mean features go to means.part for the hard negatives."""
+) -> tuple[int, int, int]:
+    """Write all files that grow with the images, and mean features to means.part for the hard negatives.
+
+    Returns: the numbers of captions, of images in Visual Genome and of phrases.
+    """
     appearance = Appearance(seed, feature_width=feature_width)
-    captions = genome_images = phrases = told = 0
+    captions = genome_images = phrases = num_reported = 0
     with RawFiles(folder) as files, (folder / "means.part").open("wb") as means:
         for number in range(images):
             scene = draw_scene(seed, number)
@@ -127,15 +128,18 @@ def _write_images(
             texts = captions_of(seed, scene)
             files.captions.add(scene, texts)
             captions += len(texts)
-            files.questions.add(seed, scene, in_genome=has_duplicate(seed, number))
+            questions = questions_of(seed, scene)
+            files.vqa.add(seed, scene, questions)
+            files.statements.add(seed, scene)
             if has_duplicate(seed, number):
+                files.gqa.add(scene, questions)
                 regions = phrases_of(seed, scene)
                 files.genome.add(scene, regions)
                 genome_images, phrases = genome_images + 1, phrases + len(regions)
-            if advance and (number + 1 - told == _ADVANCE_EVERY or number + 1 == images):
-                advance(number + 1 - told)
-                told = number + 1
-    return _Counts(captions, genome_images, phrases)
+            if advance and (number + 1 - num_reported == _ADVANCE_EVERY or number + 1 == images):
+                advance(number + 1 - num_reported)
+                num_reported = number + 1
+    return captions, genome_images, phrases
 
 
 def has_duplicate(seed: int, number: int) -> bool:
@@ -144,10 +148,12 @@ def has_duplicate(seed: int, number: int) -> bool:
 
 
 def _write_hard_negatives(folder: Path, *, images: int, feature_width: int) -> None:
+    """Write ViLBERT's layout: each row starts with the image itself, then its nearest others by (distance, row)."""
     part = folder / "means.part"
     means = np.memmap(part, dtype=np.float32, mode="r", shape=(images, feature_width))
     ids = np.array([coco_id(number) for number in range(images)], dtype=np.int64)
-    neighbours = hard_negatives(means)
+    own = np.arange(images, dtype=np.int32)[:, None]
+    neighbours = np.concatenate([own, nearest_rows(means, count=_NEIGHBOURS - 1)], axis=1)
     del means
     part.unlink()
     with (folder / "hard_negatives.npz").open("wb") as file:
@@ -163,9 +169,9 @@ def _write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def _whole_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` when the block ends well, and goes when it does not."""
+    """Yield a folder beside `out` that becomes `out` when the block succeeds and is deleted when it fails."""
     if os.path.exists(out) and not (out.is_dir() and (_is_world(out) or not any(out.iterdir()))):
-        raise InputError(f"{out} exists and is no world; name a new folder, or remove it first")
+        raise InputError(f"{out} exists and is not a demo world; name a new folder, or remove it first")
     try:
         target = followed(out)
         _require_own_files(target)
@@ -194,7 +200,7 @@ def _require_own_files(folder: Path) -> None:
 
 
 def _clean_up(out: Path) -> None:
-    """Remove what interrupted runs of processes that are gone left beside `out`, unless more has come to lie there."""
+    """Delete the partial folders that dead processes left beside `out`, unless they hold files of others."""
     for stale in out.parent.glob(f".{out.name}.partial-*"):
         process = stale.name.rpartition("-")[2]
         if process.isdecimal() and not _is_alive(int(process)):

@@ -1,4 +1,4 @@
-"""Chance for the world: a stream of numbers for each image and purpose, so that no image depends on another."""
+"""Random numbers of the demo world: one stream for each image and purpose, so that no image depends on another."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ _PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 
 def stream(seed: int, number: int, purpose: Purpose) -> np.random.Generator:
-    """The random numbers of one image (or of the world, number 0) for one purpose: Philox, keyed by all three."""
+    """Return the generator of one image (of the world: number 0) for one purpose: Philox, keyed by all three."""
     key = np.array([seed, number], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, _PURPOSES.index(purpose)]))
 
 
 class RandomStream:
-    """Small decisions from one stream; numpy's own scalar draws would take most of the time of a scene."""
+    """Scalar draws from one stream, in blocks: numpy's own would take most of the time of a scene."""
 
     def __init__(self, generator: np.random.Generator) -> None:
         self._next = _numbers(generator).__next__
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        """A number in [low, high)."""
+        """Return a number in [low, high)."""
         return low + (high - low) * self._next()
 
-    def chance(self, share: float) -> bool:
-        """True in this share of the throws."""
-        return self._next() < share
+    def chance(self, probability: float) -> bool:
+        """Return True with this probability."""
+        return self._next() < probability
 
     def below(self, n: int) -> int:
-        """A whole number from 0 to n - 1."""
+        """Return a uniform integer from 0 to n - 1."""
         return int(self._next() * n)
 
     def pick(self, items: Sequence[T]) -> T:
-        """One of the items, all alike."""
+        """Return one of the items, each with the same probability."""
         return items[int(self._next() * len(items))]
 
     def rank(self, n: int) -> int:
-        """A whole number from 0 to n - 1 with a long tail: k has weight 1 / (k + 2)."""
+        """Return an integer from 0 to n - 1 with a long tail: k has weight 1 / (k + 2)."""
         return min(bisect_right(_long_tail(n), self._next()), n - 1)
 
     def some(self, items: Sequence[T], n: int) -> list[T]:
-        """n different items (all, if fewer), in random order."""
+        """Return n different items (all, if fewer) in random order."""
         left = list(items)
         return [left.pop(self.below(len(left))) for _ in range(min(n, len(left)))]
 

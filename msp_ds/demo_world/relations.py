@@ -1,4 +1,4 @@
-"""What two boxes say of each other. A box is x0, y0, x1, y1 in pixels; y grows downwards."""
+"""Spatial relations of two boxes, x0 y0 x1 y1 in pixels; y grows downwards."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ class Box(NamedTuple):
 
     @property
     def width(self) -> float:
-        """Pixels."""
+        """x1 - x0 in pixels."""
         return self.x1 - self.x0
 
     @property
     def height(self) -> float:
-        """Pixels."""
+        """y1 - y0 in pixels."""
         return self.y1 - self.y0
 
     @property
     def area(self) -> float:
-        """Square pixels."""
+        """Area in square pixels."""
         return self.width * self.height
 
     @property
     def cx(self) -> float:
-        """Centre across."""
+        """Horizontal centre."""
         return (self.x0 + self.x1) / 2
 
     @property
     def cy(self) -> float:
-        """Centre down."""
+        """Vertical centre."""
         return (self.y0 + self.y1) / 2
 
 
@@ -50,24 +50,24 @@ class Relation(NamedTuple):
 GROUND = -1
 
 SIDEWAYS = ("left of", "right of")
-"""True of most pairs, so the least telling."""
+"""Relations that most pairs have, so that they say least."""
 
 
 def overlap_across(a: Box, b: Box) -> float:
-    """Common width as a share of the narrower box, 0 to 1; negative where they are apart."""
+    """Return the common width as a fraction of the narrower box, 0 to 1; negative where they are apart."""
     return (min(a.x1, b.x1) - max(a.x0, b.x0)) / min(a.width, b.width)
 
 
 def overlap_down(a: Box, b: Box) -> float:
-    """Common height as a share of the lower box, 0 to 1; negative where they are apart."""
+    """Return the common height as a fraction of the lower box, 0 to 1; negative where they are apart."""
     return (min(a.y1, b.y1) - max(a.y0, b.y0)) / min(a.height, b.height)
 
 
 def spatial_relations(a: Box, b: Box, *, size: tuple[int, int], grounded: bool) -> tuple[str, ...]:
-    """The names of the relations in which a stands to b, by their boxes; most telling first.
+    """Return the names of the relations in which a stands to b, by their boxes, the most informative first.
 
     size: height and width of the image in pixels. grounded: both stand on the ground, so that what is higher in the
-    image is not above but farther away.
+    image is farther away, not above.
     """
     height, width = size
     across, down = overlap_across(a, b), overlap_down(a, b)

@@ -1,4 +1,4 @@
-"""Scenes: what stands where, in which colour, and who does what with whom."""
+"""Scenes: things with boxes, colours and states, and the relations arranged between them."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Thing:
     """Pixels, inside the image."""
     colour: str
     state: str
-    """Material or quality; empty where there is nothing to say."""
+    """Material or quality; empty for none."""
     size: str
-    """`small`, `large` or empty, by the share of the image that the box covers."""
+    """`small`, `large` or empty, by the fraction of the image that the box covers."""
     parts: tuple[ThingPart, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One image of the world before any detector sees it."""
+    """The ground truth of one image."""
 
     number: int
     height: int
@@ -50,22 +50,22 @@ class Scene:
     width: int
     theme: Theme
     horizon: float
-    """Where the ground begins, in pixels from the top."""
+    """Top of the ground, in pixels from the top of the image."""
     backgrounds: tuple[tuple[Category, str], ...]
-    """What is behind the things, with its colour; the first is the ground."""
+    """Categories behind the things, with their colours; the first is the ground."""
     things: tuple[Thing, ...]
     """The largest first."""
     relations: tuple[Relation, ...]
-    """What was arranged on purpose: riding, holding, wearing, on (a thing, or GROUND)."""
+    """The arranged relations: riding, holding, wearing, on (a thing, or GROUND)."""
 
 
 def draw_scene(seed: int, number: int) -> Scene:
-    """Scene `number` of the world `seed`; it depends on nothing else."""
+    """Return scene `number` of the world `seed`, a pure function of the two."""
     rng = RandomStream(stream(seed, number, "scene"))
     theme = rng.pick(vocabulary.THEMES)
     height, width = rng.pick(SIZES)
     layout = SceneLayout(rng, height=height, width=width)
-    for category in _cast(rng, theme):
+    for category in _draw_categories(rng, theme):
         layout.add(category)
     things, relations = _by_size(rng, layout)
     return Scene(
@@ -80,8 +80,8 @@ def draw_scene(seed: int, number: int) -> Scene:
     )
 
 
-def _cast(rng: RandomStream, theme: Theme) -> list[Category]:
-    """Four to eight categories, things that carry others first and people before what they might hold."""
+def _draw_categories(rng: RandomStream, theme: Theme) -> list[Category]:
+    """Return four to eight categories: those that carry others first, people before things they might hold."""
     names = [theme.objects[rng.rank(len(theme.objects))] for _ in range(4 + rng.below(5))]
     if rng.chance(0.15):
         names[-1] = rng.pick(vocabulary.THINGS).name  # a guest from another theme
@@ -100,7 +100,7 @@ def _rank_of_placing(category: Category) -> int:
 
 
 def _by_size(rng: RandomStream, layout: SceneLayout) -> tuple[tuple[Thing, ...], tuple[Relation, ...]]:
-    """Things with colours, the largest first, and the arranged relations between their new rows."""
+    """Return the things with colours, the largest first, and the relations between their new rows."""
     order = sorted(range(len(layout.placed)), key=lambda row: -layout.placed[row].box.area)
     new_row = {old: new for new, old in enumerate(order)}
     new_row[GROUND] = GROUND
@@ -111,14 +111,14 @@ def _by_size(rng: RandomStream, layout: SceneLayout) -> tuple[tuple[Thing, ...],
 
 def _painted(rng: RandomStream, placed: Placed, area: float) -> Thing:
     category = placed.category
-    share = placed.box.area / area
+    area_ratio = placed.box.area / area
     colour = category.palette[rng.rank(len(category.palette))]
     return Thing(
         category=category,
         box=placed.box,
         colour=colour,
         state=rng.pick(category.states) if category.states and rng.chance(0.6) else "",
-        size="small" if share < _SMALL else "large" if share > _LARGE else "",
+        size="small" if area_ratio < _SMALL else "large" if area_ratio > _LARGE else "",
         parts=tuple(_part(rng, name, placed.box, colour) for name in category.parts),
     )
 

@@ -1,4 +1,4 @@
-"""What the world is made of: things, parts and backgrounds, their colours and states, and the themes that mix them."""
+"""The vocabulary of the world: things, parts and backgrounds, their colours and states, and the themes of scenes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Category:
     """The first name and its synonyms."""
     plural: str
     height: float
-    """As a share of the image's height when it stands near."""
+    """As a fraction of the image's height when it stands near."""
     aspect: float
     """Width / height in pixels."""
     place: Place
@@ -44,7 +44,7 @@ class Category:
     """The detector confuses categories of one group."""
     parts: tuple[str, ...]
     stance: str
-    """The verb that says how it is there."""
+    """The verb of its position: `stands`, `lies`, `is parked`."""
 
     @property
     def name(self) -> str:
@@ -236,7 +236,7 @@ def _read_things() -> tuple[Category, ...]:
 
 
 def _plain(number: int, name: str, place: Place, palette: tuple[str, ...]) -> Category:
-    """A part or a background: a category without a shape or a life of its own."""
+    """Return the category of a part or a background, which has neither shape nor states of its own."""
     return Category(
         number=number,
         names=(name,),
@@ -294,12 +294,12 @@ WEARABLE = frozenset({"backpack"})
 
 
 def objects_vocabulary() -> str:
-    """The text of objects_vocab.txt: one category a line, synonyms behind commas, no final newline."""
+    """Return the text of objects_vocab.txt: one category a line, synonyms behind commas, no final newline."""
     return "\n".join(",".join(category.names) for category in CATEGORIES)
 
 
 def attributes_vocabulary() -> str:
-    """The text of attributes_vocab.txt, as objects_vocabulary."""
+    """Return the text of attributes_vocab.txt, laid out as objects_vocabulary."""
     lines = [
         f"{name},{SYNONYMS_OF_ATTRIBUTES[name]}" if name in SYNONYMS_OF_ATTRIBUTES else name for name in ATTRIBUTES
     ]

@@ -1,4 +1,4 @@
-"""Images that must not be trained on: those of lists and splits, under whatever id the region files have them."""
+"""Images that are excluded from training by lists and named splits, under any of their ids."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from msp_ds.preparation.sources.visual_genome import CocoDuplicates
 
 @dataclass(frozen=True, kw_only=True)
 class Exclusion:
-    """What a recipe leaves out, with the table that finds it under other ids."""
+    """The excluded images of a recipe, and the table that finds them under other ids."""
 
     named: frozenset[str]
-    """Canonical ids as the lists have them."""
+    """Canonical ids in the lists."""
     duplicates: CocoDuplicates
 
     def among(self, image_ids: frozenset[str]) -> frozenset[str]:
-        """Those of `image_ids` that are left out."""
+        """Return the excluded ones of `image_ids`."""
         return same_pictures(image_ids, self.named, self.duplicates)
 
     def check(self, image_ids: frozenset[str]) -> None:
@@ -36,7 +36,7 @@ class Exclusion:
             raise InputError(f"--exclude leaves nothing of {len(image_ids)} images with regions; name smaller lists")
 
     def counts(self, image_ids: frozenset[str]) -> dict[str, int]:
-        """What is left out of `image_ids`, for people and for the index; empty when nothing should be."""
+        """Return counts of excluded images for reports and the index; empty when nothing is to be excluded."""
         if not self.named:
             return {}
         left_out = self.among(image_ids)
@@ -49,12 +49,12 @@ class Exclusion:
 
 
 def _renumbered_facing_coco(one: frozenset[str], other: frozenset[str]) -> int:
-    """How many images of one set have numbers of GQA's own, when the other has COCO images that they may be."""
+    """Return how many images of one set have numbers of GQA's own while the other set has COCO images."""
     return sum(map(is_renumbered, one)) if any(corpus_of(image_id) == "coco" for image_id in other) else 0
 
 
 def read_exclusion(recipe: Recipe, *, duplicates: CocoDuplicates) -> Exclusion:
-    """What the recipe's `exclude` names.
+    """Read the images of the recipe's `exclude`.
 
     Raises: InputError for a file that cannot be read, and for a split whose defining file is not among `splits`.
     """
@@ -64,23 +64,23 @@ def read_exclusion(recipe: Recipe, *, duplicates: CocoDuplicates) -> Exclusion:
 
 @dataclass(frozen=True, kw_only=True)
 class _Split:
-    """A split that has a name, and the file that defines it."""
+    """A named split and the file that defines it."""
 
     defined_by: str
     is_in: Callable[[str], bool]
-    """Whether a split file is the defining one."""
+    """Whether a file defines the split."""
     ending: str = ""
-    """What chooses the split in the file."""
+    """Suffix that selects the split in the file."""
 
 
 def _is_minival(written: str) -> bool:
-    """Told by the name: LXMERT's files for training and for validation look alike."""
+    """Whether a file is minival, by its name: LXMERT's files for training and validation have one layout."""
     name = Path(written).name
     return "minival" in name and "nominival" not in name
 
 
 def _is_karpathy(written: str) -> bool:
-    """Told by the content."""
+    """Whether a file holds Karpathy's splits, by its content."""
     return recognise(parse_reference(written), what="a split file") is KARPATHY
 
 
@@ -96,7 +96,7 @@ _SPLITS: dict[str, _Split] = {
 
 
 def require_split_files(recipe: Recipe) -> None:
-    """Demand the file that defines each split in `exclude`. Raises: InputError naming a split and its missing file."""
+    """Require the file that defines each split in `exclude`. Raises: InputError naming a split and its file."""
     for name in recipe.exclude:
         if name in _SPLITS:
             _split_files(name, recipe)

@@ -1,7 +1,7 @@
-"""Which images two data sets share, by name and as the same photograph in Visual Genome and COCO.
+"""Find the images that two data sets share, by id and as the same photograph in Visual Genome and COCO.
 
-COCO, Visual Genome, GQA and Karpathy's splits are drawn from the same photographs, so that what is tested on may have
-been trained on: 2,138 of Karpathy's 5,000 COCO test images are Visual Genome's too.
+COCO, Visual Genome, GQA and Karpathy's splits use the same photographs, so test images may be training images: 2,138 of
+Karpathy's 5,000 COCO test images are also in Visual Genome.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from msp_ds.storage.atomic_files import write_atomically
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """What two sets of images share."""
+    """The images that two sets share."""
 
     by_id: tuple[str, ...]
-    """Canonical ids that are in both."""
+    """Canonical ids in both sets."""
     by_duplicate: tuple[tuple[str, str], ...]
     """(id in the first, id in the second): different ids of one photograph."""
 
@@ -36,7 +36,7 @@ class Overlap:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditedSet:
-    """A shard set or a file with the images that it names."""
+    """A shard set or a file, and its images."""
 
     name: str
     image_ids: frozenset[str]
@@ -44,33 +44,33 @@ class AuditedSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What training and evaluation data share, and what could not be found out."""
+    """The images that training and evaluation data share, and what could not be determined."""
 
     train: tuple[AuditedSet, ...]
     evaluation: tuple[AuditedSet, ...]
     pairs: dict[tuple[str, str], Overlap]
-    """(name of a training part, name of an evaluation part) -> what they share."""
+    """(name of a training set, name of an evaluation set) -> shared images."""
     unchecked: str
-    """Why duplicates could not be told apart, and what fixes it; empty where all were."""
+    """Why duplicates could not be identified, and the fix; empty where all were."""
     warnings: tuple[str, ...]
-    """What no table tells, so that nothing fixes it."""
+    """Duplicates that no table covers, so that there is no fix."""
 
     @property
     def overlap(self) -> Overlap:
-        """What the training parts together share with the evaluation parts together."""
+        """Images that all training sets together share with all evaluation sets together."""
         by_id = {image_id for pair in self.pairs.values() for image_id in pair.by_id}
         by_duplicate = {duplicates for pair in self.pairs.values() for duplicates in pair.by_duplicate}
         return Overlap(by_id=tuple(in_order(by_id)), by_duplicate=tuple(sorted(by_duplicate)))
 
     def require_certainty(self) -> None:
-        """Demand that an empty overlap was really looked for. Raises: InputError that says what is missing."""
+        """Require that an empty overlap is a certain result. Raises: InputError naming what is missing."""
         if self.unchecked and not self.overlap:
             raise InputError(f"no image is in both by id, but {self.unchecked}")
 
     def write(self, path: Path) -> None:
-        """Write the images of `overlap`, one photograph a line with all its ids: a list for `msp-ds shard --exclude`.
+        """Write the images of `overlap`, one photograph a line with all its ids, for `msp-ds shard --exclude`.
 
-        Raises: InputError when that is not possible.
+        Raises: InputError when the file cannot be written.
         """
         lines = [*self.overlap.by_id, *(f"{train} {evaluation}" for train, evaluation in self.overlap.by_duplicate)]
         text = "".join(f"{line}\n" for line in ("# images of the training data in the evaluation data", *lines))
@@ -83,21 +83,21 @@ class Audit:
 def audit(train: Iterable[str], evaluation: Iterable[str], *, image_data: str | None = None) -> Audit:
     """Compare the images of shard sets and files, each `[corpus:]PATH[#split+split]`.
 
-    image_data: Visual Genome's image_data.json, which knows the duplicates.
+    image_data: Visual Genome's image_data.json, the table of duplicates.
 
-    Raises: InputError for what cannot be read.
+    Raises: InputError for an unreadable file.
     """
     table = read_duplicates(Path(image_data)) if image_data else NO_DUPLICATES
-    train_parts, evaluation_parts = _parts(train, "--train"), _parts(evaluation, "--eval")
+    train_sets, evaluation_sets = _read_sets(train, "--train"), _read_sets(evaluation, "--eval")
     pairs = {
         (one.name, other.name): find_overlap(one.image_ids, other.image_ids, table)
-        for one in train_parts
-        for other in evaluation_parts
+        for one in train_sets
+        for other in evaluation_sets
     }
-    all_train, all_evaluation = _all_ids(train_parts), _all_ids(evaluation_parts)
+    all_train, all_evaluation = _all_ids(train_sets), _all_ids(evaluation_sets)
     return Audit(
-        train=train_parts,
-        evaluation=evaluation_parts,
+        train=train_sets,
+        evaluation=evaluation_sets,
         pairs=pairs,
         unchecked=unchecked_duplicates(all_train, all_evaluation, table),
         warnings=tuple(_warnings(all_train | all_evaluation)),
@@ -105,7 +105,7 @@ def audit(train: Iterable[str], evaluation: Iterable[str], *, image_data: str | 
 
 
 def find_overlap(one: frozenset[str], other: frozenset[str], table: CocoDuplicates) -> Overlap:
-    """What two sets of canonical ids share."""
+    """Return the images that two sets of canonical ids share."""
     ids_of_picture: dict[str, list[str]] = defaultdict(list)
     for image_id in other:
         ids_of_picture[table.picture(image_id)].append(image_id)
@@ -119,15 +119,15 @@ def find_overlap(one: frozenset[str], other: frozenset[str], table: CocoDuplicat
 
 
 def same_pictures(image_ids: frozenset[str], wanted: frozenset[str], table: CocoDuplicates) -> frozenset[str]:
-    """Those of `image_ids` whose photograph is one of `wanted`, under whatever id."""
+    """Return those of `image_ids` whose photograph is in `wanted` under any id."""
     pictures = {table.picture(image_id) for image_id in wanted}
     return frozenset(image_id for image_id in image_ids if table.picture(image_id) in pictures)
 
 
 def unchecked_duplicates(one: frozenset[str], other: frozenset[str], table: CocoDuplicates) -> str:
-    """Why duplicates between two sets cannot be told by a table, and what fixes it; empty when they can.
+    """Return why a table cannot identify the duplicates of two sets, and the fix; empty when it can.
 
-    They can when no Visual Genome image faces a COCO image, or when the table knows all Visual Genome images that do.
+    It can when no Visual Genome image is compared with COCO images, or when all that are compared are in the table.
     """
     genome = _genome_facing_coco(one, other) | _genome_facing_coco(other, one)
     unknown = genome - table.images
@@ -140,13 +140,13 @@ def unchecked_duplicates(one: frozenset[str], other: frozenset[str], table: Coco
             "give Visual Genome's image_data.json with --image-data FILE"
         )
     return (
-        f"--image-data does not know {len(unknown)} of {len(genome)} images of Visual Genome, the first is {first}; "
+        f"--image-data lacks {len(unknown)} of {len(genome)} images of Visual Genome, the first is {first}; "
         "give the whole image_data.json, of 108,077 images"
     )
 
 
 def _genome_facing_coco(one: frozenset[str], other: frozenset[str]) -> frozenset[str]:
-    """The Visual Genome images of one set when the other has COCO's."""
+    """Return the Visual Genome images of one set if the other set has COCO images."""
     if not any(corpus_of(image_id) == "coco" for image_id in other):
         return frozenset()
     return frozenset(image_id for image_id in one if corpus_of(image_id) == "vg" and not is_renumbered(image_id))
@@ -162,7 +162,7 @@ def _warnings(image_ids: frozenset[str]) -> Iterator[str]:
         yield "Flickr30k, COCO and Visual Genome all come from Flickr; Flickr30k's images were compared by id only"
 
 
-def _parts(names: Iterable[str], flag: str) -> tuple[AuditedSet, ...]:
+def _read_sets(names: Iterable[str], flag: str) -> tuple[AuditedSet, ...]:
     names = tuple(dict.fromkeys(names))
     if not names:
         raise InputError(f"there is nothing to compare; name a shard set or a file with {flag} PATH")
@@ -177,5 +177,5 @@ def _images_of(name: str) -> frozenset[str]:
     return read_image_ids(name)
 
 
-def _all_ids(parts: Iterable[AuditedSet]) -> frozenset[str]:
-    return frozenset[str]().union(*(part.image_ids for part in parts))
+def _all_ids(sets: Iterable[AuditedSet]) -> frozenset[str]:
+    return frozenset[str]().union(*(one.image_ids for one in sets))

@@ -1,6 +1,6 @@
-"""Recipes: which raw files become shards, and how. A TOML file or flags; paths are seen from the working directory.
+"""Recipes: the raw files of shards and the settings of their preparation, from a TOML file or flags.
 
-A list of files may hold brace patterns: `features/{000..099}.tsv`, `{train,val}2014.json`.
+Paths are relative to the working directory. Lists of files may hold brace patterns: `features/{000..099}.tsv`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from msp_ds.presets import PRESETS
 from msp_ds.storage.small_files import parse_toml, read_small_text, reason
 
 DEMO_RECIPE = Path("shards/demo.toml")
-"""Of the demo world; it comes with the project."""
+"""The recipe of the demo world, part of the project."""
 FROM_CAPTIONS = "from-captions"
-"""Among `phrases`: cut noun phrases from the captions instead of reading a file."""
+"""A value in `phrases`: cut noun phrases from the captions instead of reading a file."""
 
 MAX_TOKENS: dict[SetName, int] = {
     "token": 64,
@@ -45,10 +45,10 @@ _MOST_TOKENS = 512
 
 @dataclass(frozen=True, kw_only=True)
 class WorldRecipe:
-    """A made-up world to learn from, where no real data are at hand."""
+    """The demo world: synthetic data that need no download."""
 
     out: str
-    """Its folder; made when it holds no world.json."""
+    """Its folder; written when it has no world.json."""
     images: int
     seed: int = 0
     feature_width: int = 2048
@@ -58,7 +58,7 @@ class WorldRecipe:
 
 
 def _expand_patterns(recipe: BenchmarkRecipe | Recipe) -> None:
-    """Put the files that brace patterns stand for in their place, in every list of files."""
+    """Expand the brace patterns in every list of files."""
     for item in dataclasses.fields(recipe):
         value = getattr(recipe, item.name)
         if isinstance(value, tuple):
@@ -67,19 +67,19 @@ def _expand_patterns(recipe: BenchmarkRecipe | Recipe) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkRecipe:
-    """Which questions a benchmark asks. Images of `questions` are held out as the recipe says, unless val has files."""
+    """The questions of a benchmark. Without `val_questions` the recipe's holdout divides the images of `questions`."""
 
     questions: tuple[str, ...] = ()
-    """VQA's, GQA's or NLVR2's, official or LXMERT's; to train on."""
+    """Training questions of VQA, GQA or NLVR2, official files or LXMERT's."""
     annotations: tuple[str, ...] = ()
-    """VQA's official answers, a file for each of questions."""
+    """VQA's official annotations, one file for each of `questions`."""
     val_questions: tuple[str, ...] = ()
-    """To validate on."""
+    """Validation questions."""
     val_annotations: tuple[str, ...] = ()
     test_questions: tuple[str, ...] = ()
-    """To predict; their answers are not read."""
+    """Test questions; their answers are not read."""
     answers: str = ""
-    """The answers to choose from, as LXMERT's label2ans; without it they are built of the questions."""
+    """The answer vocabulary, such as LXMERT's label2ans; without it it is built from the questions."""
     least_questions: int = 9
     """VQA: an answer is built in when it is the commonest one to so many questions (docs/evaluation.md)."""
 
@@ -92,14 +92,14 @@ class BenchmarkRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What the shards of all stages are made from."""
+    """The sources and settings of the shards of all stages."""
 
     regions: tuple[str, ...] = ()
     """Region features: .tsv files, .npz files or folders; `vg:` in front for Visual Genome's numbers."""
     on_error: OnError = "fail"
-    """What a damaged row of them does: end the work, or be left out and listed."""
+    """Policy for damaged rows of regions: `fail`, or leave them out and list them."""
     objects_vocab: str = ""
-    """Object labels, one a line; needed unless no file of regions has labels. The same holds for attributes."""
+    """Object labels, one a line; like the attribute labels, not needed where no file of regions has labels."""
     attributes_vocab: str = ""
     """Attribute labels, one a line."""
     captions: tuple[str, ...] = ()
@@ -107,30 +107,30 @@ class Recipe:
     phrases: tuple[str, ...] = ()
     """Visual Genome's region descriptions, LXMERT's JSON, or the word from-captions."""
     exclude: tuple[str, ...] = ()
-    """Images to leave out of all stages and splits: files that name them, or minival, karpathy-val, karpathy-test."""
+    """Images to exclude from all stages and splits: files that name them, or minival, karpathy-val, karpathy-test."""
     splits: tuple[str, ...] = ()
     """Files that define the splits in `exclude`: LXMERT's mscoco_minival.json, Karpathy's dataset_coco.json."""
     image_data: str | None = None
-    """Visual Genome's image_data.json, which knows the COCO duplicates of its images."""
+    """Visual Genome's image_data.json, the table of its COCO duplicates."""
     hard_negatives: str | None = None
-    """hard negatives for ITM_HS: .npz with image_ids and neighbours."""
+    """Hard negatives for ITM_HS: an .npz with image_ids and neighbours."""
     vocab: str = BERT_BASE_UNCASED
     """A vocab.txt, bert-base-uncased from this machine, or trained on the recipe's texts."""
     holdout: int = 0
-    """Images set apart for validation, the same in all stages."""
+    """Images held out for validation, the same in all stages."""
     allow_missing: bool = False
-    """Leave out texts whose image has no regions, instead of stopping."""
+    """Leave out texts whose image has no regions, instead of an error."""
     extractor: str = ""
-    """What computed the features, in your words; kept with the shards."""
+    """A free description of the feature extractor, stored with the shards."""
     preset: str | None = None
-    """The preset that suits these data."""
+    """The preset for models of these data."""
     max_tokens: dict[str, int] = field(default_factory=dict)
-    """Stage -> pieces of a text, where it differs from MAX_TOKENS."""
+    """Stage -> pieces of a text; MAX_TOKENS applies to others."""
     images_per_shard: int = 1000
-    """Images of a tar, at most."""
+    """Images of a tar at most."""
     world: WorldRecipe | None = None
     benchmarks: dict[str, BenchmarkRecipe] = field(default_factory=dict)
-    """vqa, gqa, nlvr2 -> what it asks; retrieval takes the captions."""
+    """vqa, gqa, nlvr2 -> questions; retrieval uses the captions."""
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -141,11 +141,11 @@ class Recipe:
         if self.holdout < 0:
             raise InputError(f"holdout {self.holdout} is negative")
         if self.preset is not None and self.preset not in PRESETS:
-            raise InputError(f"preset {self.preset!r} is none of {', '.join(PRESETS)}")
+            raise InputError(f"preset {self.preset!r} is not one of {', '.join(PRESETS)}")
         unknown = self.benchmarks.keys() - set(ASKING_NAMES)
         if unknown:
             raise InputError(
-                f"no benchmark {min(unknown)!r} asks questions; those that do are {', '.join(ASKING_NAMES)}"
+                f"benchmark {min(unknown)!r} has no questions; those with questions are {', '.join(ASKING_NAMES)}"
             )
         for stage, count in self.max_tokens.items():
             if stage not in MAX_TOKENS or not 3 <= count <= _MOST_TOKENS:
@@ -154,12 +154,12 @@ class Recipe:
                 )
 
     def max_tokens_of(self, stage: SetName) -> int:
-        """Pieces of a text of a stage or benchmark."""
+        """Return the most pieces of a text of a stage or benchmark."""
         return self.max_tokens.get(stage, MAX_TOKENS[stage])
 
 
 def load_recipe(path: Path) -> Recipe:
-    """The recipe in a TOML file. Raises: InputError for a missing or broken file and for unknown keys."""
+    """Read a recipe from a TOML file. Raises: InputError for a missing or broken file and for unknown keys."""
     try:
         value = parse_toml(read_small_text(path, what="a recipe in TOML"))
     except InputError:
@@ -167,14 +167,14 @@ def load_recipe(path: Path) -> Recipe:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({reason(error)}); recipes are TOML files, see shards/") from None
     except ValueError as error:
-        raise InputError(f"{path} is no TOML: {reason(error)}") from None
+        raise InputError(f"{path} is not valid TOML: {reason(error)}") from None
     return from_json(Recipe, value, where=str(path))
 
 
 def recipe_with(recipe: Recipe | None, flags: Mapping[str, Any]) -> Recipe:
-    """A recipe, or the empty one, with the fields that command-line flags name; lists as they come from there.
+    """Return a recipe, by default the empty one, with fields replaced by command-line flags.
 
-    Raises: InputError for values that no recipe may have.
+    Raises: InputError for invalid values.
     """
     changes: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()
@@ -183,15 +183,15 @@ def recipe_with(recipe: Recipe | None, flags: Mapping[str, Any]) -> Recipe:
 
 
 def with_benchmark(recipe: Recipe, name: str, changes: Mapping[str, Any]) -> Recipe:
-    """A recipe with other questions, answers or annotations of a benchmark. Raises: InputError as BenchmarkRecipe."""
+    """Return a recipe with changed fields of a benchmark. Raises: InputError for invalid values."""
     changed = dataclasses.replace(recipe.benchmarks.get(name, BenchmarkRecipe()), **changes)
     return dataclasses.replace(recipe, benchmarks={**recipe.benchmarks, name: changed})
 
 
 def ensure_world(world: WorldRecipe, *, advance: Callable[[int], None]) -> None:
-    """Make the world that a recipe asks for, unless it is there; `advance` hears of the images made.
+    """Write the demo world of a recipe unless it exists. advance: called with the number of images written.
 
-    Raises: InputError when another world lies in its folder.
+    Raises: InputError when its folder holds another world.
     """
     folder = Path(world.out)
     wanted = {"seed": world.seed, "images": world.images, "feature_width": world.feature_width}
@@ -202,6 +202,6 @@ def ensure_world(world: WorldRecipe, *, advance: Callable[[int], None]) -> None:
     found = {name: card.get(name) for name in (*wanted, "version")} if isinstance(card, dict) else None
     if found != {**wanted, "version": WORLD_VERSION}:
         raise InputError(
-            f"{folder} holds another world ({json.dumps(found)}) than the recipe asks for ({json.dumps(wanted)}); "
+            f"{folder} holds another world ({json.dumps(found)}) than the recipe's ({json.dumps(wanted)}); "
             "remove the folder or name a new one"
         )

@@ -140,7 +140,7 @@ def test_captions_are_five_an_image_in_the_coco_layout(world: Path) -> None:
     assert len({caption["id"] for caption in value["annotations"]}) == 5 * 48
 
 
-def test_genome_images_have_their_own_ids_and_a_coco_twin(world: Path) -> None:
+def test_genome_images_have_their_own_ids_and_a_coco_duplicate(world: Path) -> None:
     images, regions = _json(world / "image_data.json"), _json(world / "region_descriptions.json")
     assert 0.6 * 48 < len(images) < 0.95 * 48
     assert [image["image_id"] for image in images] == [image["id"] for image in regions]
@@ -163,7 +163,7 @@ def test_ids_are_not_in_the_order_of_the_rows(world: Path) -> None:
     assert len(set(ids)) == 48
 
 
-def test_look_alikes_are_what_brute_force_finds(world: Path) -> None:
+def test_hard_negatives_are_what_brute_force_finds(world: Path) -> None:
     means = np.stack([_array(row[9], "<f4").reshape(36, 64).mean(0) for row in _rows(world)])
     expected = [np.argsort([np.linalg.norm(mine - other) for other in means], kind="stable") for mine in means]
     with np.load(world / "hard_negatives.npz", allow_pickle=False) as found:
@@ -238,7 +238,7 @@ def test_numbers_out_of_range_are_named(tmp_path: Path, change: dict[str, int], 
 
 def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="no world; name a new folder"):
+    with pytest.raises(InputError, match="not a demo world; name a new folder"):
         make_world(tmp_path, images=2, seed=1, feature_width=16)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 

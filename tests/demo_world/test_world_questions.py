@@ -1,4 +1,4 @@
-"""What a world asks has the answers that its boxes, colours and counts bear out, in the layouts of the benchmarks."""
+"""The questions of a demo world are true of its boxes, colours and counts, and have the layouts of the benchmarks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from msp_ds.demo_world.language.asking import AnsweredQuestion, annotated, questions_of, statements_of
+from msp_ds.demo_world.language.questions import AnsweredQuestion, annotated, questions_of, statements_of
 from msp_ds.demo_world.scenes import Scene
 from msp_ds.demo_world.vocabulary import BY_NAME, PEOPLE
 
@@ -19,7 +19,7 @@ PLURALS = {category.plural: category.name for category in BY_NAME.values()}
 
 
 @pytest.fixture(scope="module")
-def asked(scenes: list[Scene]) -> list[tuple[Scene, AnsweredQuestion]]:
+def questions(scenes: list[Scene]) -> list[tuple[Scene, AnsweredQuestion]]:
     return [(scene, question) for scene in scenes for question in questions_of(SEED, scene)]
 
 
@@ -31,8 +31,8 @@ def _colours(scene: Scene, name: str) -> set[str]:
     return {thing.colour for thing in scene.things if thing.category.name == name}
 
 
-def test_counts_are_counted(asked: list[tuple[Scene, AnsweredQuestion]]) -> None:
-    found = [(scene, question) for scene, question in asked if question.opening == "how many"]
+def test_counts_are_counted(questions: list[tuple[Scene, AnsweredQuestion]]) -> None:
+    found = [(scene, question) for scene, question in questions if question.opening == "how many"]
     assert len(found) == 300
     for scene, question in found:
         plural = re.fullmatch(r"How many (.+) are there\?", question.text)
@@ -40,9 +40,9 @@ def test_counts_are_counted(asked: list[tuple[Scene, AnsweredQuestion]]) -> None
         assert question.answer == str(_names(scene)[PLURALS[plural[1]]])
 
 
-def test_colours_are_those_of_the_only_thing_of_its_kind(asked: list[tuple[Scene, AnsweredQuestion]]) -> None:
+def test_colours_are_those_of_the_only_thing_of_its_kind(questions: list[tuple[Scene, AnsweredQuestion]]) -> None:
     rest = r"(?:What color is the (.+)|Is the (.+) (\w+) or (\w+)|Is the (.+) (\w+))\?"
-    attributes = [(scene, question) for scene, question in asked if question.semantic == "attr"]
+    attributes = [(scene, question) for scene, question in questions if question.semantic == "attr"]
     assert len(attributes) > 600
     for scene, question in attributes:
         match = re.fullmatch(rest, question.text)
@@ -58,16 +58,16 @@ def test_colours_are_those_of_the_only_thing_of_its_kind(asked: list[tuple[Scene
         assert not which or question.answer in (one, two)
 
 
-def test_presence_is_true_and_half_of_the_answers_are_yes(asked: list[tuple[Scene, AnsweredQuestion]]) -> None:
-    found = [(scene, question) for scene, question in asked if question.opening == "is there a"]
+def test_presence_is_true_and_half_of_the_answers_are_yes(questions: list[tuple[Scene, AnsweredQuestion]]) -> None:
+    found = [(scene, question) for scene, question in questions if question.opening == "is there a"]
     for scene, question in found:
         assert question.answer == ("yes" if _names(scene)[question.about] else "no")
     assert 0.4 < sum(question.answer == "yes" for _, question in found) / len(found) < 0.6
 
 
-def test_sides_are_seen_in_the_boxes(asked: list[tuple[Scene, AnsweredQuestion]]) -> None:
+def test_sides_are_seen_in_the_boxes(questions: list[tuple[Scene, AnsweredQuestion]]) -> None:
     pattern = re.compile(r"Is the (.+) to the (left|right) of the (.+)\?")
-    found = [(scene, match, question) for scene, question in asked if (match := pattern.fullmatch(question.text))]
+    found = [(scene, match, question) for scene, question in questions if (match := pattern.fullmatch(question.text))]
     assert len(found) > 50
     for scene, match, question in found:
         middle = {
@@ -79,17 +79,17 @@ def test_sides_are_seen_in_the_boxes(asked: list[tuple[Scene, AnsweredQuestion]]
         assert question.answer == ("yes" if is_left == (match[2] == "left") else "no")
 
 
-def test_most_annotators_say_the_truth(asked: list[tuple[Scene, AnsweredQuestion]]) -> None:
-    shares = [Counter(annotated(SEED, scene, 0, question))[question.answer] / 10 for scene, question in asked[::7]]
+def test_most_annotators_say_the_truth(questions: list[tuple[Scene, AnsweredQuestion]]) -> None:
+    shares = [Counter(annotated(SEED, scene, 0, question))[question.answer] / 10 for scene, question in questions[::7]]
     assert 0.85 < sum(shares) / len(shares) < 0.91
 
 
 def test_statements_are_as_true_as_they_claim(scenes: list[Scene]) -> None:
-    said = [statement for scene in scenes[64:] for statement in statements_of(SEED, scene, scenes[:64])]
-    assert len(said) > 1200
-    assert 0.45 < sum(statement.true for statement in said) / len(said) < 0.55
+    statements = [statement for scene in scenes[64:] for statement in statements_of(SEED, scene, scenes[:64])]
+    assert len(statements) > 1200
+    assert 0.45 < sum(statement.true for statement in statements) / len(statements) < 0.55
     checked = 0
-    for statement in said:
+    for statement in statements:
         left, right = (_names(scenes[number]) for number in (statement.left, statement.right))
         if match := re.fullmatch(r"There is an? (.+) in both images\.", statement.text):
             assert statement.true == (left[match[1]] > 0 < right[match[1]])
@@ -125,9 +125,9 @@ def test_vqa_has_ten_answers_to_every_question(world: Path) -> None:
     assert [one["image_id"] for one in questions] == [one["image_id"] for one in annotations]
     assert len({one["question_id"] for one in questions}) == len(questions)
     for one in annotations:
-        said = [answer["answer"] for answer in one["answers"]]
-        assert len(said) == 10
-        assert said.count(one["multiple_choice_answer"]) == max(Counter(said).values())
+        answers = [answer["answer"] for answer in one["answers"]]
+        assert len(answers) == 10
+        assert answers.count(one["multiple_choice_answer"]) == max(Counter(answers).values())
 
 
 def test_gqa_entails_what_follows_from_a_colour(world: Path) -> None:

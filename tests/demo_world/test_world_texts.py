@@ -8,9 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from msp_ds.demo_world.language.caption_writer import Sentence, with_article
 from msp_ds.demo_world.language.captions import captions_of
 from msp_ds.demo_world.language.phrases import phrases_of
-from msp_ds.demo_world.language.telling import Sentence, with_article
 from msp_ds.demo_world.relations import GROUND, Box, Relation
 from msp_ds.demo_world.scenes import Scene
 from msp_ds.demo_world.vocabulary import BACKGROUNDS, COLOURS, PEOPLE, THEMES
@@ -24,7 +24,7 @@ VERBS = re.compile(
 
 
 @pytest.fixture(scope="module")
-def told(scenes: list[Scene]) -> list[tuple[Sentence, ...]]:
+def captions(scenes: list[Scene]) -> list[tuple[Sentence, ...]]:
     return [captions_of(SEED, scene) for scene in scenes]
 
 
@@ -60,17 +60,22 @@ def _bears_out(scene: Scene, relation: Relation) -> bool:
     return _holds(relation.name, box, scene.things[relation.target].box)
 
 
-def test_told_relations_are_borne_out_by_the_boxes(scenes: list[Scene], told: list[tuple[Sentence, ...]]) -> None:
+def test_claimed_relations_are_borne_out_by_the_boxes(
+    scenes: list[Scene], captions: list[tuple[Sentence, ...]]
+) -> None:
     claims = [
-        (scene, relation) for scene, five in zip(scenes, told, strict=True) for t in five for relation in t.relations
+        (scene, relation)
+        for scene, five in zip(scenes, captions, strict=True)
+        for t in five
+        for relation in t.relations
     ]
     assert len(claims) > 600
     wrong = [(scene.number, relation) for scene, relation in claims if not _bears_out(scene, relation)]
     assert wrong == []
 
 
-def test_many_kinds_of_relations_are_told(told: list[tuple[Sentence, ...]]) -> None:
-    names = Counter(relation.name for five in told for t in five for relation in t.relations)
+def test_many_kinds_of_relations_are_claimed(captions: list[tuple[Sentence, ...]]) -> None:
+    names = Counter(relation.name for five in captions for t in five for relation in t.relations)
     assert {"left of", "right of", "next to", "in front of", "behind", "on", "riding", "holding"} <= set(names)
     assert names["left of"] + names["right of"] < 0.5 * sum(names.values())
 
@@ -79,43 +84,45 @@ def test_arranged_relations_are_borne_out_by_the_boxes(scenes: list[Scene]) -> N
     assert all(_bears_out(scene, relation) for scene in scenes for relation in scene.relations)
 
 
-def test_captions_name_what_they_mention(scenes: list[Scene], told: list[tuple[Sentence, ...]]) -> None:
-    for scene, five in zip(scenes, told, strict=True):
+def test_captions_name_what_they_mention(scenes: list[Scene], captions: list[tuple[Sentence, ...]]) -> None:
+    for scene, five in zip(scenes, captions, strict=True):
         for t in five:
             for row in t.rows:
                 category = scene.things[row].category
                 assert any(word in t.text.lower() for word in (*category.names, category.plural)), (t, category.name)
 
 
-def test_captions_tell_no_colour_that_is_not_there(scenes: list[Scene], told: list[tuple[Sentence, ...]]) -> None:
-    for scene, five in zip(scenes, told, strict=True):
+def test_captions_claim_no_colour_that_is_not_there(scenes: list[Scene], captions: list[tuple[Sentence, ...]]) -> None:
+    for scene, five in zip(scenes, captions, strict=True):
         for t in five:
             true = {scene.things[row].colour for row in t.rows} | {scene.backgrounds[0][1]}
             assert {word for word in re.findall(r"[a-z]+", t.text.lower()) if word in COLOURS} <= true
 
 
-def test_captions_have_six_to_eighteen_words(told: list[tuple[Sentence, ...]]) -> None:
-    lengths = [len(t.text.split()) for five in told for t in five]
+def test_captions_have_six_to_eighteen_words(captions: list[tuple[Sentence, ...]]) -> None:
+    lengths = [len(t.text.split()) for five in captions for t in five]
     assert min(lengths) >= 6
     assert max(lengths) <= 18
 
 
-def test_the_five_writers_write_differently(told: list[tuple[Sentence, ...]]) -> None:
-    assert all(len({t.text for t in five}) == 5 for five in told)
-    endings = np.array([[t.text.endswith(".") for t in five] for five in told]).mean(0)
+def test_the_five_writers_write_differently(captions: list[tuple[Sentence, ...]]) -> None:
+    assert all(len({t.text for t in five}) == 5 for five in captions)
+    endings = np.array([[t.text.endswith(".") for t in five] for five in captions]).mean(0)
     assert endings.tolist() == [0, 1, 1, 1, 0]
-    counting = np.array([[bool(re.search(r"\b(one|two|three|four)\b", t.text, re.I)) for t in five] for five in told])
+    counting = np.array(
+        [[bool(re.search(r"\b(one|two|three|four)\b", t.text, re.I)) for t in five] for five in captions]
+    )
     assert counting.mean(0)[4] > 0.5 > counting.mean(0)[:4].max()
     themes = "|".join(theme.name for theme in THEMES)
-    scenic = np.array([[bool(re.search(rf"\b({themes}) (scene )?with", t.text)) for t in five] for five in told])
+    scenic = np.array([[bool(re.search(rf"\b({themes}) (scene )?with", t.text)) for t in five] for five in captions])
     assert scenic.mean(0)[3] > 0.3 > scenic.mean(0)[[0, 1, 2, 4]].max()
 
 
-def test_counts_are_those_of_the_scene(scenes: list[Scene], told: list[tuple[Sentence, ...]]) -> None:
+def test_counts_are_those_of_the_scene(scenes: list[Scene], captions: list[tuple[Sentence, ...]]) -> None:
     numbers = {"two": 2, "three": 3, "four": 4}
     found = 0
     counted = re.compile(rf"\b(two|three|four) (?:(?:{'|'.join(COLOURS)}) )?([a-z ]+)")
-    for scene, five in zip(scenes, told, strict=True):
+    for scene, five in zip(scenes, captions, strict=True):
         counts = Counter(thing.category.plural for thing in scene.things)
         for number, noun in counted.findall(five[4].text.lower()):
             plural = next(plural for plural in counts if noun.startswith(plural))
@@ -124,10 +131,10 @@ def test_counts_are_those_of_the_scene(scenes: list[Scene], told: list[tuple[Sen
     assert found > 100
 
 
-def test_most_captions_fit_hardly_any_other_image(scenes: list[Scene], told: list[tuple[Sentence, ...]]) -> None:
+def test_most_captions_fit_hardly_any_other_image(scenes: list[Scene], captions: list[tuple[Sentence, ...]]) -> None:
     has = [Counter((thing.category.name, thing.colour) for thing in scene.things) for scene in scenes]
     fits = []
-    for scene, five in zip(scenes, told, strict=True):
+    for scene, five in zip(scenes, captions, strict=True):
         for t in five:
             things = [scene.things[row] for row in t.rows]
             claims = [(thing.category.name, thing.colour if thing.colour in t.text.lower() else "") for thing in things]
@@ -141,8 +148,8 @@ def _fits(claim: tuple[str, str], has: Counter[tuple[str, str]]) -> bool:
 
 def test_phrases_come_with_and_without_verbs(scenes: list[Scene]) -> None:
     texts = [phrase.text for scene in scenes for phrase in phrases_of(SEED, scene)]
-    share = np.mean([bool(VERBS.search(text)) for text in texts])
-    assert 0.15 < share < 0.4
+    ratio = np.mean([bool(VERBS.search(text)) for text in texts])
+    assert 0.15 < ratio < 0.4
 
 
 def test_phrases_are_carelessly_typed_and_sometimes_twice(scenes: list[Scene]) -> None:
@@ -154,7 +161,7 @@ def test_phrases_are_carelessly_typed_and_sometimes_twice(scenes: list[Scene]) -
         assert sum(bool(re.search(careless, text)) for text in texts) > 10, careless
 
 
-def test_phrases_tell_of_parts_and_backgrounds(scenes: list[Scene]) -> None:
+def test_phrases_mention_parts_and_backgrounds(scenes: list[Scene]) -> None:
     texts = [phrase.text.lower() for scene in scenes for phrase in phrases_of(SEED, scene)]
     assert any(re.search(r"lid of (a|the) .*(pot|pan|bottle)", text) for text in texts)
     assert sum(any(name in text for name in BACKGROUNDS) for text in texts) > 100
@@ -170,11 +177,11 @@ def test_scenes_have_four_to_eight_things_inside_the_image_the_largest_first(sce
             assert -0.01 <= thing.box.y0 < thing.box.y1 <= scene.height + 0.01
 
 
-def test_sizes_are_told_by_the_share_of_the_image(scenes: list[Scene]) -> None:
+def test_sizes_follow_the_fraction_of_the_image(scenes: list[Scene]) -> None:
     for scene in scenes:
         for thing in scene.things:
-            share = thing.box.area / (scene.height * scene.width)
-            assert thing.size == ("small" if share < 0.012 else "large" if share > 0.12 else "")
+            ratio = thing.box.area / (scene.height * scene.width)
+            assert thing.size == ("small" if ratio < 0.012 else "large" if ratio > 0.12 else "")
 
 
 def test_categories_have_a_long_tail_and_themes_keep_to_themselves(scenes: list[Scene]) -> None:

@@ -1,4 +1,4 @@
-"""Damaged rows of regions: repaired where nothing is guessed, else named, else, when told, left out and listed."""
+"""Damaged rows of regions: repaired where nothing is guessed, else named, else, when listed, left out and listed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_damaged(path: Path) -> None:
     path.write_bytes(b"".join(line(row) for row in rows)[:-40])
 
 
-def test_the_first_damaged_row_stops_the_build_and_the_mend_is_told(raw: RawFolder) -> None:
+def test_the_first_damaged_row_stops_the_build_and_names_the_fix(raw: RawFolder) -> None:
     write_damaged(raw.path / "regions.tsv")
     with pytest.raises(InputError, match=r"row 6 .*; leave out and list such rows with --on-error skip"):
         build(raw, on_error="fail")
@@ -89,8 +89,8 @@ def test_what_is_skipped_does_not_depend_on_the_split(raw: RawFolder) -> None:
     lists = [open_set(raw.path / "shards" / "sentence" / split).index.skipped for split in ("train", "val")]
     assert lists[0] == lists[1]
     assert len(lists[0]) == 3
-    told = inspect_set(open_set(raw.path / "shards" / "sentence" / "val"))["set"]["skipped_rows"]
-    assert all(f"{row.source} row {row.row}: {row.reason}" in told for row in lists[0])
+    listed = inspect_set(open_set(raw.path / "shards" / "sentence" / "val"))["set"]["skipped_rows"]
+    assert all(f"{row.source} row {row.row}: {row.reason}" in listed for row in lists[0])
 
 
 def test_an_exact_repeat_is_dropped_and_counted(raw: RawFolder) -> None:

@@ -95,22 +95,24 @@ def test_a_split_without_its_file_says_which_file_and_how(
         build(raw, exclude=(name,), splits=(splits["nominival"],))
 
 
-def test_a_coco_image_is_left_out_for_its_genome_twin(raw: RawFolder) -> None:
+def test_a_coco_image_is_left_out_for_its_genome_duplicate(raw: RawFolder) -> None:
     (raw.path / "ids.txt").write_text("102\n")
     shards = build(raw, exclude=(f"vg:{raw.path}/ids.txt",))
     assert set(shards.keys) == coco(1, 3, 4, 5, 6)
     assert (shards.index.texts["images_excluded"], shards.index.texts["images_excluded_as_duplicates"]) == (1, 1)
 
 
-def test_a_genome_image_is_left_out_for_its_coco_twin(raw: RawFolder) -> None:
+def test_a_genome_image_is_left_out_for_its_coco_duplicate(raw: RawFolder) -> None:
     genome = write_tsv(raw.path / "genome.tsv", [Row(number, image_id=str(number)) for number in (101, 103)])
     (raw.path / "ids.txt").write_text("1\n")
     shards = build(raw, regions=(f"vg:{genome}",), exclude=(str(raw.path / "ids.txt"),))
     assert shards.keys == ("vg-103",)
 
 
-@pytest.mark.parametrize(("image_data", "fault"), [(None, "may be COCO images"), ("short", "does not know 1 of 2")])
-def test_twins_that_cannot_be_told_stop_the_build(raw: RawFolder, image_data: str | None, fault: str) -> None:
+@pytest.mark.parametrize(("image_data", "fault"), [(None, "may be COCO images"), ("short", "lacks 1 of 2")])
+def test_duplicates_that_cannot_be_identified_stop_the_build(
+    raw: RawFolder, image_data: str | None, fault: str
+) -> None:
     genome = write_tsv(raw.path / "genome.tsv", [Row(number, image_id=str(number)) for number in (101, 104)])
     (raw.path / "ids.txt").write_text("1\n")
     table = raw.recipe.image_data if image_data else None

@@ -14,7 +14,7 @@ from msp_ds.preparation.sources.text_files import read_image_ids
 from msp_ds.preparation.sources.visual_genome import NO_DUPLICATES, CocoDuplicates
 from msp_ds.preparation.writing.shard_building import build_shards
 
-TWINS = CocoDuplicates(
+TABLE = CocoDuplicates(
     coco_of={"vg-101": "coco-1", "vg-102": "coco-2", "vg-901": "coco-1"},
     images=frozenset({"vg-101", "vg-102", "vg-103", "vg-901"}),
 )
@@ -40,17 +40,17 @@ def write_ids(path: Path, text: str) -> str:
         ("coco-7", "vg-7 f30k-7 nlvr2-dev-7-0-img0", (), ()),
     ],
 )
-def test_overlap_is_told_by_id_and_by_twin(
+def test_overlap_is_found_by_id_and_by_duplicate(
     one: str, other: str, by_id: tuple[str, ...], by_duplicate: tuple[tuple[str, str], ...]
 ) -> None:
-    found = find_overlap(ids(one), ids(other), TWINS)
+    found = find_overlap(ids(one), ids(other), TABLE)
     assert found == Overlap(by_id=by_id, by_duplicate=by_duplicate)
     assert bool(found) is bool(by_id or by_duplicate)
 
 
 def test_pictures_are_found_under_any_id() -> None:
     everything = ids("coco-1 vg-101 vg-901 coco-2 vg-103")
-    assert same_pictures(everything, ids("vg-901"), TWINS) == ids("coco-1 vg-101 vg-901")
+    assert same_pictures(everything, ids("vg-901"), TABLE) == ids("coco-1 vg-101 vg-901")
     assert same_pictures(everything, ids("vg-901"), NO_DUPLICATES) == ids("vg-901")
 
 
@@ -59,19 +59,19 @@ def test_pictures_are_found_under_any_id() -> None:
     [
         ("vg-101", "coco-5", NO_DUPLICATES, "1 images of Visual Genome (the first is vg-101) may be COCO images"),
         ("coco-5", "vg-101 vg-99", NO_DUPLICATES, "2 images of Visual Genome (the first is vg-99) may be COCO images"),
-        ("coco-5", "vg-104", TWINS, "does not know 1 of 1 images of Visual Genome, the first is vg-104"),
-        ("coco-5", "vg-103", TWINS, ""),
+        ("coco-5", "vg-104", TABLE, "lacks 1 of 1 images of Visual Genome, the first is vg-104"),
+        ("coco-5", "vg-103", TABLE, ""),
         ("vg-5", "vg-6", NO_DUPLICATES, ""),
         ("coco-5 f30k-1", "coco-6", NO_DUPLICATES, ""),
         ("vg-n5", "coco-5", NO_DUPLICATES, ""),
     ],
 )
-def test_twins_that_no_table_tells_are_said(one: str, other: str, table: CocoDuplicates, reason: str) -> None:
-    said = unchecked_duplicates(ids(one), ids(other), table)
-    assert said.startswith(reason) if not reason else reason in said
+def test_duplicates_that_no_table_covers_are_named(one: str, other: str, table: CocoDuplicates, reason: str) -> None:
+    message = unchecked_duplicates(ids(one), ids(other), table)
+    assert message.startswith(reason) if not reason else reason in message
 
 
-def test_a_planted_twin_in_a_shard_set_is_found(raw: RawFolder, tmp_path: Path) -> None:
+def test_a_planted_duplicate_in_a_shard_set_is_found(raw: RawFolder, tmp_path: Path) -> None:
     build_shards(raw.recipe, stage="token", out=tmp_path)  # COCO's images 1 to 6
     genome = write_json(tmp_path / "gqa.json", {"07": {"imageId": "102"}, "08": {"imageId": "103"}})
     found = audit([str(tmp_path / "token" / "train")], [str(genome)], image_data=raw.recipe.image_data)
@@ -94,7 +94,7 @@ def test_files_of_any_layout_are_compared_pair_by_pair(tmp_path: Path) -> None:
     assert (found.unchecked, found.warnings) == ("", ())
 
 
-def test_nothing_found_is_no_news_where_twins_were_not_checked(tmp_path: Path) -> None:
+def test_nothing_found_is_no_result_where_duplicates_were_not_checked(tmp_path: Path) -> None:
     coco, genome = write_ids(tmp_path / "a.txt", "coco-5"), write_ids(tmp_path / "b.txt", "vg-101")
     with pytest.raises(InputError, match=r"^no image is in both by id, but 1 images .* --image-data FILE"):
         audit([coco], [genome]).require_certainty()
@@ -102,7 +102,7 @@ def test_nothing_found_is_no_news_where_twins_were_not_checked(tmp_path: Path) -
     audit([coco], [mixed]).require_certainty()  # what was found is certain
 
 
-def test_what_no_table_tells_is_warned_of(tmp_path: Path) -> None:
+def test_images_that_no_table_covers_are_warned_of(tmp_path: Path) -> None:
     genome = str(write_json(tmp_path / "gqa.json", {"1": {"imageId": "n16"}, "2": {"imageId": "103"}}))
     coco = write_ids(tmp_path / "a.txt", "coco-5")
     flickr = write_ids(tmp_path / "b.txt", "f30k-5")

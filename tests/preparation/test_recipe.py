@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from msp_ds.errors import InputError
-from msp_ds.preparation import recipe as room
+from msp_ds.preparation import recipe as recipe_module
 from msp_ds.preparation.recipe import Recipe, WorldRecipe, ensure_world, load_recipe, recipe_with
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,11 +55,11 @@ def test_what_the_coco_recipe_offers_to_exclude_can_be_switched_on(tmp_path: Pat
         ('regions = "a.tsv"', r"regions: expected a list, got 'a.tsv'"),
         ('holdout = "many"', "holdout: expected int, got 'many'"),
         ("holdout = -1", "holdout -1 is negative"),
-        ('preset = "huge"', "preset 'huge' is none of paper, small, tiny"),
+        ('preset = "huge"', "preset 'huge' is not one of paper, small, tiny"),
         ("[max_tokens]\nword = 20", "max_tokens word = 20: sets are token, phrase, sentence"),
         ("[max_tokens]\ntoken = 2", "max_tokens token = 2"),
         ("[world]\nout = 'w'", "world: missing key images"),
-        ("regions = [", "is no TOML"),
+        ("regions = [", "is not valid TOML"),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_its_file(tmp_path: Path, text: str, fault: str) -> None:
@@ -101,7 +101,7 @@ HOSTILE = {
     "no text": (b'extractor = "\xff"', "it is not UTF-8 text"),
     "infinite": (b"least = 1\nholdout = inf", "unknown key least"),
     "beyond 64 bits": (b"holdout = 99999999999999999999", "holdout: the number does not fit into 64 bits"),
-    "a key twice": (b"holdout = 1\nholdout = 2", "is no TOML"),
+    "a key twice": (b"holdout = 1\nholdout = 2", "is not valid TOML"),
 }
 
 
@@ -139,7 +139,7 @@ def test_a_world_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         numbers.pop("advance")
         (out / "world.json").write_text(json.dumps({"format": "msp-ds world", "version": 2, **numbers}))
 
-    monkeypatch.setattr(room, "make_world", make_world)
+    monkeypatch.setattr(recipe_module, "make_world", make_world)
     world = WorldRecipe(out=str(tmp_path / "w"), images=9)
     for _ in range(2):
         ensure_world(world, advance=lambda images: None)
@@ -149,7 +149,7 @@ def test_a_world_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_another_world_in_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "world.json").write_text('{"seed": 1, "images": 9, "feature_width": 64, "version": 2}')
     world = WorldRecipe(out=str(tmp_path), images=9, feature_width=64)
-    with pytest.raises(InputError, match=r"holds another world .*\"seed\": 1.* than the recipe asks for"):
+    with pytest.raises(InputError, match=r"holds another world .*\"seed\": 1.* than the recipe's"):
         ensure_world(world, advance=lambda images: None)
 
 

@@ -125,11 +125,11 @@ class Bomb:
 
 
 @pytest.mark.parametrize("value", [{1: Bomb()}, Bomb(), {1: np.int64(0)}, collections.Counter({1: 0})])
-def test_a_pickle_that_asks_for_anything_is_refused_and_runs_nothing(
+def test_a_pickle_that_needs_a_name_is_refused_and_runs_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], value: Any
 ) -> None:
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(value))
-    with pytest.raises(InputError, match=r"a.pkl is unusable \(it asks for"):
+    with pytest.raises(InputError, match=r"a.pkl is unusable \(it needs"):
         read_ids(tmp_path / "a.pkl")
     assert capsys.readouterr().out == ""
 

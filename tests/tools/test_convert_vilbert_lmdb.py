@@ -103,8 +103,8 @@ class Bomb:
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        (vilbert_row(cls_prob=Bomb()), "it asks for builtins.print"),
-        (vilbert_row(features=FEATURES), "it asks for numpy"),
+        (vilbert_row(cls_prob=Bomb()), "it needs builtins.print"),
+        (vilbert_row(features=FEATURES), "it needs numpy"),
         (vilbert_row(num_boxes="3"), "ValueError"),
         (vilbert_row(num_boxes="0"), "num_boxes is 0"),
         (vilbert_row(boxes=text(BOXES)[:-3]), "Error"),

@@ -1,4 +1,4 @@
-"""Five writers, who see the same scene and write each in their own way: 6 to 18 words, true, never complete."""
+"""Five captions of a scene, each in the style of one writer: 6 to 18 words, true, never complete."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from msp_ds.demo_world import vocabulary
-from msp_ds.demo_world.language.telling import CaptionWriter, Form, Sentence, with_article
+from msp_ds.demo_world.language.caption_writer import CaptionWriter, Form, Sentence, with_article
 from msp_ds.demo_world.random_stream import RandomStream, stream
 from msp_ds.demo_world.relations import GROUND, Relation
 from msp_ds.demo_world.scenes import Scene
@@ -19,25 +19,25 @@ _TRIES = 12
 
 
 def captions_of(seed: int, scene: Scene) -> tuple[Sentence, ...]:
-    """Five captions, one from each writer."""
+    """Return five captions, one of each writer."""
     captioner = CaptionWriter(scene, RandomStream(stream(seed, scene.number, "captions")))
     return tuple(_fitting(writer, captioner) for writer in WRITERS)
 
 
 def _fitting(writer: Callable[[CaptionWriter], Sentence], captioner: CaptionWriter) -> Sentence:
-    """The writer's first try that is neither too short nor too long."""
+    """Return the writer's first caption that is neither too short nor too long."""
     for _ in range(_TRIES):
-        told = writer(captioner)
-        if SHORTEST <= told.text.count(" ") + 1 <= LONGEST:
-            return told
+        sentence = writer(captioner)
+        if SHORTEST <= sentence.text.count(" ") + 1 <= LONGEST:
+            return sentence
     row = captioner.salient(1)[0]
     return Sentence(f"a view of {captioner.noun(row)} {captioner.setting()}", (), (row,))
 
 
 def terse(captioner: CaptionWriter) -> Sentence:
     """`red car parked next to a brown dog on the street`."""
-    told = _main_clause(captioner, form="bare", details=1, article=captioner.rng.pick(("a", "")))
-    return told._replace(text=f"{told.text} {captioner.setting()}") if captioner.rng.chance(0.5) else told
+    sentence = _main_clause(captioner, form="bare", details=1, article=captioner.rng.pick(("a", "")))
+    return sentence._replace(text=f"{sentence.text} {captioner.setting()}") if captioner.rng.chance(0.5) else sentence
 
 
 def detailed(captioner: CaptionWriter) -> Sentence:
@@ -45,31 +45,35 @@ def detailed(captioner: CaptionWriter) -> Sentence:
     row = captioner.salient(1)[0]
     first = captioner.noun(row, details=2)
     if not captioner.stands_on_ground(row) or captioner.rng.chance(0.4):
-        return _sentence(_main_clause(captioner, form="finite", details=2))
+        return _punctuated(_main_clause(captioner, form="finite", details=2))
     on = Relation(row, "on", GROUND)
     relation = captioner.relation(row)
     text = f"{first} {captioner.link(on, 'finite')} {captioner.ground(details=1)}"
     if relation is None:
-        return _sentence(Sentence(text, (on,), (row,)))
+        return _punctuated(Sentence(text, (on,), (row,)))
     # After "lies on the grass" a plain "near", or "holding": never a second stance.
     link = captioner.link(relation, "copula").removeprefix("is ")
     text = f"{text} {link} {captioner.noun(relation.target, details=1)}"
-    return _sentence(Sentence(text, (on, relation), (row, relation.target)))
+    return _punctuated(Sentence(text, (on, relation), (row, relation.target)))
 
 
 def relational(captioner: CaptionWriter) -> Sentence:
     """`The red car is behind the dog, and the bench is to the left of it.`"""
-    told = _main_clause(captioner, form="copula", details=1, article="the")
-    more = [row for row in range(min(6, len(captioner.scene.things))) if row not in told.rows]
+    sentence = _main_clause(captioner, form="copula", details=1, article="the")
+    more = [row for row in range(min(6, len(captioner.scene.things))) if row not in sentence.rows]
     for row in captioner.rng.some(more, 3):
-        relation = captioner.relation(row, avoid=told.rows[1:])
-        if relation and relation.target == told.rows[0] and not any(captioner.alike(row, other) for other in told.rows):
+        relation = captioner.relation(row, avoid=sentence.rows[1:])
+        if (
+            relation
+            and relation.target == sentence.rows[0]
+            and not any(captioner.alike(row, other) for other in sentence.rows)
+        ):
             link = captioner.link(relation, "copula")
             joint = captioner.rng.pick((", and", " while"))
-            plain = captioner.scene.things[told.rows[0]].category.name
-            text = f"{told.text}{joint} {captioner.noun(row)} {link} the {plain}"
-            return _sentence(Sentence(text, (*told.relations, relation), (*told.rows, row)))
-    return _sentence(told)
+            plain = captioner.scene.things[sentence.rows[0]].category.name
+            text = f"{sentence.text}{joint} {captioner.noun(row)} {link} the {plain}"
+            return _punctuated(Sentence(text, (*sentence.relations, relation), (*sentence.rows, row)))
+    return _punctuated(sentence)
 
 
 def scenic(captioner: CaptionWriter) -> Sentence:
@@ -78,7 +82,7 @@ def scenic(captioner: CaptionWriter) -> Sentence:
     things = _list([captioner.noun(row, details=captioner.rng.pick((0, 1, 1))) for row in rows])
     theme = with_article(captioner.scene.theme.name)
     openings = (f"{theme} scene with {things}", f"{theme} with {things} in it", f"{things} {captioner.setting()}")
-    return _sentence(
+    return _punctuated(
         Sentence(captioner.rng.pick((*openings, f"a photo of {things} {captioner.setting()}")), (), tuple(rows))
     )
 
@@ -100,7 +104,7 @@ WRITERS = (terse, detailed, relational, scenic, counting)
 
 
 def _main_clause(captioner: CaptionWriter, *, form: Form, details: int, article: str = "a") -> Sentence:
-    """One thing in relation to another; without any relation, both side by side."""
+    """Return a clause that relates one thing to another, or lists them where they have no relation."""
     rows = captioner.salient(3)
     for row in captioner.rng.some(rows, 3):
         relation = captioner.relation(row)
@@ -113,20 +117,20 @@ def _main_clause(captioner: CaptionWriter, *, form: Form, details: int, article:
 
 
 def _counted(captioner: CaptionWriter, row: int, counts: Counter[str]) -> str:
-    """`two red cars` where all are red, `two cars` where not, `a red car` where there is but one."""
+    """Return `two red cars` where all are red, `two cars` where not, `a red car` where there is only one."""
     thing = captioner.scene.things[row]
     count = counts[thing.category.name]
     if count == 1:
         words = captioner.noun(row, article="", details=1)
         return with_article(words) if captioner.rng.chance(0.6) else f"one {words}"
     colours = {other.colour for other in captioner.scene.things if other.category is thing.category}
-    told = len(colours) == 1 and thing.category.name not in vocabulary.PEOPLE
-    return f"{_NUMBERS[count]} {thing.colour + ' ' if told else ''}{thing.category.plural}"
+    same_colour = len(colours) == 1 and thing.category.name not in vocabulary.PEOPLE
+    return f"{_NUMBERS[count]} {thing.colour + ' ' if same_colour else ''}{thing.category.plural}"
 
 
 def _list(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _sentence(told: Sentence) -> Sentence:
-    return told._replace(text=f"{told.text[0].upper()}{told.text[1:]}.")
+def _punctuated(sentence: Sentence) -> Sentence:
+    return sentence._replace(text=f"{sentence.text[0].upper()}{sentence.text[1:]}.")

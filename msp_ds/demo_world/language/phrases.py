@@ -1,11 +1,11 @@
-"""Region phrases as Visual Genome has them: mostly without a verb, carelessly typed, some of them twice."""
+"""Region phrases like Visual Genome's: mostly without a verb, carelessly typed, some of them twice."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from msp_ds.demo_world import vocabulary
-from msp_ds.demo_world.language.telling import CaptionWriter
+from msp_ds.demo_world.language.caption_writer import CaptionWriter
 from msp_ds.demo_world.random_stream import RandomStream, stream
 from msp_ds.demo_world.relations import GROUND, Box, Relation
 from msp_ds.demo_world.scenes import Scene
@@ -22,7 +22,7 @@ class Phrase(NamedTuple):
 
 
 def phrases_of(seed: int, scene: Scene) -> list[Phrase]:
-    """The phrases of one image, about a quarter of them with a verb."""
+    """Return the phrases of one image, about a quarter of them with a verb."""
     rng = RandomStream(stream(seed, scene.number, "phrases"))
     captioner = CaptionWriter(scene, rng)
     phrases: list[Phrase] = []
@@ -105,7 +105,7 @@ def _with_copula(captioner: CaptionWriter, row: int) -> str:
 
 
 def _typed(rng: RandomStream, text: str) -> str:
-    """The phrase as somebody in a hurry types it: any case, a full stop or none, extra white space."""
+    """Return the phrase as hurried annotators type it: any case, a full stop or none, extra white space."""
     if rng.chance(0.45):
         text = text[0].upper() + text[1:]
     elif rng.chance(0.05):

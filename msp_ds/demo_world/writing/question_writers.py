@@ -6,78 +6,62 @@ from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
-from msp_ds.demo_world.language.asking import AnsweredQuestion, annotated, questions_of, statements_of
+from msp_ds.demo_world.language.questions import AnsweredQuestion, annotated, statements_of
 from msp_ds.demo_world.scenes import Scene
-from msp_ds.demo_world.writing.writers import COCO_NAME, JsonList, JsonObject, coco_id, genome_id
+from msp_ds.demo_world.writing.writers import COCO_NAME, JsonList, JsonObject, RawWriter, coco_id, genome_id
 
 NEIGHBOURS = 64
-"""A statement's right image is one of so many scenes before its left one."""
+"""A statement's right image is one of so many scenes before its left image."""
 _MOST_QUESTIONS = 10
-"""Of an image: a question's number is its image's times this, and its own."""
+"""Questions of an image at most: a question's number is its image's times this, plus its own."""
 
 
-class VqaWriter:
+class VqaWriter(RawWriter):
     """vqa_questions.json and vqa_annotations.json."""
 
     def __init__(self, folder: Path) -> None:
-        self._questions = JsonList(folder / "vqa_questions.json", head='{"questions": [')
-        self._annotations = JsonList(folder / "vqa_annotations.json", head='{"annotations": [')
+        self._questions = JsonList(folder / "vqa_questions.json", head='{"questions": [', tail="]}\n")
+        self._annotations = JsonList(folder / "vqa_annotations.json", head='{"annotations": [', tail="]}\n")
+        super().__init__(self._questions, self._annotations)
 
     def add(self, seed: int, scene: Scene, questions: list[AnsweredQuestion]) -> None:
-        """The questions about one image, each answered by ten people."""
+        """Append the questions about one image, each with ten answers."""
         for nth, question in enumerate(questions):
             number, image = scene.number * _MOST_QUESTIONS + nth, coco_id(scene.number)
             self._questions.add({"image_id": image, "question": question.text, "question_id": number})
-            said = annotated(seed, scene, nth, question)
+            answers = annotated(seed, scene, nth, question)
             entry: dict[str, Any] = {"question_id": number, "image_id": image, "question_type": question.opening}
-            entry |= {"answer_type": question.kind, "multiple_choice_answer": Counter(said).most_common(1)[0][0]}
+            entry |= {"answer_type": question.kind, "multiple_choice_answer": Counter(answers).most_common(1)[0][0]}
             entry["answers"] = [
                 {"answer": answer, "answer_confidence": "yes", "answer_id": person}
-                for person, answer in enumerate(said, start=1)
+                for person, answer in enumerate(answers, start=1)
             ]
             self._annotations.add(entry)
 
-    def close(self) -> None:
-        """End both files."""
-        self._questions.close(tail="]}\n")
-        self._annotations.close(tail="]}\n")
 
-    def abandon(self) -> None:
-        """Close what is open."""
-        self._questions.abandon()
-        self._annotations.abandon()
-
-
-class GqaWriter:
+class GqaWriter(RawWriter):
     """gqa_questions.json: the same questions without counting, under Visual Genome's numbers."""
 
     def __init__(self, folder: Path) -> None:
         self._questions = JsonObject(folder / "gqa_questions.json")
+        super().__init__(self._questions)
 
     def add(self, scene: Scene, questions: list[AnsweredQuestion]) -> None:
-        """The questions about one image of Visual Genome."""
-        asked = {
+        """Append the questions about one image of Visual Genome."""
+        by_number = {
             str(scene.number * _MOST_QUESTIONS + nth): one for nth, one in enumerate(questions) if one.kind != "number"
         }
-        for number, question in asked.items():
-            self._questions.put(number, _gqa_entry(number, question, scene, asked))
-
-    def close(self) -> None:
-        """End the file."""
-        self._questions.close(tail="}\n")
-
-    def abandon(self) -> None:
-        """Close the file as it is."""
-        self._questions.abandon()
+        for number, question in by_number.items():
+            self._questions.put(number, _gqa_entry(number, question, scene, by_number))
 
 
 def _gqa_entry(
-    number: str, question: AnsweredQuestion, scene: Scene, asked: dict[str, AnsweredQuestion]
+    number: str, question: AnsweredQuestion, scene: Scene, by_number: dict[str, AnsweredQuestion]
 ) -> dict[str, Any]:
-    """Who knows a thing's colour can tell whether it is red: such questions are entailed."""
+    """Return GQA's entry. A question for the colour of a thing entails those whether it has a certain colour."""
     follows = [
         other
-        for other, one in asked.items()
+        for other, one in by_number.items()
         if question.semantic == one.semantic == "attr" and question.structure == "query" and one.about == question.about
     ]
     return {
@@ -99,52 +83,18 @@ def _gqa_entry(
     }
 
 
-class StatementWriter:
+class StatementWriter(RawWriter):
     """nlvr2.json, LXMERT's list, whose images have the names of the regions."""
 
     def __init__(self, folder: Path) -> None:
         self._statements = JsonList(folder / "nlvr2.json")
+        super().__init__(self._statements)
         self._before: deque[Scene] = deque(maxlen=NEIGHBOURS)
 
     def add(self, seed: int, scene: Scene) -> None:
-        """The statements about one image and others that came before."""
+        """Append the statements about one image and others before it."""
         for nth, statement in enumerate(statements_of(seed, scene, tuple(self._before))):
             entry = {"identifier": f"train-{scene.number}-{nth}-0", "uid": f"nlvr2_{scene.number}_{nth}"}
             names = {f"img{side}": COCO_NAME.format(coco_id(n)) for side, n in enumerate(statement[1:3])}
             self._statements.add(entry | names | {"label": int(statement.true), "sent": statement.text})
         self._before.append(scene)
-
-    def close(self) -> None:
-        """End the list."""
-        self._statements.close(tail="]\n")
-
-    def abandon(self) -> None:
-        """Close the file as it is."""
-        self._statements.abandon()
-
-
-class QuestionFiles:
-    """All of them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.vqa = VqaWriter(folder)
-        self.gqa = GqaWriter(folder)
-        self.statements = StatementWriter(folder)
-
-    def add(self, seed: int, scene: Scene, *, in_genome: bool) -> None:
-        """What is asked about one image."""
-        questions = questions_of(seed, scene)
-        self.vqa.add(seed, scene, questions)
-        if in_genome:
-            self.gqa.add(scene, questions)
-        self.statements.add(seed, scene)
-
-    def close(self) -> None:
-        """End the files."""
-        for writer in (self.vqa, self.gqa, self.statements):
-            writer.close()
-
-    def abandon(self) -> None:
-        """Close what is open."""
-        for writer in (self.vqa, self.gqa, self.statements):
-            writer.abandon()

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from msp_ds.demo_world.detector import NUM_BOXES, Detections
+from msp_ds.demo_world.language.caption_writer import Sentence
 from msp_ds.demo_world.language.phrases import Phrase
-from msp_ds.demo_world.language.telling import Sentence
 from msp_ds.demo_world.scenes import Scene
 
 _INFO = {
@@ -26,13 +26,13 @@ _INFO = {
 }
 _LICENSE = {"url": "", "id": 1, "name": "Apache License 2.0"}
 COCO_NAME = "COCO_train2014_{:012d}"
-"""Of an image of the world, from its COCO id."""
+"""Name of an image of the world, from its COCO id."""
 
 _COCO_PRIME, _GENOME_PRIME = 999_983, 2_499_997
 """Ids are multiples modulo a prime: all different, scattered as the real ones are."""
 
 MOST_IMAGES = _COCO_PRIME - 1
-"""How many images have an id."""
+"""Number of images that have an id."""
 
 
 def coco_id(number: int) -> int:
@@ -48,18 +48,19 @@ def genome_id(number: int) -> int:
 class JsonList:
     """The items of a long JSON list, streamed into a file between a head and a tail."""
 
-    def __init__(self, path: Path, *, head: str = "[") -> None:
+    def __init__(self, path: Path, *, head: str = "[", tail: str = "]\n") -> None:
         self._file = path.open("w", encoding="ascii", newline="\n")
         self._file.write(head)
-        self._lead = ""
+        self._tail = tail
+        self._separator = ""
 
     def add(self, item: Any) -> None:
         """Append one item."""
         self._write(json.dumps(item))
 
     def _write(self, text: str) -> None:
-        self._file.write(self._lead + text)
-        self._lead = ", "
+        self._file.write(self._separator + text)
+        self._separator = ", "
 
     def append_file(self, path: Path) -> None:
         """Append the raw text of another file, constant in memory."""
@@ -67,9 +68,9 @@ class JsonList:
         with path.open("rb") as source:
             shutil.copyfileobj(source, self._file.buffer)
 
-    def close(self, *, tail: str = "]") -> None:
-        """Write the tail and see the file safely on the disk."""
-        self._file.write(tail)
+    def close(self) -> None:
+        """Write the tail and sync the file to the disk."""
+        self._file.write(self._tail)
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -80,56 +81,70 @@ class JsonList:
 
 
 class JsonObject(JsonList):
-    """The same for a long JSON object."""
+    """The members of a long JSON object, streamed in the same way."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, head="{")
+        super().__init__(path, head="{", tail="}\n")
 
     def put(self, name: str, item: Any) -> None:
         """Append one member."""
         self._write(f"{json.dumps(name)}: {json.dumps(item)}")
 
 
-class CaptionsWriter:
-    """captions.json: info, licenses, images and, from a file beside it, the annotations that came meanwhile."""
+class RawWriter:
+    """A writer of one or more JSON files."""
+
+    def __init__(self, *files: JsonList) -> None:
+        self._files = files
+
+    def close(self) -> None:
+        """Complete the files."""
+        for file in self._files:
+            file.close()
+
+    def abandon(self) -> None:
+        """Close the files as they are."""
+        for file in self._files:
+            file.abandon()
+
+
+class CaptionsWriter(RawWriter):
+    """captions.json: info, licenses, images and the annotations, which wait in a file beside it."""
 
     def __init__(self, folder: Path) -> None:
         head = f'{{"info": {json.dumps(_INFO)}, "licenses": [{json.dumps(_LICENSE)}], "images": ['
-        self._images = JsonList(folder / "captions.json", head=head)
+        self._images = JsonList(folder / "captions.json", head=head, tail="")
         self._part = folder / "annotations.part"
-        self._annotations = JsonList(self._part, head='], "annotations": [')
+        self._annotations = JsonList(self._part, head='], "annotations": [', tail="]}\n")
+        super().__init__(self._images, self._annotations)
 
     def add(self, scene: Scene, captions: tuple[Sentence, ...]) -> None:
-        """One image with its captions."""
+        """Append one image with its captions."""
         number = coco_id(scene.number)
         name = COCO_NAME.format(number) + ".jpg"
         self._images.add({"license": 1, "file_name": name, "height": scene.height, "width": scene.width, "id": number})
-        for nth, told in enumerate(captions):
+        for nth, caption in enumerate(captions):
             caption_id = scene.number * len(captions) + nth + 1
-            self._annotations.add({"image_id": number, "id": caption_id, "caption": told.text})
+            self._annotations.add({"image_id": number, "id": caption_id, "caption": caption.text})
 
     def close(self) -> None:
-        """Put the annotations behind the images."""
-        self._annotations.close(tail="]}\n")
+        """Append the annotations to the images."""
+        self._annotations.close()
         self._images.append_file(self._part)
-        self._images.close(tail="")
+        self._images.close()
         self._part.unlink()
 
-    def abandon(self) -> None:
-        """Close what is open."""
-        self._images.abandon()
-        self._annotations.abandon()
 
-
-class GenomeWriter:
+class GenomeWriter(RawWriter):
     """region_descriptions.json and image_data.json of Visual Genome 1.2."""
 
     def __init__(self, folder: Path) -> None:
         self._regions = JsonList(folder / "region_descriptions.json")
         self._images = JsonList(folder / "image_data.json")
+        super().__init__(self._regions, self._images)
 
     def add(self, scene: Scene, phrases: list[Phrase]) -> None:
-        """One image with its phrases."""
+        """Append one image with its phrases."""
         number = genome_id(scene.number)
         url = f"https://cs.stanford.edu/people/rak248/VG_100K/{number}.jpg"
         duplicate = {"coco_id": coco_id(scene.number), "flickr_id": None}
@@ -137,16 +152,6 @@ class GenomeWriter:
         self._images.add({"image_id": number, "url": url, **size, **duplicate})
         regions = [_region(scene.number * 1000 + nth, number, phrase) for nth, phrase in enumerate(phrases)]
         self._regions.add({"id": number, "regions": regions})
-
-    def close(self) -> None:
-        """End both lists."""
-        self._regions.close(tail="]\n")
-        self._images.close(tail="]\n")
-
-    def abandon(self) -> None:
-        """Close what is open."""
-        self._regions.abandon()
-        self._images.abandon()
 
 
 def _region(region_id: int, image_id: int, phrase: Phrase) -> dict[str, int | str]:
@@ -169,7 +174,7 @@ class RegionsWriter:
         self._file = (folder / "regions.tsv").open("wb")
 
     def add(self, scene: Scene, detections: Detections, features: np.ndarray) -> None:
-        """One row. features: float32 [36, F]."""
+        """Append one row. features: float32 [36, F]."""
         row = (
             COCO_NAME.format(coco_id(scene.number)).encode(),
             b"%d" % scene.height,
@@ -183,11 +188,13 @@ class RegionsWriter:
             b"",
         )
         self._file.write(b"\t".join(row))
-        self._file.write(base64.b64encode(features.astype("<f4", copy=False).data))  # apart: it is large to copy
+        self._file.write(
+            base64.b64encode(features.astype("<f4", copy=False).data)
+        )  # not in the join: too large to copy
         self._file.write(b"\n")
 
     def close(self) -> None:
-        """See the file safely on the disk."""
+        """Sync the file to the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()

@@ -1,4 +1,4 @@
-"""Files of bytes, plain or compressed (.gz, .bz2, .zst), as one stream that is read forwards."""
+"""Plain and compressed files (.gz, .bz2, .zst) as streams of bytes that are read forwards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol, cast
+from typing import BinaryIO, NamedTuple, Protocol, cast
 
 from msp_ds.errors import InputError
 from msp_ds.storage.file_kinds import Archive
@@ -17,7 +17,7 @@ from msp_ds.storage.small_files import open_regular
 
 try:
     import zstandard
-except ImportError:  # it is optional; open_stream says so where a file needs it
+except ImportError:  # optional: open_stream names it where a file needs it
     zstandard = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
@@ -26,16 +26,16 @@ _BUFFER = 1 << 20
 _CHUNK = 1 << 17
 
 DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error, *([zstandard.ZstdError] if zstandard else []))
-"""What reading a damaged stream raises."""
+"""Exceptions that reading a damaged stream raises."""
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether the name says so."""
+    """Whether the file's ending is that of a compressed file."""
     return path.suffix in _COMPRESSIONS
 
 
 def open_stream(path: Path, *, what: str) -> BinaryIO:
-    """The bytes of a file, decompressed by the ending of its name. Raises: InputError when it cannot be opened."""
+    """Open a file, decompressed according to its ending. Raises: InputError when it cannot be opened."""
     if path.suffix == ".zst" and zstandard is None:
         raise InputError(f"{path} needs the package zstandard to be read; run: pip install zstandard")
     try:
@@ -48,7 +48,7 @@ def open_stream(path: Path, *, what: str) -> BinaryIO:
 
 
 class ForwardReader:
-    """Reads pieces of a stream by their offset: cheap forwards; backwards a compressed stream starts again."""
+    """Reads ranges of a stream: cheap forwards; to go backwards, a compressed stream is read from its start again."""
 
     def __init__(self, path: Path, *, what: str) -> None:
         self._path = path
@@ -57,10 +57,7 @@ class ForwardReader:
         self._position = 0
 
     def read(self, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`, fewer at the end.
-
-        Raises: InputError where the file is damaged.
-        """
+        """Return `length` bytes from `offset`, fewer at the end. Raises: InputError where the file is damaged."""
         try:
             self._go_to(offset)
             data = self._file.read(length)
@@ -70,7 +67,7 @@ class ForwardReader:
         return data
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
     def _go_to(self, offset: int) -> None:
@@ -91,12 +88,12 @@ class ForwardReader:
 
 
 def describe(error: BaseException) -> str:
-    """The cause in a few words."""
+    """Return the message of an exception, or its type where it has none."""
     return str(error) or type(error).__name__
 
 
 class _Frame(Protocol):
-    """What zlib, bz2 and zstandard unpack one frame with."""
+    """The interface of the decompressors of zlib, bz2 and zstandard."""
 
     @property
     def eof(self) -> bool: ...
@@ -106,7 +103,7 @@ class _Frame(Protocol):
 
 
 class _Compression(NamedTuple):
-    """One way to compress."""
+    """One compression format."""
 
     magic: tuple[bytes, ...]
     """A frame starts with one of these, all of the same length."""
@@ -116,8 +113,8 @@ class _Compression(NamedTuple):
 class _FrameStream(io.RawIOBase):
     """The content of one or several frames.
 
-    The libraries' own readers take a cut .zst for a whole one, and lose what stands before the cut of a .gz. What
-    follows the last frame and is none is ignored with a warning, as gzip does.
+    The libraries' own readers accept a truncated .zst without an error, and lose the data before the end of a truncated
+    .gz. Bytes behind the last frame that are not a frame are ignored with a warning, as gzip does.
     """
 
     def __init__(self, file: BinaryIO, compression: _Compression, path: Path) -> None:
@@ -160,7 +157,7 @@ class _FrameStream(io.RawIOBase):
         return b"".join(parts)
 
     def _next_frame(self, data: bytes) -> bytes:
-        """`data` behind a frame from where the next one starts; nothing where none does."""
+        """Return `data` from the start of the next frame; empty where there is none."""
         data = data.lstrip(b"\0")  # zeros between frames are padding
         length = len(self._compression.magic[0])
         while 0 < len(data) < length and (more := self._file.read(_CHUNK)):
@@ -172,22 +169,19 @@ class _FrameStream(io.RawIOBase):
         return b""
 
 
-@lru_cache  # once a file, though it is opened several times
+@lru_cache  # one warning a file, which is opened several times
 def _warn_of_rest(path: Path) -> None:
-    log.warning("%s: what follows the end of its compressed content is ignored", path)
-
-
-def _zst_frame() -> Any:
-    return zstandard.ZstdDecompressor().decompressobj()
+    log.warning("%s: the bytes behind the end of its compressed content are ignored", path)
 
 
 _COMPRESSIONS = {
     ".gz": _Compression((b"\x1f\x8b",), lambda: zlib.decompressobj(zlib.MAX_WBITS | 16)),
     ".bz2": _Compression((b"BZh",), bz2.BZ2Decompressor),
-    # A frame of content, or one of the sixteen that a reader skips.
+    # A frame of content, or one of the sixteen kinds of skippable frames.
     ".zst": _Compression(
-        (b"\x28\xb5\x2f\xfd", *(bytes([kind]) + b"\x2a\x4d\x18" for kind in range(0x50, 0x60))), _zst_frame
+        (b"\x28\xb5\x2f\xfd", *(bytes([kind]) + b"\x2a\x4d\x18" for kind in range(0x50, 0x60))),
+        lambda: zstandard.ZstdDecompressor().decompressobj(),
     ),
 }
-"""Ending -> how it is compressed."""
+"""Ending -> compression format."""
 _UNPACKS: dict[str, Archive] = {".gz": "gzip", ".bz2": "bzip2", ".zst": "zstd"}

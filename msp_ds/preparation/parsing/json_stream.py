@@ -1,6 +1,8 @@
-"""JSON files read item by item, so that a list of 700 MB takes no more memory than its longest item.
+"""Read JSON files item by item, so that a list of 700 MB needs no more memory than its longest item.
 
-Three containers are read alike: a list, an object, whose lists are walked one after the other, and JSON lines.
+Three containers are supported: a list, an object, whose lists are read one after the other, and JSON lines. The items
+themselves are decoded by the standard library's C decoder. (A streaming parser such as ijson would either have to be
+told the name of each list in advance or build every value in Python: 1.6 to 4.6 times as slow with unique keys.)
 """
 
 from __future__ import annotations
@@ -16,15 +18,15 @@ from msp_ds.errors import InputError
 from msp_ds.storage.small_files import open_regular, unique_keys
 
 _DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
-"""Takes NaN, as Python writes it: most often it stands in a field that nobody reads."""
+"""Accepts NaN, as Python writes it: most often it is in a field that is not used."""
 _CHUNK = 1 << 20
 _LONGEST_ITEM = 64 << 20
 """Characters; one image's entry is below 100,000 in all real files."""
-_LONGEST_INFIX = 3
-"""Characters after which a number has surely ended: `e-` and one more."""
+_LONGEST_EXPONENT_START = 3
+"""Characters behind a number at the end of a chunk that may still belong to it: `e-` and a digit."""
 _LONGEST_LINE = 1 << 20
-"""Characters of the first line that are looked at."""
-_WHITE = " \t\r\n"
+"""Characters of the first line that decide whether a file holds JSON lines."""
+_WHITE_SPACE = " \t\r\n"
 _LINES_ENDINGS = (".jsonl", ".jsonline", ".jsonlines")
 
 
@@ -32,18 +34,18 @@ class Item(NamedTuple):
     """One item of a file."""
 
     where: str
-    """File and place, for messages: `captions.json annotation 7`."""
+    """File and position, for messages: `captions.json annotation 7`."""
     member: str
     """The key of the file's object that holds the item; empty in a list and in JSON lines."""
     value: Any
 
 
 def iterate_items(path: Path, *, what: str) -> Iterator[Item]:
-    """The items of a JSON file one by one: of its list, of the lists in its object, or its lines.
+    """Yield the items of a JSON file: of its list, of the lists in its object, or its lines.
 
-    Members of an object that are no lists are items of their own.
+    Members of an object that are not lists are items themselves.
 
-    Raises: InputError, saying that the file should be `what`, when it is missing, cut off or no JSON.
+    Raises: InputError, which names `what` as expected, when the file is missing, cut off or not valid JSON.
     """
     with readable(path, what=what) as file:
         yield from (_lines(file, path) if _has_lines(file, path) else _whole(file, path, what))
@@ -51,9 +53,9 @@ def iterate_items(path: Path, *, what: str) -> Iterator[Item]:
 
 @contextmanager
 def readable(path: Path, *, what: str) -> Iterator[TextIO]:
-    """A text file, open as long as the block runs.
+    """Open a text file for the block.
 
-    Raises: InputError, saying that the file should be `what`, when it is missing or no text.
+    Raises: InputError, which names `what` as expected, when the file is missing or not UTF-8 text.
     """
     try:
         with io.TextIOWrapper(open_regular(path, what=what), encoding="utf-8-sig") as file:
@@ -63,16 +65,13 @@ def readable(path: Path, *, what: str) -> Iterator[TextIO]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it should be {what}") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path} is no UTF-8 text; it should be {what}") from None
+        raise InputError(f"{path} is not UTF-8 text; it should be {what}") from None
 
 
 def require_mapping(item: Item, *keys: str, what: str) -> dict[str, Any]:
-    """The item as an object that holds `keys`.
-
-    Raises: InputError with the item's place.
-    """
+    """Return the item's value, an object that holds `keys`. Raises: InputError for anything else."""
     if not isinstance(item.value, dict):
-        raise InputError(f"{item.where}: is no object; it should be {what}")
+        raise InputError(f"{item.where}: is not an object; it should be {what}")
     for key in keys:
         if key not in item.value:
             raise InputError(f"{item.where}: has no {key}; it should be {what}")
@@ -80,7 +79,7 @@ def require_mapping(item: Item, *keys: str, what: str) -> dict[str, Any]:
 
 
 def _has_lines(file: TextIO, path: Path) -> bool:
-    """Whether a file holds one JSON object a line: told by its ending, or by a second object on a line of its own."""
+    """Whether a file holds JSON lines, by its ending or by a second line that starts another object."""
     if path.suffix in _LINES_ENDINGS:
         return True
     first, second = file.readline(_LONGEST_LINE), file.readline(_LONGEST_LINE)
@@ -100,7 +99,7 @@ def _lines(file: TextIO, path: Path) -> Iterator[Item]:
             try:
                 value = _DECODER.decode(line)
             except (ValueError, RecursionError) as error:
-                raise InputError(f"{where}: is no readable JSON ({error}); it is cut off or damaged") from None
+                raise InputError(f"{where}: is not valid JSON ({error}); it is cut off or damaged") from None
             yield Item(where, "", value)
 
 
@@ -113,16 +112,16 @@ def _whole(file: TextIO, path: Path, what: str) -> Iterator[Item]:
         for key in _comma_separated(text, "{", "}"):
             yield from _member_items(text, key)
     else:
-        raise InputError(f"{path} is no readable JSON{'' if start else ', it is empty'}; it should be {what}")
+        raise InputError(f"{path} is not valid JSON{'' if start else ', it is empty'}; it should be {what}")
     if text.peek():
-        raise text.fault("something follows its end")
+        raise text.error("text follows its end")
 
 
 def _member_items(text: _Text, key: Any) -> Iterator[Item]:
-    """The value behind a key just read: each item of a list, anything else as it is."""
+    """Yield the value behind a key: each item of a list, or any other value as one item."""
     if not isinstance(key, str) or text.peek() != ":":
-        raise text.fault("a key is no text or has no value")
-    text.take()
+        raise text.error("a key is not a string or has no value")
+    text.read_character()
     if text.peek() == "[":
         yield from _list_items(text, member=key)
     else:
@@ -136,70 +135,70 @@ def _list_items(text: _Text, *, member: str) -> Iterator[Item]:
 
 
 def _comma_separated(text: _Text, start: str, end: str) -> Iterator[Any]:
-    """The values between two brackets; for an object its keys, the caller reads what follows each."""
-    if text.take() != start:
-        raise text.fault(f"{start} is missing")
+    """Yield the values between two brackets; of an object its keys, and the caller reads the value of each."""
+    if text.read_character() != start:
+        raise text.error(f"{start} is missing")
     if text.peek() == end:
-        text.take()
+        text.read_character()
         return
     while True:
         yield text.value()
-        separator = text.take()
+        separator = text.read_character()
         if separator == end:
             return
         if separator != ",":
-            raise text.fault("a comma is missing" if separator else "it ends too early")
+            raise text.error("a comma is missing" if separator else "it ends too early")
 
 
 class _Text:
-    """The text of a file, in memory only from the item at hand to the end of a chunk."""
+    """The text of a file, in memory only from the current item to the end of a chunk."""
 
     def __init__(self, file: TextIO, path: Path) -> None:
         self.path = path
         self._file = file
         self._text = ""
-        self._place = 0
+        self._position = 0
 
     def peek(self) -> str:
-        """The next character that is no white space; empty at the end."""
+        """Return the next character that is not white space; empty at the end."""
         while True:
-            while self._place < len(self._text) and self._text[self._place] in _WHITE:
-                self._place += 1
-            if self._place < len(self._text):
-                return self._text[self._place]
+            while self._position < len(self._text) and self._text[self._position] in _WHITE_SPACE:
+                self._position += 1
+            if self._position < len(self._text):
+                return self._text[self._position]
             if not self._more():
                 return ""
 
-    def take(self) -> str:
-        """The next character that is no white space, which is then behind us."""
+    def read_character(self) -> str:
+        """Return the next character that is not white space and move behind it."""
         character = self.peek()
-        self._place += len(character)
+        self._position += len(character)
         return character
 
     def value(self) -> Any:
-        """The next JSON value. Raises: InputError when there is none."""
+        """Read the next JSON value. Raises: InputError when there is none."""
         self.peek()
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._place)
+                value, end = _DECODER.raw_decode(self._text, self._position)
             except (ValueError, RecursionError) as error:
-                # Most often the value goes on beyond the chunk.
-                if len(self._text) - self._place > _LONGEST_ITEM or not self._more():
-                    raise self.fault(getattr(error, "msg", str(error))) from None
+                # Most often the value continues in the next chunk.
+                if len(self._text) - self._position > _LONGEST_ITEM or not self._more():
+                    raise self.error(getattr(error, "msg", str(error))) from None
                 continue
-            length = end - self._place
-            # A number at the chunk's end, as the 7 of `7.` or `7e-`, may go on as well, which the decoder cannot know.
-            if len(self._text) - end < _LONGEST_INFIX and isinstance(value, int | float) and self._more():
+            length = end - self._position
+            # A number at the end of the chunk, such as 7 in `7.` or `7e-`, may continue, which the decoder cannot know.
+            if len(self._text) - end < _LONGEST_EXPONENT_START and isinstance(value, int | float) and self._more():
                 continue
-            self._place += length
+            self._position += length
             return value
 
-    def fault(self, reason: str) -> InputError:
-        """The error of a file that is not valid JSON."""
-        return InputError(f"{self.path} is no readable JSON ({reason}); it is cut off or damaged")
+    def error(self, reason: str) -> InputError:
+        """Return the error of a file that is not valid JSON."""
+        return InputError(f"{self.path} is not valid JSON ({reason}); it is cut off or damaged")
 
     def _more(self) -> bool:
-        """Reads on; whether there was more. What lies behind is forgotten."""
+        """Read another chunk and drop the text behind the position; whether there was more."""
         chunk = self._file.read(_CHUNK)
-        self._text, self._place = self._text[self._place :] + chunk, 0
+        self._text, self._position = self._text[self._position :] + chunk, 0
         return bool(chunk)

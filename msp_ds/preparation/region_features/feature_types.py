@@ -1,8 +1,8 @@
-"""Of which type the numbers in raw bytes of features are, where no file says so.
+"""Infer the type of features from their raw bytes, where no file states it.
 
-Features of one detector lie within a few powers of two of each other. Read as another type, bits of a mantissa become
-bits of an exponent: float16 as float32 spreads over 8 times as many powers of two, and the halves of a float32 as
-float16 over all there are. So the right type is the one whose exponents spread least.
+Features of one detector lie within a few powers of two of each other. When they are read as another type, bits of a
+mantissa become bits of an exponent: float16 as float32 spreads over 8 times as many powers of two, and the halves of a
+float32 as float16 over all there are. So the right type is the one whose exponents have the smallest spread.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ FeatureType = Literal["float16", "float32", "float64"]
 FEATURE_TYPES: tuple[FeatureType, ...] = get_args(FeatureType)
 
 _EXPONENTS = {"float16": ("<u2", 10, 0x1F), "float32": ("<u4", 23, 0xFF), "float64": ("<u8", 52, 0x7FF)}
-"""Type -> an integer of its size, and where the exponent's bits are in it."""
+"""Type -> an integer type of its size, the shift and the mask of the exponent's bits."""
 _WIDEST_SPREAD = 8.0
 """Standard deviation of the exponents, in powers of two, beyond which no numbers are features: they have 1 to 3."""
 _HALF_LARGEST = 65504
 
 
 def possible_types(data: bytes, *, least_numbers: int = 4) -> tuple[FeatureType, ...]:
-    """The types that features, as raw little-endian `data`, may have: several where that cannot be told, none where
-    they are no finite features in any. From less than `least_numbers` other than 0 it cannot be told."""
+    """Return the possible types of raw little-endian features.
+
+    There are several where the data are ambiguous, as with fewer than `least_numbers` nonzero numbers, and none where
+    the data are not finite features in any type.
+    """
     spreads = {kind: spread for kind in FEATURE_TYPES if (spread := _spread(data, kind)) <= _WIDEST_SPREAD}
     least = min(spreads.values(), default=0.0)
     close: list[FeatureType] = [kind for kind, spread in spreads.items() if spread <= 1.5 * least + 0.5]
@@ -37,14 +40,14 @@ def possible_types(data: bytes, *, least_numbers: int = 4) -> tuple[FeatureType,
 
 
 def types_of_rows(rows: Iterable[bytes]) -> tuple[FeatureType, ...]:
-    """The type that most rows clearly have, one of which may be damaged, or what the first of them may be."""
-    verdicts = [kinds for kinds in map(possible_types, rows) if kinds]
-    clear = Counter(kinds for kinds in verdicts if len(kinds) == 1).most_common(1)
-    return clear[0][0] if clear else verdicts[0] if verdicts else ()
+    """Return the unambiguous type of most rows, some of which may be damaged, or the possible types of the first."""
+    candidates = [kinds for kinds in map(possible_types, rows) if kinds]
+    clear = Counter(kinds for kinds in candidates if len(kinds) == 1).most_common(1)
+    return clear[0][0] if clear else candidates[0] if candidates else ()
 
 
 def _spread(data: bytes, kind: FeatureType) -> float:
-    """Standard deviation of the exponents of `data` as `kind`; infinite where it cannot be that."""
+    """Return the standard deviation of the exponents of `data` as `kind`; infinite where `kind` is impossible."""
     integer, shift, mask = _EXPONENTS[kind]
     if len(data) % np.dtype(kind).itemsize:
         return np.inf

@@ -1,7 +1,7 @@
-"""Any file of region features: what a path stands for, by its ending, and all rows of all files.
+"""Open region features of any supported format, by the ending of the file, and list all their rows.
 
-Such a file is used in two steps, which may happen in different processes: `rows` says where each image stands, without
-decoding anything; `read` decodes one of them.
+A file is read in two steps, which may happen in different processes: `rows` locates each image without decoding it, and
+`read` decodes one image.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from msp_ds.preparation.region_features.region_tsv import TsvRegions
 
 
 class RegionFile(Protocol):
-    """One file of region features. It can be pickled; what it keeps open is not."""
+    """One file of region features. It can be copied and pickled, without its open files."""
 
     path: Path
     corpus: Corpus
-    """What its plain numbers mean."""
+    """The corpus of plain numbers."""
 
     @property
     def has_labels(self) -> bool:
-        """Whether it holds the detector's labels; without them every id is IGNORE and every score 0."""
+        """Whether it has the detector's labels; without them every id is IGNORE and every score 0."""
 
     @property
     def feature_type(self) -> str:
-        """The type of its features, where that was found out or said by the user; empty where the file tells it."""
+        """The type of its features where it was inferred or given by the user; empty where the file states it."""
 
     @property
     def num_bytes(self) -> int | None:
-        """What the lengths of its rows sum to, about; None where only reading tells."""
+        """Approximate sum of the lengths of its rows; None where it is unknown before reading."""
 
     def rows(self, faults: Faults | None = None) -> Iterator[RegionRow]:
-        """Where each image stands, in the order of the file. Rows that cannot be used go to `faults`, or end it."""
+        """Yield the row of each image in the order of the file; unusable rows are added to `faults`."""
 
     def read(self, row: RegionRow, labels: LabelCounts) -> CheckedRegions:
-        """The image in one of its rows; cheapest in the order of the file. Raises: RowError, for `Faults.add`."""
+        """Read the image of a row; cheapest in the order of the file. Raises: RowError, for `Faults.add`."""
 
     def place(self, row: RegionRow) -> RowAt:
-        """Where a row stands, for messages."""
+        """Return the position of a row, for messages."""
 
     def digest(self, row: RegionRow) -> bytes:
-        """A hash of what stands in a row; cheapest in the order of the file."""
+        """Return a hash of the content of a row; cheapest in the order of the file."""
 
 
 # Bottom-up attention's own files end in .tsv.0, .tsv.1 ...
@@ -58,8 +58,9 @@ _TSV, _NPZ = re.compile(r"\.tsv(\.\d+)?(\.gz|\.bz2|\.zst)?$"), re.compile(r"\.np
 
 
 def list_region_files(paths: tuple[str, ...]) -> list[RegionFile]:
-    """The files that a recipe's `regions` stand for: .tsv, .npz or folders of .npz, `vg:` in front for VG's numbers,
-    `#float16` behind a .tsv to say the type of its features.
+    """Return the files of a recipe's `regions`: .tsv, .npz or folders of .npz.
+
+    A prefix `vg:` marks Visual Genome's numbers, a suffix `#float16` gives the type of the features of a .tsv.
 
     Raises: InputError for a missing path, one of another ending, or one named twice.
     """
@@ -81,11 +82,11 @@ def list_region_files(paths: tuple[str, ...]) -> list[RegionFile]:
 def scan_rows(
     files: Sequence[RegionFile], *, faults: Faults, advance: Callable[[int], None] = lambda num_bytes: None
 ) -> list[list[RegionRow]]:
-    """The usable rows of each file, each image once; `advance` hears of each row's bytes.
+    """Return the usable rows of each file, each image once. advance: called with each row's bytes.
 
     A row that repeats an earlier one of its file byte for byte is dropped and counted.
 
-    Raises: InputError for the first unusable row, unless `faults` takes it; an image that comes twice is one.
+    Raises: InputError for the first unusable row that `faults` does not accept, such as a second row of an image.
     """
     first_seen: dict[str, str] = {}
     found: list[list[RegionRow]] = []
@@ -99,13 +100,13 @@ def scan_rows(
 
 
 def scan_bytes(files: Sequence[RegionFile]) -> int | None:
-    """What `scan_rows` will advance by, about; None where only reading tells."""
+    """Return the approximate total that `scan_rows` advances by; None where it is unknown before reading."""
     sizes = [file.num_bytes for file in files]
     return None if None in sizes else sum(size or 0 for size in sizes)
 
 
 def read_or_skip(file: RegionFile, row: RegionRow, *, labels: LabelCounts, faults: Faults) -> CheckedRegions | None:
-    """The image in a row; None when it cannot be used and `faults` takes it. Raises: InputError where it does not."""
+    """Read the image of a row; None for an unusable row that `faults` accepts. Raises: InputError for others."""
     try:
         return file.read(row, labels)
     except RowError as error:
@@ -114,15 +115,12 @@ def read_or_skip(file: RegionFile, row: RegionRow, *, labels: LabelCounts, fault
 
 
 def files_without_labels(files: Sequence[RegionFile]) -> list[RegionFile]:
-    """Those whose images have no labels. Files that cannot be read are not among them: `scan_rows` will name them."""
+    """Return the files without labels; unreadable files are left to `scan_rows`, which reports them."""
     return [file for file in files if not _may_have_labels(file)]
 
 
 def require_labels(files: Sequence[RegionFile]) -> None:
-    """Demand labels, of which the texts of the token stage are made.
-
-    Raises: InputError naming the first file that has none.
-    """
+    """Require labels, from which the texts of the token stage are made. Raises: InputError naming a file without."""
     unlabelled = files_without_labels(files)
     if unlabelled:
         raise InputError(
@@ -140,9 +138,9 @@ def _may_have_labels(file: RegionFile) -> bool:
 
 
 def _split_type(written: str) -> tuple[Path, FeatureType | None]:
-    """The path and the type of `features.tsv#float16`."""
-    path, mark, said = written.rpartition("#")
-    types = [kind for kind in FEATURE_TYPES if kind == said and mark and not Path(written).exists()]
+    """Return the path and the type of `features.tsv#float16`."""
+    path, mark, suffix = written.rpartition("#")
+    types = [kind for kind in FEATURE_TYPES if kind == suffix and mark and not Path(written).exists()]
     return (Path(path), types[0]) if types else (Path(written), None)
 
 
@@ -157,7 +155,7 @@ def _region_file(path: Path, corpus: Corpus, feature_type: FeatureType | None) -
 
 
 def _without_repeats(file: RegionFile, rows: list[RegionRow], faults: Faults) -> list[RegionRow]:
-    """The rows without those whose image came in a row of the same content before."""
+    """Return the rows without those that repeat an earlier row of the same image exactly."""
     first: dict[str, RegionRow] = {}
     repeats = {row for row in rows if first.setdefault(row.image_id, row) is not row}
     if not repeats:
@@ -171,7 +169,7 @@ def _without_repeats(file: RegionFile, rows: list[RegionRow], faults: Faults) ->
 
 
 def _new_rows(file: RegionFile, rows: list[RegionRow], first_seen: dict[str, str], faults: Faults) -> list[RegionRow]:
-    """The rows whose image did not come before; `first_seen`, image -> file and row, grows."""
+    """Return the rows of new images and add them to `first_seen`, image -> file and row."""
     new = []
     for row in rows:
         place = file.place(row)

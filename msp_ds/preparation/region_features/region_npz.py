@@ -1,9 +1,9 @@
-"""Region features as plain numpy archives: an .npz of one image or of many, or a folder of them.
+"""Read region features from numpy archives: an .npz of one image or of many, or a folder of them.
 
 Keys, N images, R regions, F feature width: image_id [N] (numbers or text), height [N], width [N], boxes [N, R, 4] in
 pixels, features [N, R, F], and, where there are labels, objects_id [N, R] with -1 for no label and objects_conf
-[N, R], attrs_id and attrs_conf alike. num_boxes [N] says how many of an image's R regions are its own; without it
-all are. An archive of one image has no axis N; without image_id its name is the id.
+[N, R], attrs_id and attrs_conf likewise. num_boxes [N] is the number of an image's regions, the rest of R is padding;
+without it R regions are used. An archive of one image has no axis N; without image_id its file name is the id.
 """
 
 from __future__ import annotations
@@ -34,20 +34,17 @@ KEYS = {
     "attrs_conf": (2, "f"),
     "features": (3, "f"),
 }
-"""Key -> number of axes, N among them, and numpy's letters for the kinds of number that it may hold."""
+"""Key -> number of axes with N, and numpy's letters for the kinds of number that it may hold."""
 
 _NEEDED = ("height", "width", "boxes", "features")
 _LABELS = (("objects_id", "objects_conf"), ("attrs_id", "attrs_conf"))
-"""Each pair is there whole or not at all."""
+"""Pairs of arrays that are both present or both absent."""
 
 _WHAT = f"an .npz of region features with {', '.join(KEYS)}"
 
 
 def list_archives(path: Path) -> list[Path]:
-    """The archives that `path` stands for: itself, or the .npz files of a folder in the order of their names.
-
-    Raises: InputError when there are none.
-    """
+    """Return `path` itself or the .npz files of a folder, by name. Raises: InputError when there are none."""
     archives = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not archives:
         raise InputError(f"{path} is a folder without .npz files; it should hold region features")
@@ -55,7 +52,7 @@ def list_archives(path: Path) -> list[Path]:
 
 
 class NpzRegions:
-    """An archive of regions, held in memory from the first image that is read to the last."""
+    """An archive of regions, in memory from the first image that is read to the last."""
 
     def __init__(self, path: Path, corpus: Corpus) -> None:
         self.path = path
@@ -63,12 +60,12 @@ class NpzRegions:
 
     @property
     def has_labels(self) -> bool:
-        """Whether objects_id is there. Raises: InputError for what is no archive."""
+        """Whether the archive has objects_id. Raises: InputError for a file that is not an archive."""
         return "objects_id" in self._names
 
     @property
     def feature_type(self) -> str:
-        """Nothing: an archive says it of each array."""
+        """Empty: the archive states the type of each array."""
         return ""
 
     @property
@@ -77,16 +74,16 @@ class NpzRegions:
         return self.path.stat().st_size
 
     def rows(self, faults: Faults | None = None) -> Iterator[RegionRow]:
-        """Where each image stands, numbers from 0; the features stay on the disk.
+        """Yield the row of each image, numbered from 0, without reading features.
 
-        A damaged archive goes to `faults` as a whole, an image without an id as one of its own row.
+        A damaged archive is one fault, an image without an id one of its row.
 
-        Raises: InputError for them unless `faults` takes it.
+        Raises: InputError for a fault that `faults` does not accept.
         """
         faults = faults or Faults()
         try:
             raw_ids = self._raw_ids()
-            share = self.path.stat().st_size // len(raw_ids)
+            bytes_per_image = self.path.stat().st_size // len(raw_ids)
         except RowError as error:
             faults.add(error)
             return
@@ -97,12 +94,12 @@ class NpzRegions:
             except InputError as error:
                 faults.add(RowError(place, str(error).removeprefix(": ")))
             else:
-                yield RegionRow(image_id, number, 0, share)
+                yield RegionRow(image_id, number, 0, bytes_per_image)
 
     def read(self, row: RegionRow, labels: LabelCounts) -> CheckedRegions:
-        """The image in a row.
+        """Read the image of a row.
 
-        Raises: RowError naming file, row and image: for a missing or misshapen array and what `checked` refuses.
+        Raises: RowError naming file, row and image, for a missing or misshapen array and for values out of range.
         """
         place = self.place(row)
         try:
@@ -126,28 +123,28 @@ class NpzRegions:
         return checked(raw, labels=labels)
 
     def place(self, row: RegionRow) -> RowAt:
-        """Where a row stands, for messages."""
+        """Return the position of a row, for messages."""
         return RowAt(self.path, row.number, image_id=row.image_id)
 
     def digest(self, row: RegionRow) -> bytes:
-        """sha256 of an image's arrays."""
+        """Return the sha256 of an image's arrays."""
         digest = hashlib.sha256()
         for name, array in sorted(self._image(row.number).items()):
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
         return digest.digest()
 
     def _image(self, number: int) -> dict[str, np.ndarray]:
-        """The arrays of one image, without the axis of images; after the archive's last they are let go."""
+        """Return the arrays of one image without the axis N; after the last image the archive's arrays are freed."""
         arrays = self._arrays
         if number == len(arrays["height"]) - 1:
             del self._arrays
         return {name: array[number] for name, array in arrays.items()}
 
     def _raw_ids(self) -> list[Any]:
-        """What the archive calls its images. Raises: RowError when image_id is misshapen or cannot be read."""
+        """Return the images' ids as written. Raises: RowError when image_id is misshapen or unreadable."""
         place = RowAt(self.path)
         if "image_id" not in self._names:
-            if len(self._shape_of("height")):
+            if self._load(["height"])["height"].ndim:
                 raise RowError(place, f"lacks the array image_id; it should be {_WHAT}")
             return [self.path.stem]
         ids = self._load(["image_id"])["image_id"]
@@ -155,9 +152,6 @@ class NpzRegions:
             raise RowError(place, f"image_id is {ids.dtype} of shape {ids.shape}; it should list the images")
         raw_ids: list[Any] = ids.reshape(-1).tolist()
         return raw_ids
-
-    def _shape_of(self, name: str) -> tuple[int, ...]:
-        return self._load([name])[name].shape
 
     def _load(self, names: list[str]) -> dict[str, np.ndarray]:
         try:
@@ -177,7 +171,7 @@ class NpzRegions:
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
-        """All that is needed, with the axis of images. Raises: RowError when they do not fit."""
+        """The needed arrays with the axis N. Raises: RowError when their shapes do not match."""
         for pair in _LABELS:
             if len({name in self._names for name in pair}) > 1:
                 raise RowError(RowAt(self.path), f"has one of {' and '.join(pair)} without the other")
@@ -211,6 +205,6 @@ def _check_shapes(arrays: dict[str, np.ndarray], path: Path) -> None:
             raise RowError(place, f"{name} is {array.dtype} with {array.ndim} axes; it should have {axes}, of numbers")
         wanted = images_and_regions[: min(axes, 2)]
         if array.shape[: len(wanted)] != wanted:
-            raise RowError(place, f"{name} has shape {array.shape}, which does not fit boxes {arrays['boxes'].shape}")
+            raise RowError(place, f"{name} has shape {array.shape}, which does not match boxes {arrays['boxes'].shape}")
     if 0 in arrays["features"].shape or arrays["boxes"].shape[2] != 4:
         raise RowError(place, "holds no features, or boxes of other than 4 numbers")

@@ -1,10 +1,10 @@
-"""Region features as tab-separated text without a header, one image a row; plain, .gz, .bz2 or .zst.
+"""Read region features from tab-separated text without a header, one image a row; plain, .gz, .bz2 or .zst.
 
-Four layouts, told apart by their number of columns. Arrays are base64, little-endian: ids int64 [N], confidences
-float32 [N], boxes float32 [N, 4] in pixels, features float32 [N, F]; float16 and float64 features are told apart from
-these by their bytes (feature_types.py).
+The number of columns determines one of four layouts. Arrays are base64, little-endian: ids int64 [N], confidences
+float32 [N], boxes float32 [N, 4] in pixels, features float32 [N, F]; float16 and float64 features are recognised by
+their bytes (feature_types.py).
 
-| columns | whose | after img_id |
+| columns | layout | after img_id |
 |---|---|---|
 | 10 | LXMERT | img_h img_w objects_id objects_conf attrs_id attrs_conf num_boxes boxes features |
 | 13 | VOLTA | LXMERT's, then cls_prob attrs classes, which are not needed |
@@ -42,14 +42,14 @@ _LXMERT = ("img_id", "img_h", "img_w", *_LABELS, "num_boxes", "boxes", "features
 
 @dataclass(frozen=True, kw_only=True)
 class TsvColumns:
-    """What the columns of a file hold."""
+    """A layout of columns."""
 
     name: str
     columns: tuple[str, ...]
 
     @property
     def has_labels(self) -> bool:
-        """Whether the detector's labels are among them."""
+        """Whether the layout has the detector's labels."""
         return "objects_id" in self.columns
 
 
@@ -66,32 +66,32 @@ LAYOUTS = {
 
 _WHAT = "a TSV of region features"
 _WHOLE = re.compile(rb"\s*([+-]?\d{1,18})(?:\.0*)?\s*")
-"""Some writers took sizes for floating-point numbers: 480.0."""
+"""Some writers wrote sizes as floating-point numbers: 480.0."""
 _LONGEST_ROW = 1 << 27
 """Bytes: a hundred boxes of 16,384 features."""
 _ROWS_TO_TRY = 16
-"""Rows at the head of a file that tell the type of its features; one of them must be whole."""
+"""Rows at the start of a file that determine the type of its features; one of them must be complete."""
 _NUMBERS_COMPARED, _LEAST_NUMBERS = 2048, 8
-"""Features of a row from which their type is told again: at most, and other than 0 at least."""
+"""Numbers of a row by which its type is checked: at most so many, with at least so many nonzero."""
 
 
 class _Shape(NamedTuple):
-    """What all rows of a file have in common."""
+    """Properties that all rows of a file share."""
 
     layout: TsvColumns
     feature_type: FeatureType
     width: int
-    """Of the features, numbers."""
+    """Numbers of a feature."""
 
 
 class TsvRegions:
     """A TSV file of regions; a 30 GB file needs the memory of one row."""
 
     def __init__(self, path: Path, corpus: Corpus, feature_type: FeatureType | None = None) -> None:
-        """feature_type: of the features, where the user says it."""
+        """feature_type: given by the user, or inferred where it is None."""
         self.path = path
         self.corpus = corpus
-        self._said = feature_type
+        self._declared_type = feature_type
 
     @property
     def has_labels(self) -> bool:
@@ -100,21 +100,21 @@ class TsvRegions:
 
     @property
     def feature_type(self) -> str:
-        """Of the numbers in the file. Raises: InputError as `rows`."""
+        """Type of the features in the file. Raises: InputError as `rows`."""
         return self._shape.feature_type
 
     @property
     def num_bytes(self) -> int | None:
-        """The size, where it is that of the content."""
+        """The size of the file unless it is compressed."""
         return None if is_compressed(self.path) else self.path.stat().st_size
 
     def rows(self, faults: Faults | None = None) -> Iterator[RegionRow]:
-        """Where each image stands, numbers from 1 and offsets in the decompressed file, without decoding the arrays.
+        """Yield the row of each image, numbered from 1, with its offset in the decompressed file; arrays stay encoded.
 
-        Rows of another number of columns, without an image id, or cut off at the end of the file go to `faults`.
+        Rows with another number of columns, without an image id, or truncated at the end of the file are faults.
 
-        Raises: InputError naming file, row and byte offset for such a row unless `faults` takes it; for an empty file,
-        and one whose layout is unknown.
+        Raises: InputError naming file, row and byte offset for a fault that `faults` does not accept, for an empty
+        file, and for an unknown layout.
         """
         faults = faults or Faults()
         layout = self._shape.layout
@@ -128,10 +128,10 @@ class TsvRegions:
                 yield RegionRow(image_id, number, offset, len(line))
 
     def read(self, row: RegionRow, labels: LabelCounts) -> CheckedRegions:
-        """The image in a row.
+        """Read the image of a row.
 
-        Raises: RowError naming file, row, byte offset and image: for a row that is cut off, an array of another
-        length than its number of boxes asks for, features of another width, and what `checked` refuses.
+        Raises: RowError naming file, row, byte offset and image, for a truncated row, an array whose length does not
+        match the number of boxes, features of another width or type, and values out of range.
         """
         layout, feature_type, width = self._shape
         line = self._bytes(row)
@@ -144,7 +144,7 @@ class TsvRegions:
             )
         reading = checked(raw, labels=labels)
         sample = raw.features.ravel()[:_NUMBERS_COMPARED].tobytes()
-        found = () if self._said else possible_types(sample, least_numbers=_LEAST_NUMBERS)
+        found = () if self._declared_type else possible_types(sample, least_numbers=_LEAST_NUMBERS)
         if len(found) == 1 and found[0] != feature_type:
             raise RowError(
                 raw.place,
@@ -154,11 +154,11 @@ class TsvRegions:
         return reading
 
     def place(self, row: RegionRow) -> RowAt:
-        """Where a row stands, for messages."""
+        """Return the position of a row, for messages."""
         return RowAt(self.path, row.number, row.offset, row.image_id)
 
     def digest(self, row: RegionRow) -> bytes:
-        """sha256 of what stands in a row, its line end aside."""
+        """Return the sha256 of a row without its line end."""
         return hashlib.sha256(self._bytes(row).rstrip(b"\r\n")).digest()
 
     def _bytes(self, row: RegionRow) -> bytes:
@@ -170,7 +170,7 @@ class TsvRegions:
 
     @cached_property
     def _shape(self) -> _Shape:
-        """The layout and the width as in the first row that is whole, the type of the features as most rows say."""
+        """Layout and width of the first complete row, and the type of the features in most rows."""
         fault: RowError | None = None
         broken = Faults("skip")
         layout: TsvColumns | None = None
@@ -192,23 +192,23 @@ class TsvRegions:
         )
 
     def _shape_of(self, layout: TsvColumns, features: list[np.ndarray]) -> _Shape:
-        """features: of the first rows, uint8 [N, bytes of a region]."""
+        """features: raw features of the first rows, uint8 [N, bytes of a region] each."""
         num_bytes = features[0].shape[1]
         rows = (row.tobytes() for row in features if row.shape[1] == num_bytes)
-        kinds = (self._said,) if self._said else types_of_rows(rows)
+        kinds = (self._declared_type,) if self._declared_type else types_of_rows(rows)
         if len(kinds) > 1:
             ways = [f"{num_bytes // np.dtype(kind).itemsize} numbers of {kind}" for kind in kinds]
             raise InputError(
                 f"{self.path}: the features of a region, {num_bytes} bytes, may be {' or '.join(ways)}; "
-                f"say which they are: {' or '.join(f'{self.path}#{kind}' for kind in kinds)}"
+                f"choose one: {' or '.join(f'{self.path}#{kind}' for kind in kinds)}"
             )
-        feature_type = kinds[0] if kinds else "float32"  # where no row is sound, `read` will say so
+        feature_type = kinds[0] if kinds else "float32"  # where no row is valid, `read` raises
         return _Shape(layout, feature_type, num_bytes // np.dtype(feature_type).itemsize)
 
     def _lines(self, faults: Faults) -> Iterator[tuple[int, int, bytes]]:
-        """The number, the offset and the bytes of each row, line end included.
+        """Yield number, offset and bytes of each row, line end included.
 
-        A stream that breaks off is a fault of the row that it breaks off in.
+        A truncated stream is a fault of the row at which it ends.
         """
         number, offset = 1, 0
         with open_stream(self.path, what=_WHAT) as file:
@@ -217,7 +217,7 @@ class TsvRegions:
                 try:
                     line = file.readline(_LONGEST_ROW)
                 except DAMAGE as error:
-                    faults.add(RowError(place, f"cannot be read on from here ({describe(error)})"))
+                    faults.add(RowError(place, f"cannot be read from here on ({describe(error)})"))
                     return
                 if len(line) == _LONGEST_ROW:
                     raise InputError(f"{place}: has more than {_LONGEST_ROW} bytes; the file should be {_WHAT}")
@@ -229,7 +229,7 @@ class TsvRegions:
     def _image_id(self, place: RowAt, line: bytes, layout: TsvColumns) -> str:
         _check_columns(place, line, layout, self.corpus)
         if not line.endswith(b"\n"):
-            # Only the last row ends so: it is whole, or an interrupted append left it cut, perhaps in its last column.
+            # Only the last row has no line end: it is complete, or truncated, perhaps within its last column.
             kind = self._shape.feature_type
             return _read_row(place, line, layout=layout, corpus=self.corpus, feature_type=kind).place.image_id
         return _image_id(place, line[: line.index(b"\t")], self.corpus)
@@ -279,7 +279,7 @@ def _layout_of(place: RowAt, line: bytes) -> TsvColumns:
 
 
 def _num_tabs(line: bytes) -> int:
-    """As line.count, which holds Python's lock five times as long: most of a row is one column."""
+    """Return line.count(b"\t") in a fifth of its time under the interpreter lock: most of a row is one column."""
     count = 0
     place = line.find(b"\t")
     while place >= 0:
@@ -288,7 +288,7 @@ def _num_tabs(line: bytes) -> int:
 
 
 def _columns(line: bytes) -> list[bytes]:
-    """As line.rstrip(b"\\r\\n").split(b"\\t"), likewise."""
+    """Return line.rstrip(b"\\r\\n").split(b"\\t"), for the same reason."""
     columns, start = [], 0
     while (end := line.find(b"\t", start)) >= 0:
         columns.append(line[start:end])
@@ -304,7 +304,7 @@ def _check_columns(place: RowAt, line: bytes, layout: TsvColumns, corpus: Corpus
     if count == wanted:
         return
     if count > 1:
-        # The first column is whole all the same.
+        # The first column is complete nevertheless.
         with suppress(RowError):
             place = place._replace(image_id=_image_id(place, line[: line.index(b"\t")], corpus))
     raise RowError(place, f"has {count} columns instead of {wanted}; the row is cut off or of another layout")
@@ -314,7 +314,7 @@ def _image_id(place: RowAt, column: bytes, corpus: Corpus) -> str:
     try:
         return canonical_image_id(column.decode("ascii"), corpus=corpus, where="")
     except UnicodeDecodeError:
-        raise RowError(place, "the image id is no plain ASCII text") from None
+        raise RowError(place, "the image id is not ASCII text") from None
     except InputError as error:
         raise RowError(place, str(error).removeprefix(": ")) from None
 
@@ -327,7 +327,7 @@ def _whole_number(place: RowAt, name: str, column: bytes) -> int:
 
 
 def _array(place: RowAt, name: str, column: bytes, *, dtype: str, count: int, width: int | None = None) -> np.ndarray:
-    """The numbers in a base64 column: `count` x `width` of them, or any multiple of `count` where width is None."""
+    """Return the numbers of a base64 column: `count` x `width`, or any multiple of `count` where width is None."""
     try:
         data = pybase64.b64decode(_padded(column), validate=True)
     except binascii.Error as error:
@@ -341,10 +341,10 @@ def _array(place: RowAt, name: str, column: bytes, *, dtype: str, count: int, wi
 
 
 def _padded(column: bytes) -> bytes:
-    """A column without what some writers added to its base64, and with what others left out: no guess is made."""
+    """Return a column with valid base64: without Python's b'', which some writers added, and with missing padding."""
     if column[:2] in (b"b'", b'b"') and column[-1:] == column[1:2]:
         # Some Python 3 extractors wrote str(bytes).
         column = column[2:-1]
     missing = -len(column) % 4
-    # Padding says nothing that the length does not say too. One character too many is no matter of padding.
+    # The length determines the padding; a single extra character is damage that padding cannot fix.
     return column + b"=" * missing if missing < 3 else column

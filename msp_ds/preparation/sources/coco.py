@@ -1,6 +1,6 @@
 """COCO's JSON layout: an object whose lists `images`, `annotations` and `questions` name images by number.
 
-captions_{train,val}20{14,17}.json, and where only the images are asked for, instances, image_info and VQA's files too.
+These are captions_{train,val}20{14,17}.json; where only the images are needed, also instances, image_info and VQA's.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Official: {number: {question, imageId, answer, isBalanced, groups: {global}, ent
 detailed}, semantic: [{operation, argument}]}}; a test split has only the first two and isBalanced. Choices: {number:
 {valid: [answer], plausible: [answer]}}. LXMERT: a list of {question_id, img_id, sent, label}.
 
-Everything is read question by question: train_all has 14 million.
+Files are read question by question: train_all has 14 million.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from msp_ds.preparation.sources.questions import Question, answer_scores, each_o
 _QUESTIONS = "GQA's questions by number, a folder of such files, or LXMERT's list of img_id, sent and label"
 _CHOICES = "GQA's choices by question number, each with valid and plausible"
 _NO_STEP = ("exist", "query: name", "choose name")
-"""What the official script does not count as a step of reasoning, wherever `operation: argument` contains it."""
+"""`operation: argument` with one of these is not a step of reasoning for the official script."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GqaQuestion(Question):
-    """A question of GQA. What its file does not say is empty."""
+    """A question of GQA; fields that its file lacks are empty."""
 
     is_balanced: bool = True
-    """Whether it counts; the others only serve consistency. LXMERT's files hold balanced ones only."""
+    """Whether it is graded; others serve only the consistency metric. LXMERT's files hold only balanced ones."""
     entailed: tuple[str, ...] = ()
-    """Numbers of the questions whose answers follow from this one's; often its own among them."""
+    """Ids of the questions whose answers follow from this one's, often including its own."""
     global_group: str = ""
-    """Kind of answer, within which answers are distributed; many questions have none."""
+    """Answer group of the distribution metric; many questions have none."""
     structural: str = ""
     """`query` for an open question; `verify`, `logical`, `choose`, `compare`."""
     semantic: str = ""
     detailed: str = ""
     num_steps: int = 0
-    """Operations, without those that only name or check at the end."""
+    """Steps of reasoning: operations without those of _NO_STEP."""
 
 
 class GqaChoices(NamedTuple):
-    """Which answers a question allows."""
+    """The answers that a question allows."""
 
     question_id: str
     valid: frozenset[str]
-    """Of the right kind: a colour for a question about colour."""
+    """Answers of the right kind: a colour for a question about colour."""
     plausible: frozenset[str]
-    """That occur for such objects."""
+    """Answers that occur for such objects."""
 
 
 def read_gqa(written: str) -> Iterator[GqaQuestion]:
-    """The questions of a file, or of the .json files in a folder, one by one.
+    """Yield the questions of a file, or of the .json files in a folder.
 
     Raises: InputError when a file is missing, damaged, of another layout or names a question twice.
     """
@@ -62,7 +62,7 @@ def read_gqa(written: str) -> Iterator[GqaQuestion]:
 
 
 def read_gqa_choices(written: str) -> Iterator[GqaChoices]:
-    """The choices of a file, or of the .json files in a folder, one by one. Raises: InputError as read_gqa."""
+    """Yield the choices of a file, or of the .json files in a folder. Raises: InputError as read_gqa."""
     for path in _files(parse_reference(written).path):
         for item in iterate_items(path, what=_CHOICES):
             entry = require_mapping(item, "valid", "plausible", what=_CHOICES)
@@ -121,18 +121,18 @@ def _lxmert(item: Item, file: TextReference) -> GqaQuestion:
 
 def _num_steps(operations: Any, item: Item) -> int:
     if not isinstance(operations, list) or not all(isinstance(one, dict) for one in operations):
-        raise InputError(f"{item.where}: semantic is no list of operations; it should be {_QUESTIONS}")
+        raise InputError(f"{item.where}: semantic is not a list of operations; it should be {_QUESTIONS}")
     steps = (f"{one.get('operation')}: {one.get('argument')}" for one in operations)
     return sum(not any(words in step for words in _NO_STEP) for step in steps)
 
 
 def _texts(value: Any, item: Item) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise InputError(f"{item.where}: {value!r} is no list")
+        raise InputError(f"{item.where}: {value!r} is not a list")
     return tuple(plain_text(one, where=item.where) for one in value)
 
 
 def _object(value: Any, item: Item) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InputError(f"{item.where}: {value!r} is no object")
+        raise InputError(f"{item.where}: {value!r} is not an object")
     return value

@@ -10,18 +10,14 @@ from msp_ds.preparation.parsing.json_stream import Item, require_mapping
 from msp_ds.preparation.sources.mentions import Mention, TextFormat, TextReference, squeezed
 
 TRAINING_SPLITS = ("train", "restval")
-"""What is usually called Karpathy's train: 113,287 images of COCO. Flickr30k has no restval."""
+"""The usual training split of Karpathy: 113,287 images of COCO. Flickr30k has no restval."""
 _NAME = "Karpathy's dataset_coco.json or dataset_flickr30k.json"
 
 
-def _recognises(item: Item) -> bool:
-    return item.member == "images" and "sentences" in item.value and "split" in item.value
-
-
 def _mentions(items: Iterable[Item], file: TextReference) -> Iterator[Mention]:
-    """The images of the splits that the file's name asks for, or of train and restval.
+    """Yield the images of the splits in the reference, or of train and restval.
 
-    Raises: InputError for an ill-formed image and for a split that no image has.
+    Raises: InputError for a malformed image and for a split that no image has.
     """
     wanted = file.splits or TRAINING_SPLITS
     seen: set[str] = set()
@@ -38,7 +34,7 @@ def _mentions(items: Iterable[Item], file: TextReference) -> Iterator[Mention]:
 
 
 def _image_id(image: dict[str, Any], file: TextReference, *, where: str) -> str:
-    """`imgid` only counts the entries; COCO's number is `cocoid`, Flickr30k's the stem of the file name."""
+    """Return the id by `cocoid` or, for Flickr30k, the file name; `imgid` only numbers the entries."""
     if "cocoid" in image:
         return file.canonical(image["cocoid"], default="coco", where=where)
     return file.canonical(image["filename"], default="f30k", where=where)
@@ -51,4 +47,9 @@ def _captions(image: dict[str, Any], *, where: str) -> tuple[str, ...]:
     return tuple(squeezed(sentence["raw"], where=where) for sentence in sentences)
 
 
-KARPATHY = TextFormat(name=_NAME, recognises=_recognises, mentions=_mentions, has_splits=True)
+KARPATHY = TextFormat(
+    name=_NAME,
+    recognises=lambda item: item.member == "images" and "sentences" in item.value and "split" in item.value,
+    mentions=_mentions,
+    has_splits=True,
+)

@@ -1,8 +1,7 @@
 """LXMERT's pre-training JSON: mscoco_{train,nominival,minival}.json and vgnococo.json.
 
 A list of {img_id, sentf: {category: [sentence]}, labelf}. The category `mscoco` holds captions; `vg` holds Visual
-Genome's region phrases, without their boxes, also of images that stand under their COCO number. The other categories
-are questions.
+Genome's region phrases without their boxes, also for images with a COCO number. The other categories are questions.
 """
 
 from __future__ import annotations
@@ -16,17 +15,13 @@ from msp_ds.preparation.sources.mentions import Mention, TextFormat, TextReferen
 _NAME = "LXMERT's list of img_id and sentf"
 
 
-def _recognises(item: Item) -> bool:
-    return item.member == "" and "img_id" in item.value and "sentf" in item.value
-
-
 def _mentions(items: Iterable[Item], file: TextReference) -> Iterator[Mention]:
     for item in items:
         image = require_mapping(item, "img_id", "sentf", what=_NAME)
         sentences = image["sentf"]
         if not isinstance(sentences, dict):
-            raise InputError(f"{item.where}: sentf is no object; it should be {_NAME}")
-        # COCO's ids tell themselves (COCO_train2014_...); bare numbers are Visual Genome's.
+            raise InputError(f"{item.where}: sentf is not an object; it should be {_NAME}")
+        # COCO's ids start with COCO_train2014_ or COCO_val2014_; plain numbers are Visual Genome's.
         image_id = file.canonical(image["img_id"], default="vg", where=item.where)
         captions, phrases = (
             squeezed_list(sentences.get(category, []), where=item.where) for category in ("mscoco", "vg")
@@ -34,4 +29,8 @@ def _mentions(items: Iterable[Item], file: TextReference) -> Iterator[Mention]:
         yield Mention(image_id, captions=captions, phrases=phrases)
 
 
-LXMERT = TextFormat(name=_NAME, recognises=_recognises, mentions=_mentions)
+LXMERT = TextFormat(
+    name=_NAME,
+    recognises=lambda item: item.member == "" and "img_id" in item.value and "sentf" in item.value,
+    mentions=_mentions,
+)

@@ -1,4 +1,4 @@
-"""What every reader of a text file gives: image after image, with what is said about it."""
+"""The common record of all text readers, an image with its texts, and references to text files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from msp_ds.preparation.parsing.json_stream import Item
 
 
 class Mention(NamedTuple):
-    """One place where a file speaks of an image; an image may have many."""
+    """One mention of an image in a file, with its texts; an image may have many."""
 
     image_id: str
     """Canonical."""
     captions: tuple[str, ...] = ()
-    """Sentences about the whole image, white space squeezed; empty where the file's is null or blank."""
+    """Sentences about the whole image, white space squeezed; an empty one for null or blank."""
     phrases: tuple[str, ...] = ()
-    """Phrases about parts of it, likewise."""
+    """Phrases about parts of the image, squeezed in the same way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,22 +32,22 @@ class TextReference:
     written: str
     path: Path
     corpus: Corpus | None
-    """What plain numbers mean, where that was said."""
+    """The corpus of plain numbers; None where it is not written."""
     splits: tuple[str, ...]
-    """Which splits of a file that holds several; empty where that was not said."""
+    """The chosen splits of a file that holds several; empty where none is written."""
 
     def canonical(self, raw: object, *, default: Corpus, where: str) -> str:
-        """The canonical id of an image that the file calls `raw`; plain numbers are of `default` unless it was said.
+        """Return the canonical id of `raw`; plain numbers are of `default` unless the reference names a corpus.
 
-        Raises: InputError when it is none.
+        Raises: InputError when it is not an image id.
         """
         if not isinstance(raw, (int, str)):
-            raise InputError(f"{where}: {raw!r} is no image id")
+            raise InputError(f"{where}: {raw!r} is not an image id")
         return canonical_image_id(raw, corpus=self.corpus or default, where=where)
 
 
 def parse_reference(written: str) -> TextReference:
-    """What a recipe or a flag means by `[corpus:]FILE[#split+split]`."""
+    """Parse `[corpus:]FILE[#split+split]`, as recipes and flags have it."""
     corpus: Corpus | None = None
     prefix, colon, rest = written.partition(":")
     for known in CORPORA:
@@ -64,39 +64,36 @@ def parse_reference(written: str) -> TextReference:
 
 @dataclass(frozen=True, kw_only=True)
 class TextFormat:
-    """A kind of text file: how to know it and how to read it."""
+    """A layout of text files: how to recognise it and how to read it."""
 
     name: str
-    """As in `it should be NAME`."""
+    """For messages: `it should be NAME`."""
     recognises: Callable[[Item], bool]
-    """Whether a file with this item, which is an object, is of the layout."""
+    """Whether this item, an object, is of the layout."""
     mentions: Callable[[Iterable[Item], TextReference], Iterator[Mention]]
-    """The images of a file of the layout. Raises: InputError with the place of what is not as it should be."""
+    """Yields the images of a file. Raises: InputError with the position of a malformed item."""
     has_splits: bool = False
-    """Whether `#split` may choose a part of the file."""
+    """Whether `#split` may select images of the file."""
 
 
 def squeezed(text: Any, *, where: str) -> str:
-    """A text with its white space squeezed; empty for null.
-
-    Raises: InputError for what is no text.
-    """
+    """Return a text with its white space squeezed, an empty one for null. Raises: InputError as plain_text."""
     if text is None:
         return ""
     return " ".join(plain_text(text, where=where).split())
 
 
 def plain_text(value: Any, *, where: str) -> str:
-    """A text as it is. Raises: InputError for anything else, and for half a character, as JSON may hold it."""
+    """Return a text unchanged. Raises: InputError for other values, and for lone surrogates, which JSON may hold."""
     if not isinstance(value, str):
-        raise InputError(f"{where}: {reprlib.repr(value)} is no text")
+        raise InputError(f"{where}: {reprlib.repr(value)} is not a text")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise InputError(f"{where}: {reprlib.repr(value)} holds half a character, which no file can store")
     return value
 
 
 def squeezed_list(texts: Any, *, where: str) -> tuple[str, ...]:
-    """The texts of a list. Raises: InputError for what is no list of texts."""
+    """Return the squeezed texts of a list. Raises: InputError for anything but a list of texts."""
     if not isinstance(texts, list):
-        raise InputError(f"{where}: {reprlib.repr(texts)} is no list of texts")
+        raise InputError(f"{where}: {reprlib.repr(texts)} is not a list of texts")
     return tuple(squeezed(text, where=where) for text in texts)

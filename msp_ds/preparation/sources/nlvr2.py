@@ -19,7 +19,7 @@ _LABELS = {"true": "True", "false": "False", "1": "True", "0": "False"}
 
 
 def read_nlvr2(written: str) -> tuple[Question, ...]:
-    """The statements of a file; their one answer is "True" or "False", none in a hidden test split.
+    """Return the statements of a file; each has the answer "True" or "False", or none in a hidden test split.
 
     Raises: InputError when the file is missing, damaged, of another layout or names a statement twice.
     """

@@ -1,4 +1,4 @@
-"""Files of questions and statements, of which only the images are asked: GQA's, NLVR2's, and LXMERT's of all three.
+"""The images in files of questions and statements: GQA's, NLVR2's, and LXMERT's of VQA, GQA and NLVR2.
 
 VQA's official files are in COCO's layout.
 """
@@ -23,7 +23,7 @@ def _gqa_mentions(items: Iterable[Item], file: TextReference) -> Iterator[Mentio
 
 
 def _nlvr2_mentions(items: Iterable[Item], file: TextReference) -> Iterator[Mention]:
-    """Two images a statement; they are named by the pair, so that several statements share them."""
+    """Yield two images a statement, named by the pair, which several statements share."""
     for item in items:
         identifier = require_mapping(item, "identifier", what=_NLVR2)["identifier"]
         pair = str(identifier).rpartition("-")[0]

@@ -1,4 +1,4 @@
-"""What every reader of questions gives: one question, or statement, about one image or two, with its right answers."""
+"""The common record of all question readers: a question or statement about one or two images, with its answers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Q = TypeVar("Q", bound="Question")
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,199}")
 _ID = re.compile(r"[!#-+\--~]{1,200}")
-"""Printable ASCII but space, comma and quotation mark: what JSON and CSV hold alike."""
+"""Printable ASCII without space, comma and quotation mark, which JSON and CSV hold without escapes."""
 IDS_SHOWN = 5
-"""Of a list of ids in a message."""
+"""Ids that a message shows of a list."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,20 +31,20 @@ class Question:
     text: str
     """White space squeezed."""
     answers: tuple[str, ...] = ()
-    """As they were given: ten of VQA's annotators, one of GQA's, "True" or "False"; none in a test split."""
+    """The raw answers: ten of VQA's annotators, one of GQA's, "True" or "False"; none in a test split."""
     scores: Mapping[str, float] | None = None
-    """LXMERT's `label`, what each right answer earns, from 0 to 1; empty where none is in its vocabulary. None where
-    the file has no such thing: official files and test splits."""
+    """LXMERT's `label`: right answer -> score from 0 to 1, empty where none is in its vocabulary. None where the file
+    has no scores: official files and test splits."""
 
 
 def shown_ids(ids: list[str]) -> str:
-    """The first few ids for a message, and how many more."""
+    """Return the first few ids for a message, and how many more there are."""
     shown = ", ".join(ids[:IDS_SHOWN])
     return shown + (f" and {len(ids) - IDS_SHOWN} more" if len(ids) > IDS_SHOWN else "")
 
 
 def each_once(questions: Iterator[Q], *, path: object) -> Iterator[Q]:
-    """The questions as they come. Raises: InputError for an id that came before, and when there is none at all."""
+    """Yield the questions. Raises: InputError for a repeated id, and when there are no questions."""
     seen: set[str] = set()
     for question in questions:
         if question.question_id in seen:
@@ -56,32 +56,29 @@ def each_once(questions: Iterator[Q], *, path: object) -> Iterator[Q]:
 
 
 def id_text(value: Any, *, where: str) -> str:
-    """A question's number or name as text.
-
-    Raises: InputError for what is neither, and for what a file of predictions cannot hold.
-    """
+    """Return a question's number or name as text. Raises: InputError for ids that predictions files cannot hold."""
     if isinstance(value, bool) or not isinstance(value, (int, str)) or not _ID.fullmatch(str(value)):
         raise InputError(
-            f"{where}: {reprlib.repr(value)} is no question id; that is a number, or ASCII letters, digits and marks "
-            "without spaces, commas and quotation marks"
+            f"{where}: {reprlib.repr(value)} is not a question id; that is a number, or ASCII letters, digits and "
+            "marks without spaces, commas and quotation marks"
         )
     return str(value)
 
 
 def number_text(value: Any, *, where: str) -> str:
-    """The number of a question as text, for benchmarks that number theirs. Raises: InputError for anything else."""
+    """Return the number of a question as text. Raises: InputError for an id that is not a whole number."""
     if not is_number(text := id_text(value, where=where)):
         raise InputError(f"{where}: question id {text!r} should be a whole number, since VQA numbers its questions")
     return text
 
 
 def is_number(question_id: str) -> bool:
-    """Whether a question id is a whole number, written as numbers are."""
+    """Whether a question id is a whole number without leading zeros."""
     return _NUMBER.fullmatch(question_id) is not None
 
 
 def answer_scores(label: Any, *, where: str) -> dict[str, float]:
-    """LXMERT's `label` as scores. Raises: InputError for anything but an object of numbers from 0 to 1."""
+    """Return LXMERT's `label` as scores. Raises: InputError for anything but an object of numbers from 0 to 1."""
     if not isinstance(label, dict) or not all(
         isinstance(score, (int, float)) and not isinstance(score, bool) and 0 <= score <= 1 for score in label.values()
     ):

@@ -16,7 +16,7 @@ from msp_ds.preparation.sources.mentions import Mention, TextFormat, TextReferen
 
 _NAME = "ViLBERT's .jsonline or LXMERT-S' Flickr30k list of img_path and sentences"
 _COCO_2017_DIGITS = 12
-"""COCO 2017 pads its file names to so many; Flickr30k's numbers, which are Flickr's, have at most 10."""
+"""Digits of a COCO 2017 file name; Flickr30k's numbers, which are Flickr's, have at most 10."""
 
 
 def _recognises(item: Item) -> bool:
@@ -31,9 +31,9 @@ def _mentions(items: Iterable[Item], file: TextReference) -> Iterator[Mention]:
 
 
 def _image_id(image: dict[str, Any], file: TextReference, *, where: str) -> str:
-    """`img_path` tells the image; ViLBERT's `id` is COCO's number, but for Flickr30k only a count.
+    """Return the id by `img_path`; ViLBERT's `id` is COCO's number, but for Flickr30k only a running number.
 
-    A bare number as file name is Flickr30k's, unless it is padded as COCO's or the file was named as `coco:`.
+    A plain number as file name is Flickr30k's, unless it is padded like COCO's or the file was named as `coco:`.
     """
     path, number = image.get("img_path"), image.get("id")
     if path is None or (file.corpus == "coco" and number is not None):

@@ -1,4 +1,4 @@
-"""Any file of captions, of phrases, or of image ids: its layout is recognised by its content, not by its name."""
+"""Read any file of captions, phrases or image ids; its layout is recognised by its content, not by its name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from msp_ds.preparation.sources.visual_genome import VISUAL_GENOME
 TextKind = Literal["caption", "phrase"]
 
 LAYOUTS: tuple[TextFormat, ...] = (COCO, KARPATHY, RETRIEVAL_LISTS, LXMERT, VISUAL_GENOME, GQA, NLVR2, LXMERT_QUESTIONS)
-"""An item is of one of them at most."""
+"""All layouts; an item is of at most one of them."""
 
 _WITH_TEXT: dict[TextKind, tuple[TextFormat, ...]] = {
     "caption": (COCO, KARPATHY, RETRIEVAL_LISTS, LXMERT),
@@ -33,7 +33,7 @@ _OTHER_KIND_MEANT: dict[TextKind, str] = {
     "phrase": "phrases are cut from its captions with --captions FILE --phrases from-captions",
 }
 _HEAD = 1 << 12
-"""Characters that are looked at to tell JSON from lines."""
+"""Characters that distinguish JSON from lines of text."""
 _ID_LIST = "image ids, one a line or a JSON list"
 
 
@@ -43,13 +43,13 @@ class TextFile:
 
     layout: TextFormat
     by_image: TextTable
-    """In the file's order; images without a text are absent."""
+    """Texts in the file's order; images without one are absent."""
     num_empty: int
-    """Texts that are null or blank, as one of zero-width characters alone is; they are left out."""
+    """Texts that were left out: null, blank or only zero-width characters."""
 
 
 def read_texts(written: str, kind: TextKind) -> TextFile:
-    """The captions or the phrases in `[corpus:]FILE[#split+split]`, white space squeezed.
+    """Read the captions or the phrases in `[corpus:]FILE[#split+split]`, white space squeezed.
 
     Raises: InputError when the file is missing, damaged, of no known layout, or holds no such text.
     """
@@ -57,7 +57,7 @@ def read_texts(written: str, kind: TextKind) -> TextFile:
     what = f"{kind}s in {' or '.join(layout.name for layout in _WITH_TEXT[kind])}"
     layout = recognise(file, what=what)
     if layout is None:
-        raise InputError(f"{file.path} holds no {kind} in a layout that is known; it should be {what}")
+        raise InputError(f"{file.path} holds no {kind} in a known layout; it should be {what}")
     by_image = TextTable()
     num_empty = num_of_other_kind = 0
     for mention in _mentions(file, layout):
@@ -75,9 +75,9 @@ def read_texts(written: str, kind: TextKind) -> TextFile:
 
 
 def read_image_ids(written: str) -> frozenset[str]:
-    """The canonical ids of all images that `[corpus:]FILE[#split+split]` names: a text file, or a list of ids.
+    """Read the canonical ids of all images in `[corpus:]FILE[#split+split]`, a text file or a list of ids.
 
-    Of a file that holds several splits one must be chosen: what is left unsaid would be guessed.
+    A file with several splits needs a choice; no default is guessed.
 
     Raises: InputError when the file is missing, damaged, of no known layout, names no image, or no split is chosen.
     """
@@ -87,7 +87,7 @@ def read_image_ids(written: str) -> frozenset[str]:
     if layout is not None:
         if layout.has_splits and not file.splits:
             raise InputError(
-                f"{written} holds several splits; say which, as in {written}#test or {written}#train+restval"
+                f"{written} holds several splits; choose some, as in {written}#test or {written}#train+restval"
             )
         image_ids = frozenset(mention.image_id for mention in _mentions(file, layout))
     else:
@@ -99,7 +99,7 @@ def read_image_ids(written: str) -> frozenset[str]:
 
 
 def recognise(file: TextReference, *, what: str) -> TextFormat | None:
-    """The layout of a JSON file, told by the first of its items that belongs to one; None for an unknown layout.
+    """Return the layout of a JSON file by the first item that belongs to one; None for an unknown layout.
 
     Raises: InputError when the file is missing or damaged.
     """
@@ -131,12 +131,12 @@ def _is_json(path: Path, *, what: str) -> bool:
 def _ids_in_list(file: TextReference, what: str) -> Iterator[str]:
     for item in iterate_items(file.path, what=what):
         if item.member or not isinstance(item.value, (str, int)):
-            raise InputError(f"{item.where}: is no image id, and its layout is unknown; it should be {what}")
+            raise InputError(f"{item.where}: is not an image id, and its layout is unknown; it should be {what}")
         yield file.canonical(item.value, default="coco", where=item.where)
 
 
 def _ids_in_lines(file: TextReference, what: str) -> Iterator[str]:
-    """Ids between white space: some lists, as bottom-up attention's, name an image twice a line. # starts a comment."""
+    """Yield the ids between white space: bottom-up attention's lists have two names a line. # starts a comment."""
     with readable(file.path, what=what) as lines:
         for number, line in enumerate(lines, start=1):
             for word in line.partition("#")[0].split():

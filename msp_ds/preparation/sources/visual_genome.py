@@ -1,7 +1,7 @@
 """Visual Genome's region phrases and its duplicates in COCO.
 
-Its files are lists with one entry an image: region_descriptions.json and, where only the images are asked for,
-image_data, objects, attributes, relationships and question_answers too.
+Its files are lists with one entry an image: region_descriptions.json and, where only the images are needed, image_data,
+objects, attributes, relationships and question_answers.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ _LISTS = frozenset({"regions", "objects", "attributes", "relationships", "qas"})
 
 @dataclass(frozen=True, kw_only=True)
 class CocoDuplicates:
-    """Which images of Visual Genome are COCO's too: 51,208 of 108,077."""
+    """Table of the Visual Genome images that are also in COCO: 51,208 of 108,077."""
 
     coco_of: dict[str, str]
     """`vg-N` -> `coco-M`."""
     images: frozenset[str]
-    """All images of Visual Genome that the table knows, `vg-N`."""
+    """All images of Visual Genome in the table, `vg-N`."""
 
     def picture(self, image_id: str) -> str:
-        """One name for the same photograph: the COCO id of a duplicate, any other id as it is."""
+        """Return one name for each photograph: the COCO id of a duplicate, any other id unchanged."""
         return self.coco_of.get(image_id, image_id)
 
 
 NO_DUPLICATES = CocoDuplicates(coco_of={}, images=frozenset())
-"""What is known without image_data.json."""
+"""The empty table, for runs without image_data.json."""
 
 
 def read_duplicates(path: Path) -> CocoDuplicates:
-    """The table of duplicates in image_data.json.
+    """Read the table of duplicates from image_data.json.
 
     Raises: InputError when the file is missing, of another layout, or empty.
     """
@@ -54,26 +54,26 @@ def read_duplicates(path: Path) -> CocoDuplicates:
         if coco_id is not None:
             coco_of[image_id] = canonical_image_id(coco_id, corpus="coco", where=item.where)
     if not images:
-        raise InputError(f"{path} is no list of images; it should be {_IMAGE_DATA}")
+        raise InputError(f"{path} is not a list of images; it should be {_IMAGE_DATA}")
     return CocoDuplicates(coco_of=coco_of, images=frozenset(images))
 
 
 def _recognises(item: Item) -> bool:
-    return item.member == "" and ("image_id" in item.value or "id" in item.value) and _tells_more(item.value)
+    return item.member == "" and ("image_id" in item.value or "id" in item.value) and _is_known(item.value)
 
 
-def _tells_more(value: dict[str, Any]) -> bool:
-    """Whether an image's entry is of a file that is known."""
+def _is_known(value: dict[str, Any]) -> bool:
+    """Whether an image's entry has a key of one of Visual Genome's files."""
     return not _LISTS.isdisjoint(value) or "coco_id" in value
 
 
 def _mentions(items: Iterable[Item], file: TextReference) -> Iterator[Mention]:
-    """Versions 1.0 to 1.4 are read alike: the image is `id` or `image_id`; of a region only `phrase` is asked."""
+    """Yield the images of versions 1.0 to 1.4: the id is `id` or `image_id`, of a region only `phrase` is needed."""
     for item in items:
         image_id = _image_id(item, file, what=_PHRASES)
         regions = item.value.get("regions", [])
         where = f"{item.where}, image {image_id}"
-        if not isinstance(regions, list) or not _tells_more(item.value):
+        if not isinstance(regions, list) or not _is_known(item.value):
             raise InputError(f"{where}: has no list 'regions'; it should be {_PHRASES}")
         yield Mention(image_id, phrases=tuple(_phrase(region, where=where) for region in regions))
 

@@ -25,26 +25,26 @@ class VqaQuestion(Question):
     """A question of VQA v2."""
 
     commonest_answer: str | None = None
-    """`multiple_choice_answer`; None where the file does not say."""
+    """`multiple_choice_answer`; None where the file has none."""
     question_type: str = ""
-    """Its first words: `what color is the`; empty where the file does not say."""
+    """The first words: `what color is the`; empty where the file has none."""
     answer_type: str = ""
-    """`yes/no`, `number` or `other`; empty where the file does not say."""
+    """`yes/no`, `number` or `other`; empty where the file has none."""
 
 
 def read_vqa(questions: str, annotations: str | None = None) -> tuple[VqaQuestion, ...]:
-    """The questions of a file, with the answers of another where one is named, in the order of the last.
+    """Read the questions of a file, with the answers of `annotations` and in its order where it is named.
 
-    Raises: InputError when a file is missing, damaged or of another layout, names a question twice, or when the two
-    files do not speak of the same questions and images.
+    Raises: InputError when a file is missing, damaged or of another layout, has a question twice, or when the two
+    files differ in their questions or images.
     """
-    asked = {question.question_id: question for question in each_once(_questions(questions), path=questions)}
+    by_id = {question.question_id: question for question in each_once(_questions(questions), path=questions)}
     if annotations is None:
-        return tuple(asked.values())
-    answered = {found.question_id: found for found in each_once(_annotations(annotations, asked), path=annotations)}
-    if bare := [question_id for question_id in asked if question_id not in answered]:
+        return tuple(by_id.values())
+    answered = {found.question_id: found for found in each_once(_annotations(annotations, by_id), path=annotations)}
+    if bare := [question_id for question_id in by_id if question_id not in answered]:
         raise InputError(
-            f"{annotations} has no answers to {len(bare)} of {len(asked)} questions of {questions}: {shown_ids(bare)}; "
+            f"{annotations} has no answers to {len(bare)} of {len(by_id)} questions of {questions}: {shown_ids(bare)}; "
             "name the annotations of the same split"
         )
     return tuple(answered.values())
@@ -82,20 +82,21 @@ def _lxmert(item: Item, file: TextReference) -> VqaQuestion:
     )
 
 
-def _annotations(written: str, asked: dict[str, VqaQuestion]) -> Iterator[VqaQuestion]:
-    """The questions of `asked` with the answers of a file, in its order."""
+def _annotations(written: str, by_id: dict[str, VqaQuestion]) -> Iterator[VqaQuestion]:
+    """Yield the questions with the answers of a file, in its order."""
     file = parse_reference(written)
     for item in iterate_items(file.path, what=_ANNOTATIONS):
         if item.member == "annotations":
             entry = require_mapping(item, "question_id", "answers", what=_ANNOTATIONS)
-            question = asked.get(number_text(entry["question_id"], where=item.where))
+            question = by_id.get(number_text(entry["question_id"], where=item.where))
             if question is None:
                 raise InputError(f"{item.where}: question {entry['question_id']} is not among the questions")
             _require_image(entry, question, item, file)
+            commonest = entry.get("multiple_choice_answer")
             yield replace(
                 question,
                 answers=_answers(entry["answers"], where=item.where),
-                commonest_answer=_commonest(entry, where=item.where),
+                commonest_answer=None if commonest is None else plain_text(commonest, where=item.where),
                 question_type=plain_text(entry.get("question_type", ""), where=item.where),
                 answer_type=plain_text(entry.get("answer_type", ""), where=item.where),
             )
@@ -108,11 +109,6 @@ def _require_image(entry: dict[str, Any], question: VqaQuestion, item: Item, fil
             raise InputError(
                 f"{item.where}: question {question.question_id} is about {question.image_ids[0]}, not about {image_id}"
             )
-
-
-def _commonest(entry: dict[str, Any], *, where: str) -> str | None:
-    answer = entry.get("multiple_choice_answer")
-    return None if answer is None else plain_text(answer, where=where)
 
 
 def _answers(answers: Any, *, where: str) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""The texts of each stage and benchmark: labels, phrases without verbs, captions, questions with answers."""

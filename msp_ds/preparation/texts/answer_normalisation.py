@@ -1,8 +1,8 @@
-"""An answer as VQA's official grading sees it: without punctuation, articles and number words.
+"""Normalise answers as VQA's official grading does: without punctuation, articles and number words.
 
 Every oddity of the official code is kept, since grades are compared to the second decimal. The two that surprise most:
-a period goes wherever no digit follows it, whatever stands before it, but at most 32 of them; and whether a sign is
-dropped or leaves a blank is decided on the whole text, so that one `1,000` in it drops every sign.
+a period is removed wherever no digit follows it, but at most 32 of them; and whether a sign is removed or becomes a
+blank depends on the whole text, so that one `1,000` in it removes every sign.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 _SIGNS = ';/[]"{}()=+\\_-><@`,?!'
 _PERIOD = re.compile(r"\.(?!\d)")
 _MOST_PERIODS = 32
-"""The official call passes a flag of this value in the place of a count."""
+"""The official call passes a flag of this value in place of a count."""
 _THOUSANDS = re.compile(r"\d,\d")
 
 _NUMBERS = {
@@ -52,17 +52,17 @@ def _one_apostrophe_less(word: str) -> Iterator[str]:
 CONTRACTIONS = {wrong: right for right in _SPELT_RIGHT.split() for wrong in _one_apostrophe_less(right)} | {
     "somebody'd": "somebodyd"
 }
-"""Misspelt contraction -> contraction. Not every one there is (`im`, `theyd` but not `shed`), and one the wrong way
-round: so the official table has them."""
+"""Misspelt contraction -> contraction, exactly as in the official table: incomplete (`im`, `theyd` but not `shed`), and
+one the wrong way round."""
 
 
 def normalise_answer(text: str) -> str:
-    """The official processPunctuation, then processDigitArticle: `The two t-shirts.` gives `2 t shirts`."""
+    """Apply the official processPunctuation, then processDigitArticle: `The two t-shirts.` gives `2 t shirts`."""
     return normalise_words(drop_punctuation(text))
 
 
 def drop_punctuation(text: str) -> str:
-    """A sign next to a blank goes, any other becomes a blank; with thousands in the text all go."""
+    """Remove signs next to a blank and replace others by a blank; remove all where the text has thousands."""
     has_thousands = _THOUSANDS.search(text) is not None
     result = text
     for sign in _SIGNS:
@@ -72,6 +72,6 @@ def drop_punctuation(text: str) -> str:
 
 
 def normalise_words(text: str) -> str:
-    """Lower case, small numbers as digits, no articles, contractions with their apostrophes, single blanks."""
+    """Return lower case with small numbers as digits, no articles, contractions with apostrophes, single blanks."""
     words = (_NUMBERS.get(word, word) for word in text.lower().split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)

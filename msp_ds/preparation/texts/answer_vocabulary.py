@@ -1,8 +1,8 @@
-"""The answers that a question-answering head chooses from, and what each is worth as a training target.
+"""The answer vocabulary of a question-answering head, and the soft scores of answers as training targets.
 
-The recipe (docs/evaluation.md, Answer vocabulary): an answer is in it when it is, normalised, the most common
-one to at least nine questions of the training and validation splits. Targets count the people's *raw* answers that are
-in it: given once .3, twice .6, three times .9, more often 1. What nobody in the vocabulary said has no target at all.
+The recipe (docs/evaluation.md, Answer vocabulary): an answer is in the vocabulary when it is, normalised, the most
+common one to at least nine questions of the training and validation splits. Targets count the annotators' *raw* answers
+that are in the vocabulary: once scores .3, twice .6, three times .9, more often 1. Other answers have no target.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from msp_ds.preparation.sources.vqa import VqaQuestion
 from msp_ds.preparation.texts.answer_normalisation import normalise_answer
 
 LEAST_QUESTIONS = 9
-_WORTH = (0.0, 0.3, 0.6, 0.9)
-"""By how many people said it; 1 for more."""
+_SCORES = (0.0, 0.3, 0.6, 0.9)
+"""Score by the number of annotators with the answer; 1 for more."""
 _KNOWN_FORMS = "a JSON list of answers, an object answer -> number, or LXMERT's list of {ans, dsets}"
 
 
@@ -49,32 +49,32 @@ class AnswerVocabulary:
         return answer in self._numbers
 
     def number(self, answer: str) -> int:
-        """The number of an answer. Raises: InputError for one that is not in the vocabulary."""
+        """Return the number of an answer. Raises: InputError for one that is not in the vocabulary."""
         if answer not in self._numbers:
-            raise InputError(f"{answer!r} is none of the {len(self)} answers of {self.name}")
+            raise InputError(f"{answer!r} is not among the {len(self)} answers of {self.name}")
         return self._numbers[answer]
 
     def targets(self, scores: Mapping[str, float]) -> dict[int, float]:
-        """The scores of a question by answer number; answers outside the vocabulary earn nothing and are left out."""
+        """Return the scores of a question by answer number, without answers outside of the vocabulary."""
         return {self._numbers[answer]: score for answer, score in scores.items() if answer in self._numbers}
 
     @property
     def sha256(self) -> str:
-        """Of the answers.json that a shard set with these answers has."""
+        """Hash of the answers.json of a shard set with these answers."""
         return hashlib.sha256(answers_data(self.answers)).hexdigest()
 
     def write(self, path: Path) -> None:
-        """Write a JSON list, answer number i at place i, as LXMERT's trainval_label2ans.json."""
+        """Write the answers as a JSON list, like LXMERT's trainval_label2ans.json."""
         write_json(path, self.answers)
 
 
 def answers_data(answers: Sequence[str]) -> bytes:
-    """The answers.json of a shard set; its sum is what a fine-tuned model is compared by."""
+    """Return the answers.json of a shard set; its sha256 identifies the vocabulary of a fine-tuned model."""
     return json.dumps(list(answers)).encode()
 
 
 def read_vocabulary(path: Path) -> AnswerVocabulary:
-    """A vocabulary as LXMERT has it: label2ans, ans2label or all_ans.json.
+    """Read a vocabulary in LXMERT's layouts: label2ans, ans2label or all_ans.json.
 
     Raises: InputError when the file is missing or of another form, or its numbers leave gaps.
     """
@@ -95,18 +95,18 @@ def _answer(entry: Any, *, where: str) -> str | None:
 
 
 def build_vqa_vocabulary(questions: Iterable[VqaQuestion], *, least: int = LEAST_QUESTIONS) -> AnswerVocabulary:
-    """VQA's vocabulary by the recipe, in the order in which answers first appear.
+    """Build VQA's vocabulary by the recipe, in the order in which answers first appear.
 
-    The published list of 3,129 is in another order, that of a Python 2 dictionary: a head trained on the one cannot be
-    read with the other.
+    The published list of 3,129 has another order, that of a Python 2 dictionary: a head trained with one list cannot be
+    used with the other.
 
-    Raises: InputError when the questions do not say their commonest answer, or none occurs often enough.
+    Raises: InputError when the questions have no commonest answer, or none occurs often enough.
     """
     counts: Counter[str] = Counter()
     for question in questions:
         if question.commonest_answer is None:
             raise InputError(
-                f"question {question.question_id} says no commonest answer; "
+                f"question {question.question_id} has no commonest answer; "
                 "build the vocabulary from the official annotations of train and val"
             )
         counts[normalise_answer(question.commonest_answer)] += 1
@@ -114,7 +114,7 @@ def build_vqa_vocabulary(questions: Iterable[VqaQuestion], *, least: int = LEAST
 
 
 def build_vocabulary(questions: Iterable[Question], *, least: int = 1) -> AnswerVocabulary:
-    """The answers as they are written, of at least so many questions each: GQA's way. Raises: InputError for none."""
+    """Return the unchanged answers of at least `least` questions each, as GQA does. Raises: InputError for none."""
     return _often_enough(Counter(answer for question in questions for answer in set(scores_of(question))), least)
 
 
@@ -123,14 +123,14 @@ def _often_enough(counts: Counter[str], least: int) -> AnswerVocabulary:
 
 
 def soft_scores(answers: Iterable[str]) -> dict[str, float]:
-    """What each of the people's raw answers is worth: {"net": 1.0, "mesh": 0.3}."""
-    return {answer: _WORTH[count] if count < len(_WORTH) else 1.0 for answer, count in Counter(answers).items()}
+    """Return the score of each raw answer: {"net": 1.0, "mesh": 0.3}."""
+    return {answer: _SCORES[count] if count < len(_SCORES) else 1.0 for answer, count in Counter(answers).items()}
 
 
 def scores_of(question: Question) -> Mapping[str, float]:
-    """What each answer to a question is worth: as its file says, else by its people, or 1 for the only answer.
+    """Return the score of each answer to a question: from its file, else by its annotators, or 1 for an only answer.
 
-    Raises: InputError when the question has neither, as in a test split.
+    Raises: InputError when the question has no answer, as in a test split.
     """
     if question.scores is not None:
         return question.scores

@@ -1,7 +1,7 @@
 """Phrases without verbs: the text of the phrase stage (paper section 3.2, which does not name its tagger).
 
-Tags are the Penn Treebank's, given by the pattern tagger, which needs no download. It knows words better than phrases
-and calls a `bear` and a `stop` sign verbs, so that a tag counts as a verb only where a verb can stand.
+Tags are the Penn Treebank's, from the pattern tagger, which needs no download. It judges words rather than phrases and
+tags `bear` and the `stop` of a stop sign as verbs, so a tag counts as a verb only where a verb is possible.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ Token = tuple[str, str]
 """A word and its tag."""
 
 VERB_TAGS = frozenset({"VB", "VBD", "VBG", "VBN", "VBP", "VBZ"})
-"""What marks a phrase as one with a verb. Modals (MD) are not among them: in phrases without another verb they are
-nouns, `a can of soda`."""
+"""Tags of verbs. Modals (MD) are not among them: in phrases without another verb they are nouns, `a can of soda`."""
 NOMINAL_TAGS = frozenset({"NN", "NNS", "NNP", "NNPS"})
 _MODIFIER_TAGS = frozenset({"DT", "PDT", "PRP$", "CD", "JJ", "JJR", "JJS"})
 _ARTICLES = frozenset({"a", "an", "the", "no", "his", "her", "its", "their"})
@@ -26,41 +25,41 @@ _REMEMBERED = 1 << 15
 
 
 def normalise(phrase: str) -> str:
-    """Lower case, white space squeezed, no period at the end."""
+    """Return a phrase in lower case, with single blanks and without a final period."""
     return " ".join(phrase.lower().split()).rstrip(". ")
 
 
 class VerbFilter:
-    """Tells phrases with a verb from those without; what it has seen lately it remembers, for phrases recur."""
+    """Decides whether a phrase has a verb; recent results are cached, since phrases recur."""
 
     def __init__(self, tags: frozenset[str] = VERB_TAGS) -> None:
         self._tags = tags
-        # Here, since it takes 60 to 200 MB that the other stages need not spend.
+        # Imported here: it needs 60 to 200 MB, and only the phrase stage uses it.
         from textblob.en.taggers import PatternTagger
 
         self._tagger = PatternTagger()
-        self._has_verb = lru_cache(maxsize=_REMEMBERED)(self._look)
+        self._has_verb = lru_cache(maxsize=_REMEMBERED)(self._compute)
 
     def has_verb(self, phrase: str) -> bool:
-        """Whether a normalised phrase holds a verb."""
+        """Whether a normalised phrase has a verb."""
         return self._has_verb(phrase)
 
-    def _look(self, phrase: str) -> bool:
+    def _compute(self, phrase: str) -> bool:
         return any(tag in self._tags for _, tag in self.tag(phrase))
 
     def tag(self, phrase: str) -> list[Token]:
-        """The words of a phrase with their tags; those that cannot be verbs where they stand are JJ or NN."""
+        """Return the words of a phrase with their tags; words that cannot be verbs at their position get JJ or NN."""
         tokens: list[Token] = self._tagger.tag(phrase)
-        fixed: list[Token] = []
+        corrected: list[Token] = []
         for place, token in enumerate(tokens):
-            before = fixed[-1] if fixed else ("", "")
+            before = corrected[-1] if corrected else ("", "")
             after = tokens[place + 1] if place + 1 < len(tokens) else ("", "")
-            fixed.append(_mended(token, before, after))
-        return fixed
+            corrected.append(_corrected(token, before, after))
+        return corrected
 
 
-def _mended(token: Token, before: Token, after: Token) -> Token:
-    """A token with its tag set right by its neighbours."""
+def _corrected(token: Token, before: Token, after: Token) -> Token:
+    """Return a token with its tag corrected by its neighbours."""
     word, tag = token
     if tag == "VB" and before[1] not in _BEFORE_BASE_FORM:
         return word, "NN"
@@ -82,7 +81,7 @@ def _is_attributive(tag: str, before: Token, after: Token) -> bool:
 
 
 def noun_phrases(caption: str, verbs: VerbFilter) -> list[str]:
-    """The longest runs of determiners, adjectives and nouns in a caption that hold a noun: `a small red ball`."""
+    """Return the longest runs of determiners, adjectives and nouns with a noun in them: `a small red ball`."""
     runs: list[list[Token]] = [[]]
     for token in verbs.tag(normalise(caption)):
         if token[1] in NOMINAL_TAGS | _MODIFIER_TAGS:
@@ -93,23 +92,23 @@ def noun_phrases(caption: str, verbs: VerbFilter) -> list[str]:
 
 
 def without_verbs(phrases: Iterable[str], verbs: VerbFilter) -> list[str]:
-    """The phrases that hold no verb, normalised, each once, in order."""
+    """Return the phrases without a verb, normalised, each once, in order."""
     distinct = dict.fromkeys(normalise(phrase) for phrase in phrases)
     return [phrase for phrase in distinct if phrase and not verbs.has_verb(phrase)]
 
 
 def group_phrases(phrases: Sequence[str], *, max_tokens: int, count_pieces: Callable[[str], int]) -> list[str]:
-    """The phrases of an image joined by commas into texts of at most `max_tokens` pieces, [CLS] and [SEP] included.
+    """Join phrases by commas into texts of at most `max_tokens` pieces, [CLS] and [SEP] included.
 
-    No phrase is torn apart; one that is longer than a text stands alone, to be cut when it is encoded.
+    No phrase is split; one that is longer than a text stays alone and is truncated when it is encoded.
     """
     texts: list[list[str]] = []
-    room = 0
+    budget = 0
     for phrase in phrases:
         needed = count_pieces(phrase) + 1  # the comma
-        if needed > room:
+        if needed > budget:
             texts.append([])
-            room = max_tokens - 2 + 1  # the first phrase of a text has no comma before it
+            budget = max_tokens - 2 + 1  # the first phrase of a text has no comma before it
         texts[-1].append(phrase)
-        room -= needed
+        budget -= needed
     return [", ".join(text) for text in texts]

@@ -1,4 +1,4 @@
-"""The texts of each stage: what is said about an image in labels, in phrases, in sentences."""
+"""The texts of each stage and benchmark: labels, phrases, captions or questions about an image."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ _REMEMBERED = 1 << 16
 
 
 class TextFiles:
-    """The texts that a recipe names, each file read when it is first asked for."""
+    """The texts of a recipe; each file is read on first use."""
 
     def __init__(self, recipe: Recipe, *, image_ids: frozenset[str]) -> None:
-        """image_ids: the images whose regions are at hand."""
+        """image_ids: the images that have regions."""
         self._recipe = recipe
         self._image_ids = image_ids
         self._books: dict[BenchmarkName, QuestionBook] = {}
         self.counts: Counter[str] = Counter()
-        """What the files read so far held and what was left out."""
+        """Texts that were read and left out so far."""
 
     @cached_property
     def duplicate_table(self) -> CocoDuplicates:
-        """All that the recipe's image_data tells of duplicates."""
+        """The table of duplicates in the recipe's image_data."""
         path = self._recipe.image_data
         return read_duplicates(Path(path)) if path else NO_DUPLICATES
 
     @cached_property
     def duplicates(self) -> dict[str, str]:
-        """`vg-N` -> `coco-M` of the images in both corpora whose regions stand under the COCO id."""
+        """`vg-N` -> `coco-M` for the images of both corpora whose regions have the COCO id."""
         return {genome: coco for genome, coco in self.duplicate_table.coco_of.items() if coco in self._image_ids}
 
     @cached_property
@@ -59,12 +59,15 @@ class TextFiles:
         return self._gathered([path for path in self._recipe.phrases if path != FROM_CAPTIONS], "phrase")
 
     def _gathered(self, paths: Sequence[str], kind: TextKind) -> TextTable:
-        """The texts of several files, those of a duplicate under its COCO image, without what an earlier file has.
+        """Merge the texts of several files; those of a duplicate go to its COCO image.
 
-        Files overlap: Karpathy's sentences are COCO's captions. Repeats within a file stay, as in the official counts.
+        Texts that an earlier file has are dropped: Karpathy's sentences are COCO's captions. Repeats within a file are
+        kept, as in the official counts.
         """
+        if len(set(paths)) < len(paths):
+            raise InputError(f"the recipe names {Counter(paths).most_common(1)[0][0]} twice among its {kind}s")
         gathered = TextTable()
-        for path in _distinct(paths, f"{kind}s"):
+        for path in paths:
             file = read_texts(path, kind)
             self.counts[f"{kind}s_empty"] += file.num_empty
             num_before = {image_id: len(texts) for image_id, texts in gathered.items()}
@@ -77,78 +80,72 @@ class TextFiles:
         return gathered
 
     def questions(self, name: BenchmarkName) -> QuestionBook:
-        """All that a benchmark asks. Raises: InputError when the recipe names no questions, or a file is broken."""
+        """All questions of a benchmark. Raises: InputError when the recipe names none, or a file is broken."""
         if name not in self._books:
             recipe = self._recipe.benchmarks.get(name, BenchmarkRecipe())
             self._books[name] = read_benchmark(name, recipe, picture=lambda image: self.duplicates.get(image, image))
         return self._books[name]
 
     def all_texts(self) -> Iterator[str]:
-        """Every caption, phrase and question, for a vocabulary that serves all stages and benchmarks."""
+        """Yield every caption, phrase and question, for a vocabulary that serves all stages and benchmarks."""
         for by_image in (self.captions, self.phrases):
             for texts in by_image.values():
                 yield from texts
         for name in sorted(self._recipe.benchmarks):
-            for some in self.questions(cast(BenchmarkName, name)).by_image.values():
-                yield from (asked.text for asked in some)
-
-
-def _distinct(paths: Sequence[str], what: str) -> Sequence[str]:
-    if len(set(paths)) < len(paths):
-        raise InputError(f"the recipe names {Counter(paths).most_common(1)[0][0]} twice among its {what}")
-    return paths
+            for questions in self.questions(cast(BenchmarkName, name)).by_image.values():
+                yield from (question.text for question in questions)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageTexts:
-    """What a stage says about images."""
+    """The texts of a stage by image."""
 
     texts_of: Callable[[RegionRecord], list[str]]
-    """The texts of an image, none where there is nothing to say."""
+    """Returns the texts of an image, possibly none."""
     by_image: Mapping[str, list[str]] | None = None
-    """The same where they are known before any region is read; None where texts come from the regions themselves."""
+    """The texts by image id; None where they are made from the regions and so are not known in advance."""
     questions: QuestionBook | None = None
-    """What a benchmark asks: the texts are its questions."""
+    """The questions of a benchmark, whose texts these are."""
 
     def known(self, image_id: str) -> list[str] | None:
-        """The texts of an image; None where only its regions tell."""
+        """Return the texts of an image; None where they are made from its regions."""
         return None if self.by_image is None else self.by_image.get(image_id, [])
 
     @property
     def image_ids(self) -> frozenset[str]:
-        """Images that the text files speak of."""
+        """Images in the text files."""
         return frozenset(self.by_image or ()) | self.needed_beside
 
     @cached_property
     def needed_beside(self) -> frozenset[str]:
-        """Images that are wanted even where nothing is said about them alone."""
+        """Images that are needed even without texts of their own: second images of questions."""
         return frozenset() if self.questions is None else self.questions.second_images
 
     @property
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """Two images that a text needs together, for each such text."""
+        """The two images of each text that has two."""
         return iter(()) if self.questions is None else self.questions.image_pairs()
 
     def within(self, split_of: Mapping[str, Split]) -> StageTexts:
-        """The texts whose images are all in one split."""
+        """Return the texts whose images are all in one split."""
         return self if self.questions is None else _from_questions(self.questions.within(split_of))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextSettings:
-    """What shapes the texts of a stage."""
+    """Settings of the texts of a stage."""
 
     recipe: Recipe
     objects: tuple[Label, ...]
     pieces: WordPieces
     max_tokens: int
     jobs: int = 1
-    """Processes that tag phrases; the texts are the same for any number."""
+    """Processes that tag phrases; the result is the same for any number."""
     progress: Progress = field(default_factory=NoProgress)
 
 
 def texts_of_stage(stage: SetName, *, files: TextFiles, settings: TextSettings) -> StageTexts:
-    """The texts of a stage; `files.counts` tell afterwards what was left out.
+    """Return the texts of a stage; `files.counts` then holds what was left out.
 
     Raises: InputError when the recipe names none, or a file is broken.
     """
@@ -156,7 +153,7 @@ def texts_of_stage(stage: SetName, *, files: TextFiles, settings: TextSettings) 
 
 
 def label_text(record: RegionRecord, objects: tuple[Label, ...]) -> str:
-    """The first names of the regions' labels in region order; regions without a label say nothing."""
+    """Return the first names of the regions' labels in region order, without regions that have no label."""
     return " ".join(objects[number][0] for number in record.object_ids.tolist() if number >= 0)
 
 
@@ -180,13 +177,13 @@ def _phrase_texts(files: TextFiles, settings: TextSettings) -> StageTexts:
 
 
 def _phrases_without_verbs(files: TextFiles, settings: TextSettings) -> Iterator[tuple[str, list[str]]]:
-    """Each image with its phrases of all origins, each once; none for an image that is left without one."""
+    """Yield each image with its phrases of all origins, each once; possibly none."""
     written = files.phrases
     captions: Mapping[str, list[str]] = files.captions if FROM_CAPTIONS in settings.recipe.phrases else {}
     image_ids = list(dict.fromkeys([*written, *captions]))
     settings.progress.start("tagging phrases (images)", len(image_ids))
-    said = (ImageTexts(written.get(image_id, []), captions.get(image_id, [])) for image_id in image_ids)
-    found = phrases_of_images(said, jobs=settings.jobs)
+    texts = (ImageTexts(written.get(image_id, []), captions.get(image_id, [])) for image_id in image_ids)
+    found = phrases_of_images(texts, jobs=settings.jobs)
     for image_id, image in zip(image_ids, found, strict=True):
         files.counts.update(
             phrases_read=image.num_read,
@@ -208,15 +205,12 @@ def _question_texts(files: TextFiles, settings: TextSettings, *, name: Benchmark
 
 
 def _from_questions(questions: QuestionBook) -> StageTexts:
-    by_image = {image_id: [asked.text for asked in some] for image_id, some in questions.by_image.items()}
+    by_image = {image_id: [question.text for question in found] for image_id, found in questions.by_image.items()}
     return StageTexts(texts_of=lambda record: by_image.get(record.image_id, []), by_image=by_image, questions=questions)
 
 
 def _from_table(by_image: TextTable) -> StageTexts:
-    return StageTexts(
-        texts_of=lambda record: by_image.get(record.image_id, []),
-        by_image=by_image,
-    )
+    return StageTexts(texts_of=lambda record: by_image.get(record.image_id, []), by_image=by_image)
 
 
 _MAKERS: dict[SetName, Callable[[TextFiles, TextSettings], StageTexts]] = {

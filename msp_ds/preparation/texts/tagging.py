@@ -1,7 +1,9 @@
-"""The phrases of many images without those that hold a verb, found by several processes.
+"""Filter the phrases of many images for those without a verb, in several processes.
 
-The tagger is plain Python, so threads would only wait for each other. A process of its own imports neither torch nor
-what nltk takes along where it is installed: 60 to 70 MB instead of 300. It ends with its parent, however that ends.
+The tagger is plain Python, so threads would only wait for each other. Each thread of the pool sends its images to a
+process through a pipe. Such a process imports neither torch nor the optional imports of nltk: 60 to 70 MB. (Those of
+ProcessPoolExecutor import the main module of their parent, 230 MB for the command line.) It ends when the pipe is
+closed, and so with its parent even if that is killed.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import chain, islice
 from queue import SimpleQueue
 from typing import NamedTuple
@@ -22,36 +24,36 @@ from msp_ds.errors import InputError
 from msp_ds.preparation.texts.phrases import VerbFilter, normalise, noun_phrases, without_verbs
 
 IMAGES_AT_ONCE = 256
-"""Images that a process is sent at a time. As many or fewer in all are not worth one: it takes a second to start."""
-_NEEDLESS = ("matplotlib", "numpy", "pandas", "scipy", "sklearn")
-"""What nltk imports if it can, 170 MB; the tagger uses none of it."""
+"""Images in a batch. A single batch is tagged in this process: another one would take a second to start."""
+_NOT_NEEDED = ("matplotlib", "numpy", "pandas", "scipy", "sklearn")
+"""Optional imports of nltk, 170 MB, which the tagger does not use."""
 
 
 class ImageTexts(NamedTuple):
-    """What the files say of an image."""
+    """The texts of an image in the files."""
 
     phrases: list[str]
     captions: list[str]
-    """To cut noun phrases from."""
+    """Captions to cut noun phrases from."""
 
 
 class ImagePhrases(NamedTuple):
-    """What is left of it."""
+    """The phrases of an image after filtering."""
 
     phrases: list[str]
-    """Those without a verb, then those cut from captions, normalised, each once."""
+    """Phrases without a verb, then those cut from captions, normalised, each once."""
     num_read: int
-    """Phrases that the files have of the image."""
+    """Phrases in the files."""
     num_distinct: int
-    """Different ones among them, once normalised."""
+    """Distinct normalised phrases among them."""
     num_kept: int
-    """Of these without a verb."""
+    """Distinct phrases without a verb."""
     num_cut: int
-    """Cut from captions, repeats included."""
+    """Phrases cut from captions, repeats included."""
 
 
 def phrases_of_images(images: Iterable[ImageTexts], *, jobs: int) -> Iterator[ImagePhrases]:
-    """The phrases of each image in turn, the same for any number of `jobs`; few images are in memory at a time.
+    """Yield the phrases of each image in order, the same for any number of `jobs`; few images are in memory at a time.
 
     Raises: InputError when a process ends early, as where memory runs out.
     """
@@ -62,21 +64,23 @@ def phrases_of_images(images: Iterable[ImageTexts], *, jobs: int) -> Iterator[Im
         yield from _tag(first, VerbFilter()) if first else ()
         return
     with ExitStack() as stack:
-        idle: SimpleQueue[_Process] = SimpleQueue()
+        idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
         for _ in range(jobs):
-            idle.put(stack.enter_context(_Process()))
+            process = _start_process()
+            stack.callback(process.communicate)  # closes the pipe and waits
+            idle.put(process)
         pool = stack.enter_context(ThreadPoolExecutor(jobs))
 
-        def work(some: list[ImageTexts]) -> list[ImagePhrases]:
-            process = idle.get()
+        def tag(batch: list[ImageTexts]) -> list[ImagePhrases]:
+            own = idle.get()
             try:
-                return process.tag(some)
+                return _tag_in(own, batch)
             finally:
-                idle.put(process)
+                idle.put(own)
 
         running: deque[Future[list[ImagePhrases]]] = deque()
-        for some in chain([first, second], iter(lambda: list(islice(rest, IMAGES_AT_ONCE)), [])):
-            running.append(pool.submit(work, some))
+        for batch in chain([first, second], iter(lambda: list(islice(rest, IMAGES_AT_ONCE)), [])):
+            running.append(pool.submit(tag, batch))
             if len(running) > 2 * jobs:
                 yield from running.popleft().result()
         while running:
@@ -84,9 +88,9 @@ def phrases_of_images(images: Iterable[ImageTexts], *, jobs: int) -> Iterator[Im
 
 
 def serve() -> None:
-    """What a process does: a line in, a line out, until the parent closes the pipe or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who then closes the pipe
-    sys.modules.update(dict.fromkeys(_NEEDLESS))  # type: ignore[arg-type]  # None: as though it were not installed
+    """Answer each batch of images on stdin, a line of JSON, with a line on stdout, until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which then closes the pipe
+    sys.modules.update(dict.fromkeys(_NOT_NEEDED))  # type: ignore[arg-type]  # None: as if it were not installed
     verbs = VerbFilter()
     for line in sys.stdin.buffer:
         answer = _tag([ImageTexts(*image) for image in json.loads(line)], verbs)
@@ -105,33 +109,22 @@ def _tag(images: Sequence[ImageTexts], verbs: VerbFilter) -> list[ImagePhrases]:
     return answer
 
 
-class _Process:
-    """A process that runs `serve`, as a context."""
+def _start_process() -> subprocess.Popen[bytes]:
+    program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
+    return subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def __init__(self) -> None:
-        program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
-        self._process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def __enter__(self) -> _Process:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate()  # closes the pipe and waits
-
-    def tag(self, images: Sequence[ImageTexts]) -> list[ImagePhrases]:
-        """What `_tag` gives. Raises: InputError when the process has ended."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        answer = b""
-        if stdin is not None and stdout is not None:
-            try:
-                stdin.write(json.dumps(images).encode() + b"\n")
-                stdin.flush()
-                answer = stdout.readline()
-            except BrokenPipeError:
-                answer = b""
-        if not answer:
-            raise InputError(
-                f"a process that tags phrases has ended (exit code {self._process.wait()}), maybe for lack of memory; "
-                "try fewer --jobs"
-            )
-        return [ImagePhrases(*image) for image in json.loads(answer)]
+def _tag_in(process: subprocess.Popen[bytes], images: Sequence[ImageTexts]) -> list[ImagePhrases]:
+    """Return the result of `_tag` from a process. Raises: InputError when the process has ended."""
+    answer = b""
+    if process.stdin is not None and process.stdout is not None:
+        with suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(images).encode() + b"\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+    if not answer:
+        raise InputError(
+            f"a process that tags phrases has ended (exit code {process.wait()}), maybe for lack of memory; "
+            "try fewer --jobs"
+        )
+    return [ImagePhrases(*image) for image in json.loads(answer)]

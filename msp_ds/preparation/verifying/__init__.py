@@ -1,0 +1,1 @@
+"""Finished shard sets checked byte by byte, inspected, and copied from remote storage for that."""

@@ -1,4 +1,4 @@
-"""Shard sets at addresses, brought here one by one, for commands that look at sets without training on them."""
+"""Local copies of remote shard sets, for commands that read whole sets without training on them."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from msp_ds.storage.checksums import FileEntry
 
 _SETS = tuple(f"{stage}/{split}" for stage in layout.STAGE_NAMES for split in ("train", "val"))
 _FAULTS_NAMED = 5
-"""Files that may be at fault before the rest is not tried: a server that is gone need not be asked for a thousand."""
+"""Faulty files after which the rest is not tried: a server may be down."""
 
 
 @contextmanager
 def local_copies(
     paths: Sequence[str], *, cache: Path, limit_gb: float, progress: Progress, one_set: bool = False
 ) -> Iterator[list[Path]]:
-    """The folders that paths stand for: themselves, or, for addresses, whole copies of the sets there.
+    """Yield a local folder for each path: the path itself or, for an address, whole copies of the sets there.
 
-    An address names a set or, unless `one_set`, the folder that holds `<stage>/<split>`. Each file is fetched once and
-    checked by size and sha256; a copy is kept from eviction as long as the block runs.
+    An address names a set or, unless `one_set`, a folder that holds `<stage>/<split>`. Each file is fetched once and
+    checked by size and sha256; copies are protected from eviction during the block.
 
-    Raises: InputError for addresses that are not read and for sets that do not fit; ShardError naming the files that
-    are missing, differ from their index or cannot be had.
+    Raises: InputError for unsupported addresses and for sets that exceed the cache; ShardError naming the files that
+    are missing, differ from their index or cannot be fetched.
     """
     with ExitStack() as held:
         folders: list[Path] = []
@@ -51,19 +51,19 @@ def local_copies(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _SetThere:
-    """A set at an address, as its index tells it."""
+class _RemoteSet:
+    """A set at an address, by its index."""
 
     name: str
-    """`sentence/train` below the address, or nothing for the address itself."""
+    """`sentence/train` below the address; empty for the address itself."""
     remote: RemoteFolder
     index_data: bytes
     files: Mapping[str, FileEntry]
     """All files but the index."""
 
 
-def _sets_at(remote: RemoteFolder, names: Sequence[str]) -> list[_SetThere]:
-    """The set at an address, or else those of `names` that are below it."""
+def _sets_at(remote: RemoteFolder, names: Sequence[str]) -> list[_RemoteSet]:
+    """Return the set at an address, or else those of `names` that are below it."""
     alone = _set_at("", remote)
     found = [alone] if alone else [_set_at(name, RemoteFolder(f"{remote.address}/{name}")) for name in names]
     sets = [one for one in found if one]
@@ -73,7 +73,7 @@ def _sets_at(remote: RemoteFolder, names: Sequence[str]) -> list[_SetThere]:
     return sets
 
 
-def _set_at(name: str, remote: RemoteFolder) -> _SetThere | None:
+def _set_at(name: str, remote: RemoteFolder) -> _RemoteSet | None:
     where = f"{remote.address}/{layout.INDEX_NAME}"
     try:
         data = remote.read(layout.INDEX_NAME)
@@ -82,11 +82,11 @@ def _set_at(name: str, remote: RemoteFolder) -> _SetThere | None:
     index = parse_index(data, where=where, fix="upload the set again")
     tars = {shard.name: FileEntry(bytes=shard.bytes, sha256=shard.sha256) for shard in index.shards}
     check_names({**tars, **index.files}, where)
-    return _SetThere(name=name, remote=remote, index_data=data, files={**tars, **index.files})
+    return _RemoteSet(name=name, remote=remote, index_data=data, files={**tars, **index.files})
 
 
 def _copies(
-    address: str, sets: Sequence[_SetThere], blobs: BlobCache, *, progress: Progress, held: ExitStack
+    address: str, sets: Sequence[_RemoteSet], blobs: BlobCache, *, progress: Progress, held: ExitStack
 ) -> list[Path]:
     root = blobs.folder / "copies" / _folder_name(address)
     needed = {entry.sha256: entry.bytes for one in sets for entry in one.files.values()}
@@ -97,8 +97,8 @@ def _copies(
         return [_assemble(one, root / one.name, blobs) for one in sets]
 
 
-def _fetch(sets: Sequence[_SetThere], blobs: BlobCache, *, progress: Progress) -> None:
-    """Fetch what is not in the cache. Raises: ShardError naming the files that cannot be had as they should be."""
+def _fetch(sets: Sequence[_RemoteSet], blobs: BlobCache, *, progress: Progress) -> None:
+    """Fetch files that are not in the cache. Raises: ShardError naming files that are missing or damaged."""
     wanted = {entry.sha256: (one, name, entry) for one in sets for name, entry in one.files.items()}
     missing = [found for sha256, found in wanted.items() if not blobs.path(sha256).exists()]
     progress.start("fetch (bytes)", sum(entry.bytes for _, _, entry in missing))
@@ -114,8 +114,8 @@ def _fetch(sets: Sequence[_SetThere], blobs: BlobCache, *, progress: Progress) -
         raise ShardError("; and ".join(faults))
 
 
-def _assemble(one: _SetThere, folder: Path, blobs: BlobCache) -> Path:
-    """A set's folder of links to its files, in place at once. The cache is locked meanwhile."""
+def _assemble(one: _RemoteSet, folder: Path, blobs: BlobCache) -> Path:
+    """Create a set's folder of links to its files atomically; the cache must be locked."""
     prepared = folder.with_name(f".{folder.name}.copying")
     shutil.rmtree(prepared, ignore_errors=True)  # of a run that was killed
     prepared.mkdir(parents=True)
@@ -127,6 +127,6 @@ def _assemble(one: _SetThere, folder: Path, blobs: BlobCache) -> Path:
 
 
 def _folder_name(address: str) -> str:
-    """A name to recognise an address by, and no other address has it."""
+    """Return a readable folder name that is unique to an address."""
     plain = re.sub(r"[^A-Za-z0-9.]+", "-", address)[:80]
     return f"{plain}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""What a shard set holds, in figures and a few samples: for eyes that want to see the data before a long run."""
+"""Statistics and samples of a shard set, for a look at the data before a long run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from msp_ds.data.format.text import Label, load_labels
 from msp_ds.records import RegionRecord
 
 IMAGES_SAMPLED = 256
-"""Images that features and labels are described by, evenly spaced over the set; texts and regions are all counted."""
+"""Images, evenly spaced over the set, whose features and labels are described; texts and regions are all counted."""
 SAMPLES_SHOWN = 3
-_SHARES = (1, 10, 50, 90, 99)
+_PERCENTILES = (1, 10, 50, 90, 99)
 _MOST_FREQUENT = 20
 _NORM_BINS = 30
 
 
 def inspect_set(shards: ShardSet, *, samples: int = SAMPLES_SHOWN) -> dict[str, Any]:
-    """Facts of a set as plain JSON values, grouped: set, texts, regions, labels, features, samples.
+    """Return statistics of a set as plain JSON values, by group: set, texts, regions, labels, features, samples.
 
     Raises: ShardError when a sampled image is damaged.
     """
@@ -61,7 +61,7 @@ def inspect_set(shards: ShardSet, *, samples: int = SAMPLES_SHOWN) -> dict[str, 
 
 
 def _describe_texts(shards: ShardSet) -> dict[str, Any]:
-    """Lengths in pieces, [CLS] and [SEP] included."""
+    """Describe the texts; lengths are in pieces, [CLS] and [SEP] included."""
     lengths = np.diff(shards.pairs.offsets)
     return {
         "counts": shards.index.texts,
@@ -74,7 +74,7 @@ def _describe_texts(shards: ShardSet) -> dict[str, Any]:
 
 
 def _counted(values: np.ndarray) -> dict[int, int]:
-    """Whole numbers from 0 on, and how often each comes."""
+    """Return value -> count for non-negative integers."""
     return {value: int(count) for value, count in enumerate(np.bincount(values)) if count}
 
 
@@ -91,7 +91,7 @@ def _describe_labels(ids: Sequence[np.ndarray], labels: Sequence[Label]) -> dict
 
 
 def _describe_features(records: Sequence[RegionRecord]) -> dict[str, Any]:
-    """Compare these with the figures of the features a checkpoint was trained on: another extractor shows here."""
+    """Describe the features. Figures that differ from those of a checkpoint's data mean another extractor."""
     features = np.concatenate([record.features for record in records]).astype(np.float32)
     norms = np.linalg.norm(features, axis=1)
     counts, edges = np.histogram(norms, bins=_NORM_BINS)
@@ -109,28 +109,24 @@ def _describe_features(records: Sequence[RegionRecord]) -> dict[str, Any]:
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:
-    """Mean, percentiles and ends."""
-    percentiles = {f"p{share}": float(np.percentile(values, share)) for share in _SHARES}
+    percentiles = {f"p{percent}": float(np.percentile(values, percent)) for percent in _PERCENTILES}
     return {"mean": float(values.mean()), "min": float(values.min()), **percentiles, "max": float(values.max())}
 
 
 def samples_of(shards: ShardSet, rows: Sequence[int]) -> list[dict[str, Any]]:
-    """The images in some rows with their boxes, labels and texts, as JSON values, fit to be drawn.
-
-    Raises: ShardError when one is damaged.
-    """
+    """Return the images in some rows with boxes, labels and texts as JSON values. Raises: ShardError for damage."""
     objects, attributes = _labels_of(shards)
     return [_sample(shards, row, objects=objects, attributes=attributes) for row in rows]
 
 
 def _labels_of(shards: ShardSet) -> tuple[tuple[Label, ...], ...]:
-    """The object labels and the attribute labels."""
+    """Return the object labels and the attribute labels."""
     paths = (shards.objects_path, shards.attributes_path)
     return tuple(load_labels(path, may_be_empty=True) for path in paths)
 
 
 def _sample(shards: ShardSet, row: int, *, objects: Sequence[Label], attributes: Sequence[Label]) -> dict[str, Any]:
-    """An image with its boxes, x0 y0 x1 y1 in pixels, and texts; a region without a label has an empty one."""
+    """Return an image with boxes, x0 y0 x1 y1 in pixels, and texts; a region without a label gets an empty one."""
     record, texts = read_record(shards, row)
     return {
         "image_id": record.image_id,

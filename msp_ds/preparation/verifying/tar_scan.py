@@ -1,4 +1,4 @@
-"""Every fault of one tar of a shard set: headers, padding and payloads, compared with the index and the pair table.
+"""Find every fault of one tar of a shard set: headers, padding and payloads against the index and the pair table.
 
 R regions of an image, F feature width.
 """
@@ -40,29 +40,29 @@ class PairRows:
 
     @classmethod
     def of(cls, pairs: Pairs, *, num_images: int, pieces: WordPieces, max_tokens: int) -> PairRows:
-        """The rows of a table whose images are 0 to num_images - 1."""
+        """Group a table by its images, 0 to num_images - 1."""
         order = np.argsort(pairs.image_rows, kind="stable")
         ends = np.searchsorted(pairs.image_rows[order], np.arange(num_images + 1))
         return cls(pairs=pairs, order=order, ends=ends, pieces=pieces, max_tokens=max_tokens)
 
     def faults(self, row: int, image_id: str, texts: list[str]) -> Iterator[str]:
-        """How the table differs from the texts in the record of an image: their number, their wording, their pieces.
+        """Yield the differences between the table and the texts in the record of an image: number, wording, pieces.
 
-        Every text is compared by its key. One an image, in turn, is split into pieces again, which shows a table made
-        with other pieces; splitting all would take longer than everything else, and the table has its sha256.
+        Every text is compared by its key. One text an image is tokenized again, which detects a table made with another
+        vocabulary; tokenizing all would take longer than everything else, and the table has its sha256.
         """
         places = self.order[self.ends[row] : self.ends[row + 1]]
         if len(places) != len(texts):
             yield f"has {len(texts)} texts, the pair table {len(places)}"
             return
         if not all(isinstance(text, str) for text in texts):
-            yield "holds something else among its texts"
+            yield "holds a text that is not a string"
             return
         if not texts:  # the second image of a statement
             return
         for ordinal, (key, text) in enumerate(zip(self.pairs.keys[places].tolist(), texts, strict=True)):
             if key != key_of(PAIR_KEY.format(image_id=image_id, ordinal=ordinal, text=text)):
-                yield f"text {ordinal} is {text[:40]!r}, which is not the one that the pair table was made from"
+                yield f"text {ordinal} is {text[:40]!r}, which differs from the text of the pair table"
         probed = row % len(texts)
         if not self._has_pieces_of(texts[probed], int(places[probed])):
             yield f"text {probed}, {texts[probed][:40]!r}, has other word pieces in the pair table"
@@ -78,60 +78,60 @@ class PairRows:
 
 @dataclass(frozen=True, kw_only=True)
 class TarPlan:
-    """What a tar should hold."""
+    """The expected contents of a tar."""
 
     path: Path
     entry: ShardEntry
     index: SetIndex
     first_row: int
-    """Of its images in the set."""
+    """Row of its first image in the set."""
     pair_rows: PairRows | None
-    """None where the pair table cannot be used."""
+    """None where the pair table is unusable."""
 
 
 def scan_tar(plan: TarPlan, *, advance: Callable[[int], None]) -> list[str]:
-    """Each fault of a tar, with file, image and byte; `advance` hears of the bytes read, which are all."""
+    """Return each fault of a tar with file, image and byte. advance: called with the number of bytes read."""
     try:
         with plan.path.open("rb") as file:
-            summed = _Summed(file, advance)
-            faults = [*_member_faults(plan, summed), *_ending_faults(plan, summed)]
+            reader = _HashingReader(file, advance)
+            faults = [*_member_faults(plan, reader), *_ending_faults(plan, reader)]
     except OSError as error:
         return [f"{plan.path} cannot be read ({error.strerror})"]
-    if not faults and summed.digest.hexdigest() != plan.entry.sha256:
-        # What is named above explains another sum; alone it means that header fields or the index were changed.
-        faults = [f"{plan.path} differs from the sha256 in the index, though every image in it is in order"]
+    if not faults and reader.digest.hexdigest() != plan.entry.sha256:
+        # Other faults would explain another hash; without them, header fields or the index were changed.
+        faults = [f"{plan.path} differs from the sha256 in the index, though every image in it is valid"]
     return faults
 
 
-class _Summed:
-    """A file that is read once, from start to end, and summed up on the way."""
+class _HashingReader:
+    """Reads a file once from start to end and hashes it."""
 
     def __init__(self, file: BinaryIO, advance: Callable[[int], None]) -> None:
         self.digest = hashlib.sha256()
-        self.place = 0
+        self.position = 0
         self._file = file
         self._advance = advance
 
-    def take(self, size: int) -> bytes:
-        """The next bytes, fewer at the end of the file."""
+    def read(self, size: int) -> bytes:
+        """Read the next bytes, fewer at the end of the file."""
         data = self._file.read(size)
         self.digest.update(data)
-        self.place += len(data)
+        self.position += len(data)
         self._advance(len(data))
         return data
 
 
-def _member_faults(plan: TarPlan, file: _Summed) -> Iterator[str]:
+def _member_faults(plan: TarPlan, file: _HashingReader) -> Iterator[str]:
     entry = plan.entry
     for number, (key, offset, length) in enumerate(zip(entry.keys, entry.offsets, entry.lengths, strict=True)):
         where = f"{plan.path}, {key} at byte {offset}"
-        gap_start = file.place
-        gap = file.take(offset - gap_start)
-        payload = file.take(length)
+        gap_start = file.position
+        gap = file.read(offset - gap_start)
+        payload = file.read(length)
         if len(payload) < length:
             missing = len(entry.keys) - number - 1
             others = f" and the {missing} images after it are" if missing else " is"
-            yield f"{where}: the file ends at byte {file.place}; this image{others} cut off"
+            yield f"{where}: the file ends at byte {file.position}; this image{others} cut off"
             return
         for fault in _header_faults(gap, gap_start=gap_start, name=f"{key}.{MEMBER_ENDING}", size=length):
             yield f"{where}: {fault}"
@@ -139,13 +139,13 @@ def _member_faults(plan: TarPlan, file: _Summed) -> Iterator[str]:
 
 
 def _header_faults(gap: bytes, *, gap_start: int, name: str, size: int) -> Iterator[str]:
-    """The zeros that fill up the block of the payload before, and one tar header."""
+    """Check the padding of the previous payload and one tar header."""
     fill = -gap_start % TAR_BLOCK
     if len(gap) != fill + TAR_BLOCK:
         yield f"the index leaves {len(gap)} bytes before it instead of {fill + TAR_BLOCK}"
         return
     if any(gap[:fill]):
-        yield f"bytes other than zero before it, from byte {gap_start + _first_set(gap)}"
+        yield f"bytes other than zero before it, from byte {gap_start + _first_nonzero(gap)}"
     try:
         header = tarfile.TarInfo.frombuf(gap[fill:], "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
@@ -155,21 +155,21 @@ def _header_faults(gap: bytes, *, gap_start: int, name: str, size: int) -> Itera
         yield f"its tar header is that of {header.name!r} with {header.size} bytes instead of {name!r} with {size}"
 
 
-def _ending_faults(plan: TarPlan, file: _Summed) -> Iterator[str]:
-    """Only zeros follow the last payload: what fills its block, then two blocks or more."""
-    start, first_wrong = file.place, -1
+def _ending_faults(plan: TarPlan, file: _HashingReader) -> Iterator[str]:
+    """Check that only zeros follow the last payload: its padding, then at least two blocks."""
+    start, first_wrong = file.position, -1
     if start < plan.entry.offsets[-1] + plan.entry.lengths[-1]:
-        return  # cut off before: named already
-    while chunk := file.take(_CHUNK):
+        return  # truncated before, which is reported already
+    while chunk := file.read(_CHUNK):
         if first_wrong < 0 and any(chunk.lstrip(b"\0")[:1]):
-            first_wrong = file.place - len(chunk) + _first_set(chunk)
+            first_wrong = file.position - len(chunk) + _first_nonzero(chunk)
     if first_wrong >= 0:
         yield f"{plan.path}: bytes other than zero after the last image, from byte {first_wrong}"
-    elif file.place == start or file.place - start - (-start % TAR_BLOCK) < 2 * TAR_BLOCK:
-        yield f"{plan.path} ends at byte {file.place} without the two blocks of zeros that end a tar"
+    elif file.position == start or file.position - start - (-start % TAR_BLOCK) < 2 * TAR_BLOCK:
+        yield f"{plan.path} ends at byte {file.position} without the two blocks of zeros that end a tar"
 
 
-def _first_set(data: bytes) -> int:
+def _first_nonzero(data: bytes) -> int:
     return len(data) - len(data.lstrip(b"\0"))
 
 
@@ -193,7 +193,7 @@ def _payload_faults(plan: TarPlan, number: int, payload: bytes, *, where: str) -
 
 
 def _record_faults(record: RegionRecord, index: SetIndex, *, region_count: int) -> Iterator[str]:
-    """How a record differs from what the index says of it, and numbers that none may have."""
+    """Yield the differences between a record and the index, and values out of range."""
     num_regions, width = record.features.shape
     if num_regions != region_count:
         yield f"has {num_regions} regions, in the index {region_count}"

@@ -1,4 +1,4 @@
-"""Shard sets verified as they lie on disk, to the last byte: every fault is named, not only the first."""
+"""Verify shard sets on the disk byte by byte; every fault is reported, not only the first."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from msp_ds.storage.small_files import is_plain_name
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """What was found in one set."""
+    """The result of the verification of one set."""
 
     path: Path
     is_quick: bool
-    """Whether the contents of the tars were left out."""
+    """Whether the contents of the tars were not read."""
     num_images: int
     num_tars: int
     num_bytes: int
-    """Of the tars."""
+    """Bytes of the tars."""
     seconds: float
-    """That it took."""
+    """Duration."""
     faults: tuple[str, ...]
     """One line each: file, image, byte, what is wrong."""
     fix: str
@@ -40,7 +40,7 @@ class VerifyReport:
 
 
 def find_sets(paths: Sequence[Path]) -> list[Path]:
-    """The sets that paths stand for: all that lie somewhere below a folder; a path without any stands for itself."""
+    """Return all sets below the paths; a path without any is returned itself."""
     return list(dict.fromkeys(found for path in paths for found in layout.sets_below(path) or [path]))
 
 
@@ -52,23 +52,23 @@ def verify_sets(
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> bool:
-    """Verify all sets that `paths` stand for, one after the other; `tell` hears of each. Whether all are in order.
+    """Verify all sets below `paths` and pass each report to `tell`; return whether all are valid.
 
-    Raises: ShardError at the end, naming the sets that could not be opened.
+    Raises: ShardError at the end, naming the sets that cannot be opened.
     """
-    closed: list[str] = []
-    in_order = True
+    unreadable: list[str] = []
+    all_valid = True
     for path in find_sets(paths):
         try:
-            verdict = verify_set(path, quick=quick, jobs=jobs, progress=progress)
+            report = verify_set(path, quick=quick, jobs=jobs, progress=progress)
         except ShardError as error:
-            closed.append(str(error))
+            unreadable.append(str(error))
         else:
-            in_order = in_order and not verdict.faults
-            tell(verdict)
-    if closed:
-        raise ShardError("; and ".join(closed))
-    return in_order
+            all_valid = all_valid and not report.faults
+            tell(report)
+    if unreadable:
+        raise ShardError("; and ".join(unreadable))
+    return all_valid
 
 
 def verify_set(
@@ -76,10 +76,10 @@ def verify_set(
 ) -> VerifyReport:
     """Compare a set with its index: sizes, tables and the small files, and, unless `quick`, every byte of the tars.
 
-    Of each image the tar header, crc32, schema, image id, shapes, finite features, labels and texts are checked. `jobs`
-    tars are read at once, by default one a core; hashing lets go of Python's lock.
+    For each image the tar header, crc32, schema, image id, shapes, finite features, labels and texts are checked.
+    `jobs` tars are read at once, by default one a core; hashing releases the interpreter lock.
 
-    Raises: ShardError when there is no index to compare with.
+    Raises: ShardError when there is no readable index.
     """
     progress, start = progress or NoProgress(), time.perf_counter()
     index, index_sha256 = read_index(path)
@@ -88,7 +88,7 @@ def verify_set(
     try:
         shards = assemble_set(index, path=path, index_sha256=index_sha256)
     except InputError as error:
-        # What cannot be loaded from a file that differs from its hash is no second fault.
+        # A file that differs from its hash is reported already, and so not again as unreadable.
         damaged = [str(path / name) for name in index.files if any(str(path / name) in fault for fault in faults)]
         faults += [] if str(error).startswith(tuple(damaged)) else [str(error)]
     num_bytes = sum(shard.bytes for shard in index.shards)
@@ -110,7 +110,7 @@ def verify_set(
 def _tar_faults(
     index: SetIndex, path: Path, shards: ShardSet | None, *, jobs: int, progress: Progress
 ) -> Iterator[str]:
-    """Those of all tars, in their order."""
+    """Yield the faults of all tars in order."""
     lock = Lock()
 
     def advance(amount: int) -> None:
@@ -125,8 +125,11 @@ def _tar_faults(
 
 
 def _tar_plans(index: SetIndex, path: Path, shards: ShardSet | None) -> tuple[list[TarPlan], list[str]]:
-    """The tars that can be read as the index says, and why others cannot."""
-    pair_rows = _pair_rows(shards) if shards is not None else None
+    """Return plans for the tars whose index entries are valid, and the faults of the other entries."""
+    pair_rows: PairRows | None = None
+    if shards is not None:
+        pieces = shards.word_pieces()
+        pair_rows = PairRows.of(shards.pairs, num_images=index.num_images, pieces=pieces, max_tokens=index.max_tokens)
     plans: list[TarPlan] = []
     refused: list[str] = []
     first_row = 0
@@ -136,17 +139,10 @@ def _tar_plans(index: SetIndex, path: Path, shards: ShardSet | None) -> tuple[li
         except (ShardError, OverflowError) as error:
             refused.append(str(error))
         else:
-            # One that is missing, or is no plain name, was named with the other files.
+            # Missing tars and names that are not plain are reported with the other files.
             if is_plain_name(entry.name) and (path / entry.name).is_file():
                 plans.append(
                     TarPlan(path=path / entry.name, entry=entry, index=index, first_row=first_row, pair_rows=pair_rows)
                 )
         first_row += len(entry.keys)
     return plans, refused
-
-
-def _pair_rows(shards: ShardSet) -> PairRows:
-    index = shards.index
-    return PairRows.of(
-        shards.pairs, num_images=index.num_images, pieces=shards.word_pieces(), max_tokens=index.max_tokens
-    )

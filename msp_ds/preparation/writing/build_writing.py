@@ -1,6 +1,4 @@
-"""Writes the planned sets of a stage: as many shards at a time as there are threads, those left from a run that was cut
-short, then tables and indexes, then all into place.
-"""
+"""Write the planned sets of a stage: tars that are not finished yet, tables and indexes, then all into place."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """What is to be written, once all small files are read and found in order."""
+    """The plan of a stage's sets, made from all small files before any features are read."""
 
     files: Sequence[RegionFile]
     texts: StageTexts
@@ -45,15 +43,15 @@ class Build:
     jobs: list[ShardJob]
     """All tars of all splits."""
     counts: dict[Split, dict[str, int]]
-    """What is left out so far."""
+    """Images and texts that are left out so far."""
     skipped: tuple[SkippedRow, ...] = ()
-    """Rows of the sources that cannot be used, as far as that is known."""
+    """Unusable rows of the sources that are known so far."""
 
 
 def write_build(
     build: Build, *, out: Path, progress: Progress | None = None, num_threads: int = 1
 ) -> dict[Split, SetReport]:
-    """Write planned sets as `out/train` and `out/val`, as `build_shards` says."""
+    """Write planned sets as `out/<split>`; see `build_shards`."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         with ExitStack() as locks:
@@ -64,7 +62,7 @@ def write_build(
             for split in {"val", "test"} - reports.keys():
                 remove_set(out / split)
     except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}); {_way_out(out)}") from None
+        raise InputError(f"{out} cannot be written ({error.strerror}); {_disk_hint(out)}") from None
     return reports
 
 
@@ -93,11 +91,11 @@ def _write(build: Build, *, out: Path, progress: Progress, num_threads: int) -> 
 def _write_tars(
     jobs: list[ShardJob], source: ShardSource, *, progress: Progress, num_threads: int
 ) -> dict[Split, list[ShardPart]]:
-    """The parts of all tars, written now or by an earlier run that was cut short."""
+    """Return the parts of all tars, written now or by an interrupted run."""
     finished = {place: part for place, job in enumerate(jobs) if (part := source.finished(job))}
     todo = [job for place, job in enumerate(jobs) if place not in finished]
     if finished:
-        log.info("taking up where the last run stopped: %d of %d tars are written", len(finished), len(jobs))
+        log.info("resuming an interrupted run: %d of %d tars are written", len(finished), len(jobs))
     parts: dict[Split, list[ShardPart]] = {split: [] for split in source.plans}
     with ShardPool(source, num_threads=num_threads, advance=progress.advance) as pool:
         if todo:
@@ -112,8 +110,8 @@ def _write_tars(
     return parts
 
 
-def _way_out(out: Path) -> str:
-    """What fixes a disk that is full."""
+def _disk_hint(out: Path) -> str:
+    """Return the fix for a full disk."""
     kept = sum(num_finished(folder) for folder in out.glob(".*.partial"))
     if kept:
         return f"free its disk and give the same command; finished tars that it keeps: {kept}"

@@ -1,4 +1,4 @@
-"""Whose shard sets lie in a folder, so that nothing is lost to a command that was meant for others."""
+"""Guards that keep a command from overwriting shard sets of other data or files that this program did not write."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _WHAT, _FIX = "a shard set", "move it, or name another --out"
 
 
 def require_own_sets(folder: Path, recipe: Recipe, *, fix: str) -> None:
-    """Demand that the sets of a stage in `folder`, if there are any, are of `recipe`, as their extractor tells.
+    """Require that any sets of a stage in `folder` are of `recipe`, by their extractor.
 
-    Raises: InputError that ends with `fix`; also for a set whose index is unreadable, which may be anybody's.
+    Raises: InputError that ends with `fix`; also for a set whose index is unreadable, which may be of any recipe.
     """
     for path in sorted(path for path in folder.glob("[!.]*") if path.is_dir()):
         try:
@@ -34,11 +34,11 @@ def require_own_sets(folder: Path, recipe: Recipe, *, fix: str) -> None:
         except ShardError:
             found = "a set that cannot be read"
         if found != f"the features of {recipe.extractor!r}":
-            raise InputError(f"{path} holds {found}, which {recipe.extractor!r} would be written over; {fix}")
+            raise InputError(f"{path} holds {found}, which {recipe.extractor!r} would overwrite; {fix}")
 
 
 def require_replaceable_sets(folder: Path) -> None:
-    """Demand that sets can be written as `folder/train`, `folder/val` and `folder/test` and nothing else is lost by it.
+    """Require that sets can be written as `folder/train`, `folder/val` and `folder/test` without loss of other files.
 
     Raises: InputError as require_replaceable_set, for splits that are one folder, and for folders that cannot be read.
     """
@@ -57,24 +57,24 @@ def require_replaceable_sets(folder: Path) -> None:
 
 
 def writing_folders(folder: Path) -> list[Path]:
-    """Where sets `folder/<split>` are put in place: `folder`, and the folders that links lead into, each once."""
+    """Return the folders in which sets `folder/<split>` are replaced: `folder` and the targets of links, each once."""
     parents = [folder, *(followed(folder / split).parent for split in get_args(Split))]
     return list({parent.resolve(): parent for parent in reversed(parents)}.values())
 
 
 def require_replaceable_set(target: Path) -> None:
-    """Demand that a set can be written as `target`: nothing lies there but a set of this program, or nothing at all.
+    """Require that `target` is absent, empty or a set of this program.
 
-    Raises: InputError naming what this program did not write, or a link that leads nowhere.
+    Raises: InputError naming a file that this program did not write, or a broken link.
     """
     folder = followed(target)
     require_own_files(folder, is_own=_names_of_set(folder), what=_WHAT, fix=_FIX)
 
 
 def remove_set(target: Path) -> None:
-    """Delete the set `target` and what is prepared for it; a link goes with the set behind it.
+    """Delete the set `target` and its work folder; a link is deleted with the set behind it.
 
-    Raises: InputError for what this program did not write.
+    Raises: InputError for files that this program did not write.
     """
     require_replaceable_set(target)
     _require_own_work(target)
@@ -85,7 +85,7 @@ def remove_set(target: Path) -> None:
 
 
 def work_path(target: Path) -> Path:
-    """The hidden folder in which a set is prepared, beside `target` or the folder that a link there leads to."""
+    """Return the hidden folder in which a set is prepared, beside `target` or the folder behind a link."""
     folder = followed(target)
     return folder.with_name(f".{folder.name}.partial")
 
@@ -95,21 +95,21 @@ def _require_own_work(target: Path) -> None:
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether a file of this name may lie in a set that is being prepared."""
+    """Whether a file of this name may be in the work folder of a set."""
     return name in _TABLES or _UNFINISHED.fullmatch(name) is not None
 
 
 def _names_of_set(folder: Path) -> Callable[[str], bool]:
-    """Which names belong to the set in a folder: those of its index, and the tables; none where no index is ours."""
+    """Return a test of the file names of a set: its index and tables; none where the index is not of this program."""
     path = folder / layout.INDEX_NAME
     data = path.read_bytes() if path.is_file() else None
-    # An index that is damaged from its start on is still ours beside all of our tables.
+    # An index that is damaged from its start is still of this program if all tables are beside it.
     has_tables = all((folder / name).is_file() for name in layout.NEEDED_FILES)
     if data is None or (layout.FORMAT.encode() not in data[:100] and not has_tables):
         return lambda name: False
     try:
         index = parse_index(data, where=str(path), fix="")
-    except ShardError:  # of another version, or damaged: it may be written again, by the names that we give
+    except ShardError:  # of another version, or damaged: only files with names of this program may be overwritten
         return lambda name: name in _TABLES or _TARS.fullmatch(name) is not None
     names = _TABLES | index.files.keys() | {shard.name for shard in index.shards}
     return names.__contains__

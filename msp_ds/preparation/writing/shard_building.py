@@ -1,4 +1,4 @@
-"""From a recipe to the shard sets of one stage: texts and image ids into memory, a plan of shards, then the shards."""
+"""Build the shard sets of one stage from a recipe: read texts and image ids, plan the shards, then write them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from msp_ds.data.format.vocabulary import (
 from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.errors import InputError
 from msp_ds.preparation.exclusion import read_exclusion, require_split_files
-from msp_ds.preparation.hard_negatives.lists import read_hard_negatives
+from msp_ds.preparation.hard_negatives.hard_negative_list import read_hard_negatives
 from msp_ds.preparation.recipe import Recipe, ensure_world
 from msp_ds.preparation.region_features.region_files import (
     RegionFile,
@@ -45,7 +45,7 @@ from msp_ds.stateless_random import HELD_OUT_IMAGE, key_of
 
 @dataclass(frozen=True, kw_only=True)
 class _Labels:
-    """The two label vocabularies."""
+    """The vocabularies of objects and attributes."""
 
     objects_data: bytes
     attributes_data: bytes
@@ -66,12 +66,12 @@ def build_shards(
 ) -> dict[Split, SetReport]:
     """Write the sets `out/stage/train` and, with a holdout, `out/stage/val`: the same bytes for any number of threads.
 
-    Sets that were there are replaced at the end, all or none; without a holdout an old `val`, whose images are now
-    trained on, goes. When the work is cut short, by a kill, Ctrl-C or a full disk, the finished tars stay in a hidden
-    folder, and the same call goes on from there.
+    Existing sets are replaced at the end, all or none; without a holdout an old `val` is deleted, since its images are
+    now training images. After an interruption by a kill, Ctrl-C or a full disk, the finished tars are kept in a hidden
+    folder, and the same call continues from them.
 
-    Raises: InputError for every fault of the recipe and its files, for what lies there and is no set, and for a disk
-    that is or would be full.
+    Raises: InputError for every fault of the recipe and its files, for foreign files in the target folders, and for a
+    disk that is or would be full.
     """
     progress = progress or NoProgress()
     require_replaceable_sets(out / stage)  # before hours of work
@@ -79,7 +79,7 @@ def build_shards(
     if recipe.world is not None:
         progress.start("making the world (images)", recipe.world.images)
         ensure_world(recipe.world, advance=progress.advance)
-    files = list_region_files(_needed(recipe.regions, "regions"))
+    files = list_region_files(_require(recipe.regions, "regions"))
     build = plan_build(recipe, files=files, stage=stage, progress=progress, hf_home=hf_home, num_threads=num_threads)
     return write_build(build, out=out / stage, progress=progress, num_threads=num_threads)
 
@@ -93,11 +93,11 @@ def plan_build(
     hf_home: Path | None = None,
     num_threads: int = 1,
 ) -> Build:
-    """Find out what a stage's sets will hold, from all of a recipe's files; of the regions, `files`, only the ids.
+    """Plan a stage's sets from all of a recipe's files; of the regions, `files`, only the ids are read.
 
-    Phrases are tagged by as many processes as the shards will be written by threads.
+    Phrases are tagged by `num_threads` processes.
 
-    Raises: InputError for every fault of the recipe and its files that can be seen before features are read.
+    Raises: InputError for every fault of the recipe and its files that shows before features are read.
     """
     progress = progress or NoProgress()
     labels = _read_labels(recipe, files)
@@ -105,7 +105,7 @@ def plan_build(
         require_labels(files)
     faults = Faults(recipe.on_error)
     progress.start("reading image ids (bytes)", scan_bytes(files))
-    # Before hours of writing, so that what does not fit together is found.
+    # Before hours of writing, so that inconsistent files are found first.
     rows = scan_rows(files, faults=faults, advance=progress.advance)
     image_ids = frozenset(row.image_id for file_rows in rows for row in file_rows)
     text_files = TextFiles(recipe, image_ids=image_ids)
@@ -120,11 +120,11 @@ def plan_build(
         progress=progress,
     )
     texts = texts_of_stage(stage, files=text_files, settings=settings)
-    split_of, counts = _choose(recipe, image_ids, texts, text_files, skipped=faults.image_ids())
+    split_of, counts = _assign_splits(recipe, image_ids, texts, text_files, skipped=faults.image_ids())
     texts = texts.within(split_of)
     types = tuple(sorted({file.feature_type for file in files} - {""}))
     plan = replace(_plan(recipe, stage, pieces, labels, texts.questions), feature_types=types)
-    images, silent = _images_by_split(rows, texts, split_of)
+    images, without_text = _images_by_split(rows, texts, split_of)
     plans = {split: replace(plan, split=split) for split in sorted(images)}
     if texts.questions is not None:
         counts += texts.questions.counts
@@ -134,7 +134,7 @@ def plan_build(
         plans=plans,
         jobs=[job for split, plan in plans.items() for job in plan_shards(images[split], plan)],
         counts={
-            split: {**counts, **faults.counts(), "clipped_boxes": 0, "images_without_text": silent[split]}
+            split: {**counts, **faults.counts(), "clipped_boxes": 0, "images_without_text": without_text[split]}
             for split in plans
         },
         skipped=tuple(faults.skipped),
@@ -142,13 +142,13 @@ def plan_build(
 
 
 def held_out(image_ids: frozenset[str], count: int, *, pairs: Iterable[tuple[str, str]] = ()) -> frozenset[str]:
-    """The `count` images that are set apart: those with the smallest keys, whatever the stage and the order of files.
+    """Return the `count` images with the smallest keys, the same for all stages and orders of files.
 
-    pairs: images that a question needs together. Where there are some, whole groups of images that pairs connect are
-    set apart, at most `count` images in all. Where the groups are too large for that, images are drawn one by one all
-    the same, and questions across the splits are lost.
+    pairs: images that a question needs together. Whole groups of images that pairs connect are held out, at most
+    `count` images in all. Where the groups are too large for that, single images are drawn, and questions across the
+    splits are lost.
 
-    Raises: InputError when none would be left to train on.
+    Raises: InputError when no image would be left for training.
     """
     if count >= len(image_ids):
         raise InputError(f"a holdout of {count} leaves nothing of {len(image_ids)} images; make it smaller")
@@ -157,12 +157,12 @@ def held_out(image_ids: frozenset[str], count: int, *, pairs: Iterable[tuple[str
 
 
 def _drawn(groups: Iterable[list[str]], count: int) -> frozenset[str]:
-    """The groups with the smallest keys; one that would make it more than `count` images is passed over."""
-    apart: set[str] = set()
+    """Return the groups with the smallest keys, without those that would exceed `count` images."""
+    held: set[str] = set()
     for group in sorted(groups, key=lambda group: min(map(_holdout_key, group))):
-        if len(apart) + len(group) <= count:
-            apart.update(group)
-    return frozenset(apart)
+        if len(held) + len(group) <= count:
+            held.update(group)
+    return frozenset(held)
 
 
 def _holdout_key(image_id: str) -> tuple[int, str]:
@@ -170,7 +170,7 @@ def _holdout_key(image_id: str) -> tuple[int, str]:
 
 
 def _connected(image_ids: frozenset[str], pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
-    """The images in groups: two of a pair are in one, and so are all that are connected by several pairs."""
+    """Return the connected components of the images, with pairs as edges."""
     group_of = {image_id: [image_id] for image_id in image_ids}
     for one, other in pairs:
         if one in group_of and other in group_of and group_of[one] is not group_of[other]:
@@ -180,19 +180,19 @@ def _connected(image_ids: frozenset[str], pairs: Iterable[tuple[str, str]]) -> l
     return list({id(group): group for group in group_of.values()}.values())
 
 
-def _needed(value: tuple[str, ...], name: str) -> tuple[str, ...]:
+def _require(value: tuple[str, ...], name: str) -> tuple[str, ...]:
     if not all(value) or not value:
         raise InputError(f"the recipe names no {name}; give them with --{name.replace('_', '-')} FILE")
     return value
 
 
 def _read_labels(recipe: Recipe, files: Sequence[RegionFile]) -> _Labels:
-    """The vocabularies; those that the recipe does not name are empty where no file has labels."""
+    """Read the vocabularies; where no file has labels, those that the recipe does not name are empty."""
     unlabelled = files_without_labels(files)
     data, labels = [], []
     for name, path in (("objects_vocab", recipe.objects_vocab), ("attributes_vocab", recipe.attributes_vocab)):
         named = len(unlabelled) < len(files) or path
-        data.append(read_label_bytes(Path(_needed((path,), name)[0])) if named else b"")
+        data.append(read_label_bytes(Path(_require((path,), name)[0])) if named else b"")
         labels.append(parse_labels(data[-1], name=path, may_be_empty=not named))
     return _Labels(
         objects_data=data[0],
@@ -207,13 +207,13 @@ def _find_vocabulary(recipe: Recipe, labels: _Labels, texts: TextFiles, hf_home:
     if recipe.vocab == BERT_BASE_UNCASED:
         return find_bert_vocabulary(hf_home=hf_home)
     if recipe.vocab == TRAINED:
-        # Of all texts, whatever the stage: the stages of a run share one vocabulary.
+        # From the texts of all stages: the stages of a run share one vocabulary.
         names = [name for label in (*labels.objects, *labels.attributes) for name in label]
         return train_vocabulary([*names, *texts.all_texts()])
     return read_vocabulary(Path(recipe.vocab))
 
 
-def _choose(
+def _assign_splits(
     recipe: Recipe,
     image_ids: frozenset[str],
     texts: StageTexts,
@@ -221,11 +221,11 @@ def _choose(
     *,
     skipped: frozenset[str],
 ) -> tuple[dict[str, Split], Counter[str]]:
-    """The split of each image that may be written, and counts of what is left out so far.
+    """Return the split of each image that may be written, and counts of what is left out so far.
 
     Raises: InputError for texts without regions, unless the recipe allows them or their regions were `skipped`.
     """
-    # A Visual Genome image that is there under its COCO id too would smuggle held-out images into training.
+    # A Visual Genome image that is also there under its COCO id would bring held-out images into training.
     duplicates = image_ids & text_files.duplicates.keys()
     exclusion = read_exclusion(recipe, duplicates=text_files.duplicate_table)
     exclusion.check(image_ids)
@@ -238,7 +238,7 @@ def _choose(
             f"{min(unexplained)}; add their region features, or leave their texts out with --allow-missing"
         )
     decided = texts.questions.split_of if texts.questions is not None else {}
-    apart = (
+    held = (
         frozenset[str]()
         if "val" in decided.values()
         else held_out(image_ids - left_out, recipe.holdout, pairs=texts.pairs)
@@ -246,17 +246,15 @@ def _choose(
     counts = Counter(text_files.counts)
     counts.update(images_without_regions=len(without_regions), duplicates_left_out=len(duplicates))
     counts.update(exclusion.counts(image_ids))
-    split_of: dict[str, Split] = {
-        image_id: "val" if image_id in apart else "train" for image_id in image_ids - left_out
-    }
+    split_of: dict[str, Split] = {image_id: "val" if image_id in held else "train" for image_id in image_ids - left_out}
     return {image_id: decided.get(image_id, split) for image_id, split in split_of.items()}, counts
 
 
 def _plan(
     recipe: Recipe, stage: SetName, pieces: WordPieces, labels: _Labels, questions: QuestionBook | None
 ) -> SetPlan:
-    """Of the training split; the other shares what is large."""
-    # Only ITM_HS, a task of sentences, and retrieval look for similar images.
+    """Return the plan of the training split, which the other splits share but for their name."""
+    # Only ITM_HS, a task of the sentence stage, and retrieval use similar images.
     hard_negatives = recipe.hard_negatives if stage in ("sentence", "retrieval") else None
     return SetPlan(
         stage=stage,
@@ -278,9 +276,9 @@ def _plan(
 def _images_by_split(
     rows: list[list[RegionRow]], texts: StageTexts, split_of: dict[str, Split]
 ) -> tuple[dict[Split, list[PlannedImage]], Counter[Split]]:
-    """The images of each split in the order of the files, and how many more are known to have no text."""
+    """Return the images of each split in the order of the files, and the number of images known to have no text."""
     images: dict[Split, list[PlannedImage]] = {split: [] for split in split_of.values()}
-    silent, needed_beside = Counter[Split](), texts.needed_beside
+    without_text, needed_beside = Counter[Split](), texts.needed_beside
     for number, file_rows in enumerate(rows):
         for row in file_rows:
             split = split_of.get(row.image_id)
@@ -288,7 +286,7 @@ def _images_by_split(
                 continue
             known = texts.known(row.image_id)
             if known == [] and row.image_id not in needed_beside:
-                silent[split] += 1
+                without_text[split] += 1
             else:
                 images[split].append(PlannedImage(number, row, 1 if known is None else len(known)))
-    return images, silent
+    return images, without_text

@@ -1,4 +1,4 @@
-"""What writing shards will take, told before it begins by writing a few images on trial."""
+"""Estimate the disk space and time of writing shards from a trial with a few images."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from msp_ds.preparation.writing.shard_plan import ShardJob
 
 _TRIAL_IMAGES = 16
 _INDEX_BYTES = 100
-"""Of an image in index.json, about."""
+"""Approximate bytes of an image in index.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What the shards that are still to be written will take."""
+    """Estimated costs of the shards that are still to be written."""
 
     num_images: int
     num_texts: int
     num_bytes: int
-    """On the disk."""
+    """Bytes on the disk."""
     seconds: float
     free_bytes: int
-    """Of the disk now."""
+    """Free bytes of the disk before writing."""
 
     def describe(self) -> str:
-        """One line: `123287 images, 616767 texts to write: 18.5 GB of 68.0 GB free, about 3 min`."""
+        """Return one line: `123287 images, 616767 texts to write: 18.5 GB of 68.0 GB free, about 3 min`."""
         size = f"{_size(self.num_bytes)} of {_size(self.free_bytes)} free"
         return f"{self.num_images} images, {self.num_texts} texts to write: {size}, about {_time(self.seconds)}"
 
@@ -39,20 +39,20 @@ class Estimate:
 def estimate(
     jobs: Sequence[ShardJob], *, write: Callable[[ShardJob], ShardPart], folder: Path, num_threads: int
 ) -> Estimate:
-    """Write the first images twice, the first time to warm up, remove them, and reckon from there.
+    """Write the first images twice, the first time to warm up, delete them, and extrapolate.
 
-    Raises: InputError for a fault in those images, and when the disk has not enough room.
+    Raises: InputError for a fault in those images, and when the disk has not enough free space.
     """
     trial = dataclasses.replace(jobs[0], name="trial.tar", images=jobs[0].images[:_TRIAL_IMAGES])
     write(trial)
-    began = time.perf_counter()
+    start = time.perf_counter()
     part = write(trial)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     (folder / trial.name).unlink(missing_ok=True)
     written = sum(part.facts.entry.lengths) + sum(column.nbytes for column in part.pairs.values())
-    share = (written + _INDEX_BYTES * part.num_images) / max(trial.num_bytes, 1)
+    bytes_ratio = (written + _INDEX_BYTES * part.num_images) / max(trial.num_bytes, 1)
     num_images, free = sum(len(job.images) for job in jobs), shutil.disk_usage(folder).free
-    needed = int(share * sum(job.num_bytes for job in jobs))
+    needed = int(bytes_ratio * sum(job.num_bytes for job in jobs))
     if needed > free:
         raise InputError(
             f"{folder.parent} would take {_size(needed)} more, but its disk has {_size(free)} free; "
@@ -68,14 +68,12 @@ def estimate(
 
 
 def _size(num_bytes: int) -> str:
-    """`18.5 GB`, `24 MB` or `24 kB`."""
     if num_bytes >= 1e9:
         return f"{num_bytes / 1e9:.1f} GB"
     return f"{num_bytes / 1e6:.0f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.0f} kB"
 
 
 def _time(seconds: float) -> str:
-    """`8 s`, `3 min` or `2.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

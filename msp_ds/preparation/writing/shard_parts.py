@@ -1,5 +1,6 @@
-"""One shard of a set while the set is written: its tar, and its part, which is all that the set's tables and index
-need to know of it. A part on the disk says that its tar is finished, so that a later run need not write it again.
+"""One shard of a set during writing: its tar and its part, the data that the set's tables and index need of it.
+
+A part on the disk marks its tar as finished, so that a later run does not write it again.
 
 P pairs of the shard, F feature width.
 """
@@ -27,7 +28,7 @@ from msp_ds.storage.array_files import load_arrays
 from msp_ds.storage.atomic_files import sync_folder, write_atomically
 
 PART_ENDING = ".part"
-_PART = "what is known of a finished tar"
+_PART = "the part of a finished tar"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,26 +36,26 @@ class PartFacts:
     """The numbers of a part."""
 
     num_truncated: int
-    """Texts that were cut."""
+    """Texts that were truncated."""
     num_regions: int
     """Regions of all its images."""
     counts: dict[str, int]
-    """What was fixed or left out."""
+    """Counts of what was fixed or left out."""
     entry: ShardEntry
-    """For the index. Without keys there is no tar either: no image had anything to say."""
+    """The shard's entry in the index. Without keys there is no tar, since no image had a text."""
     skipped: tuple[SkippedRow, ...] = ()
-    """Rows that could not be used."""
+    """Unusable rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardPart:
-    """What a finished shard adds to its set."""
+    """The contribution of a finished shard to its set."""
 
     facts: PartFacts
     pairs: Mapping[str, np.ndarray]
     """Its pair table, in memory or on the disk; image_rows count within the shard."""
     feature_sum: np.ndarray
-    """float64 [F], over all regions; empty without images."""
+    """float64 [F], sum over all regions; empty without images."""
 
     @property
     def num_images(self) -> int:
@@ -63,7 +64,7 @@ class ShardPart:
 
 
 class ShardWriter:
-    """Writes one shard as a context: `add` for each image, then `finish`. Left without, no tar remains."""
+    """Writes one shard as a context: `add` for each image, then `finish`. Without `finish` no tar remains."""
 
     def __init__(self, path: Path, *, pieces: WordPieces, max_tokens: int) -> None:
         self._path = path
@@ -90,10 +91,7 @@ class ShardWriter:
         return self._tar.num_bytes if self._tar is not None else 0
 
     def add(self, record: RegionRecord, texts: list[str]) -> None:
-        """Append an image with its texts, at least one.
-
-        Raises: InputError for features of another width than those before.
-        """
+        """Append an image with at least one text. Raises: InputError for features of another width than before."""
         if self._tar is None:
             self._tar = TarShard(self._path)
         self._features.add(record)
@@ -102,7 +100,7 @@ class ShardWriter:
         self._num_images += 1
 
     def finish(self, counts: dict[str, int], *, skipped: Sequence[SkippedRow] = ()) -> ShardPart:
-        """End the tar, down to the disk; `counts` and `skipped` tell what was fixed or left out."""
+        """Complete the tar, synced to the disk. counts, skipped: what was fixed or left out."""
         entry = self._tar.close() if self._tar is not None else _no_tar(self._path.name)
         self._tar = None
         facts = PartFacts(
@@ -116,7 +114,7 @@ class ShardWriter:
 
 
 class _SavedPairs(Mapping[str, np.ndarray]):
-    """The pair table of a saved part: a column is read when it is asked for, since those of all shards take 80 MB."""
+    """The pair table of a saved part. Columns are read on access, since those of all shards take 80 MB."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -132,7 +130,7 @@ class _SavedPairs(Mapping[str, np.ndarray]):
 
 
 def save_part(part: ShardPart, *, tar: Path, recipe_hash: str) -> ShardPart:
-    """Note beside a tar that it is finished, and what it was made from; the part, its pair table on the disk."""
+    """Save a part beside its tar and return it with its pair table on the disk. recipe_hash: the sources' hash."""
     head = json.dumps({"recipe_hash": recipe_hash, "facts": to_json(part.facts)}).encode()
     arrays = {"head": np.frombuffer(head, np.uint8), "feature_sum": part.feature_sum, **part.pairs}
     unfinished = tar.with_name(f"{tar.name}{PART_ENDING}.tmp")
@@ -142,7 +140,7 @@ def save_part(part: ShardPart, *, tar: Path, recipe_hash: str) -> ShardPart:
 
 
 def load_part(tar: Path, *, recipe_hash: str) -> ShardPart | None:
-    """The part of a finished tar; None where there is none, or tar or part are not what would be written now."""
+    """Return the part of a finished tar; None where there is none, or tar and part do not match the recipe."""
     path = _part_path(tar)
     try:
         arrays = load_arrays(path, ["head", "feature_sum", *PAIR_COLUMNS], what=_PART)
@@ -150,7 +148,7 @@ def load_part(tar: Path, *, recipe_hash: str) -> ShardPart | None:
         facts = from_json(PartFacts, head["facts"], where=str(path))
         size = tar.stat().st_size if facts.entry.keys else 0
     except (InputError, OSError, ValueError, KeyError, TypeError):
-        # Whatever is wrong with it, writing the shard again fixes it.
+        # Writing the shard again fixes any fault of a part.
         return None
     if head.get("recipe_hash") != recipe_hash or size != facts.entry.bytes:
         return None

@@ -1,7 +1,6 @@
-"""What each shard of a set will hold, decided before anything is written and by nothing but the raw files.
+"""Plan the contents of each shard of a set from the raw files alone, before anything is written.
 
-So a set has the same bytes however many threads write it, and a run that was killed knows which tars it need not write
-again.
+So a set has the same bytes for any number of threads, and a run recognises the finished tars of an interrupted one.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ class PlannedImage(NamedTuple):
     """An image that a shard will hold."""
 
     file: int
-    """Which of the region files it stands in."""
+    """Number of its region file."""
     row: RegionRow
     num_texts: int
-    """1 where they come from the regions themselves; such an image may turn out to have nothing to say."""
+    """1 where texts are made from the regions; such an image may turn out to have none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +39,17 @@ class ShardJob:
 
     @property
     def num_bytes(self) -> int:
-        """Of the rows to read."""
+        """Bytes of the rows to read."""
         return sum(image.row.length for image in self.images)
 
     @property
     def num_texts(self) -> int:
-        """Texts; one an image where they are not known yet."""
+        """Texts of all images."""
         return sum(image.num_texts for image in self.images)
 
 
 def plan_shards(images: Iterable[PlannedImage], plan: SetPlan) -> Iterator[ShardJob]:
-    """The tars of a set, in the order of its images, full by number of images or bytes of their rows."""
+    """Yield the tars of a set in the order of its images, each up to a number of images or bytes of their rows."""
     batch: list[PlannedImage] = []
     num_bytes = number = 0
     for image in images:
@@ -64,7 +63,7 @@ def plan_shards(images: Iterable[PlannedImage], plan: SetPlan) -> Iterator[Shard
 
 
 def recipe_hash(job: ShardJob, *, plan: SetPlan, files: Sequence[RegionFile], texts: StageTexts) -> str:
-    """A hash of all that decides the bytes of a tar. Of the features it takes their file's size and time of change."""
+    """Return a hash of everything that decides the bytes of a tar; features by their file's size and time of change."""
     stamps = {}
     for number in sorted({image.file for image in job.images}):
         found = files[number].path.stat()

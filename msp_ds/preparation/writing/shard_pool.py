@@ -1,8 +1,8 @@
-"""Writes the shards of a plan, several at a time.
+"""Write the shards of a plan with several threads.
 
-By threads, not processes: reading, decompressing, casting, checksums and writing leave the interpreter free, while each
-process would take 230 MB for its imports alone and might outlive its killed parent. What holds it, 0.3 ms of an
-image's 0.6 and half of that for the word pieces of five captions, bounds what more threads gain.
+Threads, not processes: reading, decompressing, casting, checksums and writing release the interpreter lock, while each
+process would need 230 MB for its imports and might outlive a killed parent. Of an image's 0.6 ms, 0.3 hold the lock,
+half of them for the word pieces of five captions; that limits the gain of more threads.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ _MOST_JOBS = 4
 
 
 def default_jobs() -> int:
-    """As many threads as this process has cores, at most four: from there on the disk is what takes the time."""
+    """Return the number of cores of this process, at most four: beyond that the disk is the bottleneck."""
     affinity = getattr(os, "sched_getaffinity", None)
     return min(len(affinity(0)) if affinity else os.cpu_count() or 1, _MOST_JOBS)
 
 
 class _Abandoned(Exception):
-    """A shard that need not be finished, since the work ends before."""
+    """The pool is stopping, so that the current shard is not needed."""
 
 
 class _OwnFiles(threading.local):
-    """The region files of one thread, which shares nothing that they keep open."""
+    """Copies of the region files for each thread, which do not share open files."""
 
     def __init__(self, files: Sequence[RegionFile]) -> None:
         self._files = files
         self._own: dict[int, RegionFile] = {}
 
     def keep_only(self, numbers: set[int]) -> None:
-        """Let go of all others."""
+        """Drop all other files."""
         self._own = {number: file for number, file in self._own.items() if number in numbers}
 
     def __getitem__(self, number: int) -> RegionFile:
-        """A file, to be used by this thread alone."""
+        """Return this thread's copy of a file."""
         if number not in self._own:
             self._own[number] = copy.copy(self._files[number])
         return self._own[number]
@@ -60,7 +60,7 @@ class _OwnFiles(threading.local):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSource:
-    """What all shards of a run are made from, and where they go."""
+    """Sources and targets of all shards of a run."""
 
     files: Sequence[RegionFile]
     texts: StageTexts
@@ -69,23 +69,23 @@ class ShardSource:
     """The work folder of each split."""
 
     def tar_of(self, job: ShardJob) -> Path:
-        """Where a job's tar goes."""
+        """Return the path of a job's tar."""
         return self.folders[job.split] / job.name
 
     def hash_of(self, job: ShardJob) -> str:
-        """What decides the bytes of a job's tar."""
+        """Return the recipe hash of a job's tar."""
         return recipe_hash(job, plan=self.plans[job.split], files=self.files, texts=self.texts)
 
     def finished(self, job: ShardJob) -> ShardPart | None:
-        """What an earlier run has written for this job; None where it has not."""
+        """Return the part that an earlier run wrote for this job, if any."""
         return load_part(self.tar_of(job), recipe_hash=self.hash_of(job))
 
 
 class ShardPool:
-    """Threads that write shards, as a context; left early, they stop at their next image."""
+    """Threads that write shards, as a context; when it is left early, they stop at their next image."""
 
     def __init__(self, source: ShardSource, *, num_threads: int, advance: Callable[[int], None]) -> None:
-        """advance: hears, from any thread, of the bytes read."""
+        """advance: called from any thread with the number of bytes read."""
         plan = next(iter(source.plans.values()))
         self._source = source
         self._labels = LabelCounts(objects=len(plan.objects), attributes=len(plan.attributes))
@@ -95,7 +95,7 @@ class ShardPool:
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="shard")
 
     def __enter__(self) -> ShardPool:
-        # Threads that each spread their casts over all cores get into each other's way.
+        # Otherwise each thread would spread its casts over all cores.
         self._torch_threads = torch.get_num_threads()
         torch.set_num_threads(1)
         return self
@@ -106,15 +106,15 @@ class ShardPool:
         torch.set_num_threads(self._torch_threads)
 
     def write_all(self, jobs: Sequence[ShardJob]) -> Iterator[ShardPart]:
-        """The parts of all jobs in their order, each saved once its tar is on the disk.
+        """Yield the parts of all jobs in order, each saved after its tar is on the disk.
 
-        Raises: InputError, of several faults the one that comes first in the order of the jobs, and OSError.
+        Raises: InputError, of several faults the first in the order of the jobs; OSError.
         """
         for future in [self._threads.submit(self._write_and_save, job) for job in jobs]:
             yield future.result()
 
     def write(self, job: ShardJob, *, advance: Callable[[int], None] = lambda num_bytes: None) -> ShardPart:
-        """Write one tar, here and now."""
+        """Write one tar in the calling thread."""
         plan, counts = self._source.plans[job.split], Counter(clipped_boxes=0, images_without_text=0)
         faults = Faults(plan.on_error)
         self._files.keep_only({image.file for image in job.images})

@@ -1,4 +1,4 @@
-"""Makes a shard set of its finished shards: tables and index, then the whole folder into its place at once."""
+"""Complete a shard set from its finished shards: tables and index, then the whole folder into place at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from msp_ds.data.format.set_layout import SetIndex, SetName, Split
 from msp_ds.data.format.set_tables import Column, join_pairs, npy_bytes, npz_bytes, require_one_width, write_npz
 from msp_ds.data.format.text import Label, WordPieces, parse_labels
 from msp_ds.errors import InputError
-from msp_ds.preparation.hard_negatives.lists import HardNegativeList, row_blocks_within
+from msp_ds.preparation.hard_negatives.hard_negative_list import HardNegativeList, row_blocks_within
 from msp_ds.preparation.texts.answer_vocabulary import answers_data
 from msp_ds.preparation.texts.benchmark_questions import QuestionBook
 from msp_ds.preparation.writing.overwrite_guard import require_replaceable_set, work_path
@@ -32,7 +32,7 @@ from msp_ds.storage.checksums import FileEntry
 
 @dataclass(frozen=True, kw_only=True)
 class SetPlan:
-    """What all images of a set have in common."""
+    """Properties that all images of a set share."""
 
     stage: SetName
     split: Split
@@ -42,21 +42,21 @@ class SetPlan:
     attributes_data: bytes
     """The attribute vocabulary, byte for byte."""
     max_tokens: int
-    """Pieces of a text, [CLS] and [SEP] included; longer ones are cut."""
+    """Pieces of a text, [CLS] and [SEP] included; longer texts are truncated."""
     extractor: str = ""
     preset: str | None = None
     hard_negatives: HardNegativeList | None = None
     questions: QuestionBook | None = None
-    """Of a benchmark."""
+    """The questions of a benchmark set."""
     feature_types: tuple[str, ...] = ()
-    """Of the features in the TSV sources."""
+    """Types of the features in the TSV sources."""
     has_labels: bool = True
     """Whether every source of regions has the detector's labels."""
     on_error: OnError = "fail"
-    """What a row of regions does that cannot be used."""
+    """Policy for unusable rows of regions."""
     images_per_shard: int = 1000
     bytes_per_shard: int = 2 * 10**9
-    """A tar ends with the image that reaches either limit; bytes of the rows: float32 in base64 shrinks to 0.38."""
+    """Bytes of the source rows, of which a tar needs 0.38 for float32 in base64. A tar ends at the first limit."""
 
     @property
     def objects(self) -> tuple[Label, ...]:
@@ -71,23 +71,23 @@ class SetPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class SetReport:
-    """What was written."""
+    """A summary of a written set."""
 
     path: Path
     num_images: int
     num_pairs: int
     num_shards: int
     num_bytes: int
-    """Of the tars."""
+    """Bytes of the tars."""
     texts: dict[str, int]
-    """Counts of what was kept, dropped and cut."""
+    """Counts of texts that were kept, dropped and truncated."""
     file_names: frozenset[str]
-    """All that belongs into the folder."""
+    """Names of all files of the set."""
     features: str = ""
-    """The width and the type of a region's features, where they were told from a TSV's bytes."""
+    """Width and type of the features, where they were inferred from a TSV's bytes."""
 
     def describe(self) -> str:
-        """One line: `shards/token/train: 1800 images, 1800 texts, 2 tars, 269 MB; truncated 12, ...`."""
+        """Return one line: `shards/token/train: 1800 images, 1800 texts, 2 tars, 269 MB; truncated 12, ...`."""
         size = (
             f"{self.num_images} images, {self.num_pairs} texts, {self.num_shards} tars, {self.num_bytes / 1e6:.0f} MB"
         )
@@ -97,10 +97,9 @@ class SetReport:
 
 @contextmanager
 def work_folder(target: Path) -> Iterator[Path]:
-    """A folder in which a set is prepared, by one process at a time.
+    """Yield the folder in which a set is prepared.
 
-    After a fault of the input nothing remains of it. When the work was cut short otherwise, the finished shards stay
-    for the next run.
+    After an InputError it is deleted. After any other interruption the finished shards are kept for the next run.
     """
     folder = work_path(target)
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,12 +114,12 @@ def work_folder(target: Path) -> Iterator[Path]:
 
 
 def num_finished(folder: Path) -> int:
-    """How many shards in a work folder are finished."""
+    """Return the number of finished shards in a work folder."""
     return len(list(folder.glob(f"*{PART_ENDING}")))
 
 
 def of_one_width(parts: Iterable[ShardPart]) -> Iterator[ShardPart]:
-    """The parts as they come. Raises: InputError as soon as one has features of another width than those before."""
+    """Yield the parts. Raises: InputError for a part with features of another width than those before."""
     before = 0
     for part in parts:
         if part.num_images:
@@ -141,8 +140,10 @@ def finish_set(
 ) -> SetReport:
     """Write the tables of a set and, last, its index into the work folder that holds its tars.
 
-    parts: of all shards in their order; tars without images do not exist. counts: are added to those of the shards.
-    skipped: rows of the sources that could not be used, of whatever split.
+    Args:
+        parts: of all shards in order.
+        counts: are added to those of the shards.
+        skipped: unusable rows of the sources, of all splits.
 
     Raises: InputError when no image is left.
     """
@@ -171,9 +172,9 @@ def finish_set(
 
 
 def commit_set(folder: Path, report: SetReport) -> None:
-    """Put a finished set in the place of the old one, if any, without what only its writing needed.
+    """Replace the old set, if any, by a finished one, without intermediate files.
 
-    Raises: InputError when something else has come to lie there.
+    Raises: InputError when foreign files have appeared in the target.
     """
     require_replaceable_set(report.path)
     for path in folder.iterdir():
@@ -185,7 +186,7 @@ def commit_set(folder: Path, report: SetReport) -> None:
 def write_set(
     target: Path, *, plan: SetPlan, examples: Iterable[tuple[RegionRecord, list[str]]], counts: dict[str, int]
 ) -> SetReport:
-    """Write one whole set of images with their texts, or, when anything fails, nothing.
+    """Write one set of images with their texts, whole or not at all.
 
     Raises: InputError for an image that comes twice, features of another width, and an image without a text.
     """
@@ -199,7 +200,7 @@ def write_set(
 def _write_examples(
     folder: Path, plan: SetPlan, examples: Iterable[tuple[RegionRecord, list[str]]]
 ) -> Iterator[ShardPart]:
-    """One shard after the other, until there are no more examples."""
+    """Yield the parts of the shards, written one after the other."""
     rest, seen = iter(examples), set[str]()
     for number in count():
         with ShardWriter(folder / layout.tar_name(number), pieces=plan.pieces, max_tokens=plan.max_tokens) as writer:
@@ -218,7 +219,7 @@ def _write_examples(
 
 
 def _summed(counts: dict[str, int], parts: Iterable[ShardPart]) -> dict[str, int]:
-    """The counts together with those of all parts. No Counter: it would drop the zeros, which say that all is there."""
+    """Return the counts plus those of all parts; zeros stay, which a sum of Counters would drop."""
     total = dict(counts)
     for part in parts:
         for name, number in part.facts.counts.items():
@@ -256,7 +257,7 @@ def _index(
 def _write_tables(
     folder: Path, plan: SetPlan, parts: Sequence[ShardPart], pairs: dict[str, Column]
 ) -> dict[str, FileEntry]:
-    """The files beside the tars. The mean is summed in the order of the shards, whoever wrote them."""
+    """Write the files beside the tars. The mean is summed in the order of the shards, so threads do not change it."""
     total, num_regions = np.zeros(len(parts[0].feature_sum)), sum(part.facts.num_regions for part in parts)
     for part in parts:
         total += part.feature_sum

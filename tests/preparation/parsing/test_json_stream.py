@@ -69,24 +69,24 @@ def test_the_size_of_the_chunks_does_not_matter(
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "is no readable JSON, it is empty; it should be"),
-        ("7", "is no readable JSON; it should be a test"),
+        ("", "is not valid JSON, it is empty; it should be"),
+        ("7", "is not valid JSON; it should be a test"),
         ("[1, 2", "it ends too early"),
         ("[1 2]", "a comma is missing"),
         ("[1,]", "it is cut off or damaged"),
         ("[,1]", "it is cut off or damaged"),
         ('[{"a": 1}, {"a"', "it is cut off or damaged"),
-        ("[1][2]", "something follows its end"),
+        ("[1][2]", "text follows its end"),
         ('{"a": [1]', "it ends too early"),
-        ('{"a" 1}', "a key is no text or has no value"),
-        ("{1: 1}", "a key is no text or has no value"),
+        ('{"a" 1}', "a key is not a string or has no value"),
+        ("{1: 1}", "a key is not a string or has no value"),
         ('{"a": }', "it is cut off or damaged"),
-        ('{"a": 1}\n{"a": ', "line 2: is no readable JSON"),
+        ('{"a": 1}\n{"a": ', "line 2: is not valid JSON"),
         ("[" * 100_000, "it is cut off or damaged"),
         ("[" + "9" * 5000 + "]", "it is cut off or damaged"),
     ],
 )
-def test_what_is_no_json_is_refused_with_its_file(tmp_path: Path, text: str, fault: str) -> None:
+def test_invalid_json_is_refused_with_its_file(tmp_path: Path, text: str, fault: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(InputError) as caught:
         items(tmp_path / "a.json")
@@ -94,9 +94,9 @@ def test_what_is_no_json_is_refused_with_its_file(tmp_path: Path, text: str, fau
     assert fault in str(caught.value)
 
 
-def test_files_that_are_missing_or_no_text_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_missing_or_not_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b'["\xff"]')
-    for name, fault in (("b.json", "is missing"), ("a.json", "is no UTF-8 text"), ("", "cannot be read")):
+    for name, fault in (("b.json", "is missing"), ("a.json", "is not UTF-8 text"), ("", "cannot be read")):
         with pytest.raises(InputError, match=f"{fault}.*; it should be a test"):
             items(tmp_path / name)
 
@@ -119,5 +119,5 @@ def test_an_item_that_lacks_a_key_is_named(tmp_path: Path) -> None:
     assert require_mapping(first, "a", what="it") == {"a": 1}
     with pytest.raises(InputError, match=r"a.json entry 0: has no b; it should be it"):
         require_mapping(first, "a", "b", what="it")
-    with pytest.raises(InputError, match=r"a.json entry 1: is no object"):
+    with pytest.raises(InputError, match=r"a.json entry 1: is not an object"):
         require_mapping(second, what="it")

@@ -24,7 +24,7 @@ def test_texts_are_kept_by_image_in_order() -> None:
 
 
 def test_texts_on_the_disk_are_kept_as_those_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_table, "_IN_MEMORY", 64)
+    monkeypatch.setattr(text_table, "_BUFFER_BYTES", 64)
     table = TextTable()
     for round_ in range(3):
         for number in range(20):
@@ -36,24 +36,24 @@ def test_texts_on_the_disk_are_kept_as_those_in_memory(monkeypatch: pytest.Monke
     assert dict(table.drain()) == expected
 
 
-def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_that_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(text_table, "_IN_MEMORY", 64)
+    monkeypatch.setattr(text_table, "_BUFFER_BYTES", 64)
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(InputError, match=r"cannot hold the texts \(No space left on device\); free its disk"):
         TextTable().add("vg-1", ["a dog"] * 20)
 
 
-def test_a_list_that_was_asked_for_is_a_copy() -> None:
+def test_a_list_of_the_table_is_a_copy() -> None:
     table = TextTable()
     table.add("coco-7", ["a dog"])
     table["coco-7"].append("a ball")
     assert table["coco-7"] == ["a dog"]
 
 
-def test_what_is_drained_is_gone_and_the_rest_is_still_there() -> None:
+def test_drained_images_leave_the_table_and_others_stay() -> None:
     table = TextTable()
     table.add("coco-9", ["x"])
     table.add("coco-7", ["a dog", "a ball"])
@@ -65,7 +65,7 @@ def test_what_is_drained_is_gone_and_the_rest_is_still_there() -> None:
 
 
 def test_the_memory_of_a_table_does_not_grow_with_its_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_table, "_IN_MEMORY", 1 << 14)
+    monkeypatch.setattr(text_table, "_BUFFER_BYTES", 1 << 14)
     tracemalloc.start()
     table = TextTable()
     for number in range(1000):

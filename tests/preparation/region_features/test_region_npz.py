@@ -59,7 +59,7 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "more boxes than there are": ({"num_boxes": np.array([3, 4])}, "row 1, image coco-2: num_boxes is 4"),
     "ids without scores": ({"objects_conf": None}, "has one of objects_id and objects_conf without the other"),
     "many without ids": ({"image_id": None}, "a.npz: lacks the array image_id"),
-    "too few ids": ({"image_id": np.array([1])}, r"image_id has shape \(1,\), which does not fit boxes"),
+    "too few ids": ({"image_id": np.array([1])}, r"image_id has shape \(1,\), which does not match boxes"),
     "no size": ({"width": np.array([64, 0])}, "row 1, image coco-2: height 48 and width 0"),
 }
 

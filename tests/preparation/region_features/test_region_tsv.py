@@ -96,7 +96,7 @@ def test_the_type_of_the_features_is_told_from_their_bytes(tmp_path: Path, value
     if (kind, values[0, 0]) == ("float16", 0.5):
         # 0x3800, again and again, is 0.5 in float16 and 0.0000305 in float32.
         with pytest.raises(
-            InputError, match=r"a.tsv: .* 32 bytes, may be 16 numbers of float16 or 8 numbers of float32 or .*; say"
+            InputError, match=r"a.tsv: .* 32 bytes, may be 16 numbers of float16 or 8 numbers of float32 or .*; choose"
         ):
             read(path)
     else:
@@ -292,7 +292,7 @@ def test_compressed_files_read_as_plain_ones(tmp_path: Path, ending: str) -> Non
 def test_a_cut_compressed_file_is_named_with_the_row_it_breaks_off_in(tmp_path: Path, ending: str) -> None:
     packed = pack_in_two(write_tsv(tmp_path / "a.tsv", [Row(number) for number in range(1, 40)]), ending)
     packed.write_bytes(packed.read_bytes()[:-9])
-    with pytest.raises(InputError, match=rf"a.tsv{ending} row \d+ \(byte \d+\): cannot be read on from here"):
+    with pytest.raises(InputError, match=rf"a.tsv{ending} row \d+ \(byte \d+\): cannot be read from here on"):
         list(TsvRegions(packed, "coco").rows())
     faults = Faults("skip")
     found = list(TsvRegions(packed, "coco").rows(faults))
@@ -309,14 +309,14 @@ def test_what_follows_the_last_frame_is_ignored_with_one_warning(
     packed = pack_in_two(plain, ending)
     packed.write_bytes(packed.read_bytes() + rest)
     assert list(TsvRegions(packed, "coco").rows()) == list(TsvRegions(plain, "coco").rows())
-    assert caplog.messages == [f"{packed}: what follows the end of its compressed content is ignored"]
+    assert caplog.messages == [f"{packed}: the bytes behind the end of its compressed content are ignored"]
 
 
 @pytest.mark.parametrize("ending", PACKERS)
 def test_the_start_of_one_more_frame_is_a_cut_file(tmp_path: Path, ending: str) -> None:
     packed = pack_in_two(write_tsv(tmp_path / "a.tsv", [Row(1), Row(2)]), ending)
     packed.write_bytes(packed.read_bytes() + packed.read_bytes()[:2])
-    with pytest.raises(InputError, match=r"row 3 .* cannot be read on from here"):
+    with pytest.raises(InputError, match=r"row 3 .* cannot be read from here on"):
         list(TsvRegions(packed, "coco").rows())
 
 
@@ -331,7 +331,7 @@ def test_a_zst_file_without_zstandard_names_what_to_install(tmp_path: Path, monk
 def test_what_is_not_compressed_as_its_name_says_is_refused(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.tsv{ending}"
     write_tsv(path, [Row(1)])
-    with pytest.raises(InputError, match=rf"a.tsv{ending} cannot be read on from here"):
+    with pytest.raises(InputError, match=rf"a.tsv{ending} cannot be read from here on"):
         read(path)
 
 

@@ -49,20 +49,20 @@ def test_images_without_captions_are_named_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "fault"),
     [
-        ([], "holds no caption in a layout that is known; it should be captions in COCO's"),
-        ({"annotations": {}}, "holds no caption in a layout"),
-        (captions_json([]), "holds no caption in a layout"),
+        ([], "holds no caption in a known layout; it should be captions in COCO's"),
+        ({"annotations": {}}, "holds no caption in a known layout"),
+        (captions_json([]), "holds no caption in a known layout"),
         (captions_json([(7, " ")]), r"holds no caption \(1 empty ones\)"),
         (
             {"annotations": [{"image_id": 7, "bbox": []}]},
             r"holds no caption \(0 empty ones\), .*; it should be captions",
         ),
         ({"annotations": [{"image_id": 7, "caption": "x"}, {"caption": "x"}]}, "annotation 1: has no image_id"),
-        ({"annotations": [{"image_id": 7, "caption": "x"}, 7]}, "annotation 1: is no object"),
+        ({"annotations": [{"image_id": 7, "caption": "x"}, 7]}, "annotation 1: is not an object"),
         ({"annotations": [{"image_id": 7, "caption": "x"}, {"image_id": 7}]}, "annotation 1: has no caption, unlike"),
         ({"annotations": [{"image_id": 7}, {"image_id": 7, "caption": "x"}]}, "annotation 1: has a caption, unlike"),
-        ({"annotations": [{"image_id": 7, "caption": ["x"]}]}, r"annotation 0: \['x'\] is no text"),
-        ({"annotations": [{"image_id": None, "caption": "x"}]}, "annotation 0: None is no image id"),
+        ({"annotations": [{"image_id": 7, "caption": ["x"]}]}, r"annotation 0: \['x'\] is not a text"),
+        ({"annotations": [{"image_id": None, "caption": "x"}]}, "annotation 0: None is not an image id"),
         (captions_json([(7, "dog"), ("cat", "dog")]), "image 1: 'cat' is no image id"),
         (captions_json([(7, "\ud83d dog")]), "annotation 0: .* holds half a character"),
     ],
@@ -76,7 +76,7 @@ def test_a_missing_or_cut_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"b.json is missing; it should be captions"):
         read_texts(str(tmp_path / "b.json"), "caption")
     (tmp_path / "a.json").write_text('{"annotations": [{"image_id": 7, "caption": "x"}')
-    with pytest.raises(InputError, match=r"a.json is no readable JSON \(it ends too early\)"):
+    with pytest.raises(InputError, match=r"a.json is not valid JSON \(it ends too early\)"):
         read_texts(str(tmp_path / "a.json"), "caption")
 
 

@@ -50,7 +50,7 @@ def test_flickr_images_are_known_by_the_stem_of_their_file(tmp_path: Path) -> No
 def test_a_list_of_images_demands_that_the_split_is_chosen(tmp_path: Path) -> None:
     path = write_json(tmp_path / "dataset_coco.json", COCO)
     assert read_image_ids(f"{path}#val+test") == {"coco-72", "coco-73"}
-    with pytest.raises(InputError, match=r"holds several splits; say which, as in .*dataset_coco.json#test"):
+    with pytest.raises(InputError, match=r"holds several splits; choose some, as in .*dataset_coco.json#test"):
         read_image_ids(str(path))
 
 
@@ -68,8 +68,8 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path
         ({"split": "train", "filename": "a.jpg", "sentences": []}, "'a.jpg' is no image id of f30k"),
         ({"split": "train", "filename": "7.jpg", "sentences": [{"tokens": ["a"]}]}, "a sentence has no 'raw'"),
         ({"split": "train", "filename": "7.jpg", "sentences": "a"}, "a sentence has no 'raw'"),
-        ({"split": "train", "filename": "7.jpg", "sentences": [{"raw": 3}]}, "3 is no text"),
-        ({"split": ["train"], "filename": "7.jpg", "sentences": []}, "is no text"),
+        ({"split": "train", "filename": "7.jpg", "sentences": [{"raw": 3}]}, "3 is not a text"),
+        ({"split": ["train"], "filename": "7.jpg", "sentences": []}, "is not a text"),
     ],
 )
 def test_an_image_of_another_form_is_refused(tmp_path: Path, image: dict[str, Any], fault: str) -> None:

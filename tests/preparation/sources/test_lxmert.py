@@ -51,9 +51,9 @@ def test_a_file_without_captions_says_that_it_holds_phrases(tmp_path: Path) -> N
     [
         ({"img_id": "42"}, "has no sentf"),
         ({"sentf": {}}, "has no img_id"),
-        ({"img_id": "42", "sentf": []}, "sentf is no object"),
-        ({"img_id": "42", "sentf": {"vg": "x"}}, "'x' is no list of texts"),
-        ({"img_id": "42", "sentf": {"mscoco": [7]}}, "7 is no text"),
+        ({"img_id": "42", "sentf": []}, "sentf is not an object"),
+        ({"img_id": "42", "sentf": {"vg": "x"}}, "'x' is not a list of texts"),
+        ({"img_id": "42", "sentf": {"mscoco": [7]}}, "7 is not a text"),
         ({"img_id": "cat", "sentf": {}}, "'cat' is no image id of vg"),
     ],
 )

@@ -60,8 +60,8 @@ def test_the_list_of_lxmert_s_reads_alike(tmp_path: Path) -> None:
     [
         ({"id": 7}, "has no sentences"),
         ({"sentences": ["x"]}, "has neither img_path nor id"),
-        ({"sentences": "x", "id": 7}, "'x' is no list of texts"),
-        ({"sentences": [7], "id": 7}, "7 is no text"),
+        ({"sentences": "x", "id": 7}, "'x' is not a list of texts"),
+        ({"sentences": [7], "id": 7}, "7 is not a text"),
         ({"sentences": ["x"], "img_path": "cat.jpg"}, "'cat.jpg' is no image id of f30k"),
         ({"sentences": ["x"], "img_path": ["7.jpg"]}, "is no image id"),
     ],
@@ -74,5 +74,5 @@ def test_an_image_of_another_form_is_refused(tmp_path: Path, image: dict[str, An
 def test_a_cut_line_is_refused(tmp_path: Path) -> None:
     written = write_lines(tmp_path / "a.jsonline", TWO)
     Path(written).write_text(Path(written).read_text()[:-20])
-    with pytest.raises(InputError, match=r"a.jsonline line 2: is no readable JSON"):
+    with pytest.raises(InputError, match=r"a.jsonline line 2: is not valid JSON"):
         read_texts(written, "caption")

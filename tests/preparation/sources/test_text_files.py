@@ -12,7 +12,7 @@ from raw_files import captions_json, karpathy_json, write_json
 
 from msp_ds.errors import InputError
 from msp_ds.preparation.parsing.json_stream import iterate_items
-from msp_ds.preparation.sources import text_files as room
+from msp_ds.preparation.sources import text_files
 from msp_ds.preparation.sources.mentions import parse_reference
 from msp_ds.preparation.sources.text_files import read_image_ids, read_texts
 
@@ -53,9 +53,9 @@ def test_numbers_of_a_list_are_of_the_corpus_in_front_of_the_path(tmp_path: Path
         ("# none\n", "names no image"),
         ("7\nimage_id,split\n", "line 2: 'image_id,split' is no image id of coco"),
         ("[]", "names no image"),
-        ("[7, {}]", "entry 1: is no image id, and its layout is unknown"),
-        ('[{"photo": 7}]', "entry 0: is no image id, and its layout is unknown"),
-        ('{"train": [7]}', "train 0: is no image id"),
+        ("[7, {}]", "entry 1: is not an image id, and its layout is unknown"),
+        ('[{"photo": 7}]', "entry 0: is not an image id, and its layout is unknown"),
+        ('{"train": [7]}', "train 0: is not an image id"),
         ('["cat"]', "entry 0: 'cat' is no image id"),
         ("[7", "it is cut off or damaged"),
     ],
@@ -68,7 +68,7 @@ def test_what_names_no_image_is_refused(tmp_path: Path, text: str, fault: str) -
 
 def test_files_that_are_missing_or_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"7\n" * 3000 + b"\xff")
-    with pytest.raises(InputError, match=r"a.txt is no UTF-8 text"):
+    with pytest.raises(InputError, match=r"a.txt is not UTF-8 text"):
         read_image_ids(str(tmp_path / "a.txt"))
     with pytest.raises(InputError, match=r"b.txt is missing"):
         read_image_ids(str(tmp_path / "b.txt"))
@@ -114,7 +114,7 @@ def test_a_file_is_of_one_layout(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.json").write_text(LAYOUTS[name])
     items = list(iterate_items(tmp_path / "a.json", what="a test"))
     objects = [item for item in items if isinstance(item.value, dict)]
-    assert {sum(layout.recognises(item) for layout in room.LAYOUTS) for item in objects} - {0} == {1}
+    assert {sum(layout.recognises(item) for layout in text_files.LAYOUTS) for item in objects} - {0} == {1}
 
 
 @pytest.mark.parametrize("text", LAYOUTS.values(), ids=LAYOUTS)

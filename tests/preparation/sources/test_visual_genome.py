@@ -36,10 +36,10 @@ def test_null_and_empty_phrases_are_counted(tmp_path: Path) -> None:
     [
         (
             "",
-            "is no readable JSON, it is empty; it should be phrases in Visual Genome's .* or LXMERT's",
+            "is not valid JSON, it is empty; it should be phrases in Visual Genome's .* or LXMERT's",
         ),
-        ('{"id": 7}', "holds no phrase in a layout that is known"),
-        ("[]", "holds no phrase in a layout that is known"),
+        ('{"id": 7}', "holds no phrase in a known layout"),
+        ("[]", "holds no phrase in a known layout"),
         ('[{"id": 7, "regions": []}]', r"holds no phrase \(0 empty ones\)"),
         ('[{"id": 7, "regions": [{"phrase": "dog"}]}', "it is cut off or damaged"),
         ('[{"id": 7, "regions": [{"phra', "it is cut off or damaged"),
@@ -48,7 +48,7 @@ def test_null_and_empty_phrases_are_counted(tmp_path: Path) -> None:
         ('[{"id": 7, "regions": []}, {"id": 8}]', "entry 1, image vg-8: has no list 'regions'"),
         ('[{"id": 7, "regions": {}}]', "entry 0, image vg-7: has no list 'regions'"),
         ('[{"id": 7, "regions": [{"text": "x"}]}]', "entry 0, image vg-7: a region has no phrase"),
-        ('[{"id": 7, "regions": [{"phrase": 3}]}]', "entry 0, image vg-7: 3 is no text"),
+        ('[{"id": 7, "regions": [{"phrase": 3}]}]', "entry 0, image vg-7: 3 is not a text"),
     ],
 )
 def test_another_layout_is_refused(tmp_path: Path, text: str, fault: str) -> None:
@@ -63,7 +63,7 @@ def test_other_files_of_visual_genome_name_images(tmp_path: Path, member: str) -
     assert read_image_ids(str(write_json(tmp_path / "a.json", value))) == {"vg-7", "vg-8"}
 
 
-def test_twins_are_those_with_a_coco_id(tmp_path: Path) -> None:
+def test_duplicates_are_those_with_a_coco_id(tmp_path: Path) -> None:
     value = [{"image_id": 1, "coco_id": None}, {"image_id": 2, "coco_id": 30}, {"id": 3, "coco_id": 40}, {"id": 4}]
     table = read_duplicates(write_json(tmp_path / "a.json", value))
     assert table.coco_of == {"vg-2": "coco-30", "vg-3": "coco-40"}

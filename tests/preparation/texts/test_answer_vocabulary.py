@@ -36,7 +36,7 @@ def test_an_answer_needs_nine_questions_in_any_spelling() -> None:
 
 
 def test_without_a_commonest_answer_there_is_no_vocabulary() -> None:
-    with pytest.raises(InputError, match="question 1 says no commonest answer"):
+    with pytest.raises(InputError, match="question 1 has no commonest answer"):
         build_vqa_vocabulary(commonest("yes", None))
     with pytest.raises(InputError, match="is empty; build it from more questions"):
         build_vqa_vocabulary(commonest("yes"))
@@ -91,7 +91,7 @@ def test_half_a_character_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_answer_outside_the_vocabulary_is_named() -> None:
-    with pytest.raises(InputError, match="'rope' is none of the 1 answers of the answer vocabulary"):
+    with pytest.raises(InputError, match="'rope' is not among the 1 answers of the answer vocabulary"):
         AnswerVocabulary(["net"]).number("rope")
 
 

@@ -80,7 +80,7 @@ def test_lxmerts_vqa_has_scores(tmp_path: Path) -> None:
         ([{**ANNOTATION, "question_id": 9}], "annotation 0: question 9 is not among the questions"),
         ([{**ANNOTATION, "image_id": 8}], "question 7000 is about coco-7, not about coco-8"),
         ([{**ANNOTATION, "answers": []}], "annotation 0: answers should be a list"),
-        ([{**ANNOTATION, "answers": [{"answer": 2}]}], "annotation 0: 2 is no text"),
+        ([{**ANNOTATION, "answers": [{"answer": 2}]}], "annotation 0: 2 is not a text"),
         ([{"question_id": 7000}], "annotation 0: has no answers"),
         ([], "annotations.json holds no question"),
     ],
@@ -95,7 +95,7 @@ def test_annotations_that_do_not_fit_are_refused(annotations: list[Any], part: s
     ("value", "part"),
     [
         ({"questions": [{"question_id": 1, "question": "?"}]}, "question 0: has no image_id"),
-        ({"questions": [{"question_id": True, "image_id": 1, "question": "?"}]}, "True is no question id"),
+        ({"questions": [{"question_id": True, "image_id": 1, "question": "?"}]}, "True is not a question id"),
         (ANNOTATIONS, "holds annotations; name the file of questions first"),
         ([{"question_id": 1, "img_id": 7, "sent": "?", "label": {"net": 2}}], "each answer a score from 0 to 1"),
         ([{"question_id": 1, "img_id": "x", "sent": "?"}], "entry 0: 'x' is no image id of coco"),
@@ -187,9 +187,9 @@ def test_gqas_choices_are_read(tmp_path: Path) -> None:
     [
         ({"imageId": "7"}, "05: has no question"),
         ({"imageId": "x", "question": "?"}, "'x' is no image id of vg"),
-        ({"imageId": "7", "question": "?", "groups": []}, r"\[\] is no object"),
-        ({"imageId": "7", "question": "?", "entailed": "1"}, "'1' is no list"),
-        ({"imageId": "7", "question": "?", "semantic": ["x"]}, "semantic is no list of operations"),
+        ({"imageId": "7", "question": "?", "groups": []}, r"\[\] is not an object"),
+        ({"imageId": "7", "question": "?", "entailed": "1"}, "'1' is not a list"),
+        ({"imageId": "7", "question": "?", "semantic": ["x"]}, "semantic is not a list of operations"),
     ],
 )
 def test_gqas_questions_of_another_form_are_refused(entry: Any, part: str, tmp_path: Path) -> None:
@@ -238,8 +238,8 @@ def test_nlvr2_of_another_form_is_refused(entry: Any, part: str, tmp_path: Path)
 def test_the_real_samples_are_read(real_data: Path) -> None:
     questions = read_vqa(str(real_data / "vqa/questions.json"), str(real_data / "vqa/annotations.json"))
     assert [(question.image_ids, len(question.answers)) for question in questions] == [(("coco-458752",), 10)] * 3
-    (asked,) = read_gqa(str(real_data / "gqa/questions.json"))
-    assert (asked.answers, asked.num_steps, asked.entailed) == (("picture",), 2, ("202218648",))
+    (question,) = read_gqa(str(real_data / "gqa/questions.json"))
+    assert (question.answers, question.num_steps, question.entailed) == (("picture",), 2, ("202218648",))
     statements = read_nlvr2(str(real_data / "nlvr2/balanced_dev_sample.json"))
     assert len(statements) == 300
     assert {statement.answers for statement in statements} == {("True",), ("False",)}
@@ -272,7 +272,7 @@ def test_half_a_character_is_refused_in_every_field(read: Any, value: Any, tmp_p
         questions = {"questions": QUESTIONS["questions"][:1]}  # type: ignore[index]
         annotations = {"annotations": [value]}
         files = [str(write_json(tmp_path / name, part)) for name, part in {"q": questions, "a": annotations}.items()]
-    with pytest.raises(InputError, match=r"holds half a character, which no file can store|is no question id"):
+    with pytest.raises(InputError, match=r"holds half a character, which no file can store|is not a question id"):
         list(read(*files))
 
 
@@ -305,5 +305,5 @@ def test_what_a_file_of_predictions_cannot_give_back_is_refused_where_it_is_read
             SUBMISSIONS[task].write(tmp_path / "p", written)
             assert SUBMISSIONS[task].read(tmp_path / "p") == written == {question_id: "True"}
         else:
-            with pytest.raises(InputError, match=r"is no question id; that is a number|has no question_id"):
+            with pytest.raises(InputError, match=r"is not a question id; that is a number|has no question_id"):
                 list(read(str(path)))

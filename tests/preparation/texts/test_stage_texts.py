@@ -29,7 +29,7 @@ def test_captions_of_several_layouts_join(tmp_path: Path) -> None:
     assert texts.counts["captions_in_two_files"] == 1
 
 
-def test_phrases_join_the_twin_where_there_is_one(tmp_path: Path) -> None:
+def test_phrases_join_the_duplicate_where_there_is_one(tmp_path: Path) -> None:
     regions = [{"id": number, "regions": [{"phrase": f"dog {number}"}]} for number in (7, 8, 9)]
     lxmert = [
         {"img_id": "COCO_val2014_000000000070", "sentf": {"vg": ["dog 7", "a ball"]}},

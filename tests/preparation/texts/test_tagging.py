@@ -14,16 +14,16 @@ MANY = 3 * IMAGES_AT_ONCE + 1
 
 
 def test_phrases_are_counted_as_they_are_left_out() -> None:
-    said = ImageTexts(["Red hat.", "dog runs", "red  HAT"], ["A man riding a ball."])
+    images = ImageTexts(["Red hat.", "dog runs", "red  HAT"], ["A man riding a ball."])
     # Three read, one of them a repeat, one of the two others with a verb; two cut from the caption.
-    assert list(phrases_of_images([said], jobs=1)) == [ImagePhrases(["red hat", "a man", "a ball"], 3, 2, 1, 2)]
+    assert list(phrases_of_images([images], jobs=1)) == [ImagePhrases(["red hat", "a man", "a ball"], 3, 2, 1, 2)]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_processes_find_what_this_one_finds_in_order(jobs: int) -> None:
-    said = [ImageTexts([f"hat {number}", "dog runs", "ärmel\u2028"], ["A ball."]) for number in range(MANY)]
-    alone = [image for one in said for image in phrases_of_images([one], jobs=1)] if jobs == 1 else []
-    found = list(phrases_of_images(iter(said), jobs=jobs))
+    images = [ImageTexts([f"hat {number}", "dog runs", "ärmel\u2028"], ["A ball."]) for number in range(MANY)]
+    alone = [image for one in images for image in phrases_of_images([one], jobs=1)] if jobs == 1 else []
+    found = list(phrases_of_images(iter(images), jobs=jobs))
     assert [image.phrases[0] for image in found] == [f"hat {number}" for number in range(MANY)]
     assert not alone or found == alone
 
@@ -32,8 +32,8 @@ def test_no_images_have_no_phrases() -> None:
     assert list(phrases_of_images([], jobs=2)) == []
 
 
-def test_a_process_that_ends_early_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_ends_early_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    said = [ImageTexts(["hat"], [])] * MANY
+    images = [ImageTexts(["hat"], [])] * MANY
     with pytest.raises(InputError, match=r"tags phrases has ended \(exit code 1\).* fewer --jobs"):
-        list(phrases_of_images(said, jobs=1))
+        list(phrases_of_images(images, jobs=1))

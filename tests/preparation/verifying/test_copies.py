@@ -1,4 +1,4 @@
-"""Sets at addresses are looked at through whole copies; what differs from its index is named."""
+"""Remote sets are copied whole to be verified and inspected; files that differ from their index are named."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def test_every_file_that_differs_is_named(server: Served, tmp_path: Path) -> Non
     (server.folder / VAL / "000000.tar").unlink()
     tar = server.folder / TRAIN / "000000.tar"
     tar.write_bytes(tar.read_bytes()[::-1])
-    with pytest.raises(ShardError) as told:
+    with pytest.raises(ShardError) as caught:
         copied(server, tmp_path / "cache")
-    assert f"{server.address}/{TRAIN}/000000.tar holds other bytes than its index says" in str(told.value)
-    assert f"{server.address}/{VAL}/000000.tar is missing, though the index lists it" in str(told.value)
+    assert f"{server.address}/{TRAIN}/000000.tar holds other bytes than its index says" in str(caught.value)
+    assert f"{server.address}/{VAL}/000000.tar is missing, though the index lists it" in str(caught.value)
     assert not list((tmp_path / "cache").glob("copies/*/*"))
 
 
@@ -97,22 +97,22 @@ def run(*words: str) -> tuple[int, str]:
 
 def test_verify_and_inspect_take_addresses(server: Served, tmp_path: Path) -> None:
     cache = ("--cache", str(tmp_path / "cache"))
-    status, told = run("verify", server.address, *cache)
-    assert (status, told.count("every byte as written")) == (0, 2)
-    status, told = run("inspect", f"{server.address}/{VAL}", *cache)
+    status, output = run("verify", server.address, *cache)
+    assert (status, output.count("every byte as written")) == (0, 2)
+    status, output = run("inspect", f"{server.address}/{VAL}", *cache)
     assert status == 0
-    assert "coco-" in told
+    assert "coco-" in output
 
 
 def test_verify_and_inspect_refuse_in_one_line(server: Served, tmp_path: Path) -> None:
     cache = ("--cache", str(tmp_path / "cache"))
-    status, told = run("inspect", server.address, *cache)
-    assert (status, told.count("\n")) == (2, 1)
-    assert f"{server.address}/index.json is missing; give the address of a shard set" in told
-    status, told = run("verify", "pipe:touch ran", *cache)
-    assert (status, told.count("\n")) == (2, 1)
-    assert "programs are never run" in told
+    status, output = run("inspect", server.address, *cache)
+    assert (status, output.count("\n")) == (2, 1)
+    assert f"{server.address}/index.json is missing; give the address of a shard set" in output
+    status, output = run("verify", "pipe:touch ran", *cache)
+    assert (status, output.count("\n")) == (2, 1)
+    assert "programs are never run" in output
     (server.folder / VAL / "000000.tar").unlink()
-    status, told = run("verify", f"{server.address}/{VAL}", *cache)
-    assert (status, told.count("\n")) == (2, 1)
-    assert "000000.tar is missing, though the index lists it; upload it again" in told
+    status, output = run("verify", f"{server.address}/{VAL}", *cache)
+    assert (status, output.count("\n")) == (2, 1)
+    assert "000000.tar is missing, though the index lists it; upload it again" in output

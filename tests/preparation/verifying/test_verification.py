@@ -49,7 +49,7 @@ def folder(raw: RawFolder) -> Path:
 
 
 def faults(folder: Path, *, quick: bool = False) -> list[str]:
-    """What is wrong, told from the set's folder on."""
+    """What is wrong, verified from the set's folder on."""
     found = verify_set(folder, quick=quick, jobs=2).faults
     assert not any("\n" in fault for fault in found)
     return [fault.replace(f"{folder}/", "") for fault in found]
@@ -171,7 +171,7 @@ def test_a_tar_that_is_cut_names_the_first_image_that_is_gone_and_how_many_follo
     (folder / TAR).write_bytes(data[: end + 512])
     assert faults(folder)[1:] == [f"{TAR} ends at byte {end + 512} without the two blocks of zeros that end a tar"]
     (folder / TAR).write_bytes(data[: end + 1024])
-    assert faults(folder)[1:] == [f"{TAR} differs from the sha256 in the index, though every image in it is in order"]
+    assert faults(folder)[1:] == [f"{TAR} differs from the sha256 in the index, though every image in it is valid"]
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", bytes(10240)])
@@ -212,7 +212,7 @@ def test_two_whole_members_swapped_are_found_by_their_headers(folder: Path) -> N
 HAND_EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "sha256": (
         lambda index: index["shards"][0].update(sha256="0" * 64),
-        f"{TAR} differs from the sha256 in the index, though every image in it is in order",
+        f"{TAR} differs from the sha256 in the index, though every image in it is valid",
     ),
     "crc32": (
         lambda index: index["shards"][0]["crc32"].__setitem__(1, 7),
@@ -268,7 +268,7 @@ def test_contents_that_no_checksum_speaks_against_are_found(folder: Path) -> Non
         ({"attribute_scores": np.array([0, 2, 0], "<f4").tobytes()}, "has a confidence that is not between 0 and 1"),
         ({"num_regions": 4}, "boxes holds 48 bytes instead of 64 bytes"),
         ({"texts": [texts[0], texts[1].replace("horse", "hosre")]}, "text 1 is 'the hosre on a ball'"),
-        ({"texts": [texts[0], b" " * (len(texts[1]) - 1)]}, "holds something else among its texts"),
+        ({"texts": [texts[0], b" " * (len(texts[1]) - 1)]}, "holds a text that is not a string"),
         ({"image_id": "coco-9"}, "holds image coco-9"),
     ]
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -287,7 +287,7 @@ def test_a_pair_table_that_does_not_agree_with_the_records_is_found(folder: Path
     for name, place, value, fault in [
         ("token_ids", 1, 9, "text 0, 'A red dog.', has other word pieces in the pair table"),
         ("word_positions", 1, 9, "text 0, 'A red dog.', has other word pieces in the pair table"),
-        ("keys", 0, 9, "text 0 is 'A red dog.', which is not the one that the pair table was made from"),
+        ("keys", 0, 9, "text 0 is 'A red dog.', which differs from the text of the pair table"),
         ("image_rows", 0, 1, "has 2 texts, the pair table 1"),
     ]:
         changed = {key: array.copy() for key, array in table.items()}
@@ -349,10 +349,10 @@ def test_a_folder_of_sets_names_them_and_a_foreign_folder_is_called_foreign(fold
 
 def test_a_set_without_an_index_does_not_keep_the_others_from_being_verified(folder: Path) -> None:
     (folder.parent / "val").mkdir()
-    told: list[Path] = []
+    verified: list[Path] = []
     with pytest.raises(ShardError, match=r"val has no index.json; write it again with: msp-ds shard --stage sentence"):
-        verify_sets([folder.parent / "val", folder], tell=lambda verdict: told.append(verdict.path))
-    assert told == [folder]
+        verify_sets([folder.parent / "val", folder], tell=lambda verdict: verified.append(verdict.path))
+    assert verified == [folder]
 
 
 def test_the_members_can_still_be_read_as_a_plain_tar(folder: Path) -> None:

@@ -26,7 +26,7 @@ WORTH = {1: 0.3, 2: 0.6, 3: 0.9}
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The raw files of 80 images."""
-    folder = tmp_path_factory.mktemp("asked") / "world"
+    folder = tmp_path_factory.mktemp("table") / "world"
     make_world(folder, images=80, seed=0, feature_width=16)
     return folder
 
@@ -56,28 +56,28 @@ def _json(path: Path) -> Any:
 
 def test_each_vqa_question_stands_beside_its_image_with_its_soft_scores(world: Path, tmp_path: Path) -> None:
     questions = {str(one["question_id"]): one for one in _json(world / "vqa_questions.json")["questions"]}
-    said = {
+    answers_of = {
         str(one["question_id"]): Counter(answer["answer"] for answer in one["answers"])
         for one in _json(world / "vqa_annotations.json")["annotations"]
     }
     found = 0
     for one in write(world, tmp_path, "vqa").values():
-        reader, asked = Reader(one), one.questions
-        assert asked is not None
+        reader, table = Reader(one), one.questions
+        assert table is not None
         ids, scores = reader.answers(torch.arange(one.index.num_pairs))
         pieces = one.word_pieces()
-        for row, question_id in enumerate(asked.question_ids.tolist()):
+        for row, question_id in enumerate(table.question_ids.tolist()):
             entry = questions.pop(question_id.decode())
             assert one.keys[int(reader.images[row])] == f"coco-{entry['image_id']}"
             start, end = one.pairs.offsets[row : row + 2]
             assert one.pairs.token_ids[start:end].tolist() == pieces.encode(entry["question"], max_tokens=20).token_ids
-            wanted = {answer: WORTH.get(count, 1.0) for answer, count in said[question_id.decode()].items()}
-            given = {
-                asked.answers[place]: pytest.approx(score)
+            wanted = {answer: WORTH.get(count, 1.0) for answer, count in answers_of[question_id.decode()].items()}
+            stored = {
+                table.answers[place]: pytest.approx(score)
                 for place, score in zip(ids[row].tolist(), scores[row].tolist(), strict=True)
                 if place >= 0
             }
-            assert {answer: score for answer, score in wanted.items() if answer in asked.answers} == given
+            assert {answer: score for answer, score in wanted.items() if answer in table.answers} == stored
             found += 1
     assert not questions
     assert found > 400
@@ -91,7 +91,7 @@ def test_vqa_answers_are_the_commonest_of_enough_questions(world: Path, tmp_path
         assert set(one.questions.answers) == {answer for answer, count in commonest.items() if count >= 3}
 
 
-def test_gqa_images_are_found_under_their_coco_twins(world: Path, tmp_path: Path) -> None:
+def test_gqa_images_are_found_under_their_coco_duplicates(world: Path, tmp_path: Path) -> None:
     duplicates = {str(one["image_id"]): f"coco-{one['coco_id']}" for one in _json(world / "image_data.json")}
     questions = _json(world / "gqa_questions.json")
     num_questions = 0
@@ -178,10 +178,10 @@ def test_beside_a_test_file_the_holdout_is_still_set_apart(world: Path, tmp_path
     for name in ("rest", "test"):
         some = [one for one in questions if (f"coco-{one['image_id']}" in tested) == (name == "test")]
         (tmp_path / f"{name}.json").write_text(json.dumps({"questions": some}))
-    said = [one["question_id"] for one in _json(tmp_path / "rest.json")["questions"]]
-    answers = [one for one in _json(world / "vqa_annotations.json")["annotations"] if one["question_id"] in said]
-    (tmp_path / "said.json").write_text(json.dumps({"annotations": answers}))
-    files = {"questions": "rest.json", "annotations": "said.json", "test_questions": "test.json"}
+    kept = [one["question_id"] for one in _json(tmp_path / "rest.json")["questions"]]
+    answers = [one for one in _json(world / "vqa_annotations.json")["annotations"] if one["question_id"] in kept]
+    (tmp_path / "answers.json").write_text(json.dumps({"annotations": answers}))
+    files = {"questions": "rest.json", "annotations": "answers.json", "test_questions": "test.json"}
     sets = write(world, tmp_path / "part", "vqa", vqa={key: (str(tmp_path / name),) for key, name in files.items()})
     assert sets["val"].keys == whole["val"].keys
     assert set(sets["test"].keys) == tested

@@ -18,10 +18,10 @@ from msp_ds.preparation.writing.shard_building import build_shards
 DEMO = Path(__file__).resolve().parents[3] / "shards" / "demo.toml"
 
 
-def test_only_the_demo_is_mended_by_the_command_without_a_recipe() -> None:
+def test_only_the_demo_is_fixed_by_the_command_without_a_recipe() -> None:
     again = "write it again with: msp-ds shard --stage token"
     assert fix_command("token", load_recipe(DEMO).extractor) == again
-    for extractor in ("", "bottom-up attention"):  # an index that cannot be read may be anybody's
+    for extractor in ("", "bottom-up attention"):  # an unreadable index may be of any set
         assert fix_command("token", extractor) == f"{again} --recipe FILE, or the flags it was written with"
 
 
@@ -60,7 +60,7 @@ def test_what_this_program_did_not_write_stays_and_is_named(raw: RawFolder, tmp_
 @pytest.mark.parametrize(
     "index", [None, b"{", b'{"format": "msp-ds shards", "version": 1, "st', b'{"format": "msp-ds shards"}']
 )
-def test_a_set_is_written_anew_even_with_a_damaged_index_but_never_with_a_foreign_file(
+def test_a_set_is_rewritten_even_with_a_damaged_index_but_never_with_a_foreign_file(
     raw: RawFolder, tmp_path: Path, index: bytes | None
 ) -> None:
     build_shards(raw.recipe, stage="token", out=tmp_path)

@@ -47,7 +47,7 @@ def test_the_token_stage_tells_the_labels_in_region_order(raw: RawFolder) -> Non
     assert shards.index.max_tokens == 64
 
 
-def test_the_phrase_stage_tells_phrases_without_verbs_of_the_twin(raw: RawFolder) -> None:
+def test_the_phrase_stage_has_the_phrases_without_verbs_of_the_duplicate(raw: RawFolder) -> None:
     shards = build(raw, "phrase")
     assert texts_of(shards) == {"coco-1": ["red hat, a big dog"], "coco-2": ["the tail"]}
     expected = {"phrases_read": 5, "phrases_repeated": 1, "phrases_with_verbs": 1, "phrases_empty": 1, "kept": 2}
@@ -82,7 +82,7 @@ def test_the_sentence_stage_tells_captions(raw: RawFolder) -> None:
     assert shards.index.texts["truncated"] == 12
 
 
-def test_look_alikes_serve_the_sentence_stage_alone(raw: RawFolder) -> None:
+def test_hard_negatives_serve_the_sentence_stage_alone(raw: RawFolder) -> None:
     rows = build(raw, "sentence").hard_negatives
     assert rows is not None
     assert rows.tolist() == [[place + 1 if place < 5 else 0, (place + 2) % 6, -1] for place in range(6)]
@@ -120,7 +120,7 @@ def test_all_stages_hold_out_the_images_with_the_smallest_keys(raw: RawFolder) -
         assert set(train.keys) == set(by_key[2:])
 
 
-def test_look_alikes_stay_within_the_split(raw: RawFolder) -> None:
+def test_hard_negatives_stay_within_the_split(raw: RawFolder) -> None:
     train = build(raw, "sentence", holdout=2)
     assert train.hard_negatives is not None
     for row, key in enumerate(train.keys):
@@ -130,7 +130,7 @@ def test_look_alikes_stay_within_the_split(raw: RawFolder) -> None:
         assert found == [key for key in wanted if key in train.keys]
 
 
-def test_both_splits_share_one_list_of_look_alikes(raw: RawFolder) -> None:
+def test_both_splits_share_one_list_of_hard_negatives(raw: RawFolder) -> None:
     recipe = dataclasses.replace(raw.recipe, holdout=2)
     plans = plan_build(recipe, files=list_region_files(recipe.regions), stage="sentence").plans
     assert {split: plan.split for split, plan in plans.items()} == {"train": "train", "val": "val"}
@@ -143,7 +143,7 @@ def test_without_a_holdout_an_old_validation_set_goes(raw: RawFolder) -> None:
     assert not (raw.path / "shards" / "token" / "val").exists()
 
 
-def test_a_genome_image_whose_twin_is_there_is_left_out(raw: RawFolder) -> None:
+def test_a_genome_image_whose_duplicate_has_regions_is_left_out(raw: RawFolder) -> None:
     rows = [Row(101, image_id="101"), Row(103, image_id="103")]
     genome = write_tsv(raw.path / "genome.tsv", rows)
     shards = build(raw, "token", regions=(*raw.recipe.regions, f"vg:{genome}"))
@@ -151,7 +151,7 @@ def test_a_genome_image_whose_twin_is_there_is_left_out(raw: RawFolder) -> None:
     assert shards.index.texts["duplicates_left_out"] == 1
 
 
-def test_phrases_stay_with_the_genome_image_when_its_twin_has_no_regions(raw: RawFolder) -> None:
+def test_phrases_stay_with_the_genome_image_when_its_duplicate_has_no_regions(raw: RawFolder) -> None:
     genome = write_tsv(raw.path / "genome.tsv", [Row(101, image_id="101"), Row(102, image_id="102")])
     shards = build(raw, "phrase", regions=(f"vg:{genome}",))
     assert texts_of(shards) == {"vg-101": ["red hat, a big dog"], "vg-102": ["the tail"]}
@@ -260,13 +260,13 @@ BAD_ROWS = {
 BAD_FILES = {
     "truncated row": ("regions.tsv", b"1\t48\t64\tAAA", "has 4 columns instead of 10"),
     "empty regions": ("regions.tsv", b"", "is empty"),
-    "empty caption file": ("captions.json", b"", "is no readable JSON"),
+    "empty caption file": ("captions.json", b"", "is not valid JSON"),
     "no captions": ("captions.json", b'{"annotations": []}', "holds no caption"),
     "cut phrases": ("region_descriptions.json", b'[{"id": 1', "cut off or damaged"),
     "empty labels": ("objects_vocab.txt", b"", "line 1 is empty"),
     "empty vocabulary": ("vocab.txt", b"", "lacks the special piece"),
     "broken hard negatives": ("hard_negatives.npz", b"PK", "is not a readable archive"),
-    "broken image data": ("image_data.json", b"{}", "is no list"),
+    "broken image data": ("image_data.json", b"{}", "is not a list"),
 }
 STAGE_OF: dict[str, StageName] = {
     "regions.tsv": "token",

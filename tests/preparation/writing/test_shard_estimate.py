@@ -67,24 +67,24 @@ def test_a_disk_that_is_too_small_is_refused(
     if enough:
         assert estimate(jobs, write=part_of, folder=tmp_path, num_threads=1).free_bytes == free
     else:
-        told = r"would take 24 kB more, but its disk has 24 kB free; free some or name"
-        with pytest.raises(InputError, match=told):
+        line = r"would take 24 kB more, but its disk has 24 kB free; free some or name"
+        with pytest.raises(InputError, match=line):
             estimate(jobs, write=part_of, folder=tmp_path, num_threads=1)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "spoken"), [(0.2, "0 s"), (89, "89 s"), (180, "3 min"), (5399, "90 min"), (9000, "2.5 h")]
+    ("seconds", "time"), [(0.2, "0 s"), (89, "89 s"), (180, "3 min"), (5399, "90 min"), (9000, "2.5 h")]
 )
-def test_a_forecast_is_one_line(seconds: float, spoken: str) -> None:
+def test_an_estimate_is_one_line(seconds: float, time: str) -> None:
     ahead = Estimate(
         num_images=123_287, num_texts=616_767, num_bytes=18_520_000_000, seconds=seconds, free_bytes=67_980_000_000
     )
-    told = f"123287 images, 616767 texts to write: 18.5 GB of 68.0 GB free, about {spoken}"
-    assert ahead.describe() == told
+    line = f"123287 images, 616767 texts to write: 18.5 GB of 68.0 GB free, about {time}"
+    assert ahead.describe() == line
 
 
-def test_the_writer_says_what_it_will_take(raw: RawFolder, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_estimate_is_logged_before_writing(raw: RawFolder, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "msp_ds")
     build_shards(raw.recipe, stage="sentence", out=raw.path / "shards")
-    (told,) = caplog.messages
-    assert re.search(r"shards/sentence: 6 images, 12 texts to write: \d kB of \d+\.\d GB free, about 0 s$", told)
+    (line,) = caplog.messages
+    assert re.search(r"shards/sentence: 6 images, 12 texts to write: \d kB of \d+\.\d GB free, about 0 s$", line)

@@ -82,7 +82,7 @@ def test_a_saved_part_reads_its_pairs_from_the_disk(tar: Path) -> None:
     assert saved.pairs["keys"].tolist() == part.pairs["keys"].tolist()
     assert saved.pairs["keys"] is not saved.pairs["keys"]
     tar.with_name("000000.tar.part").unlink()
-    with pytest.raises(InputError, match=r"000000.tar.part is missing; it should be what is known of a finished tar"):
+    with pytest.raises(InputError, match=r"000000.tar.part is missing; it should be the part of a finished tar"):
         saved.pairs["keys"]
 
 

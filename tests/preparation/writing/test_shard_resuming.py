@@ -152,9 +152,9 @@ def test_after_a_full_disk_the_finished_tars_are_taken_up(
         full_after(5, patch)
         with pytest.raises(
             InputError, match=r"\(No space left on device\); free its disk and give the same command; "
-        ) as told:
+        ) as caught:
             build(recipe, tmp_path / "full")
-    assert str(told.value).endswith("finished tars that it keeps: 1")
+    assert str(caught.value).endswith("finished tars that it keeps: 1")
     assert [path.name for path in sorted(work_path(tmp_path / "full/sentence/train").iterdir())] == [
         "000000.tar",
         "000000.tar.part",
@@ -162,7 +162,7 @@ def test_after_a_full_disk_the_finished_tars_are_taken_up(
     caplog.set_level(logging.INFO, "msp_ds")
     caplog.clear()
     build(recipe, tmp_path / "full")
-    assert caplog.messages[0] == "taking up where the last run stopped: 1 of 7 tars are written"
+    assert caplog.messages[0] == "resuming an interrupted run: 1 of 7 tars are written"
     assert snapshot(tmp_path / "full") == snapshot(tmp_path / "undisturbed")
 
 
@@ -231,7 +231,7 @@ def test_what_changed_since_is_written_again(
     caplog.set_level(logging.INFO, "msp_ds")
     caplog.clear()
     build(recipe, out)
-    assert caplog.messages[0] == "taking up where the last run stopped: 1 of 7 tars are written"
+    assert caplog.messages[0] == "resuming an interrupted run: 1 of 7 tars are written"
     assert stamps(out / "sentence" / "train")["000002.tar"] == kept
     assert not verify_set(out / "sentence" / "train").faults
 

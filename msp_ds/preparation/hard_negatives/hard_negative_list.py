@@ -1,4 +1,4 @@
-"""Lists of images that look alike, from which ITM_HS takes its replacements.
+"""Lists of hard negatives, from which ITM_HS draws its replacement images.
 
 L images of the list, N images of a set, K hard negatives of an image.
 """
@@ -25,7 +25,7 @@ LAYOUT = "an .npz with image_ids [L] and neighbours int32 [L, K], rows of image_
 
 @dataclass(frozen=True, kw_only=True)
 class HardNegativeList:
-    """For each image of a list the others that look like it."""
+    """The hard negatives of each image of a list."""
 
     image_ids: tuple[str, ...]
     """Canonical, L of them."""
@@ -34,24 +34,24 @@ class HardNegativeList:
 
     @property
     def sha256(self) -> str:
-        """Of image_ids, one a line: rows mean nothing beside another list of images."""
+        """Hash of image_ids, one a line: `neighbours` are rows of exactly this list of images."""
         return hashlib.sha256("\n".join(self.image_ids).encode()).hexdigest()
 
 
 def read_hard_negatives(path: Path) -> HardNegativeList:
-    """The list in a file; plain numbers among its ids are COCO's.
+    """Read a list from an .npz; plain numbers among its ids are COCO's.
 
-    Raises: InputError when the file is missing or of another layout, or holds the hash of another list of images;
-    pickles, as ViLBERT's hard_negative.pkl, are refused.
+    Raises: InputError when the file is missing, of another layout or a pickle such as ViLBERT's hard_negative.pkl, or
+    when it holds the hash of another list of images.
     """
     if path.suffix == ".pkl":
         raise InputError(
-            f"{path} is a pickle; make it {path.stem}.npz with: msp-ds negatives --import {path} --out FILE"
+            f"{path} is a pickle; convert it to {path.stem}.npz with: msp-ds negatives --import {path} --out FILE"
         )
     arrays = load_arrays(path, ["image_ids", "neighbours"], what=LAYOUT, optional=["sha256"])
     image_ids, neighbours = arrays["image_ids"], arrays["neighbours"]
     if image_ids.ndim != 1 or neighbours.ndim != 2 or neighbours.dtype.kind not in "iu":
-        raise InputError(f"{path}: image_ids and neighbours do not fit each other; it should be {LAYOUT}")
+        raise InputError(f"{path}: image_ids and neighbours do not match; it should be {LAYOUT}")
     canonical = [
         canonical_image_id(raw, corpus="coco", where=f"{path} image_ids[{row}]")
         for row, raw in enumerate(image_ids.tolist())
@@ -59,14 +59,14 @@ def read_hard_negatives(path: Path) -> HardNegativeList:
     hard_negatives = checked_list(canonical, neighbours, where=path)
     if "sha256" in arrays and str(arrays["sha256"]) != hard_negatives.sha256:
         raise InputError(
-            f"{path}: the list of images is not the one whose hash is beside it, so that its rows name other images; "
+            f"{path}: image_ids do not match the hash that is stored with them, so the rows name other images; "
             "write it again with: msp-ds negatives"
         )
     return hard_negatives
 
 
 def write_hard_negatives(path: Path, hard_negatives: HardNegativeList) -> None:
-    """Write a list as .npz, with the hash of its images: whole or not at all, equal lists as equal bytes."""
+    """Write a list and the hash of its images as .npz, atomically; equal lists give equal bytes."""
     arrays = {
         "image_ids": np.array(hard_negatives.image_ids),
         "neighbours": hard_negatives.neighbours,
@@ -78,12 +78,12 @@ def write_hard_negatives(path: Path, hard_negatives: HardNegativeList) -> None:
 
 
 def checked_list(image_ids: Sequence[str], neighbours: np.ndarray, *, where: Path) -> HardNegativeList:
-    """The list of canonical `image_ids` with their whole numbers [L, K].
+    """Return the list of canonical `image_ids` with `neighbours`, integers [L, K].
 
-    Raises: InputError for an image that comes twice, and rows that are none.
+    Raises: InputError for an image that is listed twice, and for rows outside of the list.
     """
     if len(neighbours) != len(image_ids):
-        raise InputError(f"{where}: image_ids and neighbours do not fit each other; it should be {LAYOUT}")
+        raise InputError(f"{where}: image_ids and neighbours do not match; it should be {LAYOUT}")
     if neighbours.size and not -1 <= neighbours.min() <= neighbours.max() < len(image_ids):
         raise InputError(f"{where}: neighbours name rows beyond the {len(image_ids)} images")
     if len(set(image_ids)) != len(image_ids):
@@ -92,24 +92,24 @@ def checked_list(image_ids: Sequence[str], neighbours: np.ndarray, *, where: Pat
 
 
 def without_self(hard_negatives: HardNegativeList) -> HardNegativeList:
-    """The same list where no image is its own hard negative; columns that are left empty are gone."""
+    """Return the list without images as their own hard negatives, and without columns that become empty."""
     neighbours = _close_gaps(hard_negatives.neighbours, np.arange(len(hard_negatives.image_ids), dtype=np.int32))
     used = int((neighbours >= 0).sum(axis=1).max(initial=0))
     return HardNegativeList(image_ids=hard_negatives.image_ids, neighbours=neighbours[:, :used])
 
 
 def rows_within(hard_negatives: HardNegativeList, *, keys: list[str]) -> np.ndarray:
-    """The list in terms of a set: int32 [N, K], rows of `keys`, nearest first, -1 beyond the last.
+    """Return the list for the images `keys` of a set: int32 [N, K], rows of `keys`, nearest first, -1 beyond the last.
 
-    The image itself and images outside the set are dropped; an image that the list does not know gets -1 throughout.
+    The image itself and images outside of the set are dropped; an image that is not in the list gets only -1.
     """
     return np.concatenate(list(row_blocks_within(hard_negatives, keys=keys)))
 
 
 def row_blocks_within(hard_negatives: HardNegativeList, *, keys: list[str]) -> Iterator[np.ndarray]:
-    """What `rows_within` gives, in blocks of rows: sorting takes ten times the memory of a block."""
+    """Yield the result of `rows_within` in blocks of rows: sorting needs ten times the memory of a block."""
     row_of = {key: row for row, key in enumerate(keys)}
-    # One more entry for "nobody", which index -1 reaches.
+    # One more entry, IGNORE, for index -1.
     set_rows = np.array(
         [*(row_of.get(image_id, IGNORE) for image_id in hard_negatives.image_ids), IGNORE], dtype=np.int32
     )
@@ -124,7 +124,7 @@ def row_blocks_within(hard_negatives: HardNegativeList, *, keys: list[str]) -> I
 
 
 def _close_gaps(neighbours: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """int32 [L, K]: without the row's own number, int32 [L], what is left moved to the front."""
+    """Return `neighbours` without the row's own number, int32 [L], and with the gaps at the end, int32 [L, K]."""
     others = np.where(neighbours == own[:, None], np.int32(IGNORE), neighbours)
     order = np.argsort(others == IGNORE, axis=1, kind="stable")
     return np.take_along_axis(others, order, axis=1)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from raw_files import RawFolder, Row, snapshot, write_tsv
 
-from msp_ds.data import nearest
 from msp_ds.data.format.shards import open_set
 from msp_ds.data.loading.reader import Reader
+from msp_ds.demo_world import nearest
 from msp_ds.errors import InputError, ShardError
-from msp_ds.preparation.hard_negatives.lists import read_hard_negatives
-from msp_ds.preparation.hard_negatives.negatives import NegativesPlan, make_negatives
-from msp_ds.preparation.hard_negatives.search import RawImages, Search, SetImages, find_hard_negatives
+from msp_ds.preparation.hard_negatives.hard_negative_list import read_hard_negatives
+from msp_ds.preparation.hard_negatives.make_hard_negatives import HardNegativesPlan, make_hard_negatives
+from msp_ds.preparation.hard_negatives.neighbour_search import RawImages, Search, SetImages, find_hard_negatives
 from msp_ds.preparation.writing.shard_building import NoProgress, build_shards
 from msp_ds.records import RegionRecord
 
@@ -38,7 +38,7 @@ def folder(raw: RawFolder) -> Path:
 
 
 def do(**plan: object) -> str:
-    return make_negatives(NegativesPlan(**plan), progress=NoProgress())  # type: ignore[arg-type]
+    return make_hard_negatives(HardNegativesPlan(**plan), progress=NoProgress())  # type: ignore[arg-type]
 
 
 def test_a_set_gets_the_images_whose_mean_features_are_nearest(folder: Path, tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_attaching_again_replaces_the_table(folder: Path) -> None:
 def test_an_imported_list_goes_into_a_finished_set(folder: Path, tmp_path: Path) -> None:
     value = {"train_hard_pool": np.array([[0.0, 1.0], [1.0, 0.0]]), "train_image_list": [6, 2]}
     (tmp_path / "hard_negative.pkl").write_bytes(pickle.dumps(value, protocol=2))
-    told = do(imported=tmp_path / "hard_negative.pkl", shards=folder, attach=True, out=tmp_path / "list.npz")
-    assert told.endswith(f"2 of the 6 images of {folder} have some now")
+    summary = do(imported=tmp_path / "hard_negative.pkl", shards=folder, attach=True, out=tmp_path / "list.npz")
+    assert summary.endswith(f"2 of the 6 images of {folder} have some now")
     rows = open_set(folder).hard_negatives
     assert rows is not None
     assert rows.tolist() == [[-1], [5], [-1], [-1], [-1], [1]]
@@ -90,7 +90,7 @@ def test_a_list_of_other_images_is_refused_and_the_set_stays_as_it_was(folder: P
     value = {"train_hard_pool": np.array([[1.0], [0.0]]), "train_image_list": [1, 2]}
     (tmp_path / "hard_negative.pkl").write_bytes(pickle.dumps(value))
     before = snapshot(folder)
-    with pytest.raises(InputError, match=r"knows none of the 6 images .* the list's f30k-1.* --corpus"):
+    with pytest.raises(InputError, match=r"has none of the 6 images .* the list's f30k-1.* --corpus"):
         do(imported=tmp_path / "hard_negative.pkl", corpus="f30k", shards=folder, attach=True)
     assert snapshot(folder) == before
 
@@ -111,7 +111,7 @@ class Counting:
     """Images of a set, counted as they are read."""
 
     def __init__(self, images: SetImages) -> None:
-        self.image_ids, self.identity, self._images, self.num_read = images.image_ids, images.identity, images, 0
+        self.image_ids, self.fingerprint, self._images, self.num_read = images.image_ids, images.fingerprint, images, 0
 
     def records(self) -> Iterator[RegionRecord]:
         for record in self._images.records():
@@ -180,7 +180,7 @@ def test_an_image_that_comes_twice_is_named(raw: RawFolder, tmp_path: Path) -> N
     ("plan", "fault"),
     [
         ({"out": "a.npz"}, "name a source"),
-        ({"shards": "s"}, "name where the list goes"),
+        ({"shards": "s"}, "name the target of the list"),
         ({"regions": ("a",), "attach": True}, "--attach needs the set"),
         ({"regions": ("a",), "imported": "b", "out": "a.npz"}, "name two sources"),
         ({"shards": "s", "imported": "b", "out": "a.npz"}, "for --attach only"),
@@ -203,7 +203,7 @@ def test_a_full_disk_leaves_everything_as_it_was_and_keeps_what_was_computed(
             path.write_bytes(data[:10])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    writer = "negatives.write_durably" if target == "set" else "lists.write_atomically"
+    writer = "make_hard_negatives.write_durably" if target == "set" else "hard_negative_list.write_atomically"
     monkeypatch.setattr(f"msp_ds.preparation.hard_negatives.{writer}", full)
     before = snapshot(folder)
     plan: dict[str, object] = {"attach": True} if target == "set" else {"out": tmp_path / "list.npz"}
@@ -223,6 +223,6 @@ def test_a_disk_that_is_full_while_computing_says_that_the_same_command_goes_on(
     def full(path: Path, data: bytes, *, temporary: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("msp_ds.preparation.hard_negatives.search.write_atomically", full)
+    monkeypatch.setattr("msp_ds.preparation.hard_negatives.neighbour_search.write_atomically", full)
     with pytest.raises(InputError, match=r"free its disk, then call the same command again"):
         do(shards=folder, count=2, out=tmp_path / "list.npz")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from msp_ds.errors import InputError
-from msp_ds.preparation.hard_negatives.lists import (
+from msp_ds.preparation.hard_negatives.hard_negative_list import (
     HardNegativeList,
     read_hard_negatives,
     rows_within,
@@ -46,7 +46,7 @@ def test_rows_are_mapped_and_what_is_not_in_the_set_is_dropped_in_order() -> Non
     assert rows.dtype == np.int32
 
 
-def test_a_set_of_many_blocks_has_the_same_look_alikes() -> None:
+def test_a_set_of_many_blocks_has_the_same_hard_negatives() -> None:
     """Images 0 to 19,999 with the two next ones; of the set, the even ones in reverse, each knows one."""
     numbers = np.arange(20_000)
     following = (numbers[:, None] + [1, 2]) % 20_000
@@ -61,8 +61,8 @@ def test_a_set_of_many_blocks_has_the_same_look_alikes() -> None:
     ("arrays", "fault"),
     [
         ({"image_ids": [7, 9]}, "lacks the array neighbours"),
-        ({"image_ids": [7, 9], "neighbours": [[0]]}, "do not fit each other"),
-        ({"image_ids": [7, 9], "neighbours": [[0.0], [1.0]]}, "do not fit each other"),
+        ({"image_ids": [7, 9], "neighbours": [[0]]}, "do not match"),
+        ({"image_ids": [7, 9], "neighbours": [[0.0], [1.0]]}, "do not match"),
         ({"image_ids": [7, 9], "neighbours": [[0], [2]]}, "rows beyond the 2 images"),
         ({"image_ids": [7, 9], "neighbours": [[0], [-2]]}, "rows beyond the 2 images"),
         ({"image_ids": [7, 7], "neighbours": [[0], [1]]}, "names an image twice"),
@@ -106,7 +106,7 @@ def test_a_list_whose_images_were_changed_beside_their_hash_is_refused(tmp_path:
         neighbours=SMALL.neighbours,
         sha256=np.array(SMALL.sha256),
     )
-    with pytest.raises(InputError, match=r"a\.npz: the list of images is not the one whose hash is beside it"):
+    with pytest.raises(InputError, match=r"a\.npz: image_ids do not match the hash"):
         read_hard_negatives(path)
 
 

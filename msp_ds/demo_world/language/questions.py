@@ -1,4 +1,4 @@
-"""Questions about scenes, and statements about two of them, with the answers that the boxes and colours bear out."""
+"""Questions about a scene and statements about two scenes, with the true answers by boxes and colours."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from msp_ds.demo_world import vocabulary
-from msp_ds.demo_world.language.telling import CaptionWriter, with_article
+from msp_ds.demo_world.language.caption_writer import CaptionWriter, with_article
 from msp_ds.demo_world.random_stream import RandomStream, stream
 from msp_ds.demo_world.relations import spatial_relations
 from msp_ds.demo_world.scenes import Scene
 
 ANNOTATORS = 10
 CAREFUL = 0.88
-"""Chance that an annotator gives the true answer."""
+"""Probability that an annotator gives the true answer."""
 STATEMENTS = 10
-"""That name a scene as their left image."""
+"""Statements with a scene as their left image, at most."""
 
 Structure = Literal["query", "verify", "choose"]
 Answer = Literal["yes/no", "number", "other"]
 
-_ASKED_RELATIONS = ("left of", "right of", "in front of", "behind", "above", "below")
+_QUESTION_RELATIONS = ("left of", "right of", "in front of", "behind", "above", "below")
 _OPPOSITE = {"left of": "right of", "in front of": "behind", "above": "below"}
 _OPPOSITE |= {other: one for one, other in _OPPOSITE.items()}
-_SAID = {"left of": "to the left of", "right of": "to the right of"}
-_MOST_NAMED = 6
-"""The largest things, which questions are about."""
+_WORDING = {"left of": "to the left of", "right of": "to the right of"}
+_NUM_LARGEST = 6
+"""Questions are about so many of the largest things."""
 
 
 class AnsweredQuestion(NamedTuple):
@@ -38,13 +38,13 @@ class AnsweredQuestion(NamedTuple):
     """VQA's question type: its first words."""
     kind: Answer
     confused: tuple[str, ...]
-    """What a careless annotator says instead."""
+    """Wrong answers of careless annotators."""
     structure: Structure
     semantic: Literal["attr", "obj", "rel"]
     group: str
     """GQA's kind of answer; empty for yes and no."""
     about: str
-    """The category that it asks about."""
+    """The category that the question is about."""
 
 
 class Statement(NamedTuple):
@@ -58,134 +58,136 @@ class Statement(NamedTuple):
 
 
 def questions_of(seed: int, scene: Scene) -> list[AnsweredQuestion]:
-    """Up to seven questions about one image, no text twice."""
-    asker = _Asker(scene, RandomStream(stream(seed, scene.number, "questions")))
-    found = [question for ask in _ASKERS if (question := ask(asker)) is not None]
+    """Return up to seven questions about one image, each text once."""
+    writer = _QuestionWriter(scene, RandomStream(stream(seed, scene.number, "questions")))
+    found = [question for make in _QUESTION_MAKERS if (question := make(writer)) is not None]
     return list({question.text: question for question in found}.values())
 
 
 def annotated(seed: int, scene: Scene, nth: int, question: AnsweredQuestion) -> list[str]:
-    """What ten annotators answer to an image's `nth` question: most of them the truth."""
+    """Return the answers of ten annotators to an image's `nth` question, most of them true."""
     rng = RandomStream(stream(seed, scene.number * 16 + nth, "answers"))
     return [question.answer if rng.chance(CAREFUL) else rng.pick(question.confused) for _ in range(ANNOTATORS)]
 
 
-class _Asker:
-    """Asks about one scene."""
+class _QuestionWriter:
+    """Draws the material of questions about one scene."""
 
     def __init__(self, scene: Scene, rng: RandomStream) -> None:
         self.scene = scene
         self.rng = rng
         self.captioner = CaptionWriter(scene, rng)
         self.counts = Counter(thing.category.name for thing in scene.things)
-        largest = range(min(_MOST_NAMED, len(scene.things)))
+        largest = range(min(_NUM_LARGEST, len(scene.things)))
         self.alone = [row for row in largest if self.counts[self.name(row)] == 1]
-        """Rows of large things that are the only ones of their kind: `the car` is clear."""
+        """Rows of large things that are the only ones of their category: `the car` is unambiguous."""
 
     def name(self, row: int) -> str:
         return self.scene.things[row].category.name
 
     def coloured(self) -> int | None:
-        """A thing alone of its kind whose colour is its own; people's is that of their clothes."""
+        """Return the row of an unambiguous thing that is not a person, whose colour would be that of the clothes."""
         rows = [row for row in self.alone if not self.captioner.is_person(row)]
         return self.rng.pick(rows) if rows else None
 
     def absent(self) -> str:
-        """What might be here and is not."""
+        """Return a category of the theme that is absent from the scene."""
         names = [name for name in self.scene.theme.objects if not self.counts[name]]
         return self.rng.pick(names or [c.name for c in vocabulary.THINGS if not self.counts[c.name]])
 
     def true_relation(self) -> tuple[int, str, int] | None:
-        """Two things alone of their kinds, and where the one is seen from the other."""
+        """Return row, relation and target of two unambiguous things."""
         for row in self.rng.some(self.alone, len(self.alone)):
             for target in self.rng.some([other for other in self.alone if other != row], 3):
-                names = [name for name in self.captioner.between(row, target) if name in _ASKED_RELATIONS]
+                names = [name for name in self.captioner.between(row, target) if name in _QUESTION_RELATIONS]
                 if names:
                     return row, self.rng.pick(names), target
         return None
 
     def holds(self, row: int, relation: str, target: int) -> bool:
-        """By the boxes alone."""
+        """Whether a relation is true by the boxes alone."""
         one, other = self.scene.things[row], self.scene.things[target]
         grounded = self.captioner.stands_on_ground(row) and self.captioner.stands_on_ground(target)
         size = self.scene.height, self.scene.width
         return relation in spatial_relations(one.box, other.box, size=size, grounded=grounded)
 
 
-def _what_colour(asker: _Asker) -> AnsweredQuestion | None:
-    row = asker.coloured()
+def _what_colour(writer: _QuestionWriter) -> AnsweredQuestion | None:
+    row = writer.coloured()
     if row is None:
         return None
-    thing = asker.scene.things[row]
+    thing = writer.scene.things[row]
     others = tuple(colour for colour in thing.category.palette if colour != thing.colour) or ("brown",)
     text = f"What color is the {thing.category.name}?"
     return AnsweredQuestion(
-        text, thing.colour, "what color is the", "other", others, "query", "attr", "color", asker.name(row)
+        text, thing.colour, "what color is the", "other", others, "query", "attr", "color", writer.name(row)
     )
 
 
-def _which_colour(asker: _Asker) -> AnsweredQuestion | None:
-    row = asker.coloured()
+def _which_colour(writer: _QuestionWriter) -> AnsweredQuestion | None:
+    row = writer.coloured()
     if row is None:
         return None
-    thing = asker.scene.things[row]
-    other = asker.rng.pick([colour for colour in vocabulary.COLOURS if colour != thing.colour])
-    one, two = asker.rng.some((thing.colour, other), 2)
+    thing = writer.scene.things[row]
+    other = writer.rng.pick([colour for colour in vocabulary.COLOURS if colour != thing.colour])
+    one, two = writer.rng.some((thing.colour, other), 2)
     text = f"Is the {thing.category.name} {one} or {two}?"
-    return AnsweredQuestion(text, thing.colour, "is the", "other", (other,), "choose", "attr", "color", asker.name(row))
+    return AnsweredQuestion(
+        text, thing.colour, "is the", "other", (other,), "choose", "attr", "color", writer.name(row)
+    )
 
 
-def _is_it_so_coloured(asker: _Asker) -> AnsweredQuestion | None:
-    row = asker.coloured()
+def _is_it_so_coloured(writer: _QuestionWriter) -> AnsweredQuestion | None:
+    row = writer.coloured()
     if row is None:
         return None
-    thing = asker.scene.things[row]
-    yes = asker.rng.chance(0.5)
+    thing = writer.scene.things[row]
+    yes = writer.rng.chance(0.5)
     others = [colour for colour in thing.category.palette if colour != thing.colour] or ["purple"]
-    colour = thing.colour if yes else asker.rng.pick(others)
-    return _yes_no(f"Is the {thing.category.name} {colour}?", yes, "is the", "attr", asker.name(row))
+    colour = thing.colour if yes else writer.rng.pick(others)
+    return _yes_no(f"Is the {thing.category.name} {colour}?", yes, "is the", "attr", writer.name(row))
 
 
-def _how_many(asker: _Asker) -> AnsweredQuestion | None:
-    several = [name for name, count in asker.counts.items() if count > 1]
-    names = several if several and asker.rng.chance(0.6) else list(asker.counts)
-    name = asker.absent() if asker.rng.chance(0.12) else asker.rng.pick(names)
-    count = asker.counts[name]
+def _how_many(writer: _QuestionWriter) -> AnsweredQuestion | None:
+    several = [name for name, count in writer.counts.items() if count > 1]
+    names = several if several and writer.rng.chance(0.6) else list(writer.counts)
+    name = writer.absent() if writer.rng.chance(0.12) else writer.rng.pick(names)
+    count = writer.counts[name]
     confused = tuple(str(number) for number in (count - 1, count + 1) if number >= 0)
     text = f"How many {vocabulary.BY_NAME[name].plural} are there?"
     return AnsweredQuestion(text, str(count), "how many", "number", confused, "query", "obj", "number", name)
 
 
-def _is_there(asker: _Asker) -> AnsweredQuestion | None:
-    yes = asker.rng.chance(0.5)
-    name = asker.rng.pick(list(asker.counts)) if yes else asker.absent()
+def _is_there(writer: _QuestionWriter) -> AnsweredQuestion | None:
+    yes = writer.rng.chance(0.5)
+    name = writer.rng.pick(list(writer.counts)) if yes else writer.absent()
     return _yes_no(f"Is there {with_article(name)} in the picture?", yes, "is there a", "obj", name)
 
 
-def _is_it_there(asker: _Asker) -> AnsweredQuestion | None:
-    found = asker.true_relation()
+def _is_it_there(writer: _QuestionWriter) -> AnsweredQuestion | None:
+    found = writer.true_relation()
     if found is None:
         return None
     row, relation, target = found
-    yes = asker.rng.chance(0.5)
-    said = relation if yes else _OPPOSITE[relation]
-    text = f"Is the {asker.name(row)} {_SAID.get(said, said)} the {asker.name(target)}?"
-    return _yes_no(text, yes, "is the", "rel", asker.name(row))
+    yes = writer.rng.chance(0.5)
+    stated = relation if yes else _OPPOSITE[relation]
+    text = f"Is the {writer.name(row)} {_WORDING.get(stated, stated)} the {writer.name(target)}?"
+    return _yes_no(text, yes, "is the", "rel", writer.name(row))
 
 
-def _what_is_there(asker: _Asker) -> AnsweredQuestion | None:
-    """`What is behind the bus?`, where one thing alone is."""
-    found = asker.true_relation()
+def _what_is_there(writer: _QuestionWriter) -> AnsweredQuestion | None:
+    """Ask `What is behind the bus?` where exactly one thing is."""
+    found = writer.true_relation()
     if found is None:
         return None
     _, relation, target = found
-    others = [row for row in range(len(asker.scene.things)) if row != target]
-    names = {asker.name(row) for row in others if asker.holds(row, relation, target)}
+    others = [row for row in range(len(writer.scene.things)) if row != target]
+    names = {writer.name(row) for row in others if writer.holds(row, relation, target)}
     if len(names) != 1:
         return None
     answer = names.pop()
-    confused = tuple(name for name in asker.counts if name != answer)
-    text = f"What is {_SAID.get(relation, relation)} the {asker.name(target)}?"
+    confused = tuple(name for name in writer.counts if name != answer)
+    text = f"What is {_WORDING.get(relation, relation)} the {writer.name(target)}?"
     return AnsweredQuestion(text, answer, "what is", "other", confused, "query", "rel", "object", answer)
 
 
@@ -196,7 +198,7 @@ def _yes_no(
     return AnsweredQuestion(text, answer, opening, "yes/no", (other,), "verify", semantic, "", about)
 
 
-_ASKERS: tuple[Callable[[_Asker], AnsweredQuestion | None], ...] = (
+_QUESTION_MAKERS: tuple[Callable[[_QuestionWriter], AnsweredQuestion | None], ...] = (
     _what_colour,
     _which_colour,
     _is_it_so_coloured,
@@ -208,16 +210,16 @@ _ASKERS: tuple[Callable[[_Asker], AnsweredQuestion | None], ...] = (
 
 
 def statements_of(seed: int, scene: Scene, others: Sequence[Scene]) -> list[Statement]:
-    """Statements with `scene` as their left image and one of `others` as their right; half of them are true."""
+    """Return statements about `scene` on the left and one of `others` on the right; half of them are true."""
     rng = RandomStream(stream(seed, scene.number, "statements"))
     found = []
     for _ in range(STATEMENTS if others else 0):
         right = rng.pick(others)
-        wanted, say = rng.chance(0.5), rng.pick(_SAYERS)
-        said = dict(say(rng, scene, right) for _ in range(_TRIES))
-        # Where one could only be said of these two, its kind would give it away.
-        if len(set(said.values())) == 2:
-            text = next(text for text, true in said.items() if true == wanted)
+        wanted, make = rng.chance(0.5), rng.pick(_STATEMENT_MAKERS)
+        truth_of = dict(make(rng, scene, right) for _ in range(_TRIES))
+        # If all tries had one truth value, the kind of statement would give the answer away.
+        if len(set(truth_of.values())) == 2:
+            text = next(text for text, true in truth_of.items() if true == wanted)
             found.append(Statement(text, scene.number, right.number, wanted))
     return found
 
@@ -262,7 +264,7 @@ def _more_of(rng: RandomStream, left: Scene, right: Scene) -> tuple[str, bool]:
     return "The {} image has more {} than the {} image.".format(*words), counts[side] > counts[1 - side]
 
 
-_SAYERS: tuple[Callable[[RandomStream, Scene, Scene], tuple[str, bool]], ...] = (
+_STATEMENT_MAKERS: tuple[Callable[[RandomStream, Scene, Scene], tuple[str, bool]], ...] = (
     _in_both,
     _in_one,
     _on_a_side,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.neighbors import BallTree
 
-from msp_ds.data import nearest
-from msp_ds.data.nearest import NearestRows, faster_products, nearest_rows
+from msp_ds.demo_world import nearest
+from msp_ds.demo_world.nearest import NearestRows, faster_products, nearest_rows
 
 
 def image_means(rows: int, width: int, *, seed: int = 0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""English for scenes: noun phrases and clauses that are true of the boxes, the material of captions and phrases."""
+"""Noun phrases and clauses that are true of a scene, the building blocks of captions, phrases and questions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PARTICIPLES = {
 
 
 class Sentence(NamedTuple):
-    """A sentence, and what it claims about the scene."""
+    """A sentence with the claims it makes about the scene."""
 
     text: str
     relations: tuple[Relation, ...]
@@ -49,7 +49,7 @@ def with_article(noun: str) -> str:
 
 
 class CaptionWriter:
-    """Speaks of one scene."""
+    """Writes noun phrases and clauses about one scene."""
 
     def __init__(self, scene: Scene, rng: RandomStream) -> None:
         self.scene = scene
@@ -60,25 +60,27 @@ class CaptionWriter:
         }
 
     def name(self, row: int) -> str:
-        """The category, in six of ten cases by its first name."""
+        """Return a name of the category, in six of ten cases the first."""
         names = self.scene.things[row].category.names
         return names[0] if len(names) == 1 or self.rng.chance(0.6) else self.rng.pick(names[1:])
 
     def noun(self, row: int, *, article: str = "a", details: int = 1) -> str:
-        """`a small red ball`: the thing with up to `details` adjectives; article is `a`, `the` or empty."""
+        """Return `a small red ball`: the thing with up to `details` adjectives. article: `a`, `the` or empty."""
         thing = self.scene.things[row]
-        words = self._dressed(thing, row, details) if self.is_person(row) else self._adorned(thing, row, details)
+        words = (
+            self._person_phrase(thing, row, details) if self.is_person(row) else self._thing_phrase(thing, row, details)
+        )
         return with_article(words) if article == "a" else f"{article} {words}".strip()
 
-    def _dressed(self, thing: Thing, row: int, details: int) -> str:
-        """People: their colour is that of their clothes."""
+    def _person_phrase(self, thing: Thing, row: int, details: int) -> str:
+        """Return a noun phrase for a person, whose colour is that of the clothes."""
         clothes = details > 1 or (details == 1 and self.rng.chance(0.7))
         age = thing.state if details > 1 or (details == 1 and not clothes) else ""
         wear = self.rng.pick((f" in a {thing.colour} shirt", f" in {thing.colour}", f" wearing {thing.colour}"))
         return f"{age} {self.name(row)}".strip() + (wear if clothes else "")
 
-    def _adorned(self, thing: Thing, row: int, details: int) -> str:
-        """Size, quality, colour, material: the order in which English puts them."""
+    def _thing_phrase(self, thing: Thing, row: int, details: int) -> str:
+        """Return the noun with adjectives in English order: size, quality, colour, material."""
         colour = thing.colour if details > 1 or (details == 1 and self.rng.chance(0.8)) else ""
         others = [word for word in (thing.size, thing.state) if word]
         other = self.rng.pick(others) if others and (details > 1 or (details == 1 and not colour)) else ""
@@ -90,12 +92,12 @@ class CaptionWriter:
         return self.scene.things[row].category.name in vocabulary.PEOPLE
 
     def alike(self, a: int, b: int) -> bool:
-        """Whether words could not tell the two apart."""
+        """Whether the two are of one category, so that a name does not distinguish them."""
         one, other = self.scene.things[a], self.scene.things[b]
         return one.category is other.category
 
     def salient(self, n: int) -> list[int]:
-        """n rows that differ in kind, from the five largest things and what was arranged with them; largest first."""
+        """Return up to n of the six largest things, of different categories, the largest first."""
         rows = self.rng.some(range(min(6, len(self.scene.things))), n + 2)
         kept: list[int] = []
         for row in rows:
@@ -104,16 +106,16 @@ class CaptionWriter:
         return sorted(kept)
 
     def ground(self, *, details: int = 0) -> str:
-        """`the grass`, `the green grass`."""
+        """Return `the grass` or, with details, `the green grass`."""
         category, colour = self.scene.backgrounds[0]
         return f"the {colour} {category.name}" if details else f"the {category.name}"
 
     def setting(self) -> str:
-        """`in a kitchen`."""
+        """Return a phrase such as `in a kitchen`."""
         return self.rng.pick(self.scene.theme.settings)
 
     def arranged(self, row: int) -> Relation | None:
-        """What the thing does on purpose with another one, if anything."""
+        """Return the arranged relation of the thing to another one, if it has one."""
         return next((r for r in self.scene.relations if r.subject == row and r.target != GROUND), None)
 
     def stands_on_ground(self, row: int) -> bool:
@@ -121,7 +123,7 @@ class CaptionWriter:
         return Relation(row, "on", GROUND) in self.scene.relations
 
     def relation(self, row: int, *, avoid: Collection[int] = ()) -> Relation | None:
-        """Something true about the thing and another one that is not in `avoid`: what it does, or where it is."""
+        """Return a true relation of the thing to another one that is not in `avoid`, arranged or spatial, if any."""
         arranged = self.arranged(row)
         if arranged and arranged.target not in avoid and not self.alike(*arranged[::2]) and self.rng.chance(0.85):
             return arranged
@@ -132,13 +134,13 @@ class CaptionWriter:
             if not self.alike(row, target)
             for name in self.between(row, target)
         ]
-        telling = [relation for relation in found if relation.name not in SIDEWAYS]
-        if telling and self.rng.chance(0.7):
-            return self.rng.pick(telling)
+        informative = [relation for relation in found if relation.name not in SIDEWAYS]
+        if informative and self.rng.chance(0.7):
+            return self.rng.pick(informative)
         return self.rng.pick(found) if found else None
 
     def between(self, row: int, target: int) -> tuple[str, ...]:
-        """The spatial relations of two things; none where something was arranged between them."""
+        """Return the spatial relations of two things; none where an arranged relation connects them."""
         if (row, target) in self._arranged or (target, row) in self._arranged:
             return ()
         if (row, target) not in self._spatial:
@@ -149,7 +151,7 @@ class CaptionWriter:
         return self._spatial[row, target]
 
     def link(self, relation: Relation, form: Form) -> str:
-        """The words between subject and target: `rides`, `is to the left of`, `standing next to`, `near`."""
+        """Return the words between subject and target: `rides`, `is to the left of`, `standing next to`, `near`."""
         if relation.name in _VERBS:
             finite, copula = _VERBS[relation.name]
             return {"finite": finite, "bare": relation.name, "copula": copula}[form]
@@ -170,7 +172,7 @@ class CaptionWriter:
         return words[0] if on_a_seat_or_ground else self.rng.pick(words)
 
     def stance(self, relation: Relation) -> str:
-        """`stands`, `lies`, `sits`...; plain `is` for what is busy otherwise (a rider does not stand)."""
+        """Return `stands`, `lies`, `sits` ..., or `is` for a thing that rides, or is held, worn or ridden."""
         arranged = self.arranged(relation.subject)
         if arranged and arranged.name == "on" and self.is_person(relation.subject):
             return "sits"
