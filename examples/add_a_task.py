@@ -27,6 +27,7 @@ from msp_ds.tasks.task import Context, Corruption, Task, TaskResult
 from msp_ds.terminal import run_tool
 from msp_ds.train import start
 from msp_ds.training.monitoring.metrics_file import METRICS_FILE, read_metrics
+from msp_ds.training.options import RunOptions
 
 
 # 1. What happens to the input. A draw depends on the pair's key and the epoch, not on the batch or the other tasks.
@@ -71,7 +72,8 @@ def main(shards: Path = Path("shards"), run_dir: Path = Path("runs/add_a_task"),
     """Train the sentence stage with the new task and print how its loss falls."""
     (sentence,) = (part for part in STAGES if part.name == "sentence")
     stage = Stage(parts=(dataclasses.replace(sentence, tasks=(*sentence.tasks, MOW)),))
-    start({"curriculum": "s", "shards": str(shards), "max_steps": steps}, run_dir=run_dir, stages=(stage,))
+    options = RunOptions(curriculum="s", shards=str(shards), max_steps=steps, run_dir=run_dir)
+    start(options, stages=(stage,))
     for row in read_metrics(run_dir / "1-sentence" / METRICS_FILE):
         typer.echo(f"{row['report']}, step {row['step']}: loss of MOW {row['loss/mow']:.2f}")
 

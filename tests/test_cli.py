@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 import shutil
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +18,11 @@ from command_line import refusal, run
 from small_world import files_below
 
 import msp_ds.train
-from msp_ds.cli import app
+from msp_ds.cli import app, training_commands
 from msp_ds.data.format.set_layout import STAGE_NAMES
 from msp_ds.demo_world import make_world
 from msp_ds.presets import PRESETS
-from msp_ds.training.guards.limits import Limits
+from msp_ds.training.options import RunOptions
 
 COMMANDS = sorted(typer.main.get_group(app).commands)
 
@@ -101,11 +101,11 @@ def test_the_list_of_commands_says_what_each_does() -> None:
         "explain",
         "export",
         "finetune",
-        "grade",
+        "hard-negatives",
         "import",
         "info",
         "inspect",
-        "negatives",
+        "make-demo-data",
         "predict",
         "replay",
         "runs",
@@ -114,7 +114,6 @@ def test_the_list_of_commands_says_what_each_does() -> None:
         "stages",
         "train",
         "verify",
-        "world",
     ]
     for name in COMMANDS:
         assert re.search(rf"^  {name} +[A-Z].{{20,}}", shown, re.MULTILINE), name
@@ -290,19 +289,21 @@ def test_verify_takes_a_folder_of_sets(here: Path) -> None:
     assert result.stderr.startswith("error: shards/sentence/val/index.json is not valid JSON")
 
 
-def test_look_alikes_are_added_to_a_finished_set_or_written_as_a_list(here: Path) -> None:
+def test_hard_negatives_are_added_to_a_finished_set_or_written_as_a_list(here: Path) -> None:
     run(*shard("sentence"))
-    told = run("negatives", "--shards", "shards/sentence/train", "--count", "3", "--attach").stdout
-    assert told == ("6 images with up to 3 hard negatives; 6 of the 6 images of shards/sentence/train have some now\n")
+    report = run("hard-negatives", "--shards", "shards/sentence/train", "--count", "3", "--attach").stdout
+    assert report == (
+        "6 images with up to 3 hard negatives; 6 of the 6 images of shards/sentence/train have some now\n"
+    )
     assert run("verify", "shards/sentence/train").exit_code == 0
-    told = run("negatives", "--regions", "world/regions.tsv", "--out", "list.npz").stdout
-    assert told == "6 images with up to 5 hard negatives in list.npz\n"
+    report = run("hard-negatives", "--regions", "world/regions.tsv", "--out", "list.npz").stdout
+    assert report == "6 images with up to 5 hard negatives in list.npz\n"
     assert run(*shard("sentence", hard_negatives="list.npz")).exit_code == 0
 
 
 def test_a_pickle_that_would_run_something_is_refused_in_one_line(here: Path) -> None:
     Path("hard_negative.pkl").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
-    line = refusal("negatives", "--import", "hard_negative.pkl", "--out", "list.npz")
+    line = refusal("hard-negatives", "--import", "hard_negative.pkl", "--out", "list.npz")
     assert line == "hard_negative.pkl asks for os.system, which no list needs; nothing of it was run"
     assert not Path("ran").exists()
     assert not Path("list.npz").exists()
@@ -311,7 +312,7 @@ def test_a_pickle_that_would_run_something_is_refused_in_one_line(here: Path) ->
 def test_a_world_is_not_written_over_other_files(here: Path) -> None:
     Path("mine").mkdir()
     Path("mine/thesis.tex").write_text("ten years of work")
-    assert "is not a demo world" in refusal("world", "--out", "mine", "--images", "2")
+    assert "is not a demo world" in refusal("make-demo-data", "--out", "mine", "--images", "2")
     assert files_below(Path("mine")) == {"thesis.tex"}
 
 
@@ -365,18 +366,18 @@ def test_a_demo_that_could_not_be_graded_is_refused_before_it_trains(here: Path)
     assert refusal("demo", "--recipe", "mine.toml").startswith("mine.toml holds out no images")
 
 
-def test_fine_tuning_keeps_and_gives_up_as_pre_training_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[dict[str, Any]] = []
-    monkeypatch.setattr(msp_ds.train, "start", lambda flags, **habits: given.append(habits))
-    flags = ["--keep", "5", "--watchdog", "7", "--stop-after-nan", "4", "--micro-batch", "auto"]
+def test_fine_tuning_takes_the_flags_of_pre_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[RunOptions] = []
+    for module in (msp_ds.train, training_commands):
+        monkeypatch.setattr(module, "start", started.append)
+    flags = ["--save-total-limit", "5", "--stall-timeout", "7", "--stop-after-nan", "4", "--micro-batch", "auto"]
     for command in (["train"], ["finetune", "--task", "vqa", "--from-scratch"]):
         assert run(*command, *flags).exit_code == 0
-    for habits in given:
-        assert (habits["keep"], habits["micro_batch"]) == (5, "auto")
-        assert habits["limits"] == Limits(watchdog=7.0, stop_after_nan=4)
-    assert len(given) == 2
-    assert refusal("finetune", "--task", "vqa", "--from-scratch", "--watchdog", "-1") == (
-        "--watchdog -1.0 is not in 0 to 527040 minutes; 0 never ends a run"
+    common = RunOptions(save_total_limit=5, stall_timeout=7.0, stop_after_nan=4, micro_batch="auto")
+    tuned = dataclasses.replace(common, task="vqa", curriculum="vqa", from_scratch=True)
+    assert started == [common, tuned]
+    assert refusal("finetune", "--task", "vqa", "--from-scratch", "--stall-timeout", "-1") == (
+        "--stall-timeout -1.0 is not in 0 to 527040 minutes; 0 never ends a run"
     )
 
 

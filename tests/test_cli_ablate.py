@@ -36,8 +36,8 @@ def test_a_wrong_setting_is_refused_before_anything_runs(small_shards: Path, tmp
 def test_a_command_that_fails_is_named_and_the_exit_code_is_1(
     small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(words: object, said: Path) -> int:
-        said.write_text("error: no room\n")
+    def fail(words: object, log: Path) -> int:
+        log.write_text("error: no room\n")
         return 2
 
     monkeypatch.setattr(ablation_commands, "launch", fail)
@@ -50,10 +50,10 @@ def test_a_command_that_fails_is_named_and_the_exit_code_is_1(
 
 
 def test_a_command_runs_in_a_process_of_its_own_and_its_words_are_kept(tmp_path: Path) -> None:
-    said = tmp_path / "said.log"
-    assert ablation_commands.launch(("info", "--preset", "nothing"), said) == 2
-    assert ablation_commands.launch(("info", "--preset", "tiny"), said) == 0
-    text = said.read_text()
+    log = tmp_path / "output.log"
+    assert ablation_commands.launch(("info", "--preset", "nothing"), log) == 2
+    assert ablation_commands.launch(("info", "--preset", "tiny"), log) == 0
+    text = log.read_text()
     assert text.startswith("\n$ msp-ds info --preset nothing\n")
     assert "no preset is called 'nothing'" in text
     assert "\n$ msp-ds info --preset tiny\n" in text

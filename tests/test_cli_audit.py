@@ -29,7 +29,7 @@ def write_ids(path: Path, ids: Iterable[str]) -> Path:
     return path
 
 
-def twins_in(image_data: Path) -> dict[str, str]:
+def duplicates_in(image_data: Path) -> dict[str, str]:
     """COCO id -> Visual Genome id, without the code under test."""
     rows = json.loads(image_data.read_text())
     return {f"coco-{row['coco_id']}": f"vg-{row['image_id']}" for row in rows}
@@ -50,8 +50,8 @@ def test_a_shared_image_ends_with_1_and_is_listed(train_set: Path, tmp_path: Pat
     assert f"  {shared}\n" in result.stdout
 
 
-def test_a_planted_twin_ends_with_1_and_is_listed(train_set: Path, image_data: Path, tmp_path: Path) -> None:
-    duplicates = twins_in(image_data)
+def test_a_planted_duplicate_ends_with_1_and_is_listed(train_set: Path, image_data: Path, tmp_path: Path) -> None:
+    duplicates = duplicates_in(image_data)
     planted = next(key for key in open_set(train_set).keys if key in duplicates)
     duplicate = duplicates[planted]
     evaluation = write_ids(tmp_path / "a.txt", [duplicate])
@@ -60,7 +60,7 @@ def test_a_planted_twin_ends_with_1_and_is_listed(train_set: Path, image_data: P
     assert f"  {planted} = {duplicate}\n" in result.stdout
 
 
-def test_without_image_data_twins_are_not_said_to_be_absent(train_set: Path, tmp_path: Path) -> None:
+def test_without_image_data_duplicates_are_not_reported_absent(train_set: Path, tmp_path: Path) -> None:
     result = run("audit", "--train", train_set, "--eval", write_ids(tmp_path / "a.txt", ["vg-7"]))
     assert result.exit_code == 2
     assert "not all checked" in result.stdout

@@ -1,4 +1,4 @@
-"""predict writes what the servers take; models and sets that do not fit a benchmark are told in one line."""
+"""predict writes what the servers accept; a model or set that does not fit a benchmark is one line of error."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ from msp_ds.model.weights.forms import LXMERT_S_FORM
 from msp_ds.preparation.recipe import BenchmarkRecipe
 from msp_ds.preparation.writing.shard_building import build_shards
 from msp_ds.report.pages.explain import set_to_explain
-from msp_ds.train import new_config
 from msp_ds.training.checkpointing.checkpoint import MANIFEST, read_weights
 from msp_ds.training.checkpointing.run_folder import RUN_FILE
 from msp_ds.training.checkpointing.weights_folder import read_card
+from msp_ds.training.options import RunOptions
+from msp_ds.training.planning import new_config
 
 COLORS = ("red", "blue", "not known, maybe", 'a "Ü"')
 
 
 def vqa(images: list[int]) -> tuple[Any, Any]:
     """Two official questions an image, and their annotations."""
-    asked = [(1000 * image + nth, image) for image in images for nth in range(2)]
-    questions = [{"question_id": one, "image_id": image, "question": "what color?"} for one, image in asked]
-    said = [{"question_id": one, "image_id": image, "answer_type": "other"} for one, image in asked]
-    for one, color in zip(said, COLORS * len(said), strict=False):
+    ids = [(1000 * image + nth, image) for image in images for nth in range(2)]
+    questions = [{"question_id": one, "image_id": image, "question": "what color?"} for one, image in ids]
+    annotations = [{"question_id": one, "image_id": image, "answer_type": "other"} for one, image in ids]
+    for one, color in zip(annotations, COLORS * len(annotations), strict=False):
         one |= {"multiple_choice_answer": color, "answers": [{"answer": color}] * 10}
-    return {"questions": questions}, {"annotations": said}
+    return {"questions": questions}, {"annotations": annotations}
 
 
 def gqa(images: list[str], *, answered: bool) -> Any:
     """Two official questions about each image, by its Visual Genome id; their own ids begin with zeros."""
-    asked = {f"00{image}{nth}": image for image in images for nth in range(2)}
+    ids = {f"00{image}{nth}": image for image in images for nth in range(2)}
     return {
         one: {"imageId": image, "question": "what color?", "isBalanced": True} | ({"answer": color} if answered else {})
-        for (one, image), color in zip(asked.items(), COLORS * len(asked), strict=False)
+        for (one, image), color in zip(ids.items(), COLORS * len(ids), strict=False)
     }
 
 
@@ -85,7 +86,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, content in files.items():
         write_json(folder / f"{name}.json", content)
-    asked = {
+    benchmarks = {
         task: BenchmarkRecipe(
             questions=(str(folder / f"{task}-train.json"),),
             annotations=(str(folder / "vqa-said.json"),) * (task == "vqa"),
@@ -94,7 +95,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for task in ("vqa", "gqa", "nlvr2")
     }
-    recipe = small_world.recipe_of(folder / "world", holdout=8, benchmarks=asked)
+    recipe = small_world.recipe_of(folder / "world", holdout=8, benchmarks=benchmarks)
     for task, head in {"vqa": "answer", "gqa": "answer", "nlvr2": "statement", "retrieval": "match"}.items():
         build_shards(recipe, stage=task, out=folder / "shards")  # type: ignore[arg-type]
         write_model(folder / "runs" / task, open_set(folder / "shards" / task / "train"), head, seed=1)
@@ -117,33 +118,51 @@ def predicted(task: str) -> bytes:
     return Path("said").read_bytes()
 
 
-def may_be_said(task: str) -> list[str]:
+def known_answers(task: str) -> list[str]:
     """The vocabulary of a benchmark, as its shards hold it."""
     answers: list[str] = json.loads(Path("shards", task, "train", "answers.json").read_text())
     return answers
 
 
 def test_vqas_server_finds_every_question_once(here: Path, site: Path) -> None:
-    said = json.loads(predicted("vqa"))
-    assert all(list(one) == ["question_id", "answer"] and type(one["question_id"]) is int for one in said)
-    asked = [one["question_id"] for one in json.loads((site / "vqa.json").read_text())["questions"]]
-    assert sorted(one["question_id"] for one in said) == sorted(asked)
-    assert {one["answer"] for one in said} <= set(may_be_said("vqa"))
+    answers = json.loads(predicted("vqa"))
+    assert all(list(one) == ["question_id", "answer"] and type(one["question_id"]) is int for one in answers)
+    expected = [one["question_id"] for one in json.loads((site / "vqa.json").read_text())["questions"]]
+    assert sorted(one["question_id"] for one in answers) == sorted(expected)
+    assert {one["answer"] for one in answers} <= set(known_answers("vqa"))
 
 
 def test_gqas_server_finds_every_question_once(here: Path, site: Path) -> None:
-    said = json.loads(predicted("gqa"))
-    assert all(list(one) == ["questionId", "prediction"] for one in said)
-    assert sorted(one["questionId"] for one in said) == sorted(json.loads((site / "gqa.json").read_text()))
-    assert {one["prediction"] for one in said} <= set(may_be_said("gqa"))
+    answers = json.loads(predicted("gqa"))
+    assert all(list(one) == ["questionId", "prediction"] for one in answers)
+    assert sorted(one["questionId"] for one in answers) == sorted(json.loads((site / "gqa.json").read_text()))
+    assert {one["prediction"] for one in answers} <= set(known_answers("gqa"))
 
 
 def test_nlvr2s_script_finds_every_statement_once(here: Path, site: Path) -> None:
     lines = predicted("nlvr2").decode("ascii").split("\n")
     assert lines.pop() == ""
     assert all(re.fullmatch("test1-[0-9]+-[0-9]+-1,(True|False)", line) for line in lines)
-    asked = [one["identifier"] for one in json.loads((site / "nlvr2.json").read_text())]
-    assert sorted(line.split(",")[0] for line in lines) == sorted(asked)
+    expected = [one["identifier"] for one in json.loads((site / "nlvr2.json").read_text())]
+    assert sorted(line.split(",")[0] for line in lines) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "name what to grade: a model, --checkpoint RUN, or its answers, --predictions FILE"),
+        (("--checkpoint", "runs/vqa", "--predictions", "a.json"), "name what to grade: a model, --checkpoint RUN, or"),
+        (("--predictions", "a.json"), "name the benchmark whose rules grade the file: --task vqa, gqa, nlvr2 or"),
+        (("--predictions", "a.json", "--shards", "shards"), "--shards cannot be combined with --predictions;"),
+        (("--predictions", "a.json", "--training-questions", "q"), "--training-questions cannot be combined with"),
+        (("--checkpoint", "runs/vqa", "--against", "b.json"), "--against cannot be combined with --checkpoint;"),
+        (("--checkpoint", "runs/vqa", "--consistency"), "--consistency cannot be combined with --checkpoint;"),
+    ],
+)
+def test_evaluate_grades_a_model_or_a_file_and_says_which_flags_do_not_fit(
+    flags: tuple[str, ...], message: str
+) -> None:
+    assert refusal("evaluate", *flags).startswith(message)
 
 
 def test_a_missing_test_split_is_told_with_the_way_to_write_one(here: Path) -> None:
@@ -172,9 +191,9 @@ def test_the_questions_of_another_benchmark_are_refused(here: Path, command: str
     assert refusal(*words) == "shards/vqa/val was written for vqa, not for nlvr2; name a set of shards/nlvr2"
 
 
-def tuned_run(folder: Path, task: str, **given: object) -> str:
+def tuned_run(folder: Path, task: str, **options: object) -> str:
     """The folder of a run on a benchmark, with a checkpoint that is never read."""
-    config = new_config({"shards": "shards", "curriculum": task, "preset": "tiny", **given})
+    config = new_config(RunOptions(shards="shards", curriculum=task, preset="tiny", **options))
     checkpoint = folder / f"1-{task}" / "checkpoints" / "step-00000001"
     checkpoint.mkdir(parents=True)
     write_json(checkpoint / MANIFEST, {"step": 1, "files": {}, "state": {}, "loss_scale": None})

@@ -28,7 +28,7 @@ def image(looking_site: Path) -> str:
 
 
 @pytest.fixture
-def asked(looking_site: Path) -> str:
+def image_id(looking_site: Path) -> str:
     return open_set(looking_site / "shards" / "vqa" / "val").keys[0]
 
 
@@ -66,11 +66,11 @@ def test_models_explain_captions_side_by_side(here: Path, image: str) -> None:
     assert (here / "board").is_dir()
 
 
-def test_models_explain_answers(here: Path, asked: str) -> None:
-    words = ["--checkpoint", "p→s=runs/vqa", "--image", asked, "--question", "what color is the ball?", "--out", "o"]
+def test_models_explain_answers(here: Path, image_id: str) -> None:
+    words = ["--checkpoint", "p→s=runs/vqa", "--image", image_id, "--question", "what color is the ball?", "--out", "o"]
     result = run("explain", *words)
     assert result.exit_code == 0, result.output
-    assert f"{asked}: what color is the ball?" in result.stdout
+    assert f"{image_id}: what color is the ball?" in result.stdout
     assert "<h3>p→s</h3>" in (here / "o" / "explain.html").read_text()
 
 
@@ -80,12 +80,12 @@ def test_a_pool_of_captions_is_ranked(here: Path, image: str) -> None:
     assert shown.count("a red ball") == shown.count("two dogs") == 2
 
 
-def test_what_cannot_be_searched_or_explained_is_one_line(here: Path, image: str, asked: str) -> None:
+def test_what_cannot_be_searched_or_explained_is_one_line(here: Path, image: str, image_id: str) -> None:
     model = ["--checkpoint", "runs/tps"]
-    question = ["--question", "why?", "--image", asked]
+    question = ["--question", "why?", "--image", image_id]
     cases = {
-        ("search", *model): "say what to look for: a text, as msp-ds search",
-        ("search", "a", *model, "--image", image): "say what to look for",
+        ("search", *model): "name what to look for: a text, as msp-ds search",
+        ("search", "a", *model, "--image", image): "name what to look for",
         ("search", "a", *model, "--images", "runs"): "--images shows the files on a page; name it with --html",
         ("search", "", *model): "the text '' has no word",
         ("search", *model, "--image", "coco-0"): "holds no image 'coco-0'; it has 8, such as",

@@ -8,13 +8,14 @@ from command_line import refusal, run
 
 from msp_ds.config import to_json, write_json
 from msp_ds.training.checkpointing.run_folder import RUN_FILE
+from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
 
 
 def test_runs_lists_what_lies_in_a_folder(small_shards: Path, tmp_path: Path) -> None:
     run_folder = tmp_path / "runs" / "mine"
     run_folder.mkdir(parents=True)
-    config = new_config({"curriculum": "tps", "shards": str(small_shards)})
+    config = new_config(RunOptions(curriculum="tps", shards=str(small_shards)))
     write_json(run_folder / RUN_FILE, {"config": to_json(config)})
     shown = run("runs", tmp_path / "runs").stdout
     (line,) = [line for line in shown.splitlines() if "mine" in line]

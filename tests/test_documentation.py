@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import preset_config
 from msp_ds.training.settings import with_settings
 
@@ -21,9 +22,6 @@ PAGES = [ROOT / "README.md", ROOT / "shards/README.md", ROOT / "ds_configs/READM
 PATH = re.compile(r"`((?:msp_ds|tools|tests|ds_configs|docs|shards)/[\w./-]*\.(?:py|md|sh|toml|json))`")
 BELOW_PACKAGE = re.compile(r"`([\w/]+\.py)`")
 PROGRAM = (sys.executable, "-c", "from msp_ds.cli import main; main()")
-NEW_FOLDERS = pytest.mark.skipif(
-    not (ROOT / "msp_ds" / "storage").is_dir(), reason="the pages name the folders by their new names"
-)
 LIMITS = {"README.md": (150, 1200), "shards/README.md": (60, 1000), "ds_configs/README.md": (60, 1000)}
 """Lines and words."""
 
@@ -35,14 +33,12 @@ def test_an_overview_stays_short(name: str) -> None:
     assert len(text.split()) <= LIMITS[name][1]
 
 
-@NEW_FOLDERS
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_file_that_a_page_names_exists(page: Path) -> None:
     named = PATH.findall(page.read_text(encoding="utf-8"))
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-@NEW_FOLDERS
 def test_the_index_of_the_architecture_names_files_and_what_they_define() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = [row for row in text.partition("## Where is what?")[2].splitlines() if row.startswith("| ") and "`" in row]
@@ -61,7 +57,6 @@ def test_the_index_of_the_architecture_names_files_and_what_they_define() -> Non
     assert wrong == []
 
 
-@NEW_FOLDERS
 def test_every_test_that_a_page_names_exists() -> None:
     named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))}
     tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
@@ -69,10 +64,9 @@ def test_every_test_that_a_page_names_exists() -> None:
     assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
 
 
-@NEW_FOLDERS
 def test_every_option_of_the_page_on_tasks_can_be_set() -> None:
     spans = re.findall(r"`([a-z_.]+(?:=[\w.-]+)?)`", (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8"))
-    config = preset_config("paper", {})
+    config = preset_config("paper", RunOptions())
     for span in spans:
         name, _, value = span.partition("=")
         if value and not value.isupper():

@@ -26,6 +26,7 @@ from msp_ds.train import app
 from msp_ds.training.checkpointing.run_folder import MANIFEST, RUN_FILE, fresh_folder, newest_run
 from msp_ds.training.distributed import runtime
 from msp_ds.training.engine.execution import Execution
+from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import (
     ShardCache,
     cache_of,
@@ -65,9 +66,9 @@ def refused_run(shards: Path, *flags: object, log_lines: int = 0) -> str:
     return line
 
 
-def a_run(folder: Path, shards: Path, *, preset: str = "tiny", **given: object) -> RunConfig:
+def a_run(folder: Path, shards: Path, *, preset: str = "tiny", **options: object) -> RunConfig:
     """Writes the run.json of a run with a checkpoint that is never read."""
-    config = new_config({"shards": str(shards), "preset": preset, **given})
+    config = new_config(RunOptions(shards=str(shards), preset=preset, **options))
     checkpoint = folder / "1-token" / "checkpoints" / "step-00000001"
     checkpoint.mkdir(parents=True)
     write_json(checkpoint / MANIFEST, {"step": 1, "files": {}, "state": {}, "loss_scale": None})
@@ -89,11 +90,11 @@ def test_shards_at_an_address_are_brought_here_and_named_by_it(small_shards: Pat
     address = small_shards.as_uri().replace("file://", "local://")
     with (
         pytest.raises(InputError, match="shards cannot be read from local://"),
-        shards_at_hand({"shards": address}, None, cache=ShardCache(folder=str(tmp_path))),
+        shards_at_hand(RunOptions(shards=address), None, cache=ShardCache(folder=str(tmp_path))),
     ):
         pass
     with shards_at_hand(
-        {"shards": str(small_shards), "curriculum": "s"}, None, cache=ShardCache(folder=str(tmp_path))
+        RunOptions(shards=str(small_shards), curriculum="s"), None, cache=ShardCache(folder=str(tmp_path))
     ) as here:
         assert here == small_shards
 
@@ -110,10 +111,10 @@ def test_a_resumed_run_has_the_cache_that_it_had_last_unless_a_flag_says_otherwi
 
 
 def test_length_buckets_come_from_the_preset_unless_a_flag_says_otherwise(small_shards: Path) -> None:
-    given = {"shards": str(small_shards)}
-    assert new_config({**given, "preset": "tiny"}).length_buckets == "off"
-    assert new_config({**given, "preset": "paper"}).length_buckets == "auto"
-    assert new_config({**given, "preset": "tiny", "length_buckets": "on"}).length_buckets == "on"
+    shards = str(small_shards)
+    assert new_config(RunOptions(shards=shards, preset="tiny")).length_buckets == "off"
+    assert new_config(RunOptions(shards=shards, preset="paper")).length_buckets == "auto"
+    assert new_config(RunOptions(shards=shards, preset="tiny", length_buckets="on")).length_buckets == "on"
 
 
 @pytest.mark.parametrize(
@@ -190,20 +191,18 @@ def test_stages_written_with_different_vocabularies_are_refused(here: Path, smal
     assert "msp-ds shard --stage phrase --recipe FILE" in line
 
 
-def test_matching_hard_samples_without_look_alikes_is_refused(here: Path, small_shards: Path) -> None:
+def test_itm_hs_without_hard_negatives_is_refused(here: Path, small_shards: Path) -> None:
     shutil.copytree(small_shards, here / "shards")
     recipe = recipe_of(small_shards.parent / "world", hard_negatives=None)
     build_shards(recipe, stage="sentence", out=here / "shards")
     line = refused_run(Path("shards"), "--curriculum", "s", "--batch-size", "16", log_lines=1)
     assert line.startswith("shards/sentence/train has no hard negatives, which task itm_hs needs; ")
     assert line.endswith(
-        "msp-ds negatives --shards shards/sentence/train --attach, or train with --set itm_negatives=random"
+        "msp-ds hard-negatives --shards shards/sentence/train --attach, or train with --set itm_negatives=random"
     )
 
 
-def test_asking_about_labels_where_there_are_none_is_refused_with_the_whole_mend(
-    here: Path, small_shards: Path
-) -> None:
+def test_tasks_about_labels_are_refused_without_labels_with_the_whole_fix(here: Path, small_shards: Path) -> None:
     shutil.copytree(small_shards, "shards")
     path = Path("shards/sentence/train/index.json")
     index = json.loads(path.read_text())
@@ -278,7 +277,7 @@ def test_the_signals_are_as_before_once_a_run_has_ended(here: Path, small_shards
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_an_error_that_every_rank_meets_is_said_once_a_machine(
+def test_an_error_that_every_rank_meets_is_reported_once_a_machine(
     here: Path, small_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
@@ -358,17 +357,17 @@ def test_a_flag_that_contradicts_the_run_is_refused(here: Path, small_shards: Pa
 
 
 def test_flags_that_agree_with_the_run_change_nothing(here: Path, small_shards: Path) -> None:
-    given = {
+    stated = {
         "curriculum": "ts",
         "seed": 5,
         "lr": 0.25,
         "epochs": "t=2,s=3",
         "batch_size": 16,
         "drop": ("mlm",),
-        "setting": ("moc_target=all", 'weights={"moc": 2}'),
+        "settings": ("moc_target=all", 'weights={"moc": 2}'),
     }
-    config = a_run(here / "run", small_shards, **given)
-    assert resumed_config(here / "run", {**given, "shards": str(small_shards), "preset": "tiny"}) == config
+    config = a_run(here / "run", small_shards, **stated)
+    assert resumed_config(here / "run", RunOptions(**stated, shards=str(small_shards), preset="tiny")) == config
 
 
 def test_a_run_goes_on_as_it_was_executed(here: Path, small_shards: Path) -> None:
@@ -381,7 +380,7 @@ def test_a_run_goes_on_as_it_was_executed(here: Path, small_shards: Path) -> Non
 
 
 def test_what_the_flags_leave_open_comes_from_the_preset_and_the_shards(small_shards: Path) -> None:
-    config = new_config({"shards": str(small_shards), "lr": 0.5, "setting": ("itm_probability=0.25",)})
+    config = new_config(RunOptions(shards=str(small_shards), lr=0.5, settings=("itm_probability=0.25",)))
     tiny = get_preset("tiny")  # the small world's recipe suggests it
     assert (config.preset, config.curriculum, config.seed) == ("tiny", "tps", 9595)
     assert config.optim == dataclasses.replace(tiny.optim, lr=0.5)
@@ -400,8 +399,8 @@ def test_epochs_are_given_for_all_stages_or_by_initial() -> None:
 
 
 def test_no_flags_change_nothing(small_shards: Path) -> None:
-    config = new_config({"shards": str(small_shards)})
-    assert with_flags(config, {}) == config
+    config = new_config(RunOptions(shards=str(small_shards)))
+    assert with_flags(config, RunOptions()) == config
 
 
 def test_a_new_run_does_not_take_the_folder_of_an_old_one(tmp_path: Path) -> None:
@@ -430,7 +429,7 @@ def test_evaluating_with_another_preset_is_refused(here: Path, small_shards: Pat
 
 
 def test_a_set_option_of_the_model_does_not_make_it_another_preset(here: Path, small_shards: Path) -> None:
-    a_run(here / "run", small_shards, setting=("model.topic_head=plain",))
+    a_run(here / "run", small_shards, settings=("model.topic_head=plain",))
     words = ["evaluate", "--checkpoint", "run", "--shards", small_shards / "sentence" / "val", "--preset", "tiny"]
     assert "is of preset" not in refusal(*words)
 
@@ -456,4 +455,4 @@ def test_evaluating_nothing_is_refused(here: Path, small_shards: Path) -> None:
 
 def test_input_errors_are_value_errors_of_our_own() -> None:
     with pytest.raises(InputError):
-        new_config({"curriculum": "x"})
+        new_config(RunOptions(curriculum="x"))

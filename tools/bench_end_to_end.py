@@ -34,6 +34,7 @@ from msp_ds.preparation.writing.shard_building import build_shards
 from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
 from msp_ds.training.distributed.runtime import start_runtime
 from msp_ds.training.engine.execution import find_shipped
+from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
 from tools.bench_figures import BUSY, SCHEDULE_PAIRS, choose_device, spread, write_figures
 from tools.bench_hardware import hardware
@@ -179,7 +180,7 @@ def main(  # noqa: PLR0913, one parameter a flag
 
 def config_of(shards: Path, *, preset: str, batch_size: int) -> RunConfig:
     """The sentence stage alone. Raises InputError for a batch that the set is too small for."""
-    config = new_config({"curriculum": "s", "preset": preset, "shards": str(shards), "batch_size": batch_size})
+    config = new_config(RunOptions(curriculum="s", preset=preset, shards=str(shards), batch_size=batch_size))
     return dataclasses.replace(config, shards=str(shards))
 
 

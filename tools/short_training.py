@@ -67,12 +67,13 @@ def short_training(shards: Path, run: Path, runtime: Runtime, *, steps: int = ST
     """
     from msp_ds.training.engine.execution import Execution
     from msp_ds.training.guards.interrupt import StopRequest
+    from msp_ds.training.options import RunOptions
     from msp_ds.training.planning import new_config
     from msp_ds.training.run import train
     from msp_ds.training.stage import Job
 
     given: dict[str, Any] = {"curriculum": "tps", "preset": "tiny", "shards": str(shards)}
-    config = new_config({**given, "batch_size": BATCH_SIZE, "epochs": str(steps), "max_steps": steps})
+    config = new_config(RunOptions(**given, batch_size=BATCH_SIZE, epochs=str(steps), max_steps=steps))
     job = Job(config=config, execution=Execution(precision="fp32"), folder=run, runtime=runtime, stop=StopRequest())
     with step_by_step():
         train(job)

@@ -150,7 +150,8 @@ def _stage_node(study: Study, row: AblationRow, stage: Stage, *, steps: int, see
     label = f"{spelling}{steps}" + "".join(f"-{name}" for name in dropped) + "".join(f",{one}" for one in row.setting)
     name = f"{parent.name}_{label}" if parent else f"seed-{seed}/{label}"
     epochs = -(-steps // sum(study.batches[part.name] for part in stage.parts))
-    words = ["train", "--curriculum", spelling, "--max-steps", str(steps), "--epochs", str(epochs), "--keep", "1"]
+    words = ["train", "--curriculum", spelling, "--max-steps", str(steps), "--epochs", str(epochs)]
+    words += ["--save-total-limit", "1"]
     for flag, values in (("--drop", dropped), ("--set", (*study.setting, *row.setting))):
         words += [word for value in values for word in (flag, value)]
     words += ["--init", str(study.out / parent.name)] if parent else []

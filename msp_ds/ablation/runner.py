@@ -22,6 +22,7 @@ from msp_ds.errors import InputError, writing
 from msp_ds.presets import DEFAULT_PRESET, get_preset
 from msp_ds.progress import progress_bar
 from msp_ds.training.checkpointing.run_folder import RUN_FILE, STAGE_FILE, is_finished, read_finished
+from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import preset_config, with_flags
 
 log = logging.getLogger(__name__)
@@ -92,9 +93,8 @@ def study_of(request: AblationRequest, *, preset: str | None, steps: int | None)
     chosen = preset or sets[needed[0]].index.preset or DEFAULT_PRESET
     schedule = get_preset(chosen).schedule
     for spelling, settings in (("tps", request.setting), *((task, request.fine_tuning_setting) for task in tasks)):
-        with_flags(
-            preset_config(chosen, {"curriculum": spelling}), {"setting": settings}
-        )  # raises for a wrong one before anything runs
+        options = RunOptions(curriculum=spelling, settings=settings)
+        with_flags(preset_config(chosen, options), options)  # a wrong setting is an error before anything runs
     batches = {name: _batches(sets[f"{name}/train"], schedule[name].batch_size) for name in (*parts, *tasks)}
     study = Study(
         **vars(request),

@@ -9,13 +9,13 @@ import typer
 
 import msp_ds
 from msp_ds.cli.ablation_commands import ablate
-from msp_ds.cli.data_commands import audit, inspect, negatives, shard, verify, world
-from msp_ds.cli.grading_commands import evaluate, grade, predict
+from msp_ds.cli.data_commands import audit, hard_negatives, inspect, make_demo_data, shard, verify
+from msp_ds.cli.grading_commands import evaluate, predict
 from msp_ds.cli.looking_commands import explain, search
 from msp_ds.cli.training_commands import demo, finetune, info, replay, runs, stages
 from msp_ds.cli.weights_commands import export, import_weights
 from msp_ds.terminal import run_command
-from msp_ds.train import train
+from msp_ds.train import as_command, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,13 +25,12 @@ app = typer.Typer(
     help="Multi-stage pre-training of small vision-language models. Start with: msp-ds demo",
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
-    *(demo, world, shard, inspect, verify, audit, negatives),
-    *(stages, train, replay, finetune, evaluate, predict, grade, ablate, search, explain, runs, info),
+    *(demo, make_demo_data, shard, inspect, verify, audit, hard_negatives),
+    *(stages, train, replay, finetune, evaluate, predict, ablate, search, explain, export, runs, info),
 )
 for command in COMMANDS:
-    app.command()(command)
-app.command("import")(import_weights)
-app.command()(export)
+    app.command()(as_command(command))
+app.command("import")(as_command(import_weights))
 
 
 def _show_version(wanted: bool) -> None:
@@ -46,9 +45,9 @@ def _options(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Hold the options that stand before a command; the help of `app` speaks for it."""
+    """Accept the options before a command."""
 
 
 def main() -> None:
-    """The entry point of `msp-ds`."""
+    """Run `msp-ds`."""
     run_command(app)

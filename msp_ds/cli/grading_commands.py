@@ -1,186 +1,160 @@
-"""Commands that grade what was learnt."""
+"""Commands that grade what a model has learned."""
 
+# ruff: noqa: RUF009 (flag() returns a dataclasses.field)
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from msp_ds.curriculum import BenchmarkName
+from msp_ds.errors import InputError
 from msp_ds.preparation.recipe import DEMO_RECIPE
 from msp_ds.progress import bars
-from msp_ds.terminal import Terminal, one_line_errors, resumable, speak
-from msp_ds.train import Debug
+from msp_ds.terminal import Table, Terminal, resumable, speak
 from msp_ds.training.engine.execution import find_shipped
+from msp_ds.training.options import option
 
-Checkpoint = Annotated[Path, typer.Option(help="A run, one of its step-* folders, or a weights folder.")]
-Questions = Annotated[str | None, typer.Option(help="Official questions or statements, or LXMERT's. [the demo's]")]
-Annotations = Annotated[str | None, typer.Option(help="VQA: the official annotations.")]
-TrainingQuestions = Annotated[
-    str | None, typer.Option(help="VQA: the training split's, for the baseline. [those of --questions that are in it]")
-]
-TrainingAnnotations = Annotated[str | None, typer.Option(help="VQA: their official annotations.")]
+if TYPE_CHECKING:
+    from msp_ds.evaluation.grading import QuestionSource
+    from msp_ds.evaluation.model_evaluation import ModelOnSet
+
 AnswerTask = Literal["vqa", "gqa", "nlvr2"]
-Files = tuple[str | None, str | None]
-"""Of questions and of annotations."""
+
+CHECKPOINT = "A run, one of its step-* folders, or a weights folder."
+PRESET = "Refuse a checkpoint of another preset than this."
+flag = partial(option, commands="evaluate")
+MODEL_ONLY = ("shards", "images", "precision", "part", "training_questions", "training_annotations", "preset")
+"""Options of `evaluate --checkpoint`."""
+FILE_ONLY = ("choices", "consistency", "answers", "against")
+"""Options of `evaluate --predictions`."""
 
 
-def evaluate(
-    checkpoint: Checkpoint,
-    task: Annotated[
-        Literal["zero-shot-retrieval", "retrieval", "vqa", "gqa", "nlvr2"], typer.Option(help="What to grade it on.")
-    ] = "zero-shot-retrieval",
-    shards: Annotated[Path | None, typer.Option(help="A held-out set. [shards/TASK/val]")] = None,
-    images: Annotated[int | None, typer.Option(help="Retrieval: only the first so many images.")] = None,
-    captions_per_image: Annotated[
-        int | None, typer.Option(help="Retrieval: only so many of each image's, which it must have.")
-    ] = None,
-    protocol: Annotated[
-        Literal["standard", "first-caption"],
-        typer.Option(
-            help="Retrieval: text retrieval among all captions, or each image's first as in the paper's code."
-        ),
-    ] = "standard",
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Retrieval: bf16 is less exact.")] = "fp32",
-    part: Annotated[
-        str | None,
-        typer.Option(help="Retrieval: 2/4 scores the second of four parts. [the rank under torchrun, deepspeed]"),
-    ] = None,
-    questions: Questions = None,
-    annotations: Annotations = None,
-    training_questions: TrainingQuestions = None,
-    training_annotations: TrainingAnnotations = None,
-    preset: Annotated[str | None, typer.Option(help="Refuse a checkpoint of another preset than this.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for scores and grades. [the run's]")] = None,
-    debug: Debug = False,
-) -> None:
-    """Grade a checkpoint: its answers by the official rules, or how well it ranks images and captions."""
-    from msp_ds.data.format.shards import open_set
-    from msp_ds.evaluation.retrieval_evaluation import RetrievalPlan, report_retrieval, retrieval_table, score_retrieval
-    from msp_ds.evaluation.score_cache import read_part
-    from msp_ds.training.checkpointing.inference import load_trained
-    from msp_ds.training.checkpointing.run_folder import results_folder
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """What to grade, and how. Raises InputError where options of a model and of a file of predictions are mixed."""
 
-    if task in ("vqa", "gqa", "nlvr2"):
-        files = (questions, annotations), (training_questions, training_annotations)
-        _evaluate_answers(checkpoint, task, shards, files, preset=preset, out=out, debug=debug)
-        return
-    speak()
-    with one_line_errors(debug=debug), resumable():
-        plan = RetrievalPlan(protocol=protocol, precision=precision, part=read_part(part, os.environ))
-        held_out = open_set(shards or Path("shards") / ("retrieval" if task == "retrieval" else "sentence") / "val")
-        with bars("loading the model", is_drawn=False):
-            model = load_trained(checkpoint, shards=held_out, needed_heads=("match",), preset=preset)
-        folder = out or results_folder(model.checkpoint)
-        scored = score_retrieval(
-            model, held_out, num_images=images, captions_per_image=captions_per_image, out=folder, plan=plan
-        )
-        if num_missing := scored.kept.num_missing():
-            told = f"{plan.part} is scored; {num_missing} captions are left to other parts, the last of which grades"
-            Terminal(soft_wrap=True).print(told)
-            return
-        report = report_retrieval(scored, plan)
-    Terminal().print(retrieval_table(report))
-    Terminal(soft_wrap=True).print(f"written to {report.path}, the scores beside it")
-
-
-def _evaluate_answers(
-    checkpoint: Path,
-    task: AnswerTask,
-    shards: Path | None,
-    files: tuple[Files, Files],
-    *,
-    preset: str | None,
-    out: Path | None,
-    debug: bool,
-) -> None:
-    from msp_ds.evaluation.answer_evaluation import (
-        grade_predictions,
-        heads_of,
-        open_questions,
-        predict_answers,
-        source_of,
+    checkpoint: Path | None = flag(CHECKPOINT)
+    predictions: Path | None = flag("Or a submission file, or a score matrix (.npz): needs no model.")
+    task: Literal["zero-shot-retrieval", "retrieval", "vqa", "gqa", "nlvr2"] | None = flag(
+        "Benchmark whose rules grade. [zero-shot-retrieval]"
     )
-    from msp_ds.evaluation.blind_baseline import with_baseline
-    from msp_ds.evaluation.grading import QuestionSource, grades_table, write_grades
-    from msp_ds.training.checkpointing.inference import load_trained
-    from msp_ds.training.checkpointing.run_folder import results_folder
+    shards: Path | None = flag("A held-out set. [shards/TASK/val]")
+    questions: str | None = flag("Official questions or statements, or LXMERT's. [the demo's]", metavar="FILE")
+    annotations: str | None = flag("VQA: the official annotations.", metavar="FILE")
+    training_questions: str | None = flag(
+        "VQA: the training split's, for the baseline. [those among --questions]", metavar="FILE"
+    )
+    training_annotations: str | None = flag("VQA: annotations of the training split.", metavar="FILE")
+    choices: str | None = flag("GQA: the choices, for validity and plausibility.", metavar="FILE")
+    consistency: bool = flag("GQA: grade consistency, which needs unbalanced questions too.", False)
+    answers: Path | None = flag("VQA: a vocabulary, for LXMERT's look-up score.")
+    images: int | None = flag("Retrieval: number of images, from the first on. [all]")
+    captions_per_image: int | None = flag(
+        "Retrieval: captions of each image, which must have them. [all; 5 with --predictions]"
+    )
+    protocol: Literal["standard", "first-caption"] = flag(
+        "Retrieval: rank all captions, or each image's first as in the paper's code.", "standard"
+    )
+    precision: Literal["fp32", "bf16"] | None = flag("Retrieval: bf16 is less exact. [fp32]")
+    part: str | None = flag("Retrieval: 2/4 scores the second of four parts. [the launcher's rank]", metavar="PART")
+    against: Path | None = flag("Another system's file, compared one by one.")
+    preset: str | None = flag(PRESET, metavar="NAME")
+    out: Path | None = flag("Folder for scores and grades, or with --predictions a .json file. [the run's]")
 
-    (questions, annotations), (training, answered) = files
-    with one_line_errors(debug=debug):
-        held_out = open_questions(shards or Path("shards") / task / "val", task=task)
-        with bars("loading the model", is_drawn=False):
-            model = load_trained(checkpoint, shards=held_out, needed_heads=heads_of(task), preset=preset)
-        folder = out or results_folder(model.checkpoint)
-        stem = f"{task}-{model.checkpoint.name}-on-{held_out.index.split}"
-        predictions = predict_answers(model, held_out, task=task, out=folder / f"{stem}-predictions.{_ending(task)}")
-        source = source_of(
-            held_out, task=task, demo_recipe=find_shipped(DEMO_RECIPE), questions=questions, annotations=annotations
+    def __post_init__(self) -> None:
+        if (self.checkpoint is None) == (self.predictions is None):
+            raise InputError("name what to grade: a model, --checkpoint RUN, or its answers, --predictions FILE")
+        way, names = ("--predictions", MODEL_ONLY) if self.checkpoint is None else ("--checkpoint", FILE_ONLY)
+        if mixed := [name for name in names if getattr(self, name) not in (None, False)]:
+            raise InputError(f"--{mixed[0].replace('_', '-')} cannot be combined with {way}; leave one of them out")
+        if self.predictions and not self.task:
+            raise InputError("name the benchmark whose rules grade the file: --task vqa, gqa, nlvr2 or retrieval")
+
+    @property
+    def source(self) -> QuestionSource:
+        """The files of the questions."""
+        from msp_ds.evaluation.grading import QuestionSource
+
+        return QuestionSource(
+            questions=self.questions, annotations=self.annotations, choices=self.choices, answers=self.answers
         )
-        learnt_from = QuestionSource(questions=training, annotations=answered)
-        with bars("grading", is_drawn=False):
-            graded, plan = grade_predictions(predictions, task=task, source=source)
-            graded = with_baseline(graded, plan, shards=held_out, training=learnt_from)
-            write_grades(folder / f"{stem}.json", graded, plan)
-    Terminal().print(grades_table(graded, plan, title=f"{task}: {held_out.path}"))
-    Terminal(soft_wrap=True).print(f"written to {folder / stem}.json, the answers beside it")
+
+    def model(self, name: str) -> ModelOnSet:
+        """Return the model, and the set it is graded on: by default the held-out one of the set `name`."""
+        from msp_ds.evaluation.model_evaluation import ModelOnSet
+
+        shards = self.shards or Path("shards") / name / "val"
+        return ModelOnSet(checkpoint=self.checkpoint or Path(), shards=shards, preset=self.preset, out=self.out)
 
 
-def _ending(task: str) -> str:
-    """Of a submission file."""
-    return "csv" if task == "nlvr2" else "json"
+def evaluate(options: EvaluationOptions) -> None:
+    """Grade a model, or a file of predictions. Grades follow the official rules and have 95 % intervals."""
+    if options.predictions is not None:
+        shown = _grade_file(options, options.predictions)
+    elif options.task in ("vqa", "gqa", "nlvr2"):
+        shown = _grade_answers(options, options.task)
+    else:
+        shown = _grade_ranking(options)
+    for one in shown:
+        Terminal().print(one)
+
+
+def _grade_file(options: EvaluationOptions, predictions: Path) -> tuple[Table | str, ...]:
+    from msp_ds.evaluation.grading import GradingPlan, grade_and_compare
+    from msp_ds.storage.atomic_files import require_plain_file
+
+    require_plain_file(options.out)
+    plan = GradingPlan(
+        task="retrieval" if options.task is None or options.task == "zero-shot-retrieval" else options.task,
+        source=options.source,
+        consistency=options.consistency,
+        protocol=options.protocol,
+        captions_per_image=options.captions_per_image or 5,
+    )
+    with bars(f"grading {predictions}", is_drawn=False):
+        return (grade_and_compare(plan, predictions, against=options.against, out=options.out),)
+
+
+def _grade_answers(options: EvaluationOptions, task: AnswerTask) -> tuple[Table | str, ...]:
+    from msp_ds.evaluation.grading import QuestionSource
+    from msp_ds.evaluation.model_evaluation import grade_answers
+
+    training = QuestionSource(questions=options.training_questions, annotations=options.training_annotations)
+    return grade_answers(
+        options.model(task), task=task, source=options.source, training=training, demo_recipe=find_shipped(DEMO_RECIPE)
+    )
+
+
+def _grade_ranking(options: EvaluationOptions) -> tuple[Table | str, ...]:
+    from msp_ds.evaluation.model_evaluation import grade_ranking
+    from msp_ds.evaluation.retrieval_evaluation import RetrievalPlan
+    from msp_ds.evaluation.score_cache import read_part
+
+    speak()
+    with resumable():
+        part = read_part(options.part, os.environ)
+        return grade_ranking(
+            options.model("retrieval" if options.task == "retrieval" else "sentence"),
+            num_images=options.images,
+            captions_per_image=options.captions_per_image,
+            plan=RetrievalPlan(protocol=options.protocol, precision=options.precision or "fp32", part=part),
+        )
 
 
 def predict(
-    checkpoint: Checkpoint,
-    task: Annotated[AnswerTask, typer.Option(help="Which benchmark's questions.")],
+    checkpoint: Annotated[Path, typer.Option(help=CHECKPOINT)],
+    task: Annotated[AnswerTask, typer.Option(help="Benchmark whose questions to answer.")],
     shards: Annotated[Path | None, typer.Option(help="The set to answer. [shards/TASK/test]")] = None,
     out: Annotated[Path | None, typer.Option(help="The submission file. [in the run's folder]")] = None,
-    preset: Annotated[str | None, typer.Option(help="Refuse a checkpoint of another preset than this.")] = None,
-    debug: Debug = False,
+    preset: Annotated[str | None, typer.Option(help=PRESET)] = None,
 ) -> None:
-    """Answer the questions of a set, and write the file that the benchmark's server takes."""
-    from msp_ds.evaluation.answer_evaluation import heads_of, open_questions, predict_answers
-    from msp_ds.storage.atomic_files import require_plain_file
-    from msp_ds.training.checkpointing.inference import load_trained
-    from msp_ds.training.checkpointing.run_folder import results_folder
+    """Write a model's answers as a benchmark's server wants."""
+    from msp_ds.evaluation.model_evaluation import ModelOnSet, answer_questions
 
-    with one_line_errors(debug=debug):
-        require_plain_file(out)
-        asked = open_questions(shards or Path("shards") / task / "test", task=task)
-        with bars("loading the model", is_drawn=False):
-            model = load_trained(checkpoint, shards=asked, needed_heads=heads_of(task), preset=preset)
-        path = out or results_folder(model.checkpoint) / f"{task}-{asked.index.split}-predictions.{_ending(task)}"
-        predictions = predict_answers(model, asked, task=task, out=path)
-    Terminal(soft_wrap=True).print(f"{len(predictions.answers)} answers in {path}")
-
-
-def grade(
-    predictions: Annotated[Path, typer.Argument(help="A submission file, or a retrieval score matrix, .npz.")],
-    task: Annotated[BenchmarkName, typer.Option(help="Whose official rules.")],
-    questions: Annotated[str | None, typer.Option(help="Official questions or statements, or LXMERT's.")] = None,
-    annotations: Annotated[str | None, typer.Option(help="VQA: the official annotations.")] = None,
-    choices: Annotated[str | None, typer.Option(help="GQA: for validity and plausibility.")] = None,
-    consistency: Annotated[bool, typer.Option("--consistency", help="GQA: of unbalanced questions too.")] = False,
-    answers: Annotated[Path | None, typer.Option(help="VQA: a vocabulary, for LXMERT's look-up score.")] = None,
-    protocol: Annotated[Literal["standard", "first-caption"], typer.Option(help="Retrieval.")] = "standard",
-    captions_per_image: Annotated[int, typer.Option(help="Retrieval: which every image must have.")] = 5,
-    against: Annotated[Path | None, typer.Option(help="Another system's file, compared one by one.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the grades, .json.")] = None,
-    debug: Debug = False,
-) -> None:
-    """Grade a file of predictions by the official rules, with 95 % intervals; needs no model."""
-    from msp_ds.evaluation.grading import GradingPlan, QuestionSource, grade_and_compare
-    from msp_ds.storage.atomic_files import require_plain_file
-
-    with one_line_errors(debug=debug):
-        require_plain_file(out)
-        source = QuestionSource(questions=questions, annotations=annotations, choices=choices, answers=answers)
-        plan = GradingPlan(
-            task=task, source=source, consistency=consistency, protocol=protocol, captions_per_image=captions_per_image
-        )
-        with bars(f"grading {predictions}", is_drawn=False):
-            table = grade_and_compare(plan, predictions, against=against, out=out)
-        Terminal().print(table)
+    chosen = ModelOnSet(checkpoint=checkpoint, shards=shards or Path("shards") / task / "test", preset=preset, out=out)
+    predictions = answer_questions(chosen, task=task)
+    Terminal(soft_wrap=True).print(f"{len(predictions.answers)} answers in {predictions.path}")

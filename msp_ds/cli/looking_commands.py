@@ -1,4 +1,4 @@
-"""Commands for people who want to see what a model knows: search its images, look at its answers."""
+"""Commands that show what a model has learned: search images and texts, look at its answers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from msp_ds.progress import bars
-from msp_ds.terminal import Terminal, one_line_errors, speak
-from msp_ds.train import Debug
+from msp_ds.terminal import Terminal, speak
 
 Images = Annotated[Path | None, typer.Option(help="Folder of the image files, to show them behind the regions.")]
 SET = Path("shards/sentence/val")
@@ -23,9 +22,8 @@ def search(
     top: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
     html: Annotated[Path | None, typer.Option(help="Write one page of pictures instead, to open in a browser.")] = None,
     images: Images = None,
-    debug: Debug = False,
 ) -> None:
-    """Search a shard set with a trained model: images for a text, texts and hard negatives for an image."""
+    """Search a shard set for a text or an image. A text finds images; an image finds its texts and hard negatives."""
     from msp_ds.errors import InputError
     from msp_ds.library import Model
     from msp_ds.report.pages.page import write_html
@@ -33,20 +31,19 @@ def search(
     from msp_ds.report.pages.search import find_about, find_images, finding_page, finding_shown
     from msp_ds.storage.atomic_files import require_plain_file
 
-    with one_line_errors(debug=debug):
-        speak(quiet=True)
-        if (text is None) == (image is None):
-            raise InputError('say what to look for: a text, as msp-ds search "a red bus near a tree", or --image ID')
-        if images and not html:
-            raise InputError("--images shows the files on a page; name it with --html page.html")
-        require_plain_file(html)
-        with bars("loading the model", is_drawn=False):
-            model = Model.load(checkpoint, shards=shards)
-        finding = find_about(model, image, top=top) if image else find_images(model, str(text), top=top)
-        if html:
-            ids = [sample["image_id"] for sample in finding.samples]
-            pictures = {image_id: as_data_address(one) for image_id, one in open_pictures(images, ids).items()}
-            write_html(html, finding_page(finding, pictures=pictures))
+    speak(quiet=True)
+    if (text is None) == (image is None):
+        raise InputError('name what to look for: a text, as msp-ds search "a red bus near a tree", or --image ID')
+    if images and not html:
+        raise InputError("--images shows the files on a page; name it with --html page.html")
+    require_plain_file(html)
+    with bars("loading the model", is_drawn=False):
+        model = Model.load(checkpoint, shards=shards)
+    finding = find_about(model, image, top=top) if image else find_images(model, str(text), top=top)
+    if html:
+        ids = [sample["image_id"] for sample in finding.samples]
+        pictures = {image_id: as_data_address(one) for image_id, one in open_pictures(images, ids).items()}
+        write_html(html, finding_page(finding, pictures=pictures))
     Terminal().print(*([f"{html}: open it in a browser"] if html else finding_shown(finding)), sep="\n")
 
 
@@ -66,13 +63,12 @@ def explain(
     images: Images = None,
     out: Annotated[Path, typer.Option(help="Folder for the page and the pictures.")] = Path("explain"),
     tensorboard: Annotated[Path | None, typer.Option(help="Show the pictures in this TensorBoard folder too.")] = None,
-    debug: Debug = False,
 ) -> None:
-    """Set models side by side: their answers or captions for images, and where their words look."""
+    """Compare models: their answers and attended regions. Without a question, they choose captions for the images."""
     from msp_ds.report.pages.explain import examples_of, explanation_lines, named_models, read_pool, set_to_explain
     from msp_ds.report.pages.explain_files import write_explanation
 
-    with one_line_errors(debug=debug), bars() as progress:
+    with bars() as progress:
         speak(quiet=True)
         folder = shards or set_to_explain(checkpoint, has_question=bool(question))
         captions = read_pool(pool)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from msp_ds.curriculum import curriculum
 from msp_ds.data.format.set_layout import STAGE_NAMES
@@ -20,12 +19,13 @@ from msp_ds.progress import bars
 from msp_ds.report.curriculum import results_table, stage_table
 from msp_ds.terminal import Terminal
 from msp_ds.training.checkpointing.inference import load_trained
+from msp_ds.training.options import RunOptions
 
 CAPTIONS_PER_IMAGE = 1
 """Held-out captions of each image that the demo ranks; all five would take five times as long."""
 
 
-def run_demo(recipe_path: Path, *, shards: Path, train: Callable[[dict[str, Any]], Path], show: Terminal) -> None:
+def run_demo(recipe_path: Path, *, shards: Path, train: Callable[[RunOptions], Path], show: Terminal) -> None:
     """Make the world and its shards, train t, p and s with `train`, grade retrieval, and show the results.
 
     Raises InputError, before anything is written, when the recipe holds out no images, or when `shards` has sets of
@@ -43,7 +43,7 @@ def run_demo(recipe_path: Path, *, shards: Path, train: Callable[[dict[str, Any]
         for stage in STAGE_NAMES:
             for written in build_shards(recipe, stage=stage, out=shards, progress=progress).values():
                 show.print(written.describe(), soft_wrap=True)
-    run = train({"curriculum": "tps", "shards": str(shards), "preset": preset})
+    run = train(RunOptions(curriculum="tps", shards=str(shards), preset=preset))
     held_out = open_set(shards / "sentence" / "val")
     model = load_trained(run, shards=held_out, needed_heads=("match",), preset=None)
     report = evaluate_retrieval(model, held_out, num_images=None, captions_per_image=CAPTIONS_PER_IMAGE, out=run)

@@ -1,4 +1,4 @@
-"""From the flags of a command line to what a run is: its configuration, its shards, how it is executed."""
+"""From the options of a command line to a run: its configuration, its shards and how it is executed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from msp_ds.config import RunConfig, StageSchedule, from_json
 from msp_ds.curriculum import BENCHMARKS, STAGES, Stage, curriculum
@@ -30,25 +29,23 @@ from msp_ds.training.checkpointing.run_folder import (
 )
 from msp_ds.training.engine.compiling import require_compiler
 from msp_ds.training.engine.execution import Execution, choose_execution, read_execution
+from msp_ds.training.options import CACHE, RunOptions, flag_name
 from msp_ds.training.settings import with_settings
-
-CACHE = Path("~/.cache/msp-ds")
-"""Where shards that came from an address are kept by default."""
 
 _LARGEST_CACHE_GB = 10**9
 """An exabyte, which no disk holds."""
 
 AUTO = "auto"
-"""For --micro-batch: as many pairs as fit."""
+"""Value of --micro-batch: as many pairs as fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardCache:
-    """Where shards from an address are kept, and how much of them."""
+    """Folder for copies of shards that lie at an address, and its limit."""
 
     folder: str = str(CACHE)
     limit_gb: float = DEFAULT_LIMIT_GB
-    """Where it is less than a run needs, it decides the order of pairs: a resumed run keeps to it."""
+    """A limit below what a run needs decides the order of pairs, so that a resumed run keeps it."""
 
     def __post_init__(self) -> None:
         if not 0 < self.limit_gb <= _LARGEST_CACHE_GB:
@@ -56,7 +53,7 @@ class ShardCache:
 
 
 def cache_of(folder: Path | None, limit_gb: float | None, *, resumed: Path | None = None) -> ShardCache:
-    """The cache that the flags name; what they leave open is as the run in folder `resumed` had it last."""
+    """Return the cache that the flags name; what they leave open is as in the last start of the run `resumed`."""
     card = read_run_card(resumed) if resumed is not None else {}
     known = [entry["cache"] for entry in (card, *card.get("resumed", [])) if entry.get("cache")]
     cache = from_json(ShardCache, known[-1], where=f"{resumed}/{RUN_FILE}") if known else ShardCache()
@@ -67,11 +64,12 @@ def cache_of(folder: Path | None, limit_gb: float | None, *, resumed: Path | Non
 
 
 @contextmanager
-def shards_at_hand(given: dict[str, Any], saved: RunConfig | None, *, cache: ShardCache) -> Iterator[Path]:
-    """The shards of a new or saved run on this machine, fetched first where they are named by an address."""
-    address = saved.shards if saved else str(given.get("shards", "shards"))
-    spelling = saved.curriculum if saved else given.get("curriculum", "tps")
-    stages = curriculum(spelling, drop=saved.drop if saved else given.get("drop", ()))
+def shards_at_hand(options: RunOptions, saved: RunConfig | None, *, cache: ShardCache) -> Iterator[Path]:
+    """Yield the local folder of the shards of a new or saved run; those at an address are fetched first."""
+    address = saved.shards if saved else options.shards_folder
+    stages = curriculum(
+        saved.curriculum if saved else options.curriculum_name, drop=saved.drop if saved else options.drop
+    )
     names = list(dict.fromkeys(part.name for stage in stages for part in stage.parts))
     with ExitStack() as held:
         with bars() as progress:
@@ -81,123 +79,124 @@ def shards_at_hand(given: dict[str, Any], saved: RunConfig | None, *, cache: Sha
         yield shards
 
 
-def new_config(given: dict[str, Any]) -> RunConfig:
-    """The configuration that the flags describe; what they leave open comes from the preset and the shards."""
-    spelling, shards = given.get("curriculum", "tps"), Path(given.get("shards", "shards"))
-    stages = curriculum(spelling, drop=given.get("drop", ()))
-    sets = [open_set(shards / part.name / "train") for stage in stages for part in stage.parts]
-    parent = _parent(given)
-    name = given.get("preset") or (parent.preset if parent else sets[0].index.preset) or DEFAULT_PRESET
-    config = preset_config(name, given)
+def new_config(options: RunOptions) -> RunConfig:
+    """Return the configuration of a new run; what the options leave open comes from the preset and the shards."""
+    stages = curriculum(options.curriculum_name, drop=options.drop)
+    folders = [Path(options.shards_folder) / part.name / "train" for stage in stages for part in stage.parts]
+    first, *_ = [open_set(folder) for folder in folders]
+    parent = _parent(options)
+    name = options.preset or (parent.preset if parent else first.index.preset) or DEFAULT_PRESET
+    config = preset_config(name, options)
     fitted = dataclasses.replace(
         config,
-        model=model_for(parent.model if parent and parent.preset == name else config.model, sets[0]),
-        vocabulary_sha256=sets[0].index.vocabulary_sha256,
-        answers_sha256=sets[0].index.answers_sha256,
+        model=model_for(parent.model if parent and parent.preset == name else config.model, first),
+        vocabulary_sha256=first.index.vocabulary_sha256,
+        answers_sha256=first.index.answers_sha256,
     )
-    return with_flags(fitted, given)
+    return with_flags(fitted, options)
 
 
-def preset_config(name: str, given: dict[str, Any]) -> RunConfig:
-    """What a preset says of a run, before flags change it and shards decide the rest."""
-    preset, spelling = get_preset(name), given.get("curriculum", "tps")
+def preset_config(name: str, options: RunOptions) -> RunConfig:
+    """Return a preset's configuration, before options change it and the shards decide the rest."""
+    preset, is_benchmark = get_preset(name), options.curriculum_name in BENCHMARKS
     # Retrieval starts from the match head of pre-training (docs/evaluation.md); the other benchmarks' heads are new.
-    tasks = dataclasses.replace(preset.tasks, heads="carried") if spelling in BENCHMARKS else preset.tasks
+    tasks = dataclasses.replace(preset.tasks, heads="carried") if is_benchmark else preset.tasks
     return RunConfig(
-        curriculum=spelling,
+        curriculum=options.curriculum_name,
         preset=name,
         model=preset.model,
-        optim=preset.fine_tuning if spelling in BENCHMARKS else preset.optim,
+        optim=preset.fine_tuning if is_benchmark else preset.optim,
         schedule=preset.schedule,
         tasks=tasks,
         length_buckets=preset.length_buckets,
-        shards=str(Path(given.get("shards", "shards"))),
+        shards=str(Path(options.shards_folder)),
         vocabulary_sha256="",
     )
 
 
-def fine_tuning_flags(
-    task: str, *, init: Path | None, from_scratch: bool, few_shot: int | None, subset: float | None, shards: str
-) -> dict[str, Any]:
-    """The flags of `new_config` that fine-tuning adds.
+def fine_tuning_options(options: RunOptions) -> RunOptions:
+    """Return the options of a run on a benchmark; one that is resumed keeps the start and the size that it has.
 
-    Raises InputError unless exactly one start is named, and at most one size.
+    Raises InputError unless a benchmark, exactly one start and at most one size are named.
     """
-    if (init is None) != from_scratch:
-        raise InputError("say what fine-tuning starts from: --init RUN, or --from-scratch")
-    if few_shot is not None and subset is not None:
-        raise InputError("--few-shot counts questions and --subset takes a share of them; give one of the two")
-    if few_shot is not None and few_shot < 1:
-        raise InputError(f"--few-shot {few_shot} leaves no question to train on; write 64 for so many")
-    given: dict[str, Any] = {"curriculum": task}
-    if init is not None:
-        given["init"] = str(init)
-    if subset is not None:
-        if not 0 < subset <= 1:
-            raise InputError(f"--subset {subset} is no share; write 0.1 for a tenth of the questions")
-        few_shot = max(1, round(subset * open_set(Path(shards) / task / "train").index.num_pairs))
-    return given if few_shot is None else {**given, "max_pairs": few_shot}
+    task = options.task or options.curriculum
+    if task not in BENCHMARKS:
+        raise InputError(f"name the benchmark to fine-tune for: --task {', '.join(BENCHMARKS)}")
+    if options.resume:
+        return dataclasses.replace(options, curriculum=task)
+    if (options.init is None) != options.from_scratch:
+        raise InputError("name the start of fine-tuning: --init RUN, or --from-scratch")
+    if options.max_pairs is not None and options.subset is not None:
+        raise InputError("--few-shot is a number of questions and --subset a fraction of them; name one of the two")
+    if options.max_pairs is not None and options.max_pairs < 1:
+        raise InputError(f"--few-shot {options.max_pairs} leaves no question to train on; write 64 for so many")
+    if options.subset is None:
+        return dataclasses.replace(options, curriculum=task)
+    if not 0 < options.subset <= 1:
+        raise InputError(f"--subset {options.subset} is not a fraction; write 0.1 for a tenth of the questions")
+    num_pairs = open_set(Path(options.shards_folder) / task / "train").index.num_pairs
+    return dataclasses.replace(options, curriculum=task, max_pairs=max(1, round(options.subset * num_pairs)))
 
 
-def _parent(given: dict[str, Any]) -> RunConfig | None:
-    """The configuration of the run that fine-tuning starts from: it has its model, unless a preset is named.
+def _parent(options: RunOptions) -> RunConfig | None:
+    """Return the configuration of the run that fine-tuning starts from, which decides its preset and its model.
 
-    None for a weights folder, which has no run.
+    None for pre-training, and for a weights folder, which has no run.
     """
-    init = given.get("init") if given.get("curriculum") in BENCHMARKS else None
+    init = options.init if options.curriculum_name in BENCHMARKS else None
     return origin_of(find_checkpoint(Path(init))).config if init else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedSchedule:
-    """What a command line would train, and for how long."""
+    """The stages that a command line would train, and for how long."""
 
     stages: tuple[Stage, ...]
     rows: dict[str, StageSchedule]
-    """By the name of a part."""
+    """Granularity or benchmark -> its row."""
     preset: str
-    """Its name, and why it is that where shards cannot tell."""
+    """Name of the preset, with the reason where shards do not decide it."""
 
 
-def planned_schedule(given: dict[str, Any]) -> PlannedSchedule:
-    """The stages of `new_config`; of the preset that is named, or of the default one, where shards are missing."""
-    spelling, shards = given.get("curriculum", "tps"), Path(given.get("shards", "shards"))
-    stages = curriculum(spelling, drop=given.get("drop", ()))
+def planned_schedule(options: RunOptions) -> PlannedSchedule:
+    """Return the stages of `new_config`; without shards those of the preset that is named, or of the default one."""
+    stages, shards = curriculum(options.curriculum_name, drop=options.drop), Path(options.shards_folder)
     missing = [part.name for stage in stages for part in stage.parts if not (shards / part.name / "train").is_dir()]
     if not missing:
-        config = new_config(given)
+        config = new_config(options)
         return PlannedSchedule(stages=stages, rows=config.schedule, preset=config.preset)
-    name = given.get("preset") or DEFAULT_PRESET
-    rows = with_flags(preset_config(name, given), given).schedule
+    name = options.preset or DEFAULT_PRESET
+    rows = with_flags(preset_config(name, options), options).schedule
     return PlannedSchedule(stages=stages, rows=rows, preset=f"{name} (no shards for stage {missing[0]} in {shards})")
 
 
-def with_flags(config: RunConfig, given: dict[str, Any]) -> RunConfig:
-    """`config` with what the flags say in place of what it says."""
-    plain = {name: value for name, value in given.items() if name in RunConfig.__dataclass_fields__}
-    config = with_settings(config, given.get("setting", ()))
+def with_flags(config: RunConfig, options: RunOptions) -> RunConfig:
+    """Return `config` with the values that the options state."""
+    plain = {name: value for name, value in options.stated().items() if name in RunConfig.__dataclass_fields__}
+    if options.task:
+        plain["curriculum"] = options.curriculum_name
+    config = with_settings(config, options.settings)
     return dataclasses.replace(
         config,
-        optim=dataclasses.replace(config.optim, lr=given.get("lr", config.optim.lr)),
-        schedule=changed_schedule(config.schedule, epochs=given.get("epochs"), batch_size=given.get("batch_size")),
+        optim=config.optim if options.lr is None else dataclasses.replace(config.optim, lr=options.lr),
+        schedule=changed_schedule(config.schedule, epochs=options.epochs, batch_size=options.batch_size),
         **plain,
     )
 
 
-def resumed_config(folder: Path, given: dict[str, Any]) -> RunConfig:
-    """The configuration in a run's folder; a flag that says otherwise is an error, unless it says where files are now.
+def resumed_config(folder: Path, options: RunOptions) -> RunConfig:
+    """Return the configuration in a run's folder; the options may change where its files lie, and nothing else.
 
-    Raises ShardError when the shards are not there.
+    Raises InputError for an option that contradicts the run, ShardError when the shards are missing.
     """
-    config = read_run_config(folder)
-    moved = {name: given[name] for name in LOCATIONS if name in given and getattr(config, name)}
-    for name, value in given.items():
-        if name not in moved and with_flags(config, {name: value}) != config:
-            flag = "set" if name == "setting" else name.replace("_", "-")
-            said = " ".join(value) if isinstance(value, tuple) else value
+    config, stated = read_run_config(folder), options.stated()
+    moved = {name: stated[name] for name in LOCATIONS if name in stated and getattr(config, name)}
+    for name, value in stated.items():
+        if name not in moved and with_flags(config, type(options)(**{name: value})) != config:
+            text = " ".join(value) if isinstance(value, tuple) else value
             raise InputError(
-                f"{folder} was not started with --{flag} {said}; leave the flag out to continue it, "
-                "or start a new run without --resume"
+                f"{folder} was not started with --{flag_name(options, name)} {text}; leave the flag out to continue "
+                "it, or start a new run without --resume"
             )
     config = dataclasses.replace(config, **moved)
     if not is_remote(config.shards):
@@ -205,8 +204,14 @@ def resumed_config(folder: Path, given: dict[str, Any]) -> RunConfig:
     return config
 
 
+def planned_execution(options: RunOptions, *, resumed: Path | None) -> tuple[str, Execution]:
+    """Return name and content of how to execute a new run, or the one in the folder `resumed`. Raises InputError."""
+    execution = with_micro_batch(execution_of(options.ds_config, resumed=resumed), options.micro_batch)
+    return with_compile(execution, options.compiles)
+
+
 def execution_of(ds_config: Path | None, *, resumed: Path | None) -> tuple[str, Execution]:
-    """Name and content of how to execute: the file's, else as the run in folder `resumed` did, else by the hardware."""
+    """Return name and content of how to execute: by the file, as the run in `resumed` was, or by the hardware."""
     if ds_config is not None:
         return str(ds_config), read_execution(ds_config)
     if resumed is not None:
@@ -215,7 +220,7 @@ def execution_of(ds_config: Path | None, *, resumed: Path | None) -> tuple[str, 
 
 
 def with_micro_batch(how: tuple[str, Execution], micro_batch: str | None) -> tuple[str, Execution]:
-    """A way to execute with the micro batch of --micro-batch; AUTO is left to the stages. Raises InputError."""
+    """Return a way to execute with the micro batch of --micro-batch; AUTO is left to the stages. Raises InputError."""
     name, execution = how
     if micro_batch is None or micro_batch == AUTO:
         return how
@@ -226,7 +231,7 @@ def with_micro_batch(how: tuple[str, Execution], micro_batch: str | None) -> tup
 
 
 def with_compile(how: tuple[str, Execution], compiles: bool) -> tuple[str, Execution]:
-    """A way to execute with what --compile says. Raises InputError for one that cannot be compiled."""
+    """Return a way to execute that compiles if --compile is given. Raises InputError where it cannot be compiled."""
     name, execution = how
     if compiles and not execution.compile:
         name, execution = f"{name}, compiled", dataclasses.replace(execution, compile=True)
@@ -236,7 +241,7 @@ def with_compile(how: tuple[str, Execution], compiles: bool) -> tuple[str, Execu
 
 
 def _count(flag: str, digits: str) -> int:
-    """The number that digits spell. Raises: InputError for more of them than any count has."""
+    """Return the number that digits spell. Raises InputError for one that does not fit into 64 bits."""
     if len(digits) > 18:
         raise InputError(f"{flag} {digits[:18]}... is not a number that fits into 64 bits")
     return int(digits)
@@ -245,7 +250,7 @@ def _count(flag: str, digits: str) -> int:
 def changed_schedule(
     rows: dict[str, StageSchedule], *, epochs: str | None, batch_size: int | None
 ) -> dict[str, StageSchedule]:
-    """The preset's schedule with other epochs (`6`, or `t=4,p=4,s=12`) and another batch size."""
+    """Return the preset's schedule with other epochs (`6`, or `t=4,p=4,s=12`) and another batch size."""
     counts = dict.fromkeys(rows, epochs) if epochs and epochs.isdecimal() else {}
     if epochs and not counts:
         names = {part.initial: part.name for part in STAGES}

@@ -1,4 +1,4 @@
-"""What --set changes: the readings that the tasks take, the model's heads, the optimiser."""
+"""What --set changes: the options of the tasks, the model and the optimiser."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from msp_ds.errors import InputError
 from msp_ds.storage.small_files import parse_json
 from msp_ds.tasks import TASKS
 
-PARTS = ("tasks", "model", "optim")
+SECTIONS = ("tasks", "model", "optim")
 """Fields of RunConfig that settings reach: `moc_target=all`, `model.topic_head=plain`, `optim.warmup_ratio=0.1`."""
 DECIDED_BY_SHARDS = ("vocab_size", "feature_width", "num_objects", "num_attributes", "num_answers")
-"""Of the model: what a setting cannot change."""
+"""Fields of ModelConfig that a setting cannot change."""
 
 
 def with_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
-    """`config` changed by settings written `name=value`; a bare name is a task option, `weights.mlm=2` one of a table.
+    """Return `config` with settings written `name=value`: `mlm_unit=word` is a task's, `weights.mlm=2` one of a table.
 
-    Raises InputError for names and values that cannot be.
+    Raises InputError for unknown names and for values that are not allowed.
     """
-    tables: dict[str, dict[str, Any]] = {name: to_json(getattr(config, name)) for name in PARTS}
+    tables: dict[str, dict[str, Any]] = {name: to_json(getattr(config, name)) for name in SECTIONS}
     for setting in settings:
         _change(tables, *_name_and_value(setting))
-    parts: dict[str, Any] = {
+    changed: dict[str, Any] = {
         name: from_json(type(getattr(config, name)), table, where="--set" if name == "tasks" else f"--set {name}")
         for name, table in tables.items()
     }
-    _check_tasks(parts["tasks"])
-    return dataclasses.replace(config, **parts)
+    _check_tasks(changed["tasks"])
+    return dataclasses.replace(config, **changed)
 
 
 def changed_model(model: ModelConfig, settings: Sequence[str]) -> ModelConfig:
-    """`model` changed by settings written `num_layers=3` or `model.num_layers=3`. Raises as with_settings."""
+    """Return `model` with settings written `num_layers=3` or `model.num_layers=3`. Raises as with_settings."""
     tables: dict[str, dict[str, Any]] = {"model": to_json(model)}
     for setting in settings:
         name, value = _name_and_value(setting)
@@ -57,16 +57,16 @@ def _name_and_value(setting: str) -> tuple[str, Any]:
 
 
 def _change(tables: dict[str, dict[str, Any]], name: str, value: Any) -> None:
-    """Puts `value` where the dotted `name` leads, into the tables it has there already."""
+    """Set the dotted `name` to `value`; a table is merged into the one that is there."""
     first, _, rest = name.partition(".")
-    part, path = (first, rest) if first in PARTS and rest else ("tasks", name)
+    section, path = (first, rest) if first in SECTIONS and rest else ("tasks", name)
     key, _, entry = path.partition(".")
-    table = tables[part]
+    table = tables[section]
     if key not in table or (entry and not isinstance(table[key], dict)):
         known = ", ".join(known for known in table if known not in DECIDED_BY_SHARDS)
-        also = " (and model.NAME, optim.NAME)" if part == "tasks" else ""
-        raise InputError(f"--set {name}: nothing is called that; {part} has {known}{also}")
-    if part == "model" and key in DECIDED_BY_SHARDS:
+        also = " (and model.NAME, optim.NAME)" if section == "tasks" else ""
+        raise InputError(f"--set {name}: nothing is called that; {section} has {known}{also}")
+    if section == "model" and key in DECIDED_BY_SHARDS:
         raise InputError(f"--set {name}: the shards decide it; write them with another recipe to change it")
     if entry:
         table[key] = {**table[key], entry: value}

@@ -77,11 +77,11 @@ def test_a_stage_is_a_command_that_starts_from_the_run_before() -> None:
     first, second = plan_ablation(a_study(Path("out"), rows="ts-ifrs")).nodes[:2]
     common = "--preset tiny --shards shards --seed 1 --run-dir"
     assert " ".join(first.words) == (
-        f"train --curriculum t --max-steps 45 --epochs 5 --keep 1 --drop ifrs {common} out/seed-1/t45-ifrs"
+        f"train --curriculum t --max-steps 45 --epochs 5 --save-total-limit 1 --drop ifrs {common} out/seed-1/t45-ifrs"
     )
     # 45 steps of 30 batches an epoch need two epochs; no task of stage s is dropped.
     assert " ".join(second.words) == (
-        "train --curriculum s --max-steps 45 --epochs 2 --keep 1 --init out/seed-1/t45-ifrs "
+        "train --curriculum s --max-steps 45 --epochs 2 --save-total-limit 1 --init out/seed-1/t45-ifrs "
         f"{common} out/seed-1/t45-ifrs_s45"
     )
     assert second.after == first.name

@@ -8,6 +8,7 @@ import pytest
 from command_line import refusal, run
 
 from msp_ds.config import TaskOptions
+from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import preset_config, with_flags
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,8 +47,8 @@ def test_a_row_of_table_4_is_a_command_line(words: str, stages: dict[str, str]) 
 def test_itm_is_itm_hs_with_random_images() -> None:
     words = next(words for words, _ in ROWS if "--set" in words)
     assert "set: itm_negatives=random" in run("stages", *words.split()).stdout
-    config = preset_config("paper", {})
-    changed = with_flags(config, {"setting": (words.split()[-1],)})
+    config = preset_config("paper", RunOptions())
+    changed = with_flags(config, RunOptions(settings=(words.split()[-1],)))
     assert config.tasks == TaskOptions(itm_negatives="hard")
     assert changed.tasks == TaskOptions(itm_negatives="random")
 

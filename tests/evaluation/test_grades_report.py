@@ -13,6 +13,8 @@ from msp_ds.errors import InputError
 from msp_ds.evaluation.grading import GradingPlan, QuestionSource, grade_file, write_grades
 from msp_ds.evaluation.score_matrix import ScoreMatrix
 
+FILE = ("evaluate", "--predictions")
+
 
 @pytest.fixture
 def vqa(tmp_path: Path) -> dict[str, Path]:
@@ -57,7 +59,7 @@ def matrix(path: Path, *, left_out: int = 0) -> Path:
 
 def test_a_vqa_submission_is_graded(vqa: dict[str, Path], tmp_path: Path) -> None:
     flags = ("--questions", vqa["questions"], "--annotations", vqa["annotations"])
-    assert "75.00 %" in shown("grade", vqa["ours"], "--task", "vqa", *flags, "--out", tmp_path / "grades.json")
+    assert "75.00 %" in shown(*FILE, vqa["ours"], "--task", "vqa", *flags, "--out", tmp_path / "grades.json")
     written = json.loads((tmp_path / "grades.json").read_text())
     assert written["official"] == {"overall": 75.0, "perQuestionType": {}, "perAnswerType": {"other": 75.0}}
     assert written["grades"]["accuracy"]["percent"] == 75.0
@@ -82,7 +84,7 @@ def test_a_note_says_that_few_answers_cap_the_grade(vqa: dict[str, Path], num_an
 
 def test_two_submissions_are_compared(vqa: dict[str, Path]) -> None:
     flags = ("--questions", vqa["questions"], "--annotations", vqa["annotations"], "--against", vqa["theirs"])
-    assert "+50.00" in shown("grade", vqa["ours"], "--task", "vqa", *flags)
+    assert "+50.00" in shown(*FILE, vqa["ours"], "--task", "vqa", *flags)
 
 
 def test_lxmerts_score_has_its_own_name(vqa: dict[str, Path], tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ def test_lxmerts_score_has_its_own_name(vqa: dict[str, Path], tmp_path: Path) ->
         "--answers",
         tmp_path / "answers.json",
     )
-    text = shown("grade", vqa["ours"], "--task", "vqa", *flags)
+    text = shown(*FILE, vqa["ours"], "--task", "vqa", *flags)
     assert "lookup" in text
     assert "50.00 %" in text  # 2 is outside the vocabulary
     assert "not the official accuracy" in text
@@ -104,14 +106,14 @@ def test_lxmerts_score_has_its_own_name(vqa: dict[str, Path], tmp_path: Path) ->
 def test_a_missing_answer_is_named(vqa: dict[str, Path]) -> None:
     vqa["ours"].write_text('[{"question_id": 1000, "answer": "yes"}, {"question_id": 7, "answer": "yes"}]')
     flags = ("--questions", vqa["questions"], "--annotations", vqa["annotations"])
-    assert refusal("grade", vqa["ours"], "--task", "vqa", *flags) == (
+    assert refusal(*FILE, vqa["ours"], "--task", "vqa", *flags) == (
         "the predictions cannot be graded: 3 of 4 questions have none: 1001, 1002, 1003; "
         "1 are of unknown questions: 7; predict the split that is graded"
     )
 
 
 def test_the_questions_must_be_named(vqa: dict[str, Path]) -> None:
-    assert refusal("grade", vqa["ours"], "--task", "vqa") == (
+    assert refusal(*FILE, vqa["ours"], "--task", "vqa") == (
         "grading answers needs the questions; name their file with --questions FILE"
     )
 
@@ -126,7 +128,15 @@ def test_gqa_says_what_it_needs_for_the_rest(tmp_path: Path) -> None:
     (tmp_path / "answer.json").write_text(
         '[{"questionId": "01", "prediction": "red"}, {"questionId": "02", "prediction": ""}]'
     )
-    command = ("grade", tmp_path / "answer.json", "--task", "gqa", "--questions", tmp_path / "questions.json")
+    command = (
+        "evaluate",
+        "--predictions",
+        tmp_path / "answer.json",
+        "--task",
+        "gqa",
+        "--questions",
+        tmp_path / "questions.json",
+    )
     alone = shown(*command)
     assert "validity and plausibility need --choices" in alone
     assert "consistency needs --consistency" in alone
@@ -145,25 +155,23 @@ def test_nlvr2_is_graded(tmp_path: Path) -> None:
     lines = [{"identifier": f"dev-1-{pair}-0", "sentence": ".", "label": "True"} for pair in (0, 1)]
     (tmp_path / "dev.json").write_text("\n".join(map(json.dumps, lines)))
     (tmp_path / "answer.csv").write_text("dev-1-0-0,True\ndev-1-1-0,False\n")
-    text = shown("grade", tmp_path / "answer.csv", "--task", "nlvr2", "--questions", tmp_path / "dev.json")
+    text = shown(*FILE, tmp_path / "answer.csv", "--task", "nlvr2", "--questions", tmp_path / "dev.json")
     assert "50.00 %" in text
     assert " 0.00 %" in text
 
 
 def test_a_score_matrix_is_graded_by_either_protocol(tmp_path: Path) -> None:
     path = matrix(tmp_path / "scores.npz")
-    text = shown("grade", path, "--task", "retrieval")
+    text = shown(*FILE, path, "--task", "retrieval")
     assert text.count("100.00 %") == 6
     assert "standard protocol" not in text
-    first = shown("grade", path, "--task", "retrieval", "--protocol", "first-caption")
+    first = shown(*FILE, path, "--task", "retrieval", "--protocol", "first-caption")
     assert "not the standard protocol" in first
 
 
 def test_an_image_with_four_captions_is_refused(tmp_path: Path) -> None:
     path = matrix(tmp_path / "scores.npz", left_out=1)
-    assert refusal("grade", path, "--task", "retrieval").startswith(
-        "1 of 4 images do not have 5 captions: f30k-0 has 4"
-    )
+    assert refusal(*FILE, path, "--task", "retrieval").startswith("1 of 4 images do not have 5 captions: f30k-0 has 4")
 
 
 def test_grades_of_a_part_of_the_questions_are_written_without_their_list(vqa: dict[str, Path], tmp_path: Path) -> None:

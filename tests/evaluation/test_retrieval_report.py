@@ -28,8 +28,9 @@ from msp_ds.evaluation.retrieval_evaluation import (
 from msp_ds.evaluation.score_cache import ScoringPart
 from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import build_heads
-from msp_ds.train import new_config
 from msp_ds.training.checkpointing.inference import TrainedModel
+from msp_ds.training.options import RunOptions
+from msp_ds.training.planning import new_config
 
 NAME = "retrieval-3-sentence-step-00000012-on-sentence-val"
 
@@ -42,7 +43,7 @@ def held_out(small_shards: Path) -> ShardSet:
 @pytest.fixture
 def model(small_shards: Path, tmp_path: Path) -> TrainedModel:
     torch.manual_seed(1)
-    config = new_config({"shards": str(small_shards)})
+    config = new_config(RunOptions(shards=str(small_shards)))
     backbone = Backbone(config.model)
     checkpoint = tmp_path / "run" / "3-sentence" / "checkpoints" / "step-00000012"
     return TrainedModel(

@@ -22,7 +22,6 @@ from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.exchange.weights_import import ImportPlan, import_weights
 from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import HEADS, build_heads
-from msp_ds.train import new_config
 from msp_ds.training.checkpointing import inference
 from msp_ds.training.checkpointing.checkpoint import load_backbone, read_weights
 from msp_ds.training.checkpointing.inference import load_trained
@@ -37,6 +36,8 @@ from msp_ds.training.checkpointing.weights_folder import (
     write_card,
     write_weights,
 )
+from msp_ds.training.options import RunOptions
+from msp_ds.training.planning import new_config
 
 
 def brought_in(source: Path, form: str, out: Path, **changes: Any) -> WeightsCard:
@@ -329,7 +330,7 @@ def test_a_spoilt_card_is_named(tmp_path: Path, text: str, complaint: str) -> No
 @pytest.fixture(scope="module")
 def for_the_shards(small_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights folder of the tiny preset with the words of the small world, and a head of another task."""
-    config = new_config({"shards": str(small_shards)})
+    config = new_config(RunOptions(shards=str(small_shards)))
     torch.manual_seed(3)
     backbone = Backbone(config.model)
     heads = build_heads(HEADS, config.model, backbone)
@@ -346,7 +347,7 @@ def for_the_shards(small_shards: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def a_run(small_shards: Path, **changes: Any) -> RunConfig:
-    return dataclasses.replace(new_config({"shards": str(small_shards)}), **changes)
+    return dataclasses.replace(new_config(RunOptions(shards=str(small_shards))), **changes)
 
 
 def test_training_starts_from_a_weights_folder(small_shards: Path, for_the_shards: Path) -> None:
@@ -364,7 +365,7 @@ def test_a_start_from_weights_of_another_model_or_other_words_is_refused(
     small_shards: Path, for_the_shards: Path
 ) -> None:
     other = a_run(
-        small_shards, model=dataclasses.replace(new_config({"shards": str(small_shards)}).model, num_layers=3)
+        small_shards, model=dataclasses.replace(new_config(RunOptions(shards=str(small_shards))).model, num_layers=3)
     )
     with pytest.raises(CheckpointError, match=r"its num_layers is 2, here it is 3; check --preset \(it is a test\)"):
         check_same_backbone(for_the_shards, other)

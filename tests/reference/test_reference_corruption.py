@@ -23,6 +23,7 @@ from msp_ds.tasks.scoring import topic_targets
 from msp_ds.tasks.task import Context, corrupt
 from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.distributed.runtime import Runtime
+from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
 from msp_ds.training.stage import build_context, open_stage_data
 
@@ -112,7 +113,7 @@ def test_a_text_gets_its_own_image_a_look_alike_or_where_there_is_none_any_other
 @pytest.fixture(scope="module")
 def fed(small_shards: Path) -> tuple[Batch, Reader, Context, Tensor]:
     """Sentences of the small world with half of their images replaced: batch, reader, context, the pairs' rows."""
-    config = new_config({"shards": str(small_shards), "curriculum": "s"})
+    config = new_config(RunOptions(shards=str(small_shards), curriculum="s"))
     (stage,) = curriculum("s")
     data = open_stage_data(small_shards, stage)
     reader = Reader(data.train[0])

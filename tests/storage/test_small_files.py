@@ -109,10 +109,10 @@ def test_no_setting_takes_a_number_that_is_none(number: float) -> None:
 
 
 FLAGS = {
-    "--watchdog inf": "--watchdog inf is not in 0 to",
-    "--watchdog nan": "--watchdog nan is not in 0 to",
-    "--watchdog=-1": "--watchdog -1.0 is not in 0 to",
-    "--watchdog 1e300": "--watchdog 1e+300 is not in 0 to",
+    "--stall-timeout inf": "--stall-timeout inf is not in 0 to",
+    "--stall-timeout nan": "--stall-timeout nan is not in 0 to",
+    "--stall-timeout=-1": "--stall-timeout -1.0 is not in 0 to",
+    "--stall-timeout 1e300": "--stall-timeout 1e+300 is not in 0 to",
     "--lr inf": "lr: inf is not a finite number",
     "--lr nan": "lr: nan is not a finite number",
     "--set weights.mlm=1e400": "--set weights.mlm",
@@ -133,11 +133,11 @@ FLAGS = {
 
 
 OTHERS = {
-    "world --out new --images 5 --feature-width 1000000000000": "at most 65536, not 1000000000000",
+    "make-demo-data --out new --images 5 --feature-width 1000000000000": "at most 65536, not 1000000000000",
     "info --fit --tflops inf": "--tflops inf is no card's",
     "info --fit --memory-gb nan": "--memory-gb nan is no card's",
     "info --fit --card " + "9" * 400 + "gb": "no card is called",
-    "finetune --task vqa --from-scratch --subset nan": "--subset nan is no share",
+    "finetune --task vqa --from-scratch --subset nan": "--subset nan is not a fraction",
     "verify new --cache-limit nan": "--cache-limit nan is not in 0 to",
     "audit --train /dev/zero --eval /dev/zero": "it is not a regular file",
 }

@@ -22,6 +22,7 @@ from msp_ds.tasks.corruptions import replace_images
 from msp_ds.tasks.task import Context, corrupt, num_random_regions
 from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.distributed.runtime import Runtime
+from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
 from msp_ds.training.stage import build_context, open_stage_data
 
@@ -185,7 +186,7 @@ def test_a_gpu_chooses_the_images_of_the_cpu() -> None:
 
 @pytest.fixture(scope="module")
 def sentences(small_shards: Path) -> tuple[Reader, Context]:
-    config = new_config({"shards": str(small_shards), "curriculum": "s"})
+    config = new_config(RunOptions(shards=str(small_shards), curriculum="s"))
     data = open_stage_data(small_shards, curriculum("s")[0])
     return Reader(open_set(small_shards / "sentence" / "train")), build_context(config, data)
 

@@ -27,6 +27,7 @@ from msp_ds.tasks.asking import count_targets
 from msp_ds.tasks.task import Context, corrupt
 from msp_ds.training.batch_loader import READ_AHEAD, BatchLoader, StepBatch, read_ahead
 from msp_ds.training.distributed.runtime import Runtime
+from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
 from msp_ds.training.stage import build_context, open_stage_data
 
@@ -39,7 +40,7 @@ def rank(number: int, *, of: int) -> Runtime:
 
 def a_loader(shards: Path, spelling: str, runtime: Runtime) -> tuple[BatchLoader, Order]:
     """The feed of a stage of the small world, in global batches of 16."""
-    config = new_config({"shards": str(shards), "curriculum": spelling})
+    config = new_config(RunOptions(shards=str(shards), curriculum=spelling))
     stage = curriculum(spelling)[0]
     data = open_stage_data(shards, stage)
     readers = [Reader(one) for one in data.train]
@@ -257,7 +258,7 @@ def test_a_mixed_stage_takes_each_batch_from_one_part(small_shards: Path) -> Non
 
 
 def context_of(shards: Path, spelling: str) -> Context:
-    config = new_config({"shards": str(shards), "curriculum": spelling})
+    config = new_config(RunOptions(shards=str(shards), curriculum=spelling))
     return build_context(config, open_stage_data(shards, curriculum(spelling)[0]))
 
 

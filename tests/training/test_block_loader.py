@@ -28,6 +28,7 @@ from msp_ds.records import Batch
 from msp_ds.tasks.task import corrupt
 from msp_ds.training.batch_loader import BatchLoader, StepBatch
 from msp_ds.training.distributed.runtime import Runtime
+from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
 from msp_ds.training.stage import build_context, open_stage_data
 
@@ -49,7 +50,7 @@ def site(twelve_tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @contextmanager
 def opened(site: Site, *, rank: int = 0, of: int = 1, **options: object) -> Iterator[tuple[BatchLoader, Order]]:
     """The feed of one rank, and the order that it reads in."""
-    config = new_config({"shards": str(site.folder), "curriculum": "s"})
+    config = new_config(RunOptions(shards=str(site.folder), curriculum="s"))
     data = open_stage_data(site.folder, STAGE)
     source = block_source(data.train)
     assert source is not None

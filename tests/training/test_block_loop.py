@@ -20,6 +20,7 @@ from msp_ds.training.checkpointing.checkpoint import checkpoints, read_manifest,
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.execution import Execution
 from msp_ds.training.guards.interrupt import Interrupted, StopRequest
+from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
 from msp_ds.training.stage import Job, open_stage_data, train_stage
 from msp_ds.training.stage_checks import check_stage
@@ -42,9 +43,9 @@ def trained(
     shards: Path, folder: Path, runtime: Runtime, *, stop: StopRequest | None = None, steps: int = STEPS
 ) -> Path:
     """Trains or continues the stage; its folder."""
-    given = {"curriculum": "s", "batch_size": 36, "max_steps": steps, "setting": SMALL}
+    given = {"curriculum": "s", "batch_size": 36, "max_steps": steps, "settings": SMALL}
     job = Job(
-        config=new_config({**given, "shards": str(shards)}),
+        config=new_config(RunOptions(**given, shards=str(shards))),
         execution=Execution(precision="fp32"),
         folder=folder,
         runtime=runtime,
@@ -154,7 +155,7 @@ def test_a_batch_larger_than_a_block_is_refused_before_the_run_begins(
 ) -> None:
     site.look()
     job = Job(
-        config=new_config({"curriculum": "s", "shards": str(site.folder), "batch_size": 61}),
+        config=new_config(RunOptions(curriculum="s", shards=str(site.folder), batch_size=61)),
         execution=Execution(precision="fp32"),
         folder=tmp_path,
         runtime=runtime,

@@ -30,6 +30,7 @@ from msp_ds.training.guards.finite import read_batch_info
 from msp_ds.training.guards.interrupt import Interrupted, StopRequest
 from msp_ds.training.guards.limits import Limits
 from msp_ds.training.loop import Meter, StageLoop
+from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
 from msp_ds.training.run import git_commit, train
 from msp_ds.training.stage import Job, open_stage_data, train_stage
@@ -42,7 +43,7 @@ def a_job(shards: Path, folder: Path, runtime: Runtime, *, save_every: int = 2, 
     """Six steps of the token stage of the small world."""
     given = {"curriculum": "t", "shards": str(shards), "batch_size": 16, "max_steps": 6, **flags}
     return Job(
-        config=new_config(given),
+        config=new_config(RunOptions(**given)),
         execution=Execution(precision="fp32"),
         folder=folder,
         runtime=runtime,
@@ -381,7 +382,7 @@ def test_a_mix_with_a_part_that_holds_nothing_out_says_that_it_is_not_validated(
 
 
 def test_texts_longer_than_the_model_has_positions_are_refused(runtime: Runtime, small_shards: Path) -> None:
-    job = a_job(small_shards, Path(), runtime, setting=("model.max_positions=40",))
+    job = a_job(small_shards, Path(), runtime, settings=("model.max_positions=40",))
     with pytest.raises(ShardError, match="texts of up to 64 pieces, the model 40 positions"):
         train(job)
 

@@ -22,6 +22,7 @@ from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.execution import Execution
 from msp_ds.training.guards.finite import read_batch_info
 from msp_ds.training.guards.interrupt import StopRequest
+from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
 from msp_ds.training.pretraining_model import PretrainingModel
 from msp_ds.training.replay import rebuilt_batch, replay
@@ -54,7 +55,7 @@ def poisoned_run(
     with monkeypatch.context() as patch:
         patch.setattr(PretrainingModel, "forward", poisoned)
         stop = StopRequest()
-        config = new_config(given)
+        config = new_config(RunOptions(**given))
         train(Job(config=config, execution=how, folder=folder, runtime=runtime, stop=stop, save_every=1, keep=9))
     (path,) = folder.glob("*/not-finite/*")
     return path, true[POISONED - 1], batches[0]
@@ -103,14 +104,14 @@ def test_the_batch_is_rebuilt_to_the_last_bit(
     runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any]
 ) -> None:
     """Each text's image, random regions and padding too, of a later forward pass of a step."""
-    path, _, batch = poisoned_run(small_shards, tmp_path / "run", runtime, monkeypatch, setting=SMALL, **flags)
+    path, _, batch = poisoned_run(small_shards, tmp_path / "run", runtime, monkeypatch, settings=SMALL, **flags)
     assert_equal(rebuilt(path, small_shards), batch)
 
 
 def test_a_batch_of_shards_that_came_block_by_block_is_rebuilt_from_the_whole_set(
     runtime: Runtime, twelve_tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = {"curriculum": "s", "batch_size": 36, "setting": SMALL}
+    flags = {"curriculum": "s", "batch_size": 36, "settings": SMALL}
     with staged(twelve_tars, tmp_path / "cache") as site:
         path, _, batch = poisoned_run(site.folder, tmp_path / "run", runtime, monkeypatch, **flags)
         with pytest.raises(InputError, match=r"not all tars of \S+ are here; give a folder .*: --shards FOLDER"):

@@ -17,7 +17,7 @@ def require_hard_negatives(shards: ShardSet, *, task: str) -> np.ndarray:
     if shards.hard_negatives is None:
         raise ShardError(
             f"{shards.path} has no hard negatives, which task {task} needs; "
-            f"add them with: msp-ds negatives --shards {shards.path} --attach, "
+            f"add them with: msp-ds hard-negatives --shards {shards.path} --attach, "
             "or train with --set itm_negatives=random"
         )
     return shards.hard_negatives

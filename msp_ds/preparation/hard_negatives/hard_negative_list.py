@@ -46,7 +46,7 @@ def read_hard_negatives(path: Path) -> HardNegativeList:
     """
     if path.suffix == ".pkl":
         raise InputError(
-            f"{path} is a pickle; convert it to {path.stem}.npz with: msp-ds negatives --import {path} --out FILE"
+            f"{path} is a pickle; make it {path.stem}.npz with: msp-ds hard-negatives --import {path} --out FILE"
         )
     arrays = load_arrays(path, ["image_ids", "neighbours"], what=LAYOUT, optional=["sha256"])
     image_ids, neighbours = arrays["image_ids"], arrays["neighbours"]
@@ -60,7 +60,7 @@ def read_hard_negatives(path: Path) -> HardNegativeList:
     if "sha256" in arrays and str(arrays["sha256"]) != hard_negatives.sha256:
         raise InputError(
             f"{path}: image_ids do not match the hash that is stored with them, so the rows name other images; "
-            "write it again with: msp-ds negatives"
+            "write it again with: msp-ds hard-negatives"
         )
     return hard_negatives
 

@@ -1,4 +1,4 @@
-"""Compute or import hard negatives and store them in a file or in a finished set, as `msp-ds negatives` does."""
+"""Compute or import hard negatives and store them in a file or in a finished set, as `msp-ds hard-negatives` does."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _read_or_compute(plan: HardNegativesPlan, shards: ShardSet | None, progress:
 def _work_folder(plan: HardNegativesPlan) -> Path:
     """Return the folder of intermediate results, beside the target so that the same command finds it again."""
     target = plan.out or (plan.shards or Path()).resolve()
-    return target.with_name(f".{target.name}.hard negatives")
+    return target.with_name(f".{target.name}.hard-negatives")
 
 
 def attach_hard_negatives(shards: ShardSet, hard_negatives: HardNegativeList) -> int:

@@ -43,4 +43,4 @@ def build_guards(
     """The guards of the stage in `folder`, which reads `sets`."""
     counts_norms, stop_after = precision != "fp16", limits.stop_after_nan
     finite = FiniteGuard(folder, stage=stage, stop_after=stop_after, counts_norms=counts_norms, runtime=runtime)
-    return Guards(finite=finite, watchdog=Watchdog(limits.watchdog * 60), shards=ShardWatch(sets))
+    return Guards(finite=finite, watchdog=Watchdog(limits.stall_timeout * 60), shards=ShardWatch(sets))

@@ -16,11 +16,13 @@ class Limits:
 
     stop_after_nan: int = 3
     """Optimiser steps in a row whose loss or gradient is not finite."""
-    watchdog: float = 30.0
+    stall_timeout: float = 30.0
     """Minutes without a step; 0 for no limit."""
 
     def __post_init__(self) -> None:
         if self.stop_after_nan < 1:
             raise InputError(f"--stop-after-nan {self.stop_after_nan} is not positive")
-        if not 0 <= self.watchdog <= _MAX_MINUTES:
-            raise InputError(f"--watchdog {self.watchdog} is not in 0 to {_MAX_MINUTES} minutes; 0 never ends a run")
+        if not 0 <= self.stall_timeout <= _MAX_MINUTES:
+            raise InputError(
+                f"--stall-timeout {self.stall_timeout} is not in 0 to {_MAX_MINUTES} minutes; 0 never ends a run"
+            )

@@ -69,7 +69,7 @@ class Watchdog:
     def _give_up(self) -> None:
         log.error(
             "nothing has moved for %.0f s %s: this process ends, its stacks follow; --resume continues from the "
-            "last checkpoint, --watchdog MINUTES gives more time",
+            "last checkpoint, --stall-timeout MINUTES gives more time",
             *(self._timeout, self._position),
         )
         faulthandler.dump_traceback(file=STDERR, all_threads=True)

@@ -76,7 +76,7 @@ def test_a_list_of_another_layout_is_refused(tmp_path: Path, arrays: dict[str, A
 
 def test_a_pickle_is_refused_unread(tmp_path: Path) -> None:
     (tmp_path / "hard_negative.pkl").write_bytes(pickle.dumps({"train_hard_pool": [[0.0]], "train_image_list": [7]}))
-    with pytest.raises(InputError, match=r"hard_negative.pkl is a pickle; .* msp-ds negatives --import"):
+    with pytest.raises(InputError, match=r"hard_negative.pkl is a pickle; .* msp-ds hard-negatives --import"):
         read_hard_negatives(tmp_path / "hard_negative.pkl")
 
 

@@ -20,6 +20,7 @@ from msp_ds.training.checkpointing.run_folder import RUN_FILE, find_checkpoint, 
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.execution import Execution
 from msp_ds.training.guards.interrupt import Interrupted, StopRequest
+from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config, resumed_config
 from msp_ds.training.run import train
 from msp_ds.training.stage import Job
@@ -27,7 +28,7 @@ from msp_ds.training.stage import Job
 
 def a_job(folder: Path, runtime: Runtime, **settings: object) -> Job:
     """Four steps of the token stage of the shards in `shards`, from the working directory."""
-    config = new_config({"curriculum": "t", "shards": "shards", "batch_size": 16, "max_steps": 4, **settings})
+    config = new_config(RunOptions(curriculum="t", shards="shards", batch_size=16, max_steps=4, **settings))
     how: dict[str, Any] = {"execution": Execution(precision="fp32"), "runtime": runtime, "save_every": 2}
     return Job(config=config, folder=folder, stop=StopRequest(), **how)
 
@@ -44,7 +45,9 @@ def stopped(job: Job, *, before: bool = False) -> Path:
 
 def resumed(job: Job, folder: Path, **flags: str) -> Path:
     """Goes on with a run of the same kind in `folder`."""
-    return train(dataclasses.replace(job, config=resumed_config(folder, flags), folder=folder, stop=StopRequest()))
+    return train(
+        dataclasses.replace(job, config=resumed_config(folder, RunOptions(**flags)), folder=folder, stop=StopRequest())
+    )
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def test_a_run_goes_on_with_its_shards_and_its_own_folder_at_other_places(here: 
     stopped(job).rename("moved-run")
     Path("shards").rename("elsewhere")
     with pytest.raises(InputError, match=r"token/train of moved-run is not in shards; give .* with --shards"):
-        resumed_config(Path("moved-run"), {})
+        resumed_config(Path("moved-run"), RunOptions())
     assert resumed(job, Path("moved-run"), shards="elsewhere").name == "step-00000004"
     assert read_run_config(Path("moved-run")).shards == "elsewhere", "the next --resume needs no flag"
 

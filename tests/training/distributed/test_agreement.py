@@ -13,11 +13,12 @@ from msp_ds.errors import InputError, ShardError
 from msp_ds.training.distributed.agreement import check_ranks_agree, code_version, facts_of
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.execution import Execution
+from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
 
 
 def some_facts(shards: Path, **flags: object) -> dict[str, str]:
-    config = new_config({"curriculum": "t", "shards": str(shards), **flags})
+    config = new_config(RunOptions(curriculum="t", shards=str(shards), **flags))
     return facts_of(config, Execution(precision="fp32"), {"keep": 2}, [open_set(shards / "token" / "train")], code="1")
 
 

@@ -28,6 +28,7 @@ from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.guards.finite import zeroed
 from msp_ds.training.loop import Meter
+from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
 from msp_ds.training.pretraining_model import PretrainingModel
 from msp_ds.training.stage import build_context, build_pretraining_model, open_stage_data
@@ -49,7 +50,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @cache
 def feed_of(shards: Path, spelling: str) -> BatchLoader:
     """The feed of a stage on the host."""
-    stage, config = curriculum(spelling)[0], new_config({"shards": str(shards), "curriculum": spelling})
+    stage, config = curriculum(spelling)[0], new_config(RunOptions(shards=str(shards), curriculum=spelling))
     data = open_stage_data(shards, stage)
     return BatchLoader(stage.parts, [Reader(one) for one in data.train], build_context(config, data), ALONE)
 
@@ -64,7 +65,7 @@ def batches_of(shards: Path, spelling: str, number: int) -> list[tuple[Batch, di
 
 def learner_of(shards: Path, spelling: str, preset: str) -> PretrainingModel:
     """A fresh one with dropout, of as few layers as have all kinds, on the device."""
-    config = new_config({"shards": str(shards), "curriculum": spelling, "preset": preset})
+    config = new_config(RunOptions(shards=str(shards), curriculum=spelling, preset=preset))
     fewer = {"num_layers": 2, "language_layers": min(config.model.language_layers, 1), "dropout": 0.1}
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **fewer))
     context = feed_of(shards, spelling).context.to(DEVICE)

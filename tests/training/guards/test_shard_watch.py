@@ -17,6 +17,7 @@ from msp_ds.training.engine.execution import Execution
 from msp_ds.training.guards.interrupt import StopRequest
 from msp_ds.training.guards.shard_watch import ShardWatch
 from msp_ds.training.loop import StageLoop
+from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
 from msp_ds.training.stage import Job, open_stage_data, train_stage
 
@@ -71,7 +72,7 @@ def test_files_that_were_written_again_unchanged_are_warned_about_once(
 def a_job(shards: Path, folder: Path, runtime: Runtime, *, batch_size: int = 16) -> Job:
     settings = {"curriculum": "t", "shards": str(shards), "batch_size": batch_size, "max_steps": 8}
     return Job(
-        config=new_config(settings),
+        config=new_config(RunOptions(**settings)),
         execution=Execution(precision="fp32"),
         folder=folder,
         runtime=runtime,

@@ -30,7 +30,7 @@ def test_a_hang_ends_the_process_with_one_line_and_all_stacks() -> None:
     )
     assert code == 1
     assert "nothing has moved for 0 s after step 7 of stage token: this process ends" in message
-    assert "--resume continues from the last checkpoint, --watchdog MINUTES gives more time" in message
+    assert "--resume continues from the last checkpoint, --stall-timeout MINUTES gives more time" in message
     assert "in stuck" in message
 
 
@@ -66,7 +66,7 @@ def test_a_watchdog_ends_with_its_block() -> None:
     ("limits", "message"),
     [
         ({"stop_after_nan": 0}, "--stop-after-nan 0 is not positive"),
-        ({"watchdog": -1.0}, "--watchdog -1.0 is not in 0 to 527040"),
+        ({"stall_timeout": -1.0}, "--stall-timeout -1.0 is not in 0 to 527040"),
     ],
 )
 def test_limits_that_cannot_be_are_refused(limits: dict[str, float], message: str) -> None:

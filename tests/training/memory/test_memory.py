@@ -24,6 +24,7 @@ from msp_ds.training.memory.memory import (
     divisors,
     state_bytes,
 )
+from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import AUTO, new_config, with_micro_batch
 from msp_ds.training.pretraining_model import PretrainingModel
 from msp_ds.training.stage import Job, open_stage_data, train_stage
@@ -47,7 +48,9 @@ def full(monkeypatch: pytest.MonkeyPatch, *, above: int, after: int = 0) -> None
 
 def a_job(shards: Path, folder: Path, runtime: Runtime, **changes: Any) -> Job:
     settings = {"curriculum": "t", "shards": str(shards), "batch_size": 16, "max_steps": 4}
-    job = Job(config=new_config(settings), execution=FP32, folder=folder, runtime=runtime, stop=StopRequest())
+    job = Job(
+        config=new_config(RunOptions(**settings)), execution=FP32, folder=folder, runtime=runtime, stop=StopRequest()
+    )
     return dataclasses.replace(job, save_every=1, **changes)
 
 
