@@ -22,8 +22,9 @@ from torch.nn import functional as F
 from msp_ds.curriculum import STAGES, Stage
 from msp_ds.model.positions import gather
 from msp_ds.records import Batch, Encoded, MeanMetric
-from msp_ds.tasks.scoring import asked_rows, full_precision, mean_or_zero, topic_targets
+from msp_ds.tasks.scoring import full_precision, mean_or_zero, target_positions
 from msp_ds.tasks.task import Context, Corruption, Task, TaskResult
+from msp_ds.tasks.topics import topic_targets
 from msp_ds.terminal import run_tool
 from msp_ds.train import start
 from msp_ds.training.monitoring.metrics_file import METRICS_FILE, read_metrics
@@ -48,12 +49,12 @@ def hidden_words(corrupted: Batch, context: Context) -> Tensor:
 # 3. The loss: what the head makes of those states, compared with the batch as it was before anything was hidden.
 def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> TaskResult:
     """Cross-entropy over the vocabulary, mean over the hidden words."""
-    rows = asked_rows("mow", hidden_words(corrupted, context), context)
-    logits = full_precision(heads["token"](gather(encoded.text, rows)))  # float32 [N, V]
-    words = gather(clean.token_ids, rows)  # int64 [N]
+    positions = target_positions("mow", hidden_words(corrupted, context), context)
+    logits = full_precision(heads["token"](gather(encoded.text, positions)))  # float32 [N, V]
+    words = gather(clean.token_ids, positions)  # int64 [N]
     return TaskResult(
-        loss=mean_or_zero(F.cross_entropy(logits, words, reduction="none"), rows.is_target),
-        metrics={"accuracy/mow": MeanMetric.of(logits.argmax(-1) == words, rows.is_target)},
+        loss=mean_or_zero(F.cross_entropy(logits, words, reduction="none"), positions.is_target),
+        metrics={"accuracy/mow": MeanMetric.of(logits.argmax(-1) == words, positions.is_target)},
     )
 
 

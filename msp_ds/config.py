@@ -1,6 +1,6 @@
-"""What can be set, typed and checked: the model, the optimiser, the tasks, a run.
+"""Typed and checked configuration of the model, the optimiser, the tasks and a run.
 
-A number has one home: the paper's are here, with their source; what the data decide (vocabulary, feature width, label
+The paper's numbers are the defaults, with their source. What the data determine (vocabulary size, feature width, label
 counts) is filled in from the shards' index.
 """
 
@@ -36,9 +36,9 @@ class ModelConfig:
 
     hidden_size: int = 768
     num_layers: int = 5
-    """Layers in which text and regions meet: cross-modality layers, or layers of the one sequence."""
+    """Layers in which text and regions meet: cross-modality layers, or layers over one sequence of both."""
     encoder: Literal["cross", "single-stream"] = "cross"
-    """Two streams that look at each other, as in LXMERT, or text and regions in one sequence, as in UNITER and
+    """Two streams that attend to each other, as in LXMERT, or text and regions in one sequence, as in UNITER and
     VisualBERT."""
     language_layers: int = 0
     """Layers of the text alone below the cross-modality layers; LXMERT has 9."""
@@ -52,24 +52,24 @@ class ModelConfig:
     num_heads: int = 12
     intermediate_size: int = 3072
     dropout: float = 0.1
-    """On embeddings, attention shares and sub-layer outputs."""
+    """Probability of dropout on embeddings, attention weights and sub-layer outputs."""
     layer_norm_eps: float = 1e-12
     max_positions: int = 512
     init_std: float = 0.02
     region_gate: Literal["pair", "none"] = "pair"
-    """Region head: the transformed state times the pair, as released, or alone, as in LXMERT. At a high rate the gate
-    saturates the poolers within fifty steps, and topics and matching, which read them, learn nothing."""
+    """Region head: the transformed state times the pair, as released, or alone, as in LXMERT. At a high learning rate
+    the gate saturates the poolers within fifty steps, and topics and matching, which read them, learn nothing."""
     topic_head: Literal["gelu-layernorm", "plain"] = "gelu-layernorm"
     """LayerNorm(GELU(Linear)) as in the released code, or the paper's plain FC layer."""
     topic_prior: float = 0.5
-    """Chance that a fresh topic head gives every word piece. At 1/2, the released start, the head's first lesson is
-    that topics are rare, and at a high rate it teaches that by saturating the poolers, which then learn no more."""
+    """Probability that a fresh topic head gives every word piece. At 1/2, as released, the head first learns that
+    topics are rare; at a high learning rate it does so by saturating the poolers, which then stop learning."""
     vocab_size: int = 30522
     feature_width: int = 2048
     num_objects: int = 1600
     num_attributes: int = 400
     num_answers: int = 0
-    """Of a benchmark that chooses among answers; 0 in pre-training."""
+    """Answers that a benchmark chooses from; 0 in pre-training."""
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -77,9 +77,9 @@ class ModelConfig:
         _check(not fault, fault)
         for name in ("language_layers", "region_layers"):
             count = getattr(self, name)
-            one_sequence = "a single-stream encoder has no layers of one modality; set it to 0 or encoder to cross"
+            one_sequence = "a single-stream encoder has no layers of one modality; set it to 0, or encoder to cross"
             _check(count == 0 or self.encoder == "cross", f"{name} is {count}, but {one_sequence}")
-        _check(self.hidden_size % self.num_heads == 0, f"hidden_size {self.hidden_size} is no multiple of num_heads")
+        _check(self.hidden_size % self.num_heads == 0, f"hidden_size {self.hidden_size} is not a multiple of num_heads")
         _check(0 < self.topic_prior < 1, f"topic_prior {self.topic_prior} is not between 0 and 1")
         _check(0 <= self.dropout < 1, f"dropout {self.dropout} is not in [0, 1)")
         for name in ("layer_norm_eps", "init_std"):
@@ -91,8 +91,8 @@ class ModelConfig:
 class OptimConfig:
     """Adam as the paper uses it (section 4.4), with the schedule that LXMERT's code inherits from BERT.
 
-    torch's AdamW stands in for the released BertAdam: its moments are corrected for their start at zero, biases and
-    LayerNorms do not decay, and the first step already has a rate above zero.
+    torch's AdamW replaces the released BertAdam: it corrects the moments for their start at zero, biases and LayerNorms
+    do not decay, and the first step already has a learning rate above zero.
     """
 
     lr: float = 1e-5
@@ -100,9 +100,9 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-6
     weight_decay: float = 0.01
-    """Decoupled; not on biases and LayerNorms."""
+    """Decoupled weight decay, not applied to biases and LayerNorms."""
     warmup_ratio: float = 0.05
-    """Share of a stage's steps in which the rate rises linearly; then it falls linearly to zero."""
+    """Fraction of a stage's steps in which the learning rate rises linearly; then it falls linearly to zero."""
     clip_norm: float = 1.0
     """Largest global gradient norm; 0 switches clipping off."""
 
@@ -120,24 +120,24 @@ class TaskOptions:
     """Where the paper leaves a choice: the defended reading first, its alternatives beside it (docs/tasks.md)."""
 
     token_probability: float = 0.15
-    """MLM: share of the pieces that is masked (section 4.4)."""
+    """MLM: probability that a piece is chosen for masking (section 4.4)."""
     mlm_unit: Literal["piece", "word"] = "piece"
     """MLM: draw each piece or each whole word."""
     region_probability: float = 0.15
-    """MRFR and MOC: share of the regions that is masked (section 4.4)."""
+    """MRFR and MOC: probability that a region is chosen for masking (section 4.4)."""
     mrfr_loss: Literal["smooth_l1", "mse"] = "smooth_l1"
     region_normaliser: Literal["expected", "asked"] = "expected"
     """MRFR and MOC: divide by the expected number of masked regions (the code's 1/0.15) or by the actual one."""
     moc_target: Literal["masked", "all"] = "masked"
-    """MOC: ask about masked regions, or about all as LXMERT does."""
+    """MOC: targets are the masked regions, or all regions as in LXMERT."""
     moc_weight: Literal["confidence", "none"] = "confidence"
-    """MOC: weigh a region by the detector's confidence in its label, or all alike."""
+    """MOC: weight a region by the detector's confidence in its label, or all regions equally."""
     ifrs_probability: float = 0.05
-    """IFRS: chance of a shuffle at each start of a triplet (section 3.1)."""
+    """IFRS: probability of a shuffle at each start of a triplet (section 3.1)."""
     ifrs_choice: Literal["scan", "stride3"] = "scan"
     """IFRS: triplets start anywhere (left to right, no overlap) or at every third region."""
     ifrs_loss: Literal["mse", "smooth_l1"] = "mse"
-    """IFRS: the paper's L2 (eq. 1) or the code's habit."""
+    """IFRS: the paper's L2 loss (eq. 1) or SmoothL1."""
     ifrs_boxes: Literal["stay", "move"] = "stay"
     """IFRS: only the feature moves, or its box too (which leaves nothing to learn)."""
     topic_words: Literal["raw", "content"] = "raw"
@@ -147,9 +147,9 @@ class TaskOptions:
     topic_attributes: bool = False
     """TITP: attribute labels count as topics too."""
     topic_min_score: float = 0.0
-    """TITP, TITS: labels that the detector trusts less are no topics."""
+    """TITP, TITS: labels with a lower detector confidence are not topics."""
     itm_probability: float = 0.5
-    """ITM_HS: share of the pairs whose image is replaced (section 3.3)."""
+    """ITM_HS: probability that a pair's image is replaced (section 3.3)."""
     itm_negatives: Literal["hard", "random"] = "hard"
     """ITM_HS: the replacement comes from the hard negatives (Table 4's ITM_HS) or from all images (its ITM)."""
     itm_hard_probability: float = 1.0
@@ -157,16 +157,16 @@ class TaskOptions:
     itm_skip_nearest: int = 0
     """ITM_HS: leave out this many nearest hard negatives, which may fit the caption."""
     answer_loss: Literal["bce", "ce"] = "bce"
-    """VQA, GQA: each answer a yes or no of its own, or one answer among all (the released --mceLoss)."""
+    """VQA, GQA: binary cross-entropy of each answer, or cross-entropy over all answers (the released --mceLoss)."""
     mismatch_losses: Literal["keep", "drop"] = "keep"
-    """Whether pairs with a replaced image keep the losses of the tasks other than matching."""
+    """Whether pairs with a replaced image count in the losses of tasks other than matching."""
     mismatch_losses_of: dict[str, Literal["keep", "drop"]] = field(default_factory=dict)
-    """Task -> the same, where one differs: `drop` and `mismatch_losses_of.tits=keep` ask mismatched pairs for topics
-    only, which are few there and so tell them."""
+    """Task -> mismatch_losses of this task. With `drop` and `mismatch_losses_of.tits=keep`, mismatched pairs train only
+    topics, of which they have few."""
     heads: Literal["fresh", "carried"] = "fresh"
-    """Whether a stage takes over the heads that the stage before it (or --init) has under the same names."""
+    """Whether a stage starts with the heads of the stage before it (or of --init) that have the same names."""
     heads_of: dict[str, Literal["fresh", "carried"]] = field(default_factory=dict)
-    """Stage -> the same, where one differs: `heads_of.sentence=carried`."""
+    """Stage -> heads of this stage, as in `heads_of.sentence=carried`."""
     weights: dict[str, float] = field(default_factory=dict)
     """Task -> weight of its loss in the sum; 1 for those not named, as in the paper."""
 
@@ -182,9 +182,9 @@ class TaskOptions:
             "itm_hard_probability",
             "topic_min_score",
         ):
-            share = getattr(self, name)
-            _check(0 <= share <= 1, f"{name} {share} is not a share between 0 and 1")
-        # MOC divides by the expected number of masked regions, whichever it asks about.
+            value = getattr(self, name)
+            _check(0 <= value <= 1, f"{name} {value} is not between 0 and 1")
+        # MOC divides by the expected number of masked regions, whatever its targets.
         _check(
             self.region_probability > 0 or self.moc_target == "masked",
             "moc_target all needs a region_probability above 0",
@@ -193,7 +193,7 @@ class TaskOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class StageSchedule:
-    """How long a stage trains."""
+    """Length and batch size of a stage's training."""
 
     epochs: int
     batch_size: int
@@ -205,12 +205,12 @@ class StageSchedule:
 
 
 LengthBuckets = Literal["auto", "on", "off"]
-"""Whether texts of like length share batches: auto where that saves more than 5 % of the text slots."""
+"""Whether batches hold texts of similar length; `auto` where that saves more than 5 % of the text slots."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides what a run computes; written to run.json and read back by --resume."""
+    """Everything that determines what a run computes; written to run.json and read again by --resume."""
 
     curriculum: str
     """Stages by initial in order, `tps`, or joined by + to train them together, `t+p+s`."""
@@ -223,19 +223,19 @@ class RunConfig:
     """Tasks taken out of every stage, for ablations."""
     seed: int = 9595
     length_buckets: LengthBuckets = "auto"
-    """Whether texts of like length share batches; what `auto` came to is logged and part of each checkpoint."""
+    """Whether batches hold texts of similar length; the decision of `auto` is logged and stored in checkpoints."""
     shards: str
     """Folder that holds one shard set a stage."""
     vocabulary_sha256: str
-    """Of the shards' vocab.txt: weights and word pieces belong together."""
+    """Hash of the shards' vocab.txt: weights fit one vocabulary only."""
     answers_sha256: str | None = None
-    """Of a benchmark's answers.json: the answer head's outputs are its lines; None in pre-training."""
+    """Hash of a benchmark's answers.json, whose lines are the answer head's outputs; None in pre-training."""
     init: str | None = None
     """Run or checkpoint whose backbone the first stage starts from."""
     max_pairs: int | None = None
-    """Train on so many pairs of each stage, chosen by the seed, for quick studies; None takes all."""
+    """Train on this many pairs of each stage, chosen by the seed, for quick studies; None for all."""
     max_steps: int | None = None
-    """End every stage after this many optimiser steps, for a quick look; the schedule is stretched to them."""
+    """End every stage after this many optimiser steps; the learning-rate schedule is fitted to them."""
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -244,7 +244,7 @@ class RunConfig:
 
 
 def to_json(value: Any) -> Any:
-    """Dataclasses, tuples and paths as plain JSON values; null for numbers that are none, which JSON cannot write."""
+    """Convert dataclasses, tuples and paths to plain JSON values; numbers that are not finite become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -257,7 +257,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: type[T], value: Any, *, where: str) -> T:
-    """A value of type `kind` from plain JSON; unknown, missing and ill-typed keys are errors that name `where`."""
+    """Return a value of type `kind` from plain JSON; unknown, missing and ill-typed keys raise an InputError."""
     return typing.cast(T, _from_json(kind, value, where))
 
 
@@ -300,12 +300,12 @@ def _check_kind(value: Any, kind: type, message: str) -> None:
 
 
 def _short(value: Any) -> str:
-    """How a value is spelled: the start of it, for it may be a million numbers."""
+    """Return a value's repr, shortened: it may be a million numbers."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
-_hints = lru_cache(typing.get_type_hints)  # remembered: an index has a hundred values of one type
+_hints = lru_cache(typing.get_type_hints)  # cached: an index has a hundred values of one type
 
 
 def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
@@ -323,12 +323,12 @@ def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
     parts = {key: _from_json(hints[key], part, f"{where}.{key}") for key, part in value.items()}
     try:
         return kind(**parts)
-    except InputError as error:  # of the value's own checks, which do not know where it stands
+    except InputError as error:  # from the value's own checks, which do not know where it is
         raise InputError(f"{where}: {error}") from None
 
 
 def read_json(path: Path, *, what: str) -> Any:
-    """The JSON value in a file; a missing or broken file is an InputError that says what the file should be."""
+    """Return the JSON value in a file; raises InputError, which says what the file should be, if it cannot be read."""
     try:
         return parse_json(read_small_text(path, what=what))
     except InputError:

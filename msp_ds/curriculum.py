@@ -1,4 +1,4 @@
-"""The stages of the paper: which granularity, which tasks (paper section 3, figure 1)."""
+"""The stages of the paper, each a granularity of text with its tasks (paper section 3, figure 1), and benchmarks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from msp_ds.tasks.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Granularity:
-    """One granularity of text with its tasks; the shards of the same name feed it."""
+    """A granularity of text with its tasks; it trains on the shard set of the same name."""
 
     initial: str
     name: str
@@ -26,24 +26,25 @@ class Granularity:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What is trained between two checkpoints: one part, or several mixed (Table 4's T + P + S)."""
+    """What is trained from one checkpoint to the next: one granularity, or several mixed (Table 4's T + P + S)."""
 
     parts: tuple[Granularity, ...]
 
     @property
     def name(self) -> str:
-        """`token`, or `token+phrase+sentence`."""
+        """The name, such as `token` or `token+phrase+sentence`."""
         return "+".join(part.name for part in self.parts)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """The tasks of all parts, each once."""
+        """The tasks of all parts, without repetitions."""
         return tuple({task.name: task for part in self.parts for task in part.tasks}.values())
 
     def schedule(self, rows: dict[str, StageSchedule]) -> StageSchedule:
-        """The stage's row; a mix takes the longest and the widest of its parts' rows.
+        """Return the stage's schedule; a mix has the most epochs and the largest batch of its parts.
 
-        Raises: InputError where a part has none.
+        Raises:
+            InputError: `rows` lacks a part.
         """
         missing = [part.name for part in self.parts if part.name not in rows]
         if missing:
@@ -61,22 +62,24 @@ STAGES: tuple[Granularity, ...] = (
     _part("phrase", "mlm", "mrfr", "moc", "titp"),
     _part("sentence", "mlm", "mrfr", "moc", "tits", "itm_hs"),
 )
-"""The curriculum of the paper, in its order: t, p, s."""
+"""The stages of the paper in its order: t, p, s."""
 
 BenchmarkName = Literal["vqa", "gqa", "nlvr2", "retrieval"]
 """A key of BENCHMARKS, as a command line spells it."""
 BENCHMARKS: dict[str, Granularity] = {
     task.name: Granularity(initial="", name=task.name, tasks=(task,)) for task in (VQA, GQA, NLVR2, RETRIEVAL)
 }
-"""What a pre-trained model is fine-tuned on: a stage of one task, trained by the same loop."""
+"""Benchmarks for fine-tuning, each a stage of one task that the same loop trains."""
 
 
 def curriculum(spelling: str, *, drop: Sequence[str] = ()) -> tuple[Stage, ...]:
-    """The stages that `spelling` names by initial: `tps` in that order, `t+p+s` together, less the tasks in `drop`.
+    """Return the stages of a curriculum, without the tasks in `drop`.
 
-    The name of a benchmark is a curriculum of its own.
+    `spelling` names stages by their initials: `tps` trains three in this order, `t+p+s` all three together. The name of
+    a benchmark is a curriculum too.
 
-    Raises InputError for an unknown or repeated letter, an unknown task, and a stage that is left without a task.
+    Raises:
+        InputError: A letter is unknown or repeated, a task is unknown, or a stage is left without a task.
     """
     unknown = [name for name in drop if name not in TASKS]
     if unknown:

@@ -1,4 +1,4 @@
-"""The errors that a user can cause. The command line shows them as one line and exits with 2."""
+"""Errors that a user can cause. The command line shows them as one line and exits with code 2."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 
 class InputError(ValueError):
-    """A file, flag or configuration that cannot be used; its text says what, where and how to fix it."""
+    """A file, flag or configuration cannot be used; the message says what is wrong, where, and how to fix it."""
 
 
 class ShardError(InputError):
-    """A shard set that is missing, damaged, incomplete or made with another vocabulary."""
+    """A shard set is missing, damaged, incomplete or made with another vocabulary."""
 
 
 class CheckpointError(InputError):
-    """A checkpoint that is missing, half-written or of another model."""
+    """A checkpoint is missing, incomplete or of another model."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How large a model may be: a slip or a spoilt file ends in one line and not in an allocation."""
+"""Limits of a model's sizes: a typing error or a damaged file gives a one-line error, not a huge allocation."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _SIZES = {
     "num_attributes": (0, 1 << 24),
     "num_answers": (0, 1 << 24),
 }
-"""Field of ModelConfig -> the least and the most, far beyond what is sensible."""
+"""Field of ModelConfig -> smallest and largest value, far beyond what is sensible."""
 _MOST_WEIGHTS = 2_500_000_000
-"""10 GB of fp32, nearly twenty times the paper's model."""
+"""10 GB in fp32, nearly twenty times the paper's model."""
 
 
 def size_fault(model: Mapping[str, Any]) -> str:
-    """What is wrong with the sizes among the fields of a ModelConfig; empty where nothing is."""
+    """Return what is wrong with the sizes of a ModelConfig's fields; empty where nothing is."""
     for name, (least, most) in _SIZES.items():
         if not least <= model[name] <= most:
             return f"{name} {model[name]} is not in {least:,} to {most:,}"
@@ -36,13 +36,14 @@ def size_fault(model: Mapping[str, Any]) -> str:
 
 
 def num_weights(model: Mapping[str, Any]) -> int:
-    """About how many weights the backbone and the heads of a ModelConfig have, most biases left out."""
+    """Return the approximate number of weights of backbone and heads, without most biases."""
     hidden: int = model["hidden_size"]
     attention, feed_forward = 4 * hidden**2, 2 * hidden * model["intermediate_size"]
     block = attention + feed_forward
     layer = block + attention + block if model["encoder"] == "cross" else block
     layers: int = model["num_layers"] * layer + (model["language_layers"] + model["region_layers"]) * block
-    # Words are in the embedding and in the topic head; features come in and go out; answers are read from twice H.
+    # Words have weights in the embedding and the topic head, features in the embedding and the region head; the answer
+    # head is twice as wide as H.
     rows: int = 2 * model["vocab_size"] + model["max_positions"] + 2 * model["feature_width"]
     rows += model["num_objects"] + model["num_attributes"] + 2 * model["num_answers"]
     return int(layers + rows * hidden)

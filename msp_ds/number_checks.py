@@ -1,4 +1,4 @@
-"""Numbers from flags and files that no setting may have."""
+"""Checks of numbers from flags and files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msp_ds.errors import InputError
 
 
 def check_number(name: str, value: Any) -> None:
-    """Refuse a float that is not finite and an int beyond 64 bits; `name` says whose it is."""
+    """Refuse a float that is not finite and an int beyond 64 bits; `name` is used in the message."""
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{name}: {value} is not a finite number")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:

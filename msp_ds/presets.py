@@ -18,7 +18,7 @@ class Preset:
     model: ModelConfig
     optim: OptimConfig
     schedule: dict[str, StageSchedule]
-    """By the name of the stage: token, phrase, sentence, or of a benchmark."""
+    """Schedules by the name of a stage (token, phrase, sentence) or of a benchmark."""
     tasks: TaskOptions = field(default_factory=TaskOptions)
     length_buckets: LengthBuckets = "auto"
     fine_tuning: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-5, warmup_ratio=0.1, clip_norm=5.0))
@@ -26,12 +26,10 @@ class Preset:
 
 
 _BENCHMARKS = {"vqa": (6, 32), "gqa": (5, 32), "nlvr2": (8, 32), "retrieval": (8, 32)}
-"""Epochs and batch size (docs/evaluation.md, Fine-tuning schedule); a batch of retrieval counts captions."""
-
-
+"""Fine-tuning epochs and batch size (docs/evaluation.md, Fine-tuning schedule); retrieval batches count captions."""
 _TINY_BENCHMARKS = {"vqa": (4, 32), "gqa": (4, 32), "nlvr2": (2, 32), "retrieval": (1, 32)}
-"""On the demo world's 7,051 to 11,507 questions, statements or captions: what one core trains in about two and a half
-minutes. More would help: of VQA 58, 64, 68 and 73 % are right after each epoch."""
+"""For the 7,051 to 11,507 questions, statements or captions of the demo world: about two and a half minutes on one
+core. More epochs would help: VQA accuracy is 58, 64, 68 and 73 % after each epoch."""
 
 
 def _schedule(
@@ -41,9 +39,9 @@ def _schedule(
     return {name: StageSchedule(epochs=epochs, batch_size=batch) for name, (epochs, batch) in rows.items()}
 
 
-# What high learning rates need: see the fields' own words.
+# For high learning rates: see the docstrings of the fields.
 _STEADY: Any = {"region_gate": "none", "topic_prior": 0.005}
-# The pair and the positions of LXMERT, UNITER and VisualBERT.
+# Pair and positions as in LXMERT, UNITER and VisualBERT.
 _TEXT_CLS: Any = {"visual_cls": False, "positions": "pieces"}
 
 _PAPER = Preset(
@@ -58,15 +56,15 @@ _TINY = Preset(
         num_heads=4,
         intermediate_size=512,
         dropout=0.0,
-        init_std=0.05,  # the paper's 0.02 times sqrt(768 / 128): states start equally strong
+        init_std=0.05,  # the paper's 0.02 times sqrt(768 / 128), which gives states of the same size
         **_STEADY,
     ),
     optim=OptimConfig(lr=2e-3, warmup_ratio=0.1),
     schedule=_schedule((8, 64), (4, 64), (5, 64), benchmarks=_TINY_BENCHMARKS),
-    # In the few hundred steps that tiny trains, topics weigh too little as a mean over the vocabulary, and matching
-    # is not found out from hard negatives alone.
+    # In the few hundred steps that tiny trains, a mean over the vocabulary gives topics too little weight, and hard
+    # negatives alone do not teach matching.
     tasks=TaskOptions(itm_hard_probability=0.5, weights={"titp": 50.0, "tits": 50.0, "itm_hs": 2.0}),
-    length_buckets="off",  # few steps at a high rate: batches as mixed as they can be
+    length_buckets="off",  # few steps at a high rate need mixed batches
     # The paper's 5e-5 is for a model six times as wide and tens of thousands of steps. Tiny takes a few hundred to a
     # thousand, at half the rate of its pre-training.
     fine_tuning=OptimConfig(lr=1e-3, warmup_ratio=0.1, clip_norm=5.0),
@@ -74,7 +72,7 @@ _TINY = Preset(
 
 
 def _on(preset: Preset, **changes: Any) -> Preset:
-    """`preset` with another model under it."""
+    """Return `preset` with changes to its model."""
     return dataclasses.replace(preset, model=dataclasses.replace(preset.model, **changes))
 
 
@@ -96,11 +94,11 @@ PRESETS: dict[str, Preset] = {
 
 
 DEFAULT_PRESET = "paper"
-"""Where neither a flag nor the shards' recipe says another."""
+"""The preset without a flag or an entry in the shards' recipe."""
 
 
 def get_preset(name: str) -> Preset:
-    """The preset called `name`; InputError lists them if there is none."""
+    """Return the preset called `name`; raises InputError, which lists the presets, if there is none."""
     if name not in PRESETS:
         raise InputError(f"no preset is called {name!r}; presets are {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -1,6 +1,7 @@
-"""The nouns that all rooms share.
+"""Records that all of the package shares: an image's regions, a batch, its corruption, encoded states and metrics.
 
-B batch, T text tokens, R regions of an image, D random regions, F feature width, H hidden size, V vocabulary.
+B pairs of a batch, T text tokens, R regions of an image, D random regions, K answers to a question, F feature width,
+H hidden size, V vocabulary, C object classes, A attribute classes, P word pieces of a label's name.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ import torch
 from torch import Tensor
 
 IGNORE = -1
-"""The label of a region that has no label: object_ids and attribute_ids hold it."""
+"""Value of object_ids and attribute_ids for a region without a label."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegionRecord:
-    """One image as a detector saw it: R regions with features, boxes and labels."""
+    """The R regions that a detector found in one image, with features, boxes and labels."""
 
     image_id: str
     """Canonical id `corpus-number`, for example `coco-391895` (ASCII, no dots: it is also the tar key)."""
     source: str
-    """The file and row that it was read from, for error messages."""
+    """The file and row that the record was read from, for error messages."""
     height: int
     """Pixels."""
     width: int
@@ -35,18 +36,18 @@ class RegionRecord:
     boxes: np.ndarray
     """float32 [R, 4], x0 y0 x1 y1 in pixels."""
     object_ids: np.ndarray
-    """int16 [R], line number in the objects vocabulary, IGNORE where the region has no label."""
+    """int16 [R], line numbers in the objects vocabulary, IGNORE for a region without a label."""
     object_scores: np.ndarray
     """float32 [R], the detector's confidence in object_ids, 0 to 1."""
     attribute_ids: np.ndarray
-    """int16 [R], as object_ids."""
+    """int16 [R], line numbers in the attributes vocabulary, IGNORE for a region without a label."""
     attribute_scores: np.ndarray
-    """float32 [R], as object_scores."""
+    """float32 [R], the detector's confidence in attribute_ids, 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularyTables:
-    """What the tasks know of the words: special pieces, the pieces of each label, pieces that are no topic."""
+    """Tables of word pieces: special pieces, the pieces of each label's name, and pieces that are no topic."""
 
     vocab_size: int
     cls_id: int
@@ -57,27 +58,27 @@ class VocabularyTables:
     object_pieces_all: Tensor
     """int64 [C, P']: the same with all synonyms."""
     attribute_pieces: Tensor
-    """int64 [A, P]."""
+    """int64 [A, P]: the same for attribute names."""
     is_function_piece: Tensor
     """bool [V]: punctuation, single characters and stop words, which `topic_words=content` leaves out."""
 
     def to(self, device: torch.device | str) -> VocabularyTables:
-        """The same tables with their tensors on `device`."""
+        """Return the tables with their tensors on `device`."""
         return cast(VocabularyTables, _map_tensors(self, lambda tensor: tensor.to(device)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorruptionInfo:
-    """What was done to a batch. A clean batch has neutral marks, never None."""
+    """What was done to a batch. Every field has a neutral value for a clean batch, so none is None."""
 
     masked_tokens: Tensor
-    """bool [B, T]: the piece was chosen for masking (hidden, replaced or kept)."""
+    """bool [B, T]: the piece was chosen for masking, whether it became [MASK], was replaced or stayed."""
     masked_regions: Tensor
     """bool [B, R]: the region's feature was chosen for masking; its box stays."""
     region_order: Tensor
     """int64 [B, R]: slot i holds the feature that belongs to slot region_order[b, i]."""
     shuffled_regions: Tensor
-    """bool [B, R]: the slot is part of a shuffled triplet (its own feature may lie there all the same)."""
+    """bool [B, R]: the slot is part of a shuffled triplet; its own feature may still be there."""
     matched: Tensor
     """bool [B]: the image is the text's own."""
 
@@ -87,7 +88,7 @@ class Batch:
     """B pairs of a text and an image, as the model reads them."""
 
     keys: Tensor
-    """int64 [B]: the pair's own key, the argument of chance."""
+    """int64 [B]: keys of the pairs, from which their random numbers follow."""
     token_ids: Tensor
     """int64 [B, T]: [CLS] pieces [SEP], then padding (0)."""
     word_positions: Tensor
@@ -97,40 +98,40 @@ class Batch:
     features: Tensor
     """float16 [B, R, F]."""
     boxes: Tensor
-    """float32 [B, R, 4]: x0 y0 x1 y1 as shares of width and height, 0 to 1."""
+    """float32 [B, R, 4]: x0 y0 x1 y1 as fractions of width and height, 0 to 1."""
     region_mask: Tensor
-    """bool [B, R]: False on slots beyond an image's last region."""
+    """bool [B, R]: False on padding."""
     object_ids: Tensor
     """int64 [B, R], IGNORE without a label."""
     object_scores: Tensor
-    """float32 [B, R]."""
+    """float32 [B, R]: the detector's confidence, 0 to 1."""
     attribute_ids: Tensor
     """int64 [B, R], IGNORE without a label."""
     attribute_scores: Tensor
-    """float32 [B, R]."""
+    """float32 [B, R]: the detector's confidence, 0 to 1."""
     random_features: Tensor
     """float16 [B, D, F]: single regions of D random images, for tasks that replace a region."""
     answer_ids: Tensor
-    """int64 [B, K]: what a benchmark wants to hear, IGNORE beyond a question's last; K is 0 in pre-training."""
+    """int64 [B, K]: a question's answers, IGNORE beyond the last; K is 0 in pre-training."""
     answer_scores: Tensor
-    """float32 [B, K]: how right each is, 0 to 1."""
+    """float32 [B, K]: the score of each answer, 0 to 1."""
     corruption: CorruptionInfo
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on `device`, copied without blocking where that is a GPU; what is there stays."""
+        """Return the batch on `device`; copies to a GPU do not block, tensors already there are not copied."""
         return cast(Batch, _map_tensors(self, lambda tensor: to_device(tensor, device)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """What the encoder makes of a batch."""
+    """The states of an encoded batch."""
 
     text: Tensor
     """[B, T, H]."""
     regions: Tensor
     """[B, R, H], without the visual [CLS]."""
     pair: Tensor
-    """[B, H]: product of the two pooled [CLS] states; without a visual [CLS], the text's alone."""
+    """[B, H]: the product of the two pooled [CLS] states; without a visual [CLS], that of the text."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class MeanMetric:
 
     @classmethod
     def of(cls, values: Tensor, weights: Tensor | None = None) -> MeanMetric:
-        """The metric of a tensor of any shape; with `weights` of its shape, a weighted one."""
+        """Return the metric of a tensor of any shape, optionally weighted by a tensor of the same shape."""
         values = values.detach().to(torch.float64)
         if weights is None:
             return cls(values.sum(), torch.full_like(values.sum(), values.numel()))
@@ -152,20 +153,20 @@ class MeanMetric:
         return cls((values * weights).sum(), weights.sum())
 
     def to(self, device: torch.device) -> MeanMetric:
-        """The same on `device`, copied without blocking where that is a GPU."""
+        """Return the metric on `device`; copies to a GPU do not block."""
         return MeanMetric(to_device(self.total, device), to_device(self.count, device))
 
     def __add__(self, other: MeanMetric) -> MeanMetric:
         return MeanMetric(self.total + other.total, self.count + other.count)
 
     def mean(self) -> float:
-        """total / count; nan when nothing was counted."""
+        """Return total / count; nan where the count is zero."""
         return float(self.total / self.count) if float(self.count) else float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """What the tasks of a stage say of one batch."""
+    """The losses of a stage's tasks on one batch."""
 
     total: Tensor
     """float32 scalar: the weighted sum that is minimised."""
@@ -174,13 +175,13 @@ class Losses:
 
 
 def no_corruption(token_ids: Tensor, region_mask: Tensor) -> CorruptionInfo:
-    """The marks of an untouched batch. token_ids: [B, T]; region_mask: [B, R]."""
+    """Return the CorruptionInfo of a clean batch with int64 token_ids [B, T] and bool region_mask [B, R]."""
     batch_size, num_regions = region_mask.shape
     device = token_ids.device
     return CorruptionInfo(
         masked_tokens=torch.zeros_like(token_ids, dtype=torch.bool),
         masked_regions=torch.zeros_like(region_mask),
-        # Not `expand`: memory that several elements share cannot be pinned.
+        # Not `expand`: memory that elements share cannot be pinned.
         region_order=torch.arange(num_regions, device=device).repeat(batch_size, 1),
         shuffled_regions=torch.zeros_like(region_mask),
         matched=torch.ones(batch_size, dtype=torch.bool, device=device),
@@ -188,14 +189,14 @@ def no_corruption(token_ids: Tensor, region_mask: Tensor) -> CorruptionInfo:
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """`tensor` on `device`. A copy to a GPU comes from page-locked memory and does not block; any other one does."""
+    """Return `tensor` on `device`. Copies to a GPU come from page-locked memory and do not block; others do."""
     if torch.device(device).type != "cuda":
         return tensor.to(device)  # the host could otherwise read the values before they arrive
     return (tensor.pin_memory() if tensor.device.type == "cpu" else tensor).to(device, non_blocking=True)
 
 
 def record_stream(value: Batch | MeanMetric, stream: torch.cuda.Stream) -> None:
-    """Tells the allocator of a GPU that `stream` uses tensors that another stream took memory for."""
+    """Tell the allocator of a GPU that `stream` uses tensors that were allocated on another stream."""
 
     def note(tensor: Tensor) -> Tensor:
         tensor.record_stream(stream)
@@ -205,7 +206,7 @@ def record_stream(value: Batch | MeanMetric, stream: torch.cuda.Stream) -> None:
 
 
 def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A copy of a dataclass of tensors (and of dataclasses of tensors) with each tensor changed."""
+    """Copy a dataclass of tensors, and of dataclasses of tensors, with each tensor changed."""
     changed = {}
     for item in dataclasses.fields(value):
         part = getattr(value, item.name)

@@ -434,7 +434,7 @@ def test_the_rule_lets_a_right_package_pass(rule: Rule, _wrong: object, _fault: 
 
 
 def test_the_tools_show_their_texts_by_the_terminal_and_end_as_commands_do() -> None:
-    sources = {f"tools.{path.stem}": path.read_text(encoding="utf-8") for path in (ROOT / "tools").glob("*.py")}
+    sources = {f"tools.{path.stem}": path.read_text(encoding="utf-8") for path in (ROOT / "tools").rglob("*.py")}
     programs = {name for name, source in sources.items() if "__main__" in source}
     assert len(programs) > 15
     assert texts_are_shown_by_the_terminal(_package(sources)) == []

@@ -124,7 +124,7 @@ def test_numbers_out_of_range_are_refused(kind: type, values: dict[str, float]) 
 @pytest.mark.parametrize("name", ["language_layers", "region_layers"])
 def test_layers_of_one_modality_below_a_single_stream_are_refused_in_a_line(name: str) -> None:
     with pytest.raises(
-        InputError, match=rf"^{name} is 2, but a single-stream encoder has no .* set it to 0 or encoder"
+        InputError, match=rf"^{name} is 2, but a single-stream encoder has no .* set it to 0, or encoder"
     ):
         ModelConfig(**{"encoder": "single-stream", name: 2})
 

@@ -1,4 +1,4 @@
-"""Sizes on the command lines of tools: what makes no sense is refused in one line."""
+"""Sizes on the command lines of tools; values out of range give a one-line error."""
 
 from __future__ import annotations
 

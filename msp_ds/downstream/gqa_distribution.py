@@ -1,7 +1,9 @@
-"""GQA's distribution grade: do answers to a group of questions occur as often as they should?
+"""GQA's distribution grade: whether each answer to a group of questions is predicted as often as it is right.
 
-Over the right answers of each group, the sum of (given - right)^2 / right, counts of each answer; over the groups, the
-mean weighted by their questions; divided by 100. What is given but never right counts nowhere.
+    grade = 1/100 sum_g n_g / n  sum_a (p_ga - r_ga)^2 / r_ga
+
+n_g of the n questions are in group g; r_ga counts the questions of the group whose right answer is a, p_ga those for
+which a is predicted. Answers that are never right in a group do not count.
 """
 
 from __future__ import annotations
@@ -17,21 +19,21 @@ from msp_ds.downstream.intervals import Counts, Floats, Interval, Resampling
 
 
 class GroupedAnswer(NamedTuple):
-    """What came of a question: its group of questions, the right answer, the given one."""
+    """A question's group, its right answer and the predicted one."""
 
     group: str
     right: str
-    given: str
+    predicted: str
 
 
 def distribution(outcomes: Sequence[GroupedAnswer]) -> float:
-    """The grade of a set of questions; nan for none."""
+    """Return the grade of a set of questions; nan for an empty set."""
     right = Counter((outcome.group, outcome.right) for outcome in outcomes)
-    given = Counter((outcome.group, outcome.given) for outcome in outcomes)
+    predicted = Counter((outcome.group, outcome.predicted) for outcome in outcomes)
     distance: dict[str, float] = {}
     size: Counter[str] = Counter()
     for (group, answer), expected in right.items():
-        observed = given[group, answer]
+        observed = predicted[group, answer]
         distance[group] = distance.get(group, 0) + float(observed - expected) ** 2 / expected
         size[group] += expected
     total = 0.0
@@ -41,9 +43,9 @@ def distribution(outcomes: Sequence[GroupedAnswer]) -> float:
 
 
 def resampled_distribution(outcomes: Sequence[GroupedAnswer], resampling: Resampling) -> Interval:
-    """The bootstrap interval of the grade, questions resampled; nan for none.
+    """Return the bootstrap interval of the grade over resampled questions; nan for an empty set.
 
-    Resampling adds chance to chance, which only ever raises a chi-square: the resamples are centred on the grade.
+    The resamples are centred on the grade, because the added noise of resampling can only raise a chi-square.
     """
     if not outcomes:
         return Interval(float("nan"), float("nan"))
@@ -52,17 +54,17 @@ def resampled_distribution(outcomes: Sequence[GroupedAnswer], resampling: Resamp
     groups = np.unique([group for group, _ in right_cells], return_inverse=True)[1]
     rows = np.array(
         [
-            (numbers[outcome.group, outcome.right], numbers.get((outcome.group, outcome.given), len(numbers)))
+            (numbers[outcome.group, outcome.right], numbers.get((outcome.group, outcome.predicted), len(numbers)))
             for outcome in outcomes
         ],
         dtype=np.float64,
     ).reshape(-1, 2)
 
     def statistic(counts: Counts, kinds: Floats) -> Floats:
-        right, given = (
+        right, predicted = (
             _summed(counts, kinds[:, column].astype(np.int64), len(numbers) + 1)[:, :-1] for column in (0, 1)
         )
-        terms = np.divide((given - right) ** 2, right, out=np.zeros(right.shape), where=right > 0)
+        terms = np.divide((predicted - right) ** 2, right, out=np.zeros(right.shape), where=right > 0)
         by_group, size = (_summed(part, groups, int(groups.max()) + 1) for part in (terms, right))
         return np.asarray((by_group * size).sum(axis=1) / size.sum(axis=1) / 100, dtype=np.float64)
 
@@ -70,7 +72,7 @@ def resampled_distribution(outcomes: Sequence[GroupedAnswer], resampling: Resamp
 
 
 def _summed(table: Floats | Counts, places: NDArray[np.int64], num_places: int) -> Floats:
-    """Columns of [S, K] added up by place: float64 [S, num_places]."""
+    """Sum the columns of [S, K] by place: float64 [S, num_places]."""
     order = np.argsort(places, kind="stable")
     present, starts = np.unique(places[order], return_index=True)
     total: Floats = np.zeros((len(table), num_places))

@@ -11,7 +11,7 @@ from msp_ds.tasks.task import Context, PairSampler, PairSource, SampledPairs, Ta
 
 
 def both_images(pairs: Tensor, table: PairSource, context: Context) -> SampledPairs:
-    """Each statement twice: the first block of B rows with the left images, the second with the right ones."""
+    """Read each statement twice: a block of B rows with the left images, then one with the right images."""
     if table.second_images is None:
         raise ValueError("the set has no statements about two images")
     images = torch.cat((table.images[pairs], table.second_images[pairs]))
@@ -19,14 +19,14 @@ def both_images(pairs: Tensor, table: PairSource, context: Context) -> SampledPa
 
 
 def statement_logits(heads: nn.ModuleDict, encoded: Encoded) -> Tensor:
-    """float32 [B, 2] of 2 B encoded rows, left images first; index 1 says true."""
+    """float32 [B, 2] from 2 B encoded rows, left images first; index 1 means true."""
     left, right = encoded.pair.chunk(2)
     logits: Tensor = heads["statement"](torch.cat((left, right), dim=1)).float()
     return logits
 
 
 def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> TaskResult:
-    """Two-way cross-entropy, mean over the statements; the wanted answer is 0 for false, 1 for true."""
+    """Return two-way cross-entropy, mean over the statements, and the accuracy."""
     logits = statement_logits(heads, encoded)
     wanted = clean.answer_ids[: len(logits), 0]
     return TaskResult(

@@ -1,7 +1,7 @@
-"""NLVR2's accuracy and consistency as the official script gives them.
+"""NLVR2's accuracy and consistency as the official script computes them.
 
-A statement was written about a set of images and is shown with several pairs of them; it counts as consistent when it
-is judged rightly with every pair.
+A statement is written about a set of images and shown with several pairs of them; it is consistent when the prediction
+is right for every pair.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ class Nlvr2Grades:
     """Over the sentences, each with all its pairs."""
 
     def scores(self) -> dict[str, Score]:
-        """Both by name."""
+        """Return both by name."""
         return {"accuracy": self.accuracy, "consistency": self.consistency}
 
 
 def sentence_of(identifier: str) -> str:
-    """The statement behind `dev-850-2-1`, whatever its pair: `dev-850--1`."""
+    """Return the statement of an identifier without its pair: `dev-850--1` for `dev-850-2-1`."""
     split, image_set, _, sentence = identifier.split("-")
     return f"{split}-{image_set}--{sentence}"
 
 
 def grade_nlvr2(statements: Sequence[Question], predictions: Mapping[str, str]) -> Nlvr2Grades:
-    """Grade "True" and "False" by identifier, in any case of letters.
+    """Grade predictions "True" and "False" by identifier; upper and lower case are equal.
 
-    Predictions of other statements are let pass, as by the script: the balanced part is graded from the same file.
+    Predictions for other statements are ignored, as by the script: the balanced subset is graded from the same file.
 
-    Raises: InputError when predictions are missing, or the statements' labels.
+    Raises:
+        InputError: Predictions or labels are missing.
     """
     require_predictions(predictions, [statement.question_id for statement in statements], extras_allowed=True)
     right = [predictions[one.question_id].lower() == _label(one).lower() for one in statements]

@@ -1,4 +1,4 @@
-"""Predictions by question id: are they complete? The official scripts abort or guess; here the ids are named."""
+"""Checks that predictions are complete, naming the question ids; the official scripts abort or guess."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from msp_ds.preparation.sources.questions import shown_ids
 def require_predictions(
     predictions: Mapping[str, object], question_ids: Collection[str], *, extras_allowed: bool = False
 ) -> None:
-    """Demand a prediction for every question and, unless extras are allowed, none for another.
+    """Check that every question has a prediction and, unless extras are allowed, that there are no others.
 
-    Raises: InputError that names the missing and the unknown ids.
+    Raises:
+        InputError: Names the missing and the unknown ids.
     """
     faults = []
     known = set(question_ids)
@@ -21,13 +22,13 @@ def require_predictions(
         faults.append(f"{len(missing)} of {len(known)} questions have none: {shown_ids(missing)}")
     unknown = [question_id for question_id in predictions if question_id not in known]
     if unknown and not extras_allowed:
-        faults.append(f"{len(unknown)} are of unknown questions: {shown_ids(unknown)}")
+        faults.append(f"{len(unknown)} are for unknown questions: {shown_ids(unknown)}")
     if faults:
         raise InputError(f"the predictions cannot be graded: {'; '.join(faults)}; predict the split that is graded")
 
 
 def collect(pairs: Iterable[tuple[str, str]], *, path: object) -> dict[str, str]:
-    """Predictions by question id. Raises: InputError that names repeated ids, or says that there are none."""
+    """Return predictions by question id; raises InputError for repeated ids and for a file without predictions."""
     found: dict[str, str] = {}
     repeated: dict[str, None] = {}
     for question_id, answer in pairs:

@@ -12,13 +12,14 @@ from msp_ds.tasks.corruptions import draw_hard_negatives, other_images
 from msp_ds.tasks.task import Context, PairSampler, PairSource, SampledPairs, Task, TaskResult
 
 ROWS = 4
+"""Rows of the batch for each pair."""
 
 
 def quadruples(pairs: Tensor, table: PairSource, context: Context) -> SampledPairs:
-    """Each caption and image, then three that do not match: another image, a hard caption, another caption.
+    """Read each caption with its image, then three mismatched pairs: another image, a hard and a random caption.
 
-    The hard caption is one of a hard negative of the image: of the nearest images by their features, as released. With
-    `itm_negatives=random` it is another random one.
+    The hard caption is one of a hard negative of the image, as in the released code; with `itm_negatives=random` it is
+    a second random caption.
     """
     keys, own = table.keys[pairs], table.images[pairs]
     chances = context.draw(keys, RETRIEVAL_QUADRUPLE, 6).unbind(1)
@@ -36,7 +37,7 @@ def quadruples(pairs: Tensor, table: PairSource, context: Context) -> SampledPai
 
 
 def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> TaskResult:
-    """Twice the two-way cross-entropy of the match head, mean over the rows: the released sum over both columns."""
+    """Return twice the two-way cross-entropy, mean over the rows (the released code sums two columns), and accuracy."""
     logits = heads["match"](encoded.pair).float()
     matched = clean.corruption.matched.long()
     return TaskResult(

@@ -1,11 +1,11 @@
 """Grades of retrieval in both directions, from a matrix of scores.
 
 N images, M captions. Image retrieval (IR): each caption ranks all N images, one of which is its own. Text retrieval
-(TR): each image ranks all M captions and counts by the best of its own. Ranks start at 0. Ties are settled
-pessimistically, everything that scores the same comes first: a scorer that says the same of every pair finds nothing.
+(TR): each image ranks all M captions and counts by the best of its own. Ranks start at 0. Ties are
+broken against the model: equal scores come first, so that a model that gives every pair the same score finds nothing.
 
-The protocol `first-caption` ranks for text retrieval only the first caption of each image, N instead of M: so the
-released code of the paper does, whose numbers cannot be compared with those of the standard protocol.
+With the protocol `first-caption`, text retrieval ranks only the first caption of each image, N instead of M, as the
+paper's released code does. Its numbers cannot be compared with those of the standard protocol.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _captions_per_image(image_of_caption: Tensor, *, num_images: int) -> Tensor:
 
 
 def ranks_of_images(scores: Tensor, image_of_caption: Tensor) -> Tensor:
-    """How many images each caption ranks before its own: int64 [M], ties ahead.
+    """Return how many images each caption ranks before its own: int64 [M], ties ahead.
 
     scores: float32 [N, M], higher fits better. image_of_caption: int64 [M], the row of each caption's image.
 
@@ -83,7 +83,7 @@ def ranks_of_images(scores: Tensor, image_of_caption: Tensor) -> Tensor:
 
 
 def ranks_of_captions(scores: Tensor, image_of_caption: Tensor) -> Tensor:
-    """How many captions of other images each image ranks before the best of its own: int64 [N], ties ahead.
+    """Return how many captions of other images each image ranks before the best of its own: int64 [N], ties ahead.
 
     Arguments and errors as ranks_of_images.
     """
@@ -94,24 +94,24 @@ def ranks_of_captions(scores: Tensor, image_of_caption: Tensor) -> Tensor:
 
 
 def recall_at(ranks: Tensor, k: int) -> float:
-    """Share of int64 `ranks` below k, in percent."""
+    """Return the percentage of int64 `ranks` below k."""
     return 100.0 * float((ranks < k).double().mean())
 
 
 def median_rank(ranks: Tensor) -> int:
-    """floor(median + 1) of int64 `ranks`, the median of an even number lying midway: the best possible is 1."""
+    """Return floor(median + 1) of int64 `ranks`; the best possible is 1."""
     return math.floor(float(ranks.double().quantile(0.5)) + 1)
 
 
 def mean_rank(ranks: Tensor) -> float:
-    """Mean + 1 of int64 `ranks`: the best possible is 1."""
+    """Return mean + 1 of int64 `ranks`; the best possible is 1."""
     return float(ranks.double().mean()) + 1
 
 
 def chance_recall(image_of_caption: Tensor, *, num_images: int, k: int) -> tuple[float, float]:
-    """(image retrieval, text retrieval): the recall at k that a random order has on average, in percent.
+    """Return the mean recall at k of a random order, in percent, of image and of text retrieval.
 
-    An image finds none of its m captions among the first k of M with chance C(M - m, k) / C(M, k).
+    An image finds none of its m captions among the first k of M with probability C(M - m, k) / C(M, k).
 
     image_of_caption: int64 [M].
     """
@@ -135,9 +135,11 @@ class DirectionGrades:
     median_rank: int
     mean_rank: float
     chance_1: float
-    """What recall_1 would be on average if the order were random; so the next two."""
+    """recall_1 of a random order, on average."""
     chance_5: float
+    """recall_5 of a random order, on average."""
     chance_10: float
+    """recall_10 of a random order, on average."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +155,7 @@ class RetrievalGrades:
     protocol: RetrievalProtocol = "standard"
 
     def flat(self) -> dict[str, float]:
-        """All recalls, ranks and chances by name: `ir/recall_1` ... `tr/chance_10`."""
+        """Return all recalls, ranks and chances by name: `ir/recall_1` ... `tr/chance_10`."""
         directions = {"ir": self.image_retrieval, "tr": self.text_retrieval}
         return {f"{key}/{name}": value for key, grades in directions.items() for name, value in asdict(grades).items()}
 
@@ -161,9 +163,9 @@ class RetrievalGrades:
 def require_captions(
     image_of_caption: Tensor, *, num_images: int, each: int, image_ids: Sequence[str] | None = None
 ) -> None:
-    """Demand `each` captions of every image. Raises: InputError that names the images with fewer or more.
+    """Check that every image has `each` captions; raises InputError that names the images with fewer or more.
 
-    image_of_caption: int64 [M]. image_ids: what to call the N images; their rows otherwise.
+    image_of_caption: int64 [M]. image_ids: names of the N images for the message; by default their rows.
     """
     _require_rows(image_of_caption, num_images=num_images)
     counts = torch.bincount(image_of_caption, minlength=num_images)
@@ -179,7 +181,7 @@ def require_captions(
 def direction_ranks(
     scores: Tensor, image_of_caption: Tensor, *, protocol: RetrievalProtocol = "standard"
 ) -> tuple[Tensor, Tensor]:
-    """(ranks of images for each caption, int64 [M]; ranks of captions for each image, int64 [N]).
+    """Return the ranks of images for each caption, int64 [M], and of captions for each image, int64 [N].
 
     Arguments and errors as ranks_of_images.
     """
@@ -200,7 +202,7 @@ def _first_captions(image_of_caption: Tensor, *, num_images: int) -> Tensor:
 def grade_retrieval(
     scores: Tensor, image_of_caption: Tensor, *, protocol: RetrievalProtocol = "standard"
 ) -> RetrievalGrades:
-    """The grades of float32 [N, M] scores, given int64 [M] rows of the captions' images.
+    """Return the grades of float32 [N, M] scores; image_of_caption: int64 [M], the row of each caption's image.
 
     Raises: InputError as ranks_of_images.
     """
@@ -221,7 +223,7 @@ def grade_retrieval(
 
 
 def recall_scores(ranks: Tensor, units: Tensor) -> dict[str, Score]:
-    """The recalls of one direction with what they are means of: `recall_1`, `recall_5`, `recall_10`.
+    """Return `recall_1`, `recall_5` and `recall_10` of one direction, with the values that they are means of.
 
     ranks: int64 [n]; units: int64 [n], the image that each query belongs to, which a resample draws as a whole.
     """
@@ -230,10 +232,10 @@ def recall_scores(ranks: Tensor, units: Tensor) -> dict[str, Score]:
 
 
 def rank_intervals(ranks: Tensor, units: Tensor, resampling: Resampling) -> dict[str, Interval]:
-    """The 95 % bootstrap intervals of one direction's `median_rank` and `mean_rank`. Arguments as recall_scores."""
+    """Return the 95 % bootstrap intervals of one direction's `median_rank` and `mean_rank` (see recall_scores)."""
     by_image = _rows_of_ranks(ranks, units)
-    asked = np.stack([by_image.clip(min=0).sum(axis=1), (by_image >= 0).sum(axis=1)], axis=1)
-    low, high = resampling.of(asked, ratio)
+    sums = np.stack([by_image.clip(min=0).sum(axis=1), (by_image >= 0).sum(axis=1)], axis=1)
+    low, high = resampling.of(sums, ratio)
     return {
         "median_rank": resampling.of(by_image, median_rank_of_kinds),
         "mean_rank": Interval(low + 1, high + 1),
@@ -243,7 +245,7 @@ def rank_intervals(ranks: Tensor, units: Tensor, resampling: Resampling) -> dict
 def recall_intervals(
     scores: Tensor, image_of_caption: Tensor, *, protocol: RetrievalProtocol, resampling: Resampling
 ) -> dict[str, Interval]:
-    """The 95 % bootstrap intervals of both directions, over images, by name: `ir/recall_1` ... `tr/mean_rank`.
+    """Return the 95 % bootstrap intervals of both directions over images: `ir/recall_1` ... `tr/mean_rank`.
 
     Arguments and errors as grade_retrieval.
     """
@@ -258,7 +260,7 @@ def recall_intervals(
 
 
 def _rows_of_ranks(ranks: Tensor, units: Tensor) -> Floats:
-    """The ranks of each unit's queries, rising, after -1 where it has fewer than the most: float64 [units, most]."""
+    """float64 [units, most]: the ranks of each unit's queries in ascending order, padded in front with -1."""
     _, places, counts = torch.unique(units, return_inverse=True, return_counts=True)
     order = torch.argsort(places, stable=True)
     within = torch.arange(len(ranks)) - (counts.cumsum(0) - counts)[places[order]]

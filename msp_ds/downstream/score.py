@@ -1,4 +1,4 @@
-"""One number of a benchmark, with what it is the mean of, so that its interval and its differences can be told."""
+"""A score of a benchmark with the values that it is the mean of, from which intervals and differences follow."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from msp_ds.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A mean over what counts, in percent."""
+    """A mean over questions, sentences or images, in percent."""
 
     values: tuple[float, ...] = field(repr=False)
-    """What each question (sentence, image) that counts earned, from 0 to 1, in the file's order."""
+    """The value of each question (sentence, image) that counts, from 0 to 1, in the file's order."""
     units: Counts | None = field(default=None, repr=False)
-    """int64, as long as values: the unit that each belongs to, as five captions to an image; None for one each."""
+    """int64, as long as values: the unit that each belongs to, such as the image of a caption; None for one each."""
     is_paired: bool = True
-    """Whether the same questions count whatever is predicted, so that two systems can be compared one by one."""
+    """Whether the same questions count for every model, so that two models can be compared question by question."""
     rounds_as_vqa: bool = False
-    """Whether `rounded` is VQA's official rounding."""
+    """Whether `rounded` follows VQA's official rounding."""
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
         """The mean, from 0 to 1; nan when nothing counts."""
         # sum() in the file's order, as the official scripts add: another order differs in the last bit.
         return float(sum(self.values)) / len(self.values) if self.values else float("nan")
 
     @property
     def percent(self) -> float:
-        """The mean times 100, as GQA's script takes it."""
-        return self.share * 100
+        """The mean times 100, as GQA's script computes it."""
+        return self.fraction * 100
 
     @property
     def rounded(self) -> float:
@@ -46,7 +46,7 @@ class Score:
 
     @property
     def num(self) -> int:
-        """How many values there are."""
+        """The number of values."""
         return len(self.values)
 
     def interval(self, resampling: Resampling) -> Interval:
@@ -54,19 +54,20 @@ class Score:
         return _percent(resampling.of(self._rows(np.asarray(self.values)), ratio))
 
     def difference(self, other: Score, resampling: Resampling) -> tuple[float, Interval]:
-        """This score less another system's on the same questions, with its interval: both see the same draws.
+        """Return this score minus another model's on the same questions, and its interval over the same resamples.
 
-        Raises: InputError when the two are not over the same questions.
+        Raises:
+            InputError: The two are not over the same questions.
         """
         if not (self.is_paired and other.is_paired):
-            raise InputError("a score over the questions that each system answers rightly has no pairs to compare")
+            raise InputError("scores over different questions of each model cannot be compared question by question")
         if self.num != other.num:
-            raise InputError(f"scores of {self.num} and {other.num} questions cannot be compared pair by pair")
+            raise InputError(f"scores of {self.num} and {other.num} questions cannot be compared question by question")
         gains = np.asarray(self.values) - np.asarray(other.values)
         return self.percent - other.percent, _percent(resampling.of(self._rows(gains), ratio))
 
     def _rows(self, values: Floats) -> Floats:
-        """float64 [units, 2]: sum of the values and how many they are."""
+        """float64 [units, 2]: sum and number of each unit's values."""
         if self.units is None:
             return np.stack([values, np.ones(len(values))], axis=1)
         _, places = np.unique(self.units, return_inverse=True)
@@ -78,7 +79,7 @@ def _percent(interval: Interval) -> Interval:
 
 
 def round_as_python_2(value: float, *, decimals: int) -> float:
-    """A finite number rounded as Python 2.7's round does: by its exact binary value, exact halves away from zero.
+    """Round a finite number as Python 2.7 does: by its exact binary value, exact halves away from zero.
 
     The official tools for VQA run on Python 2: 78.125 becomes 78.13 there, 78.12 in Python 3. 2.675, whose double lies
     below it, becomes 2.67 in both.
@@ -87,7 +88,7 @@ def round_as_python_2(value: float, *, decimals: int) -> float:
 
 
 def scores_by(names: Sequence[str], values: Sequence[float], *, rounds_as_vqa: bool = False) -> dict[str, Score]:
-    """The values' scores by name, in the order of the names' first appearance; those without a name count nowhere."""
+    """Return the score of each name, in the order of first appearance; values without a name do not count."""
     found: dict[str, list[float]] = {}
     for name, value in zip(names, values, strict=True):
         if name:

@@ -14,15 +14,15 @@ from msp_ds.tasks.task import Context, Task, TaskResult
 
 
 def wanted_scores(batch: Batch, num_answers: int) -> Tensor:
-    """float32 [B, A]: how right each answer would be."""
-    # Unused places go to an extra column, which is cut off; an answer's score stands there once.
+    """float32 [B, A]: the score of each answer of the vocabulary, 0 to 1."""
+    # Padding goes to an extra column, which is cut off.
     places = torch.where(batch.answer_ids < 0, num_answers, batch.answer_ids)
     wanted = batch.answer_scores.new_zeros(len(places), num_answers + 1)
     return wanted.scatter_(1, places, batch.answer_scores)[:, :num_answers]
 
 
 def answer_logits(heads: nn.ModuleDict, encoded: Encoded) -> Tensor:
-    """float32 [B, A]."""
+    """float32 [B, A]: logits over the answers."""
     logits: Tensor = heads["answer"](encoded.pair).float()
     return logits
 
@@ -30,17 +30,18 @@ def answer_logits(heads: nn.ModuleDict, encoded: Encoded) -> Tensor:
 def score(
     heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context, *, name: str = "vqa"
 ) -> TaskResult:
-    """Binary cross-entropy summed over the answers, or one cross-entropy for all; mean over the questions.
+    """Return the loss and the accuracy, the soft label of the answer with the largest logit (LXMERT's score).
 
-    `accuracy/vqa` is LXMERT's lookup score: how right the answer with the largest logit is, by the soft labels.
+    Loss: binary cross-entropy, sum over the answers and mean over the questions; with the option `answer_loss=ce`, the
+    cross-entropy of the best answer.
     """
     logits = answer_logits(heads, encoded)
     wanted = wanted_scores(clean, logits.shape[1])
     if context.options.answer_loss == "ce":
-        # A question without a known answer asks nothing.
-        best, asked = wanted.argmax(1), wanted.amax(1) > 0
-        losses = F.cross_entropy(logits, best, reduction="none") * asked
-        loss = losses.sum() / asked.sum().clamp(min=1)
+        # Questions without an answer in the vocabulary do not count.
+        best, is_answered = wanted.argmax(1), wanted.amax(1) > 0
+        losses = F.cross_entropy(logits, best, reduction="none") * is_answered
+        loss = losses.sum() / is_answered.sum().clamp(min=1)
     else:
         loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(1).mean()
     right = wanted.gather(1, logits.argmax(1, keepdim=True))

@@ -95,10 +95,10 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """
     if not answers:
         raise InputError("a question has no answers to grade by; name the annotations of a split that has them")
-    said, *people = (_on_one_line(text) for text in (prediction, *answers))
+    predicted, *people = (_on_one_line(text) for text in (prediction, *answers))
     if len(set(people)) > 1:
-        said, *people = (normalise_answer(text) for text in (said, *people))
-    same = [person == said for person in people]
+        predicted, *people = (normalise_answer(text) for text in (predicted, *people))
+    same = [person == predicted for person in people]
     # Sums of thirds in the people's order, as the official code takes them.
     earned = [min(1, float(sum(same) - is_same) / _ENOUGH) for is_same in same]
     return float(sum(earned)) / len(earned)

@@ -138,7 +138,7 @@ def _grade_gqa(plan: GradingPlan, predictions: Path) -> Graded:
 def _grade_nlvr2(plan: GradingPlan, predictions: Path) -> Graded:
     statements = tuple(plan.source.selected(read_nlvr2(plan.source.required_questions())))
     grades = grade_nlvr2(statements, SUBMISSIONS["nlvr2"].read(predictions))
-    official = {"precision": grades.accuracy.share, "consistency": grades.consistency.share}
+    official = {"precision": grades.accuracy.fraction, "consistency": grades.consistency.fraction}
     return Graded(scores=grades.scores(), official=official)
 
 

@@ -22,8 +22,8 @@ from msp_ds.model.weights.conversion import (
     ConversionReport,
     check_fit,
     head_of,
+    rename_weights,
     sizes_of,
-    take,
 )
 from msp_ds.model.weights.forms import BERT_CLS_ID, Form, get_form
 from msp_ds.model.weights.tensor_files import EXTRA_FILE, find_tensor_files, read_tensors
@@ -107,7 +107,7 @@ def import_weights(plan: ImportPlan) -> WeightsCard:
         with_answers=answers is not None,
         drop_unknown=plan.drop_unknown,
     )
-    taken = take(tensors, reading)
+    taken = rename_weights(tensors, reading)
     sizes: dict[str, Any] = sizes_of(taken.weights)
     decoder = taken.weights.get(ANSWER_DECODER)
     if decoder is not None:

@@ -19,8 +19,8 @@ PADDING = 0
 class TextEmbedding(nn.Module):
     """LayerNorm(word + position + type), then dropout. Positions count words (docs/tasks.md, Word positions) or pieces.
 
-    Counted in pieces, position 0 is that of the text's [CLS]. LXMERT's table still takes row 0 for padding and so
-    never trains it; here it is a position like any other.
+    When pieces are counted, position 0 is that of the text's [CLS]. LXMERT uses row 0 of its table for padding and so
+    never trains it; here it is trained.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -36,10 +36,10 @@ class TextEmbedding(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, token_ids: Tensor, word_positions: Tensor) -> Tensor:
-        """[B, T, H] from int64 [B, T] piece ids and int64 [B, T] word positions, unread where pieces are counted."""
+        """[B, T, H] from int64 [B, T] piece ids and int64 [B, T] word positions, unused where pieces are counted."""
         pieces = torch.arange(token_ids.shape[1], device=token_ids.device)
         words = self.word(token_ids) + self.position(pieces if self.counts_pieces else word_positions)
-        # DeepSpeed's half precision turns parameters, but leaves a buffer as it is.
+        # DeepSpeed's half precision converts parameters but not buffers.
         summed = words + self.type_vector.to(words.dtype)
         return self.dropout(self.norm(summed))  # type: ignore[no-any-return]
 
@@ -47,8 +47,8 @@ class TextEmbedding(nn.Module):
 class RegionEmbedding(nn.Module):
     """The R regions: the mean of LayerNorm(feature) and LayerNorm(box), then dropout; before them the visual [CLS].
 
-    The released code looks the [CLS] feature up in a 30 522 x 2048 table of which it only ever uses one row; one
-    learnable feature with the whole image as its box is the same model. `visual_cls` False leaves it out.
+    The released code looks the [CLS] feature up in a 30,522 x 2048 table and uses only one row of it. One learnable
+    feature with the whole image as its box is the same model. `visual_cls=False` leaves it out.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -65,7 +65,7 @@ class RegionEmbedding(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
-        """[B, S, H] from features [B, R, F] and float32 [B, R, 4] boxes as shares of the image.
+        """[B, S, H] from features [B, R, F] and float32 [B, R, 4] boxes, x0 y0 x1 y1 as fractions of the image's size.
 
         S is 1 + R with a visual [CLS], which comes first, and R without.
         """
@@ -73,10 +73,10 @@ class RegionEmbedding(nn.Module):
         if self.cls_feature is not None:
             projected = torch.cat((self._project_cls(self.cls_feature, len(features)), projected), dim=1)
             boxes = torch.cat((self.cls_box.to(boxes.dtype).expand(len(boxes), 1, 4), boxes), dim=1)
-        places = self.box(boxes.to(self.box.weight.dtype))
-        return self.dropout((self.feature_norm(projected) + self.box_norm(places)) / 2)  # type: ignore[no-any-return]
+        positions = self.box(boxes.to(self.box.weight.dtype))
+        return self.dropout((self.feature_norm(projected) + self.box_norm(positions)) / 2)  # type: ignore[no-any-return]
 
     def _project_cls(self, cls_feature: Tensor, batch_size: int) -> Tensor:
-        """The projected [CLS] feature, [B, 1, H]; projected apart, so that the wide features are not copied."""
+        """Project the [CLS] feature, [B, 1, H]; concatenating it before would copy all features."""
         one = F.linear(cls_feature[None, None], self.feature.weight, self.feature.bias)
         return one.expand(batch_size, 1, -1)

@@ -18,7 +18,7 @@ from msp_ds.records import Batch, Encoded
 
 
 class Backbone(nn.Module):
-    """What a stage hands to the next: embeddings, layers and poolers."""
+    """Embeddings, layers and poolers: what a stage hands on to the next."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -35,32 +35,33 @@ class Backbone(nn.Module):
         # 1 / sqrt(eps) = 1e6 times too large: clipping would shrink every other gradient to nothing.
         nn.init.normal_(self.regions.feature.bias, std=config.init_std)
 
-    def forward(self, batch: Batch, asked: TargetStates | None = None) -> Encoded:
-        """The states of a batch, the regions without the visual [CLS].
+    def forward(self, batch: Batch, targets: TargetStates | None = None) -> Encoded:
+        """Encode a batch; the region states come without the visual [CLS].
 
-        asked: the states of text and regions, without the visual [CLS], that will be read; the last layer computes no
-        others, which are zero. None for all.
+        targets: the states of text [B, T] and regions [B, R] that will be read. The last layer computes these alone and
+        the others are zero; None for all.
         """
         text = self.embed_texts(batch.token_ids, batch.word_positions, batch.token_mask)
         regions, region_mask = self.embed_images(batch.features, batch.boxes, batch.region_mask)
         first = int(self.config.visual_cls)
-        if asked is not None:  # and the rows that the pair is made of
-            regions_asked = asked.regions.after_one_more() if self.config.visual_cls else asked.regions
-            asked = TargetStates(text=asked.text.with_first(), regions=regions_asked)
-        text, regions = self.layers(text, regions, batch.token_mask, region_mask, asked=asked)
+        if targets is not None:  # the pair needs the [CLS] states too
+            target_regions = targets.regions.after_prepended() if self.config.visual_cls else targets.regions
+            targets = TargetStates(text=targets.text.with_first(), regions=target_regions)
+        text, regions = self.layers(text, regions, batch.token_mask, region_mask, targets=targets)
         return Encoded(text=text, regions=regions[:, first:], pair=self.pool(text, regions))
 
     def embed_texts(self, token_ids: Tensor, word_positions: Tensor, token_mask: Tensor) -> Tensor:
-        """[B, T, H], what texts are before they meet images, from int64 ids and positions and a bool mask [B, T]."""
+        """Encode texts alone: states [B, T, H] from int64 ids and word positions and a bool mask, [B, T] each."""
         text = self.text(token_ids, word_positions)
         for layer in self.language_layers:
             text = layer(text, token_mask)
         return text  # type: ignore[no-any-return]
 
     def embed_images(self, features: Tensor, boxes: Tensor, region_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, S, H], what images are before they meet texts, and their bool mask [B, S].
+        """Encode images alone: states [B, S, H] and their bool mask [B, S].
 
-        features: [B, R, F]; boxes: float32 [B, R, 4] as shares of the image; region_mask: bool [B, R].
+        features: [B, R, F]; boxes: float32 [B, R, 4], x0 y0 x1 y1 as fractions of the image's size; region_mask: bool
+        [B, R].
         """
         regions = self.regions(features, boxes)
         mask = F.pad(region_mask, (int(self.config.visual_cls), 0), value=True)  # the visual [CLS] is always there
@@ -71,19 +72,19 @@ class Backbone(nn.Module):
     def encode_pairs(
         self, text: Tensor | Projected, regions: Tensor | Projected, text_mask: Tensor, region_mask: Tensor
     ) -> Tensor:
-        """The pairs [B, H] of texts from `embed_texts` and images from `embed_images`; bool masks [B, T] and [B, S].
+        """Encode pairs [B, H] of texts from `embed_texts` and images from `embed_images`; bool masks [B, T] and [B, S].
 
-        The same numbers as `forward(...).pair`, but the last layer computes the [CLS] rows only. Both may come from
-        `layers.project`, which spares the first layer's projections.
+        Gives the same numbers as `forward(...).pair`, but the last layer computes the [CLS] states alone. Texts and
+        images projected by `layers.project` are not projected again.
         """
         return self.pool(*self.layers(text, regions, text_mask, region_mask, cls_only=True))
 
     def pool(self, text: Tensor, regions: Tensor) -> Tensor:
-        """The pair [B, H] of the [CLS] states, the first of text [B, T, H] and, if it is visual, of regions [B, S, H].
+        """Pool the [CLS] states, the first of text [B, T, H] and regions [B, S, H], into the states of pairs [B, H].
 
-        tanh(pooled text [CLS]) x tanh(pooled visual [CLS]), or the first factor alone.
+        pair = tanh(W_t text[0]) * tanh(W_r regions[0]), elementwise; without a visual [CLS], the first factor alone.
         """
-        # Copies, so that the backward pass keeps a row rather than its sequence.
+        # Copies, so that the backward pass keeps one state and not its whole sequence.
         pair = torch.tanh(self.text_pooler(text[:, 0].contiguous()))
         if self.region_pooler is None:
             return pair
@@ -100,7 +101,7 @@ def initialise(module: nn.Module, std: float) -> None:
 
 
 def count_parameters(backbone: Backbone) -> dict[str, int]:
-    """Parameters by part, in the order of the forward pass; parts that the backbone does not have are left out."""
+    """Count the parameters of each part in the order of the forward pass; absent parts are left out."""
     cls_feature, pooler = backbone.regions.cls_feature, backbone.region_pooler
     counts = {
         "text embeddings": _size(backbone.text),

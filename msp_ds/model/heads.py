@@ -1,6 +1,6 @@
 """The heads that read the backbone's states; each runs on the N asked positions only (docs/tasks.md, Heads).
 
-N asked rows, H hidden size, V vocabulary, C object classes, A attribute classes, F feature width.
+B pairs, N target positions, H hidden size, V vocabulary, C object classes, A attributes or answers, F feature width.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from msp_ds.stateless_random import HEAD_WEIGHTS, key_of
 
 
 class Transform(nn.Module):
-    """Linear, GELU, LayerNorm: the step before BERT's decoders."""
+    """Linear, GELU, LayerNorm, as before BERT's decoders."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -29,12 +29,12 @@ class Transform(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, states: Tensor) -> Tensor:
-        """[N, H] from [N, H]."""
+        """Transformed states [N, H] from states [N, H]."""
         return self.norm(F.gelu(self.dense(states)))  # type: ignore[no-any-return]
 
 
 class TokenHead(nn.Module):
-    """Scores every word piece for a hidden one; the decoder is tied to the word embeddings."""
+    """Predicts masked word pieces; the decoder is tied to the word embeddings."""
 
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         super().__init__()
@@ -49,9 +49,9 @@ class TokenHead(nn.Module):
 
 
 class RegionHead(nn.Module):
-    """Reads regions: the transformed state gated by the pair, then one decoder each for object, attribute, feature.
+    """Transforms region states, gates them by the pair, and decodes object, attribute and feature.
 
-    MRFR and IFRS share the feature decoder, as one head serves both in the released checkpoints' format.
+    MRFR and IFRS share the feature decoder, as in the released checkpoints.
     """
 
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
@@ -69,27 +69,27 @@ class RegionHead(nn.Module):
         return cast(Tensor, states * pair if self.gated else states)
 
     def objects(self, gated: Tensor) -> Tensor:
-        """Logits [N, C]."""
+        """Logits [N, C] of the object."""
         return cast(Tensor, self.object_decoder(gated))
 
     def attributes(self, gated: Tensor) -> Tensor:
-        """Logits [N, A]."""
+        """Logits [N, A] of the attribute."""
         return cast(Tensor, self.attribute_decoder(gated))
 
     def features(self, gated: Tensor) -> Tensor:
-        """Features [N, F]."""
+        """Predicted features [N, F]."""
         return cast(Tensor, self.feature_decoder(gated))
 
 
 def _label_decoder(hidden_size: int, num_labels: int) -> nn.Linear:
-    """A decoder; of nothing where the regions have no labels."""
+    """A decoder, which has no outputs where the regions have no labels."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
         return nn.Linear(hidden_size, num_labels)
 
 
 class TopicHead(nn.Module):
-    """Scores every word piece as a topic of the pair: LayerNorm(GELU(Linear)) as released, or a plain Linear."""
+    """Predicts which word pieces are topics of a pair: LayerNorm(GELU(Linear)) as released, or a plain Linear."""
 
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         super().__init__()
@@ -103,13 +103,13 @@ class TopicHead(nn.Module):
         nn.init.constant_(last.bias, math.log(config.topic_prior / (1 - config.topic_prior)))
 
     def forward(self, pair: Tensor) -> Tensor:
-        """Logits [B, V] from [B, H]."""
+        """Logits [B, V] from pairs [B, H]."""
         scores = self.dense(pair)
         return cast(Tensor, scores if self.plain else self.norm(F.gelu(scores)))
 
 
 class MatchHead(nn.Module):
-    """Two logits a pair; index 1 says that text and image match."""
+    """Predicts whether text and image match; index 1 means that they do."""
 
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class MatchHead(nn.Module):
         initialise(self, config.init_std)
 
     def forward(self, pair: Tensor) -> Tensor:
-        """Logits [B, 2] from [B, H]."""
+        """Logits [B, 2] from pairs [B, H]."""
         return cast(Tensor, self.dense(pair))
 
 
@@ -135,12 +135,12 @@ class AnswerHead(nn.Module):
         initialise(self, config.init_std)
 
     def forward(self, pair: Tensor) -> Tensor:
-        """Logits [B, A] from [B, n H]."""
+        """Logits over the answers from n pairs side by side, [B, n H]."""
         return cast(Tensor, self.decoder(self.norm(F.gelu(self.dense(pair)))))
 
 
 class StatementHead(AnswerHead):
-    """Whether a statement about two images is true, from both of its pairs; index 1 says that it is."""
+    """Predicts whether a statement about two images is true, from both of its pairs; index 1 means true."""
 
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         super().__init__(config, backbone, num_pairs=2, num_answers=2)
@@ -152,19 +152,19 @@ HEADS: dict[str, Callable[[ModelConfig, Backbone], nn.Module]] = {
     "topic": TopicHead,
     "match": MatchHead,
 }
-"""The heads of pre-training by the names under which tasks ask for them."""
+"""Heads of pre-training, by the names in Task.heads."""
 
 BENCHMARK_HEADS: dict[str, Callable[[ModelConfig, Backbone], nn.Module]] = {
     "answer": AnswerHead,
     "statement": StatementHead,
 }
-"""Those that only fine-tuning has."""
+"""Heads of fine-tuning."""
 
 ALL_HEADS = HEADS | BENCHMARK_HEADS
 
 
 def build_heads(names: Iterable[str], config: ModelConfig, backbone: Backbone) -> nn.ModuleDict:
-    """Fresh heads. Each has its own chance, made of torch's seed and its name: it starts alike whatever the others."""
+    """Build fresh heads. A head's initial weights depend on torch's seed and its name, not on the other heads."""
     wanted = sorted(set(names))
     unknown = [name for name in wanted if name not in ALL_HEADS]
     if unknown:

@@ -1,6 +1,6 @@
 """BERT's layer, and the cross-modality layer of LXMERT (Tan and Bansal 2019; docs/tasks.md, The model).
 
-B batch, T text tokens, S queries or region slots, M memory slots, N rows that are read, H hidden.
+B pairs of a batch, T text tokens, S queries or region slots, M memory slots, N target positions, H hidden size.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from msp_ds.model.recomputing import recomputed
 
 
 class Projected(NamedTuple):
-    """A sequence with what an attention makes of it alone, so that it is made once however often it is paired."""
+    """A sequence with its queries, keys and values, computed once for sequences that are paired many times."""
 
     states: Tensor
     """[B, S, H]."""
     query: Tensor
-    """[B, S, H], and so the next two: the heads beside each other."""
+    """[B, S, H]: the heads side by side."""
     key: Tensor
+    """[B, S, H]."""
     value: Tensor
+    """[B, S, H]."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Projected:
-        """Each of the four, changed alike."""
+        """Apply `change` to each of the four tensors."""
         return Projected(*(change(part) for part in self))
 
 
@@ -39,7 +41,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.dropout_share = config.dropout
+        self.dropout_p = config.dropout
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
@@ -48,7 +50,7 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def project(self, states: Tensor) -> Projected:
-        """[B, S, H] `states` with their queries, keys and values."""
+        """Compute the queries, keys and values of `states` [B, S, H]."""
         return Projected(states, self.query(states), self.key(states), self.value(states))
 
     def forward(
@@ -56,24 +58,22 @@ class Attention(nn.Module):
         states: Tensor | Projected,
         memory: Tensor | Projected,
         memory_mask: Tensor,
-        rows: FlatPositions | None = None,
+        positions: FlatPositions | None = None,
     ) -> Tensor:
-        """[B, S, H]: `states` [B, S, H] after looking at `memory` [B, M, H] where bool [B, M] `memory_mask` holds.
+        """Let `states` [B, S, H] attend to `memory` [B, M, H] where bool [B, M] `memory_mask` is True.
 
-        With `rows` of the grid [B, S], those of them alone, [N, H]. Of sequences that are projected already, nothing is
-        projected again.
+        Returns new states [B, S, H], or only those at some `positions` of the grid [B, S], [N, H]. Sequences that are
+        projected already are not projected again.
         """
-        asking = states.query if isinstance(states, Projected) else self.query(states)
-        told = memory[2:] if isinstance(memory, Projected) else (self.key(memory), self.value(memory))
-        query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (asking, *told))
-        dropout = self.dropout_share if self.training else 0.0
-        seen = attend(query, key, value, memory_mask[:, None, None, :], dropout=dropout)
-        seen = seen.transpose(1, 2).flatten(2)
+        query = states.query if isinstance(states, Projected) else self.query(states)
+        key, value = memory[2:] if isinstance(memory, Projected) else (self.key(memory), self.value(memory))
+        query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value))
+        dropout = self.dropout_p if self.training else 0.0
+        context = attend(query, key, value, memory_mask[:, None, None, :], dropout=dropout).transpose(1, 2).flatten(2)
         residual = states.states if isinstance(states, Projected) else states
-        if rows is not None:
-            residual, seen = gather(residual, rows), gather(seen, rows)
-        merged = self.dropout(self.output(seen))
-        return self.norm(residual + merged)  # type: ignore[no-any-return]
+        if positions is not None:
+            residual, context = gather(residual, positions), gather(context, positions)
+        return self.norm(residual + self.dropout(self.output(context)))  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
@@ -87,17 +87,17 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, states: Tensor) -> Tensor:
-        """[..., H] from [..., H]."""
+        """New states [..., H] from states [..., H]."""
         wide = self.widen(states)
         activated = F.gelu(wide)
-        # Four times as wide as all else: the backward pass bends again what it needs rather than keep it.
+        # Four times as wide as the states: the backward pass recomputes the activation instead of keeping it.
         with recomputed(activated, partial(F.gelu, wide.detach())):
             narrow = self.narrow(activated)
         return self.norm(states + self.dropout(narrow))  # type: ignore[no-any-return]
 
 
 class SelfLayer(nn.Module):
-    """BERT's layer, for one sequence: the text's, the regions', or both in a row."""
+    """BERT's layer, for one sequence: text, regions, or text followed by regions."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -109,19 +109,20 @@ class SelfLayer(nn.Module):
         states: Tensor | Projected,
         mask: Tensor,
         *,
-        asked: slice | list[int] = slice(None),
-        rows: FlatPositions | None = None,
+        queries: slice | list[int] = slice(None),
+        positions: FlatPositions | None = None,
     ) -> Tensor:
-        """New states [B, S, H]; the bool mask [B, S] is False on padding.
+        """New states [B, S, H]; bool [B, S] `mask` is False on padding.
 
-        Of the `asked` places of every sequence only, or, as [N, H], of some `rows`.
+        With `queries`, only the states at these positions of every sequence; with `positions` of the grid [B, S], only
+        the states there, [N, H].
         """
-        own = states.map(lambda part: part[:, asked]) if isinstance(states, Projected) else states[:, asked]
-        return self.feed_forward(self.self_attention(own, states, mask, rows))  # type: ignore[no-any-return]
+        own = states.map(lambda part: part[:, queries]) if isinstance(states, Projected) else states[:, queries]
+        return self.feed_forward(self.self_attention(own, states, mask, positions))  # type: ignore[no-any-return]
 
 
 class CrossModalityLayer(nn.Module):
-    """Text and regions exchange what they know: cross-attention, self-attention and feed-forward for each stream."""
+    """Cross-attention between text and regions, then self-attention and feed-forward in each stream."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -140,31 +141,30 @@ class CrossModalityLayer(nn.Module):
         region_mask: Tensor,
         *,
         cls_only: bool = False,
-        rows: tuple[FlatPositions | None, FlatPositions | None] = (None, None),
+        positions: tuple[FlatPositions | None, FlatPositions | None] = (None, None),
     ) -> tuple[Tensor, Tensor]:
-        """New [B, T, H] text and [B, S, H] region states; masks are bool, False on padding.
+        """New text [B, T, H] and region states [B, S, H]; masks are bool, False on padding.
 
-        With `cls_only`, [B, 1, H] each: the first row of what would be returned otherwise. With `rows` of text and
-        regions, [N, H] each: these rows of it.
+        With `cls_only`, only the first state of each sequence, [B, 1, H] each; with `positions` of text and regions,
+        only the states there, [N, H] each.
         """
-        # Both directions look at the old states of the other stream.
-        looked_text = self.cross(text, regions, region_mask)
-        looked_regions = self.cross(regions, text, text_mask)
-        asking_text, asking_regions = looked_text, looked_regions
+        # Both directions attend to the old states of the other stream.
+        crossed_text, crossed_regions = self.cross(text, regions, region_mask), self.cross(regions, text, text_mask)
+        query_text, query_regions = crossed_text, crossed_regions
         if cls_only:
-            asking_text, asking_regions = _first_row(looked_text), _first_row(looked_regions)
-        new_text = self.text_self(asking_text, looked_text, text_mask, rows[0])
-        new_regions = self.region_self(asking_regions, looked_regions, region_mask, rows[1])
+            query_text, query_regions = _first_state(crossed_text), _first_state(crossed_regions)
+        new_text = self.text_self(query_text, crossed_text, text_mask, positions[0])
+        new_regions = self.region_self(query_regions, crossed_regions, region_mask, positions[1])
         return self.text_feed_forward(new_text), self.region_feed_forward(new_regions)
 
     def text_cls(
         self, text: Tensor | Projected, regions: Tensor | Projected, text_mask: Tensor, region_mask: Tensor
     ) -> Tensor:
-        """[B, 1, H]: the first text row of `forward`, without the work for the regions."""
-        looked = self.cross(text, regions, region_mask)
-        return self.text_feed_forward(self.text_self(_first_row(looked), looked, text_mask))  # type: ignore[no-any-return]
+        """[B, 1, H]: the first text state of `forward`, without the work for the regions."""
+        crossed = self.cross(text, regions, region_mask)
+        return self.text_feed_forward(self.text_self(_first_state(crossed), crossed, text_mask))  # type: ignore[no-any-return]
 
 
-def _first_row(states: Tensor) -> Tensor:
-    """[B, 1, H] of [B, S, H], as a tensor of its own: F.linear of a mere view would copy its weight B times."""
+def _first_state(states: Tensor) -> Tensor:
+    """[B, 1, H] of [B, S, H], copied: F.linear of a view would copy its weight B times."""
     return states[:, :1].contiguous()

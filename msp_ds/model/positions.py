@@ -1,6 +1,7 @@
-"""Some rows of a grid of states: those that a head reads, so that nothing is computed for the others.
+"""Positions whose states the heads read: nothing is computed for the others.
 
-B batch, S places of a sequence, N rows, H hidden size. Place (b, s) of a grid has the number b S + s.
+B pairs of a batch, S positions of a sequence, N target positions, H hidden size. Position (b, s) of a grid [B, S] has
+the flat index b S + s.
 """
 
 from __future__ import annotations
@@ -14,27 +15,27 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class FlatPositions:
-    """N places of a grid [B, S], as a list."""
+    """N positions of a grid [B, S] as a list."""
 
     index: Tensor
-    """int64 [N], each place at most once."""
+    """int64 [N]: flat indices, each at most once."""
     is_target: Tensor
-    """bool [N]: False where a place only fills the list up to its room."""
+    """bool [N]: False for positions that only pad the list."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetPositions:
-    """TargetPositions of a grid that are asked about."""
+    """The target positions of a grid [B, S]."""
 
-    where: Tensor
-    """bool [B, S]."""
+    mask: Tensor
+    """bool [B, S]: True at target positions."""
     padded_count: int | None = None
-    """How long their list is: at least as many as there are. None where the list may be as long as it has to be, which
-    a CPU knows at once and a GPU has to be waited for."""
+    """Length of the padded list of positions, at least their number. None: the list is as long as the mask says, which
+    a CPU knows at once, but for which the host would have to wait for a GPU."""
 
     def flat(self) -> FlatPositions:
-        """The places as a list, in their order; places that are not asked about fill it up to its room."""
-        flat = self.where.flatten()
+        """List the target positions in ascending order, padded with other positions to `padded_count`."""
+        flat = self.mask.flatten()
         if self.padded_count is None:
             index = flat.nonzero().squeeze(1)
             return FlatPositions(index, torch.ones_like(index, dtype=torch.bool))
@@ -42,44 +43,41 @@ class TargetPositions:
         return FlatPositions(index, flat[index])
 
     def with_first(self) -> TargetPositions:
-        """These places and the first of every sequence."""
-        is_first = torch.arange(self.where.shape[1], device=self.where.device) == 0
-        return TargetPositions(where=self.where | is_first, padded_count=self._more_room())
+        """Add the first position of every sequence."""
+        is_first = torch.arange(self.mask.shape[1], device=self.mask.device) == 0
+        return TargetPositions(mask=self.mask | is_first, padded_count=self._plus(len(self.mask)))
 
-    def after_one_more(self) -> TargetPositions:
-        """These places of a grid [B, 1 + S], and its first."""
-        return TargetPositions(where=F.pad(self.where, (1, 0), value=True), padded_count=self._more_room())
+    def after_prepended(self) -> TargetPositions:
+        """Return the positions in a grid [B, 1 + S] that has one more at the front, which is a target too."""
+        return TargetPositions(mask=F.pad(self.mask, (1, 0), value=True), padded_count=self._plus(len(self.mask)))
 
-    def _more_room(self) -> int | None:
-        return None if self.padded_count is None else self.padded_count + len(self.where)
-
-    def beside(self, others: TargetPositions) -> TargetPositions:
-        """The places of two grids [B, S] and [B, S'] as one of [B, S + S']."""
-        padded_count = (
-            None
-            if self.padded_count is None or others.padded_count is None
-            else self.padded_count + others.padded_count
+    def concatenated(self, others: TargetPositions) -> TargetPositions:
+        """Return the positions of two grids [B, S] and [B, S'] as those of one grid [B, S + S']."""
+        return TargetPositions(
+            mask=torch.cat((self.mask, others.mask), dim=1), padded_count=self._plus(others.padded_count)
         )
-        return TargetPositions(where=torch.cat((self.where, others.where), dim=1), padded_count=padded_count)
+
+    def _plus(self, count: int | None) -> int | None:
+        return None if self.padded_count is None or count is None else self.padded_count + count
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetStates:
-    """The states that heads will read."""
+    """The states that the heads will read."""
 
     text: TargetPositions
-    """Of the grid [B, T]."""
+    """Positions of the grid [B, T]."""
     regions: TargetPositions
-    """Of the grid [B, R], or, with a visual [CLS] before the regions, [B, 1 + R]."""
+    """Positions of the grid [B, R]; [B, 1 + R] where a visual [CLS] precedes the regions."""
 
 
-def gather(states: Tensor, flat: FlatPositions) -> Tensor:
-    """[N, ...]: these rows of `states` [B, S, ...]."""
-    return states.flatten(0, 1).index_select(0, flat.index)
+def gather(states: Tensor, positions: FlatPositions) -> Tensor:
+    """Return the states [N, ...] at N positions of `states` [B, S, ...]."""
+    return states.flatten(0, 1).index_select(0, positions.index)
 
 
-def scatter(gathered: Tensor, flat: FlatPositions, *, like: Tensor) -> Tensor:
-    """[B, S, H]: `taken` [N, H] where it was taken of a grid [B, S] `like` this one, zero elsewhere."""
-    num_pairs, num_places = like.shape
-    grid = gathered.new_zeros(num_pairs * num_places, gathered.shape[1]).index_copy(0, flat.index, gathered)
-    return grid.view(num_pairs, num_places, -1)
+def scatter(gathered: Tensor, positions: FlatPositions, *, like: Tensor) -> Tensor:
+    """Put `gathered` [N, H] at its positions of a grid [B, S, H] of zeros; `like` [B, S] gives the grid's shape."""
+    batch_size, length = like.shape
+    grid = gathered.new_zeros(batch_size * length, gathered.shape[1]).index_copy(0, positions.index, gathered)
+    return grid.view(batch_size, length, -1)

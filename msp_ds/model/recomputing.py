@@ -1,4 +1,4 @@
-"""Forgetting what is cheap to compute again, so that less memory waits for the backward pass."""
+"""Activation recomputation: less memory is kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Size, Tensor
 
 @contextmanager
 def recomputed(result: Tensor, again: Callable[[], Tensor]) -> Iterator[None]:
-    """Operations in here do not keep `result` for their backward pass; `again()` gives it a second time instead.
+    """Keep operations in this context from saving `result` for their backward pass, which calls `again()` instead.
 
-    It must give the same numbers, and should hold on to nothing that the backward pass does not keep anyway.
+    `again` must return the same numbers and should hold only tensors that the backward pass keeps anyway.
     """
-    if torch.compiler.is_compiling():  # which makes such choices itself
+    if torch.compiler.is_compiling():  # the compiler chooses what to recompute
         yield
         return
-    # Not `result` itself: the graph holds on to `pack`.
+    # Not `result` itself: the graph keeps `pack` alive, which would keep `result` alive.
     place, kind, count = result.untyped_storage().data_ptr(), result.dtype, result.numel()
 
     def pack(kept: Tensor) -> Tensor | Size:

@@ -1,4 +1,10 @@
-"""The seven pre-training tasks of the paper, by name."""
+"""Pre-training tasks, one file each: what a task predicts, from what, and its loss.
+
+In the life of a pair, `corruptions` turn the clean batch of a step into the corrupted one that the model encodes;
+`targets` lists the states that the tasks read; the `score` of each task turns what its heads make of these states into
+a loss and metrics. `task` defines what a task is. Shared parts of scores are in `scoring` and `topics`. Heads are in
+msp_ds/model; benchmarks, which are tasks too, are in msp_ds/downstream.
+"""
 
 from __future__ import annotations
 
@@ -12,4 +18,4 @@ from msp_ds.tasks.titp import TITP
 from msp_ds.tasks.tits import TITS
 
 TASKS: dict[str, Task] = {task.name: task for task in (MLM, MRFR, MOC, IFRS, TITP, TITS, ITM_HS)}
-"""Every task by the name that stages and --drop use."""
+"""Tasks by the name that stages and --drop use."""

@@ -1,7 +1,8 @@
 """What is done to the input, as tensor operations on the whole batch (docs/tasks.md, Reading of the paper).
 
-B batch, T text tokens, R regions, D random regions. The chance of every decision comes from Context.draw, one purpose
-for each, so that it depends on the example and the epoch and on nothing else.
+B pairs of a batch, T text tokens, R regions, D random regions, F feature width; a data set has N images, each with up
+to K hard negatives. The random numbers of every decision come from Context.draw under a purpose of their own, so that
+they depend on nothing but the pair's key and the epoch.
 """
 
 from __future__ import annotations
@@ -27,80 +28,82 @@ from msp_ds.stateless_random import (
 from msp_ds.tasks.task import Context, Corruption, PairSampler, PairSource, SampledPairs
 
 MASK_PROBABILITY = 0.8
-"""Of the chosen tokens and regions, hidden; half of the rest is replaced, half kept (BERT's 80/10/10)."""
+"""Of the chosen tokens and regions, 80 % are masked and 10 % replaced; 10 % stay as they are, as in BERT."""
 REPLACE_PROBABILITY = 0.1
 NUM_RANDOM_REGIONS = 4
-"""Random regions a pair: 0.54 are used on average; beyond four they repeat."""
+"""Random regions per pair. 0.54 are used on average; beyond four they repeat."""
 PERMUTATIONS = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
-"""The five orders of a triplet that change something: place k gets the feature of place PERMUTATIONS[choice, k]."""
+"""The five orders of a triplet that change something: region k gets the feature of region PERMUTATIONS[choice, k]."""
 
 
 def mask_tokens(batch: Batch, context: Context) -> Batch:
-    """Chooses 15 % of the pieces; 80 % of them become [MASK], 10 % a random piece, 10 % stay. Never [CLS] or [SEP]."""
+    """Choose 15 % of the pieces; 80 % of them become [MASK], 10 % a random piece, 10 % stay. Never [CLS] or [SEP]."""
     tables, num_tokens = context.tables, batch.token_ids.shape[1]
     is_special = (batch.token_ids == tables.cls_id) | (batch.token_ids == tables.sep_id)
     chances = context.draw(batch.keys, TOKEN_CHOSEN, num_tokens + 2)
-    # By word, all pieces of a word share its number; positions start at 2 and never exceed the number of tokens + 1.
+    # By word, all pieces of a word share a number; word positions start at 2 and are at most the number of tokens + 1.
     by_word = context.options.mlm_unit == "word"
     chances = chances.gather(1, batch.word_positions) if by_word else chances[:, :num_tokens]
     chosen = batch.token_mask & ~is_special & (chances < context.options.token_probability)
-    how = context.draw(batch.keys, TOKEN_FATE, num_tokens)
+    masked, replaced = _masked_and_replaced(chosen, context.draw(batch.keys, TOKEN_FATE, num_tokens))
     other = (context.draw(batch.keys, TOKEN_REPLACEMENT, num_tokens) * tables.vocab_size).long()
-    hidden = chosen & (how < MASK_PROBABILITY)
-    replaced = chosen & (how >= MASK_PROBABILITY) & (how < MASK_PROBABILITY + REPLACE_PROBABILITY)
-    token_ids = torch.where(hidden, tables.mask_id, torch.where(replaced, other, batch.token_ids))
+    token_ids = torch.where(masked, tables.mask_id, torch.where(replaced, other, batch.token_ids))
     return dataclasses.replace(
         batch, token_ids=token_ids, corruption=dataclasses.replace(batch.corruption, masked_tokens=chosen)
     )
 
 
+def _masked_and_replaced(chosen: Tensor, fate: Tensor) -> tuple[Tensor, Tensor]:
+    """Two bool [B, S] masks: which of the chosen are masked and which are replaced, by random numbers `fate` [B, S]."""
+    masked = chosen & (fate < MASK_PROBABILITY)
+    replaced = chosen & (fate >= MASK_PROBABILITY) & (fate < MASK_PROBABILITY + REPLACE_PROBABILITY)
+    return masked, replaced
+
+
 def choose_regions(batch: Batch, context: Context) -> Tensor:
-    """bool [B, R]: the regions that are masked in this epoch, 15 % of each image's."""
+    """bool [B, R]: the regions chosen for masking in this epoch, 15 % of each image's."""
     chances = context.draw(batch.keys, REGION_CHOSEN, batch.region_mask.shape[1])
     return batch.region_mask & (chances < context.options.region_probability)
 
 
 def mask_regions(batch: Batch, context: Context) -> Batch:
-    """Of the chosen regions 80 % lose their feature, 10 % get a random one, 10 % stay. The box is never masked."""
+    """Give 80 % of the chosen regions a zero feature and 10 % a random region's; 10 % stay. Boxes are never masked."""
     chosen = choose_regions(batch, context)
-    how = context.draw(batch.keys, REGION_FATE, chosen.shape[1])
-    hidden = chosen & (how < MASK_PROBABILITY)
-    replaced = chosen & (how >= MASK_PROBABILITY) & (how < MASK_PROBABILITY + REPLACE_PROBABILITY)
+    masked, replaced = _masked_and_replaced(chosen, context.draw(batch.keys, REGION_FATE, chosen.shape[1]))
     # The k-th replaced region of an image takes its k-th random region.
     which = (replaced.cumsum(1) - 1).clamp(min=0) % batch.random_features.shape[1]
-    random_regions = _rows_at(batch.random_features, which)
-    features = batch.features.masked_fill(hidden[..., None], 0.0)
-    features = torch.where(replaced[..., None], random_regions, features)
+    features = batch.features.masked_fill(masked[..., None], 0.0)
+    features = torch.where(replaced[..., None], _gather_rows(batch.random_features, which), features)
     return dataclasses.replace(
         batch, features=features, corruption=dataclasses.replace(batch.corruption, masked_regions=chosen)
     )
 
 
-def _rows_at(features: Tensor, places: Tensor) -> Tensor:
-    """[B, R, F]: of each pair's rows [B, D, F] those at int64 [B, R] `places`.
+def _gather_rows(features: Tensor, index: Tensor) -> Tensor:
+    """[B, R, F]: the rows of each pair's `features` [B, D, F] at int64 [B, R] `index`.
 
-    Whole rows are copied, which a CPU does eight times as fast as gather goes through their elements.
+    index_select copies whole rows, eight times as fast on a CPU as Tensor.gather, which copies single elements.
     """
-    first = torch.arange(len(features), device=places.device)[:, None] * features.shape[1]
-    return features.flatten(0, 1).index_select(0, (first + places).flatten()).view(*places.shape, features.shape[2])
+    first = torch.arange(len(features), device=index.device)[:, None] * features.shape[1]
+    return features.flatten(0, 1).index_select(0, (first + index).flatten()).view(*index.shape, features.shape[2])
 
 
-def _triplet_starts(allowed: Tensor, chances: Tensor, stride: int, share: float) -> Tensor:
-    """bool [B, R]: where a triplet is shuffled, left to right without overlap. `allowed`: bool [B, R] starts."""
+def _triplet_starts(allowed: Tensor, chances: Tensor, stride: int, probability: float) -> Tensor:
+    """bool [B, R]: the starts of shuffled triplets, chosen among bool [B, R] `allowed` left to right, no overlap."""
     starts = torch.zeros_like(allowed)
     free_from = torch.zeros(len(allowed), dtype=torch.int64, device=allowed.device)
     for start in range(0, allowed.shape[1] - 2, stride):
-        hit = allowed[:, start] & (chances[:, start] < share) & (free_from <= start)
+        hit = allowed[:, start] & (chances[:, start] < probability) & (free_from <= start)
         starts[:, start] = hit
         free_from = torch.where(hit, start + 3, free_from)
     return starts
 
 
 def shuffle_regions(batch: Batch, context: Context) -> Batch:
-    """Shuffles triplets of consecutive unmasked features, each start with a chance of 5 %; boxes and text stay.
+    """Shuffle triplets of consecutive features, each start with a probability of 5 %; boxes and text stay.
 
-    Paper section 3.1. Without masked regions in them, MRFR and IFRS never ask about the same place; the masks are the
-    same whether or not MRFR and MOC are trained, so that ablations shuffle alike.
+    Paper section 3.1. Regions chosen for masking are left out, so that MRFR and IFRS never share a target. They are
+    left out whether or not MRFR and MOC are trained, so that ablations shuffle the same triplets.
     """
     options, num_regions = context.options, batch.region_mask.shape[1]
     usable = batch.region_mask & ~choose_regions(batch, context)
@@ -112,7 +115,7 @@ def shuffle_regions(batch: Batch, context: Context) -> Batch:
     choice = (context.draw(batch.keys, TRIPLET_ORDER, num_regions) * len(PERMUTATIONS)).long()
     moves = (_permutations(choice.device)[choice] - torch.arange(3, device=choice.device)) * starts[..., None]
     order = batch.corruption.region_order + sum(moves[..., place].roll(place, dims=1) for place in range(3))
-    features = _rows_at(batch.features, order)
+    features = _gather_rows(batch.features, order)
     boxes = batch.boxes
     if options.ifrs_boxes == "move":
         boxes = boxes.gather(1, order[..., None].expand_as(boxes))
@@ -123,28 +126,31 @@ def shuffle_regions(batch: Batch, context: Context) -> Batch:
 
 @cache
 def _permutations(device: torch.device) -> Tensor:
-    """int64 [5, 3], copied to a device once: a copy a step would make the host wait for it."""
+    """int64 [5, 3], copied to a device once: the host would wait for a copy in every step."""
     return torch.tensor(PERMUTATIONS, device=device)
 
 
 def draw_hard_negatives(
     own: Tensor, hard_negatives: Tensor, chances: Tensor, context: Context
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The hard negatives int64 [B, K] of int64 [B] `own`, -1 beyond the last; the place [B] drawn; their number [B]."""
+    """Draw a hard negative of each image: candidates int64 [B, K], -1 beyond the last; index [B] drawn; counts [B].
+
+    own: int64 [B], image rows; hard_negatives: int [N, K], -1 beyond an image's last; chances: float32 [B] in [0, 1).
+    """
     candidates = hard_negatives[own, context.options.itm_skip_nearest :].long()
     counts = (candidates >= 0).sum(1)
     return candidates, (chances * counts).long().clamp(max=max(candidates.shape[1] - 1, 0)), counts
 
 
 class SampledImages(NamedTuple):
-    """The images that B texts get."""
+    """The images of B texts."""
 
     rows: Tensor
-    """int64 [B]."""
+    """int64 [B]: image rows."""
     matched: Tensor
     """bool [B]: the image is the text's own."""
     metrics: dict[str, MeanMetric]
-    """What there is to know of the choice, none where all images were at hand."""
+    """Metrics of the sampling; empty where all images are at hand."""
 
 
 def replace_images(
@@ -155,11 +161,18 @@ def replace_images(
     context: Context,
     at_hand: Tensor | None = None,
 ) -> SampledImages:
-    """Gives half of the texts another image: a hard negative, or a random one where there is none (paper section 3.3).
+    """Give half of the texts another image: a hard negative, or a random image without one (paper section 3.3).
 
-    keys, own: int64 [B]; hard_negatives: int [N, K], -1 beyond an image's last. at_hand: int64 [n], ascending, the
-    images that may be given, own ones among them; None for all. A hard negative that is not at hand is replaced by the
-    next one in its list that is, the first following on the last, or else by a random image.
+    A hard negative that is not at hand is replaced by the next one in its list that is, the first following the last,
+    or by a random image where none is.
+
+    Args:
+        keys: int64 [B], the keys of the pairs.
+        own: int64 [B], the rows of their own images.
+        hard_negatives: int [N, K], -1 beyond an image's last.
+        num_images: N.
+        context: Seed, epoch and options.
+        at_hand: int64 [n], ascending, the images that can be sampled, own ones among them; None for all.
     """
     options = context.options
     fate, which_hard, which_random, is_hard = context.draw(keys, IMAGE_REPLACEMENT, 4).unbind(1)
@@ -183,7 +196,7 @@ def replace_images(
 
 
 def other_images(own: Tensor, chances: Tensor, num_images: int, at_hand: Tensor | None = None) -> Tensor:
-    """int64 [B]: a random image of the others, all or those at hand; skipping one's own keeps the choice even."""
+    """int64 [B]: a random other image, of all or of those at hand; every other image is equally likely."""
     own_place = own if at_hand is None else torch.searchsorted(at_hand, own)
     places = (chances * max((num_images if at_hand is None else len(at_hand)) - 1, 1)).long()
     places = places + (places >= own_place).long()
@@ -191,7 +204,7 @@ def other_images(own: Tensor, chances: Tensor, num_images: int, at_hand: Tensor 
 
 
 def _next_at_hand(candidates: Tensor, places: Tensor, is_at_hand: Tensor) -> tuple[Tensor, Tensor]:
-    """int64 [B]: the first place from `places` on whose candidate is at hand; bool [B]: whether there is any.
+    """int64 [B]: the first index from `places` on whose candidate is at hand; bool [B]: whether there is any.
 
     candidates: int64 [B, K], -1 beyond the last; is_at_hand: bool [B, K].
     """

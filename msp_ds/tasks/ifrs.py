@@ -1,4 +1,13 @@
-"""IFRS, image features random shuffle: which feature belongs into this box? (Token stage; paper section 3.1, eq. 1.)"""
+"""IFRS, image features random shuffle (token stage; paper section 3.1, equation 1).
+
+Predicts which feature belongs to each box of a shuffled triplet of regions, from the text and all regions.
+Loss: squared error to the original feature, mean over its width and over the regions of shuffled triplets:
+
+    L = sum_k sum_i || h(r_i) - f(r_i) ||^2
+
+k runs over the K shuffled triplets and i over their three regions; h(r_i) is the predicted and f(r_i) the original
+feature. The paper sums; the mean used here does not depend on how many triplets are shuffled.
+"""
 
 from __future__ import annotations
 
@@ -9,60 +18,58 @@ from msp_ds.model.positions import FlatPositions, gather
 from msp_ds.records import Batch, Encoded, MeanMetric
 from msp_ds.tasks.corruptions import SHUFFLE_REGIONS
 from msp_ds.tasks.scoring import (
-    asked_rows,
-    counted,
     feature_errors,
     full_precision,
     gated_regions,
     mean_or_zero,
     relative_error,
+    target_positions,
+    trained_pairs,
 )
 from msp_ds.tasks.task import Context, Task, TaskResult
 
 
-def asks(corrupted: Batch, context: Context) -> Tensor:
+def targets(corrupted: Batch, context: Context) -> Tensor:
     """bool [B, R]: the regions of shuffled triplets."""
-    return corrupted.corruption.shuffled_regions & counted("ifrs", corrupted, context)
+    return corrupted.corruption.shuffled_regions & trained_pairs("ifrs", corrupted, context)
 
 
 def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> TaskResult:
-    """Squared error to the feature that belongs here, mean over its width and over the regions of shuffled triplets.
+    """Return the loss, two relative errors and `accuracy/ifrs`.
 
-    The error is reported relative to those of answering the mean feature (`error/ifrs`) and of copying what lies there
-    after the shuffle (`error/ifrs_vs_copy`). Answering the mean beats the copy too, so that neither shows that anything
-    is put back; `accuracy/ifrs` does: how often the answer is nearest to the right one of the triplet's three features,
-    one in three by chance.
+    `error/ifrs` is relative to predicting the mean feature, `error/ifrs_vs_copy` to copying the feature that is there
+    after the shuffle. The mean feature beats the copy, so neither shows that the order is restored. `accuracy/ifrs`
+    does: how often the original is the nearest of the triplet's three features; chance level is 1/3.
     """
-    rows, kind = asked_rows("ifrs", asks(corrupted, context), context), context.options.ifrs_loss
-    head, gated = gated_regions(heads, encoded, rows)
+    positions, kind = target_positions("ifrs", targets(corrupted, context), context), context.options.ifrs_loss
+    head, gated = gated_regions(heads, encoded, positions)
     predicted = full_precision(head.features(gated))
-    original, there = (gather(batch.features, rows).to(predicted.dtype) for batch in (clean, corrupted))
+    original, shuffled = (gather(batch.features, positions).to(predicted.dtype) for batch in (clean, corrupted))
     errors = feature_errors(predicted, original, kind)
+    is_nearest = _is_nearest(predicted, clean.features, corrupted.corruption.shuffled_regions, positions)
     return TaskResult(
-        loss=mean_or_zero(errors, rows.is_target),
+        loss=mean_or_zero(errors, positions.is_target),
         metrics={
-            "accuracy/ifrs": MeanMetric.of(
-                _is_nearest(predicted, clean.features, corrupted.corruption.shuffled_regions, rows), rows.is_target
-            ),
-            "error/ifrs": relative_error(errors, original, context.feature_mean, kind, rows.is_target),
-            "error/ifrs_vs_copy": relative_error(errors, original, there, kind, rows.is_target),
+            "accuracy/ifrs": MeanMetric.of(is_nearest, positions.is_target),
+            "error/ifrs": relative_error(errors, original, context.feature_mean, kind, positions.is_target),
+            "error/ifrs_vs_copy": relative_error(errors, original, shuffled, kind, positions.is_target),
         },
     )
 
 
-def _is_nearest(predicted: Tensor, features: Tensor, shuffled: Tensor, rows: FlatPositions) -> Tensor:
-    """bool [N]: whether an answer [N, F] is nearer to its own feature than to the two others of its triplet.
+def _is_nearest(predicted: Tensor, features: Tensor, shuffled: Tensor, positions: FlatPositions) -> Tensor:
+    """bool [N]: a prediction [N, F] is nearer to its own feature than to the two others of its triplet.
 
-    features: [B, R, F], unshuffled; shuffled: bool [B, R]; rows: the N asked about. Triplets do not overlap, so that
-    counting an image's shuffled slots by threes tells the place of each in its triplet.
+    features: [B, R, F], unshuffled; shuffled: bool [B, R]. Triplets do not overlap: the number of shuffled regions to
+    the left of a region, modulo 3, is its place in its triplet.
     """
     num_regions = shuffled.shape[1]
-    places = gather((shuffled.cumsum(1) - 1) % 3, rows)
-    pair, slot = rows.index // num_regions, rows.index % num_regions
-    triplet = (slot - places)[:, None] + torch.arange(3, device=slot.device)
-    triplet = triplet.clamp(0, num_regions - 1)  # a place that only fills the list is in none
+    place = gather((shuffled.cumsum(1) - 1) % 3, positions)
+    pair, region = positions.index // num_regions, positions.index % num_regions
+    triplet = (region - place)[:, None] + torch.arange(3, device=region.device)
+    triplet = triplet.clamp(0, num_regions - 1)  # positions that only pad the list are in no triplet
     distances = (predicted[:, None].detach() - features[pair[:, None], triplet].to(predicted.dtype)).square().sum(2)
-    return distances.argmin(1) == places
+    return distances.argmin(1) == place
 
 
-IFRS = Task(name="ifrs", heads=("region",), corruptions=(SHUFFLE_REGIONS,), region_targets=asks, score=score)
+IFRS = Task(name="ifrs", heads=("region",), corruptions=(SHUFFLE_REGIONS,), region_targets=targets, score=score)

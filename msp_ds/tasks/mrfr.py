@@ -1,4 +1,8 @@
-"""MRFR, masked region feature regression: what feature stood behind the mask? (All stages; paper section 3.)"""
+"""MRFR, masked region feature regression (all stages; paper section 3).
+
+Predicts the detector's feature of each masked region, from its box, the other regions and the text.
+Loss: SmoothL1 (option `mrfr_loss`: squared error), mean over the feature width and the masked regions.
+"""
 
 from __future__ import annotations
 
@@ -8,36 +12,33 @@ from msp_ds.model.positions import gather
 from msp_ds.records import Batch, Encoded
 from msp_ds.tasks.corruptions import MASK_REGIONS
 from msp_ds.tasks.scoring import (
-    asked_rows,
-    counted,
     feature_errors,
     full_precision,
     gated_regions,
     region_mean,
     relative_error,
+    target_positions,
+    trained_pairs,
 )
 from msp_ds.tasks.task import Context, Task, TaskResult
 
 
-def asks(corrupted: Batch, context: Context) -> Tensor:
+def targets(corrupted: Batch, context: Context) -> Tensor:
     """bool [B, R]: the masked regions."""
-    return corrupted.corruption.masked_regions & counted("mrfr", corrupted, context)
+    return corrupted.corruption.masked_regions & trained_pairs("mrfr", corrupted, context)
 
 
 def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> TaskResult:
-    """SmoothL1 (or squared error) to the original feature, mean over its width, then over the masked regions.
-
-    `error/mrfr` is that error relative to the one of answering the mean feature.
-    """
-    rows, kind = asked_rows("mrfr", asks(corrupted, context), context), context.options.mrfr_loss
-    head, gated = gated_regions(heads, encoded, rows)
+    """Return the loss and `error/mrfr`, the error relative to that of predicting the mean feature."""
+    positions, kind = target_positions("mrfr", targets(corrupted, context), context), context.options.mrfr_loss
+    head, gated = gated_regions(heads, encoded, positions)
     predicted = full_precision(head.features(gated))
-    original = gather(clean.features, rows).to(predicted.dtype)
+    original = gather(clean.features, positions).to(predicted.dtype)
     errors = feature_errors(predicted, original, kind)
     return TaskResult(
-        loss=region_mean("mrfr", errors, rows.is_target, corrupted, context),
-        metrics={"error/mrfr": relative_error(errors, original, context.feature_mean, kind, rows.is_target)},
+        loss=region_mean("mrfr", errors, positions.is_target, corrupted, context),
+        metrics={"error/mrfr": relative_error(errors, original, context.feature_mean, kind, positions.is_target)},
     )
 
 
-MRFR = Task(name="mrfr", heads=("region",), corruptions=(MASK_REGIONS,), region_targets=asks, score=score)
+MRFR = Task(name="mrfr", heads=("region",), corruptions=(MASK_REGIONS,), region_targets=targets, score=score)

@@ -1,6 +1,9 @@
-"""What a pre-training task is: a value with a name, what it does to the input, the heads it reads and its score.
+"""What a pre-training task is: its name, what it does to the input, the heads and states it reads, and its score.
 
-An eighth task is one file ending in one `Task(...)` and its name in a stage of curriculum.py.
+A new task is one file that ends in one `Task(...)`, and its name in a stage of curriculum.py. examples/add_a_task.py
+shows one.
+
+B pairs of a batch, T text tokens, R regions, F feature width; a data set has P pairs and N images.
 """
 
 from __future__ import annotations
@@ -20,52 +23,52 @@ from msp_ds.stateless_random import uniform
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What corruptions and scores may know beside the batch."""
+    """Inputs of corruptions and scores beside the batch."""
 
     seed: int
     epoch: int
     options: TaskOptions
     tables: VocabularyTables
     feature_mean: Tensor
-    """float32 [F]: the mean region feature of the training images, the yardstick of MRFR and IFRS."""
-    rooms: Mapping[str, int] = field(default_factory=dict)
-    """How long the lists of asked places are, where the host has counted them (tasks/asking.py); empty on a CPU."""
+    """float32 [F]: the mean region feature of the training images, the baseline of MRFR and IFRS."""
+    padded_counts: Mapping[str, int] = field(default_factory=dict)
+    """Lengths of the padded lists of target positions, as the host counts them (tasks/targets.py); empty on a CPU."""
 
     def to(self, device: torch.device | str) -> Context:
-        """The same context with its tensors on `device`."""
+        """Return the context with its tensors on `device`."""
         return dataclasses.replace(self, tables=self.tables.to(device), feature_mean=self.feature_mean.to(device))
 
     def draw(self, keys: Tensor, purpose: str, n: int) -> Tensor:
-        """float32 [len(keys), n] in [0, 1): this epoch's chance for `purpose`, a function of each key alone."""
+        """float32 [len(keys), n] in [0, 1): this epoch's random numbers for `purpose`, a function of each key alone."""
         return uniform(seed=self.seed, epoch=self.epoch, keys=keys, purpose=purpose, n=n)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corruption:
-    """A change to the input that tasks share: MOC and MRFR must ask about the same masked regions."""
+    """A change to the input. Tasks share it: MOC and MRFR have the same masked regions as their targets."""
 
     name: str
     order: int
-    """Smaller first: the order of regions changes before content is masked."""
+    """Corruptions are applied in ascending order: regions are shuffled before they are masked."""
     apply: Callable[[Batch, Context], Batch]
     num_random_regions: int = 0
-    """Random regions that it needs in the batch."""
+    """Random regions per pair that it needs in the batch."""
 
 
 class PairSource(Protocol):
-    """What a choice of pairs may know of a set of P pairs and N images; msp_ds.data.loading.reader.Reader is one."""
+    """What a pair sampler reads of a data set; msp_ds.data.loading.reader.Reader is one."""
 
     keys: Tensor
     """int64 [P]."""
     images: Tensor
-    """int64 [P]: each pair's own image row."""
+    """int64 [P]: the row of each pair's own image."""
     hard_negatives: Tensor | None
     """int32 [N, K], -1 beyond an image's last."""
     num_images: int
     second_images: Tensor | None
     """int64 [P]: the second image of a statement about two."""
     images_at_hand: Tensor | None
-    """int64 [n], ascending: the images that chance may choose from, None for all."""
+    """int64 [n], ascending: the images that can be sampled, None for all."""
 
     def some_pair_of(self, images: Tensor, chances: Tensor) -> Tensor:
         """int64 [B]: a pair of each of int64 [B] `images`, chosen by float32 [B] `chances` in [0, 1)."""
@@ -73,32 +76,31 @@ class PairSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SampledPairs:
-    """The rows of a batch: n a pair, where a task compares; n blocks of B, each in the order of the pairs."""
+    """The rows of a batch of B pairs: n rows a pair where a task compares several, as n blocks of B rows."""
 
     pairs: Tensor
     """int64 [n B]: the pairs whose texts are read."""
     images: Tensor
-    """int64 [n B]: the image rows that go with them."""
+    """int64 [n B]: the rows of the images that go with them."""
     matched: Tensor
     """bool [n B]: the image is the text's own."""
     metrics: Mapping[str, MeanMetric] = field(default_factory=dict)
-    """What there is to know of the choice."""
+    """Metrics of the sampling."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairSampler:
-    """A change of the pairs themselves, made before anything is read: which text meets which image."""
+    """A choice of texts and images, made before either is read."""
 
     choose: Callable[[Tensor, PairSource, Context], SampledPairs]
-    """(pairs int64 [B], table, context) -> what is read for them."""
+    """(pairs int64 [B], data set, context) -> the rows to read."""
     rows: int = 1
     """Rows of the batch for each pair: n."""
     uses_hard_negatives: bool = True
-    """Whether it wants the set's hard negatives."""
 
 
 def own_images(pairs: Tensor, table: PairSource, context: Context) -> SampledPairs:
-    """Every text with its own image."""
+    """Pair every text with its own image."""
     return SampledPairs(pairs=pairs, images=table.images[pairs], matched=pairs.new_ones(len(pairs), dtype=torch.bool))
 
 
@@ -107,17 +109,17 @@ OWN_IMAGES = PairSampler(choose=own_images, uses_hard_negatives=False)
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """What one task says of one batch."""
+    """The loss and the metrics of one task on one batch."""
 
     loss: Tensor
-    """float32 scalar, zero when nothing was asked."""
+    """float32 scalar, zero without targets."""
     metrics: dict[str, MeanMetric] = field(default_factory=dict)
-    """Metrics as `accuracy/mlm`; the loss is added by the caller."""
+    """Metrics by names such as `accuracy/mlm`; the caller adds the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A pre-training task."""
+    """A pre-training task or a benchmark."""
 
     name: str
     heads: tuple[str, ...]
@@ -127,19 +129,19 @@ class Task:
     text_targets: Callable[[Batch, Context], Tensor] | None = None
     """(corrupted batch, context) -> bool [B, T], the text states that `score` reads; None where it reads none."""
     region_targets: Callable[[Batch, Context], Tensor] | None = None
-    """The same of the regions, bool [B, R]. The pair can always be read."""
+    """The same for regions, bool [B, R]. The state of the pair can always be read."""
     corruptions: tuple[Corruption, ...] = ()
     pair_sampler: PairSampler | None = None
     needs_labels: bool = False
-    """Whether it asks about the detector's labels, which not all region features come with."""
+    """Whether it needs the detector's labels, which not all region features come with."""
     answer_logits: Callable[[nn.ModuleDict, Encoded], Tensor] | None = None
-    """(heads, encoded) -> float32 [B, A] over the answers of the set's questions, where the task answers any."""
+    """(heads, encoded) -> float32 [B, A] over the answers to the set's questions, where the task answers questions."""
     needs_questions: bool = False
-    """Whether it asks the questions of a benchmark's set."""
+    """Whether it needs the questions of a benchmark's set."""
 
 
 def corrupt(clean: Batch, tasks: Sequence[Task], context: Context) -> Batch:
-    """`clean` with every corruption of the tasks applied once, in order; `clean` itself stays as it was."""
+    """Apply every corruption of the tasks once, in order; `clean` itself does not change."""
     corruptions = {corruption.name: corruption for task in tasks for corruption in task.corruptions}
     corrupted = clean
     for corruption in sorted(corruptions.values(), key=lambda one: one.order):
@@ -148,10 +150,10 @@ def corrupt(clean: Batch, tasks: Sequence[Task], context: Context) -> Batch:
 
 
 def pair_sampler(tasks: Sequence[Task]) -> PairSampler:
-    """The one change of pairs among the tasks; without any, each text comes with its own image."""
+    """Return the one pair sampler among the tasks; without any, each text comes with its own image."""
     return next((task.pair_sampler for task in tasks if task.pair_sampler is not None), OWN_IMAGES)
 
 
 def num_random_regions(tasks: Sequence[Task]) -> int:
-    """How many random regions a pair must bring for these tasks."""
+    """Return how many random regions a pair must bring for these tasks."""
     return max((corruption.num_random_regions for task in tasks for corruption in task.corruptions), default=0)

@@ -1,19 +1,25 @@
-"""TITS, topic of image and text for sentences: which words are both said and seen? (Sentence stage; eq. 4.)"""
+"""TITS, topic of image and text for sentences (sentence stage; paper section 3.3, equation 4).
+
+Predicts the topics of a pair, the word pieces that stand both in its caption and in its regions' object labels, from
+the pair. A replaced image brings its own labels, so a mismatched pair has few topics.
+Loss: binary cross-entropy, mean over the vocabulary and the pairs (tasks/topics.py).
+"""
 
 from __future__ import annotations
 
 from torch import nn
 
 from msp_ds.records import Batch, Encoded
-from msp_ds.tasks.scoring import counted, full_precision, score_topics, topic_targets
+from msp_ds.tasks.scoring import full_precision, trained_pairs
 from msp_ds.tasks.task import Context, Task, TaskResult
+from msp_ds.tasks.topics import score_topics, topic_targets
 
 
 def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> TaskResult:
-    """Binary cross-entropy over the vocabulary; the topics are those of the pair actually fed, few if mismatched."""
+    """Return the loss, precision, recall and F1."""
     topics = topic_targets(clean, context, attributes=False)
     logits = full_precision(heads["topic"](encoded.pair))
-    return score_topics("tits", logits, topics, counted("tits", clean, context).squeeze(1))
+    return score_topics("tits", logits, topics, trained_pairs("tits", clean, context).squeeze(1))
 
 
 TITS = Task(name="tits", heads=("topic",), score=score, needs_labels=True)

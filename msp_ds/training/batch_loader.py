@@ -22,7 +22,7 @@ from msp_ds.data.loading.reader import Reader
 from msp_ds.data.remote.blocks import Blocks
 from msp_ds.records import Batch, MeanMetric, record_stream
 from msp_ds.stateless_random import RANDOM_REGION
-from msp_ds.tasks.asking import count_targets
+from msp_ds.tasks.targets import count_targets
 from msp_ds.tasks.task import Context, num_random_regions, pair_sampler
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.pretraining_model import NOT_COUNTED
@@ -44,8 +44,8 @@ class StepBatch:
     """One a forward pass, on the rank's device."""
     metrics: tuple[Mapping[str, MeanMetric], ...]
     """What there is to know of each micro batch's images, on the rank's device too."""
-    rooms: tuple[Mapping[str, int], ...]
-    """For each micro batch, how long the lists of what is asked are (tasks/asking.py); empty on a CPU."""
+    padded_counts: tuple[Mapping[str, int], ...]
+    """For each micro batch, the lengths of its padded lists of targets (tasks/targets.py); empty on a CPU."""
     copied: torch.cuda.Event | None = None
     """On a GPU: when the copies to it have ended, which a stream of their own makes while others compute."""
 
@@ -112,7 +112,7 @@ class BatchLoader:
         self.context = context
         self.runtime = runtime
         self.blocks = blocks
-        self.counts_rooms = runtime.device.type == "cuda"
+        self.counts_targets = runtime.device.type == "cuda"
         """Whether to count beforehand what a batch is asked about, so that nobody waits for the device."""
 
     def step_batches(
@@ -143,14 +143,14 @@ class BatchLoader:
                 )
                 for first in range(0, len(mine), micro_batch)
             ]
-            batches, metrics, rooms = zip(*found, strict=True)
+            batches, metrics, padded_counts = zip(*found, strict=True)
             return StepBatch(
                 step=step,
                 epoch=whole.epoch,
                 part=self.parts[whole.part],
                 micro_batches=batches,
                 metrics=metrics,
-                rooms=rooms,
+                padded_counts=padded_counts,
                 copied=ring.sent(step),
             )
 
@@ -194,7 +194,7 @@ class BatchLoader:
         num_tokens: int | None = None,
         into: BatchBuffers | None = None,
     ) -> tuple[Batch, Mapping[str, MeanMetric], Mapping[str, int]]:
-        """The batch, what there is to know of its images, its rooms. reader: the part's, perhaps among some images."""
+        """Return the batch, metrics of its images and its padded counts. reader: the part's, perhaps of some images."""
         tasks = self.parts[part].tasks
         context = dataclasses.replace(self.context, epoch=epoch)
         chosen = pair_sampler(tasks).choose(pairs, reader, context)
@@ -209,8 +209,8 @@ class BatchLoader:
         )
         device = self.runtime.device
         metrics = {name: metric.to(device) for name, metric in chosen.metrics.items()}
-        rooms = count_targets(batch, tasks, context) if self.counts_rooms else NOT_COUNTED
-        return batch.to(device), metrics, rooms
+        padded_counts = count_targets(batch, tasks, context) if self.counts_targets else NOT_COUNTED
+        return batch.to(device), metrics, padded_counts
 
     def _reader_of(self, batch: GlobalBatch) -> Reader:
         reader = self.readers[batch.part]

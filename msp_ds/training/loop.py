@@ -138,9 +138,9 @@ class StageLoop:
         of_step = {"part": step_batch.part.name, "step": step_batch.step, "rank": self.runtime.rank}
         torch.manual_seed(key_of(DROPOUT.format(seed=self.seed, **of_step)))
         all_finite = True
-        passes = zip(step_batch.micro_batches, step_batch.metrics, step_batch.rooms, strict=True)
-        for number, (batch, metrics, rooms) in enumerate(passes):
-            losses = self.engine.engine(batch, step_batch.part.tasks, step_batch.epoch, rooms)
+        passes = zip(step_batch.micro_batches, step_batch.metrics, step_batch.padded_counts, strict=True)
+        for number, (batch, metrics, padded_counts) in enumerate(passes):
+            losses = self.engine.engine(batch, step_batch.part.tasks, step_batch.epoch, padded_counts)
             is_finite = deferred_bool(losses.total.detach().isfinite())
             self.engine.backward(losses.total)
             self.engine.step()

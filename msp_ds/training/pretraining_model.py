@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import build_heads
 from msp_ds.records import Batch, Losses, MeanMetric
-from msp_ds.tasks.asking import targets_of
+from msp_ds.tasks.targets import targets_of
 from msp_ds.tasks.task import Context, Task, corrupt
 
 NOT_COUNTED: Mapping[str, int] = MappingProxyType({})
-"""The rooms of a batch whose asked places nobody has counted."""
+"""The padded counts of a batch whose targets are not counted."""
 
 
 class PretrainingModel(nn.Module):
@@ -34,13 +34,13 @@ class PretrainingModel(nn.Module):
             layer.register_forward_hook(self._note_call)
 
     def forward(
-        self, clean: Batch, tasks: Sequence[Task], epoch: int, rooms: Mapping[str, int] = NOT_COUNTED
+        self, clean: Batch, tasks: Sequence[Task], epoch: int, padded_counts: Mapping[str, int] = NOT_COUNTED
     ) -> Losses:
         """The weighted sum of the tasks' losses (unless the options say otherwise, all weights 1) and their metrics.
 
-        rooms: what tasks.asking.count_targets says of the batch, so that a GPU need not be asked.
+        padded_counts: what tasks.targets.count_targets says of the batch, so that a GPU need not be asked.
         """
-        context = dataclasses.replace(self.context, epoch=epoch, rooms=rooms)
+        context = dataclasses.replace(self.context, epoch=epoch, padded_counts=padded_counts)
         return self.answer(clean, corrupt(clean, tasks, context), tasks, context)
 
     def answer(self, clean: Batch, corrupted: Batch, tasks: Sequence[Task], context: Context) -> Losses:

@@ -38,7 +38,7 @@ def vqa(seed: int = 0, *, num: int = 1000) -> tuple[Json, Json, list[Json]]:
     for number in range(num):
         ids = {"question_id": 1000 * (number // 3 + 1) + number % 3, "image_id": number // 3 + 1}
         pool = [rng.choice(ANSWERS) for _ in range(rng.choice([1, 2, 2, 3, 4]))]
-        said = [rng.choice(pool) for _ in range(10)]
+        answers_of_people = [rng.choice(pool) for _ in range(10)]
         kind = rng.choice(list(VQA_TYPES))
         questions.append({**ids, "question": f"{kind} it?"})
         annotations.append(
@@ -46,10 +46,10 @@ def vqa(seed: int = 0, *, num: int = 1000) -> tuple[Json, Json, list[Json]]:
                 **ids,
                 "question_type": kind,
                 "answer_type": VQA_TYPES[kind],
-                "multiple_choice_answer": max(said, key=said.count),
+                "multiple_choice_answer": max(answers_of_people, key=answers_of_people.count),
                 "answers": [
                     {"answer": answer, "answer_confidence": "yes", "answer_id": place}
-                    for place, answer in enumerate(said, start=1)
+                    for place, answer in enumerate(answers_of_people, start=1)
                 ],
             }
         )

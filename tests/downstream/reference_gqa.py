@@ -24,19 +24,19 @@ def is_allowed(answer: str, choices: list[str], question: Json) -> float:
     return float(answer in (["color", "material", "shape"] if "Common" in question["types"]["detailed"] else choices))
 
 
-def consistency(questions: dict[str, Json], said: dict[str, str]) -> float:
+def consistency(questions: dict[str, Json], prediction_of: dict[str, str]) -> float:
     shares = []
     for question_id, question in questions.items():
         others = [one for one in question["entailed"] if one != question_id]
-        if question["isBalanced"] and said[question_id] == question["answer"] and others:
+        if question["isBalanced"] and prediction_of[question_id] == question["answer"] and others:
             right = 0.0
             for other in others:
-                right += said[other] == questions[other]["answer"]
+                right += prediction_of[other] == questions[other]["answer"]
             shares.append(right / len(others))
     return mean(shares)
 
 
-def chi_square(questions: dict[str, Json], said: dict[str, str]) -> float:
+def chi_square(questions: dict[str, Json], prediction_of: dict[str, str]) -> float:
     weighted, total = 0.0, 0
     groups = dict.fromkeys(one["groups"]["global"] for one in questions.values() if one["isBalanced"])
     for group in groups:
@@ -48,11 +48,11 @@ def chi_square(questions: dict[str, Json], said: dict[str, str]) -> float:
             if one["isBalanced"] and one["groups"]["global"] == group
         ]
         right = [questions[member]["answer"] for member in members]
-        given = [said[member] for member in members]
+        predicted = [prediction_of[member] for member in members]
         distance = 0.0
         for answer in dict.fromkeys(right):
             expected = right.count(answer)
-            distance += (given.count(answer) - expected) ** 2 / expected
+            distance += (predicted.count(answer) - expected) ** 2 / expected
         weighted += distance * len(members)
         total += len(members)
     return weighted / total / 100
@@ -60,11 +60,11 @@ def chi_square(questions: dict[str, Json], said: dict[str, str]) -> float:
 
 def grades(questions: dict[str, Json], choices: dict[str, Json], predictions: list[Json]) -> dict[str, float]:
     """All by the names of GqaGrades.scores(), and `distribution`."""
-    said = {row["questionId"]: row["prediction"] for row in predictions}
+    prediction_of = {row["questionId"]: row["prediction"] for row in predictions}
     lists: dict[str, list[float]] = {}
     for question_id, question in questions.items():
         if question["isBalanced"]:
-            answer = said[question_id]
+            answer = prediction_of[question_id]
             right = float(answer == question["answer"])
             kinds = question["types"]
             for name, value in {
@@ -80,6 +80,6 @@ def grades(questions: dict[str, Json], choices: dict[str, Json], predictions: li
                 lists.setdefault(name, []).append(value)
     return {
         **{name: mean(values) for name, values in lists.items()},
-        "consistency": consistency(questions, said),
-        "distribution": chi_square(questions, said),
+        "consistency": consistency(questions, prediction_of),
+        "distribution": chi_square(questions, prediction_of),
     }

@@ -74,10 +74,10 @@ def to_two_decimals(percent: float) -> float:
 
 def accuracy(annotations: list[dict[str, Any]], results: list[dict[str, Any]]) -> dict[str, Any]:
     """The official results: overall, perQuestionType, perAnswerType, to two decimals."""
-    said = {row["question_id"]: row["answer"] for row in results}
+    prediction_of = {row["question_id"]: row["answer"] for row in results}
     lists: dict[str, dict[str, list[float]]] = {"all": {}, "question_type": {}, "answer_type": {}}
     for entry in annotations:
-        earned = question_accuracy(said[entry["question_id"]], [one["answer"] for one in entry["answers"]])
+        earned = question_accuracy(prediction_of[entry["question_id"]], [one["answer"] for one in entry["answers"]])
         for kind, found in lists.items():
             found.setdefault(entry.get(kind, ""), []).append(earned)
     rounded = {

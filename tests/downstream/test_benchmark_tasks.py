@@ -25,10 +25,10 @@ class Fixed(nn.Module):
     def __init__(self, logits: list[list[float]]) -> None:
         super().__init__()
         self.logits = torch.tensor(logits)
-        self.asked: Tensor | None = None
+        self.pairs: Tensor | None = None
 
     def forward(self, pair: Tensor) -> Tensor:
-        self.asked = pair
+        self.pairs = pair
         return self.logits
 
 
@@ -100,8 +100,8 @@ def test_nlvr2_puts_left_before_right() -> None:
     head = Fixed([[0.0, math.log(3.0)], [0.0, 0.0]])
     encoded = state(batch)
     scored = NLVR2.score(nn.ModuleDict({"statement": head}), encoded, batch, batch, tiny.context())
-    assert head.asked is not None
-    assert torch.equal(head.asked[1], torch.cat((encoded.pair[1], encoded.pair[3])))
+    assert head.pairs is not None
+    assert torch.equal(head.pairs[1], torch.cat((encoded.pair[1], encoded.pair[3])))
     assert float(scored.loss) == pytest.approx((math.log(4.0 / 3.0) + math.log(2.0)) / 2)
     assert scored.metrics["accuracy/nlvr2"].mean() == 1.0  # a tie falls to index 0: false, as wanted
 

@@ -88,7 +88,7 @@ OFFICIAL = {
     "consistency": 55.658056580565805,
     "distribution": 0.050420364455315836,
 }
-"""What the official script said of random_benchmarks.gqa(0)."""
+"""What the official script prediction_of of random_benchmarks.gqa(0)."""
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -144,9 +144,9 @@ def test_the_distribution_weighs_groups_by_their_questions() -> None:
 
 def test_the_distributions_interval_is_that_of_resampling_in_a_loop() -> None:
     questions, _, rows = random_benchmarks.gqa(3, num=300)
-    said = {row["questionId"]: row["prediction"] for row in rows}
+    prediction_of = {row["questionId"]: row["prediction"] for row in rows}
     outcomes = [
-        GroupedAnswer(one["groups"]["global"], one["answer"], said[question_id])
+        GroupedAnswer(one["groups"]["global"], one["answer"], prediction_of[question_id])
         for question_id, one in questions.items()
         if one["groups"]["global"]
     ]
@@ -155,7 +155,7 @@ def test_the_distributions_interval_is_that_of_resampling_in_a_loop() -> None:
     shift = distribution(outcomes) - sum(found) / len(found)
     grades = grade_gqa(
         [question(str(number), one.right, global_group=one.group) for number, one in enumerate(outcomes)],
-        {str(number): one.given for number, one in enumerate(outcomes)},
+        {str(number): one.predicted for number, one in enumerate(outcomes)},
     )
     low, high = grades.distribution_interval(Resampling())
     assert shift < 0  # chance on top of chance

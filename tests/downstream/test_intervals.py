@@ -87,7 +87,7 @@ def test_a_system_does_not_differ_from_itself() -> None:
 def test_scores_without_pairs_are_not_compared() -> None:
     with pytest.raises(InputError, match="2 and 1 questions"):
         Score(values=(1.0, 0.0)).difference(Score(values=(1.0,)), RESAMPLING)
-    with pytest.raises(InputError, match="no pairs"):
+    with pytest.raises(InputError, match="over different questions"):
         Score(values=(1.0,), is_paired=False).difference(Score(values=(1.0,)), RESAMPLING)
 
 

@@ -30,7 +30,7 @@ def test_a_sentence_is_consistent_when_it_is_right_with_every_pair() -> None:
     grades = grade_nlvr2(
         statements, {"dev-1-0-0": "true", "dev-1-2-0": "True", "dev-1-0-1": "False", "dev-2-0-0": "True", "x": "True"}
     )
-    assert (grades.accuracy.share, grades.consistency.share) == (0.75, pytest.approx(2 / 3))
+    assert (grades.accuracy.fraction, grades.consistency.fraction) == (0.75, pytest.approx(2 / 3))
 
 
 def test_the_sentence_is_known_by_set_and_number() -> None:
@@ -43,7 +43,7 @@ def test_grades_of_1000_random_answers_are_the_official_ones(seed: int, tmp_path
     (tmp_path / "dev.json").write_text("\n".join(map(json.dumps, statements)))
     (tmp_path / "said.csv").write_text("\n".join(map(",".join, predictions)))
     grades = grade_nlvr2(read_nlvr2(str(tmp_path / "dev.json")), SUBMISSIONS["nlvr2"].read(tmp_path / "said.csv"))
-    found = (grades.accuracy.share, grades.consistency.share)
+    found = (grades.accuracy.fraction, grades.consistency.fraction)
     assert found == reference_nlvr2.grades(statements, predictions)
     if seed == 0:
         assert found == (0.748, 0.5458422174840085)  # what the official script said

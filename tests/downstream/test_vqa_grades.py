@@ -116,11 +116,11 @@ def test_grades_of_1000_random_answers_are_the_official_ones(seed: int, tmp_path
 
 
 def test_the_lookup_score_takes_the_answer_as_it_is() -> None:
-    asked = question(1, *["net"] * 3, *["mesh"] * 2, "Net", *["rope"] * 4)
+    people = question(1, *["net"] * 3, *["mesh"] * 2, "Net", *["rope"] * 4)
     # as three people said net, two mesh; Net is another string, and rope is outside the vocabulary
-    worth = {answer: lookup_score(answer, asked, {"net", "mesh", "Net"}) for answer in ("net", "mesh", "Net", "rope")}
+    worth = {answer: lookup_score(answer, people, {"net", "mesh", "Net"}) for answer in ("net", "mesh", "Net", "rope")}
     assert worth == {"net": 0.9, "mesh": 0.6, "Net": 0.3, "rope": 0.0}
-    assert vqa_accuracy("net", asked.answers) == 1.0  # Net counts for net
+    assert vqa_accuracy("net", people.answers) == 1.0  # Net counts for net
 
 
 def test_lxmerts_files_have_the_lookup_score_alone() -> None:
@@ -133,8 +133,8 @@ def test_lxmerts_files_have_the_lookup_score_alone() -> None:
     ("predictions", "part"),
     [
         ({"1": "yes"}, "1 of 2 questions have none: 2; predict"),
-        ({"1": "yes", "2": "no", "7": "no"}, "1 are of unknown questions: 7; predict"),
-        ({"8": "", "9": ""}, "2 of 2 questions have none: 1, 2; 2 are of unknown questions: 8, 9"),
+        ({"1": "yes", "2": "no", "7": "no"}, "1 are for unknown questions: 7; predict"),
+        ({"8": "", "9": ""}, "2 of 2 questions have none: 1, 2; 2 are for unknown questions: 8, 9"),
     ],
 )
 def test_predictions_that_do_not_fit_are_named(predictions: dict[str, str], part: str) -> None:

@@ -108,7 +108,7 @@ def test_a_missing_answer_is_named(vqa: dict[str, Path]) -> None:
     flags = ("--questions", vqa["questions"], "--annotations", vqa["annotations"])
     assert refusal(*FILE, vqa["ours"], "--task", "vqa", *flags) == (
         "the predictions cannot be graded: 3 of 4 questions have none: 1001, 1002, 1003; "
-        "1 are of unknown questions: 7; predict the split that is graded"
+        "1 are for unknown questions: 7; predict the split that is graded"
     )
 
 

@@ -35,7 +35,7 @@ from msp_ds.training.checkpointing.weights_folder import (
     read_folder_weights,
     read_stored,
 )
-from tools.equality_with_transformers import a_batch, their_inputs
+from tools.check.equality_with_transformers import a_batch, their_inputs
 
 COMES_BACK: dict[ExportForm, str | None] = {"hf": "hf-lxmert", "lxmert-s": "lxmert-s", "safetensors": None}
 """Form -> that of the import; a weights folder needs none."""

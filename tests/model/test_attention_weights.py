@@ -9,7 +9,7 @@ import torch
 from tiny import CONFIG, FAMILY, HIDDEN, a_batch, rng
 from torch import Tensor
 
-from msp_ds.model.attention_weights import attention_shares, encode_and_look, last_look
+from msp_ds.model.attention_weights import attention_weights, encode_and_look, last_look
 from msp_ds.model.encoder import Backbone
 from msp_ds.model.layers import Attention
 from msp_ds.records import Batch
@@ -29,7 +29,7 @@ def some_attention() -> tuple[Attention, Tensor, Tensor, Tensor]:
 @torch.no_grad()
 def test_the_shares_times_the_values_are_what_the_fused_call_sees() -> None:
     attention, states, memory, mask = some_attention()
-    shares = attention_shares(attention, states, memory, mask)
+    shares = attention_weights(attention, states, memory, mask)
     values = attention.value(memory).unflatten(-1, (2, -1)).transpose(1, 2)
     seen = (shares @ values).transpose(1, 2).flatten(2)
     expected = attention.norm(states + attention.output(seen))
@@ -39,7 +39,7 @@ def test_the_shares_times_the_values_are_what_the_fused_call_sees() -> None:
 @torch.no_grad()
 def test_the_shares_are_those_of_a_plain_loop() -> None:
     attention, states, memory, mask = some_attention()
-    shares = attention_shares(attention, states, memory, mask)
+    shares = attention_weights(attention, states, memory, mask)
     query, key = attention.query(states), attention.key(memory)
     half = HIDDEN // 2
     for head, part in enumerate((slice(0, half), slice(half, None))):

@@ -1,4 +1,4 @@
-"""Dropout leaves out its share and scales the rest; attention with dropout is torch's, the drops apart."""
+"""Dropout zeroes values with probability p and scales the others; attention is torch's but for the random mask."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from msp_ds.model.dropout import Dropout, attend, dropout_mask
 KINDS = [torch.float32, torch.bfloat16]
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_share_is_zero_and_the_rest_is_larger_in_turn(share: float) -> None:
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_values_are_zero_with_probability_p_and_the_others_are_scaled(p: float) -> None:
     torch.manual_seed(0)
     values = torch.ones(401, 250)
-    thin = Dropout(share)(values)
+    thin = Dropout(p)(values)
     zeros = (thin == 0).double().mean().item()
-    assert zeros == pytest.approx(share, abs=0.005)  # five standard deviations are below 0.008 / 2 ** 0.5
-    assert thin.max().item() == pytest.approx(1 / (1 - share), rel=2e-4)
+    assert zeros == pytest.approx(p, abs=0.005)  # five standard deviations are below 0.008 / 2 ** 0.5
+    assert thin.max().item() == pytest.approx(1 / (1 - p), rel=2e-4)
     assert thin.mean().item() == pytest.approx(1, abs=0.02)
 
 
@@ -55,7 +55,7 @@ def test_the_seed_decides() -> None:
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_nothing_drops_out_in_evaluation_or_of_a_share_of_zero() -> None:
+def test_nothing_drops_out_in_evaluation_or_with_probability_zero() -> None:
     values = torch.ones(1000)
     assert Dropout(0.5).eval()(values) is values
     assert Dropout(0.0)(values) is values
@@ -90,7 +90,7 @@ def assert_alike(found: Tensor, wanted: Tensor, ours: Sequence[Tensor], theirs: 
 
 
 def test_attention_with_dropout_is_torchs_but_for_the_drops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dropout, "left_out", lambda values, share: torch.zeros_like(values, dtype=torch.bool))
+    monkeypatch.setattr(dropout, "dropout_mask", lambda values, p: torch.zeros_like(values, dtype=torch.bool))
     *ours, mask = states()
     *theirs, _ = states()
     found = attend(*ours, mask, dropout=0.5)
@@ -99,7 +99,7 @@ def test_attention_with_dropout_is_torchs_but_for_the_drops(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_shares_drop_out_and_padding_is_never_seen(kind: torch.dtype) -> None:
+def test_attention_weights_drop_out_and_padding_is_never_seen(kind: torch.dtype) -> None:
     torch.manual_seed(3)
     query, key, value, mask = states(kind)
     with torch.no_grad():

@@ -125,12 +125,12 @@ def test_padding_influences_nothing(backbone: Backbone, part: str) -> None:
 
 def test_more_padding_changes_no_state(backbone: Backbone) -> None:
     tight, wide = a_batch((8, 5, 7), (6, 4, 5)), a_batch((8, 5, 7), (6, 4, 5), num_tokens=12, num_regions=9)
-    room = (0, 0, 0, 3)
+    padding = (0, 0, 0, 3)
     wide = dataclasses.replace(
         wide,
         token_ids=F.pad(tight.token_ids, (0, 4)),
-        features=F.pad(tight.features, room),
-        boxes=F.pad(tight.boxes, room),
+        features=F.pad(tight.features, padding),
+        boxes=F.pad(tight.boxes, padding),
     )
     torch.testing.assert_close(encode(backbone, wide).pair, encode(backbone, tight).pair, atol=1e-12, rtol=0)
 

@@ -97,8 +97,8 @@ def answers(model: Model, batch: Batch, dtype: torch.dtype, *, cast: bool) -> di
         model = copy.deepcopy(model).to(dtype)
     context: Any = nullcontext() if cast else torch.autocast("cpu", dtype=dtype)
     with torch.no_grad(), context:
-        said: dict[str, Tensor] = model(batch)
-    return said
+        result: dict[str, Tensor] = model(batch)
+    return result
 
 
 def assert_close(model: Model, batch: Batch, dtype: torch.dtype, *, cast: bool, largest: float) -> None:
@@ -106,9 +106,9 @@ def assert_close(model: Model, batch: Batch, dtype: torch.dtype, *, cast: bool, 
         single = model(batch)
     half = answers(model, batch, dtype, cast=cast)
     assert set(half) == set(single)
-    for name, said in half.items():
-        assert said.isfinite().all(), name
-        assert relative_error(said, single[name]) < largest, name
+    for name, result in half.items():
+        assert result.isfinite().all(), name
+        assert relative_error(result, single[name]) < largest, name
 
 
 @pytest.mark.parametrize(("dtype", "cast"), WAYS)
@@ -127,7 +127,7 @@ def test_at_the_papers_size_every_head_is_within_two_hundredths(dtype: torch.dty
 def test_the_error_is_that_of_rounding_and_not_nought(model: Model, batch: Batch, dtype: torch.dtype) -> None:
     with torch.no_grad():
         single = model(batch)
-    errors = [relative_error(said, single[name]) for name, said in answers(model, batch, dtype, cast=True).items()]
+    errors = [relative_error(result, single[name]) for name, result in answers(model, batch, dtype, cast=True).items()]
     assert min(errors) > torch.finfo(dtype).eps / 10
 
 
@@ -139,8 +139,8 @@ def test_layer_norm_of_equal_numbers_is_its_offset(dtype: torch.dtype, cast: boo
     context: Any = nullcontext() if cast else torch.autocast("cpu", dtype=dtype)
     with context:
         for value in (0.0, 3.0):
-            said = (norm.to(dtype) if cast else norm)(torch.full((2, 8), value, dtype=dtype))
-            assert torch.equal(said.float(), torch.full((2, 8), 0.5))
+            result = (norm.to(dtype) if cast else norm)(torch.full((2, 8), value, dtype=dtype))
+            assert torch.equal(result.float(), torch.full((2, 8), 0.5))
 
 
 @pytest.mark.parametrize(("dtype", "cast"), WAYS)
@@ -154,9 +154,9 @@ def test_masked_regions_are_finite_forward_and_backward(
     bare = bare.to(dtype) if cast else bare
     context: Any = nullcontext() if cast else torch.autocast("cpu", dtype=dtype)
     with context:
-        said = bare(nothing)
-        total = sum(answer.float().square().mean() for answer in said.values())
-    assert all(answer.isfinite().all() for answer in said.values())
+        result = bare(nothing)
+        total = sum(answer.float().square().mean() for answer in result.values())
+    assert all(answer.isfinite().all() for answer in result.values())
     assert isinstance(total, Tensor)
     total.backward()
     gradient = bare.backbone.layers[0].cross.query.weight.grad

@@ -135,10 +135,10 @@ def test_a_layer_of_one_sequence_equals_the_plain_one() -> None:
 
 
 @torch.no_grad()
-def test_a_layer_of_one_sequence_gives_the_rows_that_are_asked_for() -> None:
+def test_a_layer_of_one_sequence_gives_the_states_of_its_queries() -> None:
     made = away_from_its_start(SelfLayer(CONFIG))
     states, _, mask, _ = streams()
-    torch.testing.assert_close(made(states, mask, asked=[0, 2]), made(states, mask)[:, [0, 2]], atol=1e-12, rtol=0)
+    torch.testing.assert_close(made(states, mask, queries=[0, 2]), made(states, mask)[:, [0, 2]], atol=1e-12, rtol=0)
 
 
 def test_dropout_acts_in_training_and_not_in_evaluation(layer: CrossModalityLayer) -> None:

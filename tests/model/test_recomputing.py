@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from msp_ds.model.layers import FeedForward
 from msp_ds.model.recomputing import recomputed
-from tools.held_memory import held_after
+from tools.bench.common.cost import held_after
 
 
 def test_the_result_is_computed_again_for_the_backward_pass_and_not_before() -> None:

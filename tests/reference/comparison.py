@@ -40,7 +40,7 @@ CHOICES: dict[str, Sequence[Any]] = {
     "mismatch_losses": ("keep", "drop"),
     "mismatch_losses_of": ({}, {"mlm": "keep", "moc": "drop", "tits": "keep"}),
 }
-"""Every option that a loss or the asked places depend on, with every value; of a number, two."""
+"""Every option that a loss or its targets depend on, with every value; of a number, two."""
 GATES, TOPIC_HEADS = ("pair", "none"), ("gelu-layernorm", "plain")
 
 EMPTY_KINDS = ("everything masked", "nothing masked", "no topic", "no label", "all filler", "all mismatched")
@@ -48,7 +48,7 @@ EMPTY_KINDS = ("everything masked", "nothing masked", "no topic", "no label", "a
 SILENT_WORDS = (16, 17, 18, 19)
 """Pieces of tiny.VOCABULARY_TABLES that are in no label's name."""
 NEVER = 1e-9
-"""A share by which can be divided, and of which nothing comes."""
+"""A probability that can be divided by and that chooses nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,16 +97,16 @@ def examples(count: int = NUM_BATCHES) -> Iterator[Example]:
     for number in range(count):
         kind = EMPTY_KINDS[number // 2 % len(EMPTY_KINDS)] if number % 2 else "ordinary"
         options = {name: draw.choice(values) for name, values in CHOICES.items()}
-        share = {"nothing masked": NEVER, "everything masked": 1.0}.get(kind)
+        probability = {"nothing masked": NEVER, "everything masked": 1.0}.get(kind)
         # With every region masked no triplet is left to be shuffled: IFRS has its turn in the other kinds.
-        shares = {
-            "token_probability": share or 0.4,
-            "region_probability": share or 0.2,
-            "ifrs_probability": share or 0.5,
+        probabilities = {
+            "token_probability": probability or 0.4,
+            "region_probability": probability or 0.2,
+            "ifrs_probability": probability or 0.5,
         }
         heads = both[draw.choice(GATES), draw.choice(TOPIC_HEADS)]
         clean = a_clean_batch(kind, draw, seed=number)
-        context = a_context(seed=number, **options, **shares)
+        context = a_context(seed=number, **options, **probabilities)
         yield Example(
             kind=kind,
             heads=heads,
@@ -195,17 +195,17 @@ class Agreement:
 
     batches: int = 0
     empty: int = 0
-    """Batches in which it asked nothing; for topics, in which there was none."""
+    """Batches in which it had no targets; for topics, in which there was none."""
     double: float = 0.0
     """Largest absolute difference in float64."""
     single: float = 0.0
-    """Largest difference of the loss in float32, as in training; of losses above 1, as a share of them."""
+    """Largest difference of the loss in float32, as in training; of losses above 1, relative to them."""
 
-    def add(self, example: Example, asked: Question, name: str) -> None:
+    def add(self, example: Example, the_question: Question, name: str) -> None:
         """Scores one batch both ways."""
-        slow = SLOW_LOSSES[name](asked)
+        slow = SLOW_LOSSES[name](the_question)
         self.batches += 1
-        self.empty += slow.num_asked == 0
+        self.empty += slow.num_targets == 0
         self.double = max(self.double, abs(example.fast_loss(name).item() - slow.loss))
         rounded = example.in_single_precision().fast_loss(name).item()
         self.single = max(self.single, abs(rounded - slow.loss) / max(1.0, slow.loss))
@@ -215,8 +215,8 @@ def agreements(compared: Iterable[Example], *, advance: Callable[[], None] = lam
     """The agreement of each loss over some examples; `advance` is called after each."""
     found = {name: Agreement() for name in SLOW_LOSSES}
     for example in compared:
-        asked = question(example)
+        the_question = question(example)
         for name, agreement in found.items():
-            agreement.add(example, asked, name)
+            agreement.add(example, the_question, name)
         advance()
     return found

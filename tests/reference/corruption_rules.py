@@ -68,7 +68,7 @@ def region_faults(clean: Batch, corrupted: Batch, pair: int, options: TaskOption
     yield from triplet_faults(shuffled, order, options)
     for slot, feature in enumerate(new):
         if not present[slot] and (masked[slot] or shuffled[slot]):
-            yield f"slot {slot} is filler and asked about"
+            yield f"slot {slot} is filler and a target"
         if masked[slot] and shuffled[slot]:
             yield f"slot {slot} is masked and shuffled"
         if masked[slot] and feature not in ([0.0] * len(feature), old[slot], *random_regions):

@@ -74,14 +74,14 @@ class Question:
     names: Names
     options: TaskOptions
 
-    def asked_pairs(self, task: str) -> list[Pair]:
+    def trained_pairs(self, task: str) -> list[Pair]:
         """Pairs that a task other than matching asks about."""
         how = self.options.mismatch_losses_of.get(task, self.options.mismatch_losses)
         return [pair for pair in self.pairs if pair.matched or how == "keep"]
 
     def regions(self, task: str) -> Iterator[tuple[Pair, Region]]:
-        """Every region of a pair that is asked about."""
-        for pair in self.asked_pairs(task):
+        """Every region of the pairs that the task trains on."""
+        for pair in self.trained_pairs(task):
             for region in pair.regions:
                 yield pair, region
 
@@ -112,89 +112,91 @@ class Answer:
     """What a loss says of a batch."""
 
     loss: float
-    num_asked: int
-    """Pieces, regions or pairs that were asked about; for topics, how many there were."""
+    num_targets: int
+    """Target pieces, regions or pairs; for topics, how many there were."""
 
 
 def mean_or_zero(values: list[float]) -> Answer:
-    """Nothing asked costs nothing."""
-    return Answer(loss=sum(values) / len(values) if values else 0.0, num_asked=len(values))
+    """Without targets the loss is zero."""
+    return Answer(loss=sum(values) / len(values) if values else 0.0, num_targets=len(values))
 
 
-def mlm(asked: Question) -> Answer:
+def mlm(question: Question) -> Answer:
     """Masked language modelling: cross entropy, mean over the masked pieces of the batch."""
     return mean_or_zero(
         [
-            cross_entropy(asked.heads.tokens(piece.state), piece.id)
-            for pair in asked.asked_pairs("mlm")
+            cross_entropy(question.heads.tokens(piece.state), piece.id)
+            for pair in question.trained_pairs("mlm")
             for piece in pair.pieces
             if piece.masked
         ]
     )
 
 
-def _over_regions(asked: Question, task: str, total: float, num_asked: int) -> Answer:
-    """A sum over regions, divided by how many masked ones are to be expected, or by how many were asked about.
+def _over_regions(question: Question, task: str, total: float, num_targets: int) -> Answer:
+    """A sum over regions, divided by how many masked ones are to be expected, or by how many there are.
 
     The released code's mean over all regions times 1/0.15 is the first; of batches so small that not even one masked
     region is to be expected, one is.
     """
-    if num_asked == 0:
-        return Answer(loss=0.0, num_asked=0)
-    if asked.options.region_normaliser == "asked":
-        return Answer(loss=total / num_asked, num_asked=num_asked)
-    expected = max(1.0, asked.options.region_probability * len(list(asked.regions(task))))
-    return Answer(loss=total / expected, num_asked=num_asked)
+    if num_targets == 0:
+        return Answer(loss=0.0, num_targets=0)
+    if question.options.region_normaliser == "asked":
+        return Answer(loss=total / num_targets, num_targets=num_targets)
+    expected = max(1.0, question.options.region_probability * len(list(question.regions(task))))
+    return Answer(loss=total / expected, num_targets=num_targets)
 
 
-def mrfr(asked: Question) -> Answer:
+def mrfr(question: Question) -> Answer:
     """Masked region feature regression: the distance to the masked feature."""
     errors = [
         mean_distance(
-            asked.heads.feature(asked.heads.region(region.state, pair.state)), region.feature, asked.options.mrfr_loss
+            question.heads.feature(question.heads.region(region.state, pair.state)),
+            region.feature,
+            question.options.mrfr_loss,
         )
-        for pair, region in asked.regions("mrfr")
+        for pair, region in question.regions("mrfr")
         if region.masked
     ]
-    return _over_regions(asked, "mrfr", sum(errors), len(errors))
+    return _over_regions(question, "mrfr", sum(errors), len(errors))
 
 
-def moc(asked: Question) -> Answer:
+def moc(question: Question) -> Answer:
     """Masked object classification: object and attribute of masked (or all) regions, by the detector's confidence."""
-    total, num_asked = 0.0, 0
-    for pair, region in asked.regions("moc"):
-        if not (region.masked or asked.options.moc_target == "all"):
+    total, num_targets = 0.0, 0
+    for pair, region in question.regions("moc"):
+        if not (region.masked or question.options.moc_target == "all"):
             continue
-        num_asked += 1
-        state = asked.heads.region(region.state, pair.state)
-        trusted = asked.options.moc_weight == "confidence"
+        num_targets += 1
+        state = question.heads.region(region.state, pair.state)
+        trusted = question.options.moc_weight == "confidence"
         if region.object_id != UNLABELLED:
             weight = region.object_score if trusted else 1.0
-            total += weight * cross_entropy(asked.heads.objects(state), region.object_id)
+            total += weight * cross_entropy(question.heads.objects(state), region.object_id)
         if region.attribute_id != UNLABELLED:
             weight = region.attribute_score if trusted else 1.0
-            total += weight * cross_entropy(asked.heads.attributes(state), region.attribute_id)
-    return _over_regions(asked, "moc", total, num_asked)
+            total += weight * cross_entropy(question.heads.attributes(state), region.attribute_id)
+    return _over_regions(question, "moc", total, num_targets)
 
 
-def ifrs(asked: Question) -> Answer:
+def ifrs(question: Question) -> Answer:
     """Image feature random shuffle (eq. 1): the distance to the feature that belongs there, mean over all shuffled."""
     return mean_or_zero(
         [
             mean_distance(
-                asked.heads.feature(asked.heads.region(region.state, pair.state)),
+                question.heads.feature(question.heads.region(region.state, pair.state)),
                 region.feature,
-                asked.options.ifrs_loss,
+                question.options.ifrs_loss,
             )
-            for pair, region in asked.regions("ifrs")
+            for pair, region in question.regions("ifrs")
             if region.shuffled
         ]
     )
 
 
 def topics_of(pair: Pair, names: Names, options: TaskOptions, *, attributes: bool) -> set[int]:
-    """The pieces both said and seen: W, the text's original pieces, and L, the pieces of the regions' labels."""
-    said = {piece.id for piece in pair.pieces if not piece.special}
+    """The pieces both in_text and seen: W, the text's original pieces, and L, the pieces of the regions' labels."""
+    in_text = {piece.id for piece in pair.pieces if not piece.special}
     seen: set[int] = set()
     for region in pair.regions:
         if region.object_id != UNLABELLED and region.object_score >= options.topic_min_score:
@@ -203,34 +205,34 @@ def topics_of(pair: Pair, names: Names, options: TaskOptions, *, attributes: boo
                 seen |= set(synonym)
         if attributes and region.attribute_id != UNLABELLED and region.attribute_score >= options.topic_min_score:
             seen |= set(names.attributes[region.attribute_id])
-    both = said & seen
+    both = in_text & seen
     return both - names.function_pieces if options.topic_words == "content" else both
 
 
-def _topic_loss(asked: Question, task: str, *, attributes: bool) -> Answer:
+def _topic_loss(question: Question, task: str, *, attributes: bool) -> Answer:
     """Binary cross entropy, mean over pairs and vocabulary (eq. 2 and 4 with the minus that they lack)."""
     errors, num_topics = [], 0
-    for pair in asked.asked_pairs(task):
-        topics = topics_of(pair, asked.names, asked.options, attributes=attributes)
+    for pair in question.trained_pairs(task):
+        topics = topics_of(pair, question.names, question.options, attributes=attributes)
         num_topics += len(topics)
-        for piece, logit in enumerate(asked.heads.topics(pair.state)):
+        for piece, logit in enumerate(question.heads.topics(pair.state)):
             errors.append(binary_cross_entropy(logit, piece in topics))
-    return Answer(loss=mean_or_zero(errors).loss, num_asked=num_topics)
+    return Answer(loss=mean_or_zero(errors).loss, num_targets=num_topics)
 
 
-def titp(asked: Question) -> Answer:
+def titp(question: Question) -> Answer:
     """Topics of image and text for phrases; attribute names may count."""
-    return _topic_loss(asked, "titp", attributes=asked.options.topic_attributes)
+    return _topic_loss(question, "titp", attributes=question.options.topic_attributes)
 
 
-def tits(asked: Question) -> Answer:
+def tits(question: Question) -> Answer:
     """Topics of image and text for sentences: of the pair that was fed, whether it matches or not."""
-    return _topic_loss(asked, "tits", attributes=False)
+    return _topic_loss(question, "tits", attributes=False)
 
 
-def itm_hs(asked: Question) -> Answer:
+def itm_hs(question: Question) -> Answer:
     """Matching: two-way cross entropy over all pairs, index 1 for those that match."""
-    return mean_or_zero([cross_entropy(asked.heads.match(pair.state), int(pair.matched)) for pair in asked.pairs])
+    return mean_or_zero([cross_entropy(question.heads.match(pair.state), int(pair.matched)) for pair in question.pairs])
 
 
 SLOW_LOSSES: dict[str, Callable[[Question], Answer]] = {

@@ -51,11 +51,11 @@ def test_gradients_are_the_slopes_of_the_loss(name: str, reading: dict[str, Any]
     clean = a_batch((6, 5), (5, 4), seed=3)
     corruption = dataclasses.replace(clean.corruption, matched=torch.tensor([True, False]))
     clean = dataclasses.replace(clean, corruption=corruption)
-    asked = context(**{"token_probability": 0.5, "region_probability": 0.3, "ifrs_probability": 1.0, **reading}, seed=4)
-    corrupted, states = corrupt(clean, list(TASKS.values()), asked), converted(encoded(clean), torch.float64)
+    ctx = context(**{"token_probability": 0.5, "region_probability": 0.3, "ifrs_probability": 1.0, **reading}, seed=4)
+    corrupted, states = corrupt(clean, list(TASKS.values()), ctx), converted(encoded(clean), torch.float64)
 
     def loss() -> Tensor:
-        return TASKS[name].score(heads, states, clean, corrupted, asked).loss
+        return TASKS[name].score(heads, states, clean, corrupted, ctx).loss
 
     leaves = {f"head {one}": weight for one, weight in heads.named_parameters()}
     leaves |= {one: getattr(states, one) for one in ("text", "regions", "pair")}
@@ -64,7 +64,7 @@ def test_gradients_are_the_slopes_of_the_loss(name: str, reading: dict[str, Any]
     for one, leaf in leaves.items():
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         slopes = central_differences(leaf, loss)
-        torch.testing.assert_close(gradient, slopes, rtol=1e-6, atol=1e-8, msg=lambda said, one=one: f"{one}: {said}")
+        torch.testing.assert_close(gradient, slopes, rtol=1e-6, atol=1e-8, msg=lambda found, one=one: f"{one}: {found}")
         moved |= {one} if slopes.any() else set()
     reads_pair = GATES[kind] == "pair" or name not in STATES
     wanted = STATES.get(name, {"pair"}) if reads_pair else STATES[name] - {"pair"}

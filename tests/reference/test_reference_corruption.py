@@ -19,8 +19,8 @@ from msp_ds.data.loading.reader import Reader
 from msp_ds.records import Batch
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.corruptions import replace_images
-from msp_ds.tasks.scoring import topic_targets
 from msp_ds.tasks.task import Context, corrupt
+from msp_ds.tasks.topics import topic_targets
 from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.options import RunOptions
@@ -52,7 +52,7 @@ def test_the_rules_notice_a_wrong_mark(field: str, fault: str) -> None:
     clean = a_batch((5,), (6,))
     everything = torch.ones_like(getattr(clean.corruption, field))
     wrong = changed_marks(dataclasses.replace(clean, features=clean.features + 1), **{field: everything})
-    assert any(fault in said for said in broken_rules(clean, wrong, context().options))
+    assert any(fault in text for text in broken_rules(clean, wrong, context().options))
 
 
 def test_all_that_may_be_masked_is_and_nothing_when_nothing_should_be() -> None:
@@ -65,8 +65,8 @@ def test_all_that_may_be_masked_is_and_nothing_when_nothing_should_be() -> None:
                 assert counts["masked"] == 0
 
 
-def share(part: int, whole: int) -> tuple[float, float]:
-    """A share and four of its standard errors."""
+def fraction(part: int, whole: int) -> tuple[float, float]:
+    """A fraction and four of its standard errors."""
     value = part / whole
     return value, 4 * (value * (1 - value) / whole) ** 0.5
 
@@ -85,28 +85,28 @@ def test_fifteen_percent_are_masked_and_of_those_80_10_10(fates: Callable[[Batch
         ("kept", 0.1 + lost, "masked"),
         ("replaced", 0.1 - 2 * lost, "masked"),
     ):
-        value, error = share(counts[name], counts[whole])
+        value, error = fraction(counts[name], counts[whole])
         assert value == pytest.approx(wanted, abs=error), name
 
 
 @pytest.mark.parametrize("negatives", ["hard", "random"])
 @pytest.mark.parametrize("skipped", [0, 2])
-def test_a_text_gets_its_own_image_a_look_alike_or_where_there_is_none_any_other(negatives: str, skipped: int) -> None:
+def test_a_text_gets_its_own_image_a_hard_negative_or_else_any_other(negatives: str, skipped: int) -> None:
     num_images, size = 9, 3000
     rows = [[(image + step) % num_images for step in range(1, 5)] for image in range(num_images)]
     rows[0], rows[1] = [-1] * 4, [5, -1, -1, -1]
     own = [number % num_images for number in range(size)]
-    asked = context(itm_negatives=negatives, itm_skip_nearest=skipped)
-    found, matched, _ = replace_images(torch.arange(size), torch.tensor(own), torch.tensor(rows), num_images, asked)
+    ctx = context(itm_negatives=negatives, itm_skip_nearest=skipped)
+    found, matched, _ = replace_images(torch.arange(size), torch.tensor(own), torch.tensor(rows), num_images, ctx)
     met: dict[int, set[int]] = {image: set() for image in range(num_images)}
-    for mine, given, is_own in zip(own, found.tolist(), matched.tolist(), strict=True):
-        assert is_own == (given == mine)
+    for mine, replacement, is_own in zip(own, found.tolist(), matched.tolist(), strict=True):
+        assert is_own == (replacement == mine)
         if not is_own:
-            met[mine].add(given)
-    for image, given_instead in met.items():
+            met[mine].add(replacement)
+    for image, replacements in met.items():
         near = {row for row in rows[image][skipped:] if row >= 0}
         others = set(range(num_images)) - {image}
-        assert given_instead == (near if near and negatives == "hard" else others)
+        assert replacements == (near if near and negatives == "hard" else others)
     assert sum(matched.tolist()) / size == pytest.approx(0.5, abs=4 * 0.5 / size**0.5)
 
 
@@ -118,16 +118,16 @@ def fed(small_shards: Path) -> tuple[Batch, Reader, Context, Tensor]:
     data = open_stage_data(small_shards, stage)
     reader = Reader(data.train[0])
     alone = Runtime(rank=0, world_size=1, device=torch.device("cpu"))
-    asked = build_context(config, data)
+    ctx = build_context(config, data)
     pairs = torch.arange(0, len(reader.keys), 3)
-    return BatchLoader(stage.parts, [reader], asked, alone).read(0, pairs, epoch=0), reader, asked, pairs
+    return BatchLoader(stage.parts, [reader], ctx, alone).read(0, pairs, epoch=0), reader, ctx, pairs
 
 
 def test_targets_are_those_of_the_image_that_is_fed(fed: tuple[Batch, Reader, Context, Tensor]) -> None:
-    batch, reader, asked, pairs = fed
+    batch, reader, ctx, pairs = fed
     own = reader.images[pairs]
     rows, matched, _ = replace_images(
-        reader.keys[pairs], own, reader.hard_negatives, reader.num_images, dataclasses.replace(asked, epoch=0)
+        reader.keys[pairs], own, reader.hard_negatives, reader.num_images, dataclasses.replace(ctx, epoch=0)
     )
     assert batch.corruption.matched.equal(matched)
     assert 0.25 < matched.double().mean() < 0.75
@@ -140,14 +140,14 @@ def test_targets_are_those_of_the_image_that_is_fed(fed: tuple[Batch, Reader, Co
 
 
 def test_topics_are_those_of_the_pair_that_is_fed(fed: tuple[Batch, Reader, Context, Tensor]) -> None:
-    batch, _, asked, _ = fed
-    targets = topic_targets(batch, asked, attributes=False)
-    names, special = asked.tables.object_pieces.tolist(), (asked.tables.cls_id, asked.tables.sep_id)
+    batch, _, ctx, _ = fed
+    targets = topic_targets(batch, ctx, attributes=False)
+    names, special = ctx.tables.object_pieces.tolist(), (ctx.tables.cls_id, ctx.tables.sep_id)
     counts: dict[bool, list[int]] = {True: [], False: []}
     for place, matched in enumerate(batch.corruption.matched.tolist()):
-        said = {piece for piece in batch.token_ids[place][batch.token_mask[place]].tolist() if piece not in special}
+        text = {piece for piece in batch.token_ids[place][batch.token_mask[place]].tolist() if piece not in special}
         seen = {piece for label in batch.object_ids[place].tolist() if label >= 0 for piece in names[label]}
-        assert sorted(targets.pieces[place][targets.wanted[place]].tolist()) == sorted(said & seen)
-        counts[matched].append(len(said & seen))
+        assert sorted(targets.pieces[place][targets.wanted[place]].tolist()) == sorted(text & seen)
+        counts[matched].append(len(text & seen))
     # What the text says is in its own image, and seldom in another: topics tell matching pairs.
     assert sum(counts[True]) / len(counts[True]) > 1.3 * sum(counts[False]) / len(counts[False])

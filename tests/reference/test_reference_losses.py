@@ -75,9 +75,9 @@ def test_options_that_are_left_out_are_no_part_of_a_loss() -> None:
 def test_a_nothing_costs_exactly_nothing_and_moves_no_weight() -> None:
     met = set()
     for example in examples():
-        asked = question(example)
+        the_question = question(example)
         for name in ("mlm", "mrfr", "moc", "ifrs"):
-            if SLOW_LOSSES[name](asked).num_asked == 0:
+            if SLOW_LOSSES[name](the_question).num_targets == 0:
                 met.add((name, example.kind))
                 assert_free(example, name)
     for name in ("mlm", "mrfr", "moc"):

@@ -28,12 +28,12 @@ def make_site(folder: Path) -> Path:
     """`folder`/shards/{sentence,vqa}/val and, as if they were runs, `folder`/runs/{s,tps,vqa}."""
     world = folder / "world"
     make_world(world, images=24, seed=0, feature_width=WIDTH)
-    asked = BenchmarkRecipe(
+    questions = BenchmarkRecipe(
         questions=(str(world / "vqa_questions.json"),),
         annotations=(str(world / "vqa_annotations.json"),),
         least_questions=3,
     )
-    recipe = small_world.recipe_of(world, holdout=8, benchmarks={"vqa": asked})
+    recipe = small_world.recipe_of(world, holdout=8, benchmarks={"vqa": questions})
     for name in ("sentence", "vqa"):
         build_shards(recipe, stage=name, out=folder / "shards")  # type: ignore[arg-type]
     captions, questions = (open_set(folder / "shards" / name / "val") for name in ("sentence", "vqa"))

@@ -45,7 +45,7 @@ def write_benchmarks(folder: Path, *, images: int = 24) -> Path:
     """`folder`/shards with all stages and benchmarks of a new world."""
     world = folder / "world"
     make_world(world, images=images, seed=0, feature_width=FEATURE_WIDTH)
-    asked = {
+    benchmarks = {
         "vqa": BenchmarkRecipe(
             questions=(str(world / "vqa_questions.json"),), annotations=(str(world / "vqa_annotations.json"),)
         ),
@@ -53,7 +53,7 @@ def write_benchmarks(folder: Path, *, images: int = 24) -> Path:
         "nlvr2": BenchmarkRecipe(questions=(str(world / "nlvr2.json"),)),
     }
     for name in (*STAGE_NAMES, *BENCHMARKS):
-        build_shards(recipe_of(world, holdout=8, benchmarks=asked), stage=name, out=folder / "shards")  # type: ignore[arg-type]
+        build_shards(recipe_of(world, holdout=8, benchmarks=benchmarks), stage=name, out=folder / "shards")  # type: ignore[arg-type]
     return folder / "shards"
 
 

@@ -128,7 +128,7 @@ def test_the_state_of_generators_plays_no_part_and_stays() -> None:
 
 
 @pytest.mark.parametrize("change", [{"epoch": 1}, {"seed": 2}])
-def test_another_epoch_or_seed_corrupts_anew(change: dict[str, int]) -> None:
+def test_another_epoch_or_seed_changes_the_corruption(change: dict[str, int]) -> None:
     batch = clean_batch()
     one, other = (corrupt(batch, list(TASKS.values()), context(**OFTEN, **more)) for more in ({}, change))
     for field in ("masked_tokens", "masked_regions", "region_order"):
@@ -148,8 +148,8 @@ def test_the_words_and_the_image_play_no_part_in_the_masks() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("reading", READINGS)
 def test_a_gpu_corrupts_as_the_cpu(reading: dict[str, Any]) -> None:
-    asked = context(**OFTEN, **reading)
-    there = dataclasses.replace(asked, tables=asked.tables.to("cuda"), feature_mean=asked.feature_mean.to("cuda"))
+    ctx = context(**OFTEN, **reading)
+    there = dataclasses.replace(ctx, tables=ctx.tables.to("cuda"), feature_mean=ctx.feature_mean.to("cuda"))
     made = corrupt(clean_batch().to("cuda"), list(TASKS.values()), there).to("cpu")
     assert all_traces(made) == all_traces(corrupted(clean_batch(), **reading))
 
@@ -159,12 +159,12 @@ def test_a_gpu_corrupts_as_the_cpu(reading: dict[str, Any]) -> None:
 NUM_IMAGES, NUM_PAIRS = 25, 2000
 KEYS = torch.randint(2**62, (NUM_PAIRS,), generator=rng(1))
 OWN = torch.randint(NUM_IMAGES, (NUM_PAIRS,), generator=rng(2))
-LOOK_ALIKES = (torch.arange(NUM_IMAGES)[:, None] + torch.arange(1, 6)).remainder(NUM_IMAGES).int()
+HARD_NEGATIVES = (torch.arange(NUM_IMAGES)[:, None] + torch.arange(1, 6)).remainder(NUM_IMAGES).int()
 
 
-def chosen(order: Tensor, asked: Context, device: str = "cpu") -> tuple[Tensor, Tensor]:
+def chosen(order: Tensor, ctx: Context, device: str = "cpu") -> tuple[Tensor, Tensor]:
     images, matched, _ = replace_images(
-        KEYS[order].to(device), OWN[order].to(device), LOOK_ALIKES.to(device), NUM_IMAGES, asked
+        KEYS[order].to(device), OWN[order].to(device), HARD_NEGATIVES.to(device), NUM_IMAGES, ctx
     )
     return images.cpu(), matched.cpu()
 
@@ -193,9 +193,9 @@ def sentences(small_shards: Path) -> tuple[Reader, Context]:
 
 def read(sentences: tuple[Reader, Context], names: Sequence[str], pairs: Tensor, **sizes: int) -> Batch:
     """The pairs as a stage of these tasks reads them."""
-    reader, asked = sentences
+    reader, ctx = sentences
     part = Granularity(initial="s", name="sentence", tasks=tuple(TASKS[name] for name in names))
-    return BatchLoader([part], [reader], asked, Runtime(rank=0, world_size=1, device=CPU)).read(
+    return BatchLoader([part], [reader], ctx, Runtime(rank=0, world_size=1, device=CPU)).read(
         0, pairs, epoch=3, **sizes
     )
 
@@ -221,11 +221,11 @@ def test_random_regions_are_the_pairs_own_whatever_the_batch_and_the_other_tasks
 
 def test_dropping_the_task_that_swaps_images_leaves_every_mask(sentences: tuple[Reader, Context]) -> None:
     pairs = torch.arange(0, 60)
-    _, asked = sentences
-    asked = dataclasses.replace(asked, epoch=3)
+    _, ctx = sentences
+    ctx = dataclasses.replace(ctx, epoch=3)
     with_swaps, without = (read(sentences, names, pairs) for names in (["mlm", "moc", "itm_hs"], ["mlm", "moc"]))
     assert not torch.equal(with_swaps.features, without.features)
-    one, other = (corrupt(batch, [TASKS["mlm"], TASKS["moc"]], asked) for batch in (with_swaps, without))
+    one, other = (corrupt(batch, [TASKS["mlm"], TASKS["moc"]], ctx) for batch in (with_swaps, without))
     assert torch.equal(one.token_ids, other.token_ids)
     there = with_swaps.region_mask & without.region_mask
     assert torch.equal(one.corruption.masked_regions & there, other.corruption.masked_regions & there)

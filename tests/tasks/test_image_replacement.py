@@ -16,13 +16,13 @@ NUM_IMAGES, NUM_PAIRS = 25, 20_000
 KEYS = torch.arange(NUM_PAIRS)
 OWN = KEYS % NUM_IMAGES
 # Image i looks like i+1, i+2, i+3 and i+4; nobody looks like image 0, and only image 2 like image 1.
-LOOK_ALIKES = (torch.arange(NUM_IMAGES)[:, None] + torch.arange(1, 5)).remainder(NUM_IMAGES).int()
-LOOK_ALIKES[0] = -1
-LOOK_ALIKES[1, 1:] = -1
+HARD_NEGATIVES = (torch.arange(NUM_IMAGES)[:, None] + torch.arange(1, 5)).remainder(NUM_IMAGES).int()
+HARD_NEGATIVES[0] = -1
+HARD_NEGATIVES[1, 1:] = -1
 
 
 def choose(
-    hard_negatives: Tensor | None = LOOK_ALIKES, *, seed: int = 1, epoch: int = 0, **options: object
+    hard_negatives: Tensor | None = HARD_NEGATIVES, *, seed: int = 1, epoch: int = 0, **options: object
 ) -> tuple[Tensor, Tensor]:
     return replace_images(KEYS, OWN, hard_negatives, NUM_IMAGES, context(seed=seed, epoch=epoch, **options))[:2]
 
@@ -44,10 +44,10 @@ def test_half_of_the_images_are_replaced() -> None:
     assert matched.double().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / NUM_PAIRS**0.5)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_the_share_is_an_option(share: float) -> None:
-    rows, matched = choose(itm_probability=share)
-    assert matched.double().mean().item() == 1 - share
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_the_probability_is_an_option(probability: float) -> None:
+    rows, matched = choose(itm_probability=probability)
+    assert matched.double().mean().item() == 1 - probability
     assert torch.equal(rows == OWN, matched)
 
 
@@ -58,37 +58,39 @@ def test_a_text_keeps_its_own_image_exactly_when_it_matches(options: dict[str, o
     assert 0 <= int(rows.min()) <= int(rows.max()) < NUM_IMAGES
 
 
-def test_hard_images_come_evenly_from_the_look_alikes() -> None:
+def test_hard_images_come_evenly_from_the_hard_negatives() -> None:
     counts = torch.bincount(distances(*choose(), first=2), minlength=NUM_IMAGES)
     assert counts.nonzero().flatten().tolist() == [1, 2, 3, 4]
     assert is_even(counts[1:5], limit=16.27)  # 99.9 % point, 3 degrees of freedom
 
 
-def test_a_short_row_gives_its_only_look_alike() -> None:
+def test_a_short_row_gives_its_only_hard_negative() -> None:
     rows, matched = choose()
     assert set(rows[~matched & (OWN == 1)].tolist()) == {2}
 
 
-def test_an_image_without_look_alikes_gets_any_other() -> None:
+def test_an_image_without_hard_negatives_gets_any_other() -> None:
     rows, matched = choose()
     counts = torch.bincount(rows[~matched & (OWN == 0)], minlength=NUM_IMAGES)
     assert counts[0] == 0
     assert is_even(counts[1:], limit=49.73)  # 23 degrees
 
 
-@pytest.mark.parametrize(("hard_negatives", "negatives"), [(LOOK_ALIKES, "random"), (None, "random"), (None, "hard")])
+@pytest.mark.parametrize(
+    ("hard_negatives", "negatives"), [(HARD_NEGATIVES, "random"), (None, "random"), (None, "hard")]
+)
 def test_random_images_are_even_over_all_others(hard_negatives: Tensor | None, negatives: str) -> None:
     counts = torch.bincount(distances(*choose(hard_negatives, itm_negatives=negatives), first=0), minlength=NUM_IMAGES)
     assert counts[0] == 0
     assert is_even(counts[1:], limit=49.73)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.25])
-def test_a_part_of_the_hard_images_can_be_random_instead(share: float) -> None:
-    found = distances(*choose(itm_hard_probability=share), first=2)
+@pytest.mark.parametrize("probability", [0.0, 0.25])
+def test_some_of_the_hard_negatives_can_be_random_images(probability: float) -> None:
+    found = distances(*choose(itm_hard_probability=probability), first=2)
     near = (found <= 4).double().mean().item()  # a random image is one of the four hard negatives in 4 of 24 cases
-    assert near == pytest.approx(share + (1 - share) * 4 / 24, abs=0.02)  # four standard errors
-    assert torch.equal(choose(itm_hard_probability=share)[1], choose()[1])
+    assert near == pytest.approx(probability + (1 - probability) * 4 / 24, abs=0.02)  # four standard errors
+    assert torch.equal(choose(itm_hard_probability=probability)[1], choose()[1])
 
 
 def test_beside_hard_images_every_other_image_can_come() -> None:
@@ -102,7 +104,7 @@ def test_the_nearest_can_be_skipped() -> None:
 
 
 @pytest.mark.parametrize("skipped", [4, 9])
-def test_skipping_all_look_alikes_falls_back_to_random_images(skipped: int) -> None:
+def test_skipping_all_hard_negatives_falls_back_to_random_images(skipped: int) -> None:
     counts = torch.bincount(distances(*choose(itm_skip_nearest=skipped), first=0), minlength=NUM_IMAGES)
     assert is_even(counts[1:], limit=49.73)
 
@@ -125,7 +127,7 @@ def test_hard_and_random_negatives_replace_the_same_pairs() -> None:
 
 
 @pytest.mark.parametrize("change", [{"epoch": 1}, {"seed": 2}])
-def test_another_epoch_or_seed_chooses_anew(change: dict[str, int]) -> None:
+def test_another_epoch_or_seed_changes_the_choice(change: dict[str, int]) -> None:
     agree = (choose()[1] == choose(**change)[1]).double().mean().item()
     assert agree == pytest.approx(0.5, abs=4 * 0.5 / NUM_PAIRS**0.5)
 
@@ -139,30 +141,30 @@ def chosen_at_hand(rows_at_hand: list[int], **options: object) -> tuple[Tensor, 
     """The choice for the pairs of images at hand, hard negatives i+1 to i+4 as above."""
     at_hand = torch.tensor(rows_at_hand)
     here = torch.isin(OWN, at_hand)
-    found = replace_images(KEYS[here], OWN[here], LOOK_ALIKES, NUM_IMAGES, context(**options), at_hand)
+    found = replace_images(KEYS[here], OWN[here], HARD_NEGATIVES, NUM_IMAGES, context(**options), at_hand)
     return OWN[here], found.rows, dict(found.metrics)
 
 
-def test_a_look_alike_that_is_elsewhere_is_replaced_by_the_next_that_is_here() -> None:
+def test_a_hard_negative_that_is_elsewhere_is_replaced_by_the_next_that_is_here() -> None:
     # 10 looks like 11 to 14, of which 12 and 13 are here: 11 gives way to 12, and so, beyond the end, does 14.
     # 12 looks like 13 to 16: 14 and 15 give way to 16. 13 has 16 alone. 16 has none, so chance chooses for it.
     own, rows, _ = chosen_at_hand([10, 12, 13, 16], itm_probability=1.0)
     for image, drawn_once, drawn_thrice in ((10, 13, 12), (12, 13, 16)):
         counts = torch.bincount(rows[own == image], minlength=NUM_IMAGES)
         assert counts.nonzero().flatten().tolist() == sorted((drawn_once, drawn_thrice))
-        share = int(counts[drawn_once]) / int(counts.sum())
-        assert share == pytest.approx(1 / 4, abs=4 * (3 / 16 / int(counts.sum())) ** 0.5)
+        probability = int(counts[drawn_once]) / int(counts.sum())
+        assert probability == pytest.approx(1 / 4, abs=4 * (3 / 16 / int(counts.sum())) ** 0.5)
     assert set(rows[own == 13].tolist()) == {16}
     assert set(rows[own == 16].tolist()) == {10, 12, 13}
 
 
-def test_after_the_last_look_alike_comes_the_first() -> None:
+def test_after_the_last_hard_negative_comes_the_first() -> None:
     # Of 10's hard negatives only 11 is here: 12, 13 and 14 give way to it too.
     own, rows, _ = chosen_at_hand([5, 10, 11], itm_probability=1.0)
     assert set(rows[own == 10].tolist()) == {11}
 
 
-def test_the_metric_counts_look_alikes_that_were_drawn_and_here() -> None:
+def test_the_metric_counts_hard_negatives_that_were_drawn_and_here() -> None:
     # Two in four of 10's and of 12's are here, one of 13's, none of 16's: 5 of 16 in the mean.
     _, _, metrics = chosen_at_hand([10, 12, 13, 16], itm_probability=1.0)
     metric = metrics["data/hard_negatives_at_hand"]

@@ -47,8 +47,8 @@ def answered(answers: Tensor) -> Encoded:
 def test_mlm_accuracy_counts_the_masked_tokens_alone() -> None:
     clean = a_batch((6,), (3,), token_ids=torch.tensor([[2, 5, 6, 7, 8, 3]]))
     corrupted = with_marks(clean, masked_tokens=torch.tensor([[0, 1, 1, 1, 0, 0]]).bool())
-    said = torch.nn.functional.one_hot(torch.tensor([[0, 5, 9, 7, 8, 3]]), 20).float()
-    score = TASKS["mlm"].score(nn.ModuleDict({"token": nn.Identity()}), answered(said), clean, corrupted, context())
+    result = torch.nn.functional.one_hot(torch.tensor([[0, 5, 9, 7, 8, 3]]), 20).float()
+    score = TASKS["mlm"].score(nn.ModuleDict({"token": nn.Identity()}), answered(result), clean, corrupted, context())
     assert score.metrics["accuracy/mlm"].count.item() == 3
     assert score.metrics["accuracy/mlm"].mean() == pytest.approx(2 / 3)  # 5 and 7, not 9 for 6
 
@@ -58,10 +58,10 @@ def test_moc_accuracy_counts_masked_regions_that_have_a_label() -> None:
         (4,), (4,), object_ids=torch.tensor([[2, 1, IGNORE, 0]]), attribute_ids=torch.tensor([[IGNORE, 1, IGNORE, 2]])
     )
     corrupted = with_marks(clean, masked_regions=torch.tensor([[1, 1, 1, 0]]).bool())
-    said = torch.tensor([[[2.0, 0.0], [3.0, 1.0], [4.0, 2.0], [0.0, 2.0]]])
-    score = TASKS["moc"].score(nn.ModuleDict({"region": Answers()}), answered(said), clean, corrupted, context())
+    result = torch.tensor([[[2.0, 0.0], [3.0, 1.0], [4.0, 2.0], [0.0, 2.0]]])
+    score = TASKS["moc"].score(nn.ModuleDict({"region": Answers()}), answered(result), clean, corrupted, context())
     objects, attributes = score.metrics["accuracy/moc_object"], score.metrics["accuracy/moc_attribute"]
-    assert (objects.total.item(), objects.count.item()) == (1, 2)  # 2 is right, 3 for 1 is wrong, no label, not asked
+    assert (objects.total.item(), objects.count.item()) == (1, 2)  # 2 is right, 3 for 1 is wrong, no label, no target
     assert (attributes.total.item(), attributes.count.item()) == (1, 1)
 
 
@@ -73,7 +73,7 @@ def test_itm_accuracy_counts_every_pair() -> None:
     assert score.metrics["accuracy/itm_hs"].mean() == pytest.approx(2 / 3)
 
 
-def test_a_relative_error_is_a_share_of_the_yardsticks_error() -> None:
+def test_a_relative_error_is_a_fraction_of_the_baselines_error() -> None:
     target, predicted = torch.tensor([[0.0, 0.0], [2.0, 4.0]]), torch.tensor([[1.0, 2.0], [2.0, 3.0]])
     mean = torch.tensor([1.0, 1.0])
     errors = feature_errors(predicted, target, "mse")
@@ -106,11 +106,11 @@ def test_ifrs_accuracy_is_how_often_the_nearest_of_the_triplet_is_the_right_one(
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("name", "mark"), [("mrfr", "masked_regions"), ("ifrs", "shuffled_regions")])
 def test_answering_the_mean_feature_is_an_error_of_one_and_the_truth_of_none(name: str, mark: str) -> None:
-    clean, asked = a_batch(), context()
+    clean, ctx = a_batch(), context()
     corrupted = with_marks(clean, **{mark: clean.region_mask})
     heads = nn.ModuleDict({"region": Answers()})
-    for answer, error in ((asked.feature_mean.expand(3, 6, WIDTH), 1.0), (clean.features.double(), 0.0)):
-        score = TASKS[name].score(heads, answered(answer), clean, corrupted, asked)
+    for answer, error in ((ctx.feature_mean.expand(3, 6, WIDTH), 1.0), (clean.features.double(), 0.0)):
+        score = TASKS[name].score(heads, answered(answer), clean, corrupted, ctx)
         assert score.metrics[f"error/{name}"].mean() == pytest.approx(error, abs=1e-12)
 
 
@@ -126,7 +126,7 @@ def test_copying_what_lies_there_after_the_shuffle_is_an_error_of_one_versus_cop
     assert score.metrics["error/ifrs_vs_copy"].total > 0
 
 
-def test_nothing_asked_is_counted_as_nothing() -> None:
+def test_without_targets_nothing_is_counted() -> None:
     clean = a_batch()
     for name in ("mrfr", "ifrs", "moc"):
         states = answered(torch.zeros(3, 6, WIDTH))
@@ -139,11 +139,11 @@ def test_regions_are_gated_by_the_pair_they_belong_to() -> None:
         def forward(self, regions: Tensor, pair: Tensor) -> Tensor:
             return torch.stack((regions[:, 0], pair[:, 0]), dim=1)
 
-    asked = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0]]).bool()
+    mask = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0]]).bool()
     states = Encoded(
         text=torch.empty(0), regions=torch.arange(9.0).view(3, 3, 1), pair=torch.tensor([[10.0], [20.0], [30.0]])
     )
-    _, gated = gated_regions(nn.ModuleDict({"region": Both()}), states, TargetPositions(where=asked).flat())
+    _, gated = gated_regions(nn.ModuleDict({"region": Both()}), states, TargetPositions(mask=mask).flat())
     assert gated.tolist() == [[0, 10], [2, 10], [7, 30]]
 
 
@@ -151,7 +151,7 @@ def test_another_kind_of_region_head_is_refused() -> None:
     states = encoded(a_batch())
     with pytest.raises(TypeError, match="'region' is a Identity"):
         gated_regions(
-            nn.ModuleDict({"region": nn.Identity()}), states, TargetPositions(where=torch.ones(3, 6).bool()).flat()
+            nn.ModuleDict({"region": nn.Identity()}), states, TargetPositions(mask=torch.ones(3, 6).bool()).flat()
         )
 
 

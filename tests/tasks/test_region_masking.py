@@ -21,7 +21,7 @@ def fates(batch: Batch, corrupted: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return chosen & (feature == 0), chosen & (feature == -1), chosen & (feature == batch.features[..., 0])
 
 
-def test_mrfr_and_moc_ask_about_the_same_regions_masked_once() -> None:
+def test_mrfr_and_moc_have_the_same_regions_masked_once() -> None:
     batch = many_pairs(50)
     both = corrupt(batch, [TASKS["mrfr"], TASKS["moc"]], context())
     assert torch.equal(both.features, corrupt(batch, [TASKS["moc"]], context()).features)
@@ -67,8 +67,8 @@ def test_slots_beyond_the_last_region_are_never_masked() -> None:
 
 
 def test_fifteen_percent_are_masked() -> None:
-    share = choose_regions(many_pairs(2000), context()).double().mean().item()
-    assert share == pytest.approx(0.15, abs=0.0054)  # 72 000 regions: four standard errors
+    fraction = choose_regions(many_pairs(2000), context()).double().mean().item()
+    assert fraction == pytest.approx(0.15, abs=0.0054)  # 72 000 regions: four standard errors
 
 
 def test_eighty_percent_become_zeros_ten_random_regions_and_ten_stay() -> None:

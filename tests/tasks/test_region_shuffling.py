@@ -38,21 +38,21 @@ def triplets(batch: Batch) -> list[tuple[int, tuple[int, int, int]]]:
     return found
 
 
-def expected_triplets(num_regions: int, share: float) -> float:
+def expected_triplets(num_regions: int, probability: float) -> float:
     """Mean number of hits of a left-to-right scan that skips three slots after a hit."""
     means = [0.0, 0.0, 0.0]
     for _ in range(3, num_regions + 1):
-        means.append(share * (1 + means[-3]) + (1 - share) * means[-1])
+        means.append(probability * (1 + means[-3]) + (1 - probability) * means[-1])
     return means[num_regions]
 
 
-def brute_force(batch: Batch, share: float, stride: int, *, chances: Tensor, allowed: Tensor) -> list[set[int]]:
+def brute_force(batch: Batch, probability: float, stride: int, *, chances: Tensor, allowed: Tensor) -> list[set[int]]:
     """Starts of every image by a walk along its slots."""
     starts = []
     for row, free in zip(chances.tolist(), allowed.tolist(), strict=True):
         mine, slot = set(), 0
         while slot + 3 <= len(row):
-            if slot % stride == 0 and all(free[slot : slot + 3]) and row[slot] < share:
+            if slot % stride == 0 and all(free[slot : slot + 3]) and row[slot] < probability:
                 mine.add(slot)
                 slot += 3
             else:
@@ -77,11 +77,11 @@ def test_the_identity_is_never_drawn_and_the_other_five_orders_evenly() -> None:
 
 @pytest.mark.parametrize("choice", ["scan", "stride3"])
 def test_the_starts_are_those_of_a_walk_from_left_to_right(choice: str) -> None:
-    batch, asked = many_pairs(300), context(ifrs_choice=choice, **OFTEN)
-    corrupted = shuffle_regions(batch, asked)
-    chances = asked.draw(batch.keys, "triplet chosen", 36)
+    batch, ctx = many_pairs(300), context(ifrs_choice=choice, **OFTEN)
+    corrupted = shuffle_regions(batch, ctx)
+    chances = ctx.draw(batch.keys, "triplet chosen", 36)
     stride = {"scan": 1, "stride3": 3}[choice]
-    wanted = brute_force(batch, 0.5, stride, chances=chances, allowed=~choose_regions(batch, asked))
+    wanted = brute_force(batch, 0.5, stride, chances=chances, allowed=~choose_regions(batch, ctx))
     found = [{slot for slot, _ in triplets(rows(corrupted, [place]))} for place in range(300)]
     assert found == wanted
 
@@ -140,7 +140,7 @@ def test_boxes_text_and_labels_stay() -> None:
         assert getattr(corrupted, name) is getattr(batch, name)
 
 
-def test_boxes_move_with_their_features_if_asked_to() -> None:
+def test_boxes_move_with_their_features_on_request() -> None:
     batch = many_pairs(20)
     corrupted = shuffle_regions(batch, context(ifrs_boxes="move", **OFTEN))
     for place, order in enumerate(corrupted.corruption.region_order):
@@ -149,10 +149,10 @@ def test_boxes_move_with_their_features_if_asked_to() -> None:
 
 
 def test_shuffling_and_masking_do_not_disturb_each_other() -> None:
-    batch, asked = many_pairs(50), context(**OFTEN)
-    shuffled_first = mask_regions(shuffle_regions(batch, asked), asked)
-    masked_first = shuffle_regions(mask_regions(batch, asked), asked)
-    corrupted = corrupt(batch, [TASKS["moc"], TASKS["ifrs"]], asked)
+    batch, ctx = many_pairs(50), context(**OFTEN)
+    shuffled_first = mask_regions(shuffle_regions(batch, ctx), ctx)
+    masked_first = shuffle_regions(mask_regions(batch, ctx), ctx)
+    corrupted = corrupt(batch, [TASKS["moc"], TASKS["ifrs"]], ctx)
     assert torch.equal(corrupted.features, shuffled_first.features)
     assert torch.equal(corrupted.features, masked_first.features)
 

@@ -21,7 +21,7 @@ def masks(batch: Batch, **options: object) -> Tensor:
 
 
 def half_masked(**sizes: int) -> Batch:
-    """Three pairs on which a share of one half shows a difference for sure."""
+    """Three pairs on which a probability of one half shows a difference for sure."""
     return a_batch((12, 9, 10), (6, 4, 5), **sizes)
 
 
@@ -41,26 +41,26 @@ def test_the_clean_batch_stays_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("unit", ["piece", "word"])
-def test_with_a_share_of_one_all_but_specials_and_padding_is_masked(unit: str) -> None:
+def test_with_probability_one_all_but_specials_and_padding_is_masked(unit: str) -> None:
     batch = half_masked(num_tokens=14)
     special = (batch.token_ids == CLS) | (batch.token_ids == SEP)
     assert torch.equal(masks(batch, token_probability=1.0, mlm_unit=unit), batch.token_mask & ~special)
 
 
-def test_with_a_share_of_zero_nothing_is_masked() -> None:
+def test_with_probability_zero_nothing_is_masked() -> None:
     assert not masks(half_masked(), token_probability=0.0).any()
 
 
 @pytest.mark.parametrize("unit", ["piece", "word"])
 def test_fifteen_percent_are_masked(unit: str) -> None:
     batch = many_pairs(6000, num_regions=1)  # ten words each: four standard errors are 0.0058
-    share = masks(batch, mlm_unit=unit)[:, 1:-1].double().mean().item()
-    assert share == pytest.approx(0.15, abs=0.0058)
+    fraction = masks(batch, mlm_unit=unit)[:, 1:-1].double().mean().item()
+    assert fraction == pytest.approx(0.15, abs=0.0058)
 
 
 def test_every_place_is_masked_alike() -> None:
-    share = masks(many_pairs(6000, num_regions=1))[:, 1:-1].double().mean(0)
-    assert (share - 0.15).abs().max() < 4.5 * (0.15 * 0.85 / 6000) ** 0.5
+    fraction = masks(many_pairs(6000, num_regions=1))[:, 1:-1].double().mean(0)
+    assert (fraction - 0.15).abs().max() < 4.5 * (0.15 * 0.85 / 6000) ** 0.5
 
 
 def test_of_the_masked_eighty_percent_are_hidden_ten_replaced_and_ten_kept() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from msp_ds.records import IGNORE, Batch, Encoded, MeanMetric
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.corruptions import mask_tokens
-from msp_ds.tasks.scoring import Topics, detection_metrics, score_topics, topic_targets
+from msp_ds.tasks.topics import Topics, detection_metrics, score_topics, topic_targets
 
 
 def pair(words: list[int], objects: list[int], attributes: list[int] | None = None, **fields: Any) -> Batch:
@@ -73,13 +73,13 @@ def test_content_words_leave_function_pieces_out() -> None:
     assert topics(batch, topic_words="content") == [{5, 6}]
 
 
-def test_synonyms_count_if_asked_for() -> None:
+def test_synonyms_count_on_request() -> None:
     batch = pair([11, 12, 9], [0, 3])
     assert topics(batch) == [{9}]
     assert topics(batch, topic_synonyms="all") == [{9, 11, 12}]
 
 
-def test_attributes_count_if_asked_for_and_trusted() -> None:
+def test_attributes_count_on_request_where_trusted() -> None:
     batch = pair([13, 14, 5], [0, 0, 0], [0, 1, IGNORE], attribute_scores=torch.tensor([[0.9, 0.1, 0.0]]))
     assert topics(batch) == [{5}]
     assert topics(batch, attributes=True) == [{5, 13, 14}]
@@ -125,14 +125,14 @@ def softplus(x: float) -> float:
 
 
 def test_the_loss_is_the_binary_cross_entropy_over_the_vocabulary() -> None:
-    asked = Ask(pair([5, 8, 9], [0, 2]), topics={5, 9})  # wanted 5 and 8, found 5 and 9
+    scored = Ask(pair([5, 8, 9], [0, 2]), topics={5, 9})  # wanted 5 and 8, found 5 and 9
     hit, false_alarm, miss, silence = softplus(-0.4), softplus(0.4), softplus(2), softplus(-2)
-    assert asked.loss == pytest.approx((hit + false_alarm + miss + 17 * silence) / NUM_PIECES, rel=1e-5)
+    assert scored.loss == pytest.approx((hit + false_alarm + miss + 17 * silence) / NUM_PIECES, rel=1e-5)
 
 
 def test_precision_recall_and_f1_are_worked_by_hand() -> None:
-    asked = Ask(pair([5, 8, 9, 6], [0, 2, 3]), topics={5, 8, 17})  # wanted 5, 8, 9: two hits of three each
-    assert asked.metrics == pytest.approx({"precision/tits": 2 / 3, "recall/tits": 2 / 3, "f1/tits": 2 / 3})
+    scored = Ask(pair([5, 8, 9, 6], [0, 2, 3]), topics={5, 8, 17})  # wanted 5, 8, 9: two hits of three each
+    assert scored.metrics == pytest.approx({"precision/tits": 2 / 3, "recall/tits": 2 / 3, "f1/tits": 2 / 3})
 
 
 def test_targets_are_those_before_masking() -> None:

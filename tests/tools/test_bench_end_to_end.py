@@ -11,14 +11,14 @@ import torch
 
 from msp_ds.records import Batch
 from msp_ds.training.batch_loader import StepBatch
-from tools.bench_end_to_end import compared, recipe_in, table, told
-from tools.bench_figures import Clock
-from tools.replayed_loop import SENTENCE
-from tools.whole_steps import Moment, Round, Rounds, bytes_of, copied
+from tools.bench.common.figures import Clock
+from tools.bench.common.replayed_loop import SENTENCE
+from tools.bench.common.whole_steps import Moment, Round, Rounds, bytes_of, copied
+from tools.bench.end_to_end import compared, recipe_in, summary_lines, table
 
 
 def a_portion(step: int, batch: Batch) -> StepBatch:
-    return StepBatch(step=step, epoch=0, part=SENTENCE, micro_batches=(batch,), metrics=({},), rooms=({},))
+    return StepBatch(step=step, epoch=0, part=SENTENCE, micro_batches=(batch,), metrics=({},), padded_counts=({},))
 
 
 class Bare:
@@ -91,8 +91,8 @@ def test_the_time_of_a_step_is_told_by_its_parts() -> None:
     assert found["to_bare"] == {"median": 1.5, "least": 1.0, "most": 2.0, "of_sums": 1.5}
     assert found["to_bare_by_the_wall"]["median"] == 2.0
     # three rounds of two steps, in ms a step
-    said = {name: one["cpu"] for name, one in found["milliseconds"].items()}
-    assert said == pytest.approx(
+    milliseconds = {name: one["cpu"] for name, one in found["milliseconds"].items()}
+    assert milliseconds == pytest.approx(
         {
             "whole": 3000,
             "wait": 0,
@@ -129,11 +129,11 @@ def test_what_is_told_beside_the_table() -> None:
         "flops_a_second": 30.0,
         "wall_to_cpu": 1.0,
     }
-    lines = told(found, 100.0, most_bytes=2**30, parameters=2**30)
+    lines = summary_lines(found, 100.0, most_bytes=2**30, parameters=2**30)
     assert lines[0].endswith("within the bar of 1.05")
     assert lines[1].endswith("wait_share 1.00%; the paper's 20.4 M pairs take 2.00 hours")
     assert lines[2] == "MFU 30.0%, peak memory 13.00 GiB beside the bare copy"
-    assert len(told(found, None, most_bytes=0, parameters=1)) == 2
+    assert len(summary_lines(found, None, most_bytes=0, parameters=1)) == 2
 
 
 def test_the_recipe_is_the_demos_elsewhere(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from msp_ds.presets import get_preset
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.execution import Execution
 from msp_ds.training.loop import REPORT_EVERY
-from tools.bench_engine import STEPS, Turns, compared, rounds
-from tools.bench_figures import Clock, Taken, spread
-from tools.replayed_loop import Stand
-from tools.step_pool import Pool, a_context
+from tools.bench.common.figures import Clock, Taken, spread
+from tools.bench.common.replayed_loop import Stand
+from tools.bench.common.step_pool import Pool, a_context
+from tools.bench.engine import STEPS, Turns, compared, rounds
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -100,7 +100,7 @@ def left_by(tool: str, *words: object, out: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_the_engine_is_timed_beside_the_plain_loop(tmp_path: Path) -> None:
     found = left_by(
-        "bench_engine.py", "--preset", "tiny", "--batch-size", 4, "--repeat", 1, out=tmp_path / "engine.json"
+        "bench/engine.py", "--preset", "tiny", "--batch-size", 4, "--repeat", 1, out=tmp_path / "engine.json"
     )
     assert found["of_rounds"]["median"] > 0
     assert found["loop_seconds"] > 0
@@ -110,13 +110,13 @@ def test_the_engine_is_timed_beside_the_plain_loop(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_ranks_are_timed_beside_one(tmp_path: Path) -> None:
     words = ("--preset", "tiny", "--batch-size", 4, "--steps", 1, "--repeat", 1)
-    found = left_by("bench_scaling.py", *words, out=tmp_path / "scaling.json")
+    found = left_by("bench/scaling.py", *words, out=tmp_path / "scaling.json")
     assert set(found["ranks"]) == {"one rank", "two ranks, the same batch", "two ranks, as much work each"}
 
 
 @pytest.mark.slow
 def test_the_whole_way_is_timed_beside_the_bare_step(small_shards: Path, tmp_path: Path) -> None:
     words = ("--preset", "tiny", "--shards", small_shards, "--batch-size", 8, "--steps", 2, "--repeat", 4)
-    found = left_by("bench_end_to_end.py", *words, out=tmp_path / "whole.json")
-    said = found["milliseconds"]
-    assert all(said[name]["cpu"] > 0 for name in ("whole", "bare", "corruption", "step", "save"))
+    found = left_by("bench/end_to_end.py", *words, out=tmp_path / "whole.json")
+    milliseconds = found["milliseconds"]
+    assert all(milliseconds[name]["cpu"] > 0 for name in ("whole", "bare", "corruption", "step", "save"))

@@ -10,7 +10,7 @@ from tiny import FP32_BOUND
 
 from msp_ds.errors import InputError
 from msp_ds.evaluation.ranking import Pool
-from tools.bench_retrieval import LENGTHS, Contest, Turns, compare, made_up, recalls, released_scores, ways_of
+from tools.bench.retrieval import LENGTHS, Contest, Turns, compare, made_up, recalls, released_scores, ways_of
 
 CPU = torch.device("cpu")
 

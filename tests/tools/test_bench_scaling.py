@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tools.bench_scaling import ALONE, SAME_BATCH, SAME_WORK, compared, measured, plans
-from tools.rank_worlds import Turn, World, WorldPlan, timed
+from tools.bench.common.rank_worlds import Turn, World, WorldPlan, timed
+from tools.bench.scaling import ALONE, SAME_BATCH, SAME_WORK, compared, measured, plans
 
 
 def a_turn(wall: float, cpu: float, *, reducing: float = 0.0, updating: float = 0.0) -> Turn:

@@ -11,9 +11,9 @@ from msp_ds.config import ModelConfig
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.task import corrupt
 from msp_ds.training.pretraining_model import PretrainingModel
-from tools.bench_step import LXMERT_TASKS, Clock, Variant, as_lxmert, measure_memory, measured, ours, ratios, subjects
-from tools.step_peers import ReleasedManner
-from tools.step_pool import LONGEST, PAIRS, Draw, Pool, a_context
+from tools.bench.common.step_peers import ReleasedManner
+from tools.bench.common.step_pool import LONGEST, PAIRS, Draw, Pool, a_context
+from tools.bench.step import LXMERT_TASKS, Clock, Variant, as_lxmert, measure_memory, measured, ours, ratios, subjects
 
 SMALL = ModelConfig(
     hidden_size=16,

@@ -16,7 +16,7 @@ from msp_ds.data.format.region_checks import LabelCounts
 from msp_ds.errors import InputError
 from msp_ds.preparation.region_features.region_files import list_region_files
 from msp_ds.records import RegionRecord
-from tools.convert_hdf5 import convert, read_ids, side
+from tools.convert.hdf5 import convert, read_ids, side
 
 SIZES = [(480, 640), (333, 500), (1, 427)]
 """Height and width of the three images."""

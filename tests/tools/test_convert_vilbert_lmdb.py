@@ -16,7 +16,7 @@ from msp_ds.data.format.region_checks import LabelCounts
 from msp_ds.errors import InputError
 from msp_ds.preparation.region_features.region_files import list_region_files
 from msp_ds.records import RegionRecord
-from tools.convert_vilbert_lmdb import convert
+from tools.convert.vilbert_lmdb import convert
 
 FEATURES = np.arange(12, dtype="<f4").reshape(2, 6)
 BOXES = np.array([[1, 2, 30, 40], [0, 0, 64, 48]], "<f4")

@@ -8,7 +8,7 @@ import pytest
 from foreign_weights import MODEL
 
 from msp_ds.config import ModelConfig
-from tools.equality_with_transformers import GRADIENT_LIMIT, STATE_LIMIT, measure, within_limits
+from tools.check.equality_with_transformers import GRADIENT_LIMIT, STATE_LIMIT, measure, within_limits
 
 FAMILY = {"LXMERT-S": MODEL}
 if "language_layers" in ModelConfig.__dataclass_fields__:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tools.noted_training import pairs_trained_on, place_of
+from tools.check.noted_training import pairs_trained_on, place_of
 
 STEP = {"what": "step", "stage": "token", "step": 0, "keys": [1]}
 

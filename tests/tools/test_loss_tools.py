@@ -10,7 +10,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from msp_ds.errors import InputError
-from tools.loss_compare import Difference, commit_of, differences
+from tools.check.loss_compare import Difference, commit_of, differences, short_training_in
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,7 +22,7 @@ def left_by(tool: str, *words: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_the_table_of_references_has_a_row_a_loss() -> None:
-    done = left_by("loss_references.py", "--batches", 12)
+    done = left_by("check/loss_references.py", "--batches", 12)
     assert done.returncode == 0, done.stderr
     rows = [line.split("│")[1].strip() for line in done.stdout.splitlines() if line.startswith("│")]
     assert rows == ["mlm", "mrfr", "moc", "ifrs", "titp", "tits", "itm_hs"]
@@ -30,7 +30,7 @@ def test_the_table_of_references_has_a_row_a_loss() -> None:
 
 @pytest.mark.slow
 def test_a_difference_above_the_tolerance_is_an_error() -> None:
-    assert left_by("loss_references.py", "--batches", 6, "--tolerance", 0).returncode == 1
+    assert left_by("check/loss_references.py", "--batches", 6, "--tolerance", 0).returncode == 1
 
 
 def a_run(folder: Path, losses: list[float]) -> Path:
@@ -44,19 +44,19 @@ def a_run(folder: Path, losses: list[float]) -> Path:
 
 
 def test_runs_that_agree_to_the_last_bit_pass_and_others_only_within_the_tolerance(tmp_path: Path) -> None:
-    one, twin = a_run(tmp_path / "one", [4.0, 2.0]), a_run(tmp_path / "twin", [4.0, 2.0])
+    one, same_again = a_run(tmp_path / "one", [4.0, 2.0]), a_run(tmp_path / "again", [4.0, 2.0])
     other = a_run(tmp_path / "other", [4.0, 2.5])  # apart by a fifth
-    same = left_by("loss_compare.py", one, twin)
+    same = left_by("check/loss_compare.py", one, same_again)
     assert same.returncode == 0, same.stderr
     assert "equal to the last bit" in same.stdout
-    assert left_by("loss_compare.py", one, other).returncode == 1
-    assert left_by("loss_compare.py", one, other, "--tolerance", 0.21).returncode == 0
+    assert left_by("check/loss_compare.py", one, other).returncode == 1
+    assert left_by("check/loss_compare.py", one, other, "--tolerance", 0.21).returncode == 0
 
 
 def test_what_is_neither_a_commit_nor_a_run_is_refused_in_one_line() -> None:
-    done = left_by("loss_compare.py", "no-such-commit", "HEAD")
+    done = left_by("check/loss_compare.py", "no-such-commit", "HEAD")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: no-such-commit is no commit and no run folder")
+    assert done.stderr.startswith("error: no-such-commit is neither a commit nor a run folder")
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -64,7 +64,15 @@ def test_a_name_of_a_commit_becomes_its_hash() -> None:
     assert len(commit_of("HEAD")) == 40
 
 
-def test_differences_are_shares_of_losses_above_one_and_plain_below() -> None:
+@pytest.mark.parametrize("folder", ["tools/check", "tools"])
+def test_the_training_program_of_a_commit_is_found_at_its_new_and_its_old_place(tmp_path: Path, folder: str) -> None:
+    program = tmp_path / folder / "short_training.py"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    assert short_training_in(tmp_path) == program
+
+
+def test_differences_are_relative_of_losses_above_one_and_plain_below() -> None:
     (one,) = differences({"token": {"mlm": [8.0, 0.5, 3.0]}}, {"token": {"mlm": [8.0, 0.75, 4.0]}})
     assert one.largest == 0.25
     assert one.first_step == 2
@@ -85,6 +93,6 @@ def test_nothing_to_compare_is_an_error() -> None:
 @pytest.mark.full
 @pytest.mark.slow
 def test_a_commit_equals_itself() -> None:
-    done = left_by("loss_compare.py", "HEAD", "HEAD", "--steps", 1)
+    done = left_by("check/loss_compare.py", "HEAD", "HEAD", "--steps", 1)
     assert done.returncode == 0, done.stderr
     assert "equal to the last bit" in done.stdout

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import tiny
 
-from tools.profile_step import SHOWN, WAYS, memory_table, operators_table, take_steps
+from tools.bench.profile_step import SHOWN, WAYS, memory_table, operators_table, take_steps
 
 SMALL = dataclasses.replace(tiny.CONFIG, vocab_size=1200)  # the pool's pieces are drawn from 1,000 on
 

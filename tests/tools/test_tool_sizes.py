@@ -16,10 +16,13 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["bench_start.py", "--images", "51"], "argument --images: '51' is not a whole number from 52 on"),
-        (["bench_write.py", "--images", "0"], "argument --images: '0' is not a whole number from 1 on"),
-        (["rehearse_full_size.py", "--share", "nan"], "error: --share nan is 0 images, too few for a batch"),
-        (["rehearse_full_size.py", "--share", "0.0002"], "error: --share 0.0002 is 25 images, too few for a batch"),
+        (["bench/start.py", "--images", "51"], "argument --images: '51' is not a whole number from 52 on"),
+        (["bench/write.py", "--images", "0"], "argument --images: '0' is not a whole number from 1 on"),
+        (["check/rehearse_full_size.py", "--share", "nan"], "error: --share nan is 0 images, too few for a batch"),
+        (
+            ["check/rehearse_full_size.py", "--share", "0.0002"],
+            "error: --share 0.0002 is 25 images, too few for a batch",
+        ),
     ],
 )
 def test_a_size_that_makes_no_sense_is_refused_before_anything_is_written(

@@ -23,7 +23,7 @@ from msp_ds.data.loading.order import Order
 from msp_ds.data.loading.reader import Reader
 from msp_ds.errors import ShardError
 from msp_ds.records import Batch
-from msp_ds.tasks.asking import count_targets
+from msp_ds.tasks.targets import count_targets
 from msp_ds.tasks.task import Context, corrupt
 from msp_ds.training.batch_loader import READ_AHEAD, BatchLoader, StepBatch, read_ahead
 from msp_ds.training.distributed.runtime import Runtime
@@ -185,10 +185,14 @@ def poisoned(
         pairs = order.batch(step_batch.step).pairs
         longest = fresh.readers[0].longest(pairs)
         context = dataclasses.replace(fresh.context, epoch=step_batch.epoch)
-        for batch, rooms, mine in zip(step_batch.micro_batches, step_batch.rooms, pairs.split(8), strict=True):
+        for batch, padded_counts, mine in zip(
+            step_batch.micro_batches, step_batch.padded_counts, pairs.split(8), strict=True
+        ):
             expected = fresh.read(0, mine, epoch=step_batch.epoch, num_tokens=longest)
             assert_equal(batch, expected)
-            assert rooms == (count_targets(expected, step_batch.part.tasks, context) if device.type == "cuda" else {})
+            assert padded_counts == (
+                count_targets(expected, step_batch.part.tasks, context) if device.type == "cuda" else {}
+            )
 
     return loader, order, check
 

@@ -1,6 +1,6 @@
 """Thirty steps of each stage lose what they lost when tests/golden/curves.json was written.
 
-Refresh it with: python tools/short_training.py --out tests/golden/curves.json
+Refresh it with: python tools/check/short_training.py --out tests/golden/curves.json
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import pytest
 
 from msp_ds.curriculum import curriculum
 from msp_ds.training.distributed.runtime import Runtime
-from tools.loss_compare import Difference, differences
-from tools.short_training import STEPS, shard_hashes, short_training
+from tools.check.loss_compare import Difference, differences
+from tools.check.short_training import STEPS, shard_hashes, short_training
 
 FILE = Path(__file__).resolve().parents[1] / "golden" / "curves.json"
 TOLERANCE = 1e-4
@@ -31,7 +31,7 @@ def golden() -> dict[str, Any]:
 
 def test_the_file_says_how_to_refresh_it(golden: dict[str, Any]) -> None:
     assert next(iter(golden)) == "made_by"
-    assert golden["made_by"] == "python tools/short_training.py --out tests/golden/curves.json"
+    assert golden["made_by"] == "python tools/check/short_training.py --out tests/golden/curves.json"
 
 
 def test_the_file_has_every_loss_of_every_stage(golden: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from msp_ds.curriculum import curriculum
 from msp_ds.model.positions import TargetStates
 from msp_ds.records import Batch, Encoded
-from msp_ds.tasks.asking import count_targets
+from msp_ds.tasks.targets import count_targets
 from msp_ds.training.pretraining_model import NOT_COUNTED, PretrainingModel
 
 STAGES = ("t", "p", "s", "t+p+s")
@@ -35,9 +35,9 @@ def counted(model: PretrainingModel, batch: Batch, stage: str) -> dict[str, int]
 
 
 def losses_and_gradients(
-    model: PretrainingModel, batch: Batch, stage: str, rooms: Mapping[str, int] = NOT_COUNTED
+    model: PretrainingModel, batch: Batch, stage: str, padded_counts: Mapping[str, int] = NOT_COUNTED
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    losses = model(batch, curriculum(stage)[0].tasks, 0, rooms)
+    losses = model(batch, curriculum(stage)[0].tasks, 0, padded_counts)
     losses.total.backward()
     gradients = {name: part.grad for name, part in model.named_parameters() if part.grad is not None}
     return {name: metric.mean() for name, metric in losses.metrics.items()}, gradients
@@ -48,8 +48,8 @@ def losses_and_gradients(
 @pytest.mark.parametrize("stage", STAGES)
 def test_losses_and_gradients_are_those_of_the_plain_path(stage: str, roomy: bool) -> None:
     batch, model = a_batch(1), a_learner(stage)
-    rooms = counted(model, batch, stage) if roomy else NOT_COUNTED
-    losses, gradients = losses_and_gradients(model, batch, stage, rooms)
+    padded_counts = counted(model, batch, stage) if roomy else NOT_COUNTED
+    losses, gradients = losses_and_gradients(model, batch, stage, padded_counts)
     plain_losses, plain_gradients = losses_and_gradients(computing_every_state(a_learner(stage)), batch, stage)
     assert losses == pytest.approx(plain_losses, rel=1e-12, nan_ok=True)
     assert gradients.keys() == plain_gradients.keys()

@@ -1,1 +1,1 @@
-"""Weights under other people's names: a table of names for each foreign form, and what turns one into the other."""
+"""Conversion of weights between our names and those of other projects, by one table of names for each format."""

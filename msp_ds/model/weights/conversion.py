@@ -1,7 +1,7 @@
-"""From another's names to ours and back: pure functions of tensors by name, and a report of what became of each.
+"""Conversion between foreign and our names: pure functions of tensors by name, and a report on each tensor.
 
-Weights here are fp32 under the names of our state dict: `backbone.…`, `heads.<head>.…`. The token head's decoder is
-tied to the word embeddings, so it is not among them: `tied` adds it for those who fill a module.
+Weights are fp32 under the names of our state dict: `backbone.…`, `heads.<head>.…`. The token head's decoder is tied to
+the word embeddings and therefore not among them; `tied` adds it for loading into a module.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from msp_ds.model.weights.names import normalised_name
 WORDS = "backbone.text.word.weight"
 DECODER = "heads.token.decoder.weight"
 OWN = ("backbone.", "heads.")
-"""How our own names begin. A foreign form carries under them what it has no name for."""
+"""Prefixes of our names. Foreign files keep tensors without a foreign name under our names."""
 LXMERT_S_ONLY = ("backbone.regions.cls_feature", "backbone.region_pooler.")
-"""Of the backbone: what may be carried along because the rest makes sense without it."""
+"""Tensors of the backbone that a foreign file may keep under our names: the rest is a complete model without them."""
 ANSWER_DECODER = "heads.answer.decoder.weight"
 _DECODERS = tuple(f"heads.region.{what}_decoder." for what in ("object", "attribute", "feature"))
 SIZES = {
@@ -31,44 +31,44 @@ SIZES = {
     "num_objects": ("heads.region.object_decoder.weight", 0),
     "num_attributes": ("heads.region.attribute_decoder.weight", 0),
 }
-"""Of ModelConfig: what data decide -> the tensor and its axis from which it can be read."""
+"""Field of ModelConfig that the data determine -> the tensor and axis whose size it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RenamedWeights:
-    """Foreign weights under our names, of which no shape has been looked at."""
+    """Foreign weights under our names; shapes are not checked yet."""
 
     weights: dict[str, Tensor]
     came_from: dict[str, str]
-    """Our name -> theirs."""
+    """Our name -> the foreign name."""
     left_out: dict[str, str]
-    """Their name -> why."""
+    """Foreign name -> the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionReport:
-    """What became of every tensor."""
+    """What happened to every tensor."""
 
     taken: dict[str, str] = field(default_factory=dict)
-    """Our name -> theirs."""
+    """Our name -> the foreign name."""
     fresh: tuple[str, ...] = ()
-    """Tensors of the backbone, and decoders of the region head, that start from chance."""
+    """Tensors of the backbone and decoders of the region head that are initialised at random."""
     absent_heads: tuple[str, ...] = ()
-    """Heads that the weights have not: they are not written, and start fresh in training."""
+    """Heads that the weights lack; they are not written and start fresh in training."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """Their name -> why."""
+    """Foreign name -> the reason."""
     remarks: tuple[str, ...] = ()
-    """What means something else here than it did there."""
+    """What differs in meaning from the foreign model."""
 
 
 def tied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with the decoder of the token head, which is the table of word embeddings."""
+    """Add the decoder of the token head, which is the table of word embeddings."""
     has_token_head = any(name.startswith("heads.token.") for name in weights)
     return dict(weights) | ({DECODER: weights[WORDS]} if has_token_head and WORDS in weights else {})
 
 
 def untied(weights: Mapping[str, Tensor], *, where: str) -> dict[str, Tensor]:
-    """The weights without the tied decoder. Raises InputError when it is not the table of word embeddings."""
+    """Remove the tied decoder; raises InputError if it differs from the table of word embeddings."""
     decoder, words = weights.get(DECODER), weights.get(WORDS)
     if decoder is not None and words is not None and not torch.equal(decoder, words):
         raise InputError(f"{where}: the token head's decoder is not the table of word embeddings, to which it is tied")
@@ -76,13 +76,13 @@ def untied(weights: Mapping[str, Tensor], *, where: str) -> dict[str, Tensor]:
 
 
 def head_of(name: str) -> str | None:
-    """The head that a tensor of ours belongs to; None for the backbone's."""
+    """Return the head that one of our tensors belongs to; None for the backbone."""
     kind, _, rest = name.partition(".")
     return rest.split(".")[0] if kind == "heads" else None
 
 
 def sizes_of(weights: Mapping[str, Tensor]) -> dict[str, int]:
-    """What data decide of a model, as far as its weights tell: the fields of SIZES."""
+    """Return the fields of SIZES that the weights determine."""
     return {
         size: weights[name].shape[axis]
         for size, (name, axis) in SIZES.items()
@@ -92,82 +92,83 @@ def sizes_of(weights: Mapping[str, Tensor]) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionOptions:
-    """How foreign tensors are to be read."""
+    """How to read foreign tensors."""
 
     form: Form
     model: frozenset[str]
     """The names of all tensors of the model with all heads."""
     cls_id: int | None
-    """The number of [CLS]; None where the vocabulary is unknown."""
+    """Id of [CLS]; None where the vocabulary is unknown."""
     where: str
     """The file, for messages."""
     with_answers: bool = False
-    """Whether the answers of LXMERT's pre-trained answer head are known, so that it is taken."""
+    """Whether the answers of LXMERT's pre-trained answer head are known, so that it is used."""
     drop_unknown: bool = False
-    """Leave out tensors that are no part of the form instead of refusing them."""
+    """Leave out tensors that are not part of the form instead of raising an error."""
 
 
-def take(tensors: Mapping[str, Tensor], reading: ConversionOptions) -> RenamedWeights:
-    """Foreign tensors under our names, in fp32.
+def rename_weights(tensors: Mapping[str, Tensor], reading: ConversionOptions) -> RenamedWeights:
+    """Return foreign tensors under our names, in fp32.
 
-    Raises InputError for names that are no part of the form or stand twice, for what the model has no place for though
-    it should, and for tensors that are no finite numbers.
+    Raises:
+        InputError: A name is not part of the form or occurs twice, the model has no such tensor though it should, or a
+            tensor holds numbers that are not finite.
     """
     weights: dict[str, Tensor] = {}
     came_from: dict[str, str] = {}
     left_out: dict[str, str] = {}
     names = _tidied(tensors, where=reading.where)
     heads = named_as_ours(names, tensors, with_answers=reading.with_answers) if reading.form.fine_tuned else {}
-    for theirs, given in sorted(names.items()):
-        ours, reason = _place(heads.get(theirs, theirs), given, reading)
+    for theirs, stored in sorted(names.items()):
+        ours, reason = _place(heads.get(theirs, theirs), stored, reading)
         if ours is None:
-            left_out[given] = reason
+            left_out[stored] = reason
             continue
         if ours in weights:
-            raise InputError(f"{reading.where} holds {came_from[ours]} and {given}, which are both {ours} here")
-        row, where = reading.form.row_of_theirs(theirs), f"{reading.where}: {given}"
+            raise InputError(f"{reading.where} holds {came_from[ours]} and {stored}, which are both {ours} here")
+        row, where = reading.form.row_of_theirs(theirs), f"{reading.where}: {stored}"
         number = None if row is None else _row_number(row, reading)
-        weights[ours] = _plain(tensors[given] if number is None else _row(tensors[given], number, where), where=where)
-        came_from[ours] = given if number is None else f"{given}[{number}]"
+        weights[ours] = _plain(tensors[stored] if number is None else _row(tensors[stored], number, where), where=where)
+        came_from[ours] = stored if number is None else f"{stored}[{number}]"
         if number is not None:
-            left_out[f"{given}[the other rows]"] = "no text or image ever reads them"
+            left_out[f"{stored}[the other rows]"] = "no text or image ever reads them"
     return RenamedWeights(weights=untied(weights, where=reading.where), came_from=came_from, left_out=left_out)
 
 
 def _tidied(tensors: Mapping[str, Tensor], *, where: str) -> dict[str, str]:
-    """Tidy name -> the name in the file."""
+    """Normalised name -> the name in the file."""
     names: dict[str, str] = {}
-    for given in tensors:
-        name = normalised_name(given)
+    for stored in tensors:
+        name = normalised_name(stored)
         if name in names:
-            raise InputError(f"{where} holds {names[name]} and {given}, which are two names of the same weights")
-        names[name] = given
+            raise InputError(f"{where} holds {names[name]} and {stored}, which are two names of the same weights")
+        names[name] = stored
     return names
 
 
-def _place(theirs: str, given: str, reading: ConversionOptions) -> tuple[str | None, str]:
-    """Our name of a tensor of theirs; None and the reason where it is left out."""
+def _place(theirs: str, stored: str, reading: ConversionOptions) -> tuple[str | None, str]:
+    """Return our name of a foreign tensor, or None and the reason why it is left out."""
     row = reading.form.row_of_theirs(theirs)
     places = (row.ours,) if row else (theirs,) if theirs.startswith(OWN) else reading.form.table.to_ours(theirs)
     if not places:
-        return None, _why_not(theirs, given, reading)
+        return None, _why_not(theirs, stored, reading)
     ours = next((place for place in places if place in reading.model), None)
     known_heads = {head_of(name) for name in reading.model}
     if ours is None and head_of(places[0]) not in known_heads:
         return places[0], ""  # a head of another task, carried along
     if ours is None and (head_of(places[0]) or places[0].startswith("backbone.layers.")):
         raise InputError(
-            f"{reading.where} is of another model: it holds {given}, for which this model has no {places[0]}; "
+            f"{reading.where} is of another model: it holds {stored}, for which this model has no {places[0]}; "
             "name the model that fits with --preset or --set model.NAME=VALUE"
         )
     return ours, "" if ours else "this model has no such part"
 
 
-def _why_not(theirs: str, given: str, reading: ConversionOptions) -> str:
+def _why_not(theirs: str, stored: str, reading: ConversionOptions) -> str:
     reason = next((why for begin, why in reading.form.not_ours.items() if theirs.startswith(begin)), None)
     if reason is None and not reading.drop_unknown:
         raise InputError(
-            f"{reading.where} holds {given}, which is no part of {reading.form.title}; check --from, "
+            f"{reading.where} holds {stored}, which is no part of {reading.form.title}; check --from, "
             "or leave such tensors out with --drop-unknown"
         )
     return reason or "no part of this form of weights"
@@ -199,7 +200,7 @@ def _plain(tensor: Tensor, *, where: str) -> Tensor:
 
 
 def _is_absent_decoder(name: str, weights: Mapping[str, Tensor]) -> bool:
-    """Whether a tensor is of a decoder of the region head of which the weights have none."""
+    """Whether a tensor belongs to a decoder of the region head that the weights lack."""
     decoder = next((decoder for decoder in _DECODERS if name.startswith(decoder)), None)
     return decoder is not None and not any(other.startswith(decoder) for other in weights)
 
@@ -207,10 +208,12 @@ def _is_absent_decoder(name: str, weights: Mapping[str, Tensor]) -> bool:
 def check_fit(
     taken: RenamedWeights, reading: ConversionOptions, *, shapes: Mapping[str, tuple[int, ...]]
 ) -> ConversionReport:
-    """What became of each tensor, once it is sure that they fit a model whose tensors have these shapes.
+    """Check that weights fit a model whose tensors have these shapes, and report on each tensor.
 
-    Heads are whole or not there at all, but for the region head's decoders, each of which its training may have gone
-    without. Raises InputError for missing tensors and for shapes that do not fit.
+    A head must be complete or absent, except that the region head may lack decoders.
+
+    Raises:
+        InputError: Tensors are missing or have other shapes.
     """
     for name, tensor in taken.weights.items():
         if name in shapes and tuple(tensor.shape) != shapes[name]:
@@ -245,10 +248,12 @@ def _their_name(name: str, form: Form) -> str | None:
 def to_theirs(
     weights: Mapping[str, Tensor], form: Form, *, cls_id: int | None, where: str
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Our weights under their names, and those for which they have none under ours.
+    """Return our weights under foreign names, and under our names those without a foreign one.
 
-    Tables of which only one row is read are zero elsewhere. Raises InputError for an encoder that is not of their kind,
-    and where the row of [CLS] is needed and unknown.
+    Tables of which only one row is used are zero elsewhere.
+
+    Raises:
+        InputError: The encoder has no foreign counterpart, or the row of [CLS] is needed and unknown.
     """
     theirs: dict[str, Tensor] = {}
     extra: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""The forms in which others keep such weights: their table of names, their single rows, what in them is not ours."""
+"""Foreign forms of weights: their tables of names, tables of which one row is used, and tensors that are left out."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from msp_ds.model.weights.lxmert_names import BERT, LXMERT, LXMERT_S
 from msp_ds.model.weights.names import NameTable
 
 BERT_CLS_ID = 101
-"""Of [CLS] in bert-base-uncased."""
+"""Id of [CLS] in bert-base-uncased."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
-    """One row of a table of theirs, which is a vector of ours: the other rows are never read."""
+    """A row of a foreign table that is a vector here; the other rows are never used."""
 
     ours: str
     theirs: str
     row: Literal["first", "cls"]
-    """The row of token type 0, which every token has, or that of the piece [CLS]."""
+    """The row of token type 0, which every token has, or the row of the piece [CLS]."""
     num_rows: int | None
-    """Of their table; None: as many as word pieces."""
+    """Rows of the foreign table; None for as many as word pieces."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,24 +32,24 @@ class Form:
 
     name: str
     title: str
-    """In a sentence: `weights of …`."""
+    """Name in messages, as in `part of TITLE`."""
     table: NameTable
     rows: tuple[TableRow, ...]
     not_ours: dict[str, str] = field(default_factory=dict)
-    """How their names begin -> why such tensors are left out."""
+    """Prefix of foreign names -> why such tensors are left out."""
     counts_pieces: bool = True
-    """Whether its positions count word pieces from 0, rather than whole words."""
+    """Whether positions count word pieces from 0 and not whole words."""
     fine_tuned: bool = True
-    """Whether there are fine-tuned models of it, whose heads are known."""
+    """Whether there are fine-tuned models of this form, whose heads are known."""
     config: Literal["none", "in folders", "always"] = "none"
-    """Where a config.json must lie beside the weights, which says how many attention heads they have."""
+    """When a config.json, which has the number of attention heads, must be beside the weights."""
 
     def row_of_ours(self, name: str) -> TableRow | None:
-        """Where their form keeps our tensor `name` as a row of a table."""
+        """Return the table row that holds our tensor `name`."""
         return next((row for row in self.rows if row.ours == name), None)
 
     def row_of_theirs(self, name: str) -> TableRow | None:
-        """Which of our tensors is a row of their table `name`."""
+        """Return the row of the foreign table `name` that is one of our tensors."""
         return next((row for row in self.rows if row.theirs == name), None)
 
 
@@ -101,11 +101,11 @@ BERT_FORM = Form(
 )
 
 FORMS: dict[str, Form] = {form.name: form for form in (LXMERT_S_FORM, LXMERT_FORM, BERT_FORM, HF_LXMERT_FORM)}
-"""By the name that the command line gives them."""
+"""Forms by their names on the command line."""
 
 
 def get_form(name: str) -> Form:
-    """The form called `name`; InputError lists them if there is none."""
+    """Return the form called `name`; raises InputError, which lists the forms, if there is none."""
     if name not in FORMS:
         raise InputError(f"no form of weights is called {name!r}; forms are {', '.join(FORMS)}")
     return FORMS[name]

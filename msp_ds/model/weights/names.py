@@ -1,4 +1,4 @@
-"""What a table of names is, and how a tensor finds its other name in it."""
+"""Tables of tensor names and the translation of names by them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 NUMBER = "{k}"
-"""In a table: the number of a layer, the same on both sides."""
+"""Stands for the number of a layer in a table, the same on both sides."""
 
 
 @dataclass(frozen=True)
 class NameTable:
-    """Pairs of (our name, their name): of a module, whose weight and bias keep their endings, or of one tensor.
+    """Pairs of (our name, foreign name), of a module, whose weight and bias keep their endings, or of one tensor.
 
-    A name of ours stands once, one of theirs as often as models here have different places for it.
+    Our names are unique; a foreign name occurs once for each of our names that it can have.
     """
 
     pairs: tuple[tuple[str, str], ...]
 
     def to_theirs(self, name: str) -> str | None:
-        """Their name of our tensor; None where they have no such thing."""
+        """Return the foreign name of our tensor; None without one."""
         return next(iter(_translated(name, self.pairs)), None)
 
     def to_ours(self, name: str) -> tuple[str, ...]:
-        """Our names of their tensor; none where we have no such thing."""
+        """Return our possible names of a foreign tensor; empty without one."""
         return _translated(name, tuple((theirs, ours) for ours, theirs in self.pairs))
 
 
@@ -43,15 +43,15 @@ def numbers_out(name: str) -> tuple[str, list[str]]:
 
 
 WRAPPERS = ("module.", "lxrt_encoder.model.", "model.", "_orig_mod.")
-"""What torch's DataParallel, LXMERT's code for fine-tuning, Lightning and torch.compile put before every name."""
+"""Prefixes of every name by torch's DataParallel, LXMERT's fine-tuning code, Lightning and torch.compile."""
 BARE = ("embeddings.", "encoder.", "pooler.", "pooler_f.", "word_embeddings.")
-"""How names begin in a file that holds the backbone alone."""
+"""Prefixes of names in a file that holds the backbone alone."""
 ENDINGS = ((".gamma", ".weight"), (".beta", ".bias"))
-"""LayerNorms of files that were once TensorFlow's."""
+"""Names of LayerNorm parameters in files converted from TensorFlow."""
 
 
 def normalised_name(name: str) -> str:
-    """A foreign name as the tables spell it, whatever wrapper or age of code wrote it: `bert.…`, `cls.…`."""
+    """Return a foreign name as the tables spell it (`bert.…`, `cls.…`), without wrappers and old spellings."""
     while wrapper := next((wrapper for wrapper in WRAPPERS if name.startswith(wrapper)), None):
         name = name[len(wrapper) :]
     if name.startswith("lxmert."):
@@ -65,5 +65,5 @@ def normalised_name(name: str) -> str:
 
 
 def layers(ours: str, theirs: str, blocks: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """The pairs of numbered layers: (`ours.{k}.block`, `theirs.{k}.block`) for each pair of blocks."""
+    """Return the pairs (`ours.{k}.block`, `theirs.{k}.block`) of numbered layers, one for each pair of blocks."""
     return tuple((f"{ours}.{NUMBER}.{block}", f"{theirs}.{NUMBER}.{other}") for block, other in blocks)

@@ -22,8 +22,9 @@ from msp_ds.model.attention_weights import encode_and_look
 from msp_ds.model.positions import TargetPositions
 from msp_ds.records import IGNORE, Batch, Encoded
 from msp_ds.stateless_random import RANDOM_REGION
-from msp_ds.tasks.scoring import full_precision, gated_regions, topic_targets
+from msp_ds.tasks.scoring import full_precision, gated_regions
 from msp_ds.tasks.task import Context, Task, corrupt, num_random_regions
+from msp_ds.tasks.topics import topic_targets
 from msp_ds.training.pretraining_model import PretrainingModel
 
 _GUESSES = 3
@@ -180,7 +181,7 @@ def _objects(
     mask = corrupted.corruption.masked_regions
     if "region" not in model.heads or not names.objects or not mask.any():
         return [[] for _ in range(len(mask))]
-    head, gated = gated_regions(model.heads, encoded, TargetPositions(where=mask).flat())
+    head, gated = gated_regions(model.heads, encoded, TargetPositions(mask=mask).flat())
     return _masked_predictions(mask, head.objects(gated), clean.object_ids[mask], names.objects)
 
 

@@ -19,8 +19,8 @@ from msp_ds.model.weights.conversion import (
     ConversionReport,
     RenamedWeights,
     check_fit,
+    rename_weights,
     sizes_of,
-    take,
     tied,
     to_theirs,
     untied,
@@ -29,30 +29,30 @@ from msp_ds.model.weights.forms import FORMS, get_form
 
 
 def reading(form: str, *, model: ModelConfig = MODEL, **changes: Any) -> ConversionOptions:
-    given = {"form": FORMS[form], "model": frozenset(model_shapes(model)), "cls_id": CLS_ID, "where": "some.pth"}
-    return ConversionOptions(**{**given, **changes})
+    fields = {"form": FORMS[form], "model": frozenset(model_shapes(model)), "cls_id": CLS_ID, "where": "some.pth"}
+    return ConversionOptions(**{**fields, **changes})
 
 
 def brought_in(tensors: dict[str, Tensor], form: str, **changes: Any) -> tuple[RenamedWeights, ConversionReport]:
     how = reading(form, **changes)
-    taken = take(tensors, how)
+    taken = rename_weights(tensors, how)
     return taken, check_fit(taken, how, shapes=model_shapes(changes.get("model", MODEL)))
 
 
 def test_all_of_lxmert_s_is_taken() -> None:
-    given = lxmert_s()
-    taken, report = brought_in(given, "lxmert-s")
+    foreign = lxmert_s()
+    taken, report = brought_in(foreign, "lxmert-s")
     assert (report.fresh, report.absent_heads) == ((), ())
     assert taken.weights.keys() == model_shapes(MODEL).keys() - {"heads.token.decoder.weight"}
-    assert torch.equal(taken.weights["backbone.region_pooler.bias"], given["bert.pooler_f.dense.bias"])
-    assert torch.equal(taken.weights["heads.topic.dense.weight"], given["cls.seq_relationship_new.weight"])
+    assert torch.equal(taken.weights["backbone.region_pooler.bias"], foreign["bert.pooler_f.dense.bias"])
+    assert torch.equal(taken.weights["heads.topic.dense.weight"], foreign["cls.seq_relationship_new.weight"])
 
 
 def test_of_the_visual_table_the_row_of_cls_is_taken_and_of_the_types_the_first() -> None:
-    given = lxmert_s()
-    taken, report = brought_in(given, "lxmert-s")
-    assert torch.equal(taken.weights["backbone.regions.cls_feature"], given["bert.word_embeddings.weight"][2])
-    types = given["bert.embeddings.token_type_embeddings.weight"]
+    foreign = lxmert_s()
+    taken, report = brought_in(foreign, "lxmert-s")
+    assert torch.equal(taken.weights["backbone.regions.cls_feature"], foreign["bert.word_embeddings.weight"][2])
+    types = foreign["bert.embeddings.token_type_embeddings.weight"]
     assert torch.equal(taken.weights["backbone.text.type_vector"], types[0])
     assert report.taken["backbone.regions.cls_feature"] == "bert.word_embeddings.weight[2]"
     assert set(report.left_out) == {
@@ -86,14 +86,14 @@ def test_berts_next_sentence_head_is_not_taken_for_the_match_head() -> None:
 
 
 def test_old_spellings_and_half_precision_give_the_same_weights() -> None:
-    given = lxmert_s()
+    foreign = lxmert_s()
     old = {
         "module." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): one
-        for name, one in given.items()
+        for name, one in foreign.items()
     }
-    expected, spelled = take(given, reading("lxmert-s")), take(old, reading("lxmert-s"))
+    expected, spelled = rename_weights(foreign, reading("lxmert-s")), rename_weights(old, reading("lxmert-s"))
     assert all(torch.equal(spelled.weights[name], tensor) for name, tensor in expected.weights.items())
-    halved = take({name: tensor.half() for name, tensor in given.items()}, reading("lxmert-s"))
+    halved = rename_weights({name: tensor.half() for name, tensor in foreign.items()}, reading("lxmert-s"))
     assert {tensor.dtype for tensor in halved.weights.values()} == {torch.float32}
 
 
@@ -105,7 +105,7 @@ def test_a_head_of_another_task_is_carried_along() -> None:
 
 
 def test_what_data_decide_is_read_off_the_weights() -> None:
-    taken = take(lxmert_s(), reading("lxmert-s"))
+    taken = rename_weights(lxmert_s(), reading("lxmert-s"))
     assert sizes_of(taken.weights) == {"vocab_size": 40, "feature_width": 16, "num_objects": 7, "num_attributes": 5}
     assert sizes_of({}) == {}
 
@@ -173,7 +173,7 @@ def test_the_row_of_cls_needs_the_vocabulary() -> None:
     with pytest.raises(
         InputError, match=r"the one row of bert.word_embeddings.weight is that of \[CLS\]; give --vocab"
     ):
-        take(lxmert_s(), reading("lxmert-s", cls_id=None))
+        rename_weights(lxmert_s(), reading("lxmert-s", cls_id=None))
 
 
 def test_a_topic_head_with_a_norm_is_not_taken_as_a_plain_one() -> None:
@@ -189,38 +189,38 @@ def test_an_unknown_form_is_named() -> None:
 
 @pytest.mark.parametrize("form", ["lxmert-s", "hf-lxmert"])
 def test_there_and_back_changes_no_bit(form: str) -> None:
-    weights = take(lxmert_s() | {"heads.vqa.out.weight": torch.randn(3, 64)}, reading("lxmert-s")).weights
+    weights = rename_weights(lxmert_s() | {"heads.vqa.out.weight": torch.randn(3, 64)}, reading("lxmert-s")).weights
     theirs, extra = to_theirs(weights, FORMS[form], cls_id=CLS_ID, where="some run")
-    again = take(theirs | extra, reading(form)).weights
+    again = rename_weights(theirs | extra, reading(form)).weights
     assert again.keys() == weights.keys()
     assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
 
 
 def test_hugging_face_has_no_name_for_what_lxmert_s_adds() -> None:
-    weights = take(lxmert_s(), reading("lxmert-s")).weights
+    weights = rename_weights(lxmert_s(), reading("lxmert-s")).weights
     theirs, extra = to_theirs(weights, FORMS["hf-lxmert"], cls_id=None, where="some run")
     assert sorted(extra) == [
+        "backbone.region_pooler.bias",
+        "backbone.region_pooler.weight",
+        "backbone.regions.cls_feature",
         "heads.topic.dense.bias",
         "heads.topic.dense.weight",
         "heads.topic.norm.bias",
         "heads.topic.norm.weight",
-        "backbone.region_pooler.bias",
-        "backbone.region_pooler.weight",
-        "backbone.regions.cls_feature",
     ]
     expected = {name for name in lxmert() if not name.startswith("answer_head.")}
     assert theirs.keys() == expected - {"cls.predictions.decoder.weight"}
 
 
 def test_a_table_of_which_one_row_is_read_is_zero_elsewhere() -> None:
-    weights = take(lxmert_s(), reading("lxmert-s")).weights
+    weights = rename_weights(lxmert_s(), reading("lxmert-s")).weights
     table = to_theirs(weights, FORMS["lxmert-s"], cls_id=CLS_ID, where="")[0]["bert.word_embeddings.weight"]
     assert table.shape == (40, 16)
     assert table.any(dim=1).nonzero().flatten().tolist() == [CLS_ID]
 
 
 def test_an_encoder_of_another_kind_has_no_place_there() -> None:
-    weights = take(lxmert_s(), reading("lxmert-s")).weights
+    weights = rename_weights(lxmert_s(), reading("lxmert-s")).weights
     weights["backbone.layers.0.self_attention.query.weight"] = torch.zeros(64, 64)
     complaint = "for which Hugging Face's LXMERT has no place; export it with --to safetensors"
     with pytest.raises(InputError, match=complaint):

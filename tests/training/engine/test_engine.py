@@ -24,7 +24,7 @@ from torch import nn
 
 from msp_ds.config import OptimConfig
 from msp_ds.curriculum import curriculum
-from msp_ds.tasks.asking import count_targets
+from msp_ds.tasks.targets import count_targets
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.engine import Engine, build_optimizer, learning_rate
 from msp_ds.training.engine.execution import Execution
@@ -199,10 +199,10 @@ def test_a_step_does_not_wait_for_the_device(
     one_step(engine, runtime, a_batch(0))  # whose gradient is checked on the host
     for seed in range(1, 6):
         batch = a_batch(seed)
-        counts = count_targets(batch, TASKS, model.context)
+        padded_counts = count_targets(batch, TASKS, model.context)
         # ZeRO's optimisers read the norm on the host, whatever the configuration says.
         with nullcontext() if engine.execution.zero_stage else NoWaiting():
-            engine.backward(engine.engine(batch, TASKS, 0, counts).total)
+            engine.backward(engine.engine(batch, TASKS, 0, padded_counts).total)
             engine.step()
     assert waits == []
     engine.close()

@@ -23,7 +23,7 @@ from msp_ds.evaluation.matching import Matcher, image_states, texts_of_set
 from msp_ds.evaluation.ranking import PairScorer, choose_pool
 from msp_ds.model.attention_weights import encode_and_look
 from msp_ds.records import Batch
-from msp_ds.tasks.asking import count_targets
+from msp_ds.tasks.targets import count_targets
 from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.guards.finite import zeroed
@@ -84,9 +84,9 @@ def test_a_step_stays_on_the_device(shards: Path, spelling: str, number: int, pr
     kinds = [None] if spelling == "t+p+s" else [HALVES[preset], None]
     model = learner_of(shards, spelling, preset)
     with OnDevice():
-        for (batch, counts), kind in zip(batches[-len(kinds) :], kinds, strict=True):
+        for (batch, padded_counts), kind in zip(batches[-len(kinds) :], kinds, strict=True):
             with Autocast(kind) if kind else nullcontext():
-                losses = model(batch.to(DEVICE), tasks, 0, counts)
+                losses = model(batch.to(DEVICE), tasks, 0, padded_counts)
             meter.add({**losses.metrics, **zeroed(losses.metrics)})
             found.append(losses.total.isfinite())
         losses.total.backward()
@@ -107,11 +107,11 @@ MISTAKES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_a_head_is_found(shards: Path, mistake: str) -> None:
-    (batch, counts), *_ = batches_of(shards, "s", 0)
+    (batch, padded_counts), *_ = batches_of(shards, "s", 0)
     model = learner_of(shards, "s", "tiny")
     model.heads["match"].register_forward_pre_hook(lambda _, arguments: (MISTAKES[mistake](*arguments),))
     with OnDevice(), pytest.raises(AssertionError, match=r"^aten\..* (waits for the device|mixes tensors)"):
-        model(batch.to(DEVICE), curriculum("s")[0].tasks, 0, counts)
+        model(batch.to(DEVICE), curriculum("s")[0].tasks, 0, padded_counts)
 
 
 @every_part

@@ -1,0 +1,1 @@
+"""Programs that check the whole system: losses against references and other commits, killed runs, full-size data."""
