@@ -130,7 +130,7 @@ def read_card(path: Path) -> WeightsCard:
     where = path / MODEL_FILE
     saved = read_json(where, what=_CARD)
     if not isinstance(saved, dict) or saved.get("format") != _FORMAT:
-        raise CheckpointError(f"{where} should be {_CARD}, but has another format")
+        raise CheckpointError(f"{where} should be {_CARD}, but says no such format")
     if saved.get("version") != _VERSION:
         raise CheckpointError(
             f"{where} is of version {saved.get('version')}, this program reads {_VERSION}; import it again"
