@@ -7,6 +7,7 @@ retrieval): image retrieval ranks all images for each caption, text retrieval al
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -169,8 +170,8 @@ class PairScorer:
         logits: Tensor = self.head(self.backbone.pool(text_cls.float(), region_cls.float()))
         return (logits[:, 1] - logits[:, 0]).view(num_images, num_captions)
 
-    def _arithmetic(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+    def _arithmetic(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, torch.bfloat16)
 
     def _require_evaluation_mode(self) -> None:
         training = [
