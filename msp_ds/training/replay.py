@@ -1,6 +1,8 @@
-"""A batch whose loss was not finite, read again from the shards: in fp32, on the CPU, with the weights of its stage.
+"""A batch whose loss was not finite, scored again: in fp32, on the CPU, with the weights of its stage.
 
-The run notes only which batch it was (finite.py): a batch is a pure function of the seed, the step and the shards.
+The run notes only which batch it was (guards/finite.py): a batch is a pure function of the seed, the step and the
+shards. It is rebuilt by the functions with which a stage opens its shards, orders its pairs, reads its batches, builds
+its model and seeds its dropout, so what is replayed is what was trained on.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from msp_ds.data.loading.block_plan import BlockPlan
 from msp_ds.data.loading.reader import Reader
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import Batch
-from msp_ds.stateless_random import DROPOUT, key_of
-from msp_ds.training.batch_loader import BatchLoader
-from msp_ds.training.checkpointing.checkpoint import WEIGHTS, checkpoints, load_part, read_manifest, read_tensors
+from msp_ds.training.assembly.building import build_pretraining_model, load_weights
+from msp_ds.training.assembly.inputs import StageData, build_context, open_stage_data, order_pairs
+from msp_ds.training.batch_loader import BatchLoader, StepBatch
+from msp_ds.training.checkpointing.checkpoint import checkpoints, read_manifest
 from msp_ds.training.checkpointing.run_folder import (
     check_same_data,
     find_parent,
@@ -32,26 +35,27 @@ from msp_ds.training.checkpointing.run_folder import (
 )
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.guards.finite import BatchInfo, read_batch_info
+from msp_ds.training.pretraining_model import seed_dropout
 from msp_ds.training.run import index_hashes
-from msp_ds.training.stage import StageData, build_context, build_pretraining_model, open_stage_data, order_pairs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """What became of a batch the second time."""
+    """Results of a batch that was scored again."""
 
     info: BatchInfo
-    """Of the first time."""
+    """What the run noted, with the losses of the first time."""
     weights: str
     """Where the weights come from."""
     losses: Mapping[str, float]
-    """Each task's and their weighted sum. One that is finite now and was not: 16 bits did it, or later weights."""
+    """Each task's loss and their weighted sum. Where one is finite now and was not, half precision or later weights
+    were the reason."""
     gradient_norm: float
     faulty_inputs: tuple[str, ...]
-    """Tensors of the batch that hold what is not a number."""
+    """Tensors of the batch that hold values that are not finite."""
 
     def describe(self) -> str:
-        """A few lines for a person."""
+        """Return a few lines for a person."""
         info = self.info
         where = f"step {info.step + 1} of stage {info.stage}, epoch {info.epoch}, rank {info.rank}"
         lines = [f"{where}; weights of {self.weights}, fp32"]
@@ -62,13 +66,18 @@ class Replay:
 
 
 def replay(path: Path, *, shards: Path | None = None, init: Path | None = None) -> Replay:
-    """Runs a batch that a run noted through its tasks, with its masks, and its dropout if it was its step's first.
+    """Score a batch that a run noted, with its masks, and with its dropout if it was the first micro batch of its step.
 
-    The weights are those of the stage's last checkpoint before that step, or those it began with. shards: where they
-    are on this machine, if not where the run says. init: the same of what its first stage started from.
+    The weights are those of the stage's last checkpoint before that step, or those that it began with.
 
-    Raises InputError when the file is not a batch that was noted or does not lie in its run's folder, and ShardError
-    when the shards are gone or have changed.
+    Args:
+        path: The file in which the run noted the batch.
+        shards: Folder of the shards on this machine, if it is not the one that the run names.
+        init: The same for what the run's first stage started from.
+
+    Raises:
+        InputError: The file is not a noted batch, or does not lie in its run's folder.
+        ShardError: The shards are gone or have changed.
     """
     info = read_batch_info(path)
     folder = path.resolve().parents[1]
@@ -83,66 +92,65 @@ def replay(path: Path, *, shards: Path | None = None, init: Path | None = None) 
     require_shards(run, config)
     data = open_stage_data(Path(config.shards), stage, max_pairs=config.max_pairs, seed=config.seed)
     check_same_data(run, index_hashes([data]))
-    batch = rebuilt_batch(info, config, stage, data)
-    context = build_context(config, data)
+    step_batch = rebuild_step(info, config, stage, data)
+
     saved = _last_before(folder, info.step)
-    begun = None if saved else _beginning(config, folder, number)
-    model = build_pretraining_model(config, stage, context, start_from=begun)
+    parent = None if saved else _parent(config, folder, number)
+    model = build_pretraining_model(config, stage, build_context(config, data), start_from=parent)
     if saved:
-        load_part(model, read_tensors(saved / WEIGHTS), "", where=saved)
-    torch.manual_seed(key_of(DROPOUT.format(seed=info.seed, part=info.part, step=info.step, rank=info.rank)))
-    tasks = [task for task in stage.tasks if task.name in info.tasks]
-    losses = model(batch, tasks, info.epoch)
-    losses.total.backward()
+        load_weights(model, saved)
+    seed_dropout(info.seed, part=info.part, step=info.step, rank=info.rank)
+    losses = step_batch.score(model, info.number)
+    losses.total.backward()  # type: ignore[no-untyped-call]
     norms = [weight.grad.norm() for weight in model.parameters() if weight.grad is not None]
     return Replay(
         info=info,
-        weights=str(saved or begun or "the stage's beginning"),
+        weights=str(saved or parent or "the stage's beginning"),
         losses={name: metric.mean() for name, metric in losses.metrics.items() if name.startswith("loss/")},
         gradient_norm=float(torch.stack(norms).norm()),
-        faulty_inputs=tuple(_faulty(batch)),
+        faulty_inputs=tuple(_faulty(step_batch.micro_batches[info.number])),
     )
 
 
-def rebuilt_batch(info: BatchInfo, config: RunConfig, stage: Stage, data: StageData) -> Batch:
-    """The clean batch that a rank trained on, read from the shards by the loader that the run read it with.
+def rebuild_step(info: BatchInfo, config: RunConfig, stage: Stage, data: StageData) -> StepBatch:
+    """Read the step batch of a noted batch from the shards, with the loader that the run read it with.
 
-    Raises ShardError when not all tars are here, or when they give other pairs.
+    Raises ShardError when not all tars are here, or when they hold other pairs.
     """
     for one in data.train:
         if one.comes_by_block:
             raise ShardError(f"not all tars of {one.path} are here; give a folder that holds them all: --shards FOLDER")
     readers = [Reader(one) for one in data.train]
     plan = BlockPlan(data.train, seed=config.seed, num_blocks=info.num_blocks)
-    batch_size = stage.schedule(config.schedule).batch_size
-    order = order_pairs(config, readers, batch_size=batch_size, blocks=plan).order
+    order = order_pairs(config, stage, readers, blocks=plan).order
+    # Images are sampled from the blocks that were here at that step.
     whole = order.batch(info.step)
-    at_hand = zip(readers, plan.images(whole.epoch, whole.blocks), strict=True)
+    images = plan.images(whole.epoch, whole.blocks)
     loader = BatchLoader(
         stage.parts,
-        [reader.among(images) for reader, images in at_hand],
+        [reader.among(some) for reader, some in zip(readers, images, strict=True)],
         build_context(config, data),
         Runtime(rank=info.rank, world_size=info.ranks, device=torch.device("cpu")),
     )
     steps = loader.step_batches(order, start=info.step, end=info.step + 1, micro_batch=info.micro_batch)
-    (batches,) = [step_batch.micro_batches for step_batch in steps]
-    batch = batches[info.number] if info.number < len(batches) else None
-    if batch is None or batch.keys.tolist() != list(info.keys):
+    (step_batch,) = steps
+    keys = [batch.keys.tolist() for batch in step_batch.micro_batches]
+    if info.number >= len(keys) or keys[info.number] != list(info.keys):
         raise ShardError(
             f"step {info.step + 1} of stage {info.stage} has other pairs now than when the run trained on it; replay "
             "it with the version of msp-ds that noted it"
         )
-    return batch
+    return step_batch
 
 
 def _last_before(folder: Path, step: int) -> Path | None:
-    """The stage's newest checkpoint of at most `step` steps."""
+    """Return the stage's newest checkpoint of at most `step` steps."""
     found = [path for path in checkpoints(folder / "checkpoints") if read_manifest(path).step <= step]
     return found[-1] if found else None
 
 
-def _beginning(config: RunConfig, folder: Path, number: int) -> Path | None:
-    """What the stage started from; None for chance."""
+def _parent(config: RunConfig, folder: Path, number: int) -> Path | None:
+    """Return the checkpoint that the stage started from; None for random weights."""
     if number:
         (before,) = folder.parent.glob(f"{number}-*")
         return stage_checkpoint(before)

@@ -1,4 +1,4 @@
-"""A run: the stages of a curriculum one after the other, each from the last checkpoint of the one before."""
+"""A run: the stages of a curriculum in order, each from the last checkpoint of the one before."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from msp_ds.config import to_json, write_json
 from msp_ds.curriculum import Stage, curriculum
 from msp_ds.errors import InputError
 from msp_ds.storage.locks import lock_folder
+from msp_ds.training.assembly.building import carries_heads
+from msp_ds.training.assembly.checks import check_agreement, check_requirements, check_stage
+from msp_ds.training.assembly.inputs import StageData, open_stage_data
 from msp_ds.training.checkpointing.run_folder import (
     LOCATIONS,
     RUN_FILE,
@@ -33,21 +36,22 @@ from msp_ds.training.checkpointing.run_folder import (
     weights_sha256,
 )
 from msp_ds.training.distributed.agreement import check_ranks_agree, code_version, facts_of
-from msp_ds.training.stage import Job, StageData, carries_heads, open_stage_data, train_stage
-from msp_ds.training.stage_checks import check_agreement, check_stage
+from msp_ds.training.stage import Job, train_stage
 
 log = logging.getLogger(__name__)
 
 
 def train(job: Job) -> Path:
-    """Trains what is left of the run; returns the last stage's checkpoint."""
+    """Train what is left of the run; return the last stage's checkpoint."""
     stages = job.planned
     _check_stages(job)
-    data = job.runtime.on_all_ranks(lambda: open_data(job, stages))
+    # Whatever can be found wrong is found before anything is written. A check runs on all ranks, or its error is sent
+    # to them: a rank that left alone would leave the others waiting.
+    data = job.runtime.on_all_ranks(lambda: _open_data(job, stages))
     _check_same_run(job, data)
     is_resumed = (job.folder / RUN_FILE).exists()
     job.runtime.on_rank_zero(lambda: check_same_data(job.folder, index_hashes(data)) if is_resumed else None)
-    job.runtime.on_all_ranks(lambda: check_before(job, stages, data))
+    job.runtime.on_all_ranks(lambda: _check_stage_data(job, stages, data))
     folders = stage_folders(job.folder, stages)
     checkpoint = job.runtime.on_all_ranks(lambda: _parent(job, stages[0], folders[0], is_resumed=is_resumed))
     with ExitStack() as held:
@@ -65,27 +69,26 @@ def train(job: Job) -> Path:
 
 
 def _check_stages(job: Job) -> None:
-    """Raises InputError where stages that were given as values have other names than the configuration's.
+    """Raise InputError where stages that were passed as values have other names than the configuration's.
 
-    Whoever reads the run's folder later knows its stages from the configuration alone.
+    Commands that read the run's folder later know its stages from the configuration alone.
     """
     names = [stage.name for stage in job.planned]
-    spelled = [stage.name for stage in curriculum(job.config.curriculum, drop=job.config.drop)]
-    if names != spelled:
+    expected = [stage.name for stage in curriculum(job.config.curriculum, drop=job.config.drop)]
+    if names != expected:
         raise InputError(
             f"the stages given are {', '.join(names)}, but curriculum {job.config.curriculum} has "
-            f"{', '.join(spelled)}; give the same stages in the same order, with tasks added or removed"
+            f"{', '.join(expected)}; give the same stages in the same order, with tasks added or removed"
         )
 
 
-def open_data(job: Job, stages: Sequence[Stage]) -> list[StageData]:
-    """The sets of every stage. Raises InputError."""
+def _open_data(job: Job, stages: Sequence[Stage]) -> list[StageData]:
     config = job.config
     return [open_stage_data(job.shards, stage, max_pairs=config.max_pairs, seed=config.seed) for stage in stages]
 
 
 def _check_same_run(job: Job, data: Sequence[StageData]) -> None:
-    """Raises InputError unless all ranks were started for the same run."""
+    """Raise InputError unless all ranks were started for the same run."""
     if job.runtime.world_size == 1:
         return
     sets = [one for stage in data for one in (*stage.train, *stage.validation)]
@@ -95,17 +98,18 @@ def _check_same_run(job: Job, data: Sequence[StageData]) -> None:
     check_ranks_agree(facts_of(job.config, job.execution, flags, sets, code=code), job.runtime)
 
 
-def check_before(job: Job, stages: Sequence[Stage], data: Sequence[StageData]) -> None:
-    """Raises InputError for what would end the run later."""
+def _check_stage_data(job: Job, stages: Sequence[Stage], data: Sequence[StageData]) -> None:
+    """Raise InputError for what would end the run at one of its stages."""
     check_agreement([one for sets in data for one in (*sets.train, *sets.validation)], job.config)
     for stage, sets in zip(stages, data, strict=True):
-        check_stage(job, stage, sets)
+        check_stage(job.config, job.execution, job.runtime, stage, sets)
+    check_requirements(job.config, stages, data)
 
 
 def _parent(job: Job, stage: Stage, folder: Path, *, is_resumed: bool) -> Path | None:
-    """The checkpoint that the first stage starts from, if it is about to. Raises InputError for one that does not fit.
+    """Return the checkpoint that the first stage is about to start from, None for none. Raises InputError.
 
-    One that is no longer needed may have been moved or trained on since.
+    It is not looked for once the stage has begun: it may have been moved, or trained further, since.
     """
     init_changed = is_resumed and job.config.init != read_run_config(job.folder).init
     if not job.config.init or (has_begun(folder) and not init_changed):
@@ -117,11 +121,12 @@ def _parent(job: Job, stage: Stage, folder: Path, *, is_resumed: bool) -> Path |
 
 
 def write_run_file(job: Job, data: list[StageData], parent: Path | None) -> None:
-    """Writes run.json before the first step; that of a resumed run stays but for where its shards and its parent are
-    now, and one more entry says who went on when.
+    """Write run.json before the first step.
 
-    parent: the checkpoint that the first stage starts from, if it is about to. Raises InputError when the folder cannot
-    be written.
+    The file of a resumed run stays as it is, except for the places of its shards and its parent, and for one more
+    entry about this start. parent: the checkpoint that the first stage is about to start from, None for none.
+
+    Raises InputError when the folder cannot be written.
     """
     circumstances = {
         "execution": to_json(job.execution),
@@ -150,7 +155,7 @@ def write_run_file(job: Job, data: list[StageData], parent: Path | None) -> None
 
 
 def index_hashes(data: Sequence[StageData]) -> dict[str, str]:
-    """The sha256 of the index of every set, by its name: `token/train`."""
+    """Return the sha256 of the index of every set, by its name: `token/train`."""
     return {
         f"{one.index.stage}/{one.index.split}": one.index_sha256
         for stage in data
@@ -159,7 +164,7 @@ def index_hashes(data: Sequence[StageData]) -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """The commit of this code, `unknown` outside a checkout; `+` marks uncommitted changes."""
+    """Return the commit of this code, `unknown` outside a checkout; `+` marks uncommitted changes."""
     here = Path(__file__).parents[1]
 
     def git(*words: str) -> str:

@@ -21,11 +21,11 @@ from msp_ds.tasks import TASKS
 from msp_ds.tasks.corruptions import replace_images
 from msp_ds.tasks.task import Context, corrupt
 from msp_ds.tasks.topics import topic_targets
+from msp_ds.training.assembly.inputs import build_context, open_stage_data
 from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
-from msp_ds.training.stage import build_context, open_stage_data
 
 
 def test_corruption_breaks_no_rule() -> None:

@@ -20,11 +20,11 @@ from msp_ds.records import Batch
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.corruptions import replace_images
 from msp_ds.tasks.task import Context, corrupt, num_random_regions
+from msp_ds.training.assembly.inputs import build_context, open_stage_data
 from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
-from msp_ds.training.stage import build_context, open_stage_data
 
 CPU = torch.device("cpu")
 OFTEN: dict[str, Any] = {"token_probability": 0.5, "region_probability": 0.3, "ifrs_probability": 0.5}

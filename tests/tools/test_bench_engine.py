@@ -14,9 +14,9 @@ import torch
 
 from msp_ds.config import ModelConfig
 from msp_ds.presets import get_preset
+from msp_ds.training.cadence import REPORT_EVERY
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.execution import Execution
-from msp_ds.training.loop import REPORT_EVERY
 from tools.bench.common.figures import Clock, Taken, spread
 from tools.bench.common.replayed_loop import Stand
 from tools.bench.common.step_pool import Pool, a_context

@@ -1,4 +1,4 @@
-"""A set on a server and a cache that holds a good third of its tars."""
+"""A set on a server, and a cache that holds a good third of its tars."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Quiet:
 
 
 def kept_bytes(shards: Path) -> int:
-    """What stays in the cache: tables, and the tars that are held out; what both sets have lies there once."""
+    """Bytes that stay in the cache: tables and the tars of the held-out set; files of both sets count once."""
     files = {}
     for split in ("train", "val"):
         index = json.loads((shards / "sentence" / split / "index.json").read_text())
@@ -36,7 +36,7 @@ def kept_bytes(shards: Path) -> int:
 
 @dataclass
 class Site:
-    """A server, the cache that it fills, and the most that ever lay there."""
+    """A server, the cache that it fills, and how full the cache ever was."""
 
     server: Server
     cache: Path
@@ -45,7 +45,7 @@ class Site:
     peaks: list[int] = field(default_factory=list)
 
     def look(self) -> None:
-        """Notes what lies in the cache."""
+        """Note the size of the cache."""
         sizes = []
         for path in (self.cache / "blobs").iterdir():
             try:
@@ -54,15 +54,15 @@ class Site:
                 continue
         self.peaks.append(sum(sizes))
 
-    def tars_asked(self) -> list[str]:
-        """The training tars that were asked for, in order."""
-        asked = [one.partition("@")[0] for one in self.server.requests]
-        return [Path(one).stem for one in asked if "train" in one and one.endswith(".tar")]
+    def requested_tars(self) -> list[str]:
+        """Return the training tars that were requested, in order."""
+        paths = [one.partition("@")[0] for one in self.server.requests]
+        return [Path(one).stem for one in paths if "train" in one and one.endswith(".tar")]
 
 
 @contextmanager
 def staged(shards: Path, cache: Path) -> Iterator[Site]:
-    """The set behind a server, staged with room for a good third of its tars."""
+    """Serve the set and stage it in a cache that holds a good third of its tars."""
     with serving(shards) as server:
         site = Site(server, cache, kept_bytes(shards) + ROOM)
 

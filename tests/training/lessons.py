@@ -32,7 +32,7 @@ LEAVE = "import os, sys; sys.stdout.flush(); os._exit(0)\n"
 def a_learner(stage: str = "t", *, seed: int = 0) -> PretrainingModel:
     """Fresh weights for a stage."""
     torch.manual_seed(seed)
-    # High shares, so that every task asks something of the few pairs.
+    # High probabilities, so that every task has target positions among the few pairs.
     context = tiny.context(token_probability=0.5, region_probability=0.3, ifrs_probability=1.0)
     return PretrainingModel(Backbone(MODEL), curriculum(stage)[0].tasks, context)
 

@@ -1,4 +1,4 @@
-"""Sets larger than the cache: every pair once an epoch, the same batches for any number of ranks, no more kept."""
+"""Sets larger than the cache: every pair once an epoch, the same batches for any number of ranks, a bounded cache."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from msp_ds.data.remote.staging import local_shards
 from msp_ds.errors import InputError, ShardError
 from msp_ds.records import Batch
 from msp_ds.tasks.task import corrupt
+from msp_ds.training.assembly.inputs import build_context, open_stage_data
 from msp_ds.training.batch_loader import BatchLoader, StepBatch
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
-from msp_ds.training.stage import build_context, open_stage_data
 
 BATCH = 24
 """Divides the 360 pairs into 15 batches, but not the 60 pairs of a block."""
@@ -49,7 +49,7 @@ def site(twelve_tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @contextmanager
 def opened(site: Site, *, rank: int = 0, of: int = 1, **options: object) -> Iterator[tuple[BatchLoader, Order]]:
-    """The feed of one rank, and the order that it reads in."""
+    """The loader of one rank, and the order that it reads in."""
     config = new_config(RunOptions(shards=str(site.folder), curriculum="s"))
     data = open_stage_data(site.folder, STAGE)
     source = block_source(data.train)
@@ -77,7 +77,7 @@ def corrupted(loader: BatchLoader, step_batch: StepBatch) -> Batch:
 def rank_batches(
     site: Site, start: int, end: int, *, rank: int = 0, of: int = 1, each: Callable[[], object] = lambda: None
 ) -> list[Batch]:
-    """What a rank makes of steps start to end - 1; each() is called with every portion."""
+    """What a rank makes of steps start to end - 1; each() is called after each step batch."""
     found = []
     with opened(site, rank=rank, of=of) as (loader, order):
         for step_batch in loader.step_batches(order, start=start, end=end, micro_batch=BATCH // of // 2):
@@ -98,10 +98,10 @@ def test_every_pair_comes_once_an_epoch_and_every_tar_once(site: Site) -> None:
     for epoch in range(2):
         keys = torch.cat([batch.keys for batch in batches[epoch * EPOCH : (epoch + 1) * EPOCH]])
         assert len(keys) == len(keys.unique()) == 360
-    asked = site.tars_asked()
-    assert sorted(set(asked)) == [f"{number:06d}" for number in range(12)]
-    assert len(asked[:12]) == len(set(asked[:12])), "in the first epoch nothing is fetched twice"
-    assert 12 < len(asked) <= 24
+    requested = site.requested_tars()
+    assert sorted(set(requested)) == [f"{number:06d}" for number in range(12)]
+    assert len(requested[:12]) == len(set(requested[:12])), "in the first epoch nothing is fetched twice"
+    assert 12 < len(requested) <= 24
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
@@ -141,7 +141,7 @@ def test_ranks_beside_each_other_fetch_each_tar_once(site: Site) -> None:
         rank.join()
     for one, parts in zip(alone, zip(found[0], found[1], strict=True), strict=True):
         assert_equal(one, joined(list(parts)))
-    assert len(site.tars_asked()) == len(set(site.tars_asked())) <= 12
+    assert len(site.requested_tars()) == len(set(site.requested_tars())) <= 12
 
 
 def later_tar(site: Site, block: int) -> str:
@@ -165,7 +165,9 @@ def until_fault(site: Site) -> tuple[list[Batch], str]:
 
 
 @pytest.mark.parametrize("fault", ["cut", "shorter", "other bytes", "another shard"])
-def test_a_block_that_cannot_be_had_ends_the_feed_where_it_begins_and_later_it_goes_on(site: Site, fault: str) -> None:
+def test_a_block_that_cannot_be_had_ends_the_batches_where_it_begins_and_later_they_go_on(
+    site: Site, fault: str
+) -> None:
     # Steps 0 to 6 need blocks 0 to 2, step 7 begins in block 2 and ends in block 3.
     whole, tar = rank_batches(site, 0, EPOCH), later_tar(site, 3)
     BlobCache(site.cache, limit=0).evict_beside({})
@@ -179,9 +181,9 @@ def test_a_block_that_cannot_be_had_ends_the_feed_where_it_begins_and_later_it_g
     }
     site.server.cut = lambda path, start: 300 if path == tar and fault == "cut" else None
     site.server.change = lambda path, data: wrong[fault](looked(path, data)) if path == tar else looked(path, data)
-    found, said = until_fault(site)
-    assert f"{site.server.address}{tar} " in said
-    assert "\n" not in said
+    found, message = until_fault(site)
+    assert f"{site.server.address}{tar} " in message
+    assert "\n" not in message
     assert len(found) == 7
     site.server.change, site.server.cut = looked, cut
     for one, other_one in zip(whole, [*found, *rank_batches(site, len(found), EPOCH)], strict=True):
@@ -191,10 +193,10 @@ def test_a_block_that_cannot_be_had_ends_the_feed_where_it_begins_and_later_it_g
 def test_a_tar_that_went_from_the_server_is_named(site: Site) -> None:
     site.look()
     site.server.folder = site.server.folder / "sentence"
-    found, said = until_fault(site)
+    found, message = until_fault(site)
     assert not found
-    assert f"{site.server.address}/sentence/train/" in said
-    assert said.endswith(".tar is missing, though the index lists it; upload it again")
+    assert f"{site.server.address}/sentence/train/" in message
+    assert message.endswith(".tar is missing, though the index lists it; upload it again")
 
 
 def test_what_fails_in_the_background_is_tried_again_when_it_is_needed(site: Site) -> None:
@@ -218,8 +220,8 @@ def test_what_fails_in_the_background_is_tried_again_when_it_is_needed(site: Sit
         assert_equal(one, other)
 
 
-def test_chance_chooses_from_the_images_of_the_blocks_at_hand(site: Site, twelve_tars: Path) -> None:
-    """Rows and the metric worked out pair by pair, from the numbers that chance draws."""
+def test_images_are_sampled_from_the_blocks_at_hand(site: Site, twelve_tars: Path) -> None:
+    """Rows and the metric are worked out pair by pair from the random numbers."""
     local = Reader(open_stage_data(twelve_tars, STAGE).train[0])
     features = [torch.from_numpy(local.record(row).features.copy()) for row in range(72)]
     looks = local.hard_negatives
@@ -266,7 +268,7 @@ def test_shards_that_fit_come_whole_and_are_read_as_they_always_were(twelve_tars
             assert not data.train[0].comes_by_block
 
 
-def test_nothing_stays_in_use_after_the_feed_is_closed(site: Site) -> None:
+def test_nothing_stays_in_use_after_the_loader_is_closed(site: Site) -> None:
     with opened(site) as (loader, order):
         next(iter(loader.step_batches(order, start=0, end=EPOCH, micro_batch=BATCH)))
         assert BlobCache(site.cache, limit=site.limit).evict_beside({"more": ROOM}) > 0

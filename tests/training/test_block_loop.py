@@ -1,4 +1,4 @@
-"""A stage whose shards come by block is broken off, stopped and resumed like any other."""
+"""A stage whose shards are fetched by block is interrupted, stopped and resumed like any other."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from msp_ds.data.remote import blocks as remote_blocks
 from msp_ds.data.remote import remote_files
 from msp_ds.data.remote.blocks import Blocks
 from msp_ds.errors import CheckpointError, InputError, ShardError
+from msp_ds.training.assembly.checks import check_stage
+from msp_ds.training.assembly.inputs import open_stage_data
 from msp_ds.training.checkpointing.checkpoint import checkpoints, read_manifest, read_weights
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.execution import Execution
 from msp_ds.training.guards.interrupt import Interrupted, StopRequest
 from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
-from msp_ds.training.stage import Job, open_stage_data, train_stage
-from msp_ds.training.stage_checks import check_stage
+from msp_ds.training.stage import Job, train_stage
 
 STAGE = curriculum("s")[0]
 STEPS = 7
@@ -43,9 +44,9 @@ def trained(
     shards: Path, folder: Path, runtime: Runtime, *, stop: StopRequest | None = None, steps: int = STEPS
 ) -> Path:
     """Trains or continues the stage; its folder."""
-    given = {"curriculum": "s", "batch_size": 36, "max_steps": steps, "settings": SMALL}
+    options = {"curriculum": "s", "batch_size": 36, "max_steps": steps, "settings": SMALL}
     job = Job(
-        config=new_config(RunOptions(**given, shards=str(shards))),
+        config=new_config(RunOptions(**options, shards=str(shards))),
         execution=Execution(precision="fp32"),
         folder=folder,
         runtime=runtime,
@@ -53,7 +54,7 @@ def trained(
         save_every=3,
     )
     data = open_stage_data(shards, STAGE)
-    check_stage(job, STAGE, data)
+    check_stage(job.config, job.execution, runtime, STAGE, data)
     train_stage(job, STAGE, data, folder=folder / "1-sentence", start_from=None)
     return folder / "1-sentence"
 
@@ -66,7 +67,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(twelve_tars: Path, runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stage as nothing disturbs it."""
+    """The stage without interruption."""
     folder = tmp_path_factory.mktemp("whole")
     with staged(twelve_tars, folder / "cache") as site:
         stage = trained(site.folder, folder / "run", runtime)
@@ -74,16 +75,16 @@ def whole(twelve_tars: Path, runtime: Runtime, tmp_path_factory: pytest.TempPath
     return stage
 
 
-def test_the_share_of_look_alikes_at_hand_is_shown(whole: Path) -> None:
+def test_the_fraction_of_hard_negatives_at_hand_is_shown(whole: Path) -> None:
     events = EventAccumulator(str(whole))
     events.Reload()
-    shares = {point.step: point.value for point in events.Scalars("data/hard_negatives_at_hand")}
-    assert list(shares) == [3, 6, 7]
-    assert all(0 < share < 1 for share in shares.values())
+    fractions = {point.step: point.value for point in events.Scalars("data/hard_negatives_at_hand")}
+    assert list(fractions) == [3, 6, 7]
+    assert all(0 < one < 1 for one in fractions.values())
     assert not [name for name in events.Tags()["scalars"] if "validation" in name and "at_hand" in name]
 
 
-def test_sets_that_fit_show_no_share(twelve_tars: Path, runtime: Runtime, tmp_path: Path) -> None:
+def test_sets_that_fit_show_no_such_fraction(twelve_tars: Path, runtime: Runtime, tmp_path: Path) -> None:
     stage = trained(twelve_tars, tmp_path / "run", runtime, steps=1)
     events = EventAccumulator(str(stage))
     events.Reload()
@@ -95,7 +96,7 @@ def test_a_block_that_cannot_be_had_ends_the_run_after_saving_and_it_goes_on_in_
     site: Site, whole: Path, twelve_tars: Path, runtime: Runtime, tmp_path: Path
 ) -> None:
     def cut(path: str, start: int) -> int | None:
-        return 300 if "train" in path and path.endswith(".tar") and len(set(site.tars_asked())) > 7 else None
+        return 300 if "train" in path and path.endswith(".tar") and len(set(site.requested_tars())) > 7 else None
 
     site.server.cut = cut
     with pytest.raises(
@@ -107,8 +108,8 @@ def test_a_block_that_cannot_be_had_ends_the_run_after_saving_and_it_goes_on_in_
     assert read_manifest(saved).state["step"] == 5
     assert read_manifest(saved).state["order"] == "in 6 blocks, as --cache-limit decides"
     site.server.cut = lambda path, start: None
-    said = "saved with order in 6 blocks, as --cache-limit decides, now it is from the whole set; bring back"
-    with pytest.raises(CheckpointError, match=said):
+    message = "saved with order in 6 blocks, as --cache-limit decides, now it is from the whole set; bring back"
+    with pytest.raises(CheckpointError, match=message):
         trained(twelve_tars, tmp_path / "run", runtime)
     assert_same_weights(trained(site.folder, tmp_path / "run", runtime), whole)
 
@@ -119,7 +120,7 @@ def test_a_request_to_stop_is_heard_while_a_block_is_awaited(
     stop, back, stalled, looked, ready = StopRequest(), threading.Event(), [], site.server.change, Blocks.ready
 
     def stall(path: str, data: bytes) -> bytes:
-        if "train" in path and path.endswith(".tar") and len(set(site.tars_asked())) > 6:
+        if "train" in path and path.endswith(".tar") and len(set(site.requested_tars())) > 6:
             stalled.append(path)
             back.wait(120)
         return looked(path, data)
@@ -162,4 +163,4 @@ def test_a_batch_larger_than_a_block_is_refused_before_the_run_begins(
         stop=StopRequest(),
     )
     with pytest.raises(InputError, match=r"each with at least a batch of 61 pairs, .* give --cache-limit 0\.1$"):
-        check_stage(job, STAGE, open_stage_data(site.folder, STAGE))
+        check_stage(job.config, job.execution, runtime, STAGE, open_stage_data(site.folder, STAGE))

@@ -24,7 +24,7 @@ PATIENCE = 400.0
 """Seconds to wait for what takes twenty on an idle machine."""
 
 
-def said_by(command: Sequence[object]) -> tuple[int, list[str]]:
+def stderr_of(command: Sequence[object]) -> tuple[int, list[str]]:
     """Exit code and stderr of a command, in an environment without a rank."""
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     environment = {name: value for name, value in os.environ.items() if name not in ranks}
@@ -47,20 +47,20 @@ def test_what_one_machine_cannot_fetch_ends_two_ranks_in_one_line_and_one_goes_o
         server.cut = lambda path, start: 300 if "train" in path and len(set(tars())) > 7 else None
         flags = ["--shards", server.address, "--curriculum", "s", "--batch-size", 36, "--max-steps", 7]
         settings = [word for setting in SMALL for word in ("--set", setting)]
-        code, said = said_by([*LAUNCHER, TRAIN, *flags, *settings, *where])
+        code, lines = stderr_of([*LAUNCHER, TRAIN, *flags, *settings, *where])
         assert code != 0
-        errors = [line for line in said if line.startswith("error: ")]
-        assert len(errors) == 1, "\n".join(said)
+        errors = [line for line in lines if line.startswith("error: ")]
+        assert len(errors) == 1, "\n".join(lines)
         assert "after step 5, which is saved: http" in errors[0]
         assert errors[0].endswith("; continue with --resume and this --cache-limit")
-        assert len([line for line in said if "shards come while it trains, pairs in 6 blocks" in line]) == 1
+        assert len([line for line in lines if "shards come while it trains, pairs in 6 blocks" in line]) == 1
         assert len(set(tars()[:7])) == 7, "the second rank must find what the first has fetched"
         saved = checkpoints(tmp_path / "run" / "1-sentence" / "checkpoints")
         assert read_manifest(saved[-1]).state["step"] == 5
         server.cut = lambda path, start: None
         # Neither --cache nor --cache-limit: without the run's own the whole set would be fetched, in another order.
-        code, said = said_by([sys.executable, TRAIN, "--resume", *where[:2]])
-        assert code == 0, "\n".join(said)
-        assert any("shards come while it trains, pairs in 6 blocks" in line for line in said)
+        code, lines = stderr_of([sys.executable, TRAIN, "--resume", *where[:2]])
+        assert code == 0, "\n".join(lines)
+        assert any("shards come while it trains, pairs in 6 blocks" in line for line in lines)
         assert (tmp_path / "run" / "1-sentence" / STAGE_FILE).is_file()
         assert sum(path.stat().st_size for path in (tmp_path / "cache" / "blobs").iterdir()) <= round(limit * 10**9)

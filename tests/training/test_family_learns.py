@@ -24,7 +24,7 @@ from msp_ds.training.pretraining_model import PretrainingModel
 
 @pytest.mark.parametrize("stage", ["t", "p", "s"])
 @pytest.mark.parametrize("name", tiny.FAMILY)
-def test_each_stage_is_learned_by_heart_by_each_encoder(name: str, stage: str) -> None:
+def test_each_stage_is_memorised_by_each_encoder(name: str, stage: str) -> None:
     torch.manual_seed(5)
     tasks = curriculum(stage)[0].tasks
     context = tiny.context(token_probability=0.5, region_probability=0.3, ifrs_probability=1.0)
@@ -33,10 +33,12 @@ def test_each_stage_is_learned_by_heart_by_each_encoder(name: str, stage: str) -
     losses = []
     for _ in range(30):
         optimizer.zero_grad()
-        said = model(batch, tasks, 0)
-        said.total.backward()
+        scored = model(batch, tasks, 0)
+        scored.total.backward()
         optimizer.step()
-        losses.append({task: float(metric.mean()) for task, metric in said.metrics.items() if task.startswith("loss/")})
+        losses.append(
+            {task: float(metric.mean()) for task, metric in scored.metrics.items() if task.startswith("loss/")}
+        )
     assert losses[0].keys() == {"loss/total", *(f"loss/{task.name}" for task in tasks)}
     assert losses[-1]["loss/total"] < 0.7 * losses[0]["loss/total"]
     for part, parameter in model.named_parameters():

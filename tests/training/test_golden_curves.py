@@ -18,9 +18,10 @@ from tools.check.short_training import STEPS, shard_hashes, short_training
 
 FILE = Path(__file__).resolve().parents[1] / "golden" / "curves.json"
 TOLERANCE = 1e-4
-"""Of losses above 1, a share. On one machine the curves come out equal to the last bit; the kernels without vector
-instructions (ATEN_CPU_CAPABILITY=default) change them by at most 3e-7. Small changes of substance show in every curve:
-with 79 % of the chosen hidden in place of 80 % by 2e-4 to 1e-2, with boxes without their LayerNorm by 1e-3 to 4e-2."""
+"""Largest difference of two losses, relative for losses above 1. On one machine the curves are equal to the last bit;
+the kernels without vector instructions (ATEN_CPU_CAPABILITY=default) change them by at most 3e-7. Small changes of the
+mathematics show in every curve: masking 79 % of the chosen pieces in place of 80 % changes it by 2e-4 to 1e-2, boxes
+without their LayerNorm by 1e-3 to 4e-2."""
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,8 @@ def test_every_loss_follows_its_golden_curve(
 ) -> None:
     assert shard_hashes(small_shards) == golden["shards"], "the small world has changed; refresh the curves"
     found = differences(golden["curves"], short_training(small_shards, tmp_path / "run", runtime))
-    assert [told(one) for one in found if one.largest > TOLERANCE] == []
+    assert [describe(one) for one in found if one.largest > TOLERANCE] == []
 
 
-def told(one: Difference) -> str:
+def describe(one: Difference) -> str:
     return f"{one.task} of stage {one.stage} differs by {one.largest:.1e} from step {one.first_step}"

@@ -19,10 +19,10 @@ STAGES = ("t", "p", "s", "t+p+s")
 
 
 def computing_every_state(model: PretrainingModel) -> PretrainingModel:
-    """The plain path: whatever is asked, the last layer computes all rows."""
+    """The plain path: the last layer computes every state, whatever the targets."""
 
     class Plain(type(model.backbone)):  # type: ignore[misc]
-        def forward(self, batch: Batch, asked: TargetStates | None = None) -> Encoded:
+        def forward(self, batch: Batch, targets: TargetStates | None = None) -> Encoded:
             return super().forward(batch)  # type: ignore[no-any-return]
 
     model.backbone.__class__ = Plain
@@ -30,7 +30,7 @@ def computing_every_state(model: PretrainingModel) -> PretrainingModel:
 
 
 def counted(model: PretrainingModel, batch: Batch, stage: str) -> dict[str, int]:
-    """How many places are asked about, as a GPU is told."""
+    """The padded counts of target positions, as a GPU gets them."""
     return count_targets(batch, curriculum(stage)[0].tasks, model.context)
 
 
@@ -44,11 +44,11 @@ def losses_and_gradients(
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("roomy", [False, True], ids=["as many rows as needed", "room for more"])
+@pytest.mark.parametrize("padded", [False, True], ids=["as many rows as needed", "padded"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_losses_and_gradients_are_those_of_the_plain_path(stage: str, roomy: bool) -> None:
+def test_losses_and_gradients_are_those_of_the_plain_path(stage: str, padded: bool) -> None:
     batch, model = a_batch(1), a_learner(stage)
-    padded_counts = counted(model, batch, stage) if roomy else NOT_COUNTED
+    padded_counts = counted(model, batch, stage) if padded else NOT_COUNTED
     losses, gradients = losses_and_gradients(model, batch, stage, padded_counts)
     plain_losses, plain_gradients = losses_and_gradients(computing_every_state(a_learner(stage)), batch, stage)
     assert losses == pytest.approx(plain_losses, rel=1e-12, nan_ok=True)

@@ -1,4 +1,4 @@
-"""A model's total is the weighted sum of its tasks, and every head has a gradient, whichever tasks are asked."""
+"""A model's loss is the weighted sum of its tasks' losses, and every head has a gradient, used or not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from lessons import MODEL, a_batch, a_learner
+from lessons import a_batch, a_learner
 
 from msp_ds.curriculum import curriculum
 from msp_ds.training.distributed.runtime import Runtime
@@ -43,7 +43,7 @@ def test_heads_of_the_tasks_alone_are_built() -> None:
     }
 
 
-def test_a_head_that_is_not_asked_has_a_gradient_of_zeros() -> None:
+def test_a_head_that_no_task_uses_has_a_gradient_of_zeros() -> None:
     model = a_learner("t+p+s")
     model(a_batch(1), TASKS, 0).total.backward()  # topic and match are left out
     for name in ("topic", "match"):
@@ -61,7 +61,7 @@ def test_a_decoder_that_no_task_reads_has_a_gradient_of_zeros() -> None:
     assert region.feature_decoder.weight.grad.any()
 
 
-def test_weights_that_are_read_get_no_gradient_of_zeros_besides() -> None:
+def test_weights_that_are_used_get_no_gradient_of_zeros_too() -> None:
     model = copy.deepcopy(a_learner("t"))  # a copy notes its own calls
     weight = model.heads["region"].object_decoder.weight
     met: set[Any] = set()
@@ -76,7 +76,7 @@ def test_weights_that_are_read_get_no_gradient_of_zeros_besides() -> None:
     assert edges == 1  # one product reads it
 
 
-def test_heads_that_are_not_asked_do_not_change_the_others_gradients() -> None:
+def test_unused_heads_do_not_change_the_gradients_of_the_others() -> None:
     alone, mixed = a_learner("t"), a_learner("t+p+s", seed=1)
     mixed.backbone.load_state_dict(alone.backbone.state_dict())
     for name in alone.heads:
@@ -89,15 +89,11 @@ def test_heads_that_are_not_asked_do_not_change_the_others_gradients() -> None:
             torch.testing.assert_close(one.grad, other.grad, atol=0, rtol=0)
 
 
-def test_another_epoch_asks_other_questions_and_the_same_epoch_the_same() -> None:
+def test_the_epoch_decides_the_corruption() -> None:
     model = a_learner()
     first, again, second = (model(a_batch(1), TASKS, epoch).total.item() for epoch in (0, 0, 1))
     assert first == again
     assert first != second
-
-
-def test_the_model_of_these_tests_has_no_dropout() -> None:
-    assert MODEL.dropout == 0.0
 
 
 def test_one_rank_needs_no_others(runtime: Runtime) -> None:

@@ -1,4 +1,4 @@
-"""A batch that a run noted is read from the shards again, and meets the weights that it met."""
+"""A batch that a run noted is read from the shards again and scored with the weights of its step."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from msp_ds.config import read_json, write_json
 from msp_ds.curriculum import curriculum
 from msp_ds.errors import InputError
 from msp_ds.records import Batch, MeanMetric
+from msp_ds.training.assembly.inputs import open_stage_data
 from msp_ds.training.checkpointing.run_folder import RUN_FILE, read_run_card, read_run_config
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.execution import Execution
@@ -25,9 +26,9 @@ from msp_ds.training.guards.interrupt import StopRequest
 from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
 from msp_ds.training.pretraining_model import PretrainingModel
-from msp_ds.training.replay import rebuilt_batch, replay
+from msp_ds.training.replay import rebuild_step, replay
 from msp_ds.training.run import train
-from msp_ds.training.stage import Job, open_stage_data
+from msp_ds.training.stage import Job
 
 POISONED = 3
 """Of the forward passes of a run, counted from 1."""
@@ -37,7 +38,7 @@ SMALL = ("model.num_layers=1", "model.hidden_size=16", "model.num_heads=2", "mod
 def poisoned_run(
     shards: Path, folder: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, **flags: Any
 ) -> tuple[Path, float, Batch]:
-    """What a run noted of the batch whose loss was made not a number; the loss before that, and the batch itself."""
+    """The file in which a run noted a batch whose loss was made nan, the loss before that, and the batch itself."""
     forward, true, batches = PretrainingModel.forward, [], []
 
     def poisoned(model: PretrainingModel, batch: Batch, *arguments: Any) -> Any:
@@ -51,11 +52,11 @@ def poisoned_run(
         return losses
 
     how = Execution(precision="fp32", micro_batch=flags.pop("micro_batch", None))
-    given = {"curriculum": "t", "shards": str(shards), "batch_size": 16, "max_steps": 4, **flags}
+    options = {"curriculum": "t", "shards": str(shards), "batch_size": 16, "max_steps": 4, **flags}
     with monkeypatch.context() as patch:
         patch.setattr(PretrainingModel, "forward", poisoned)
         stop = StopRequest()
-        config = new_config(RunOptions(**given))
+        config = new_config(RunOptions(**options))
         train(Job(config=config, execution=how, folder=folder, runtime=runtime, stop=stop, save_every=1, keep=9))
     (path,) = folder.glob("*/not-finite/*")
     return path, true[POISONED - 1], batches[0]
@@ -80,9 +81,8 @@ def rebuilt(path: Path, shards: Path) -> Batch:
     """The noted batch, from the shards in a folder."""
     info, config = read_batch_info(path), read_run_config(path.parents[2])
     (stage,) = curriculum(config.curriculum)
-    return rebuilt_batch(
-        info, config, stage, open_stage_data(shards, stage, max_pairs=config.max_pairs, seed=config.seed)
-    )
+    data = open_stage_data(shards, stage, max_pairs=config.max_pairs, seed=config.seed)
+    return rebuild_step(info, config, stage, data).micro_batches[info.number]
 
 
 def test_the_losses_are_those_of_that_step(kept: tuple[Path, float]) -> None:
@@ -121,14 +121,14 @@ def test_a_batch_of_shards_that_came_block_by_block_is_rebuilt_from_the_whole_se
     assert replay(path, shards=twelve_tars).faulty_inputs == ()
 
 
-def test_each_rank_has_its_share_and_other_pairs_are_refused(kept: tuple[Path, float], small_shards: Path) -> None:
+def test_each_rank_has_its_slice_and_other_pairs_are_refused(kept: tuple[Path, float], small_shards: Path) -> None:
     path, info = kept[0], read_batch_info(kept[0])
     noted = read_json(path, what="what was noted")
     for rank in (0, 1):
-        share = {"rank": rank, "ranks": 2, "keys": list(info.keys[8 * rank :][:8])}
-        write_json(path, {**noted, **share})
-        assert rebuilt(path, small_shards).keys.tolist() == share["keys"]
-    write_json(path, {**noted, **share, "rank": 0})
+        part = {"rank": rank, "ranks": 2, "keys": list(info.keys[8 * rank :][:8])}
+        write_json(path, {**noted, **part})
+        assert rebuilt(path, small_shards).keys.tolist() == part["keys"]
+    write_json(path, {**noted, **part, "rank": 0})
     with pytest.raises(InputError, match="step 3 of stage token has other pairs now than when the run trained on it"):
         replay(path)
 

@@ -1,4 +1,4 @@
-"""Whole runs in processes of their own: killed, stopped, resumed, on two ranks, mixed, started from another run."""
+"""Whole runs, each in a process of its own: killed, stopped, resumed, on two ranks, mixed, from another run."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from msp_ds.config import read_json
 from msp_ds.curriculum import BENCHMARKS
 from msp_ds.preparation.writing.shard_building import build_shards
 from msp_ds.presets import PRESETS
+from msp_ds.training.assembly.summary import COLUMNS
 from msp_ds.training.checkpointing.checkpoint import BEST, OPTIMIZER, WEIGHTS, checkpoints, read_manifest, read_weights
 from msp_ds.training.checkpointing.run_folder import RUN_FILE, STAGE_FILE, find_checkpoint
-from msp_ds.training.stage_summary import COLUMNS
 
 pytestmark = pytest.mark.slow
 
@@ -37,16 +37,16 @@ SHORT = ["--batch-size", "16", "--max-steps", "12", "--save-every", "2"]
 STAGES = ["1-token", "2-phrase", "3-sentence"]
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PATIENCE = 180.0
-"""Seconds to wait for what takes ten on a machine that does nothing else."""
+"""Seconds to wait for runs that take ten on an idle machine."""
 
 
 def alone() -> dict[str, str]:
-    """The environment without what a rank of this very process has put there."""
+    """The environment without the variables that make this process a rank."""
     return {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
 
 
 def finished(command: Sequence[object], *, code: int = 0) -> str:
-    """What a command says on stderr, after it ended with `code`."""
+    """The stderr of a command, which must end with `code`."""
     done = subprocess.run(
         [str(word) for word in command], capture_output=True, text=True, timeout=PATIENCE, env=alone()
     )
@@ -55,24 +55,24 @@ def finished(command: Sequence[object], *, code: int = 0) -> str:
 
 
 def interrupted(command: Sequence[object], *, at: Path, by: signal.Signals) -> tuple[int, str]:
-    """Starts a command, sends it a signal as soon as the file `at` is there; its exit code and stderr."""
+    """Start a command and send it a signal as soon as the file `at` is there; return its exit code and stderr."""
     with subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True, env=alone()) as process:
         deadline = time.monotonic() + PATIENCE
         while not at.is_file() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
         process.send_signal(by)
-        _, said = process.communicate(timeout=PATIENCE)
-    return process.returncode, said
+        _, output = process.communicate(timeout=PATIENCE)
+    return process.returncode, output
 
 
 def saved(run: Path, stage: str) -> list[str]:
-    """The sha256 of weights and moments at a stage's end: megabytes that differ would take hours to show."""
+    """The sha256 of weights and moments at a stage's end: pytest would take hours to show megabytes that differ."""
     path = find_checkpoint(run / stage)
     return [hashlib.sha256((path / name).read_bytes()).hexdigest() for name in (WEIGHTS, OPTIMIZER)]
 
 
 def scalars(stage: Path) -> dict[str, dict[int, float]]:
-    """What TensorBoard shows of a stage: name -> step -> value. A step that comes twice is an error."""
+    """The curves of a stage in TensorBoard: name -> step -> value. A step must not come twice."""
     events = EventAccumulator(str(stage))
     events.Reload()
     curves = {}
@@ -98,13 +98,13 @@ def assert_same_end(run: Path, whole: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(small_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of all three stages that nothing disturbed."""
+    """A run of all three stages without interruption."""
     folder = tmp_path_factory.mktemp("whole") / "tps"
     finished([*TRAIN, "--shards", small_shards, "--run-dir", folder, *SHORT])
     return folder
 
 
-def test_a_run_killed_in_its_second_stage_ends_as_if_it_had_not_been(
+def test_a_run_killed_in_its_second_stage_ends_like_one_that_was_not(
     small_shards: Path, whole: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -113,24 +113,22 @@ def test_a_run_killed_in_its_second_stage_ends_as_if_it_had_not_been(
     code, _ = interrupted(command, at=marker, by=signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert not (folder / "2-phrase" / STAGE_FILE).exists(), "the kill came too late to prove anything"
-    said = finished([*TRAIN, "--run-dir", folder, "--resume", "--save-every", "2"])
-    assert "token: finished before" in said
-    assert re.search(r"phrase: .* continued after step \d+", said)
+    output = finished([*TRAIN, "--run-dir", folder, "--resume", "--save-every", "2"])
+    assert "token: finished before" in output
+    assert re.search(r"phrase: .* continued after step \d+", output)
     assert_same_end(folder, whole)
 
 
 @pytest.mark.full
-def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on_later(
-    small_shards: Path, whole: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_receives_sigterm_saves_and_can_be_resumed(small_shards: Path, whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     marker = folder / "1-token" / "checkpoints" / "step-00000002" / "manifest.json"
     command = [*TRAIN, "--shards", small_shards, "--run-dir", folder, *SHORT]
-    code, said = interrupted(command, at=marker, by=signal.SIGTERM)
+    code, output = interrupted(command, at=marker, by=signal.SIGTERM)
     assert code == 128 + signal.SIGTERM
-    stopped = re.search(r"stopped after step (\d+); (\S+) is saved, --resume continues$", said, re.MULTILINE)
-    assert stopped is not None, said
-    assert "Traceback" not in said
+    stopped = re.search(r"stopped after step (\d+); (\S+) is saved, --resume continues$", output, re.MULTILINE)
+    assert stopped is not None, output
+    assert "Traceback" not in output
     assert checkpoints(Path(stopped[2]).parent)[-1] == Path(stopped[2])
     assert "token: finished before" not in finished([*TRAIN, "--run-dir", folder, "--resume", "--save-every", "2"])
     assert_same_end(folder, whole)
@@ -139,8 +137,8 @@ def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on_later(
 def test_resuming_a_finished_run_changes_nothing(whole: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")}
     assert before
-    said = finished([*TRAIN, "--run-dir", whole, "--resume"])
-    assert said.count("finished before") == 3
+    output = finished([*TRAIN, "--run-dir", whole, "--resume"])
+    assert output.count("finished before") == 3
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")} == before
 
 
@@ -163,8 +161,8 @@ def test_a_run_whose_shards_changed_does_not_go_on(small_shards: Path, tmp_path:
     finished([*TRAIN, "--shards", shards, "--run-dir", folder, "--curriculum", "t", *SHORT])
     (folder / "1-token" / STAGE_FILE).unlink()
     build_shards(recipe_of(world, holdout=20), stage="token", out=shards)
-    said = finished([*TRAIN, "--run-dir", folder, "--resume"], code=2)
-    assert "error: shard set token/train has changed since" in said.splitlines()[-1]
+    output = finished([*TRAIN, "--run-dir", folder, "--resume"], code=2)
+    assert "error: shard set token/train has changed since" in output.splitlines()[-1]
 
 
 def test_two_ranks_train_on_the_same_batches_as_one(small_shards: Path, tmp_path: Path) -> None:
@@ -193,14 +191,14 @@ def test_two_ranks_train_on_the_same_batches_as_one(small_shards: Path, tmp_path
             assert 0 <= two[name][2] <= 1
 
 
-def test_what_the_first_of_two_ranks_cannot_write_is_said_once(small_shards: Path, tmp_path: Path) -> None:
+def test_what_the_first_of_two_ranks_cannot_write_is_reported_once(small_shards: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", TRAIN[1]]
-    said = finished([*launched, "--shards", small_shards, "--run-dir", tmp_path / "taken" / "run", *SHORT], code=1)
-    assert [line.split(";")[1] for line in said.splitlines() if line.startswith("error: ")] == [
+    output = finished([*launched, "--shards", small_shards, "--run-dir", tmp_path / "taken" / "run", *SHORT], code=1)
+    assert [line.split(";")[1] for line in output.splitlines() if line.startswith("error: ")] == [
         " name another --run-dir"
     ]
-    assert "DistBackendError" not in said
+    assert "DistBackendError" not in output
 
 
 @pytest.mark.full
@@ -221,8 +219,8 @@ def test_a_run_with_zero_learns_the_same_and_goes_on_in_any_way(
     way.write_text('{"precision": "fp32"}')
     for flags in ([], ["--ds-config", way]):
         (folder / "2-phrase" / STAGE_FILE).unlink()
-        said = finished([*TRAIN, "--run-dir", folder, "--resume", *flags])
-        assert "continued after step 12" in said
+        output = finished([*TRAIN, "--run-dir", folder, "--resume", *flags])
+        assert "continued after step 12" in output
 
 
 @pytest.mark.full
@@ -235,9 +233,9 @@ def test_a_stage_whose_end_was_damaged_is_trained_again_from_the_checkpoint_befo
     (first / WEIGHTS).write_bytes(bytes(100))
     shutil.rmtree(folder / "2-phrase")
     shutil.rmtree(folder / "3-sentence")
-    said = finished([*TRAIN, "--run-dir", folder, "--resume", "--save-every", "2"])
-    assert f"1-token was finished, but {WEIGHTS} has 100 bytes instead of" in said
-    assert re.search(r"token: .* continued after step 10", said)
+    output = finished([*TRAIN, "--run-dir", folder, "--resume", "--save-every", "2"])
+    assert f"1-token was finished, but {WEIGHTS} has 100 bytes instead of" in output
+    assert re.search(r"token: .* continued after step 10", output)
     for stage in STAGES:
         assert saved(folder, stage) == saved(whole, stage)
 
@@ -248,10 +246,10 @@ def curve(stage: Path) -> dict[int, float]:
 
 @pytest.mark.full
 def test_ranks_and_zero_stages_may_change_within_a_run(small_shards: Path, tmp_path: Path) -> None:
-    """World 1, 2, 1, 2 and ZeRO 0, 2, 0, 3: the same global batches, and the curve of a run that never changed."""
+    """1, 2, 1 and 2 ranks with ZeRO 0, 2, 0 and 3: the same global batches and curve as a run that never changed."""
     straight, folder = tmp_path / "straight", tmp_path / "run"
     ways = [tmp_path / f"zero{stage}.json" for stage in (0, 2, 3)]
-    for way in ways:  # halves of the batch, whoever takes them: a mean over masked pieces is one a forward pass
+    for way in ways:  # halves of the batch in each way: a mean over masked pieces is taken per forward pass
         way.write_text(json.dumps({"precision": "fp32", "zero_stage": int(way.stem[4:]), "micro_batch": 8}))
     flags = ["--shards", small_shards, "--curriculum", "t", *SHORT[:4], "--save-every", "1"]
     finished([*TRAIN, *flags, "--run-dir", straight, "--ds-config", ways[0]])
@@ -277,9 +275,9 @@ def test_all_stages_train_together_from_the_backbone_of_another_run(
 ) -> None:
     folder = tmp_path / "run"
     flags = ["--curriculum", "t+p+s", "--init", whole, *SHORT[:2], "--max-steps", "12"]
-    said = finished([*TRAIN, "--shards", small_shards, "--run-dir", folder, *flags])
-    assert f"backbone tensors from {whole}/3-sentence/checkpoints/step-00000012; heads left behind: match," in said
-    assert "fresh heads: match, region, token, topic" in said
+    output = finished([*TRAIN, "--shards", small_shards, "--run-dir", folder, *flags])
+    assert f"backbone tensors from {whole}/3-sentence/checkpoints/step-00000012; heads left behind: match," in output
+    assert "fresh heads: match, region, token, topic" in output
     stage = read_json(folder / "1-token+phrase+sentence" / STAGE_FILE, what="a stage")
     assert {"loss/ifrs", "loss/titp", "loss/tits", "loss/itm_hs"} <= stage["validation"].keys()
 
@@ -289,9 +287,9 @@ def test_a_rate_that_is_far_too_high_ends_in_one_line_and_leaves_the_last_good_c
 ) -> None:
     folder = tmp_path / "run"
     flags = ["--curriculum", "t", "--lr", "1e30", *SHORT[:4], "--save-every", "1"]
-    said = finished([*TRAIN, "--shards", small_shards, "--run-dir", folder, *flags], code=1)
-    assert "Traceback" not in said
-    assert re.search(r"(is|are) not finite by step \d+ of stage token", said.splitlines()[-1])
+    output = finished([*TRAIN, "--shards", small_shards, "--run-dir", folder, *flags], code=1)
+    assert "Traceback" not in output
+    assert re.search(r"(is|are) not finite by step \d+ of stage token", output.splitlines()[-1])
     for path in checkpoints(folder / "1-token" / "checkpoints"):
         assert all(bool(tensor.isfinite().all()) for tensor in read_weights(path).values())
 
@@ -306,7 +304,7 @@ def test_a_stage_leaves_its_last_two_checkpoints_and_its_best(whole: Path) -> No
         assert names == {BEST, best, "step-00000010", "step-00000012"}
 
 
-def test_a_checkpoint_says_where_the_run_stood_and_what_it_was_made_with(small_shards: Path, whole: Path) -> None:
+def test_a_checkpoint_records_position_and_configuration(small_shards: Path, whole: Path) -> None:
     last = whole / "1-token" / "checkpoints" / "step-00000012"
     state = read_manifest(last).state
     card = read_json(whole / RUN_FILE, what="a run")
@@ -318,7 +316,7 @@ def test_a_checkpoint_says_where_the_run_stood_and_what_it_was_made_with(small_s
     assert state["validated"]["loss/total"] > 0
 
 
-def test_a_run_says_what_it_was_made_with(small_shards: Path, whole: Path) -> None:
+def test_a_run_records_its_configuration_and_versions(small_shards: Path, whole: Path) -> None:
     card = read_json(whole / RUN_FILE, what="a run")
     assert card["config"]["curriculum"] == "tps"
     assert card["config"]["max_steps"] == 12
@@ -328,8 +326,8 @@ def test_a_run_says_what_it_was_made_with(small_shards: Path, whole: Path) -> No
         assert hashlib.sha256((small_shards / name / "index.json").read_bytes()).hexdigest() == digest
     assert len(card["index_sha256"]) == 6
     assert card["versions"]["torch"] == torch.__version__
-    asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    assert card["git_commit"].rstrip("+") == (asked.stdout.strip() if asked.returncode == 0 else "unknown")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    assert card["git_commit"].rstrip("+") == (head.stdout.strip() if head.returncode == 0 else "unknown")
 
 
 def test_every_stage_reports_its_held_out_metrics(whole: Path) -> None:
@@ -360,7 +358,7 @@ def test_tensorboard_shows_losses_metrics_rate_norm_scale_and_speed(whole: Path)
     assert list(curves["validation/loss/mlm"]) == [12]
 
 
-def test_a_trained_run_can_be_graded_from_any_folder_of_it(
+def test_a_trained_run_can_be_evaluated_from_any_folder_of_it(
     small_shards: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["evaluate", "--shards", small_shards / "sentence" / "val", "--captions-per-image", "1"]
@@ -374,12 +372,12 @@ def test_a_trained_run_can_be_graded_from_any_folder_of_it(
     assert grades[0] == grades[1]
 
 
-def test_a_stage_that_never_matched_cannot_be_graded(small_shards: Path, whole: Path) -> None:
+def test_a_stage_that_never_matched_cannot_be_evaluated(small_shards: Path, whole: Path) -> None:
     words = ["evaluate", "--shards", small_shards / "sentence" / "val", "--checkpoint", whole / "1-token"]
     assert "has heads region, token but no match head" in refusal(*words)
 
 
-def test_grading_needs_no_deepspeed(small_shards: Path, whole: Path) -> None:
+def test_evaluation_needs_no_deepspeed(small_shards: Path, whole: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
         "from msp_ds.data.format.shards import open_set\n"

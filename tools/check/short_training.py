@@ -47,16 +47,13 @@ def curves_of(run: Path) -> Curves:
 
 
 @contextmanager
-def step_by_step() -> Iterator[None]:
-    """A report after each step, not after each tenth, and one thread, so that sums are always added up alike."""
-    from msp_ds.training import loop
-
-    (usual, loop.REPORT_EVERY), threads = (loop.REPORT_EVERY, 1), torch.get_num_threads()
+def one_thread() -> Iterator[None]:
+    """Compute on one thread while the block runs, so that sums are always added up in the same order."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        loop.REPORT_EVERY = usual
         torch.set_num_threads(threads)
 
 
@@ -74,8 +71,15 @@ def short_training(shards: Path, run: Path, runtime: Runtime, *, steps: int = ST
 
     flags: dict[str, Any] = {"curriculum": "tps", "preset": "tiny", "shards": str(shards)}
     config = new_config(RunOptions(**flags, batch_size=BATCH_SIZE, epochs=str(steps), max_steps=steps))
-    job = Job(config=config, execution=Execution(precision="fp32"), folder=run, runtime=runtime, stop=StopRequest())
-    with step_by_step():
+    job = Job(
+        config=config,
+        execution=Execution(precision="fp32"),
+        folder=run,
+        runtime=runtime,
+        stop=StopRequest(),
+        report_every=1,
+    )
+    with one_thread():
         train(job)
     return curves_of(run)
 

@@ -24,6 +24,7 @@ from msp_ds.errors import CheckpointError, InputError
 from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import build_heads
 from msp_ds.presets import get_preset
+from msp_ds.training.assembly.building import build_pretraining_model, newest_checkpoint, resume
 from msp_ds.training.checkpointing.checkpoint import (
     BEST,
     MANIFEST,
@@ -40,7 +41,6 @@ from msp_ds.training.checkpointing.checkpoint import (
 )
 from msp_ds.training.checkpointing.run_folder import RUN_FILE, find_checkpoint, run_of_checkpoint
 from msp_ds.training.distributed.runtime import Runtime
-from msp_ds.training.stage import build_pretraining_model, newest_checkpoint, resume
 
 
 def fake(folder: Path, step: int) -> Path:

@@ -24,14 +24,15 @@ from msp_ds.evaluation.ranking import PairScorer, choose_pool
 from msp_ds.model.attention_weights import encode_and_look
 from msp_ds.records import Batch
 from msp_ds.tasks.targets import count_targets
+from msp_ds.training.assembly.building import build_pretraining_model
+from msp_ds.training.assembly.inputs import build_context, open_stage_data
 from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.guards.finite import zeroed
-from msp_ds.training.loop import Meter
 from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
 from msp_ds.training.pretraining_model import PretrainingModel
-from msp_ds.training.stage import build_context, build_pretraining_model, open_stage_data
+from msp_ds.training.validation import Meter
 
 ALONE = Runtime(rank=0, world_size=1, device=torch.device("cpu"))
 PRESETS = ("tiny", "tiny-lxmert", "tiny-single-stream")

@@ -12,6 +12,7 @@ import pytest
 from msp_ds.curriculum import curriculum
 from msp_ds.data.format.shards import open_set
 from msp_ds.errors import ShardError
+from msp_ds.training.assembly.inputs import open_stage_data
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.execution import Execution
 from msp_ds.training.guards.interrupt import StopRequest
@@ -19,7 +20,7 @@ from msp_ds.training.guards.shard_watch import ShardWatch
 from msp_ds.training.loop import StageLoop
 from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
-from msp_ds.training.stage import Job, open_stage_data, train_stage
+from msp_ds.training.stage import Job, train_stage
 
 STAGE = curriculum("t")[0]
 

@@ -12,6 +12,7 @@ from lessons import TASKS, a_batch, a_learner
 
 from msp_ds.curriculum import curriculum
 from msp_ds.errors import InputError
+from msp_ds.training.assembly.inputs import open_stage_data
 from msp_ds.training.checkpointing.checkpoint import checkpoints, read_manifest
 from msp_ds.training.checkpointing.run_folder import STAGE_FILE
 from msp_ds.training.distributed.runtime import Runtime
@@ -27,7 +28,7 @@ from msp_ds.training.memory.memory import (
 from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import AUTO, new_config, with_micro_batch
 from msp_ds.training.pretraining_model import PretrainingModel
-from msp_ds.training.stage import Job, open_stage_data, train_stage
+from msp_ds.training.stage import Job, train_stage
 
 STAGE = curriculum("t")[0]
 FP32 = Execution(precision="fp32")

@@ -19,6 +19,7 @@ from msp_ds.records import Batch, Losses
 from msp_ds.tasks.targets import count_targets
 from msp_ds.tasks.task import Context, corrupt
 from msp_ds.training.batch_loader import BatchLoader, StepBatch
+from msp_ds.training.cadence import Cadence
 from msp_ds.training.checkpointing.saving import Saver
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.engine import Engine, build_optimizer, learning_rate
@@ -78,10 +79,10 @@ class Stand:
     def step_batch(self, step: int, batch: Batch, context: Context) -> StepBatch:
         """Return a batch as BatchLoader hands it over."""
         device = self.runtime.device
-        padded_counts = count_targets(batch, SENTENCE.tasks, context) if device.type == "cuda" else NOT_COUNTED
+        counts = count_targets(batch, SENTENCE.tasks, context) if device.type == "cuda" else NOT_COUNTED
         there = batch.to(device)
         return StepBatch(
-            step=step, epoch=0, part=SENTENCE, micro_batches=(there,), metrics=({},), padded_counts=(padded_counts,)
+            step=step, epoch=0, part=SENTENCE, micro_batches=(there,), metrics=({},), padded_counts=(counts,)
         )
 
     def loop(self, model: PretrainingModel, step_batches: Iterator[StepBatch], order: Order) -> StageLoop:
@@ -99,6 +100,11 @@ class Stand:
             ),
             loader=Replay(step_batches, runtime),
             order=order,
+            cadence=Cadence(
+                num_steps=self.num_steps,
+                batches_per_epoch=order.batches_per_epoch,
+                save_every=self.save_every or self.num_steps,
+            ),
             validation=None,
             metric_logger=MetricLogger(
                 folder, name="sentence", num_steps=self.num_steps, start=0, speaks=runtime.is_first
@@ -108,9 +114,6 @@ class Stand:
             saver=(NotSaved if self.save_every is None else Saver)(folder / "checkpoints", keep=1, runtime=runtime),
             guards=guards,
             state={},
-            seed=0,
-            num_steps=self.num_steps,
-            save_every=self.save_every or self.num_steps,
         )
 
     def plain_step(self, model: PretrainingModel) -> PlainStep:
@@ -127,11 +130,8 @@ class PlainStep:
         self._half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(stand.execution.precision)
 
     def __call__(self, step_batch: StepBatch) -> Tensor:
-        """Corrupt one batch, train on it and return its loss."""
-        (batch,), (padded_counts,) = step_batch.micro_batches, step_batch.padded_counts
-        return self._step(
-            step_batch, lambda: self._model(batch, step_batch.part.tasks, step_batch.epoch, padded_counts)
-        )
+        """Trains on one portion, corrupts it before; its loss."""
+        return self._step(step_batch, lambda: step_batch.score(self._model, 0))
 
     def corrupted(self, step_batch: StepBatch) -> Batch:
         """Return the corrupted batch."""

@@ -16,13 +16,13 @@ from msp_ds.curriculum import curriculum
 from msp_ds.data.loading.reader import Reader
 from msp_ds.presets import get_preset
 from msp_ds.records import Batch
+from msp_ds.training.assembly.inputs import build_context, open_stage_data, order_pairs
 from msp_ds.training.batch_loader import BatchLoader, StepBatch
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.execution import Execution
 from msp_ds.training.loop import StageLoop
 from msp_ds.training.memory.cards import peak_flops
 from msp_ds.training.memory.cost_model import step_flops
-from msp_ds.training.stage import build_context, open_stage_data, order_pairs
 from tools.bench.common.figures import Clock
 from tools.bench.common.replayed_loop import PlainStep, Stand
 
@@ -211,7 +211,7 @@ def train_whole(course: Course, *, runtime: Runtime, folder: Path) -> tuple[list
     execution = Execution(precision=course.precision)
     readers, context = [Reader(one) for one in data.train], build_context(config, data)
     batch_size = stage.schedule(config.schedule).batch_size
-    order = order_pairs(config, readers, batch_size=batch_size, blocks=None).order
+    order = order_pairs(config, stage, readers, blocks=None).order
     stand = Stand(
         preset=dataclasses.replace(get_preset(config.preset), model=config.model),
         batch_size=batch_size,

@@ -1,4 +1,4 @@
-"""What a trained stage leaves in TensorBoard and in metrics.jsonl, and that a resumed run has nothing twice."""
+"""A trained stage leaves curves, texts and pictures behind; a resumed one has nothing twice."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_resumed_stage_has_every_report_once(runtime: Runtime, small_shards: P
     assert [(row["report"], row["step"]) for row in read_metrics(folder / METRICS_FILE)] == whole
 
 
-def test_showing_changes_nothing_of_what_is_learnt(
+def test_showing_samples_does_not_change_the_weights(
     runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from msp_ds.training.monitoring.showcase import Showcase
