@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FACE = ""
-"""The room of msp_ds/__init__.py itself: what `import msp_ds` offers."""
+"""The folder of msp_ds/__init__.py itself: what `import msp_ds` offers."""
 FOUNDATION = frozenset(
     {"errors", "stateless_random", "records", "number_checks", "model_limits", "storage", "config", "presets"}
 )
@@ -37,9 +37,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"train"}),
     frozenset({"cli"}),
 )
-"""A room imports from the layers before its own; rooms of one layer do not know each other, the foundation's apart."""
+"""A folder imports from the layers before its own; those of one layer do not know each other, the foundation's apart."""
 
-SUB_ROOMS: Mapping[str, tuple[str, ...]] = {
+SUB_FOLDERS: Mapping[str, tuple[str, ...]] = {
     "data": ("progress", "format", "loading", "remote"),
     "demo_world": ("random_stream", "vocabulary", "relations", "layout", "scenes", "detector", "language", "writing"),
     "model": ("weights",),
@@ -53,11 +53,11 @@ SUB_ROOMS: Mapping[str, tuple[str, ...]] = {
         *("guards", "memory", "monitoring"),
     ),
 }
-"""Room -> its folders and, between them, files of its own: each imports from those before it. Files that are not
+"""Folder -> its folders and, between them, files of its own: each imports from those before it. Files that are not
 listed come after all of them."""
 
 CONFINED = {"deepspeed": {"training"}, "webdataset": {"data", "preparation"}, "typer": {"cli", "train"}}
-"""Library -> the rooms that may import it."""
+"""Library -> the folders that may import it."""
 
 SAFE_OF_RICH = frozenset(
     {
@@ -88,16 +88,16 @@ class Module:
     tree: ast.Module = field(repr=False)
 
     @property
-    def room(self) -> str:
+    def folder(self) -> str:
         """`data` of msp_ds.data.loading.reader; empty for msp_ds itself."""
-        return _room(self.name)
+        return _folder(self.name)
 
 
 Package = Mapping[str, Module]
 Rule = Callable[[Package], list[str]]
 
 
-def _room(name: str) -> str:
+def _folder(name: str) -> str:
     return name.partition(".")[2].partition(".")[0]
 
 
@@ -124,40 +124,40 @@ def _imports(module: Module, package: Package) -> Iterator[str]:
                 yield inner if inner in package else str(node.module)
 
 
-def _layer(room: str) -> int | None:
-    return next((height for height, rooms in enumerate(LAYERS) if room in rooms), None)
+def _layer(folder: str) -> int | None:
+    return next((height for height, folders in enumerate(LAYERS) if folder in folders), None)
 
 
-def _may_import(room: str, other: str) -> bool:
-    if room == other:
+def _may_import(folder: str, other: str) -> bool:
+    if folder == other:
         return True
-    here, there = _layer(room), _layer(other)
+    here, there = _layer(folder), _layer(other)
     if here is None or there is None:
         return False
-    return there < here or {room, other} <= FOUNDATION
+    return there < here or {folder, other} <= FOUNDATION
 
 
-def rooms_import_downwards(package: Package) -> list[str]:
+def folders_import_downwards(package: Package) -> list[str]:
     return [
         f"{module.name} imports {target}"
         for module in package.values()
         for target in _imports(module, package)
-        if target.split(".")[0] == "msp_ds" and not _may_import(module.room, _room(target))
+        if target.split(".")[0] == "msp_ds" and not _may_import(module.folder, _folder(target))
     ]
 
 
 def _place(name: str) -> int:
-    """Where a module stands in the order of its room."""
-    order, parts = SUB_ROOMS.get(_room(name), ()), name.split(".")
+    """Where a module stands in the order of its folder."""
+    order, parts = SUB_FOLDERS.get(_folder(name), ()), name.split(".")
     return order.index(parts[2]) if len(parts) > 2 and parts[2] in order else len(order)
 
 
-def sub_rooms_import_one_way(package: Package) -> list[str]:
+def sub_folders_import_one_way(package: Package) -> list[str]:
     return [
         f"{module.name} imports {target}"
         for module in package.values()
         for target in _imports(module, package)
-        if target in package and _room(target) == module.room and _place(target) > _place(module.name)
+        if target in package and _folder(target) == module.folder and _place(target) > _place(module.name)
     ]
 
 
@@ -175,8 +175,8 @@ def class_names_are_unique(package: Package) -> list[str]:
     return [f"{name} is a class of {' and '.join(found)}" for name, found in homes.items() if len(found) > 1]
 
 
-def every_file_is_in_a_room(package: Package) -> list[str]:
-    return [f"{name} is in no room" for name in package if name != "msp_ds" and _layer(_room(name)) is None]
+def every_file_is_in_a_folder(package: Package) -> list[str]:
+    return [f"{name} is in no known folder" for name in package if name != "msp_ds" and _layer(_folder(name)) is None]
 
 
 def modules_form_no_cycle(package: Package) -> list[str]:
@@ -195,12 +195,12 @@ def imports_are_absolute(package: Package) -> list[str]:
     ]
 
 
-def libraries_stay_in_their_rooms(package: Package) -> list[str]:
+def libraries_stay_in_their_folders(package: Package) -> list[str]:
     return [
         f"{module.name} imports {target}"
         for module in package.values()
         for target in _imports(module, package)
-        if module.room not in CONFINED.get(target.split(".")[0], {module.room})
+        if module.folder not in CONFINED.get(target.split(".")[0], {module.folder})
     ]
 
 
@@ -208,7 +208,7 @@ def texts_are_shown_by_the_terminal(package: Package) -> list[str]:
     return [
         f"{module.name} imports {name}"
         for module in package.values()
-        if module.room not in ("terminal", "progress")
+        if module.folder not in ("terminal", "progress")
         for node in ast.walk(module.tree)
         if isinstance(node, (ast.Import, ast.ImportFrom))
         for alias in node.names
@@ -266,7 +266,7 @@ def importing_only_defines(package: Package) -> list[str]:
     return [
         f"{module.name}:{node.lineno} does something on import"
         for module in package.values()
-        if module.room not in ENTRY_POINTS
+        if module.folder not in ENTRY_POINTS
         for node in module.tree.body
         if isinstance(node, (ast.For, ast.While, ast.With, ast.Delete))
         or (isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant))
@@ -279,7 +279,7 @@ FITTING_FUNCTION = "def walk():\n    'It walks.'\n" + "    x = 1\n" * (MAX_FUNCT
 # rule, a package that breaks it, the first fault it reports, a package just inside the rule
 CASES: list[tuple[Rule, dict[str, str], str, dict[str, str]]] = [
     (
-        rooms_import_downwards,
+        folders_import_downwards,
         {"msp_ds.data.loading.reader": "from msp_ds.model.encoder import Encoder"},
         "msp_ds.data.loading.reader imports msp_ds.model.encoder",
         {
@@ -288,31 +288,31 @@ CASES: list[tuple[Rule, dict[str, str], str, dict[str, str]]] = [
         },
     ),
     (
-        rooms_import_downwards,
+        folders_import_downwards,
         {"msp_ds.model.heads": "def f():\n    import msp_ds.tasks.mlm"},
         "msp_ds.model.heads imports msp_ds.tasks.mlm",
         {"msp_ds.training.loop": "import msp_ds.tasks.mlm, msp_ds.curriculum"},
     ),
     (
-        rooms_import_downwards,
+        folders_import_downwards,
         {"msp_ds.records": "", "msp_ds.stateless_random": "from msp_ds import train", "msp_ds.train": ""},
         "msp_ds.stateless_random imports msp_ds.train",
         {"msp_ds.config": "from msp_ds.errors import InputError", "msp_ds.train": "from msp_ds.report import tables"},
     ),
     (
-        every_file_is_in_a_room,
+        every_file_is_in_a_folder,
         {"msp_ds.utils.misc": ""},
-        "msp_ds.utils.misc is in no room",
+        "msp_ds.utils.misc is in no known folder",
         {"msp_ds.data.format.text": ""},
     ),
     (
-        sub_rooms_import_one_way,
+        sub_folders_import_one_way,
         {"msp_ds.data.format.shards": "import msp_ds.data.loading.order", "msp_ds.data.loading.order": ""},
         "msp_ds.data.format.shards imports msp_ds.data.loading.order",
         {"msp_ds.data.loading.order": "import msp_ds.data.format.shards", "msp_ds.data.format.shards": ""},
     ),
     (
-        sub_rooms_import_one_way,
+        sub_folders_import_one_way,
         {"msp_ds.training.engine.engine": "import msp_ds.training.loop", "msp_ds.training.loop": ""},
         "msp_ds.training.engine.engine imports msp_ds.training.loop",
         {"msp_ds.training.loop": "import msp_ds.training.engine.engine", "msp_ds.training.engine.engine": ""},
@@ -342,19 +342,19 @@ CASES: list[tuple[Rule, dict[str, str], str, dict[str, str]]] = [
         {"msp_ds.data.a": "from msp_ds.data import b"},
     ),
     (
-        libraries_stay_in_their_rooms,
+        libraries_stay_in_their_folders,
         {"msp_ds.report.table": "def f():\n    import deepspeed.comm"},
         "msp_ds.report.table imports deepspeed.comm",
         {"msp_ds.training.engine.engine": "import deepspeed, torch"},
     ),
     (
-        libraries_stay_in_their_rooms,
+        libraries_stay_in_their_folders,
         {"msp_ds.training.loop": "from webdataset import TarWriter"},
         "msp_ds.training.loop imports webdataset",
         {"msp_ds.data.format.shards": "from webdataset import TarWriter"},
     ),
     (
-        libraries_stay_in_their_rooms,
+        libraries_stay_in_their_folders,
         {"msp_ds.config": "import typer"},
         "msp_ds.config imports typer",
         {"msp_ds.cli": "import typer", "msp_ds.train": "import typer"},
@@ -441,7 +441,7 @@ def test_the_tools_show_their_texts_by_the_terminal_and_end_as_commands_do() -> 
     assert programs == {name for name, source in sources.items() if "\n    run_tool(" in source}
 
 
-def test_the_walk_finds_the_rooms_that_exist(package: Package) -> None:
+def test_the_walk_finds_the_folders_that_exist(package: Package) -> None:
     assert {"msp_ds", "msp_ds.records", "msp_ds.tasks", "msp_ds.data", "msp_ds.model"} <= package.keys()
 
 
@@ -452,9 +452,9 @@ def _import_in_fresh_python(statement: str, *, probe: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_light_rooms_import_without_deepspeed_and_in_silence(package: Package) -> None:
+def test_light_folders_import_without_deepspeed_and_in_silence(package: Package) -> None:
     heavy = {"training", "evaluation", "library", "ablation", "exchange", "report", *ENTRY_POINTS}
-    light = [name for name, module in package.items() if module.room not in heavy]
+    light = [name for name, module in package.items() if module.folder not in heavy]
     assert _import_in_fresh_python(f"import {', '.join(light)}", probe="'deepspeed' in sys.modules") == "False\n"
 
 

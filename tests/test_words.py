@@ -60,8 +60,9 @@ AS_A_NAME = {
     "asks": "targets",
 }
 """Ordinary words that say nothing as a name -> the field's term."""
-FROZEN = {'"stray region"', '"trunk {seed}"', '"twin"'}
-"""Strings that feed random numbers: another spelling would change masks, initial weights or the demo world."""
+FROZEN = {'"stray region"', '"trunk {seed}"', '"twin"', '"trunk."', '"trunk.a"'}
+"""Strings that feed random numbers (another spelling would change masks, initial weights or the demo world), and the
+prefix by which a checkpoint of an earlier version is known."""
 _WORDS = {re.compile(rf"(?<![a-z])(?:{word})(?![a-z])", re.I): term for word, term in ANYWHERE.items()}
 
 

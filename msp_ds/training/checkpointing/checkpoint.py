@@ -30,6 +30,8 @@ MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 BEST = "best"
+_EARLIER_PREFIX = "trunk."
+"""Of the backbone's tensors in checkpoints of an earlier version."""
 """A file beside a stage's checkpoints with the name of the one that has the lowest total loss on held-out pairs."""
 
 _AGAIN = "train again with: msp-ds train --run-dir NEW_FOLDER, or remove this checkpoint to go on from the one before"
@@ -119,9 +121,14 @@ def validation_loss(path: Path) -> float | None:
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """The tensors of a file of a checkpoint, on the CPU. Raises CheckpointError when it is missing or damaged."""
     try:
-        return read_safetensors(file)
+        tensors = read_safetensors(file)
     except (OSError, ValueError) as error:
         raise damaged(file.parent, f"{file.name}: {_first_line(error)}") from None
+    if any(name.startswith(_EARLIER_PREFIX) for name in tensors):
+        raise CheckpointError(
+            f"{file} was written by an earlier version of msp-ds, which this one cannot read; train again"
+        )
+    return tensors
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -199,6 +199,12 @@ def test_weights_of_a_folder_that_somebody_made_are_read_too(tmp_path: Path) -> 
     assert torch.equal(read, torch.ones(2))
 
 
+def test_weights_of_an_earlier_version_are_named_as_such(tmp_path: Path) -> None:
+    save_file({"trunk.a": torch.ones(2)}, tmp_path / WEIGHTS)
+    with pytest.raises(CheckpointError, match="was written by an earlier version of msp-ds"):
+        read_weights(tmp_path)
+
+
 def test_an_incomplete_checkpoint_is_not_read(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a complete checkpoint; give a run folder"):
         read_weights(tmp_path)
