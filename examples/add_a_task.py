@@ -6,8 +6,8 @@
 MLM hides 15 % of all word pieces, and most of those can be guessed from the rest of the sentence: "a man _ a horse".
 MOW hides half of the words that name an object which the detector saw, so that the model has to look at the picture.
 
-Trains the sentence stage with the new task beside its own five for 20 steps, and prints the new loss: about 6.0 over
-the first ten, 5.1 over the next, 5.0 on held-out pairs; with --steps 400 (three minutes) 2.2.
+Trains the sentence stage with the new task beside its own five for 20 steps. The new loss is about 6.0 over the first
+ten, 5.1 over the next, 5.0 on held-out pairs; with --steps 400 (three minutes) 2.2.
 """
 
 from __future__ import annotations
@@ -40,22 +40,21 @@ def hide_object_words(batch: Batch, context: Context) -> Batch:
     return dataclasses.replace(batch, token_ids=batch.token_ids.masked_fill(hidden, context.tables.mask_id))
 
 
-# 2. Which states the task reads: the model computes its last layer and the head for these alone.
+# 2. The states that the task reads; the last layer and the head compute no others.
 def hidden_words(corrupted: Batch, context: Context) -> Tensor:
     """bool [B, T]: the pieces that this task hid, and not MLM."""
     return (corrupted.token_ids == context.tables.mask_id) & ~corrupted.corruption.masked_tokens
 
 
-# 3. The loss: what the head makes of those states, compared with the batch as it was before anything was hidden.
+# 3. The loss: what the head predicts from those states, compared with the clean batch.
 def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> TaskResult:
     """Cross-entropy over the vocabulary, mean over the hidden words."""
     positions = target_positions("mow", hidden_words(corrupted, context), context)
     logits = full_precision(heads["token"](gather(encoded.text, positions)))  # float32 [N, V]
     words = gather(clean.token_ids, positions)  # int64 [N]
-    return TaskResult(
-        loss=mean_or_zero(F.cross_entropy(logits, words, reduction="none"), positions.is_target),
-        metrics={"accuracy/mow": MeanMetric.of(logits.argmax(-1) == words, positions.is_target)},
-    )
+    loss = mean_or_zero(F.cross_entropy(logits, words, reduction="none"), positions.is_target)
+    right = MeanMetric.of(logits.argmax(-1) == words, positions.is_target)
+    return TaskResult(loss=loss, metrics={"accuracy/mow": right})
 
 
 # 4. The task itself. MLM hides its words first (its order is 2), so that MOW can leave those alone.
@@ -73,8 +72,7 @@ def main(shards: Path = Path("shards"), run_dir: Path = Path("runs/add_a_task"),
     """Train the sentence stage with the new task and print how its loss falls."""
     (sentence,) = (part for part in STAGES if part.name == "sentence")
     stage = Stage(parts=(dataclasses.replace(sentence, tasks=(*sentence.tasks, MOW)),))
-    options = RunOptions(curriculum="s", shards=str(shards), max_steps=steps, run_dir=run_dir)
-    start(options, stages=(stage,))
+    start(RunOptions(curriculum="s", shards=str(shards), max_steps=steps, run_dir=run_dir), stages=(stage,))
     for row in read_metrics(run_dir / "1-sentence" / METRICS_FILE):
         typer.echo(f"{row['report']}, step {row['step']}: loss of MOW {row['loss/mow']:.2f}")
 

@@ -336,7 +336,7 @@ def read_json(path: Path, *, what: str) -> Any:
     except FileNotFoundError:
         raise InputError(f"{path} is missing; it should be {what}") from None
     except (ValueError, OSError) as error:
-        raise InputError(f"{path} should be {what}, but is no readable JSON: {reason(error)}") from None
+        raise InputError(f"{path} should be {what}, but is not valid JSON: {reason(error)}") from None
 
 
 def write_json(path: Path, value: Any) -> None:

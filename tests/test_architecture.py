@@ -37,7 +37,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"train"}),
     frozenset({"cli"}),
 )
-"""A folder imports from the layers before its own; those of one layer do not know each other, but the foundation does."""
+"""A folder imports from the layers before its own. Those of one layer do not know each other, except the foundation's."""
 
 SUB_FOLDERS: Mapping[str, tuple[str, ...]] = {
     "data": ("progress", "format", "loading", "remote"),

@@ -304,7 +304,7 @@ def test_hard_negatives_are_added_to_a_finished_set_or_written_as_a_list(here: P
 def test_a_pickle_that_would_run_something_is_refused_in_one_line(here: Path) -> None:
     Path("hard_negative.pkl").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
     line = refusal("hard-negatives", "--import", "hard_negative.pkl", "--out", "list.npz")
-    assert line == "hard_negative.pkl asks for os.system, which no list needs; nothing of it was run"
+    assert line == "hard_negative.pkl needs os.system, which no list needs; nothing of it was run"
     assert not Path("ran").exists()
     assert not Path("list.npz").exists()
 
@@ -352,7 +352,7 @@ def test_the_demo_recipe_is_not_written_over_the_sets_of_another(here: Path) -> 
     assert run(*shard("token", extractor="my detector")).exit_code == 0
     before = files_below(here)
     line = refusal("shard", "--stage", "token")
-    assert line.startswith("shards/token/train holds the features of 'my detector', which 'msp-ds world' would be ")
+    assert line.startswith("shards/token/train holds the features of 'my detector', which 'msp-ds make-demo-data' ")
     assert "--recipe shards/demo.toml" in line
     assert "name another folder with --shards" in refusal("demo")
     Path("shards/token/train/index.json").write_text("{")

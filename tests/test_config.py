@@ -131,7 +131,7 @@ def test_layers_of_one_modality_below_a_single_stream_are_refused_in_a_line(name
 
 def test_a_missing_file_and_a_broken_one_say_what_they_should_be(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{")
-    for name, part in (("missing.json", "is missing"), ("broken.json", "is no readable JSON")):
+    for name, part in (("missing.json", "is missing"), ("broken.json", "is not valid JSON")):
         with pytest.raises(InputError, match=part) as caught:
             read_json(tmp_path / name, what="a run's settings")
         assert "a run's settings" in str(caught.value)

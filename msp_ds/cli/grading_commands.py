@@ -69,7 +69,7 @@ class EvaluationOptions:
         if (self.checkpoint is None) == (self.predictions is None):
             raise InputError("name what to grade: a model, --checkpoint RUN, or its answers, --predictions FILE")
         way, names = ("--predictions", MODEL_ONLY) if self.checkpoint is None else ("--checkpoint", FILE_ONLY)
-        if mixed := [name for name in names if getattr(self, name) not in (None, False)]:
+        if mixed := [name for name in names if getattr(self, name) is not None and getattr(self, name) is not False]:
             raise InputError(f"--{mixed[0].replace('_', '-')} cannot be combined with {way}; leave one of them out")
         if self.predictions and not self.task:
             raise InputError("name the benchmark whose rules grade the file: --task vqa, gqa, nlvr2 or retrieval")
@@ -113,7 +113,7 @@ def _grade_file(options: EvaluationOptions, predictions: Path) -> tuple[Table | 
         source=options.source,
         consistency=options.consistency,
         protocol=options.protocol,
-        captions_per_image=options.captions_per_image or 5,
+        captions_per_image=5 if options.captions_per_image is None else options.captions_per_image,
     )
     with bars(f"grading {predictions}", is_drawn=False):
         return (grade_and_compare(plan, predictions, against=options.against, out=options.out),)

@@ -23,7 +23,7 @@ def search(
     html: Annotated[Path | None, typer.Option(help="Write one page of pictures instead, to open in a browser.")] = None,
     images: Images = None,
 ) -> None:
-    """Search a shard set for a text or an image. A text finds images; an image finds its texts and hard negatives."""
+    """Search a shard set for a text or an image. A text finds images; an image finds its texts and similar images."""
     from msp_ds.errors import InputError
     from msp_ds.library import Model
     from msp_ds.report.pages.page import write_html

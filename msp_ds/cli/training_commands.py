@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -43,7 +44,7 @@ def demo(
 
 
 def _start_rank(options: RunOptions) -> None:
-    with one_line_errors(debug=False, quiet=os.environ.get("LOCAL_RANK", "0") != "0"):
+    with one_line_errors(debug="--debug" in sys.argv, quiet=os.environ.get("LOCAL_RANK", "0") != "0"):
         start(options)
 
 

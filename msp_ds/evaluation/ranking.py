@@ -167,11 +167,16 @@ class PairScorer:
         with self._arithmetic():
             text_cls, region_cls = self.backbone.layers(text, regions, text_mask, mask, cls_only=True)
         # fp32 from here in any case: with its 8 bits bf16 would tie scores that differ, and ties count as lost.
-        logits: Tensor = self.head(self.backbone.pool(text_cls.float(), region_cls.float()))
+        weights = self.backbone.text_pooler.weight.dtype  # unless the caller has made the model another type
+        logits: Tensor = self.head(self.backbone.pool(text_cls.to(weights), region_cls.to(weights))).float()
         return (logits[:, 1] - logits[:, 0]).view(num_images, num_captions)
 
     def _arithmetic(self) -> AbstractContextManager[object]:
-        return nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, torch.bfloat16)
+        device = self.device.type
+        if self.precision == "bf16":
+            return torch.autocast(device, torch.bfloat16)
+        # A caller's autocast must not reach the scores; a device without autocast refuses even to switch it off.
+        return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
     def _require_evaluation_mode(self) -> None:
         training = [

@@ -22,7 +22,7 @@ extra = load_file(f"{FOLDER}/msp_ds.safetensors")
 
 def encode(token_ids, word_positions, token_mask, features, boxes, region_mask):
     """Text states, region states and the pair. token_ids, word_positions: int64 [B, T]; token_mask: bool [B, T];
-    features: float32 [B, R, F]; boxes: float32 [B, R, 4], shares of the image; region_mask: bool [B, R]."""
+    features: float32 [B, R, F]; boxes: float32 [B, R, 4], fractions of the image; region_mask: bool [B, R]."""
     count = len(token_ids)
     # The word positions, in place of 0, 1, 2, ... which transformers adds.
     table = model.embeddings.position_embeddings.weight

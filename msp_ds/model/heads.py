@@ -1,4 +1,4 @@
-"""The heads that read the backbone's states; each runs on the N asked positions only (docs/tasks.md, Heads).
+"""The heads that read the backbone's states; each runs on the N target positions only (docs/tasks.md, Heads).
 
 B pairs, N target positions, H hidden size, V vocabulary, C object classes, A attributes or answers, F feature width.
 """

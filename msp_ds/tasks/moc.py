@@ -1,9 +1,9 @@
 """MOC, masked object classification (all stages; paper section 3).
 
 Predicts the detector's object and attribute labels of each masked region, from its box, the other regions and the text.
-Loss: cross-entropy of the object plus that of the attribute, each weighted by the detector's confidence, mean over the
-masked regions. In the token stage the answer stands in the text unless its label is masked too: an accuracy near 100 %
-is expected there.
+Loss: cross-entropy of the object plus that of the attribute, each weighted by the detector's confidence; summed over
+the masked regions (option `moc_target`: all regions) and divided by their expected number (`region_normaliser`). In the
+token stage the answer stands in the text unless its label is masked too: an accuracy near 100 % is expected there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """MRFR, masked region feature regression (all stages; paper section 3).
 
 Predicts the detector's feature of each masked region, from its box, the other regions and the text.
-Loss: SmoothL1 (option `mrfr_loss`: squared error), mean over the feature width and the masked regions.
+Loss: SmoothL1 (option `mrfr_loss`: squared error), mean over the feature width; summed over the masked regions and
+divided by their expected number (option `region_normaliser`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,23 +29,26 @@ def build_options(kind: type[Options], flags: Mapping[str, Any], *, path: Path |
     """
     stated = {name: value for name, value in flags.items() if value not in (None, [], ())}
     stated = {name: tuple(value) if isinstance(value, list) else value for name, value in stated.items()}
-    written = {} if path is None else read_options(kind, path)
+    written = {} if path is None else read_options(kind, path, known=flags)
     if "settings" in written and "settings" in stated:
         stated["settings"] = written["settings"] + stated["settings"]
     return kind(**{**written, **stated})
 
 
-def read_options(kind: Any, path: Path) -> dict[str, Any]:
-    """Return the options in a file by the names of their fields. Raises InputError naming the key and the file."""
+def read_options(kind: Any, path: Path, *, known: Collection[str]) -> dict[str, Any]:
+    """Return the options in a file by the names of their fields; `known` are those that the command has.
+
+    Raises InputError naming the key and the file.
+    """
     table = _read_table(path)
     if isinstance(table.get("config"), dict):
         return _options_of_run(from_json(RunConfig, table["config"], where=f"{path}: config"))
     hints = typing.get_type_hints(kind)
-    names = {flag_name(kind, field.name): field.name for field in dataclasses.fields(kind)}
+    names = {flag_name(kind, field.name): field.name for field in dataclasses.fields(kind) if field.name in known}
     options: dict[str, Any] = {}
     for key, value in table.items():
         if (flag := key.replace("_", "-")) not in names:
-            raise InputError(f"{path}: {key} is not an option; options are {', '.join(names)}")
+            raise InputError(f"{path}: {key} is not an option of this command; its options are {', '.join(names)}")
         options[names[flag]] = _checked(hints[names[flag]], value, where=f"{path}: {key}")
     return options
 
@@ -93,5 +96,7 @@ def _options_of_run(config: RunConfig) -> dict[str, Any]:
         counts = [f"{part.initial}={rows[part.name].epochs}" for part in parts]
         options["epochs"] = counts[0].lstrip("=") if config.curriculum in BENCHMARKS else ",".join(counts)
     if any(rows[part.name].batch_size != usual_rows[part.name].batch_size for part in parts):
+        if len({rows[part.name].batch_size for part in parts}) > 1:
+            raise InputError("the run's stages have several batch sizes, which --config cannot say; name --batch-size")
         options["batch_size"] = rows[parts[0].name].batch_size
     return {**{name: value for name, value in options.items() if value is not None}, "settings": tuple(settings)}

@@ -97,6 +97,8 @@ class RunOptions:
         for flag, value in (("save-every", self.save_every), ("save-total-limit", self.save_total_limit)):
             if value < 1:
                 raise InputError(f"--{flag} {value} is not positive")
+        if self.init == "":  # an unset variable of a shell: random weights would be a surprise
+            raise InputError("--init is empty; name a run, a checkpoint or a weights folder")
         _ = self.limits
 
     @property

@@ -62,7 +62,7 @@ class Replay:
         lines += [f"{name} {self.losses[name]:.6g} (was {info.losses[name]:.6g})" for name in sorted(self.losses)]
         lines += [f"the gradient's norm {self.gradient_norm:.6g}"]
         faults = ", ".join(self.faulty_inputs)
-        return "\n".join([*lines, f"not finite in the batch itself: {faults}" if faults else "the batch is sound"])
+        return "\n".join([*lines, f"not finite in the batch itself: {faults}" if faults else "the batch is valid"])
 
 
 def replay(path: Path, *, shards: Path | None = None, init: Path | None = None) -> Replay:
@@ -93,6 +93,11 @@ def replay(path: Path, *, shards: Path | None = None, init: Path | None = None) 
     data = open_stage_data(Path(config.shards), stage, max_pairs=config.max_pairs, seed=config.seed)
     check_same_data(run, index_hashes([data]))
     step_batch = rebuild_step(info, config, stage, data)
+    if (tasks := tuple(task.name for task in step_batch.part.tasks)) != tuple(info.tasks):
+        raise InputError(
+            f"{path} is of tasks {', '.join(info.tasks)}, but the run names {', '.join(tasks)}; replay cannot build "
+            "tasks from outside the package"
+        )
 
     saved = _last_before(folder, info.step)
     parent = None if saved else _parent(config, folder, number)

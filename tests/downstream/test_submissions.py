@@ -72,11 +72,11 @@ def test_what_a_format_cannot_hold_is_refused(
     [
         ("vqa", '[{"question_id": 1, "answer": "a"}, {"question_id": 1, "answer": "a"}]', "answers 1 questions more"),
         ("vqa", '[{"question_id": "1", "answer": "a"}]', "entry 0: question_id '1' should be a number"),
-        ("vqa", '[{"question_id": 1, "answer": 2}]', "entry 0: 2 is no text"),
+        ("vqa", '[{"question_id": 1, "answer": 2}]', "entry 0: 2 is not a text"),
         ("vqa", '[{"question_id": 1}]', "entry 0: has no answer; it should be a JSON list"),
         ("vqa", "[]", "holds no prediction"),
         ("vqa", '[{"question_id": 1, "answer": "a"}', "it is cut off or damaged"),
-        ("gqa", '[{"questionId": 1, "prediction": "a"}]', "entry 0: 1 is no text"),
+        ("gqa", '[{"questionId": 1, "prediction": "a"}]', "entry 0: 1 is not a text"),
         (
             "gqa",
             '[{"questionId": "2", "prediction": "a"}, {"questionId": "2", "prediction": "b"}]',

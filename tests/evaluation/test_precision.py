@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
+from pathlib import Path
 
 import pytest
 import torch
 
-from msp_ds.cli.grading_commands import evaluate
+from msp_ds.cli.grading_commands import EvaluationOptions
 from msp_ds.evaluation import precision
 from msp_ds.evaluation.precision import multiplies_bf16, warn_if_slow
 from msp_ds.evaluation.retrieval_evaluation import RetrievalPlan
@@ -34,7 +34,7 @@ def test_bf16_is_granted_everywhere_with_a_warning_where_it_is_slow(
 
 def test_grades_are_in_fp32_unless_bf16_is_requested() -> None:
     assert RetrievalPlan().precision == "fp32"
-    assert inspect.signature(evaluate).parameters["precision"].default == "fp32"
+    assert EvaluationOptions(checkpoint=Path("run")).precision is None  # RetrievalPlan's
 
 
 @pytest.mark.parametrize(("capability", "native"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])

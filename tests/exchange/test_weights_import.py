@@ -317,7 +317,7 @@ def test_what_a_killed_process_left_is_cleared_and_a_second_writer_is_refused(tm
         ("{}", "says no such format"),
         ('{"format": "msp-ds weights", "version": 3}', "is of version 3, this program reads 2; import it again"),
         ('{"format": "msp-ds weights", "version": 2}', "missing key model"),
-        ("[", "is no readable JSON"),
+        ("[", "is not valid JSON"),
     ],
 )
 def test_a_spoilt_card_is_named(tmp_path: Path, text: str, complaint: str) -> None:

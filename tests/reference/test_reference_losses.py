@@ -66,7 +66,7 @@ def test_options_that_are_left_out_are_no_part_of_a_loss() -> None:
         "itm_hard_probability",
         "itm_skip_nearest",
     }  # decide the image, not the loss
-    elsewhere |= {"weights"}  # of the sum: tests/training/test_learner.py
+    elsewhere |= {"weights"}  # of the sum: tests/training/test_pretraining_model.py
     elsewhere |= {"answer_loss"}  # of benchmarks: tests/downstream/test_benchmark_tasks.py
     elsewhere |= {"heads", "heads_of"}  # decide what a stage starts from
     assert set(TaskOptions.__dataclass_fields__) == set(CHOICES) | elsewhere

@@ -33,7 +33,7 @@ from msp_ds.storage.file_kinds import refuse_other_kind
 from msp_ds.storage.restricted_pickle import PICKLE_ERRORS, load_pickle
 from msp_ds.storage.small_files import parse_json, read_small_bytes
 from msp_ds.terminal import Terminal, one_line_errors, run_tool
-from tools.convert.npz_parts import Image, PartReport, fault, needed, write_parts
+from tools.convert.npz_parts import ALLOWED, Image, PartReport, fault, needed, write_parts
 
 _TABLES = ("image_features", "image_bb", "spatial_features")
 
@@ -79,7 +79,7 @@ def read_ids(path: Path) -> dict[Any, int]:
     refuse_other_kind(path, what=what)
     try:
         if path.suffix in (".pkl", ".pickle"):
-            value = load_pickle(io.BytesIO(read_small_bytes(path, most=4 << 30)), allowed={})
+            value = load_pickle(io.BytesIO(read_small_bytes(path, most=4 << 30)), allowed=ALLOWED)
         else:
             value = parse_json(read_small_bytes(path, most=4 << 30))
     except OSError as error:

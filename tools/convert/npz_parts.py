@@ -6,6 +6,7 @@ so that a converter that was stopped goes on where it was.
 
 from __future__ import annotations
 
+import collections
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from msp_ds.storage.small_files import parse_json, read_small_bytes
 from msp_ds.terminal import Terminal
 
 IMAGES_A_PART = 256
+ALLOWED = {"collections.OrderedDict": collections.OrderedDict}
+"""What pickles of rows may name beside plain values: rows of Python 3.6's csv module are OrderedDicts."""
 
 
 @dataclass(frozen=True, kw_only=True)

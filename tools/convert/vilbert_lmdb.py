@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
-import collections
 import io
 import sys
 from pathlib import Path
@@ -32,7 +31,7 @@ from msp_ds.preparation.region_features.feature_types import possible_types
 from msp_ds.storage.file_kinds import refuse_other_kind
 from msp_ds.storage.restricted_pickle import PICKLE_ERRORS, load_pickle
 from msp_ds.terminal import Terminal, one_line_errors, run_tool
-from tools.convert.npz_parts import Image, PartReport, fault, labels_of, needed, write_parts
+from tools.convert.npz_parts import ALLOWED, Image, PartReport, fault, labels_of, needed, write_parts
 
 _KEYS = b"keys"
 _LABELS = {
@@ -42,8 +41,6 @@ _LABELS = {
     "attribute_scores": ("attrs_conf", "<f4"),
 }
 """Field of Image -> VOLTA's column, type."""
-_ALLOWED = {"collections.OrderedDict": collections.OrderedDict}
-"""Rows of Python 3.6's csv module are OrderedDicts."""
 
 
 def convert(source: Path, *, out: Path, corpus: Corpus = "coco", on_error: OnError = "fail") -> PartReport:
@@ -65,7 +62,7 @@ def convert(source: Path, *, out: Path, corpus: Corpus = "coco", on_error: OnErr
 
         def read(place: int) -> Image:
             try:
-                return image_of(load_pickle(io.BytesIO(transaction.get(keys[place])), allowed=_ALLOWED))
+                return image_of(load_pickle(io.BytesIO(transaction.get(keys[place])), allowed=ALLOWED))
             except (*PICKLE_ERRORS, binascii.Error) as error:
                 raise fault(source, names[place], f"its row is unusable ({type(error).__name__}: {error})") from None
 

@@ -136,7 +136,7 @@ def tar_name(number: int) -> str:
     return f"{number:06d}.tar"
 
 
-DEMO_EXTRACTOR = "msp-ds world"
+DEMO_EXTRACTOR = "msp-ds make-demo-data"
 """The extractor in the demo's recipe, which marks a set that `msp-ds shard` writes without flags."""
 
 

@@ -15,8 +15,10 @@ from msp_ds.errors import InputError, ShardError
 from msp_ds.preparation.recipe import Recipe
 from msp_ds.storage.atomic_files import followed, require_own_files
 
+_EARLIER_NAMES = {"look_alikes.npz"}  # of the hard negatives in sets of format version 1
 _TABLES = frozenset(
     {layout.INDEX_NAME, *layout.NEEDED_FILES, layout.HARD_NEGATIVES_NAME, layout.QUESTIONS_NAME, layout.ANSWERS_NAME}
+    | _EARLIER_NAMES
 )
 _TARS = re.compile(r"\d{6}\.tar")
 _UNFINISHED = re.compile(r"(\d{6}|trial)\.tar(\.tmp|\.part|\.part\.tmp)?")
@@ -31,8 +33,8 @@ def require_own_sets(folder: Path, recipe: Recipe, *, fix: str) -> None:
     for path in sorted(path for path in folder.glob("[!.]*") if path.is_dir()):
         try:
             found = f"the features of {read_index(path)[0].extractor!r}"
-        except ShardError:
-            found = "a set that cannot be read"
+        except ShardError as error:
+            found = f"a set that cannot be read ({error})"
         if found != f"the features of {recipe.extractor!r}":
             raise InputError(f"{path} holds {found}, which {recipe.extractor!r} would overwrite; {fix}")
 

@@ -30,10 +30,10 @@ MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 BEST = "best"
-_EARLIER_PREFIX = "trunk."
-"""Of the backbone's tensors in checkpoints of an earlier version."""
 """A file beside a stage's checkpoints with the name of the one that has the lowest total loss on held-out pairs."""
 
+_EARLIER_PREFIX = "trunk."
+"""Of the backbone's tensors in checkpoints of an earlier version."""
 _AGAIN = "train again with: msp-ds train --run-dir NEW_FOLDER, or remove this checkpoint to go on from the one before"
 
 
@@ -125,9 +125,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     except (OSError, ValueError) as error:
         raise damaged(file.parent, f"{file.name}: {_first_line(error)}") from None
     if any(name.startswith(_EARLIER_PREFIX) for name in tensors):
-        raise CheckpointError(
-            f"{file} was written by an earlier version of msp-ds, which this one cannot read; train again"
-        )
+        raise CheckpointError(f"{file} was written by an earlier version of msp-ds; {_AGAIN}")
     return tensors
 
 

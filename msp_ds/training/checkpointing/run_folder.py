@@ -31,8 +31,6 @@ STAGE_FILE = "stage.json"
 LOCATIONS = ("shards", "init")
 """Fields of RunConfig that are paths; a run can be resumed after the files were moved."""
 
-_REMOVED_EXECUTION_KEYS = frozenset({"resident"})
-"""Keys of `execution` that older versions wrote; they never changed a result, so such a run can be resumed."""
 
 _CARD = "a run's configuration, written by msp-ds train"
 
@@ -109,8 +107,6 @@ def read_run_execution(run: Path) -> Execution:
     """Read how a run was executed when it was started or last resumed."""
     resumed = read_run_card(run).get("resumed") or [{}]
     last = resumed[-1].get("execution") or _read_run_file(run, "execution")
-    if isinstance(last, dict):
-        last = {key: value for key, value in last.items() if key not in _REMOVED_EXECUTION_KEYS}
     return _of_this_version(Execution, last, where=run / RUN_FILE)
 
 

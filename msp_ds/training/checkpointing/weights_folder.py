@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -125,15 +126,21 @@ def is_weights_folder(path: Path) -> bool:
     return (path / WEIGHTS_FILE).is_file() and (path / MODEL_FILE).is_file()
 
 
-def read_card(path: Path) -> WeightsCard:
-    """Read model.json. Raises InputError when it is missing, damaged or of another version."""
-    where = path / MODEL_FILE
+def _read_card_fields(where: Path) -> dict[str, Any]:
+    """Read a model.json of any version. Raises InputError when it is missing, damaged or of another format."""
     saved = read_json(where, what=_CARD)
     if not isinstance(saved, dict) or saved.get("format") != _FORMAT:
         raise CheckpointError(f"{where} should be {_CARD}, but says no such format")
+    return saved
+
+
+def read_card(path: Path) -> WeightsCard:
+    """Read model.json. Raises InputError when it is missing, damaged or of another version."""
+    where = path / MODEL_FILE
+    saved = _read_card_fields(where)
     if saved.get("version") != _VERSION:
         raise CheckpointError(
-            f"{where} is of version {saved.get('version')}, this program reads {_VERSION}; import it again"
+            f"{where} is of version {saved.get('version')}, this program reads {_VERSION}; import or export it again"
         )
     return from_json(WeightsCard, saved, where=str(where))
 
@@ -190,7 +197,7 @@ def require_free(target: Path, *, overwrite: bool) -> None:
         return
     if not (target / MODEL_FILE).is_file():
         raise InputError(f"{target} holds other files than exported weights; name another --out")
-    read_card(target)
+    _read_card_fields(target / MODEL_FILE)
     if not overwrite:
         raise InputError(f"{target} holds weights already; name another --out, or write over them with --overwrite")
     _require_own_files(target)

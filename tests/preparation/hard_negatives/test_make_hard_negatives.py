@@ -134,7 +134,7 @@ def test_an_interrupted_search_goes_on_where_it_was(
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-@pytest.mark.parametrize("work", [".list.npz.hard negatives", ".train.attaching"])
+@pytest.mark.parametrize("work", [".list.npz.hard-negatives", ".train.attaching"])
 def test_what_is_not_of_a_search_stays(folder: Path, tmp_path: Path, work: str) -> None:
     place = folder.parent if work == ".train.attaching" else tmp_path
     (place / work).mkdir()
@@ -211,7 +211,7 @@ def test_a_full_disk_leaves_everything_as_it_was_and_keeps_what_was_computed(
         do(shards=folder, count=2, **plan)
     assert snapshot(folder) == before
     kept = [path for path in (*folder.parent.iterdir(), *tmp_path.iterdir()) if path not in (folder, tmp_path / "raw")]
-    assert [path.name for path in kept] == [f".{folder.name if target == 'set' else 'list.npz'}.hard negatives"]
+    assert [path.name for path in kept] == [f".{folder.name if target == 'set' else 'list.npz'}.hard-negatives"]
     monkeypatch.undo()
     do(shards=folder, count=2, **plan)
     assert not kept[0].exists()

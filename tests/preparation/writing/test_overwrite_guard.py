@@ -32,7 +32,7 @@ def test_sets_of_another_extractor_are_not_written_over(raw: RawFolder, tmp_path
     build_shards(mine, stage="token", out=out.parent)
     require_own_sets(out, mine, fix="go away")
     with pytest.raises(
-        InputError, match=r"token/train holds the features of 'mine', which 'msp-ds world' .*; go away$"
+        InputError, match=r"token/train holds the features of 'mine', which 'msp-ds make-demo-data' .*; go away$"
     ):
         require_own_sets(out, demo, fix="go away")
 

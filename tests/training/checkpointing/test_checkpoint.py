@@ -74,8 +74,8 @@ def test_whole_checkpoints_are_listed_oldest_first(tmp_path: Path) -> None:
 # The damaged file, the reported reason, and its content afterwards: None deletes it.
 DAMAGES = [
     (MANIFEST, "manifest.json is missing", None),
-    (MANIFEST, "manifest.json should be a checkpoint's manifest, but is no readable JSON", b'{"step": 3'),
-    (MANIFEST, "manifest.json should be a checkpoint's manifest, but is no readable JSON", b""),
+    (MANIFEST, "manifest.json should be a checkpoint's manifest, but is not valid JSON", b'{"step": 3'),
+    (MANIFEST, "manifest.json should be a checkpoint's manifest, but is not valid JSON", b""),
     (MANIFEST, "manifest.json is not a manifest of this version of msp-ds", b"[]"),
     (MANIFEST, "manifest.json is not a manifest of this version of msp-ds", b'{"files": 3}'),
     (MANIFEST, "is not a manifest of this version", b'{"step": 1, "files": {"a": 10}, "state": {}}'),

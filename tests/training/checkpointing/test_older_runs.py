@@ -125,11 +125,6 @@ def test_a_run_of_this_version_is_read(tmp_path: Path) -> None:
     assert read_run_card(tmp_path / "run")["index_sha256"] == {"s/train": "0"}
 
 
-def test_a_run_that_kept_its_features_on_the_device_is_read(tmp_path: Path) -> None:
-    change = also(execution={**RUN["execution"], "resident": "always"})
-    assert read_run_execution(write(tmp_path / "run", "run.json", change)) == Execution(precision="fp32")
-
-
 @pytest.mark.parametrize("name", ["../..", "..", "/etc", "", "a\nb/c"])
 def test_a_pointer_to_the_best_checkpoint_leads_to_one_beside_it(tmp_path: Path, name: str) -> None:
     (tmp_path / "best").write_text(f"{name}\n")
