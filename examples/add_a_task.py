@@ -35,8 +35,7 @@ from msp_ds.training.options import RunOptions
 def hide_object_words(batch: Batch, context: Context) -> Batch:
     """The batch with half of the words that name an object in the picture replaced by [MASK]."""
     draws = context.draw(batch.keys, "object word hidden", batch.token_ids.shape[1])  # float32 [B, T] in [0, 1)
-    names_object = topic_targets(batch, context, attributes=False).wanted  # bool [B, T]
-    hidden = names_object & ~batch.corruption.masked_tokens & (draws < 0.5)
+    hidden = topic_targets(batch, context, attributes=False).wanted & ~batch.corruption.masked_tokens & (draws < 0.5)
     return dataclasses.replace(batch, token_ids=batch.token_ids.masked_fill(hidden, context.tables.mask_id))
 
 

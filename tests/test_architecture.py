@@ -37,7 +37,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"train"}),
     frozenset({"cli"}),
 )
-"""A folder imports from the layers before its own. Those of one layer do not know each other, except the foundation's."""
+"""A folder imports from the layers before its own; within a layer only the foundation's know each other."""
 
 SUB_FOLDERS: Mapping[str, tuple[str, ...]] = {
     "data": ("progress", "format", "loading", "remote"),

@@ -2,7 +2,7 @@
 
     python tools/check/short_training.py --out tests/golden/curves.json   (half a minute; refreshes the golden curves)
 
-tests/training/test_golden_curves.py compares with that file; tools/check/loss_compare.py runs this program in two
+tests/training/runs/test_golden_curves.py compares with that file; tools/check/loss_compare.py runs this program in two
 commits. A change that should not alter the mathematics leaves every curve as it is. A change that should alter it
 refreshes the file in the same commit, and the commit message says why.
 """

@@ -342,8 +342,15 @@ OTHER_WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+LONG_WAYS = {"zero2_offload", "zero3", "bf16 ZeRO 3", "multi_node", "gpu_bf16", "zero1"}
+"""For .ci/full alone; the others test the same paths."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*SHIPPED_WAYS, *OTHER_WAYS])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.full if name in LONG_WAYS else ()) for name in (*SHIPPED_WAYS, *OTHER_WAYS)],
+)
 def test_the_real_engine_trains_the_real_model_with_it(name: str, tmp_path: Path) -> None:
     path = SHIPPED / f"{name}.json" if name in SHIPPED_WAYS else written(tmp_path, OTHER_WAYS[name])
     execution = read_execution(path)

@@ -17,7 +17,7 @@ from msp_ds.training.checkpointing.run_folder import STAGE_FILE
 
 pytestmark = pytest.mark.slow
 
-TRAIN = str(Path(__file__).resolve().parents[2] / "msp_ds" / "train.py")
+TRAIN = str(Path(__file__).resolve().parents[3] / "msp_ds" / "train.py")
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SMALL = ("model.num_layers=1", "model.hidden_size=16", "model.num_heads=2", "model.intermediate_size=16")
 PATIENCE = 400.0

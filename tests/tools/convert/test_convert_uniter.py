@@ -192,7 +192,7 @@ def test_arrays_of_objects_are_refused_and_not_unpickled(capsys: pytest.CaptureF
 
 def test_the_command_tells_what_it_did(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "npz")
-    program = Path(__file__).resolve().parents[2] / "tools" / "convert/uniter.py"
+    program = Path(__file__).resolve().parents[3] / "tools" / "convert/uniter.py"
     command = [sys.executable, str(program), str(source), "--out", str(tmp_path / "out")]
     done = subprocess.run([*command, "--nominal-size", "1000"], capture_output=True, text=True, timeout=60)
     assert done.stdout == f"{tmp_path / 'out'}: 5 images written, 0 kept, 0 left out\n"

@@ -16,7 +16,7 @@ from msp_ds.training.distributed.runtime import Runtime
 from tools.check.loss_compare import Difference, differences
 from tools.check.short_training import STEPS, shard_hashes, short_training
 
-FILE = Path(__file__).resolve().parents[1] / "golden" / "curves.json"
+FILE = Path(__file__).resolve().parents[2] / "golden" / "curves.json"
 TOLERANCE = 1e-4
 """Largest difference of two losses, relative for losses above 1. On one machine the curves are equal to the last bit;
 the kernels without vector instructions (ATEN_CPU_CAPABILITY=default) change them by at most 3e-7. Small changes of the

@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def left_by(tool: str, name: str, *flags: str, folder: Path) -> Any:
@@ -32,6 +32,7 @@ def test_the_write_benchmark_keeps_the_disk_share(tmp_path: Path) -> None:
     assert not (tmp_path / "regions.tsv").exists()
 
 
+@pytest.mark.full
 def test_the_rehearsal_proves_that_each_pair_comes_once(tmp_path: Path) -> None:
     epoch = left_by("check/rehearse_full_size.py", "rehearsal.json", "--share", "0.001", folder=tmp_path)["counts"]
     # 123 images, each among the 332 that have six captions.

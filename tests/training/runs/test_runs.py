@@ -31,7 +31,7 @@ from msp_ds.training.checkpointing.run_folder import RUN_FILE, STAGE_FILE, find_
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TRAIN = [sys.executable, str(ROOT / "msp_ds" / "train.py")]
 SHORT = ["--batch-size", "16", "--max-steps", "12", "--save-every", "2"]
 STAGES = ["1-token", "2-phrase", "3-sentence"]
@@ -165,6 +165,7 @@ def test_a_run_whose_shards_changed_does_not_go_on(small_shards: Path, tmp_path:
     assert "error: shard set token/train has changed since" in output.splitlines()[-1]
 
 
+@pytest.mark.full
 def test_two_ranks_train_on_the_same_batches_as_one(small_shards: Path, tmp_path: Path) -> None:
     launcher = Path(sys.executable).with_name("deepspeed")
     if not launcher.is_file():
@@ -270,6 +271,7 @@ def test_ranks_and_zero_stages_may_change_within_a_run(small_shards: Path, tmp_p
         assert found[step] == pytest.approx(loss, abs=1e-3), step
 
 
+@pytest.mark.full
 def test_all_stages_train_together_from_the_backbone_of_another_run(
     small_shards: Path, whole: Path, tmp_path: Path
 ) -> None:

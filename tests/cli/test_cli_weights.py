@@ -19,7 +19,7 @@ from transformers import LxmertModel
 
 from msp_ds.data.format.vocabulary import read_vocabulary
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Trap:
@@ -163,6 +163,7 @@ def trained(*flags: object) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_runs_weights_leave_with_their_history_come_back_are_graded_and_train_on(
     small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

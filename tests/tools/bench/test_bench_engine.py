@@ -22,7 +22,7 @@ from tools.bench.common.replayed_loop import Stand
 from tools.bench.common.step_pool import Pool, a_context
 from tools.bench.engine import STEPS, Turns, compared, rounds
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
 MODEL = ModelConfig(
     hidden_size=16,
@@ -97,6 +97,7 @@ def left_by(tool: str, *words: object, out: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_engine_is_timed_beside_the_plain_loop(tmp_path: Path) -> None:
     found = left_by(
@@ -114,6 +115,7 @@ def test_two_ranks_are_timed_beside_one(tmp_path: Path) -> None:
     assert set(found["ranks"]) == {"one rank", "two ranks, the same batch", "two ranks, as much work each"}
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_whole_way_is_timed_beside_the_bare_step(small_shards: Path, tmp_path: Path) -> None:
     words = ("--preset", "tiny", "--shards", small_shards, "--batch-size", 8, "--steps", 2, "--repeat", 4)

@@ -362,7 +362,7 @@ def test_the_demo_recipe_is_not_written_over_the_sets_of_another(here: Path) -> 
 
 
 def test_a_demo_that_could_not_be_graded_is_refused_before_it_trains(here: Path) -> None:
-    Path("mine.toml").write_text((Path(__file__).parents[1] / "shards" / "demo.toml").read_text().replace("300 ", "0 "))
+    Path("mine.toml").write_text((Path(__file__).parents[2] / "shards" / "demo.toml").read_text().replace("300 ", "0 "))
     assert refusal("demo", "--recipe", "mine.toml").startswith("mine.toml holds out no images")
 
 
@@ -382,7 +382,7 @@ def test_fine_tuning_takes_the_flags_of_pre_training(monkeypatch: pytest.MonkeyP
 
 
 def test_the_version_is_that_of_pyproject() -> None:
-    written = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    written = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     result = run("--version")
     assert (result.exit_code, result.stdout) == (0, f"msp-ds {written['project']['version']}\n")
     assert msp_ds.__version__ == written["project"]["version"]

@@ -17,7 +17,7 @@ from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import preset_config
 from msp_ds.training.settings import with_settings
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "shards/README.md", ROOT / "ds_configs/README.md", *sorted(ROOT.glob("docs/*.md"))]
 PATH = re.compile(r"`((?:msp_ds|tools|tests|ds_configs|docs|shards)/[\w./-]*\.(?:py|md|sh|toml|json))`")
 BELOW_PACKAGE = re.compile(r"`([\w/]+\.py)`")

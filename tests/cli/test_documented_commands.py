@@ -22,7 +22,7 @@ from msp_ds.training.config_file import build_options
 from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import with_flags
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [
     "README.md",
     "shards/README.md",
