@@ -63,7 +63,7 @@ def as_command(function: Callable[..., None]) -> Callable[..., None]:
             if kind is not None:
                 path = values.pop("config", None)
                 stated = {flag.name: values.pop(flag.name) for flag in flags if flag.name in values}
-                values["options"] = build_options(kind, stated, path=path)
+                values["options"] = build_options(kind, stated, path=path, known=[flag.name for flag in flags])
             function(**values)
 
     own = [_with_metavar(one) for name, one in parameters.items() if name != "options"]

@@ -60,9 +60,9 @@ AS_A_NAME = {
     "asks": "targets",
 }
 """Ordinary words that say nothing as a name -> the field's term."""
-FROZEN = {'"stray region"', '"trunk {seed}"', '"twin"', '"trunk."', '"trunk.a"'}
-"""Strings that feed random numbers (another spelling would change masks, initial weights or the demo world), and the
-prefix by which a checkpoint of an earlier version is known."""
+FROZEN = {'"stray region"', '"trunk {seed}"', '"twin"', '"trunk."', '"look_alikes.npz"', '"trunk.a"'}
+"""Strings that feed random numbers (another spelling would change masks, initial weights or the demo world), and names
+by which files of an earlier version are known."""
 _WORDS = {re.compile(rf"(?<![a-z])(?:{word})(?![a-z])", re.I): term for word, term in ANYWHERE.items()}
 
 

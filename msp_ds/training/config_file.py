@@ -21,22 +21,25 @@ from msp_ds.training.settings import DECIDED_BY_SHARDS, SECTIONS
 Options = TypeVar("Options")
 
 
-def build_options(kind: type[Options], flags: Mapping[str, Any], *, path: Path | None) -> Options:
+def build_options(
+    kind: type[Options], flags: Mapping[str, Any], *, path: Path | None, known: Collection[str] | None = None
+) -> Options:
     """Return the options of the file `path`, where one is named, and of the command line, which wins.
 
     flags: values by the names of the options; None or an empty list where a flag is not on the command line. Settings
-    of the file come before those of the command line. Raises InputError naming the key and the file.
+    of the file come before those of the command line. known: the options that the command has, None for all.
+    Raises InputError naming the key and the file.
     """
     stated = {name: value for name, value in flags.items() if value not in (None, [], ())}
     stated = {name: tuple(value) if isinstance(value, list) else value for name, value in stated.items()}
-    written = {} if path is None else read_options(kind, path, known=flags)
+    written = {} if path is None else read_options(kind, path, known=known)
     if "settings" in written and "settings" in stated:
         stated["settings"] = written["settings"] + stated["settings"]
     return kind(**{**written, **stated})
 
 
-def read_options(kind: Any, path: Path, *, known: Collection[str]) -> dict[str, Any]:
-    """Return the options in a file by the names of their fields; `known` are those that the command has.
+def read_options(kind: Any, path: Path, *, known: Collection[str] | None = None) -> dict[str, Any]:
+    """Return the options in a file by the names of their fields; `known` are those that the command has, None all.
 
     Raises InputError naming the key and the file.
     """
@@ -44,7 +47,8 @@ def read_options(kind: Any, path: Path, *, known: Collection[str]) -> dict[str, 
     if isinstance(table.get("config"), dict):
         return _options_of_run(from_json(RunConfig, table["config"], where=f"{path}: config"))
     hints = typing.get_type_hints(kind)
-    names = {flag_name(kind, field.name): field.name for field in dataclasses.fields(kind) if field.name in known}
+    names = {flag_name(kind, field.name): field.name for field in dataclasses.fields(kind)}
+    names = {flag: name for flag, name in names.items() if known is None or name in known}
     options: dict[str, Any] = {}
     for key, value in table.items():
         if (flag := key.replace("_", "-")) not in names:

@@ -315,7 +315,10 @@ def test_what_a_killed_process_left_is_cleared_and_a_second_writer_is_refused(tm
     ("text", "complaint"),
     [
         ("{}", "says no such format"),
-        ('{"format": "msp-ds weights", "version": 3}', "is of version 3, this program reads 2; import it again"),
+        (
+            '{"format": "msp-ds weights", "version": 3}',
+            "is of version 3, this program reads 2; import or export it again",
+        ),
         ('{"format": "msp-ds weights", "version": 2}', "missing key model"),
         ("[", "is not valid JSON"),
     ],

@@ -74,7 +74,11 @@ def test_a_file_holds_flags_by_their_names_and_flags_win(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.toml", "lrr = 1.0", "a.toml: lrr is not an option; options are curriculum, task, shards"),
+        (
+            "a.toml",
+            "lrr = 1.0",
+            "a.toml: lrr is not an option of this command; its options are curriculum, task, shards",
+        ),
         ("a.toml", 'lr = "fast"', "a.toml: lr: expected float, got 'fast'"),
         ("a.toml", "resume = 1", "a.toml: resume: expected bool, got 1"),
         ("a.toml", 'drop = "mlm"', "a.toml: drop: expected a list, got 'mlm'"),
@@ -121,3 +125,15 @@ def test_a_runs_own_file_starts_the_same_run_and_agrees_with_it(
     read = build_options(RunOptions, {}, path=tmp_path / RUN_FILE)
     assert json.dumps(to_json(new_config(read))) == json.dumps(to_json(config))
     assert resumed_config(tmp_path, read) == config
+
+
+def test_a_file_cannot_hold_what_the_command_does_not_have(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text("subset = 0.1\n")
+    with pytest.raises(InputError, match=r"a.toml: subset is not an option of this command; its options are lr$"):
+        build_options(RunOptions, {}, path=path, known=["lr"])
+
+
+def test_an_empty_start_is_refused() -> None:
+    with pytest.raises(InputError, match="--init is empty; name a run"):
+        RunOptions(init="")

@@ -137,7 +137,7 @@ def test_the_command_shows_both_times(kept: tuple[Path, float]) -> None:
     shown = run("replay", kept[0]).stdout
     assert shown.startswith("step 3 of stage token, epoch 0, rank 0; weights of ")
     assert "(was nan)" in shown
-    assert shown.endswith("the batch is sound\n")
+    assert shown.endswith("the batch is valid\n")
 
 
 def test_shards_that_were_moved_are_named_with_a_flag_and_compared(
