@@ -133,7 +133,7 @@ def start(options: RunOptions, *, stages: tuple[Stage, ...] = ()) -> Path:
         )
         fields: dict[str, Any] = {
             "save_every": options.save_every,
-            "keep": options.save_total_limit,
+            "save_total_limit": options.save_total_limit,
             "limits": options.limits,
             "local_shards": shards,
             "cache": cache if is_remote(config.shards) else None,

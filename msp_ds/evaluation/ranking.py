@@ -176,7 +176,7 @@ class PairScorer:
         if self.precision == "bf16":
             return torch.autocast(device, torch.bfloat16)
         # A caller's autocast must not reach the scores; a device without autocast refuses even to switch it off.
-        return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+        return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
     def _require_evaluation_mode(self) -> None:
         training = [

@@ -92,7 +92,9 @@ def _check_same_run(job: Job, data: Sequence[StageData]) -> None:
     if job.runtime.world_size == 1:
         return
     sets = [one for stage in data for one in (*stage.train, *stage.validation)]
-    flags = {name: getattr(job, name) for name in ("save_every", "keep", "fits_micro_batch")} | to_json(job.limits)
+    flags = {name: getattr(job, name) for name in ("save_every", "save_total_limit", "fits_micro_batch")} | to_json(
+        job.limits
+    )
     flags |= {"cache_limit": job.cache.limit_gb if job.cache else None}
     code = code_version(Path(__file__).parents[1])
     check_ranks_agree(facts_of(job.config, job.execution, flags, sets, code=code), job.runtime)

@@ -54,7 +54,7 @@ class Job:
     """Optimiser steps between checkpoints, beside one per epoch."""
     report_every: int = REPORT_EVERY
     """Optimiser steps between reports."""
-    keep: int = 2
+    save_total_limit: int = 2
     """Newest checkpoints of a stage that stay, beside its best."""
     fits_micro_batch: bool = False
     """Whether each stage finds the largest micro batch that fits, in place of the one in `execution`."""
@@ -155,7 +155,7 @@ def _build_loop(
         cadence=cadence,
         validation=validation,
         validated=point.validated,
-        saver=Saver(folder / "checkpoints", keep=job.keep, runtime=runtime, alive=guards.watchdog.alive),
+        saver=Saver(folder / "checkpoints", keep=job.save_total_limit, runtime=runtime, alive=guards.watchdog.alive),
         state={**_identity(config, stage, inputs), **record},
         metric_logger=metric_logger,
         throughput=build_throughput(config, precision, runtime),

@@ -180,7 +180,7 @@ def test_a_step_that_is_left_out_changes_no_weight(
     runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, steps={3})
-    job = dataclasses.replace(a_job(small_shards, tmp_path, runtime, save_every=1), keep=9)
+    job = dataclasses.replace(a_job(small_shards, tmp_path, runtime, save_every=1), save_total_limit=9)
     folder = trained(job)
     before, after = (folder / "checkpoints" / f"step-0000000{step}" / WEIGHTS for step in (2, 3))
     assert before.read_bytes() == after.read_bytes()

@@ -57,7 +57,17 @@ def poisoned_run(
         patch.setattr(PretrainingModel, "forward", poisoned)
         stop = StopRequest()
         config = new_config(RunOptions(**options))
-        train(Job(config=config, execution=how, folder=folder, runtime=runtime, stop=stop, save_every=1, keep=9))
+        train(
+            Job(
+                config=config,
+                execution=how,
+                folder=folder,
+                runtime=runtime,
+                stop=stop,
+                save_every=1,
+                save_total_limit=9,
+            )
+        )
     (path,) = folder.glob("*/not-finite/*")
     return path, true[POISONED - 1], batches[0]
 

@@ -19,7 +19,9 @@ from msp_ds.training.planning import new_config
 
 def some_facts(shards: Path, **flags: object) -> dict[str, str]:
     config = new_config(RunOptions(curriculum="t", shards=str(shards), **flags))
-    return facts_of(config, Execution(precision="fp32"), {"keep": 2}, [open_set(shards / "token" / "train")], code="1")
+    return facts_of(
+        config, Execution(precision="fp32"), {"save_total_limit": 2}, [open_set(shards / "token" / "train")], code="1"
+    )
 
 
 def disagreement(
@@ -46,7 +48,7 @@ def test_ranks_of_the_same_run_agree(runtime: Runtime, small_shards: Path, monke
         ("torch", "2.6.0", "install the same version on every machine"),
         ("config.optim.lr", "0.5", "start every rank with the same flags"),
         ("execution.zero_stage", "2", "start every rank with the same --ds-config and flags"),
-        ("flags.keep", "3", "start every rank with the same flags"),
+        ("flags.save_total_limit", "3", "start every rank with the same flags"),
         ("vocabulary", "f" * 64, "copy the same shards to every machine"),
         ("index of token/train", "0" * 64, "copy the same shards to every machine"),
     ],
