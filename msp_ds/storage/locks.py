@@ -56,9 +56,9 @@ def lock_file(file: int | IO[Any], *, shared: bool = False, wait: bool = False) 
     try:
         fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+        if not wait and error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
-        raise
+        raise  # who waits for a lock must not go on without it
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -110,3 +111,15 @@ def test_an_owner_renews_its_file_and_ends_when_another_took_its_folder(
         (tmp_path / OWNER_FILE).write_text(json.dumps({"host": "node7", "pid": 12, "token": "another"}))
         assert ended.wait(60)
     assert (tmp_path / OWNER_FILE).exists(), "it is the other's"
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOLCK])
+def test_who_waits_for_a_lock_does_not_go_on_without_it(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: object, kind: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    with (tmp_path / "lock").open("w") as file, pytest.raises(OSError, match=os.strerror(code)):
+        locks.lock_file(file, wait=True)
