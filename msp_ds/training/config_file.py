@@ -19,6 +19,8 @@ from msp_ds.training.planning import preset_config
 from msp_ds.training.settings import DECIDED_BY_SHARDS, SECTIONS
 
 Options = TypeVar("Options")
+EXCLUSIVE = {"init": "from_scratch", "from_scratch": "init", "max_pairs": "subset", "subset": "max_pairs"}
+"""Options of which a run takes one: on the command line, it replaces the other one of a file too."""
 
 
 def build_options(
@@ -33,6 +35,7 @@ def build_options(
     stated = {name: value for name, value in flags.items() if value not in (None, [], ())}
     stated = {name: tuple(value) if isinstance(value, list) else value for name, value in stated.items()}
     written = {} if path is None else read_options(kind, path, known=known)
+    written = {name: value for name, value in written.items() if EXCLUSIVE.get(name) not in stated}
     if "settings" in written and "settings" in stated:
         stated["settings"] = written["settings"] + stated["settings"]
     return kind(**{**written, **stated})

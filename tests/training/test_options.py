@@ -137,3 +137,12 @@ def test_a_file_cannot_hold_what_the_command_does_not_have(tmp_path: Path) -> No
 def test_an_empty_start_is_refused() -> None:
     with pytest.raises(InputError, match="--init is empty; name a run"):
         RunOptions(init="")
+
+
+def test_a_flag_replaces_the_option_of_a_file_that_it_excludes(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('init = "runs/tps"\nfew-shot = 64\n')
+    assert build_options(RunOptions, {"from_scratch": True, "subset": 0.1}, path=path) == RunOptions(
+        from_scratch=True, subset=0.1
+    )
+    assert build_options(RunOptions, {"lr": 0.1}, path=path) == RunOptions(init="runs/tps", max_pairs=64, lr=0.1)
