@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from msp_ds.errors import InputError
-from msp_ds.model_limits import size_fault
-from msp_ds.number_checks import check_number, check_numbers
+from msp_ds.number_checks import check_number, check_numbers, size_fault
 from msp_ds.storage.atomic_files import write_atomically
 from msp_ds.storage.small_files import parse_json, read_small_text, reason
 

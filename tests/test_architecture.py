@@ -18,14 +18,17 @@ ROOT = Path(__file__).resolve().parents[1]
 FACE = ""
 """The folder of msp_ds/__init__.py itself: what `import msp_ds` offers."""
 FOUNDATION = frozenset(
-    {"errors", "stateless_random", "records", "number_checks", "model_limits", "storage", "config", "presets"}
+    {
+        *("errors", "stateless_random", "records", "detector_record", "number_checks"),
+        *("storage", "config", "presets"),
+    }
 )
 LAYERS: tuple[frozenset[str], ...] = (
     FOUNDATION,
     frozenset({"data", "model"}),
     frozenset({"tasks", "demo_world"}),
     frozenset({"preparation"}),
-    frozenset({"downstream"}),
+    frozenset({"downstream", "regions"}),
     frozenset({"curriculum"}),
     frozenset({"terminal"}),
     frozenset({"progress"}),
@@ -47,6 +50,7 @@ SUB_FOLDERS: Mapping[str, tuple[str, ...]] = {
         *("parsing", "sources", "region_features", "recipe", "overlap", "exclusion"),
         *("texts", "hard_negatives", "verifying", "writing"),
     ),
+    "regions": ("detector", "selection", "pooling", "pictures", "detectors"),
     "report": ("box_map", "shard_set", "pages"),
     "training": (
         *("distributed", "engine", "settings", "checkpointing", "pretraining_model", "batch_loader"),
