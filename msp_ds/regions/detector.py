@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from msp_ds.detector_record import DetectorRecord
+
+Selection = Literal["caffe", "max-nms", "given"]
+Features = Literal["pooled", "states", "both"]
+RegionPrecision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorOptions:
+    """What a user may choose of a detector; all but the device belongs to its record where the kind has the choice."""
+
+    regions: int = 36
+    """Regions of a picture at most."""
+    selection: Selection = "caffe"
+    """How the regions are chosen, of kind `vg`: as published features are, as py-bottom-up-attention's scripts do, or
+    the user's own boxes."""
+    features: Features = "pooled"
+    """Of kind `transformers`: the mean of the backbone's map over the box, the decoder's state, or both joined."""
+    precision: RegionPrecision = "fp32"
+    device: str = "cpu"
+    """A device of torch."""
 
 
 @dataclass(frozen=True, kw_only=True)
