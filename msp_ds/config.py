@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from msp_ds.detector_record import DetectorRecord
 from msp_ds.errors import InputError
 from msp_ds.number_checks import check_number, check_numbers, size_fault
 from msp_ds.storage.atomic_files import write_atomically
@@ -229,6 +230,8 @@ class RunConfig:
     """Hash of the shards' vocab.txt: weights fit one vocabulary only."""
     answers_sha256: str | None = None
     """Hash of a benchmark's answers.json, whose lines are the answer head's outputs; None in pre-training."""
+    detector: DetectorRecord | None = None
+    """What computed the shards' region features; None where they do not say it."""
     init: str | None = None
     """Run or checkpoint whose backbone the first stage starts from."""
     max_pairs: int | None = None

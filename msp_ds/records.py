@@ -24,7 +24,7 @@ class RegionRecord:
     """The R regions that a detector found in one image, with features, boxes and labels."""
 
     image_id: str
-    """Canonical id `corpus-number`, for example `coco-391895` (ASCII, no dots: it is also the tar key)."""
+    """Canonical id, for example `coco-391895` or `own-img-2031` (ASCII, no dots: it is also the tar key)."""
     source: str
     """The file and row that the record was read from, for error messages."""
     height: int

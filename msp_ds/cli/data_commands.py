@@ -25,7 +25,9 @@ Questions = Annotated[
 Out = Annotated[Path, typer.Option(help="Folder to write into.")]
 Captions = Annotated[
     list[str] | None,
-    typer.Option(help="Captions of COCO, Karpathy[#split], ViLBERT or LXMERT; may be repeated, or a {a,b} pattern."),
+    typer.Option(
+        help="Captions: COCO, Karpathy[#split], ViLBERT, LXMERT, CSV of file,caption; may be repeated, or {a,b}."
+    ),
 ]
 Phrases = Annotated[
     list[str] | None,
@@ -74,7 +76,8 @@ def shard(
     regions: Annotated[
         list[str] | None,
         typer.Option(
-            help="Region features: .tsv or .npz, a folder of .npz, or a {000..099}.tsv pattern; may be repeated."
+            help="Region features: .tsv or .npz, a folder of .npz, or a {000..099}.tsv pattern; own:FILE for pictures "
+            "of your own names; may be repeated."
         ),
     ] = None,
     on_error: Annotated[
@@ -95,7 +98,9 @@ def shard(
     splits: Splits = None,
     image_data: Annotated[str | None, typer.Option(help="Visual Genome image_data.json.")] = None,
     objects_vocab: Annotated[str | None, typer.Option(help="Object labels, one per line.")] = None,
-    attributes_vocab: Annotated[str | None, typer.Option(help="Attribute labels, one per line.")] = None,
+    attributes_vocab: Annotated[
+        str | None, typer.Option(help="Attribute labels, one per line, where there are any.")
+    ] = None,
     vocab: Annotated[str | None, typer.Option(help="vocab.txt, bert-base-uncased or trained.")] = None,
     hard_negatives: Annotated[str | None, typer.Option(help="Hard negatives, .npz.")] = None,
     holdout: Annotated[int | None, typer.Option(help="Number of images to hold out for validation.")] = None,

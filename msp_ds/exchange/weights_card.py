@@ -74,7 +74,7 @@ def model_card(card: WeightsCard, form: ExportForm, *, heads: Sequence[str]) -> 
     parts = [
         f"---\nlicense: other\ntags: [vision-and-language, lxmert, msp]\n---\n\n# {plain(card.source)}, by msp-ds",
         f"Weights of msp-ds (multi-stage pre-training, ACL 2021), from {plain(card.source)}.",
-        _model(card.model, heads),
+        _model(card.model, heads) + (f" Regions by {plain(card.detector.describe())}." if card.detector else ""),
         f"## Loading\n\n{_LOADING[form]}",
     ]
     noted = remarks(card.model, form, heads=heads)

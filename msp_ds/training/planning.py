@@ -83,7 +83,7 @@ def new_config(options: RunOptions) -> RunConfig:
     """Return the configuration of a new run; what the options leave open comes from the preset and the shards."""
     stages = curriculum(options.curriculum_name, drop=options.drop)
     folders = [Path(options.shards_folder) / part.name / "train" for stage in stages for part in stage.parts]
-    first, *_ = [open_set(folder) for folder in folders]
+    first, *others = [open_set(folder) for folder in folders]
     parent = _parent(options)
     name = options.preset or (parent.preset if parent else first.index.preset) or DEFAULT_PRESET
     config = preset_config(name, options)
@@ -92,6 +92,7 @@ def new_config(options: RunOptions) -> RunConfig:
         model=model_for(parent.model if parent and parent.preset == name else config.model, first),
         vocabulary_sha256=first.index.vocabulary_sha256,
         answers_sha256=first.index.answers_sha256,
+        detector=next((one.index.detector for one in (first, *others) if one.index.detector), None),
     )
     return with_flags(fitted, options)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from msp_ds.data.format.image_ids import Corpus, canonical_image_id
 from msp_ds.errors import InputError
 
 OnError = Literal["fail", "skip"]
@@ -45,6 +46,15 @@ class RowError(InputError):
 
     def __str__(self) -> str:
         return f"{self.place}: {self.reason}"
+
+
+def image_id_of_row(place: RowAt, raw: str | int | bytes, *, corpus: Corpus) -> str:
+    """Return the canonical id of a row of regions. Raises: RowError that names the way out for own names."""
+    written = raw.decode("utf-8", "backslashreplace") if isinstance(raw, bytes) else raw
+    try:
+        return canonical_image_id(written, corpus=corpus, where="", own=f"--regions own:{place.path}")
+    except InputError as error:
+        raise RowError(place, str(error).removeprefix(": ")) from None
 
 
 @dataclass(frozen=True, kw_only=True)

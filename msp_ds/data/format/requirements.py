@@ -9,6 +9,7 @@ import numpy as np
 from msp_ds.data.format import set_layout as layout
 from msp_ds.data.format.questions import Questions
 from msp_ds.data.format.shards import ShardSet
+from msp_ds.detector_record import DetectorRecord
 from msp_ds.errors import ShardError
 
 
@@ -43,8 +44,19 @@ def require_questions(shards: ShardSet, *, task: str) -> Questions:
     return shards.questions
 
 
+def require_same_detector(shards: ShardSet, record: DetectorRecord | None, *, where: str) -> None:
+    """Require features of the detector that `where` knows, as far as both are known. Raises: ShardError."""
+    found = shards.index.detector
+    if found and record and found.identity != record.identity:
+        raise ShardError(
+            f"{shards.path} holds regions of the detector {found.describe()}, {where} those of {record.describe()}; "
+            f"write the set from regions of the latter: {layout.shard_command(shards.index.stage)} --regions FOLDER"
+        )
+
+
 def require_same_words(shards: ShardSet, other: ShardSet) -> None:
-    """Require the same word pieces and labels in two sets, as in all stages of a run. Raises: ShardError."""
+    """Require the same detector, word pieces and labels in two sets, as in all stages of a run. Raises: ShardError."""
+    require_same_detector(other, shards.index.detector, where=str(shards.path))
     for name in (layout.VOCAB_NAME, layout.OBJECTS_NAME, layout.ATTRIBUTES_NAME):
         if shards.index.files[name].sha256 != other.index.files[name].sha256:
             raise ShardError(

@@ -6,6 +6,7 @@ in C order.
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Any, Literal, get_args
 import msgpack
 import numpy as np
 
+from msp_ds.config import to_json
 from msp_ds.data.format.faults import SkippedRow
 from msp_ds.data.format.region_checks import has_only_finite
+from msp_ds.detector_record import DetectorRecord
 from msp_ds.errors import ShardError
 from msp_ds.records import RegionRecord
 from msp_ds.storage.checksums import FileEntry
@@ -124,11 +127,20 @@ class SetIndex:
     """Rows of the sources that could not be used, of all splits."""
     feature_types: tuple[str, ...] = ()
     """Types of the features in the TSV sources; in the tars all are float16."""
+    detector: DetectorRecord | None = None
+    """The record of what computed the features; None where the sources name none."""
 
     @property
     def answers_sha256(self) -> str | None:
         """The sha256 of the answers that a benchmark chooses from; None in sets of pre-training."""
         return self.files[ANSWERS_NAME].sha256 if ANSWERS_NAME in self.files else None
+
+    def to_bytes(self) -> bytes:
+        """Return the content of index.json; an unknown detector has no key, as in sets of earlier versions."""
+        value = to_json(self)
+        if self.detector is None:
+            del value["detector"]
+        return (json.dumps(value) + "\n").encode()
 
 
 def tar_name(number: int) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from msp_ds.config import to_json
 from msp_ds.data.format import set_layout as layout
 from msp_ds.data.format.image_ids import Corpus
 from msp_ds.data.format.set_tables import npz_bytes
@@ -148,7 +146,7 @@ def _replace_table(shards: ShardSet, data: bytes | memoryview) -> None:
             shutil.copytree(target, prepared, copy_function=_link, ignore=replaced)
             entry = write_durably(prepared / layout.HARD_NEGATIVES_NAME, data)
             index = replace(shards.index, files={**shards.index.files, layout.HARD_NEGATIVES_NAME: entry})
-            write_durably(prepared / layout.INDEX_NAME, (json.dumps(to_json(index)) + "\n").encode())
+            write_durably(prepared / layout.INDEX_NAME, index.to_bytes())
 
 
 def _link(source: str, target: str) -> None:

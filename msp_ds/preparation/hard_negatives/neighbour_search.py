@@ -25,7 +25,7 @@ from msp_ds.data.progress import NoProgress, Progress
 from msp_ds.demo_world.nearest import NearestRows, faster_products
 from msp_ds.errors import InputError
 from msp_ds.preparation.hard_negatives.hard_negative_list import HardNegativeList
-from msp_ds.preparation.region_features.region_files import RegionFile, list_region_files
+from msp_ds.preparation.region_features.region_files import RegionFile, common_detector, list_region_files
 from msp_ds.records import RegionRecord
 from msp_ds.storage.atomic_files import require_own_files, write_atomically
 
@@ -65,8 +65,10 @@ class RawImages:
     """The images of files of region features."""
 
     def __init__(self, paths: tuple[str, ...]) -> None:
-        """Raises: InputError as list_region_files does, and for an image that is listed twice."""
-        self._rows = [(file, row) for file in list_region_files(paths) for row in file.rows()]
+        """Raises: InputError as list_region_files and common_detector do, and for an image that is listed twice."""
+        files = list_region_files(paths)
+        common_detector(files)
+        self._rows = [(file, row) for file in files for row in file.rows()]
         self.image_ids = tuple(row.image_id for _, row in self._rows)
         twice = [image_id for image_id, times in Counter(self.image_ids).items() if times > 1]
         if twice:

@@ -1,14 +1,17 @@
 """Read JSON files item by item, so that a list of 700 MB needs no more memory than its longest item.
 
-Three containers are supported: a list, an object, whose lists are read one after the other, and JSON lines. The items
-themselves are decoded by the standard library's C decoder. (A streaming parser such as ijson would either have to be
-told the name of each list in advance or build every value in Python: 1.6 to 4.6 times as slow with unique keys.)
+Three containers are supported: a list, an object, whose lists are read one after the other, and JSON lines; and, with
+objects by the names in its header, a CSV. The items themselves are decoded by the standard library's C decoder. (A
+streaming parser such as ijson would either have to be told the name of each list in advance or build every value in
+Python: 1.6 to 4.6 times as slow with unique keys.)
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +29,7 @@ _LONGEST_EXPONENT_START = 3
 """Characters behind a number at the end of a chunk that may still belong to it: `e-` and a digit."""
 _LONGEST_LINE = 1 << 20
 """Characters of the first line that decide whether a file holds JSON lines."""
+_CSV_HEADER = re.compile(r'"?\w+"?(, *"?\w+"?)+')
 _WHITE_SPACE = " \t\r\n"
 _LINES_ENDINGS = (".jsonl", ".jsonline", ".jsonlines")
 
@@ -41,14 +45,17 @@ class Item(NamedTuple):
 
 
 def iterate_items(path: Path, *, what: str) -> Iterator[Item]:
-    """Yield the items of a JSON file: of its list, of the lists in its object, or its lines.
+    """Yield the items of a JSON file: of its list, of the lists in its object, or its lines; or the lines of a CSV.
 
     Members of an object that are not lists are items themselves.
 
     Raises: InputError, which names `what` as expected, when the file is missing, cut off or not valid JSON.
     """
     with readable(path, what=what) as file:
-        yield from (_lines(file, path) if _has_lines(file, path) else _whole(file, path, what))
+        if has_csv_header(file):
+            yield from _csv_lines(file, path)
+        else:
+            yield from _lines(file, path) if _has_lines(file, path) else _whole(file, path, what)
 
 
 @contextmanager
@@ -90,6 +97,27 @@ def _has_lines(file: TextIO, path: Path) -> bool:
         return isinstance(_DECODER.decode(first), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def has_csv_header(file: TextIO) -> bool:
+    """Return whether a file starts with a line of names between commas, as only a CSV does."""
+    header = file.readline(_LONGEST_LINE)
+    file.seek(0)
+    return _CSV_HEADER.fullmatch(header.strip()) is not None
+
+
+def _csv_lines(file: TextIO, path: Path) -> Iterator[Item]:
+    lines = csv.DictReader(file, strict=True, skipinitialspace=True)
+    try:
+        for row in lines:
+            where = f"{path} line {lines.line_num}"
+            if None in row or None in row.values():
+                fix = "put quotes around a text with commas" if None in row else "complete the line"
+                raise InputError(f"{where}: has more or fewer columns than the header; {fix}")
+            yield Item(where, "", row)
+    except csv.Error as error:
+        fix = "close quotes, and double those within a text"
+        raise InputError(f"{path} line {lines.line_num + 1}: is not valid CSV ({error}); {fix}") from None
 
 
 def _lines(file: TextIO, path: Path) -> Iterator[Item]:

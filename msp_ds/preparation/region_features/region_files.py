@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from msp_ds.data.format.faults import Faults, RowAt, RowError
 from msp_ds.data.format.image_ids import Corpus, split_corpus
 from msp_ds.data.format.region_checks import CheckedRegions, LabelCounts, RegionRow
+from msp_ds.detector_record import DetectorRecord
 from msp_ds.errors import InputError
 from msp_ds.preparation.region_features.feature_types import FEATURE_TYPES, FeatureType
 from msp_ds.preparation.region_features.region_npz import NpzRegions, list_archives
@@ -31,6 +33,13 @@ class RegionFile(Protocol):
     @property
     def has_labels(self) -> bool:
         """Whether it has the detector's labels; without them every id is IGNORE and every score 0."""
+
+    @property
+    def detector(self) -> DetectorRecord | None:
+        """The record of what computed its features; None where it is unknown."""
+
+    def has_some(self, ids: str) -> bool:
+        """Return whether some region has a label of `objects_id` or `attrs_id`, as far as no row must be read."""
 
     @property
     def feature_type(self) -> str:
@@ -128,6 +137,29 @@ def require_labels(files: Sequence[RegionFile]) -> None:
             "stage token makes its texts; LXMERT's TSV of 10 columns, VOLTA's of 13 and .npz with objects_id have "
             "them, and the other stages do without"
         )
+
+
+def may_have_some(file: RegionFile, ids: str) -> bool:
+    """Return whether a file has labels of `objects_id` or `attrs_id`; an unreadable one may have them."""
+    try:
+        return file.has_some(ids)
+    except InputError:
+        return True
+
+
+def common_detector(files: Sequence[RegionFile]) -> DetectorRecord | None:
+    """Return the record of the detector of all files; None where none names it.
+
+    Raises: InputError for files of different detectors, also where only some name theirs.
+    """
+    found: dict[str, tuple[Path, DetectorRecord | None]] = {}
+    for file in files:
+        with suppress(RowError):  # an unreadable file, which `scan_rows` reports
+            found.setdefault(file.detector.identity if file.detector else "", (file.path, file.detector))
+    names = [f"{path} by {record.describe() if record else 'one not named'}" for path, record in found.values()]
+    if len(names) > 1:
+        raise InputError(f"regions of different detectors do not mix: {names[0]}, {names[1]}; write a set of each")
+    return next(iter(found.values()))[1] if found else None
 
 
 def _may_have_labels(file: RegionFile) -> bool:

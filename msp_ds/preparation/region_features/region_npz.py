@@ -3,7 +3,8 @@
 Keys, N images, R regions, F feature width: image_id [N] (numbers or text), height [N], width [N], boxes [N, R, 4] in
 pixels, features [N, R, F], and, where there are labels, objects_id [N, R] with -1 for no label and objects_conf
 [N, R], attrs_id and attrs_conf likewise. num_boxes [N] is the number of an image's regions, the rest of R is padding;
-without it R regions are used. An archive of one image has no axis N; without image_id its file name is the id.
+without it R regions are used. An archive of one image has no axis N; without image_id its file name is the id. detector
+is the record of what computed the features, in JSON.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from msp_ds.data.format.faults import Faults, RowAt, RowError
-from msp_ds.data.format.image_ids import Corpus, canonical_image_id
+from msp_ds.config import from_json
+from msp_ds.data.format.faults import Faults, RowAt, RowError, image_id_of_row
+from msp_ds.data.format.image_ids import Corpus
 from msp_ds.data.format.region_checks import CheckedRegions, LabelCounts, RawRegions, RegionRow, checked
+from msp_ds.detector_record import DetectorRecord
 from msp_ds.errors import InputError
 from msp_ds.storage.array_files import list_arrays, load_arrays
+from msp_ds.storage.small_files import parse_json
 
 KEYS = {
     "image_id": (1, "iuU"),
@@ -63,6 +67,22 @@ class NpzRegions:
         """Whether the archive has objects_id. Raises: InputError for a file that is not an archive."""
         return "objects_id" in self._names
 
+    def has_some(self, ids: str) -> bool:
+        """Return whether the array `ids` names a label of some region. Raises: InputError for a damaged archive."""
+        return ids in self._names and bool((self._load([ids])[ids] >= 0).any())
+
+    @cached_property
+    def detector(self) -> DetectorRecord | None:
+        """The record in the archive, None without one. Raises: InputError for a broken one."""
+        if "detector" not in self._names:
+            return None
+        text = str(load_arrays(self.path, ["detector"], what=_WHAT)["detector"])
+        try:
+            return from_json(DetectorRecord, parse_json(text), where="detector")
+        except ValueError as error:
+            fix = "write the file again with: msp-ds regions"
+            raise InputError(f"{self.path} holds a broken record of its detector ({error}); {fix}") from None
+
     @property
     def feature_type(self) -> str:
         """Empty: the archive states the type of each array."""
@@ -90,9 +110,9 @@ class NpzRegions:
         for number, raw_id in enumerate(raw_ids):
             place = RowAt(self.path, number)
             try:
-                image_id = canonical_image_id(raw_id, corpus=self.corpus, where="")
-            except InputError as error:
-                faults.add(RowError(place, str(error).removeprefix(": ")))
+                image_id = image_id_of_row(place, raw_id, corpus=self.corpus)
+            except RowError as error:
+                faults.add(error)
             else:
                 yield RegionRow(image_id, number, 0, bytes_per_image)
 

@@ -28,9 +28,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pybase64
 
-from msp_ds.data.format.faults import Faults, RowAt, RowError
-from msp_ds.data.format.image_ids import Corpus, canonical_image_id
+from msp_ds.data.format.faults import Faults, RowAt, RowError, image_id_of_row
+from msp_ds.data.format.image_ids import Corpus
 from msp_ds.data.format.region_checks import CheckedRegions, LabelCounts, RawRegions, RegionRow, checked
+from msp_ds.detector_record import DetectorRecord
 from msp_ds.errors import InputError
 from msp_ds.preparation.parsing.byte_streams import DAMAGE, ForwardReader, describe, is_compressed, open_stream
 from msp_ds.preparation.region_features.feature_types import FeatureType, possible_types, types_of_rows
@@ -87,6 +88,9 @@ class _Shape(NamedTuple):
 class TsvRegions:
     """A TSV file of regions; a 30 GB file needs the memory of one row."""
 
+    detector: DetectorRecord | None = None
+    """No layout has a place for it."""
+
     def __init__(self, path: Path, corpus: Corpus, feature_type: FeatureType | None = None) -> None:
         """feature_type: given by the user, or inferred where it is None."""
         self.path = path
@@ -97,6 +101,10 @@ class TsvRegions:
     def has_labels(self) -> bool:
         """Whether the layout has the detector's labels."""
         return self._shape.layout.has_labels
+
+    def has_some(self, ids: str) -> bool:
+        """Return whether the layout has labels; no row is read for it."""
+        return self.has_labels
 
     @property
     def feature_type(self) -> str:
@@ -232,7 +240,7 @@ class TsvRegions:
             # Only the last row has no line end: it is complete, or truncated, perhaps within its last column.
             kind = self._shape.feature_type
             return _read_row(place, line, layout=layout, corpus=self.corpus, feature_type=kind).place.image_id
-        return _image_id(place, line[: line.index(b"\t")], self.corpus)
+        return image_id_of_row(place, line[: line.index(b"\t")], corpus=self.corpus)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_reader"}
@@ -241,7 +249,7 @@ class TsvRegions:
 def _read_row(place: RowAt, line: bytes, *, layout: TsvColumns, corpus: Corpus, feature_type: str) -> RawRegions:
     _check_columns(place, line, layout, corpus)
     row = dict(zip(layout.columns, _columns(line), strict=True))
-    place = place._replace(image_id=_image_id(place, row["img_id"], corpus))
+    place = place._replace(image_id=image_id_of_row(place, row["img_id"], corpus=corpus))
     count = _whole_number(place, "num_boxes", row["num_boxes"])
     if count <= 0:
         raise RowError(place, f"num_boxes is {count}; an image needs at least one region")
@@ -306,17 +314,8 @@ def _check_columns(place: RowAt, line: bytes, layout: TsvColumns, corpus: Corpus
     if count > 1:
         # The first column is complete nevertheless.
         with suppress(RowError):
-            place = place._replace(image_id=_image_id(place, line[: line.index(b"\t")], corpus))
+            place = place._replace(image_id=image_id_of_row(place, line[: line.index(b"\t")], corpus=corpus))
     raise RowError(place, f"has {count} columns instead of {wanted}; the row is cut off or of another layout")
-
-
-def _image_id(place: RowAt, column: bytes, corpus: Corpus) -> str:
-    try:
-        return canonical_image_id(column.decode("ascii"), corpus=corpus, where="")
-    except UnicodeDecodeError:
-        raise RowError(place, "the image id is not ASCII text") from None
-    except InputError as error:
-        raise RowError(place, str(error).removeprefix(": ")) from None
 
 
 def _whole_number(place: RowAt, name: str, column: bytes) -> int:

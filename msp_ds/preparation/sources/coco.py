@@ -6,9 +6,11 @@ These are captions_{train,val}20{14,17}.json; where only the images are needed, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
+from msp_ds.data.format.image_ids import own_image_id
 from msp_ds.errors import InputError
-from msp_ds.preparation.parsing.json_stream import Item, require_mapping
+from msp_ds.preparation.parsing.json_stream import Item, iterate_items, require_mapping
 from msp_ds.preparation.sources.mentions import Mention, TextFormat, TextReference, squeezed
 
 _NAME = "COCO's JSON layout"
@@ -22,18 +24,34 @@ def _recognises(item: Item) -> bool:
 
 
 def _mentions(items: Iterable[Item], file: TextReference) -> Iterator[Mention]:
+    own = _own_ids(file.path) if file.corpus == "own" else None
     with_captions: bool | None = None
     for item in items:
         if item.member == "images":
             raw = require_mapping(item, "id", what=_NAME)["id"]
-            yield Mention(file.canonical(raw, default="coco", where=item.where))
+            yield Mention(_image_id(raw, file, own, where=item.where))
         elif item.member in {"annotations", "questions"}:
             value = require_mapping(item, "image_id", what=_NAME)
             with_captions = "caption" in value if with_captions is None else with_captions
             if with_captions is not ("caption" in value):
                 raise InputError(f"{item.where}: has {'no' if with_captions else 'a'} caption, unlike those before it")
             captions = (squeezed(value["caption"], where=item.where),) if with_captions else ()
-            yield Mention(file.canonical(value["image_id"], default="coco", where=item.where), captions=captions)
+            yield Mention(_image_id(value["image_id"], file, own, where=item.where), captions=captions)
+
+
+def _own_ids(path: Path) -> dict[str, str]:
+    """Return number -> id by `file_name`: the numbers of own pictures mean nothing outside their file."""
+    items = (item for item in iterate_items(path, what=_NAME) if item.member == "images")
+    images = (require_mapping(item, "id", "file_name", what=_NAME) for item in items)
+    return {str(image["id"]): own_image_id(str(image["file_name"])) for image in images}
+
+
+def _image_id(raw: object, file: TextReference, own: dict[str, str] | None, *, where: str) -> str:
+    if own is None:
+        return file.canonical(raw, default="coco", where=where)
+    if str(raw) not in own:
+        raise InputError(f"{where}: image {raw!r} is not in the list images; add it with its id and file_name")
+    return own[str(raw)]
 
 
 COCO = TextFormat(name=_NAME, recognises=_recognises, mentions=_mentions)

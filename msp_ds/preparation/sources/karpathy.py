@@ -34,8 +34,8 @@ def _mentions(items: Iterable[Item], file: TextReference) -> Iterator[Mention]:
 
 
 def _image_id(image: dict[str, Any], file: TextReference, *, where: str) -> str:
-    """Return the id by `cocoid` or, for Flickr30k, the file name; `imgid` only numbers the entries."""
-    if "cocoid" in image:
+    """Return the id by `cocoid` or, for Flickr30k and own pictures, the file name; `imgid` numbers the entries."""
+    if "cocoid" in image and file.corpus != "own":
         return file.canonical(image["cocoid"], default="coco", where=where)
     return file.canonical(image["filename"], default="f30k", where=where)
 

@@ -9,23 +9,24 @@ from typing import Literal
 
 from msp_ds.data.format.text import is_blank
 from msp_ds.errors import InputError
-from msp_ds.preparation.parsing.json_stream import iterate_items, readable
+from msp_ds.preparation.parsing.json_stream import has_csv_header, iterate_items, readable
 from msp_ds.preparation.parsing.text_table import TextTable
+from msp_ds.preparation.sources.caption_lists import OWN_CAPTIONS, RETRIEVAL_LISTS
 from msp_ds.preparation.sources.coco import COCO
 from msp_ds.preparation.sources.karpathy import KARPATHY
 from msp_ds.preparation.sources.lxmert import LXMERT
 from msp_ds.preparation.sources.mentions import Mention, TextFormat, TextReference, parse_reference
 from msp_ds.preparation.sources.question_files import GQA, LXMERT_QUESTIONS, NLVR2
-from msp_ds.preparation.sources.retrieval_lists import RETRIEVAL_LISTS
 from msp_ds.preparation.sources.visual_genome import VISUAL_GENOME
 
 TextKind = Literal["caption", "phrase"]
 
-LAYOUTS: tuple[TextFormat, ...] = (COCO, KARPATHY, RETRIEVAL_LISTS, LXMERT, VISUAL_GENOME, GQA, NLVR2, LXMERT_QUESTIONS)
+_WITH_CAPTIONS = (COCO, KARPATHY, RETRIEVAL_LISTS, LXMERT, OWN_CAPTIONS)
+LAYOUTS: tuple[TextFormat, ...] = (*_WITH_CAPTIONS, VISUAL_GENOME, GQA, NLVR2, LXMERT_QUESTIONS)
 """All layouts; an item is of at most one of them."""
 
 _WITH_TEXT: dict[TextKind, tuple[TextFormat, ...]] = {
-    "caption": (COCO, KARPATHY, RETRIEVAL_LISTS, LXMERT),
+    "caption": _WITH_CAPTIONS,
     "phrase": (VISUAL_GENOME, LXMERT),
 }
 _OTHER_KIND_MEANT: dict[TextKind, str] = {
@@ -83,7 +84,7 @@ def read_image_ids(written: str) -> frozenset[str]:
     """
     file = parse_reference(written)
     what = f"{_ID_LIST}, or any file of captions, phrases or questions"
-    layout = recognise(file, what=what) if (is_json := _is_json(file.path, what=what)) else None
+    layout = recognise(file, what=what) if (has_items := _has_items(file.path, what=what)) else None
     if layout is not None:
         if layout.has_splits and not file.splits:
             raise InputError(
@@ -92,7 +93,7 @@ def read_image_ids(written: str) -> frozenset[str]:
         image_ids = frozenset(mention.image_id for mention in _mentions(file, layout))
     else:
         _refuse_splits(file, "a list of image ids")
-        image_ids = frozenset(_ids_in_list(file, what) if is_json else _ids_in_lines(file, what))
+        image_ids = frozenset(_ids_in_list(file, what) if has_items else _ids_in_lines(file, what))
     if not image_ids:
         raise InputError(f"{file.path} names no image; it should be {what}")
     return image_ids
@@ -122,10 +123,10 @@ def _refuse_splits(file: TextReference, name: str) -> None:
         raise InputError(f"{file.path} has no splits to choose #{'+'.join(file.splits)} from; it is {name}")
 
 
-def _is_json(path: Path, *, what: str) -> bool:
-    """Whether the first character opens a list or an object."""
+def _has_items(path: Path, *, what: str) -> bool:
+    """Whether a file is a CSV, or its first character opens a list or an object."""
     with readable(path, what=what) as file:
-        return file.read(_HEAD).lstrip()[:1] in ("[", "{")
+        return has_csv_header(file) or file.read(_HEAD).lstrip()[:1] in ("[", "{")
 
 
 def _ids_in_list(file: TextReference, what: str) -> Iterator[str]:
@@ -136,8 +137,14 @@ def _ids_in_list(file: TextReference, what: str) -> Iterator[str]:
 
 
 def _ids_in_lines(file: TextReference, what: str) -> Iterator[str]:
-    """Yield the ids between white space: bottom-up attention's lists have two names a line. # starts a comment."""
+    """Yield the ids between white space: bottom-up attention's lists have two names a line. # starts a comment.
+
+    Names of own pictures may have blanks and #, so they have a line each.
+    """
     with readable(file.path, what=what) as lines:
         for number, line in enumerate(lines, start=1):
-            for word in line.partition("#")[0].split():
+            words = line.partition("#")[0].split()
+            if file.corpus == "own":
+                words = [line.strip()] if words else []
+            for word in words:
                 yield file.canonical(word, default="coco", where=f"{file.path} line {number}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,14 +23,17 @@ from msp_ds.data.format.vocabulary import (
     train_vocabulary,
 )
 from msp_ds.data.progress import NoProgress, Progress
+from msp_ds.detector_record import DetectorRecord
 from msp_ds.errors import InputError
 from msp_ds.preparation.exclusion import read_exclusion, require_split_files
 from msp_ds.preparation.hard_negatives.hard_negative_list import read_hard_negatives
 from msp_ds.preparation.recipe import Recipe, ensure_world
 from msp_ds.preparation.region_features.region_files import (
     RegionFile,
+    common_detector,
     files_without_labels,
     list_region_files,
+    may_have_some,
     require_labels,
     scan_bytes,
     scan_rows,
@@ -41,6 +45,8 @@ from msp_ds.preparation.writing.overwrite_guard import require_replaceable_sets
 from msp_ds.preparation.writing.shard_plan import PlannedImage, plan_shards
 from msp_ds.preparation.writing.shard_writer import SetPlan, SetReport
 from msp_ds.stateless_random import HELD_OUT_IMAGE, key_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +106,8 @@ def plan_build(
     Raises: InputError for every fault of the recipe and its files that shows before features are read.
     """
     progress = progress or NoProgress()
-    labels = _read_labels(recipe, files)
+    detector = common_detector(files)
+    labels = _read_labels(recipe, files, detector)
     if stage == "token":
         require_labels(files)
     faults = Faults(recipe.on_error)
@@ -123,7 +130,7 @@ def plan_build(
     split_of, counts = _assign_splits(recipe, image_ids, texts, text_files, skipped=faults.image_ids())
     texts = texts.within(split_of)
     types = tuple(sorted({file.feature_type for file in files} - {""}))
-    plan = replace(_plan(recipe, stage, pieces, labels, texts.questions), feature_types=types)
+    plan = replace(_plan(recipe, stage, pieces, labels, texts.questions), feature_types=types, detector=detector)
     images, without_text = _images_by_split(rows, texts, split_of)
     plans = {split: replace(plan, split=split) for split in sorted(images)}
     if texts.questions is not None:
@@ -186,21 +193,34 @@ def _require(value: tuple[str, ...], name: str) -> tuple[str, ...]:
     return value
 
 
-def _read_labels(recipe: Recipe, files: Sequence[RegionFile]) -> _Labels:
-    """Read the vocabularies; where no file has labels, those that the recipe does not name are empty."""
-    unlabelled = files_without_labels(files)
+def _read_labels(recipe: Recipe, files: Sequence[RegionFile], detector: DetectorRecord | None) -> _Labels:
+    """Read the vocabularies; a kind of label that no region has needs none, and it is empty where none is named."""
     data, labels = [], []
-    for name, path in (("objects_vocab", recipe.objects_vocab), ("attributes_vocab", recipe.attributes_vocab)):
-        named = len(unlabelled) < len(files) or path
-        data.append(read_label_bytes(Path(_require((path,), name)[0])) if named else b"")
-        labels.append(parse_labels(data[-1], name=path, may_be_empty=not named))
+    for name, ids in (("objects_vocab", "objects_id"), ("attributes_vocab", "attrs_id")):
+        needed = any(may_have_some(file, ids) for file in files)
+        path = getattr(recipe, name) or (_vocabulary_beside(files, f"{name}.txt") if detector else "")
+        if needed:
+            _require((path,), name)
+        data.append(read_label_bytes(Path(path)) if path else b"")
+        labels.append(parse_labels(data[-1], name=path, may_be_empty=not needed))
     return _Labels(
         objects_data=data[0],
         attributes_data=data[1],
         objects=labels[0],
         attributes=labels[1],
-        complete=not unlabelled,
+        complete=not files_without_labels(files),
     )
+
+
+def _vocabulary_beside(files: Sequence[RegionFile], name: str) -> str:
+    """Return the label vocabulary that lies beside files of `msp-ds regions`; empty where there is none.
+
+    All their folders have the same one: the files have one detector's record, which holds its sha256.
+    """
+    found = [path for file in files if (path := file.path.with_name(name)).is_file()]
+    if found:
+        log.info("labels are those of %s", found[0])
+    return str(found[0]) if found else ""
 
 
 def _find_vocabulary(recipe: Recipe, labels: _Labels, texts: TextFiles, hf_home: Path) -> Vocabulary:
@@ -235,7 +255,8 @@ def _assign_splits(
     if unexplained and not recipe.allow_missing:
         raise InputError(
             f"{len(unexplained)} of {len(texts.image_ids)} images with texts have no regions, the first is "
-            f"{min(unexplained)}; add their region features, or leave their texts out with --allow-missing"
+            f"{min(unexplained)}; regions have ids like {min(image_ids, default='none')}; add their region features, "
+            "or leave their texts out with --allow-missing"
         )
     decided = texts.questions.split_of if texts.questions is not None else {}
     held = (

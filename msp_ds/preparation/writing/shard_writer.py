@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from msp_ds.config import to_json
 from msp_ds.data.format import set_layout as layout
 from msp_ds.data.format.faults import OnError, SkippedRow
 from msp_ds.data.format.set_layout import SetIndex, SetName, Split
 from msp_ds.data.format.set_tables import Column, join_pairs, npy_bytes, npz_bytes, require_one_width, write_npz
 from msp_ds.data.format.text import Label, WordPieces, parse_labels
+from msp_ds.detector_record import DetectorRecord
 from msp_ds.errors import InputError
 from msp_ds.preparation.hard_negatives.hard_negative_list import HardNegativeList, row_blocks_within
 from msp_ds.preparation.texts.answer_vocabulary import answers_data
@@ -44,6 +43,8 @@ class SetPlan:
     max_tokens: int
     """Pieces of a text, [CLS] and [SEP] included; longer texts are truncated."""
     extractor: str = ""
+    detector: DetectorRecord | None = None
+    """The record that all sources of regions have; None where they have none."""
     preset: str | None = None
     hard_negatives: HardNegativeList | None = None
     questions: QuestionBook | None = None
@@ -156,7 +157,7 @@ def finish_set(
     index = dataclasses.replace(
         _index(plan, kept, texts=texts, files=_write_tables(folder, plan, kept, pairs)), skipped=tuple(skipped)
     )
-    write_durably(folder / layout.INDEX_NAME, (json.dumps(to_json(index)) + "\n").encode())
+    write_durably(folder / layout.INDEX_NAME, index.to_bytes())
     sync_folder(folder)
     types = " and ".join(index.feature_types)
     return SetReport(
@@ -244,13 +245,14 @@ def _index(
         num_attributes=len(plan.attributes),
         vocab_size=plan.pieces.size,
         vocabulary_sha256=plan.pieces.vocabulary.sha256,
-        extractor=plan.extractor,
+        extractor=plan.extractor or (plan.detector.describe() if plan.detector else ""),
         preset=plan.preset,
         texts=texts,
         files=files,
         shards=tuple(part.facts.entry for part in parts),
         has_labels=plan.has_labels,
         feature_types=plan.feature_types,
+        detector=plan.detector,
     )
 
 

@@ -14,7 +14,7 @@ from msp_ds.data.format.image_ids import CORPORA, canonical_image_id, corpus_of
 from msp_ds.errors import InputError
 from msp_ds.storage.file_kinds import refuse_other_kind
 
-ENDINGS = (".jpg", ".jpeg", ".png")
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LONGEST_SIDE = 640
 """Pixels: a page with a dozen pictures stays below a megabyte."""
 
@@ -23,7 +23,7 @@ def find_pictures(folder: Path, image_ids: Iterable[str]) -> dict[str, Path]:
     """Return the files of the canonical ids that have one in `folder` or below it.
 
     `coco-391895` is 391895.jpg, 000000391895.jpg or COCO_val2014_000000391895.jpg; a plain number belongs to any
-    corpus of `image_ids`. Raises: InputError when there is no such folder.
+    corpus of `image_ids`. `own-img-2031` is IMG_2031.JPG. Raises: InputError when there is no such folder.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name the one that holds the image files, such as val2014")
@@ -37,7 +37,9 @@ def find_pictures(folder: Path, image_ids: Iterable[str]) -> dict[str, Path]:
             if len(found) == len(wanted):
                 return found
             if ending.lower() in ENDINGS:
-                ids = {image_id for corpus in corpora if (image_id := _image_id(stem, corpus))}
+                ids = {
+                    image_id for corpus in corpora if (image_id := _image_id(name if corpus == "own" else stem, corpus))
+                }
                 found |= {image_id: Path(place, name) for image_id in ids & wanted - found.keys()}
     return found
 

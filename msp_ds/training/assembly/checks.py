@@ -12,6 +12,7 @@ from msp_ds.data.format.requirements import (
     require_hard_negatives,
     require_labels,
     require_questions,
+    require_same_detector,
     require_same_words,
 )
 from msp_ds.data.format.set_layout import shard_command
@@ -27,6 +28,7 @@ def check_agreement(sets: list[ShardSet], config: RunConfig) -> None:
     """Raise ShardError unless all sets fit the model: the same vocabulary, feature width and label lists."""
     for one in sets:
         require_same_words(sets[0], one)
+        require_same_detector(one, config.detector, where="the run")
         if one.index.answers_sha256 != config.answers_sha256:
             raise ShardError(f"{one.path} has other answers to choose from than the run; write both splits together")
         if one.index.max_tokens > config.model.max_positions:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from msp_ds.config import RunConfig
 from msp_ds.curriculum import BENCHMARKS
+from msp_ds.data.format.requirements import require_same_detector
 from msp_ds.data.format.set_layout import shard_command
 from msp_ds.data.format.shards import ShardSet
 from msp_ds.errors import CheckpointError, ShardError
@@ -42,7 +43,7 @@ def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...],
     """The model of a run, checkpoint or weights folder, in fp32, in evaluation mode.
 
     Raises: CheckpointError when it lacks one of `needed_heads`, was fine-tuned for another benchmark or is not of
-        `preset`; ShardError when the shards have another vocabulary or other answers than it was trained on.
+        `preset`; ShardError when the shards have another vocabulary, detector or answers than it was trained on.
     """
     checkpoint = find_checkpoint(path)
     origin = origin_of(checkpoint)
@@ -51,6 +52,7 @@ def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...],
     if needed_heads:
         _check_benchmark(origin, shards.index.stage, where=checkpoint)
     backbone_alone = ("vocab_size", "feature_width")
+    require_same_detector(shards, origin.detector, where=str(checkpoint))
     _check_words(origin, SIZES if origin.config else backbone_alone, shards)
     _check_answers(origin, shards, where=checkpoint)
     weights = _of_known_heads(tied(read_weights(checkpoint)))

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from msp_ds.config import ModelConfig, RunConfig, from_json, read_json, write_json
 from msp_ds.curriculum import Stage, curriculum
 from msp_ds.data.format.shards import ShardSet
+from msp_ds.detector_record import DetectorRecord
 from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.storage.checksums import sha256_of_file
 from msp_ds.storage.small_files import is_plain_name, read_small_text
@@ -236,6 +237,12 @@ def check_same_backbone(checkpoint: Path, config: RunConfig, *, heads: Collectio
             f"{checkpoint} was trained on another vocabulary than that of {config.shards}; "
             f"write the shards with {theirs.words}"
         )
+    there, here = theirs.detector, config.detector
+    if there and here and there.identity != here.identity:
+        raise CheckpointError(
+            f"{checkpoint} was trained on regions of the detector {there.describe()}, {config.shards} holds those of "
+            f"{here.describe()}; write the shards from regions of the former"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +260,8 @@ class Origin:
     """As RunConfig.curriculum; None for imported weights."""
     answers_sha256: str | None
     """Of the answer list of its answer head; None where it has none or the list is unknown."""
+    detector: DetectorRecord | None
+    """What computed the region features that it was trained on; None where that is unknown."""
     config: RunConfig | None
     """Of the run; None for a weights folder."""
 
@@ -269,6 +278,7 @@ def origin_of(checkpoint: Path) -> Origin:
             words=words,
             curriculum=card.history.curriculum if card.history else None,
             answers_sha256=card.answers_sha256,
+            detector=card.detector,
             config=None,
         )
     config = read_run_config(run_of_checkpoint(checkpoint))
@@ -279,6 +289,7 @@ def origin_of(checkpoint: Path) -> Origin:
         words=f"the recipe of {config.shards}",
         curriculum=config.curriculum,
         answers_sha256=config.answers_sha256,
+        detector=config.detector,
         config=config,
     )
 

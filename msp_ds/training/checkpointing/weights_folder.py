@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from msp_ds.config import ModelConfig, from_json, read_json, to_json
+from msp_ds.detector_record import DetectorRecord
 from msp_ds.errors import CheckpointError, InputError
 from msp_ds.model.weights.conversion import ConversionReport, tied, untied
 from msp_ds.model.weights.tensor_files import is_half_written, read_tensors, write_safetensors
@@ -99,6 +100,8 @@ class WeightsCard:
     """None where the vocabulary is unknown: then only its size is compared."""
     answers_sha256: str | None = None
     """Of the answer list of a fine-tuned head."""
+    detector: DetectorRecord | None = None
+    """What computed the region features that the weights were trained on; None where that is unknown."""
     source: str
     """`run tps, 3-sentence/step-00000120`, or `lxmert model_LXRT.pth`."""
     inputs_sha256: dict[str, str] = field(default_factory=dict)

@@ -59,6 +59,7 @@ def _of_run(checkpoint: Path) -> StoredWeights:
         model=config.model,
         vocabulary_sha256=config.vocabulary_sha256,
         answers_sha256=config.answers_sha256,
+        detector=config.detector,
         source=f"run {run.name}, {_short_name(checkpoint)}",
         history=_history(checkpoint, run, config),
     )

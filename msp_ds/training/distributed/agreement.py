@@ -36,7 +36,8 @@ def facts_of(
     config: Any, execution: Any, flags: Mapping[str, Any], sets: Sequence[ShardSet], *, code: str
 ) -> dict[str, str]:
     """What all ranks must agree on, by name; the folder of the shards may differ between machines."""
-    compared = {name: value for name, value in to_json(config).items() if name not in ("shards", "vocabulary_sha256")}
+    by_sets = ("shards", "vocabulary_sha256", "detector")
+    compared = {name: value for name, value in to_json(config).items() if name not in by_sets}
     return {
         "code": code,
         "torch": torch.__version__,

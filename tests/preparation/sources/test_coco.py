@@ -41,6 +41,26 @@ def test_another_corpus_may_stand_in_front_of_the_path(tmp_path: Path) -> None:
     assert list(read_texts(f"f30k:{tmp_path}/a.json", "caption").by_image) == ["f30k-7"]
 
 
+def test_own_pictures_are_named_by_their_files(tmp_path: Path) -> None:
+    value = captions_json([(7, "A dog."), (8, "A cat."), (7, "Its tail.")])
+    value["images"] = [{"id": 7, "file_name": "photos/Dog 1.jpg"}, {"id": 8, "file_name": "cat.png"}]
+    expected = {"own-dog-1": ["A dog.", "Its tail."], "own-cat": ["A cat."]}
+    for ordered in (value, dict(reversed(value.items()))):
+        write_json(tmp_path / "a.json", ordered)
+        assert read_texts(f"own:{tmp_path}/a.json", "caption").by_image == expected
+        assert read_image_ids(f"own:{tmp_path}/a.json") == expected.keys()
+
+
+def test_an_own_picture_without_a_file_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", captions_json([(7, "A dog.")]))
+    with pytest.raises(InputError, match=r"image 0: has no file_name; it should be COCO's JSON layout"):
+        read_texts(f"own:{tmp_path}/a.json", "caption")
+    value = captions_json([(7, "A dog.")]) | {"images": [{"id": 8, "file_name": "a.jpg"}]}
+    write_json(tmp_path / "a.json", value)
+    with pytest.raises(InputError, match=r"annotation 0: image 7 is not in the list images; add it with its id"):
+        read_texts(f"own:{tmp_path}/a.json", "caption")
+
+
 def test_images_without_captions_are_named_too(tmp_path: Path) -> None:
     value = {"images": [{"id": 7}, {"id": 8}], "annotations": [{"image_id": 9, "bbox": []}]}
     assert read_image_ids(str(write_json(tmp_path / "a.json", value))) == {"coco-7", "coco-8", "coco-9"}

@@ -35,6 +35,16 @@ def test_a_list_of_ids_may_be_lines_or_json(tmp_path: Path) -> None:
         assert read_image_ids(str(tmp_path / name)) == {"coco-391895", "coco-7", "vg-5", "coco-8"}
 
 
+def test_a_list_of_own_pictures_has_one_name_a_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("# mine\n\nIMG 2031 #3.jpg\n  dog.png \ncoco-7\n")
+    assert read_image_ids(f"own:{tmp_path}/a.txt") == {"own-img-2031-3", "own-dog", "coco-7"}
+
+
+def test_a_csv_of_captions_names_images_too(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("file,caption\nIMG 2031.jpg,A dog.\ndog.png,x\n")
+    assert read_image_ids(f"{tmp_path}/a.csv") == {"own-img-2031", "own-dog"}
+
+
 def test_a_caption_of_zero_width_characters_alone_counts_as_empty(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", captions_json([(1, "\u200b\ufeff"), (1, "a dog\u200b"), (2, "\u202e")]))
     read = read_texts(str(tmp_path / "a.json"), "caption")
@@ -104,7 +114,9 @@ LAYOUTS: dict[str, str] = {
     ),
     "lxmert": json.dumps([{"img_id": "7", "sentf": {"mscoco": ["A dog."], "vg": ["red hat"]}, "labelf": {}}] * 2),
     "genome": json.dumps([{"id": 7, "regions": [{"phrase": "red hat", "x": 1}]}, {"image_id": 8, "regions": []}]),
+    "own": "\n".join(json.dumps({"file": f"{name}.jpg", "caption": "A dog."}) for name in "ab"),
     "gqa": json.dumps({"01": {"imageId": "7", "question": "?"}, "02": {"imageId": "n8"}}),
+    "csv": 'file,caption\na.jpg,"A dog."\nb.jpg,Caf\u00e9.\n',
     "ids": "7\nCOCO_val2014_000000000008.jpg 8\n",
 }
 

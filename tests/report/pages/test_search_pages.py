@@ -111,6 +111,16 @@ def test_files_are_found_by_every_name_of_an_image(tmp_path: Path) -> None:
     }
 
 
+def test_own_pictures_are_found_by_the_id_of_their_file(tmp_path: Path) -> None:
+    for name in ("IMG 2031.JPG", "café.webp", "12.tif", "note.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert find_pictures(tmp_path, ["own-img-2031", "own-cafe", "own-12", "own-note", "coco-7"]) == {
+        "own-img-2031": tmp_path / "IMG 2031.JPG",
+        "own-cafe": tmp_path / "café.webp",
+        "own-12": tmp_path / "12.tif",
+    }
+
+
 def test_plain_numbers_belong_to_the_corpus_of_the_wanted_ids(tmp_path: Path) -> None:
     (tmp_path / "2375429.jpg").write_bytes(b"")
     assert find_pictures(tmp_path, ["vg-2375429"]) == {"vg-2375429": tmp_path / "2375429.jpg"}

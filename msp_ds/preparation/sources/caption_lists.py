@@ -1,7 +1,8 @@
-"""Captions for retrieval: ViLBERT's .jsonline files and the JSON lists of LXMERT-S, one image with its sentences each.
+"""Lists of captions: of retrieval, one image with its sentences each, and of one's own pictures, one caption each.
 
 ViLBERT's all_data_final_*.jsonline exist for Flickr30k and for COCO; LXMERT-S' flickr30k_{train,test}2014.json is a
-list of the same objects without an `id`.
+list of the same objects without an `id`. Captions of one's own pictures are CSV, JSON lines or a JSON list of `file`
+and `caption`; `image_id` may stand in place of `file`, and further columns are not needed.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
+from msp_ds.data.format.image_ids import corpus_of_names
 from msp_ds.errors import InputError
-from msp_ds.preparation.parsing.json_stream import Item, require_mapping
-from msp_ds.preparation.sources.mentions import Mention, TextFormat, TextReference, squeezed_list
+from msp_ds.preparation.parsing.json_stream import Item, iterate_items, require_mapping
+from msp_ds.preparation.sources.mentions import Mention, TextFormat, TextReference, squeezed, squeezed_list
 
 _NAME = "ViLBERT's .jsonline or LXMERT-S' Flickr30k list of img_path and sentences"
 _COCO_2017_DIGITS = 12
@@ -46,3 +48,28 @@ def _image_id(image: dict[str, Any], file: TextReference, *, where: str) -> str:
 
 
 RETRIEVAL_LISTS = TextFormat(name=_NAME, recognises=_recognises, mentions=_mentions)
+
+_OWN = "CSV with the header file,caption (or image_id,caption), or JSON lines with these keys"
+
+
+def _names_caption(item: Item) -> bool:
+    return item.member == "" and "caption" in item.value and not {"file", "image_id"}.isdisjoint(item.value)
+
+
+def _own_mentions(items: Iterable[Item], file: TextReference) -> Iterator[Mention]:
+    names = (_name(item) for item in iterate_items(file.path, what=_OWN))
+    corpus = file.corpus or corpus_of_names(PurePosixPath(name).stem for name in names)
+    for item in items:
+        name = _name(item)
+        name = name if corpus == "own" else PurePosixPath(name).stem
+        image_id = file.canonical(name, default=corpus, where=item.where)
+        yield Mention(image_id, captions=(squeezed(item.value["caption"], where=item.where),))
+
+
+def _name(item: Item) -> str:
+    """Return the image's id or file as written. Raises: InputError where it or the caption is missing."""
+    value = require_mapping(item, "caption", what=_OWN)
+    return str(value["image_id"] if "image_id" in value else require_mapping(item, "file", what=_OWN)["file"])
+
+
+OWN_CAPTIONS = TextFormat(name=_OWN, recognises=_names_caption, mentions=_own_mentions)
