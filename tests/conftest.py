@@ -50,7 +50,7 @@ def raw(tmp_path: Path) -> RawFolder:
     return RawFolder.write(tmp_path / "raw")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """Samples of the real data sets, which lie beside a developer's checkout."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
