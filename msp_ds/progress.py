@@ -1,26 +1,15 @@
 """Progress of long work: bars with the time left on a terminal, a line every ten seconds elsewhere."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich import progress as rich_progress
 
 from msp_ds.terminal import Terminal, console, printable
 
-SECONDS_BETWEEN_LINES = 10.0
-"""Seconds without a terminal; shorter work writes no line."""
+SECONDS_BETWEEN_LINES = 10.0  # seconds without a terminal; shorter work writes no line
 
 
 class Ticker:
@@ -53,12 +42,12 @@ class Ticker:
                 self._write()
 
 
-def note_column(text: str, style: str = "none") -> TextColumn:
+def note_column(text: str, style: str = "none") -> rich_progress.TextColumn:
     """Return a column of a bar: `text` is a format of its task, never markup."""
-    return TextColumn(text, style=style, markup=False)
+    return rich_progress.TextColumn(text, style=style, markup=False)
 
 
-class Work(Progress):
+class Work(rich_progress.Progress):
     """Bars on a terminal; elsewhere a line about the task that was started last, every ten `seconds`.
 
     A thread writes the lines, so that work that rarely reports its progress does not look dead.
@@ -74,11 +63,11 @@ class Work(Progress):
     ) -> None:
         super().__init__(
             note_column("{task.description:<18}"),
-            BarColumn(bar_width=28),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
+            rich_progress.BarColumn(bar_width=28),
+            rich_progress.TaskProgressColumn(),
+            rich_progress.TimeElapsedColumn(),
             note_column("left"),
-            TimeRemainingColumn(),
+            rich_progress.TimeRemainingColumn(),
             note_column("{task.fields[note]}"),
             console=terminal,
             disable=not (is_drawn and terminal.is_terminal),
@@ -125,9 +114,9 @@ def progress_bar(*, is_drawn: bool = True) -> Work:
 class Bars:
     """Progress of work that calls start(label, total) and advance(n), one bar after the other."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: rich_progress.Progress) -> None:
         self._progress = progress
-        self._task: TaskID | None = None
+        self._task: rich_progress.TaskID | None = None
 
     def start(self, label: str, total: int | None) -> None:
         """Start a new bar of `total` units, or of unknown length."""

@@ -4,8 +4,6 @@ All output of this project goes through this file. Names, captions and labels co
 text is markup, and control and invisible characters are shown as escapes: \\x1b.
 """
 
-from __future__ import annotations
-
 import codecs
 import copy
 import dataclasses
@@ -29,20 +27,16 @@ from rich.text import Text
 
 from msp_ds.errors import InputError
 
-OUTPUT_FAILED = 2
-"""Exit code of a command whose output cannot be written, as on a full disk."""
+OUTPUT_FAILED = 2  # exit code of a command whose output cannot be written, as on a full disk
 READER_GONE = 128 + 13
 """Exit code when the reader of the output has ended, as in `msp-ds ... | head -1`: that of SIGPIPE in shells."""
-READABLE = 20
-"""Minimal width of a column in cells while another column can be left out."""
+READABLE = 20  # minimal width of a column in cells while another column can be left out
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories: controls, invisible format characters, lone surrogates, separators of lines and paragraphs."""
-_SCRIPTS_THAT_JOIN = "[\u0600-\u1fff\u2070-\U0010ffff]"
-"""Arabic letters and all later ones, and emoji."""
+_SCRIPTS_THAT_JOIN = "[\u0600-\u1fff\u2070-\U0010ffff]"  # Arabic letters and all later ones, and emoji
 _JOINING = re.compile(f"(?<={_SCRIPTS_THAT_JOIN})[\u200c\u200d](?={_SCRIPTS_THAT_JOIN})")
 """Zero-width characters that are part of a word, as in Persian and Hindi, or of an emoji, as a family."""
-_REPLACED = "msp_ds.replaced"
-"""Name of the codec error handler of both outputs."""
+_REPLACED = "msp_ds.replaced"  # name of the codec error handler of both outputs
 _IN_ASCII = {
     **{chr(code): "+" for code in range(0x2500, 0x2580)},
     **dict.fromkeys("─━┄┅┈┉╌╍═", "-"),

@@ -5,8 +5,6 @@
 On the demo world and two CPU cores this takes about four minutes and ends with a checkpoint in runs/tps.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import inspect
@@ -30,19 +28,11 @@ from msp_ds.training.checkpointing.run_folder import RUN_FILE, fresh_folder, new
 from msp_ds.training.config_file import build_options
 from msp_ds.training.engine.execution import Execution
 from msp_ds.training.options import RunOptions, flag_name
-from msp_ds.training.planning import (
-    AUTO,
-    cache_of,
-    new_config,
-    planned_execution,
-    resumed_config,
-    shards_at_hand,
-)
+from msp_ds.training.planning import AUTO, cache_of, new_config, planned_execution, resumed_config, shards_at_hand
 
 log = logging.getLogger(__name__)
 
-RUNS = Path("runs")
-"""Default folder of runs; `tensorboard --logdir runs` shows them."""
+RUNS = Path("runs")  # default folder of runs; `tensorboard --logdir runs` shows them
 _METAVARS: dict[Any, str] = {int: "NUMBER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
 
@@ -96,7 +86,6 @@ def _metavar(hint: Any) -> str | None:
 
 
 def _with_metavar(parameter: inspect.Parameter) -> inspect.Parameter:
-    """Return a parameter of a function with the metavar of its type."""
     for note in getattr(parameter.annotation, "__metadata__", ()):
         if isinstance(note, typer.models.OptionInfo):
             note.metavar = note.metavar or _metavar(parameter.annotation.__origin__)

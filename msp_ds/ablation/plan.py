@@ -6,8 +6,6 @@ optimiser steps, divided evenly among their stages with the remainder in the fir
 in the text of their first half.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,7 @@ from msp_ds.curriculum import BENCHMARKS, Stage, curriculum
 from msp_ds.errors import InputError
 
 ZERO_SHOT = "zero-shot-retrieval"
-START_STEPS = 60
-"""Cost of starting a run (imports, opening shards) in optimiser steps of preset tiny."""
+START_STEPS = 60  # cost of starting a run (imports, opening shards) in optimiser steps of preset tiny
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,20 +56,13 @@ class Study(AblationRequest):
 class Node:
     """One command of the plan: a run or an evaluation."""
 
-    name: str
-    """Also its folder in the ablation's folder: `seed-9595/t200_s200`, `seed-9595/vqa/t200_s200`."""
-    kind: str
-    """Kind of work: `pre-train`, `fine-tune vqa`, `evaluate vqa`."""
-    words: tuple[str, ...]
-    """Arguments of `msp-ds`."""
-    after: str | None
-    """The node whose run it starts from."""
-    stage: str = ""
-    """Stage that the run trains; empty for an evaluation."""
-    steps: int = 0
-    """Optimiser steps of a run."""
-    benchmark: str = ""
-    """Benchmark of an evaluation; empty for a run."""
+    name: str  # also its folder in the ablation's folder: `seed-9595/t200_s200`, `seed-9595/vqa/t200_s200`
+    kind: str  # kind of work: `pre-train`, `fine-tune vqa`, `evaluate vqa`
+    words: tuple[str, ...]  # arguments of `msp-ds`
+    after: str | None  # the node whose run it starts from
+    stage: str = ""  # stage that the run trains; empty for an evaluation
+    steps: int = 0  # optimiser steps of a run
+    benchmark: str = ""  # benchmark of an evaluation; empty for a run
 
     @property
     def work(self) -> float:
@@ -89,10 +79,8 @@ class Plan:
     """Each after the one that it starts from; seed by seed, so that the table of the first seed is ready early."""
     cells: Mapping[tuple[str, str], tuple[str, ...]]
     """(row, benchmark) -> evaluations of its seeds; empty where a row has nothing to evaluate."""
-    paths: Mapping[str, str]
-    """Row -> its runs: `t200 → p200-titp → s200`."""
-    unshared: int
-    """Optimiser steps that pre-training would take if every row trained all of its stages."""
+    paths: Mapping[str, str]  # row -> its runs: `t200 → p200-titp → s200`
+    unshared: int  # optimiser steps that pre-training would take if every row trained all of its stages
 
 
 def chosen_benchmarks(names: str) -> tuple[str, ...]:
@@ -166,7 +154,6 @@ def _stage_node(study: Study, row: AblationRow, stage: Stage, *, steps: int, see
 
 
 def _common(study: Study, name: str, *, seed: int) -> Iterable[str]:
-    """The flags that all runs have."""
     flags = {"--preset": study.preset, "--shards": study.shards, "--seed": seed, "--run-dir": study.out / name}
     return (str(word) for flag in flags.items() for word in flag)
 
@@ -186,7 +173,7 @@ def _benchmark_nodes(study: Study, row: AblationRow, benchmark: str, *, seed: in
     words += ["--max-steps", str(limit)] if limit else []
     words += [word for setting in study.fine_tuning_setting for word in ("--set", setting)]
     words += ["--init", str(study.out / parent.name)] if parent else ["--from-scratch"]
-    name = f"{folder}/{start}"
+    name, pool = f"{folder}/{start}", _pool(study) if benchmark == "retrieval" else ""
     tuned = Node(
         name=name,
         kind=f"fine-tune {benchmark}",
@@ -195,7 +182,6 @@ def _benchmark_nodes(study: Study, row: AblationRow, benchmark: str, *, seed: in
         stage=benchmark,
         steps=min(study.fine_tuning[benchmark], limit or study.fine_tuning[benchmark]),
     )
-    pool = _pool(study) if benchmark == "retrieval" else ""
     return [tuned, _evaluation(study, benchmark, name=f"{folder}-grades{pool}/{start}", run=tuned)]
 
 

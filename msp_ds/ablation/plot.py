@@ -1,7 +1,5 @@
 """The plot of an ablation as one SVG file: a panel for each column, a line for each row, a dot for each seed."""
 
-from __future__ import annotations
-
 from html import escape
 
 from msp_ds.ablation.table import Cell, Grid

@@ -1,7 +1,5 @@
 """Table 4 of the paper: its rows, and the numbers of it that could be read with certainty."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from msp_ds.errors import InputError
@@ -11,14 +9,10 @@ from msp_ds.errors import InputError
 class AblationRow:
     """One row of Table 4."""
 
-    name: str
-    """Name in --rows."""
-    stages: str
-    """Heading of the row in the table."""
-    tasks: str
-    """Tasks in the words of the table."""
-    curriculum: str = ""
-    """Empty: no pre-training."""
+    name: str  # name in --rows
+    stages: str  # heading of the row in the table
+    tasks: str  # tasks in the words of the table
+    curriculum: str = ""  # empty: no pre-training
     drop: tuple[str, ...] = ()
     setting: tuple[str, ...] = ()
 
@@ -52,24 +46,8 @@ ROWS: tuple[AblationRow, ...] = (
 PAPER: dict[str, dict[str, float]] = {
     "none": {"VQA": 68.1, "GQA": 55.71, "NLVR2": 51.07, "IR": 55.27, "TR": 58.07},
     "spt": {"IR": 71.03, "TR": 74.87},
-    "tps": {
-        "VQA": 71.1,
-        "GQA": 58.7,
-        "NLVR2": 74.72,
-        "ZS-IR": 63.01,
-        "IR": 76.55,
-        "ZS-TR": 68.6,
-        "TR": 80.83,
-    },
-    "tps-titp": {
-        "VQA": 71.01,
-        "GQA": 58.3,
-        "NLVR2": 74.48,
-        "ZS-IR": 63.07,
-        "IR": 76.07,
-        "ZS-TR": 67.77,
-        "TR": 80.96,
-    },
+    "tps": {"VQA": 71.1, "GQA": 58.7, "NLVR2": 74.72, "ZS-IR": 63.01, "IR": 76.55, "ZS-TR": 68.6, "TR": 80.83},
+    "tps-titp": {"VQA": 71.01, "GQA": 58.3, "NLVR2": 74.48, "ZS-IR": 63.07, "IR": 76.07, "ZS-TR": 67.77, "TR": 80.96},
 }
 """Row -> column -> percent in the paper's Table 4: VQA and GQA test-dev, NLVR2 test-P, Flickr30k.
 

@@ -4,8 +4,6 @@ Each node is a command in a process of its own: a DeepSpeed engine leaves its pr
 dozens of them do not fit into one process. Their output goes to `logs/`, their times and grades to `ablation.json`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import time
@@ -46,12 +44,9 @@ Launch = Callable[[Sequence[str], Path], int]
 class CommandResult:
     """The result of a finished node."""
 
-    seconds: float
-    """Duration of the attempt that finished it; 0 if it was not timed."""
-    grades: dict[str, float] = field(default_factory=dict)
-    """Column -> percent, for an evaluation."""
-    note: str = ""
-    """Remark on the grades for the caption of the table."""
+    seconds: float  # duration of the attempt that finished it; 0 if it was not timed
+    grades: dict[str, float] = field(default_factory=dict)  # column -> percent, for an evaluation
+    note: str = ""  # remark on the grades for the caption of the table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +67,7 @@ class Results:
     """The results of an ablation."""
 
     nodes: Mapping[str, CommandResult]
-    failures: Mapping[str, str]
-    """Node -> its error, or the node before it that failed."""
+    failures: Mapping[str, str]  # node -> its error, or the node before it that failed
 
 
 def study_of(request: AblationRequest, *, preset: str | None, steps: int | None) -> tuple[Study, dict[str, str]]:
@@ -86,9 +80,8 @@ def study_of(request: AblationRequest, *, preset: str | None, steps: int | None)
     trained = "".join(row.curriculum for row in request.rows) if steps is not None else "".join(letters)
     parts = [name for initial, name in letters.items() if initial in trained]
     tasks = [name for name in request.benchmarks if name in BENCHMARKS]
-    needed = [f"{name}/train" for name in (*parts, *tasks)] + [
-        f"{held_out_set(name)}/val" for name in request.benchmarks
-    ]
+    needed = [f"{name}/train" for name in (*parts, *tasks)]
+    needed += [f"{held_out_set(name)}/val" for name in request.benchmarks]
     sets = {name: open_set(request.shards / name) for name in needed}
     chosen = preset or sets[needed[0]].index.preset or DEFAULT_PRESET
     schedule = get_preset(chosen).schedule
@@ -132,7 +125,8 @@ def read_record(study: Study, hashes: Mapping[str, str]) -> Record:
     except InputError as error:
         raise InputError(f"{error}; name another --out, where msp-ds ablate writes it again") from None
     for what in ("preset", "settings", "fine_tuning_settings"):
-        theirs, ours = (_as_text(getattr(record, what)) for record in (there, mine))
+        values = (getattr(record, what) for record in (there, mine))
+        theirs, ours = (value if isinstance(value, str) else " ".join(value) or "none" for value in values)
         if theirs != ours:
             kind = what.replace("fine_tuning_", "fine-tuning ")
             raise InputError(f"{study.out} holds an ablation with {kind} {theirs}, not {ours}; name another --out")
@@ -143,10 +137,6 @@ def read_record(study: Study, hashes: Mapping[str, str]) -> Record:
             "was started with: --shards FOLDER, or another --out"
         )
     return dataclasses.replace(there, shards=mine.shards, index_sha256={**there.index_sha256, **hashes})
-
-
-def _as_text(value: str | tuple[str, ...]) -> str:
-    return value if isinstance(value, str) else " ".join(value) or "none"
 
 
 def finished_nodes(plan: Plan, record: Record) -> set[str]:
@@ -258,6 +248,5 @@ def _columns(benchmark: str, grades: dict[str, Any]) -> tuple[dict[str, float], 
         return dict(zip(columns, means, strict=True)), ""
     if "accuracy" in grades:
         return {columns[0]: float(grades["accuracy"]["percent"])}, ""
-    return {
-        columns[0]: float(grades["lookup"]["percent"])
-    }, f"{columns[0]}: LXMERT's look-up score, not the official one"
+    note = f"{columns[0]}: LXMERT's look-up score, not the official one"
+    return {columns[0]: float(grades["lookup"]["percent"])}, note

@@ -1,7 +1,5 @@
 """The table of an ablation: mean ± standard deviation over seeds, with the paper's numbers beside it in grey."""
 
-from __future__ import annotations
-
 import csv
 import io
 import statistics
@@ -22,10 +20,8 @@ from msp_ds.training.monitoring.metric_texts import plain
 class Cell:
     """The results of a row in a column."""
 
-    values: tuple[float, ...]
-    """Percent, one for each seed that is evaluated."""
-    planned: int
-    """Number of seeds; 0 if the row cannot be graded."""
+    values: tuple[float, ...]  # percent, one for each seed that is evaluated
+    planned: int  # number of seeds; 0 if the row cannot be graded
     paper: float | None = None
 
     @property

@@ -1,7 +1,5 @@
 """The protocol by which long work reports its progress; `msp_ds.progress.Bars` shows it on a terminal."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 

@@ -4,8 +4,6 @@ A feature is 0.32 * max(z, 0) ** 3, where z mixes dense random prototypes with n
 and variance 1. That gives what pooled CNN features have: a third exact zeros, a mean of 0.6, a maximum of 10 to 35.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from msp_ds.demo_world import vocabulary
@@ -19,8 +17,7 @@ _MEAN, _SCALE = 0.43, 0.32
 _COMMON, _CATEGORY, _COLOUR, _STATE = 0.20, 0.30, 0.16, 0.04
 _SIZE, _THEME, _INSTANCE, _DETECTION = 0.02, 0.04, 0.12, 0.12
 
-_OWNER = 0.5
-"""Weight of its owner's category in the feature of a part."""
+_OWNER = 0.5  # weight of its owner's category in the feature of a part
 
 
 class Appearance:

@@ -1,7 +1,5 @@
 """The detector of the world: 36 noisy detections a scene, as a bottom-up-attention detector would give them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,26 +10,12 @@ from msp_ds.demo_world.relations import Box
 from msp_ds.demo_world.scenes import Scene, Thing
 from msp_ds.demo_world.vocabulary import ATTRIBUTES, COLOURS, Category
 
-NUM_BOXES = 36
-"""As in LXMERT's features."""
+NUM_BOXES = 36  # as in LXMERT's features
 
 _NOTHING = -1
-_CONFUSED = 0.05
-"""Fraction of the detections of things whose label is another one of the group."""
-_NEXT_COLOUR = {
-    "red": "orange",
-    "orange": "red",
-    "yellow": "tan",
-    "green": "blue",
-    "blue": "gray",
-    "purple": "blue",
-    "pink": "red",
-    "brown": "tan",
-    "black": "gray",
-    "white": "gray",
-    "gray": "white",
-    "tan": "brown",
-}
+_CONFUSED = 0.05  # fraction of the detections of things whose label is another one of the group
+_SIMILAR = ("orange", "red", "tan", "blue", "gray", "blue", "red", "tan", "gray", "gray", "white", "brown")
+_NEXT_COLOUR = dict(zip(COLOURS, _SIMILAR, strict=True))
 _COLOUR_NUMBER = {colour: number for number, colour in enumerate(COLOURS)}
 _ATTRIBUTE_NUMBER = {attribute: number for number, attribute in enumerate(ATTRIBUTES)}
 
@@ -40,18 +24,12 @@ _ATTRIBUTE_NUMBER = {attribute: number for number, attribute in enumerate(ATTRIB
 class Entity:
     """Something that can be detected, with its true properties."""
 
-    category: int
-    """Line number in the objects vocabulary."""
-    colour: int
-    """Line number in the attributes vocabulary; colours come first."""
-    state: int
-    """Line number in the attributes vocabulary; -1 where there is none."""
-    size: int
-    """-1 small, 0, 1 large."""
-    owner: int
-    """Category of the thing that this is a part of; -1 where it is no part."""
-    thing: int
-    """Row of Scene.things that it is or belongs to; -1 for backgrounds."""
+    category: int  # line number in the objects vocabulary
+    colour: int  # line number in the attributes vocabulary; colours come first
+    state: int  # line number in the attributes vocabulary; -1 where there is none
+    size: int  # -1 small, 0, 1 large
+    owner: int  # category of the thing that this is a part of; -1 where it is no part
+    thing: int  # row of Scene.things that it is or belongs to; -1 for backgrounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +93,7 @@ class _Detector:
         """Add one confident detection and up to three more, then some of the thing's parts."""
         rng = self._rng
         colour, state = _COLOUR_NUMBER[thing.colour], _ATTRIBUTE_NUMBER.get(thing.state, _NOTHING)
-        number = thing.category.number
-        size = {"small": -1, "large": 1}.get(thing.size, 0)
+        number, size = thing.category.number, {"small": -1, "large": 1}.get(thing.size, 0)
         self._entities.append(Entity(number, colour, state, size, _NOTHING, row))
         confident = rng.uniform(0.62, 0.97) - (0.12 if thing.size == "small" else 0.0)
         for nth in range(1 + rng.below(4)):
@@ -124,8 +101,8 @@ class _Detector:
             self._detect(thing.category, thing.box, score, jitter=0.04 if nth == 0 else 0.12)
         for part in thing.parts:
             if rng.chance(0.5):
-                part_colour = _COLOUR_NUMBER[part.colour]
-                self._entities.append(Entity(part.category.number, part_colour, _NOTHING, 0, number, row))
+                entity = Entity(part.category.number, _COLOUR_NUMBER[part.colour], _NOTHING, 0, number, row)
+                self._entities.append(entity)
                 self._detect(part.category, part.box, rng.uniform(0.2, 0.55), jitter=0.08)
 
     def _detect_backgrounds(self) -> None:
@@ -151,8 +128,7 @@ class _Detector:
 
     def _detect(self, category: Category, box: Box, score: float, *, jitter: float, entity: int = _NOTHING) -> None:
         row = len(self._entities) - 1 if entity == _NOTHING else entity
-        rng = self._rng
-        label = category.number
+        rng, label = self._rng, category.number
         if category.place not in ("part", "background") and rng.chance(_CONFUSED):
             label = rng.pick(vocabulary.GROUPS[category.group]).number
         attribute = self._attribute(self._entities[row], person=category.name in vocabulary.PEOPLE)

@@ -1,7 +1,5 @@
 """The arrangement of a scene: things on the ground, on a table, on a horse, in a hand, on the wall, in the sky."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from msp_ds.demo_world import vocabulary
@@ -9,8 +7,7 @@ from msp_ds.demo_world.random_stream import RandomStream
 from msp_ds.demo_world.relations import GROUND, Box, Relation, overlap_across
 from msp_ds.demo_world.vocabulary import Category
 
-_TRIES = 5
-"""Candidate boxes of a thing; the one that hides the other things least is used."""
+_TRIES = 5  # candidate boxes of a thing; the one that hides the other things least is used
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """Write the demo world: raw files in the official layouts, a pure function of seed and sizes."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -22,10 +20,18 @@ from msp_ds.demo_world.nearest import nearest_rows
 from msp_ds.demo_world.random_stream import RandomStream, stream
 from msp_ds.demo_world.scenes import draw_scene
 from msp_ds.demo_world.vocabulary import attributes_vocabulary, objects_vocabulary
-from msp_ds.demo_world.writing.raw_files import RawFiles
-from msp_ds.demo_world.writing.writers import MOST_IMAGES, coco_id
+from msp_ds.demo_world.writing.question_writers import GqaWriter, StatementWriter, VqaWriter
+from msp_ds.demo_world.writing.writers import (
+    MOST_IMAGES,
+    CaptionsWriter,
+    GenomeWriter,
+    RawWriter,
+    RegionsWriter,
+    coco_id,
+)
 from msp_ds.errors import InputError
-from msp_ds.storage.atomic_files import followed, replacing_folder, require_own_files
+from msp_ds.storage.atomic_files import followed, replacing_folder, require_own_files, write_durably
+from msp_ds.storage.locks import process_exists
 
 WORLD_FORMAT, WORLD_VERSION = "msp-ds world", 2
 
@@ -40,8 +46,7 @@ _DUPLICATE_RATIO = 0.8
 _NARROWEST = 16
 _WIDEST = 1 << 16
 _ADVANCE_EVERY = 16
-_NEIGHBOURS = 100
-"""Columns of ViLBERT's public list of hard negatives, the image itself included."""
+_NEIGHBOURS = 100  # columns of ViLBERT's public list of hard negatives, the image itself included
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,50 +56,32 @@ class WorldReport:
     folder: Path
     images: int
     captions: int
-    genome_images: int
-    """Images with a Visual Genome duplicate."""
     phrases: int
-    feature_width: int
 
 
 def make_world(
-    out: Path,
-    *,
-    images: int,
-    seed: int,
-    feature_width: int = 2048,
-    advance: Callable[[int], None] | None = None,
+    out: Path, *, images: int, seed: int, feature_width: int = 2048, advance: Callable[[int], None] | None = None
 ) -> WorldReport:
     """Write the world `seed` with that many images into the folder `out`; the same arguments give the same bytes.
 
-    Writes regions.tsv (LXMERT), captions.json (COCO), region_descriptions.json and image_data.json (Visual Genome),
-    vqa_questions.json, vqa_annotations.json, gqa_questions.json and nlvr2.json, objects_vocab.txt,
-    attributes_vocab.txt, hard_negatives.npz (rows of ViLBERT's list) and, last, world.json. The
-    folder appears complete or not at all; a world that was there is replaced. `advance` is told of each few images
-    written, their sum is `images`.
+    The files are laid out as those of LXMERT (regions.tsv, nlvr2.json), COCO, Visual Genome, VQA, GQA and ViLBERT
+    (hard_negatives.npz). The folder appears complete or not at all; a world that was there is replaced.
+    advance: called with the number of images written since its last call.
 
-    Raises:
-        InputError: on numbers out of range, and where `out` holds anything beside a world or cannot be written.
+    Raises InputError on numbers out of range, and where `out` holds anything beside a world or cannot be written.
     """
     _check_numbers(images, seed, feature_width)
     with _whole_folder(out) as folder:
-        captions, genome_images, phrases = _write_images(
+        captions, phrases = _write_images(
             folder, images=images, seed=seed, feature_width=feature_width, advance=advance
         )
         _write_hard_negatives(folder, images=images, feature_width=feature_width)
-        _write_text(folder / "objects_vocab.txt", objects_vocabulary())
-        _write_text(folder / "attributes_vocab.txt", attributes_vocabulary())
+        write_durably(folder / "objects_vocab.txt", objects_vocabulary().encode())
+        write_durably(folder / "attributes_vocab.txt", attributes_vocabulary().encode())
         card = {"format": WORLD_FORMAT, "version": WORLD_VERSION}
         card |= {"seed": seed, "images": images, "feature_width": feature_width}
-        _write_text(folder / _CARD, json.dumps(card, indent=2) + "\n")
-    return WorldReport(
-        folder=out,
-        images=images,
-        captions=captions,
-        genome_images=genome_images,
-        phrases=phrases,
-        feature_width=feature_width,
-    )
+        write_durably(folder / _CARD, f"{json.dumps(card, indent=2)}\n".encode())
+    return WorldReport(folder=out, images=images, captions=captions, phrases=phrases)
 
 
 def _check_numbers(images: int, seed: int, feature_width: int) -> None:
@@ -111,35 +98,51 @@ def _check_numbers(images: int, seed: int, feature_width: int) -> None:
 
 def _write_images(
     folder: Path, *, images: int, seed: int, feature_width: int, advance: Callable[[int], None] | None
-) -> tuple[int, int, int]:
+) -> tuple[int, int]:
     """Write all files that grow with the images, and mean features to means.part for the hard negatives.
 
-    Returns: the numbers of captions, of images in Visual Genome and of phrases.
+    Returns the numbers of captions and of phrases.
     """
     appearance = Appearance(seed, feature_width=feature_width)
-    captions = genome_images = phrases = num_reported = 0
-    with RawFiles(folder) as files, (folder / "means.part").open("wb") as means:
+    captions = phrases = num_reported = 0
+    regions, captions_file, genome = RegionsWriter(folder), CaptionsWriter(folder), GenomeWriter(folder)
+    vqa, gqa, statements = VqaWriter(folder), GqaWriter(folder), StatementWriter(folder)
+    files = (captions_file, genome, regions, vqa, gqa, statements)
+    with _completing(*files), (folder / "means.part").open("wb") as means:
         for number in range(images):
             scene = draw_scene(seed, number)
             detections = detect(seed, scene)
             features = appearance.features(scene, detections)
-            files.regions.add(scene, detections, features)
+            regions.add(scene, detections, features)
             means.write(features.mean(axis=0).tobytes())
             texts = captions_of(seed, scene)
-            files.captions.add(scene, texts)
+            captions_file.add(scene, texts)
             captions += len(texts)
             questions = questions_of(seed, scene)
-            files.vqa.add(seed, scene, questions)
-            files.statements.add(seed, scene)
+            vqa.add(seed, scene, questions)
+            statements.add(seed, scene)
             if has_duplicate(seed, number):
-                files.gqa.add(scene, questions)
-                regions = phrases_of(seed, scene)
-                files.genome.add(scene, regions)
-                genome_images, phrases = genome_images + 1, phrases + len(regions)
+                gqa.add(scene, questions)
+                described = phrases_of(seed, scene)
+                genome.add(scene, described)
+                phrases += len(described)
             if advance and (number + 1 - num_reported == _ADVANCE_EVERY or number + 1 == images):
                 advance(number + 1 - num_reported)
                 num_reported = number + 1
-    return captions, genome_images, phrases
+    return captions, phrases
+
+
+@contextmanager
+def _completing(*writers: RawWriter | RegionsWriter) -> Iterator[None]:
+    """Complete the writers' files after the block; after an exception close them as they are."""
+    try:
+        yield
+    except BaseException:
+        for writer in writers:
+            writer.abandon()
+        raise
+    for writer in writers:
+        writer.close()
 
 
 def has_duplicate(seed: int, number: int) -> bool:
@@ -158,13 +161,6 @@ def _write_hard_negatives(folder: Path, *, images: int, feature_width: int) -> N
     part.unlink()
     with (folder / "hard_negatives.npz").open("wb") as file:
         np.savez(file, image_ids=ids, neighbours=neighbours)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -203,17 +199,7 @@ def _clean_up(out: Path) -> None:
     """Delete the partial folders that dead processes left beside `out`, unless they hold files of others."""
     for stale in out.parent.glob(f".{out.name}.partial-*"):
         process = stale.name.rpartition("-")[2]
-        if process.isdecimal() and not _is_alive(int(process)):
+        if process.isdecimal() and (int(process) == os.getpid() or not process_exists(process)):
             with suppress(InputError):
                 _require_own_files(stale)
                 shutil.rmtree(stale, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (OverflowError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()

@@ -3,8 +3,6 @@
 N rows, F columns, K neighbours of a row, Q rows of a block.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterator
@@ -14,18 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_BLOCK_CELLS = 60_000_000
-"""Approximate distances held at once, 240 MB."""
-_CHUNK_CELLS = 8_000_000
-"""Numbers of `values` that are centred at once, 32 MB."""
-_SPARE = 32
-"""Candidates beyond K: with them most rows need no second search."""
-_ROUNDING = 2.0**-24
-"""The largest relative error of one float32 operation."""
-_COARSE_ROUNDING = 2.0**-9
-"""The largest relative error of rounding to bfloat16."""
-_TRIAL = (256, 1024, 2048)
-"""Rows, columns and inner size of the matrix products that time the two types."""
+_BLOCK_CELLS = 60_000_000  # approximate distances held at once, 240 MB
+_CHUNK_CELLS = 8_000_000  # numbers of `values` that are centred at once, 32 MB
+_SPARE = 32  # candidates beyond K: with them most rows need no second search
+_ROUNDING = 2.0**-24  # the largest relative error of one float32 operation
+_COARSE_ROUNDING = 2.0**-9  # the largest relative error of rounding to bfloat16
+_TRIAL = (256, 1024, 2048)  # rows, columns and inner size of the matrix products that time the two types
 
 
 class NearestRows:

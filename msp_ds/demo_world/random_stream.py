@@ -1,7 +1,5 @@
 """Random numbers of the demo world: one stream for each image and purpose, so that no image depends on another."""
 
-from __future__ import annotations
-
 import functools
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Spatial relations of two boxes, x0 y0 x1 y1 in pixels; y grows downwards."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 
@@ -49,8 +47,7 @@ class Relation(NamedTuple):
 
 GROUND = -1
 
-SIDEWAYS = ("left of", "right of")
-"""Relations that most pairs have, so that they say least."""
+SIDEWAYS = ("left of", "right of")  # relations that most pairs have, so that they say least
 
 
 def overlap_across(a: Box, b: Box) -> float:
@@ -70,32 +67,17 @@ def spatial_relations(a: Box, b: Box, *, size: tuple[int, int], grounded: bool) 
     image is farther away, not above.
     """
     height, width = size
-    across, down = overlap_across(a, b), overlap_down(a, b)
+    across, facts = overlap_across(a, b), dict[str, bool]()
     if across < 0.2:
-        return _beside(a, b, close=down > 0.4, reach=0.08 * width)
-    if across > 0.4:
-        return _in_depth(a, b, step=0.04 * height) if grounded or down > 0.2 else _over(a, b)
-    return ()
-
-
-def _beside(a: Box, b: Box, *, close: bool, reach: float) -> tuple[str, ...]:
-    """For boxes that hardly share a column; reach: the widest gap between neighbours, in pixels."""
-    gap = max(a.x0, b.x0) - min(a.x1, b.x1)
-    facts = {
-        "next to": close and gap < reach,
-        "left of": a.x1 < b.cx and a.cx < b.x0,
-        "right of": b.x1 < a.cx and b.cx < a.x0,
-    }
-    return tuple(name for name, true in facts.items() if true)
-
-
-def _over(a: Box, b: Box) -> tuple[str, ...]:
-    """For boxes that share columns but hardly a row."""
-    facts = {"above": a.y1 < b.cy and a.cy < b.y0, "below": b.y1 < a.cy and b.cy < a.y0}
-    return tuple(name for name, true in facts.items() if true)
-
-
-def _in_depth(a: Box, b: Box, *, step: float) -> tuple[str, ...]:
-    """For boxes that share columns; step: how much lower in the image, in pixels, the foot of the nearer one is."""
-    facts = {"in front of": a.y1 > b.y1 + step, "behind": b.y1 > a.y1 + step}
+        gap = max(a.x0, b.x0) - min(a.x1, b.x1)
+        facts = {
+            "next to": overlap_down(a, b) > 0.4 and gap < 0.08 * width,
+            "left of": a.x1 < b.cx and a.cx < b.x0,
+            "right of": b.x1 < a.cx and b.cx < a.x0,
+        }
+    elif across > 0.4 and (grounded or overlap_down(a, b) > 0.2):
+        step = 0.04 * height  # by which the foot of the nearer one is lower in the image
+        facts = {"in front of": a.y1 > b.y1 + step, "behind": b.y1 > a.y1 + step}
+    elif across > 0.4:
+        facts = {"above": a.y1 < b.cy and a.cy < b.y0, "below": b.y1 < a.cy and b.cy < a.y0}
     return tuple(name for name, true in facts.items() if true)

@@ -1,7 +1,5 @@
 """Scenes: things with boxes, colours and states, and the relations arranged between them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,13 +28,10 @@ class Thing:
     """One object of a scene."""
 
     category: Category
-    box: Box
-    """Pixels, inside the image."""
+    box: Box  # pixels, inside the image
     colour: str
-    state: str
-    """Material or quality; empty for none."""
-    size: str
-    """`small`, `large` or empty, by the fraction of the image that the box covers."""
+    state: str  # material or quality; empty for none
+    size: str  # `small`, `large` or empty, by the fraction of the image that the box covers
     parts: tuple[ThingPart, ...]
 
 
@@ -45,18 +40,14 @@ class Scene:
     """The ground truth of one image."""
 
     number: int
-    height: int
-    """Pixels."""
+    height: int  # pixels
     width: int
     theme: Theme
-    horizon: float
-    """Top of the ground, in pixels from the top of the image."""
+    horizon: float  # top of the ground, in pixels from the top of the image
     backgrounds: tuple[tuple[Category, str], ...]
     """Categories behind the things, with their colours; the first is the ground."""
-    things: tuple[Thing, ...]
-    """The largest first."""
-    relations: tuple[Relation, ...]
-    """The arranged relations: riding, holding, wearing, on (a thing, or GROUND)."""
+    things: tuple[Thing, ...]  # the largest first
+    relations: tuple[Relation, ...]  # the arranged relations: riding, holding, wearing, on (a thing, or GROUND)
 
 
 def draw_scene(seed: int, number: int) -> Scene:

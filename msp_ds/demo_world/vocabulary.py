@@ -1,7 +1,6 @@
 """The vocabulary of the world: things, parts and backgrounds, their colours and states, and the themes of scenes."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -28,23 +27,18 @@ _PALETTES = {
 class Category:
     """A kind of thing that the detector can name."""
 
-    number: int
-    """Line number in objects_vocab.txt, from zero."""
-    names: tuple[str, ...]
-    """The first name and its synonyms."""
+    number: int  # line number in objects_vocab.txt, from zero
+    names: tuple[str, ...]  # the first name and its synonyms
     plural: str
-    height: float
-    """As a fraction of the image's height when it stands near."""
-    aspect: float
-    """Width / height in pixels."""
     place: Place
     palette: tuple[str, ...]
-    states: tuple[str, ...]
-    group: str
-    """The detector confuses categories of one group."""
-    parts: tuple[str, ...]
-    stance: str
-    """The verb of its position: `stands`, `lies`, `is parked`."""
+    group: str  # the detector confuses categories of one group
+    height: float = 0.0
+    """As a fraction of the image's height when it stands near; parts and backgrounds have no shape of their own."""
+    aspect: float = 1.0  # width / height in pixels
+    states: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    stance: str = "is"  # the verb of its position: `stands`, `lies`, `is parked`
 
     @property
     def name(self) -> str:
@@ -58,8 +52,7 @@ class Theme:
 
     number: int
     name: str
-    settings: tuple[str, ...]
-    """Ends of a sentence that tell the theme."""
+    settings: tuple[str, ...]  # ends of a sentence that tell the theme
     ground: str
     backgrounds: tuple[str, ...]
     objects: tuple[str, ...]
@@ -213,51 +206,32 @@ backpack airplane woman
 """
 
 
-def _read_things() -> tuple[Category, ...]:
-    rows = [line.split("|") for line in _THINGS.strip().splitlines()]
-    things = []
-    for number, (names, plural, shape, place, palette, states, group, parts, stance) in enumerate(rows):
+def _read_categories() -> tuple[Category, ...]:
+    categories: list[Category] = []
+    for line in _THINGS.strip().splitlines():
+        names, plural, shape, place, palette, states, group, parts, stance = line.split("|")
         height, aspect = map(float, shape.split())
         category = Category(
-            number=number,
+            number=len(categories),
             names=tuple(names.split(",")),
             plural=plural,
-            height=height,
-            aspect=aspect,
             place=cast(Place, place),
             palette=_PALETTES.get(palette, tuple(palette.split())),
-            states=tuple(states.split()),
             group=group,
+            height=height,
+            aspect=aspect,
+            states=tuple(states.split()),
             parts=tuple(parts.split()),
             stance=stance,
         )
-        things.append(category)
-    return tuple(things)
-
-
-def _plain(number: int, name: str, place: Place, palette: tuple[str, ...]) -> Category:
-    """Return the category of a part or a background, which has neither shape nor states of its own."""
-    return Category(
-        number=number,
-        names=(name,),
-        plural=name,
-        height=0.0,
-        aspect=1.0,
-        place=place,
-        palette=palette,
-        states=(),
-        group=place,
-        parts=(),
-        stance="is",
-    )
-
-
-def _read_categories() -> tuple[Category, ...]:
-    categories = list(_read_things())
-    for name, (_, palette) in PARTS.items():
-        categories.append(_plain(len(categories), name, "part", palette))
-    for name, (_, palette) in BACKGROUNDS.items():
-        categories.append(_plain(len(categories), name, "background", palette))
+        categories.append(category)
+    tables: dict[Place, Mapping[str, tuple[object, tuple[str, ...]]]] = {"part": PARTS, "background": BACKGROUNDS}
+    for place, table in tables.items():
+        for name, (_, colours) in table.items():
+            number = len(categories)
+            categories.append(
+                Category(number=number, names=(name,), plural=name, place=place, palette=colours, group=place)
+            )
     return tuple(categories)
 
 
@@ -300,7 +274,6 @@ def objects_vocabulary() -> str:
 
 def attributes_vocabulary() -> str:
     """Return the text of attributes_vocab.txt, laid out as objects_vocabulary."""
-    lines = [
+    return "\n".join(
         f"{name},{SYNONYMS_OF_ATTRIBUTES[name]}" if name in SYNONYMS_OF_ATTRIBUTES else name for name in ATTRIBUTES
-    ]
-    return "\n".join(lines)
+    )

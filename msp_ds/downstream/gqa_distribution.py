@@ -6,8 +6,6 @@ n_g of the n questions are in group g; r_ga counts the questions of the group wh
 which a is predicted. Answers that are never right in a group do not count.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -47,8 +45,6 @@ def resampled_distribution(outcomes: Sequence[GroupedAnswer], resampling: Resamp
 
     The resamples are centred on the grade, because the added noise of resampling can only raise a chi-square.
     """
-    if not outcomes:
-        return Interval(float("nan"), float("nan"))
     right_cells = sorted({(outcome.group, outcome.right) for outcome in outcomes})
     numbers = {cell: number for number, cell in enumerate(right_cells)}
     groups = np.unique([group for group, _ in right_cells], return_inverse=True)[1]

@@ -4,16 +4,13 @@ Only balanced questions count. Validity and plausibility need the choices file, 
 questions, unbalanced ones too; where they are not at hand these grades are None, where the script prints 0.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from msp_ds.downstream.gqa_distribution import GroupedAnswer, distribution, resampled_distribution
-from msp_ds.downstream.intervals import Interval, Resampling
+from msp_ds.downstream.gqa_distribution import GroupedAnswer, distribution
 from msp_ds.downstream.predictions import require_predictions
 from msp_ds.downstream.score import Score, scores_by
 from msp_ds.errors import InputError
@@ -42,32 +39,19 @@ class GqaGrades:
     distribution: float
     """Chi-square between right and given answers within a group of questions, / 100: lower is better. nan without
     groups."""
-    by_structure: dict[str, Score]
-    by_semantics: dict[str, Score]
-    by_steps: dict[str, Score]
-    by_words: dict[str, Score]
-    outcomes: tuple[GroupedAnswer, ...] = field(repr=False)
-    """Of the questions with a group."""
+    by_type: dict[str, dict[str, Score]]
+    """The accuracy by `structure`, `semantics`, number of `steps` and number of `words` of the question."""
+    outcomes: tuple[GroupedAnswer, ...] = field(repr=False)  # of the questions with a group
 
     def scores(self) -> dict[str, Score]:
         """The means by name: `accuracy`, `binary`, ..., `structure/query`, `semantics/rel`, `steps/2`, `words/9`."""
         optional = {name: getattr(self, name) for name in ("validity", "plausibility", "consistency")}
-        by_type = {
-            "structure": self.by_structure,
-            "semantics": self.by_semantics,
-            "steps": self.by_steps,
-            "words": self.by_words,
-        }
         return {
             "accuracy": self.accuracy,
             **({"binary": self.binary, "open": self.open} if self.binary.num + self.open.num else {}),
             **{name: score for name, score in optional.items() if score is not None},
-            **{f"{kind}/{name}": score for kind, scores in by_type.items() for name, score in scores.items()},
+            **{f"{kind}/{name}": score for kind, scores in self.by_type.items() for name, score in scores.items()},
         }
-
-    def distribution_interval(self, resampling: Resampling) -> Interval:
-        """The 95 % bootstrap interval of the distribution."""
-        return resampled_distribution(self.outcomes, resampling)
 
 
 def grade_gqa(
@@ -87,8 +71,7 @@ def grade_gqa(
     all_ids: list[str] = []
     is_right: dict[str, bool] = {}
     for question in questions:
-        counts = question.is_balanced or with_consistency
-        if counts:
+        if question.is_balanced or with_consistency:
             all_ids.append(question.question_id)
             is_right[question.question_id] = predictions.get(question.question_id) == _right_answer(question)
         if question.is_balanced:
@@ -99,7 +82,11 @@ def grade_gqa(
     right = [float(is_right[question.question_id]) for question in balanced]
     kinds = ["open" if question.structural == _OPEN else "binary" * bool(question.structural) for question in balanced]
     by_kind = scores_by(kinds, right)
-    outcomes = _outcomes(balanced, predictions)
+    outcomes = tuple(
+        GroupedAnswer(question.global_group, question.answers[0], predictions[question.question_id])
+        for question in balanced
+        if question.global_group
+    )
     validity, plausibility = _judged(balanced, predictions, choices)
     return GqaGrades(
         accuracy=Score(values=tuple(right)),
@@ -109,11 +96,13 @@ def grade_gqa(
         plausibility=plausibility,
         consistency=_consistency(balanced, is_right) if with_consistency else None,
         distribution=distribution(outcomes),
-        by_structure=scores_by([question.structural for question in balanced], right),
-        by_semantics=scores_by([question.semantic for question in balanced], right),
-        by_steps=_in_order(scores_by([str(one.num_steps) * bool(one.structural) for one in balanced], right)),
-        by_words=_in_order(scores_by([str(len(question.text.split())) for question in balanced], right)),
-        outcomes=tuple(outcomes),
+        by_type={
+            "structure": scores_by([question.structural for question in balanced], right),
+            "semantics": scores_by([question.semantic for question in balanced], right),
+            "steps": _in_order(scores_by([str(one.num_steps) * bool(one.structural) for one in balanced], right)),
+            "words": _in_order(scores_by([str(len(question.text.split())) for question in balanced], right)),
+        },
+        outcomes=outcomes,
     )
 
 
@@ -125,14 +114,6 @@ def _right_answer(question: GqaQuestion) -> str:
 
 def _in_order(scores: dict[str, Score]) -> dict[str, Score]:
     return {name: scores[name] for name in sorted(scores, key=int)}
-
-
-def _outcomes(balanced: Sequence[GqaQuestion], predictions: Mapping[str, str]) -> list[GroupedAnswer]:
-    return [
-        GroupedAnswer(question.global_group, question.answers[0], predictions[question.question_id])
-        for question in balanced
-        if question.global_group
-    ]
 
 
 def _judged(

@@ -7,8 +7,6 @@ bootstrap, at a cost that does not grow with 200,000 questions worth 0, 0.3, 0.6
 K kinds of units, S resamples. Counts are int64, values float64.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,8 +20,7 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 LEVEL = 0.95
-_BLOCK = 1 << 20
-"""Counts held at once."""
+_BLOCK = 1 << 20  # counts held at once
 
 
 class Interval(NamedTuple):
@@ -38,8 +35,7 @@ class Resampling:
     """How often, and by which numbers, is resampled."""
 
     num_resamples: int = 2000
-    seed: int = 0
-    """Same seed, same intervals."""
+    seed: int = 0  # same seed, same intervals
 
     def __post_init__(self) -> None:
         if self.num_resamples < 1:

@@ -1,6 +1,6 @@
 """NLVR2: is the statement about the two images true? (Paper section 4.3; docs/evaluation.md, Fine-tuning heads.)"""
 
-from __future__ import annotations
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,7 @@ def both_images(pairs: Tensor, table: PairSource, context: Context) -> SampledPa
 def statement_logits(heads: nn.ModuleDict, encoded: Encoded) -> Tensor:
     """float32 [B, 2] from 2 B encoded rows, left images first; index 1 means true."""
     left, right = encoded.pair.chunk(2)
-    logits: Tensor = heads["statement"](torch.cat((left, right), dim=1)).float()
-    return logits
+    return cast(Tensor, heads["statement"](torch.cat((left, right), dim=1)).float())
 
 
 def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> TaskResult:

@@ -4,8 +4,6 @@ A statement is written about a set of images and shown with several pairs of the
 is right for every pair.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,10 +17,8 @@ from msp_ds.preparation.sources.questions import Question
 class Nlvr2Grades:
     """Both grades, in percent."""
 
-    accuracy: Score
-    """The script calls it precision."""
-    consistency: Score
-    """Over the sentences, each with all its pairs."""
+    accuracy: Score  # the script calls it precision
+    consistency: Score  # over the sentences, each with all its pairs
 
     def scores(self) -> dict[str, Score]:
         """Return both by name."""
@@ -40,8 +36,7 @@ def grade_nlvr2(statements: Sequence[Question], predictions: Mapping[str, str]) 
 
     Predictions for other statements are ignored, as by the script: the balanced subset is graded from the same file.
 
-    Raises:
-        InputError: Predictions or labels are missing.
+    Raises InputError when predictions or labels are missing.
     """
     require_predictions(predictions, [statement.question_id for statement in statements], extras_allowed=True)
     right = [predictions[one.question_id].lower() == _label(one).lower() for one in statements]

@@ -1,7 +1,5 @@
 """Checks that predictions are complete, naming the question ids; the official scripts abort or guess."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 
 from msp_ds.errors import InputError
@@ -11,11 +9,7 @@ from msp_ds.preparation.sources.questions import shown_ids
 def require_predictions(
     predictions: Mapping[str, object], question_ids: Collection[str], *, extras_allowed: bool = False
 ) -> None:
-    """Check that every question has a prediction and, unless extras are allowed, that there are no others.
-
-    Raises:
-        InputError: Names the missing and the unknown ids.
-    """
+    """Raise InputError with the ids of questions that lack a prediction and, unless extras are allowed, of others."""
     faults = []
     known = set(question_ids)
     if missing := [question_id for question_id in question_ids if question_id not in predictions]:

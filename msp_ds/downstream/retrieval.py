@@ -1,7 +1,5 @@
 """Retrieval: does the text fit the image, beside three that do not? (Section 4.3; docs/evaluation.md, Fine-tuning.)"""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,8 +9,7 @@ from msp_ds.stateless_random import RETRIEVAL_QUADRUPLE
 from msp_ds.tasks.corruptions import draw_hard_negatives, other_images
 from msp_ds.tasks.task import Context, PairSampler, PairSource, SampledPairs, Task, TaskResult
 
-ROWS = 4
-"""Rows of the batch for each pair."""
+ROWS = 4  # rows of the batch for each pair
 
 
 def quadruples(pairs: Tensor, table: PairSource, context: Context) -> SampledPairs:

@@ -8,8 +8,6 @@ With the protocol `first-caption`, text retrieval ranks only the first caption o
 paper's released code does. Its numbers cannot be compared with those of the standard protocol.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -48,19 +46,20 @@ def _check_matrix(scores: Tensor, image_of_caption: Tensor) -> None:
     _captions_per_image(image_of_caption, num_images=num_images)
 
 
-def _require_rows(image_of_caption: Tensor, *, num_images: int) -> None:
+def _counts(image_of_caption: Tensor, *, num_images: int) -> Tensor:
+    """int64 [N]: the captions of each image. Raises InputError for captions of other images."""
     wrong = ((image_of_caption < 0) | (image_of_caption >= num_images)).nonzero().flatten()
     _check(
         wrong.numel() == 0,
         f"caption {wrong[:1].tolist()} names an image outside the {num_images} of the score matrix; "
         "score the captions against all images of the split",
     )
+    return torch.bincount(image_of_caption, minlength=num_images)
 
 
 def _captions_per_image(image_of_caption: Tensor, *, num_images: int) -> Tensor:
     """int64 [N], all positive."""
-    _require_rows(image_of_caption, num_images=num_images)
-    counts = torch.bincount(image_of_caption, minlength=num_images)
+    counts = _counts(image_of_caption, num_images=num_images)
     bare = (counts == 0).nonzero().flatten()
     _check(
         bare.numel() == 0,
@@ -134,22 +133,17 @@ class DirectionGrades:
     recall_10: float
     median_rank: int
     mean_rank: float
-    chance_1: float
-    """recall_1 of a random order, on average."""
-    chance_5: float
-    """recall_5 of a random order, on average."""
-    chance_10: float
-    """recall_10 of a random order, on average."""
+    chance_1: float  # recall_1 of a random order, on average
+    chance_5: float  # recall_5 of a random order, on average
+    chance_10: float  # recall_10 of a random order, on average
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalGrades:
     """The grades of both directions."""
 
-    image_retrieval: DirectionGrades
-    """IR: a caption looks for its image."""
-    text_retrieval: DirectionGrades
-    """TR: an image looks for one of its captions."""
+    image_retrieval: DirectionGrades  # IR: a caption looks for its image
+    text_retrieval: DirectionGrades  # TR: an image looks for one of its captions
     num_images: int
     num_captions: int
     protocol: RetrievalProtocol = "standard"
@@ -167,8 +161,7 @@ def require_captions(
 
     image_of_caption: int64 [M]. image_ids: names of the N images for the message; by default their rows.
     """
-    _require_rows(image_of_caption, num_images=num_images)
-    counts = torch.bincount(image_of_caption, minlength=num_images)
+    counts = _counts(image_of_caption, num_images=num_images)
     wrong = (counts != each).nonzero().flatten().tolist()
     named = [f"{image_ids[row] if image_ids else f'row {row}'} has {int(counts[row])}" for row in wrong]
     _check(
@@ -236,10 +229,7 @@ def rank_intervals(ranks: Tensor, units: Tensor, resampling: Resampling) -> dict
     by_image = _rows_of_ranks(ranks, units)
     sums = np.stack([by_image.clip(min=0).sum(axis=1), (by_image >= 0).sum(axis=1)], axis=1)
     low, high = resampling.of(sums, ratio)
-    return {
-        "median_rank": resampling.of(by_image, median_rank_of_kinds),
-        "mean_rank": Interval(low + 1, high + 1),
-    }
+    return {"median_rank": resampling.of(by_image, median_rank_of_kinds), "mean_rank": Interval(low + 1, high + 1)}
 
 
 def recall_intervals(
@@ -270,14 +260,6 @@ def _rows_of_ranks(ranks: Tensor, units: Tensor) -> Floats:
 
 
 def _grade_direction(ranks: Tensor, *, chances: Sequence[float]) -> DirectionGrades:
-    chance_1, chance_5, chance_10 = chances
-    return DirectionGrades(
-        recall_1=recall_at(ranks, 1),
-        recall_5=recall_at(ranks, 5),
-        recall_10=recall_at(ranks, 10),
-        median_rank=median_rank(ranks),
-        mean_rank=mean_rank(ranks),
-        chance_1=chance_1,
-        chance_5=chance_5,
-        chance_10=chance_10,
-    )
+    recalls = {f"recall_{k}": recall_at(ranks, k) for k in RECALLS}
+    by_chance = {f"chance_{k}": chance for k, chance in zip(RECALLS, chances, strict=True)}
+    return DirectionGrades(**recalls, **by_chance, median_rank=median_rank(ranks), mean_rank=mean_rank(ranks))

@@ -1,10 +1,9 @@
 """A score of a benchmark with the values that it is the mean of, from which intervals and differences follow."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
+from typing import Self
 
 import numpy as np
 
@@ -53,11 +52,10 @@ class Score:
         """The 95 % bootstrap interval, in percent; units are drawn with all their values."""
         return _percent(resampling.of(self._rows(np.asarray(self.values)), ratio))
 
-    def difference(self, other: Score, resampling: Resampling) -> tuple[float, Interval]:
+    def difference(self, other: Self, resampling: Resampling) -> tuple[float, Interval]:
         """Return this score minus another model's on the same questions, and its interval over the same resamples.
 
-        Raises:
-            InputError: The two are not over the same questions.
+        Raises InputError when the two are not over the same questions.
         """
         if not (self.is_paired and other.is_paired):
             raise InputError("scores over different questions of each model cannot be compared question by question")

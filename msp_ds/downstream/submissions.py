@@ -4,8 +4,6 @@ VQA: a JSON list of {question_id: number, answer}. GQA: a JSON list of {question
 NLVR2: lines `identifier,True` without a header. Retrieval has no official file; its score matrix is kept as .npz.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -14,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from msp_ds.downstream.predictions import collect
-from msp_ds.errors import InputError
+from msp_ds.errors import InputError, writing
 from msp_ds.preparation.parsing.json_stream import iterate_items, readable, require_mapping
 from msp_ds.preparation.sources.mentions import plain_text
 from msp_ds.preparation.sources.questions import is_number
@@ -27,8 +25,7 @@ _STATEMENT_ANSWERS = {"true": "True", "false": "False"}
 class SubmissionFormat:
     """How a benchmark's server wants its predictions."""
 
-    name: str
-    """As in `it should be NAME`."""
+    name: str  # as in `it should be NAME`
     write: Callable[[Path, Mapping[str, str]], None]
     """Write predictions by question id; what was there is replaced in one step. Raises: InputError for an id or an
     answer that the format cannot hold, and when the file cannot be written."""
@@ -37,10 +34,8 @@ class SubmissionFormat:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
+    with writing(path, fix="name another file"):
         write_atomically(path, text.encode())
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); name another file") from None
 
 
 def _json_list(rows: Iterator[dict[str, object]]) -> str:

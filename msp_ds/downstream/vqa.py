@@ -1,9 +1,8 @@
 """VQA v2 and GQA: which answer of a given vocabulary fits the question? (Section 4.3; docs/evaluation.md.)"""
 
-from __future__ import annotations
-
 import dataclasses
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +22,7 @@ def wanted_scores(batch: Batch, num_answers: int) -> Tensor:
 
 def answer_logits(heads: nn.ModuleDict, encoded: Encoded) -> Tensor:
     """float32 [B, A]: logits over the answers."""
-    logits: Tensor = heads["answer"](encoded.pair).float()
-    return logits
+    return cast(Tensor, heads["answer"](encoded.pair).float())
 
 
 def score(

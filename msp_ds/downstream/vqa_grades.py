@@ -5,10 +5,8 @@ the same, at most 1: 0, .3, .6, .9, 1 for none, one, two, three, more. Both side
 disagree: for ten times `two`, `Two` is wrong.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from msp_ds.downstream.predictions import require_predictions
 from msp_ds.downstream.score import Score, scores_by
@@ -17,27 +15,24 @@ from msp_ds.preparation.sources.vqa import VqaQuestion
 from msp_ds.preparation.texts.answer_normalisation import normalise_answer
 from msp_ds.preparation.texts.answer_vocabulary import scores_of
 
-_ENOUGH = 3
-"""Others who say the same, for the whole point."""
-FULL_SCORE_ANSWERS = _ENOUGH + 1
-"""Answers that a question needs, so that any prediction can earn the whole point."""
+_ENOUGH = 3  # others who say the same, for the whole point
+FULL_SCORE_ANSWERS = _ENOUGH + 1  # answers that a question needs, so that any prediction can earn the whole point
 
 
 @dataclass(frozen=True, kw_only=True)
 class VqaGrades:
     """The official accuracy, in percent, overall and by type."""
 
-    accuracy: Score
-    """Of nothing, where the file knows no people's answers."""
-    by_answer_type: dict[str, Score]
-    by_question_type: dict[str, Score]
+    accuracy: Score  # of nothing, where the file knows no people's answers
+    by_type: dict[str, dict[str, Score]] = field(default_factory=dict)
+    """The accuracy by `answer_type` and by `question_type`."""
     lookup: Score | None = None
     """LXMERT's local score: what the answer is worth as a training target. Not the official accuracy: it takes raw
     strings, knows no unanimity rule, and only the vocabulary's answers earn anything."""
 
     def official(self) -> dict[str, float | dict[str, float]]:
         """The official results file: rounded to two decimals, exact halves away from zero."""
-        by_type = {"perQuestionType": self.by_question_type, "perAnswerType": self.by_answer_type}
+        by_type = {"perQuestionType": self.by_type["question_type"], "perAnswerType": self.by_type["answer_type"]}
         return {
             "overall": self.accuracy.rounded,
             **{name: {kind: score.rounded for kind, score in scores.items()} for name, scores in by_type.items()},
@@ -48,8 +43,7 @@ class VqaGrades:
         return {
             **({"accuracy": self.accuracy} if self.accuracy.num else {}),
             **({} if self.lookup is None else {"lookup": self.lookup}),
-            **{f"answer_type/{name}": score for name, score in self.by_answer_type.items()},
-            **{f"question_type/{name}": score for name, score in self.by_question_type.items()},
+            **{f"{kind}/{name}": score for kind, scores in self.by_type.items() for name, score in scores.items()},
         }
 
 
@@ -67,19 +61,17 @@ def grade_vqa(
     if vocabulary is not None or any(question.scores is not None for question in questions):
         lookup = _graded(questions, predictions, lambda answer, question: lookup_score(answer, question, vocabulary))
     if lookup is not None and not any(question.answers for question in questions):
-        return VqaGrades(accuracy=Score(values=()), by_answer_type={}, by_question_type={}, lookup=lookup)
+        return VqaGrades(accuracy=Score(values=()), lookup=lookup)
     graded = _graded(questions, predictions, lambda answer, question: vqa_accuracy(answer, question.answers))
     accuracy = replace(graded, rounds_as_vqa=True)
     return VqaGrades(
         accuracy=accuracy,
-        by_answer_type=_by_type([question.answer_type for question in questions], accuracy),
-        by_question_type=_by_type([question.question_type for question in questions], accuracy),
+        by_type={
+            kind: scores_by([getattr(question, kind) for question in questions], accuracy.values, rounds_as_vqa=True)
+            for kind in ("answer_type", "question_type")
+        },
         lookup=lookup,
     )
-
-
-def _by_type(types: Sequence[str], accuracy: Score) -> dict[str, Score]:
-    return scores_by(types, accuracy.values, rounds_as_vqa=True)
 
 
 def _graded(

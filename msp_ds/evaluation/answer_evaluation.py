@@ -1,13 +1,16 @@
-"""Evaluation of a question benchmark: predict the answers, write the submission file, grade it."""
+"""Evaluation of a question benchmark: predict the answers, write the submission file, grade it.
 
-from __future__ import annotations
+B questions in a batch, A answers to choose from.
+"""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from msp_ds.config import TaskOptions
 from msp_ds.curriculum import BENCHMARKS, BenchmarkName
@@ -18,24 +21,57 @@ from msp_ds.data.loading.reader import Reader
 from msp_ds.downstream.score import Score
 from msp_ds.downstream.submissions import SUBMISSIONS
 from msp_ds.errors import InputError, ShardError, writing
-from msp_ds.evaluation.answering import Answerer
 from msp_ds.evaluation.grading import Graded, GradingPlan, QuestionSource, grade_file
+from msp_ds.model.encoder import Backbone
 from msp_ds.preparation.recipe import load_recipe
 from msp_ds.progress import bars
-from msp_ds.tasks.task import Context
+from msp_ds.tasks.task import Context, Task, pair_sampler
 from msp_ds.training.checkpointing.inference import TrainedModel
+
+BATCH = 128
+
+
+class Answerer:
+    """Answers the questions of one benchmark, with dropout off."""
+
+    def __init__(self, backbone: Backbone, heads: nn.ModuleDict, task: Task, context: Context) -> None:
+        if task.answer_logits is None:
+            raise ValueError(f"task {task.name} answers no questions")
+        self.backbone = backbone.eval()
+        self.heads = heads.eval()
+        self.task = task
+        self._logits = task.answer_logits
+        self._context = context
+        self.device = next(backbone.parameters()).device
+
+    @torch.no_grad()
+    def logits(self, reader: Reader, pairs: Tensor) -> Tensor:
+        """Return float32 [B, A] logits on the CPU, for int64 [B] `pairs`."""
+        chosen = pair_sampler([self.task]).choose(pairs, reader, self._context)
+        batch = reader.read(
+            chosen.pairs, images=chosen.images, matched=chosen.matched, random_regions=torch.empty(len(chosen.pairs), 0)
+        )
+        return self._logits(self.heads, self.backbone(batch.to(self.device))).cpu()
+
+    def answers(self, reader: Reader, *, advance: Callable[[int], None] = lambda questions: None) -> dict[str, str]:
+        """Return the most probable answer by question id; `advance` is called with the number of finished questions."""
+        questions = require_questions(reader.shards, task=self.task.name)
+        found: dict[str, str] = {}
+        for pairs in torch.split(torch.arange(len(reader.keys)), BATCH):
+            best = self.logits(reader, pairs).argmax(1).tolist()
+            for row, place in zip(pairs.tolist(), best, strict=True):
+                found[questions.question_ids[row].decode("ascii")] = questions.answers[place]
+            advance(len(pairs))
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
     """The answers to the questions of a set."""
 
-    answers: dict[str, str]
-    """Question id to answer."""
-    path: Path
-    """The submission file."""
-    lookup: Score | None
-    """LXMERT's local score by the set's own soft labels; None if the set has no labels."""
+    answers: dict[str, str]  # question id to answer
+    path: Path  # the submission file
+    lookup: Score | None  # LXMERT's local score by the set's own soft labels; None if the set has no labels
 
 
 def heads_of(task: str) -> tuple[str, ...]:

@@ -1,11 +1,8 @@
 """Baseline of VQA without images: the most frequent training answer to each type of question (VQA's prior per type)."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from msp_ds.data.format.set_layout import INDEX_NAME
 from msp_ds.data.format.shards import ShardSet, open_set
@@ -52,15 +49,10 @@ def _training_questions(
 ) -> tuple[VqaQuestion, ...]:
     if training.questions is not None:
         return read_vqa(training.questions, training.annotations)
-    ids = _ids_beside(shards.path)
-    return tuple(one for one in every if one.question_id in ids)
-
-
-def _ids_beside(folder: Path) -> frozenset[str]:
-    """Question ids of the set `train` beside the set in `folder`; none if there is no such set."""
-    beside = folder.parent / "train"
+    beside = shards.path.parent / "train"
     questions = open_set(beside).questions if (beside / INDEX_NAME).exists() else None
-    return frozenset() if questions is None else frozenset(one.decode("ascii") for one in questions.question_ids)
+    ids = () if questions is None else {one.decode("ascii") for one in questions.question_ids}
+    return tuple(one for one in every if one.question_id in ids)
 
 
 def blind_answers(questions: Iterable[VqaQuestion], *, training: Iterable[VqaQuestion]) -> dict[str, str]:

@@ -1,7 +1,5 @@
 """Grades of a prediction file of any benchmark: by the official rules, with intervals, alone or beside another file."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ import torch
 
 from msp_ds.config import write_json
 from msp_ds.curriculum import BenchmarkName
+from msp_ds.downstream.gqa_distribution import resampled_distribution
 from msp_ds.downstream.gqa_grades import grade_gqa
 from msp_ds.downstream.intervals import Interval, Resampling
 from msp_ds.downstream.nlvr2_grades import grade_nlvr2
@@ -42,14 +41,10 @@ class QuestionSource:
 
     questions: str | None = None
     """The official file of questions or statements, or LXMERT's; for GQA also a folder of them."""
-    annotations: str | None = None
-    """File of VQA's answers, if it is separate."""
-    choices: str | None = None
-    """File of GQA's choices, for validity and plausibility."""
-    only: frozenset[str] | None = None
-    """Ids of the questions to grade; None for all of the file."""
-    answers: Path | None = None
-    """Answer vocabulary, for LXMERT's look-up score on VQA's official files."""
+    annotations: str | None = None  # file of VQA's answers, if it is separate
+    choices: str | None = None  # file of GQA's choices, for validity and plausibility
+    only: frozenset[str] | None = None  # ids of the questions to grade; None for all of the file
+    answers: Path | None = None  # answer vocabulary, for LXMERT's look-up score on VQA's official files
 
     def required_questions(self) -> str:
         """Return the file of questions. Raises: InputError when none is named."""
@@ -77,8 +72,7 @@ class GradingPlan:
     consistency: bool = False
     """Whether to compute GQA's consistency, which needs predictions for unbalanced questions too."""
     protocol: RetrievalProtocol = "standard"
-    captions_per_image: int = 5
-    """Number of captions that each image of a retrieval score matrix must have."""
+    captions_per_image: int = 5  # number of captions that each image of a retrieval score matrix must have
     resampling: Resampling = field(default_factory=Resampling)
 
 
@@ -86,12 +80,10 @@ class GradingPlan:
 class Graded:
     """The grades of one prediction file."""
 
-    scores: dict[str, Score]
-    """Name to grade in percent."""
+    scores: dict[str, Score]  # name to grade in percent
     numbers: dict[str, tuple[float, Interval]] = field(default_factory=dict)
     """Grades that are not percentages, each with its interval: ranks, GQA's distribution."""
-    official: dict[str, Any] = field(default_factory=dict)
-    """Contents of the results file of the official tool."""
+    official: dict[str, Any] = field(default_factory=dict)  # contents of the results file of the official tool
     note: str = ""
 
 
@@ -124,7 +116,7 @@ def _grade_gqa(plan: GradingPlan, predictions: Path) -> Graded:
         choices=None if plan.source.choices is None else read_gqa_choices(plan.source.choices),
         with_consistency=plan.consistency,
     )
-    distribution = (grades.distribution, grades.distribution_interval(plan.resampling))
+    distribution = (grades.distribution, resampled_distribution(grades.outcomes, plan.resampling))
     notes = ["distribution: lower is better"] * bool(grades.outcomes)
     notes += ["validity and plausibility need --choices FILE"] * (grades.validity is None)
     notes += ["consistency needs --consistency and predictions for all questions"] * (grades.consistency is None)

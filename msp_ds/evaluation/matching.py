@@ -4,8 +4,6 @@ M texts, N images, B batch, T text tokens, S region slots, H hidden size. Only o
 are in memory at a time, so a set may have any size.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
@@ -51,12 +49,11 @@ def texts_of(sentences: Sequence[str], pieces: WordPieces, *, max_tokens: int) -
             raise InputError(f"the text {sentence!r} has no word; write at least one")
         if one.truncated:
             log.warning("%r is longer than the %d word pieces that are read; its end is left out", sentence, max_tokens)
-    token_ids = [one.token_ids + [0] * (width - len(one.token_ids)) for one in encoded]
-    positions = [one.word_positions + [0] * (width - len(one.word_positions)) for one in encoded]
-    return Texts(
-        token_ids=torch.tensor(token_ids, dtype=torch.int64).reshape(-1, width),
-        word_positions=torch.tensor(positions, dtype=torch.int64).reshape(-1, width),
+    token_ids, positions = (
+        torch.tensor([row + [0] * (width - len(row)) for row in rows], dtype=torch.int64).reshape(-1, width)
+        for rows in ([one.token_ids for one in encoded], [one.word_positions for one in encoded])
     )
+    return Texts(token_ids=token_ids, word_positions=positions)
 
 
 def texts_of_set(reader: Reader, pairs: Tensor) -> Texts:

@@ -1,7 +1,5 @@
 """Evaluations of a checkpoint: load the model, let it answer or score, grade, and write the results."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,8 +31,7 @@ class ModelOnSet:
 
     checkpoint: Path
     shards: Path
-    preset: str | None = None
-    """Preset that the checkpoint must be of; None accepts any."""
+    preset: str | None = None  # preset that the checkpoint must be of; None accepts any
     out: Path | None = None
     """Folder of the results, of `answer_questions` their file; None for the run's folder."""
 

@@ -1,7 +1,5 @@
 """Precision of the scores: fp32, or bf16 on request; the machine never decides it."""
 
-from __future__ import annotations
-
 import logging
 from typing import Literal
 

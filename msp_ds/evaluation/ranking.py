@@ -4,8 +4,6 @@ N images, M captions, R regions, T tokens, H hidden size. Standard protocol (doc
 retrieval): image retrieval ranks all images for each caption, text retrieval all captions for each image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Evaluation of image-text retrieval: score the pairs that have no score yet, cache the scores, grade them."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,13 +43,10 @@ class RetrievalReport:
     grades: RetrievalGrades
     intervals: dict[str, Interval]
     """95 % intervals, in percent or ranks: `ir/recall_1` ... `tr/mean_rank`."""
-    match_accuracy: float
-    """Accuracy of the match head, with half of the pairs mismatched."""
+    match_accuracy: float  # accuracy of the match head, with half of the pairs mismatched
     precision: Precision
-    title: str
-    """`Zero-shot retrieval`, or `Retrieval` of a model that was fine-tuned for it."""
-    path: Path
-    """The JSON file with these numbers; the score matrix lies beside it as .npz."""
+    title: str  # `Zero-shot retrieval`, or `Retrieval` of a model that was fine-tuned for it
+    path: Path  # the JSON file with these numbers; the score matrix lies beside it as .npz
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +55,7 @@ class RetrievalPlan:
 
     protocol: RetrievalProtocol = "standard"
     precision: Precision = "fp32"
-    part: ScoringPart = field(default_factory=ScoringPart)
-    """The part of the work that this process does."""
+    part: ScoringPart = field(default_factory=ScoringPart)  # the part of the work that this process does
     resampling: Resampling = field(default_factory=Resampling)
 
 
@@ -75,20 +69,10 @@ class ScoredPool:
     captions_per_image: int | None
     precision: Precision
     kept: ScoreCache
-    stem: Path
-    """Path of the files to write, without their endings."""
+    stem: Path  # path of the files to write, without their endings
 
 
-PLAIN = RetrievalPlan()
-"""All of the work, in fp32, by the standard protocol."""
-
-
-def evaluate_retrieval(
-    model: TrainedModel, shards: ShardSet, *, num_images: int | None, captions_per_image: int | None, out: Path
-) -> RetrievalReport:
-    """Score and grade retrieval on a held-out set by the standard protocol in fp32: score_retrieval, then report."""
-    scored = score_retrieval(model, shards, num_images=num_images, captions_per_image=captions_per_image, out=out)
-    return report_retrieval(scored)
+PLAIN = RetrievalPlan()  # all of the work, in fp32, by the standard protocol
 
 
 def score_retrieval(

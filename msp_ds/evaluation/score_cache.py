@@ -6,8 +6,6 @@ a wrong one behind. Several processes on one machine, or on machines with a cohe
 together; each takes blocks of its own (ScoringPart).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -36,10 +34,8 @@ _NAMES = ("scoring.json", "scores.npy")
 class Scoring:
     """Identity of a score matrix: the weights, the pool and the precision."""
 
-    weights_sha256: str
-    """Hash of the backbone and the match head."""
-    pool_sha256: str
-    """Hash of the shards' index and of the images and captions in the pool."""
+    weights_sha256: str  # hash of the backbone and the match head
+    pool_sha256: str  # hash of the shards' index and of the images and captions in the pool
     precision: Precision
     num_images: int
     num_captions: int

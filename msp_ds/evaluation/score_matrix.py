@@ -4,8 +4,6 @@
 `image_of_caption` int64 [M], the row of each caption's image.
 """
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 from pathlib import Path

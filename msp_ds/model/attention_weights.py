@@ -6,10 +6,8 @@ inputs.
 B pairs of a batch, T text tokens, R regions, S queries, M memory slots, h heads, H hidden size.
 """
 
-from __future__ import annotations
-
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,15 +27,13 @@ def attention_weights(attention: Attention, states: Tensor, memory: Tensor, memo
         for layer, source in ((attention.query, states), (attention.key, memory))
     )
     scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
-    weights: Tensor = scores.masked_fill(~memory_mask[:, None, None, :], -math.inf).softmax(-1)
-    return weights
+    return cast(Tensor, scores.masked_fill(~memory_mask[:, None, None, :], -math.inf).softmax(-1))
 
 
 def last_look(backbone: Backbone) -> Attention:
     """Return the last attention from text to regions; in a single stream, the last attention over both."""
     last: Any = list(backbone.layers)[-1]
-    found: Attention = last.cross if isinstance(last, CrossModalityLayer) else last.self_attention
-    return found
+    return cast(Attention, last.cross if isinstance(last, CrossModalityLayer) else last.self_attention)
 
 
 @torch.no_grad()

@@ -1,13 +1,10 @@
 """Dropout and attention for CPUs, with less work and memory than torch's; other devices use torch's own."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-STEPS = 2**16
-"""Probabilities are rounded to 65,536ths: each 64-bit random number serves four values."""
+STEPS = 2**16  # probabilities are rounded to 65,536ths: each 64-bit random number serves four values
 
 
 class Dropout(nn.Module):

@@ -3,8 +3,6 @@
 B batch, T text tokens, R regions, F feature width, H hidden size.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -71,12 +69,9 @@ class RegionEmbedding(nn.Module):
         """
         projected = self.feature(features.to(self.feature.weight.dtype))
         if self.cls_feature is not None:
-            projected = torch.cat((self._project_cls(self.cls_feature, len(features)), projected), dim=1)
+            # Projected on its own: concatenating it before would copy all features.
+            one = F.linear(self.cls_feature[None, None], self.feature.weight, self.feature.bias)
+            projected = torch.cat((one.expand(len(features), 1, -1), projected), dim=1)
             boxes = torch.cat((self.cls_box.to(boxes.dtype).expand(len(boxes), 1, 4), boxes), dim=1)
         positions = self.box(boxes.to(self.box.weight.dtype))
         return self.dropout((self.feature_norm(projected) + self.box_norm(positions)) / 2)  # type: ignore[no-any-return]
-
-    def _project_cls(self, cls_feature: Tensor, batch_size: int) -> Tensor:
-        """Project the [CLS] feature, [B, 1, H]; concatenating it before would copy all features."""
-        one = F.linear(cls_feature[None, None], self.feature.weight, self.feature.bias)
-        return one.expand(batch_size, 1, -1)

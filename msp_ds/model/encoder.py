@@ -3,15 +3,13 @@
 B batch, T text tokens, R regions, F feature width, H hidden size; S region slots: 1 + R with a visual [CLS], else R.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msp_ds.config import ModelConfig
 from msp_ds.model.embeddings import RegionEmbedding, TextEmbedding
-from msp_ds.model.layers import Projected, SelfLayer
+from msp_ds.model.layers import SelfLayer
 from msp_ds.model.positions import TargetStates
 from msp_ds.model.streams import STREAMS
 from msp_ds.records import Batch, Encoded
@@ -68,16 +66,6 @@ class Backbone(nn.Module):
         for layer in self.region_layers:
             regions = layer(regions, mask)
         return regions, mask
-
-    def encode_pairs(
-        self, text: Tensor | Projected, regions: Tensor | Projected, text_mask: Tensor, region_mask: Tensor
-    ) -> Tensor:
-        """Encode pairs [B, H] of texts from `embed_texts` and images from `embed_images`; bool masks [B, T] and [B, S].
-
-        Gives the same numbers as `forward(...).pair`, but the last layer computes the [CLS] states alone. Texts and
-        images projected by `layers.project` are not projected again.
-        """
-        return self.pool(*self.layers(text, regions, text_mask, region_mask, cls_only=True))
 
     def pool(self, text: Tensor, regions: Tensor) -> Tensor:
         """Pool the [CLS] states, the first of text [B, T, H] and regions [B, S, H], into the states of pairs [B, H].

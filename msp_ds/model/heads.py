@@ -3,11 +3,10 @@
 B pairs, N target positions, H hidden size, V vocabulary, C object classes, A attributes or answers, F feature width.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import cast
 
 import torch
@@ -139,13 +138,6 @@ class AnswerHead(nn.Module):
         return cast(Tensor, self.decoder(self.norm(F.gelu(self.dense(pair)))))
 
 
-class StatementHead(AnswerHead):
-    """Predicts whether a statement about two images is true, from both of its pairs; index 1 means true."""
-
-    def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
-        super().__init__(config, backbone, num_pairs=2, num_answers=2)
-
-
 HEADS: dict[str, Callable[[ModelConfig, Backbone], nn.Module]] = {
     "token": TokenHead,
     "region": RegionHead,
@@ -156,7 +148,7 @@ HEADS: dict[str, Callable[[ModelConfig, Backbone], nn.Module]] = {
 
 BENCHMARK_HEADS: dict[str, Callable[[ModelConfig, Backbone], nn.Module]] = {
     "answer": AnswerHead,
-    "statement": StatementHead,
+    "statement": partial(AnswerHead, num_pairs=2, num_answers=2),  # index 1: true of both images
 }
 """Heads of fine-tuning."""
 

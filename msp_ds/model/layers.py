@@ -3,11 +3,9 @@
 B pairs of a batch, T text tokens, S queries or region slots, M memory slots, N target positions, H hidden size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,9 +28,9 @@ class Projected(NamedTuple):
     value: Tensor
     """[B, S, H]."""
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> Projected:
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """Apply `change` to each of the four tensors."""
-        return Projected(*(change(part) for part in self))
+        return type(self)(*(change(part) for part in self))
 
 
 class Attention(nn.Module):

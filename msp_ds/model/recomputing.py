@@ -1,7 +1,5 @@
 """Activation recomputation: less memory is kept for the backward pass."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

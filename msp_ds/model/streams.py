@@ -12,8 +12,6 @@ The first layer's projections of a text or an image do not depend on its partner
 sequences that are paired many times; text and regions can then both be passed as `Projected`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

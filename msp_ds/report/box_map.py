@@ -1,7 +1,5 @@
 """An image's largest boxes drawn to scale with characters, for the terminal."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rich.cells import cell_len
@@ -11,8 +9,7 @@ from msp_ds.training.monitoring.box_layout import prominent_boxes, scaled_boxes
 
 COLUMNS, MAX_LINES = 76, 20
 BOXES_DRAWN = 7
-_CELL_RATIO = 2.0
-"""Height of a character over its width."""
+_CELL_RATIO = 2.0  # height of a character over its width
 
 
 def box_map(sample: dict[str, Any]) -> list[str]:

@@ -1,7 +1,5 @@
 """Tables of a curriculum: its stages, and their validation metrics after training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,7 +59,7 @@ def results_table(run: Path) -> Table:
     """Return a table of the last validation of each stage, beside the scores of the most frequent answer."""
     config = read_run_config(run)
     stages = curriculum(config.curriculum, drop=config.drop)
-    results = [_validation(folder) for folder in stage_folders(run, stages)]
+    results = [read_finished(folder).validation for folder in stage_folders(run, stages)]
     table = Table(
         "held-out metric",
         title=f"Validation of each stage ({run})",
@@ -72,9 +70,9 @@ def results_table(run: Path) -> Table:
     table.add_column("most frequent answer", justify="right", style="dim")
     common = majority_scores(Path(config.shards), stages)
     for name, words in METRICS.items():
-        values = [result.get(name, math.nan) for result in results]
-        if not all(math.isnan(value) for value in values):
-            table.add_row(words, *(_shown(value) for value in values), common.get(name, ""))
+        values = [_shown(result.get(name)) for result in results]
+        if any(values):
+            table.add_row(words, *values, common.get(name, ""))
     return table
 
 
@@ -98,10 +96,5 @@ def _majority_ratio(values: torch.Tensor) -> float:
     return float(torch.unique(values, return_counts=True)[1].max()) / len(values) if len(values) else math.nan
 
 
-def _validation(folder: Path) -> dict[str, float]:
-    values = read_finished(folder).validation
-    return {name: math.nan if value is None else float(value) for name, value in values.items()}
-
-
-def _shown(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.3f}"
+def _shown(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.3f}"

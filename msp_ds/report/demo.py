@@ -1,7 +1,5 @@
 """`msp-ds demo`: the whole method on a small generated world, from raw files to zero-shot retrieval, in minutes."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +8,12 @@ from msp_ds.curriculum import curriculum
 from msp_ds.data.format.set_layout import STAGE_NAMES
 from msp_ds.data.format.shards import open_set
 from msp_ds.errors import InputError
-from msp_ds.evaluation.retrieval_evaluation import evaluate_retrieval, retrieval_table
+from msp_ds.evaluation.retrieval_evaluation import report_retrieval, retrieval_table, score_retrieval
 from msp_ds.preparation.recipe import load_recipe
 from msp_ds.preparation.writing.overwrite_guard import require_own_sets
 from msp_ds.preparation.writing.shard_building import build_shards
 from msp_ds.presets import DEFAULT_PRESET, get_preset
-from msp_ds.progress import bars
+from msp_ds.progress import bars, clock
 from msp_ds.report.curriculum import results_table, stage_table
 from msp_ds.terminal import Terminal
 from msp_ds.training.checkpointing.inference import load_trained
@@ -46,8 +44,7 @@ def run_demo(recipe_path: Path, *, shards: Path, train: Callable[[RunOptions], P
     run = train(RunOptions(curriculum="tps", shards=str(shards), preset=preset))
     held_out = open_set(shards / "sentence" / "val")
     model = load_trained(run, shards=held_out, needed_heads=("match",), preset=None)
-    report = evaluate_retrieval(model, held_out, num_images=None, captions_per_image=CAPTIONS_PER_IMAGE, out=run)
+    scored = score_retrieval(model, held_out, num_images=None, captions_per_image=CAPTIONS_PER_IMAGE, out=run)
     show.print(results_table(run))
-    show.print(retrieval_table(report))
-    minutes, seconds = divmod(round(time.monotonic() - began), 60)
-    show.print(f"Done in {minutes}:{seconds:02d}. The curves: tensorboard --logdir {run.parent}")
+    show.print(retrieval_table(report_retrieval(scored)))
+    show.print(f"Done in {clock(time.monotonic() - began)}. The curves: tensorboard --logdir {run.parent}")

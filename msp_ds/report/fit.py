@@ -1,7 +1,5 @@
 """Prediction of the memory and time that a preset needs on a card, from shapes and measured constants."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,8 +16,7 @@ from msp_ds.training.memory.cost_model import Workload, count_weights, pair_byte
 from msp_ds.training.memory.memory import state_bytes
 from msp_ds.training.monitoring.throughput import GIB
 
-CONTEXT_BYTES = 0.6 * GIB
-"""Memory of a GPU's libraries beside the tensors: assumed, not measured."""
+CONTEXT_BYTES = 0.6 * GIB  # memory of a GPU's libraries beside the tensors: assumed, not measured
 PEAK_UTILISATION = {"plain": 0.6, "matrix units": 0.25}
 """Fraction of the peak FLOP/s that a step reaches: 0.63 to 0.71 was measured in fp32, 0.26 where bf16 multiplies six
 times as fast as fp32 (both on a CPU; `speed/mfu` of a run is the value of its GPU)."""
@@ -32,18 +29,14 @@ class Fit:
     """Predicted needs of one stage."""
 
     stage: str
-    weights: int
-    """Parameters of backbone and heads."""
+    weights: int  # parameters of backbone and heads
     batch_size: int
     num_tokens: int
-    state_bytes: float
-    """Weights, gradients, moments and copies in half precision."""
+    state_bytes: float  # weights, gradients, moments and copies in half precision
     pair_bytes: float
     """Activations of one pair for the backward pass, with their gradients and the allocator's slack."""
-    flops: float
-    """Operations for one pair, forward and backward."""
-    memory_bytes: float
-    """Memory of the card."""
+    flops: float  # operations for one pair, forward and backward
+    memory_bytes: float  # memory of the card
     pairs_per_second: float | None
     epochs: int
 

@@ -1,7 +1,5 @@
 """A table of a model's parameters."""
 
-from __future__ import annotations
-
 import torch
 
 from msp_ds.config import ModelConfig

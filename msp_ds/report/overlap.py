@@ -1,7 +1,5 @@
 """A report of the overlap of training and evaluation images, for the terminal."""
 
-from __future__ import annotations
-
 from rich.console import RenderableType
 
 from msp_ds.preparation.overlap import Audit
@@ -13,10 +11,7 @@ IDS_SHOWN = 20
 def overlap_report(audit: Audit) -> list[RenderableType]:
     """Return a table with a row for each pair of data sets, the first shared images, and the warnings."""
     shown: list[RenderableType] = [_table(audit)]
-    lines = [
-        *audit.overlap.by_id,
-        *(f"{train} = {evaluation}" for train, evaluation in audit.overlap.by_duplicate),
-    ]
+    lines = [*audit.overlap.by_id, *(f"{train} = {evaluation}" for train, evaluation in audit.overlap.by_duplicate)]
     shown += [f"  {line}" for line in lines[:IDS_SHOWN]]
     if len(lines) > IDS_SHOWN:
         shown.append(f"  and {len(lines) - IDS_SHOWN} more; --out FILE lists all")
@@ -28,11 +23,8 @@ def overlap_report(audit: Audit) -> list[RenderableType]:
 
 def _table(audit: Audit) -> Table:
     table = Table("train", "images", "eval", "images", "both, by id", "both, as duplicates", title="Images in both")
-    for place, column in enumerate(table.columns):
-        if place in (0, 2):
-            column.overflow = "fold"
-        else:
-            column.justify = "right"
+    for column in (table.columns[1], *table.columns[3:]):
+        column.justify = "right"
     for train in audit.train:
         for evaluation in audit.evaluation:
             pair = audit.pairs[train.name, evaluation.name]

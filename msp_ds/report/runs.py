@@ -1,7 +1,5 @@
 """A table of runs, read from their folders alone: no checkpoint is loaded and no process is queried."""
 
-from __future__ import annotations
-
 import logging
 import math
 import time
@@ -23,8 +21,7 @@ log = logging.getLogger(__name__)
 
 State = Literal["finished", "running", "stopped"]
 
-STILL = 120.0
-"""Seconds without a report after which a run without a lock counts as stopped."""
+STILL = 120.0  # seconds without a report after which a run without a lock counts as stopped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +31,13 @@ class RunLine:
     name: str
     curriculum: str
     preset: str
-    stage: str
-    """The last stage that has begun; empty before the first."""
+    stage: str  # the last stage that has begun; empty before the first
     step: int
-    num_steps: int | None
-    """Steps of that stage; None before its first report."""
+    num_steps: int | None  # steps of that stage; None before its first report
     state: State
-    best: float
-    """Lowest total validation loss of that stage; nan without a validation."""
+    best: float  # lowest total validation loss of that stage; nan without a validation
     best_step: int
-    changed: float
-    """Time of the last change, in seconds since 1970."""
+    changed: float  # time of the last change, in seconds since 1970
 
 
 def run_lines(folder: Path, *, now: Callable[[], float] = time.time) -> list[RunLine]:
@@ -69,7 +62,9 @@ def _line(run: Path, *, name: str, now: Callable[[], float]) -> RunLine:
     stages = curriculum(config.curriculum, drop=config.drop)
     folders = stage_folders(run, stages)
     begun = [number for number, path in enumerate(folders) if path.is_dir()]
-    changed = max(path.stat().st_mtime for path in (run / RUN_FILE, *_written(folders)))
+    signs = (STAGE_FILE, METRICS_FILE, f"checkpoints/*/{MANIFEST}")
+    written = [path for stage in folders for sign in signs for path in stage.glob(sign)]
+    changed = max(path.stat().st_mtime for path in (run / RUN_FILE, *written))
     last = begun[-1] if begun else None
     rows = read_metrics(folders[last] / METRICS_FILE) if last is not None else []
     step, num_steps = (0, None) if last is None else _progress(folders[last], rows)
@@ -86,12 +81,6 @@ def _line(run: Path, *, name: str, now: Callable[[], float]) -> RunLine:
         best_step=best_step,
         changed=changed,
     )
-
-
-def _written(stages: list[Path]) -> list[Path]:
-    """The files whose times show the progress of stages."""
-    names = (STAGE_FILE, METRICS_FILE, f"checkpoints/*/{MANIFEST}")
-    return [path for stage in stages for name in names for path in stage.glob(name)]
 
 
 def _progress(stage: Path, rows: list[dict[str, Any]]) -> tuple[int, int | None]:
@@ -114,7 +103,6 @@ def _whole(values: Mapping[str, Any], name: str) -> int | None:
 
 
 def _best(rows: list[dict[str, Any]]) -> tuple[float, int]:
-    """The lowest total validation loss, and its step."""
     losses = [
         (float(row["loss/total"]), int(row["step"]))
         for row in rows

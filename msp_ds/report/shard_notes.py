@@ -1,7 +1,5 @@
 """Remarks on shard sets that were just written."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from msp_ds.preparation.writing.shard_writer import SetReport

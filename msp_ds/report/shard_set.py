@@ -1,7 +1,5 @@
 """A shard set as tables and drawn samples for the terminal, 80 columns wide."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 
@@ -11,8 +9,7 @@ from rich.padding import Padding
 from msp_ds.report.box_map import box_map
 from msp_ds.terminal import Table, printable, styled
 
-_FOR_PAGES = "histogram"
-"""Ending of the names of groups that only the page shows."""
+_FOR_PAGES = "histogram"  # ending of the names of groups that only the page shows
 
 
 def set_tables(facts: dict[str, Any]) -> list[RenderableType]:

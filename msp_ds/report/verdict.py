@@ -1,7 +1,5 @@
 """The result of `msp-ds verify` as lines for people and for grep."""
 
-from __future__ import annotations
-
 from msp_ds.preparation.verifying.verification import VerifyReport
 from msp_ds.terminal import printable
 

@@ -1,7 +1,5 @@
 """Numpy archives (.npz) without pickles, which could run code when they are loaded."""
 
-from __future__ import annotations
-
 import lzma
 import math
 import struct
@@ -87,8 +85,7 @@ class _Header(NamedTuple):
     shape: tuple[int, ...]
     is_fortran: bool
     dtype: np.dtype[Any]
-    start: int
-    """Bytes before its numbers."""
+    start: int  # bytes before its numbers
 
 
 def _read_header(file: IO[bytes], size: int) -> _Header:

@@ -1,7 +1,5 @@
 """Files and folders that are on disk whole or not at all, and that only replace what this program wrote."""
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import os

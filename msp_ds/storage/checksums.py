@@ -3,8 +3,6 @@
 With carry-less multiplication a crc32 over an image takes 3 us, with zlib 22.
 """
 
-from __future__ import annotations
-
 import hashlib
 import zlib
 from dataclasses import dataclass

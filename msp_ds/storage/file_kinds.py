@@ -1,17 +1,13 @@
 """The real kind of a file by its first bytes: a failed download leaves a web page or a pointer under the right name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 
 from msp_ds.errors import InputError
 
-Archive = Literal["zip", "gzip", "bzip2", "zstd", ""]
-"""The archive that a reader can unpack itself."""
+Archive = Literal["zip", "gzip", "bzip2", "zstd", ""]  # the archive that a reader can unpack itself
 
-HEAD_BYTES = 512
-"""Bytes that `other_kind` looks at."""
+HEAD_BYTES = 512  # bytes that `other_kind` looks at
 _AGAIN = "download it again"
 _UNPACK = "unpack it, and name what lies in it"
 _TEXTS = (

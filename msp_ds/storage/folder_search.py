@@ -1,7 +1,5 @@
 """Folders found by a file in them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@ A lock on an open file ends with its process, also after kill -9. Other machines
 folder also keeps a file in it, whose time of change it renews as long as it lives.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import logging
@@ -21,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from msp_ds.config import write_json
-from msp_ds.errors import InputError
+from msp_ds.errors import InputError, writing
 
 try:
     import fcntl
@@ -30,14 +28,10 @@ except ImportError:  # a system without these locks, as Windows
 
 log = logging.getLogger(__name__)
 
-HAS_FILE_LOCKS = fcntl is not None
-"""Whether this system has locks on open files."""
-OWNER_FILE = ".owner"
-"""The owner's host and process; its time of change says when the owner was last alive."""
-RENEWAL_SECONDS = 20.0
-"""Between two renewals of the owner's file."""
-STALE_SECONDS = 120.0
-"""Without a renewal, after which a process on another machine may take the folder over."""
+HAS_FILE_LOCKS = fcntl is not None  # whether this system has locks on open files
+OWNER_FILE = ".owner"  # the owner's host and process; its time of change says when the owner was last alive
+RENEWAL_SECONDS = 20.0  # between two renewals of the owner's file
+STALE_SECONDS = 120.0  # without a renewal, after which a process on another machine may take the folder over
 _TRIES, _SECONDS_BETWEEN_TRIES = 20, 0.05
 """is_being_written holds the lock of a folder for a moment, so one failed try does not mean that it is taken."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -71,11 +65,9 @@ def lock_folder(folder: Path, *, flag: str = "--out", owner_file: Path | None = 
     Raises: InputError when another process writes there, or when the folder cannot be written.
     """
     with ExitStack() as held:
-        try:
+        with writing(folder, fix=f"name another {flag}"):
             folder.mkdir(parents=True, exist_ok=True)
             _acquire(folder, owner_file or folder / OWNER_FILE, flag=flag, held=held)
-        except OSError as error:
-            raise InputError(f"{folder} cannot be written ({error.strerror}); name another {flag}") from None
         yield
 
 
@@ -121,19 +113,20 @@ def _is_alive(owner_file: Path, locked: bool | None, *, clock: Callable[[], floa
     if owner is None:
         return False
     if owner.get("machine") == _machine():
-        return not locked and _process_exists(owner.get("pid"))
+        return not locked and process_exists(owner.get("pid"))
     try:
         return clock() - owner_file.stat().st_mtime < STALE_SECONDS
     except FileNotFoundError:  # it has just ended
         return False
 
 
-def _process_exists(pid: Any) -> bool:
+def process_exists(pid: Any) -> bool:
+    """Return whether this machine has the process `pid`; False for a value that is no number."""
     try:
         os.kill(int(pid), 0)
     except PermissionError:  # it is another user's
         return True
-    except (OSError, TypeError, ValueError):
+    except (OSError, OverflowError, TypeError, ValueError):
         return False
     return True
 

@@ -1,13 +1,10 @@
 """Reads at an offset of an open file, which several threads may share."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Sequence
 
-_POSITION = threading.Lock()
-"""Held from a seek to the read after it, on systems that cannot read at an offset."""
+_POSITION = threading.Lock()  # held from a seek to the read after it, on systems that cannot read at an offset
 
 
 def open_to_read(path: str | os.PathLike[str]) -> int:

@@ -3,22 +3,13 @@
 A pickle is a program. With an empty list it can build only dicts, lists, numbers, bytes and texts.
 """
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 PICKLE_ERRORS = (
-    pickle.UnpicklingError,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    TypeError,
-    ValueError,
+    *(pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, ImportError),
+    *(LookupError, MemoryError, TypeError, ValueError),
 )
 """What reading a damaged, foreign or refused pickle raises."""
 

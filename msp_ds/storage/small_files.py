@@ -1,7 +1,5 @@
 """Files from users: opened only if they are regular files of the right kind; small ones read whole and parsed."""
 
-from __future__ import annotations
-
 import errno
 import json
 import math
@@ -13,10 +11,8 @@ from typing import Any, BinaryIO
 
 from msp_ds.storage.file_kinds import Archive, refuse_other_kind
 
-MOST_BYTES = 64 << 20
-"""Largest small file; every configuration, recipe, list of labels and vocabulary is far below."""
-_LONGEST_NAME = 255
-"""Bytes of a file name."""
+MOST_BYTES = 64 << 20  # largest small file; every configuration, recipe, list of labels and vocabulary is far below
+_LONGEST_NAME = 255  # bytes of a file name
 
 
 def open_regular(

@@ -6,8 +6,6 @@ a loss and metrics. `task` defines what a task is. Shared parts of scores are in
 msp_ds/model; benchmarks, which are tasks too, are in msp_ds/downstream.
 """
 
-from __future__ import annotations
-
 from msp_ds.tasks.ifrs import IFRS
 from msp_ds.tasks.itm_hs import ITM_HS
 from msp_ds.tasks.mlm import MLM

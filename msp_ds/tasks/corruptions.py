@@ -5,11 +5,8 @@ to K hard negatives. The random numbers of every decision come from Context.draw
 they depend on nothing but the pair's key and the epoch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from functools import cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -142,44 +139,19 @@ def draw_hard_negatives(
     return candidates, (chances * counts).long().clamp(max=max(candidates.shape[1] - 1, 0)), counts
 
 
-class SampledImages(NamedTuple):
-    """The images of B texts."""
-
-    rows: Tensor
-    """int64 [B]: image rows."""
-    matched: Tensor
-    """bool [B]: the image is the text's own."""
-    metrics: dict[str, MeanMetric]
-    """Metrics of the sampling; empty where all images are at hand."""
-
-
-def replace_images(
-    keys: Tensor,
-    own: Tensor,
-    hard_negatives: Tensor | None,
-    num_images: int,
-    context: Context,
-    at_hand: Tensor | None = None,
-) -> SampledImages:
+def replace_images(pairs: Tensor, table: PairSource, context: Context) -> SampledPairs:
     """Give half of the texts another image: a hard negative, or a random image without one (paper section 3.3).
 
     A hard negative that is not at hand is replaced by the next one in its list that is, the first following the last,
-    or by a random image where none is.
-
-    Args:
-        keys: int64 [B], the keys of the pairs.
-        own: int64 [B], the rows of their own images.
-        hard_negatives: int [N, K], -1 beyond an image's last.
-        num_images: N.
-        context: Seed, epoch and options.
-        at_hand: int64 [n], ascending, the images that can be sampled, own ones among them; None for all.
+    or by a random image where none is. The own images of int64 [B] `pairs` are at hand.
     """
-    options = context.options
+    options, num_images, at_hand = context.options, table.num_images, table.images_at_hand
+    keys, own = table.keys[pairs], table.images[pairs]
     fate, which_hard, which_random, is_hard = context.draw(keys, IMAGE_REPLACEMENT, 4).unbind(1)
     rows = other_images(own, which_random, num_images, at_hand)
     metrics = {}
-    if options.itm_negatives == "hard" and hard_negatives is not None:
-        candidates, place, counts = draw_hard_negatives(own, hard_negatives, which_hard, context)
+    if options.itm_negatives == "hard" and table.hard_negatives is not None:
+        candidates, place, counts = draw_hard_negatives(own, table.hard_negatives, which_hard, context)
         wanted = (counts > 0) & (is_hard < options.itm_hard_probability)
         usable = wanted
         if candidates.shape[1]:
@@ -192,7 +164,7 @@ def replace_images(
                 usable = wanted & found
             rows = torch.where(usable, candidates.gather(1, place[:, None]).squeeze(1), rows)
     matched = (fate >= options.itm_probability) | ((num_images if at_hand is None else len(at_hand)) < 2)
-    return SampledImages(torch.where(matched, own, rows), matched, metrics)
+    return SampledPairs(pairs=pairs, images=torch.where(matched, own, rows), matched=matched, metrics=metrics)
 
 
 def other_images(own: Tensor, chances: Tensor, num_images: int, at_hand: Tensor | None = None) -> Tensor:
@@ -214,13 +186,7 @@ def _next_at_hand(candidates: Tensor, places: Tensor, is_at_hand: Tensor) -> tup
     return behind.argmin(1), is_at_hand.any(1)
 
 
-def _replace(pairs: Tensor, table: PairSource, context: Context) -> SampledPairs:
-    keys, own = table.keys[pairs], table.images[pairs]
-    found = replace_images(keys, own, table.hard_negatives, table.num_images, context, table.images_at_hand)
-    return SampledPairs(pairs=pairs, images=found.rows, matched=found.matched, metrics=found.metrics)
-
-
 MASK_TOKENS = Corruption(name="mask tokens", order=2, apply=mask_tokens)
 MASK_REGIONS = Corruption(name="mask regions", order=2, apply=mask_regions, num_random_regions=NUM_RANDOM_REGIONS)
 SHUFFLE_REGIONS = Corruption(name="shuffle regions", order=1, apply=shuffle_regions)
-REPLACE_IMAGES = PairSampler(choose=_replace)
+REPLACE_IMAGES = PairSampler(choose=replace_images)

@@ -9,29 +9,19 @@ k runs over the K shuffled triplets and i over their three regions; h(r_i) is th
 feature. The paper sums; the mean used here does not depend on how many triplets are shuffled.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
 from msp_ds.model.positions import FlatPositions, gather
 from msp_ds.records import Batch, Encoded, MeanMetric
+from msp_ds.tasks import scoring
 from msp_ds.tasks.corruptions import SHUFFLE_REGIONS
-from msp_ds.tasks.scoring import (
-    feature_errors,
-    full_precision,
-    gated_regions,
-    mean_or_zero,
-    relative_error,
-    target_positions,
-    trained_pairs,
-)
 from msp_ds.tasks.task import Context, Task, TaskResult
 
 
 def targets(corrupted: Batch, context: Context) -> Tensor:
     """bool [B, R]: the regions of shuffled triplets."""
-    return corrupted.corruption.shuffled_regions & trained_pairs("ifrs", corrupted, context)
+    return corrupted.corruption.shuffled_regions & scoring.trained_pairs("ifrs", corrupted, context)
 
 
 def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> TaskResult:
@@ -41,18 +31,18 @@ def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch
     after the shuffle. The mean feature beats the copy, so neither shows that the order is restored. `accuracy/ifrs`
     does: how often the original is the nearest of the triplet's three features; chance level is 1/3.
     """
-    positions, kind = target_positions("ifrs", targets(corrupted, context), context), context.options.ifrs_loss
-    head, gated = gated_regions(heads, encoded, positions)
-    predicted = full_precision(head.features(gated))
+    positions, kind = scoring.target_positions("ifrs", targets(corrupted, context), context), context.options.ifrs_loss
+    head, gated = scoring.gated_regions(heads, encoded, positions)
+    predicted = scoring.full_precision(head.features(gated))
     original, shuffled = (gather(batch.features, positions).to(predicted.dtype) for batch in (clean, corrupted))
-    errors = feature_errors(predicted, original, kind)
+    errors = scoring.feature_errors(predicted, original, kind)
     is_nearest = _is_nearest(predicted, clean.features, corrupted.corruption.shuffled_regions, positions)
     return TaskResult(
-        loss=mean_or_zero(errors, positions.is_target),
+        loss=scoring.mean_or_zero(errors, positions.is_target),
         metrics={
             "accuracy/ifrs": MeanMetric.of(is_nearest, positions.is_target),
-            "error/ifrs": relative_error(errors, original, context.feature_mean, kind, positions.is_target),
-            "error/ifrs_vs_copy": relative_error(errors, original, shuffled, kind, positions.is_target),
+            "error/ifrs": scoring.relative_error(errors, original, context.feature_mean, kind, positions.is_target),
+            "error/ifrs_vs_copy": scoring.relative_error(errors, original, shuffled, kind, positions.is_target),
         },
     )
 

@@ -9,8 +9,6 @@ Loss: two-way cross-entropy, mean over all pairs:
 s is the predicted probability that image and text match, y is 1 if they do and 0 otherwise.
 """
 
-from __future__ import annotations
-
 from torch import nn
 from torch.nn import functional as F
 

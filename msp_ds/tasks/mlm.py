@@ -4,8 +4,6 @@ Predicts the word pieces that were masked in the text, from the rest of the text
 Loss: cross-entropy over the vocabulary, mean over the masked pieces.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 

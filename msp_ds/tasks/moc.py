@@ -6,8 +6,6 @@ the masked regions (option `moc_target`: all regions) and divided by their expec
 token stage the answer stands in the text unless its label is masked too: an accuracy near 100 % is expected there.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -5,40 +5,32 @@ Loss: SmoothL1 (option `mrfr_loss`: squared error), mean over the feature width;
 divided by their expected number (option `region_normaliser`).
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from msp_ds.model.positions import gather
 from msp_ds.records import Batch, Encoded
+from msp_ds.tasks import scoring
 from msp_ds.tasks.corruptions import MASK_REGIONS
-from msp_ds.tasks.scoring import (
-    feature_errors,
-    full_precision,
-    gated_regions,
-    region_mean,
-    relative_error,
-    target_positions,
-    trained_pairs,
-)
 from msp_ds.tasks.task import Context, Task, TaskResult
 
 
 def targets(corrupted: Batch, context: Context) -> Tensor:
     """bool [B, R]: the masked regions."""
-    return corrupted.corruption.masked_regions & trained_pairs("mrfr", corrupted, context)
+    return corrupted.corruption.masked_regions & scoring.trained_pairs("mrfr", corrupted, context)
 
 
 def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> TaskResult:
     """Return the loss and `error/mrfr`, the error relative to that of predicting the mean feature."""
-    positions, kind = target_positions("mrfr", targets(corrupted, context), context), context.options.mrfr_loss
-    head, gated = gated_regions(heads, encoded, positions)
-    predicted = full_precision(head.features(gated))
+    positions, kind = scoring.target_positions("mrfr", targets(corrupted, context), context), context.options.mrfr_loss
+    head, gated = scoring.gated_regions(heads, encoded, positions)
+    predicted = scoring.full_precision(head.features(gated))
     original = gather(clean.features, positions).to(predicted.dtype)
-    errors = feature_errors(predicted, original, kind)
+    errors = scoring.feature_errors(predicted, original, kind)
     return TaskResult(
-        loss=region_mean("mrfr", errors, positions.is_target, corrupted, context),
-        metrics={"error/mrfr": relative_error(errors, original, context.feature_mean, kind, positions.is_target)},
+        loss=scoring.region_mean("mrfr", errors, positions.is_target, corrupted, context),
+        metrics={
+            "error/mrfr": scoring.relative_error(errors, original, context.feature_mean, kind, positions.is_target)
+        },
     )
 
 

@@ -3,8 +3,6 @@
 B pairs of a batch, T text tokens, R regions, S either of the two, N target positions, F feature width, H hidden size.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -3,8 +3,6 @@
 B pairs of a batch, T text tokens, R regions.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 
@@ -14,8 +12,7 @@ from msp_ds.model.positions import TargetPositions, TargetStates
 from msp_ds.records import Batch
 from msp_ds.tasks.task import Context, Task, corrupt
 
-PADDING_STEP = 64
-"""Padded counts are multiples of this, so that a GPU meets few shapes."""
+PADDING_STEP = 64  # padded counts are multiples of this, so that a GPU meets few shapes
 TEXT, REGIONS = "any task's text", "any task's regions"
 """Keys of the padded counts of all tasks together; those of single tasks stand under the tasks' names."""
 

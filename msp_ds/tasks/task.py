@@ -6,12 +6,10 @@ shows one.
 B pairs of a batch, T text tokens, R regions, F feature width; a data set has P pairs and N images.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +32,7 @@ class Context:
     padded_counts: Mapping[str, int] = field(default_factory=dict)
     """Lengths of the padded lists of target positions, as the host counts them (tasks/targets.py); empty on a CPU."""
 
-    def to(self, device: torch.device | str) -> Context:
+    def to(self, device: torch.device | str) -> Self:
         """Return the context with its tensors on `device`."""
         return dataclasses.replace(self, tables=self.tables.to(device), feature_mean=self.feature_mean.to(device))
 

@@ -4,8 +4,6 @@ Predicts the topics of a pair, the word pieces that stand both in its phrases an
 Loss: binary cross-entropy, mean over the vocabulary and the pairs (tasks/topics.py).
 """
 
-from __future__ import annotations
-
 from torch import nn
 
 from msp_ds.records import Batch, Encoded

@@ -5,8 +5,6 @@ the pair. A replaced image brings its own labels, so a mismatched pair has few t
 Loss: binary cross-entropy, mean over the vocabulary and the pairs (tasks/topics.py).
 """
 
-from __future__ import annotations
-
 from torch import nn
 
 from msp_ds.records import Batch, Encoded

@@ -9,8 +9,6 @@ s_i is the predicted probability that piece i of the vocabulary is a topic, y_i 
 B pairs of a batch, T text tokens, R regions, V vocabulary, C labels, P word pieces of a label's name.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Batches of a rank from the shards to its device, read ahead in a background thread."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice, pairwise
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -54,7 +52,7 @@ class StepBatch:
         """Return the losses that `model`, a PretrainingModel or an engine around one, has on micro batch `number`."""
         return model(self.micro_batches[number], self.part.tasks, self.epoch, self.padded_counts[number])
 
-    def received(self) -> StepBatch:
+    def received(self) -> Self:
         """Return the same for the stream that computes: the stream waits for the copies, this thread does not."""
         if self.copied is not None:
             stream = torch.cuda.current_stream(self.micro_batches[0].keys.device)
@@ -75,9 +73,9 @@ class BufferRing:
     may use a step batch until it asks for the next. On a GPU the copy of step k must also have ended.
     """
 
-    def __init__(self, makers: Sequence[Callable[[], BatchBuffers]], *, device: torch.device) -> None:
-        """makers: for each granularity, a function that allocates the buffers of one step batch."""
-        self._makers = makers
+    def __init__(self, allocate: Callable[[int], BatchBuffers], *, device: torch.device) -> None:
+        """allocate: returns new buffers for one step batch of a granularity, by its number."""
+        self._allocate = allocate
         self._device = device
         self._slots: list[dict[int, BatchBuffers]] = [{} for _ in range(READ_AHEAD + 1)]
         self._copied: dict[int, torch.cuda.Event] = {}
@@ -89,7 +87,7 @@ class BufferRing:
             self._copied.pop(number).synchronize()
         slot = self._slots[number]
         if part not in slot:
-            slot[part] = self._makers[part]()
+            slot[part] = self._allocate(part)
         return slot[part]
 
     def record_copies(self, step: int) -> torch.cuda.Event | None:
@@ -101,23 +99,15 @@ class BufferRing:
         return event
 
 
+@dataclass(eq=False)
 class BatchLoader:
     """Reads the step batches of one rank in the order of the stage."""
 
-    def __init__(
-        self,
-        parts: Sequence[Granularity],
-        readers: Sequence[Reader],
-        context: Context,
-        runtime: Runtime,
-        blocks: Blocks | None = None,
-    ) -> None:
-        """readers: one per granularity. blocks: fetches shards block by block; None for shards that are all here."""
-        self.parts = parts
-        self.readers = readers
-        self.context = context
-        self.runtime = runtime
-        self.blocks = blocks
+    parts: Sequence[Granularity]
+    readers: Sequence[Reader]  # one per granularity
+    context: Context
+    runtime: Runtime
+    blocks: Blocks | None = None  # fetches shards block by block; None for shards that are all here
 
     @property
     def num_blocks(self) -> int:
@@ -141,9 +131,8 @@ class BatchLoader:
         await_blocks: called with the first step of each block; returns when the block is here. By default a rank waits
         for its own blocks alone.
         """
-        num_ranks = self.runtime.world_size
-        makers = [partial(self._allocate, part, order.batch_size // num_ranks) for part in range(len(self.parts))]
-        ring = BufferRing(makers, device=self.runtime.device)
+        allocate = partial(self._allocate, num_pairs=order.batch_size // self.runtime.world_size)
+        ring = BufferRing(allocate, device=self.runtime.device)
 
         def read(step: int) -> StepBatch:
             return self._read_step(order.batch(step), step, ring, micro_batch=micro_batch)
@@ -203,14 +192,7 @@ class BatchLoader:
         return self._read(self.readers[part], part, pairs, epoch=epoch, num_tokens=num_tokens)[0]
 
     def _read(
-        self,
-        reader: Reader,
-        part: int,
-        pairs: Tensor,
-        *,
-        epoch: int,
-        num_tokens: int,
-        into: BatchBuffers | None = None,
+        self, reader: Reader, part: int, pairs: Tensor, *, epoch: int, num_tokens: int, into: BatchBuffers | None = None
     ) -> tuple[Batch, Mapping[str, MeanMetric], Mapping[str, int]]:
         """Return a clean batch, metrics of the choice of its images, and its padded counts.
 

@@ -1,7 +1,5 @@
 """When a stage reports, validates and saves, and what all ranks agree on before they go on."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,22 +11,18 @@ from msp_ds.errors import InputError
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.guards.interrupt import StopRequest
 
-REPORT_EVERY = 10
-"""Optimiser steps between two reports by default."""
-BLOCK_PAUSE = 0.1
-"""Seconds between two checks whether a block of shards has been fetched."""
+REPORT_EVERY = 10  # optimiser steps between two reports by default
+BLOCK_PAUSE = 0.1  # seconds between two checks whether a block of shards has been fetched
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cadence:
     """After which optimiser steps a stage reports, validates and saves. `done` counts the steps done, from 1."""
 
-    start: int = 0
-    """Steps that the checkpoint being continued from had done."""
+    start: int = 0  # steps that the checkpoint being continued from had done
     num_steps: int
     batches_per_epoch: int
-    save_every: int
-    """Optimiser steps between two checkpoints; one is saved after each epoch too."""
+    save_every: int  # optimiser steps between two checkpoints; one is saved after each epoch too
     report_every: int = REPORT_EVERY
     """A report reads sums from the device and makes the ranks wait for each other, so it is not made at each step."""
 
@@ -43,10 +37,6 @@ class Cadence:
     def reports(self, done: int) -> bool:
         """Return whether a report follows. One comes before every checkpoint, so that no faulty step is saved."""
         return self.saves(done) or done % self.report_every == 0
-
-    def epochs(self, done: int) -> float:
-        """Return how many epochs `done` steps are."""
-        return done / self.batches_per_epoch
 
 
 def stop_signal(stop: StopRequest, runtime: Runtime) -> int:
@@ -84,5 +74,4 @@ def wait_for_blocks(
 
 
 def _largest(value: int, runtime: Runtime) -> int:
-    """Return the largest value of all ranks."""
     return int(runtime.all_reduce_max(torch.tensor(value, device=runtime.device)))

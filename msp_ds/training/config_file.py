@@ -1,7 +1,5 @@
 """The --config FILE of a command: options by the names of their flags, in TOML or JSON, or the run.json of a run."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import typing

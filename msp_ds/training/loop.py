@@ -1,7 +1,5 @@
 """The training loop of a stage: next batch, step, report, validate, save."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Mapping
@@ -98,7 +96,6 @@ class StageLoop:
 
     @property
     def _micro_batch(self) -> int:
-        """Pairs of a rank in one forward pass."""
         return int(self.engine.engine.train_micro_batch_size_per_gpu())
 
     def _step(self, step_batch: StepBatch, meter: Meter) -> None:
@@ -158,7 +155,7 @@ class StageLoop:
             **self.throughput.read(),
             **memory_scalars(self.runtime.device),
         }
-        self.metric_logger.scalars(done, values, epoch=self.cadence.epochs(done))
+        self.metric_logger.scalars(done, values, epoch=done / self.cadence.batches_per_epoch)
         self.metric_logger.advance(done, values)
 
     def _check_finite(self, done: int) -> None:

@@ -1,8 +1,6 @@
 """Options of a training run. A field of RunOptions is at once a flag of the command line and a key of --config FILE."""
 
 # ruff: noqa: RUF009 (option() returns a dataclasses.field)
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,7 @@ from msp_ds.errors import InputError
 from msp_ds.presets import PRESETS
 from msp_ds.training.guards.limits import Limits
 
-CACHE = Path("~/.cache/msp-ds")
-"""Default folder for the copies of shards that lie at an address."""
+CACHE = Path("~/.cache/msp-ds")  # default folder for the copies of shards that lie at an address
 
 
 def option(

@@ -1,7 +1,5 @@
 """The module that DeepSpeed drives: a backbone, the heads of a stage, and the tasks that they answer."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType

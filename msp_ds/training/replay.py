@@ -5,8 +5,6 @@ shards. It is rebuilt by the functions with which a stage opens its shards, orde
 its model and seeds its dropout, so what is replayed is what was trained on.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,15 +22,8 @@ from msp_ds.records import Batch
 from msp_ds.training.assembly.building import build_pretraining_model, load_weights
 from msp_ds.training.assembly.inputs import StageData, build_context, open_stage_data, order_pairs
 from msp_ds.training.batch_loader import BatchLoader, StepBatch
+from msp_ds.training.checkpointing import run_folder
 from msp_ds.training.checkpointing.checkpoint import checkpoints, read_manifest
-from msp_ds.training.checkpointing.run_folder import (
-    check_same_data,
-    find_parent,
-    read_run_config,
-    require_shards,
-    run_of_checkpoint,
-    stage_checkpoint,
-)
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.guards.finite import BatchInfo, read_batch_info
 from msp_ds.training.pretraining_model import seed_dropout
@@ -43,16 +34,13 @@ from msp_ds.training.run import index_hashes
 class Replay:
     """Results of a batch that was scored again."""
 
-    info: BatchInfo
-    """What the run noted, with the losses of the first time."""
-    weights: str
-    """Where the weights come from."""
+    info: BatchInfo  # what the run noted, with the losses of the first time
+    weights: str  # where the weights come from
     losses: Mapping[str, float]
     """Each task's loss and their weighted sum. Where one is finite now and was not, half precision or later weights
     were the reason."""
     gradient_norm: float
-    faulty_inputs: tuple[str, ...]
-    """Tensors of the batch that hold values that are not finite."""
+    faulty_inputs: tuple[str, ...]  # tensors of the batch that hold values that are not finite
 
     def describe(self) -> str:
         """Return a few lines for a person."""
@@ -81,25 +69,28 @@ def replay(path: Path, *, shards: Path | None = None, init: Path | None = None) 
     """
     info = read_batch_info(path)
     folder = path.resolve().parents[1]
-    run = run_of_checkpoint(folder / "checkpoints" / "any")
+    run = run_folder.run_of_checkpoint(folder / "checkpoints" / "any")
     moved: dict[str, Any] = {"shards": shards and str(shards), "init": init and str(init)}
-    config = dataclasses.replace(read_run_config(run), **{name: path for name, path in moved.items() if path})
+    config = dataclasses.replace(
+        run_folder.read_run_config(run), **{name: path for name, path in moved.items() if path}
+    )
     stages = curriculum(config.curriculum, drop=config.drop)
     number = next((number for number, stage in enumerate(stages) if stage.name == info.stage), None)
     if number is None:
         raise InputError(f"{path} is of stage {info.stage}, which {folder.parent} does not have; leave it in its run")
     stage = stages[number]
-    require_shards(run, config)
+    run_folder.require_shards(run, config)
     data = open_stage_data(Path(config.shards), stage, max_pairs=config.max_pairs, seed=config.seed)
-    check_same_data(run, index_hashes([data]))
+    run_folder.check_same_data(run, index_hashes([data]))
     step_batch = rebuild_step(info, config, stage, data)
-    if (tasks := tuple(task.name for task in step_batch.part.tasks)) != tuple(info.tasks):
+    if (tasks := tuple(task.name for task in step_batch.part.tasks)) != info.tasks:
         raise InputError(
             f"{path} is of tasks {', '.join(info.tasks)}, but the run names {', '.join(tasks)}; replay cannot build "
             "tasks from outside the package"
         )
 
-    saved = _last_before(folder, info.step)
+    earlier = (path for path in reversed(checkpoints(folder / "checkpoints")) if read_manifest(path).step <= info.step)
+    saved = next(earlier, None)
     parent = None if saved else _parent(config, folder, number)
     model = build_pretraining_model(config, stage, build_context(config, data), start_from=parent)
     if saved:
@@ -148,18 +139,11 @@ def rebuild_step(info: BatchInfo, config: RunConfig, stage: Stage, data: StageDa
     return step_batch
 
 
-def _last_before(folder: Path, step: int) -> Path | None:
-    """Return the stage's newest checkpoint of at most `step` steps."""
-    found = [path for path in checkpoints(folder / "checkpoints") if read_manifest(path).step <= step]
-    return found[-1] if found else None
-
-
 def _parent(config: RunConfig, folder: Path, number: int) -> Path | None:
-    """Return the checkpoint that the stage started from; None for random weights."""
     if number:
         (before,) = folder.parent.glob(f"{number}-*")
-        return stage_checkpoint(before)
-    return find_parent(folder.parent, config.init) if config.init else None
+        return run_folder.stage_checkpoint(before)
+    return run_folder.find_parent(folder.parent, config.init) if config.init else None
 
 
 def _faulty(batch: Batch) -> list[str]:

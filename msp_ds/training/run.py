@@ -1,7 +1,5 @@
 """A run: the stages of a curriculum in order, each from the last checkpoint of the one before."""
 
-from __future__ import annotations
-
 import logging
 import platform
 import subprocess
@@ -16,25 +14,12 @@ import torch
 
 from msp_ds.config import to_json, write_json
 from msp_ds.curriculum import Stage, curriculum
-from msp_ds.errors import InputError
+from msp_ds.errors import InputError, writing
 from msp_ds.storage.locks import lock_folder
 from msp_ds.training.assembly.building import carries_heads
 from msp_ds.training.assembly.checks import check_agreement, check_requirements, check_stage
 from msp_ds.training.assembly.inputs import StageData, open_stage_data
-from msp_ds.training.checkpointing.run_folder import (
-    LOCATIONS,
-    RUN_FILE,
-    check_same_backbone,
-    check_same_data,
-    find_parent,
-    has_begun,
-    is_finished,
-    read_run_card,
-    read_run_config,
-    stage_checkpoint,
-    stage_folders,
-    weights_sha256,
-)
+from msp_ds.training.checkpointing import run_folder
 from msp_ds.training.distributed.agreement import check_ranks_agree, code_version, facts_of
 from msp_ds.training.stage import Job, train_stage
 
@@ -47,22 +32,23 @@ def train(job: Job) -> Path:
     _check_stages(job)
     # Whatever can be found wrong is found before anything is written. A check runs on all ranks, or its error is sent
     # to them: a rank that left alone would leave the others waiting.
-    data = job.runtime.on_all_ranks(lambda: _open_data(job, stages))
+    limits: dict[str, Any] = {"max_pairs": job.config.max_pairs, "seed": job.config.seed}
+    data = job.runtime.on_all_ranks(lambda: [open_stage_data(job.shards, stage, **limits) for stage in stages])
     _check_same_run(job, data)
-    is_resumed = (job.folder / RUN_FILE).exists()
-    job.runtime.on_rank_zero(lambda: check_same_data(job.folder, index_hashes(data)) if is_resumed else None)
+    is_resumed = (job.folder / run_folder.RUN_FILE).exists()
+    job.runtime.on_rank_zero(lambda: run_folder.check_same_data(job.folder, index_hashes(data)) if is_resumed else None)
     job.runtime.on_all_ranks(lambda: _check_stage_data(job, stages, data))
-    folders = stage_folders(job.folder, stages)
+    folders = run_folder.stage_folders(job.folder, stages)
     checkpoint = job.runtime.on_all_ranks(lambda: _parent(job, stages[0], folders[0], is_resumed=is_resumed))
     with ExitStack() as held:
         job.runtime.on_rank_zero(lambda: held.enter_context(lock_folder(job.folder, flag="--run-dir")))
         job.runtime.on_rank_zero(lambda: write_run_file(job, data, checkpoint))
         for folder, stage, sets in zip(folders, stages, data, strict=True):
-            if is_finished(folder):
+            if run_folder.is_finished(folder):
                 log.info("%s: finished before", stage.name)
             else:
                 train_stage(job, stage, sets, folder=folder, start_from=checkpoint)
-            checkpoint = stage_checkpoint(folder)
+            checkpoint = run_folder.stage_checkpoint(folder)
     if checkpoint is None:
         raise InputError("the curriculum has no stage")
     return checkpoint
@@ -82,26 +68,18 @@ def _check_stages(job: Job) -> None:
         )
 
 
-def _open_data(job: Job, stages: Sequence[Stage]) -> list[StageData]:
-    config = job.config
-    return [open_stage_data(job.shards, stage, max_pairs=config.max_pairs, seed=config.seed) for stage in stages]
-
-
 def _check_same_run(job: Job, data: Sequence[StageData]) -> None:
     """Raise InputError unless all ranks were started for the same run."""
     if job.runtime.world_size == 1:
         return
     sets = [one for stage in data for one in (*stage.train, *stage.validation)]
-    flags = {name: getattr(job, name) for name in ("save_every", "save_total_limit", "fits_micro_batch")} | to_json(
-        job.limits
-    )
-    flags |= {"cache_limit": job.cache.limit_gb if job.cache else None}
+    flags = {name: getattr(job, name) for name in ("save_every", "save_total_limit", "fits_micro_batch")}
+    flags |= {**to_json(job.limits), "cache_limit": job.cache.limit_gb if job.cache else None}
     code = code_version(Path(__file__).parents[1])
     check_ranks_agree(facts_of(job.config, job.execution, flags, sets, code=code), job.runtime)
 
 
 def _check_stage_data(job: Job, stages: Sequence[Stage], data: Sequence[StageData]) -> None:
-    """Raise InputError for what would end the run at one of its stages."""
     check_agreement([one for sets in data for one in (*sets.train, *sets.validation)], job.config)
     for stage, sets in zip(stages, data, strict=True):
         check_stage(job.config, job.execution, job.runtime, stage, sets)
@@ -113,12 +91,12 @@ def _parent(job: Job, stage: Stage, folder: Path, *, is_resumed: bool) -> Path |
 
     It is not looked for once the stage has begun: it may have been moved, or trained further, since.
     """
-    init_changed = is_resumed and job.config.init != read_run_config(job.folder).init
-    if not job.config.init or (has_begun(folder) and not init_changed):
+    init_changed = is_resumed and job.config.init != run_folder.read_run_config(job.folder).init
+    if not job.config.init or (run_folder.has_begun(folder) and not init_changed):
         return None
-    checkpoint = find_parent(job.folder, job.config.init)
+    checkpoint = run_folder.find_parent(job.folder, job.config.init)
     heads = {head for task in stage.tasks for head in task.heads}
-    check_same_backbone(checkpoint, job.config, heads=heads if carries_heads(job.config, stage) else ())
+    run_folder.check_same_backbone(checkpoint, job.config, heads=heads if carries_heads(job.config, stage) else ())
     return checkpoint
 
 
@@ -144,16 +122,14 @@ def write_run_file(job: Job, data: list[StageData], parent: Path | None) -> None
     }
     card: dict[str, Any] = {"config": to_json(job.config), "index_sha256": index_hashes(data), **circumstances}
     if parent is not None:
-        card["init_sha256"] = weights_sha256(parent)
-    if (job.folder / RUN_FILE).exists():
-        card = read_run_card(job.folder)
+        card["init_sha256"] = run_folder.weights_sha256(parent)
+    if (job.folder / run_folder.RUN_FILE).exists():
+        card = run_folder.read_run_card(job.folder)
         entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **circumstances}
         card["resumed"] = [*card.get("resumed", []), entry]
-        card["config"] |= {name: getattr(job.config, name) for name in LOCATIONS}
-    try:
-        write_json(job.folder / RUN_FILE, card)
-    except OSError as error:
-        raise InputError(f"{job.folder} cannot be written ({error.strerror}); name another --run-dir") from None
+        card["config"] |= {name: getattr(job.config, name) for name in run_folder.LOCATIONS}
+    with writing(job.folder, fix="name another --run-dir"):
+        write_json(job.folder / run_folder.RUN_FILE, card)
 
 
 def index_hashes(data: Sequence[StageData]) -> dict[str, str]:

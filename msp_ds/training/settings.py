@@ -1,7 +1,5 @@
 """What --set changes: the options of the tasks, the model and the optimiser."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Sequence

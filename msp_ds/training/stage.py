@@ -13,17 +13,9 @@ import torch
 
 from msp_ds.config import RunConfig, to_json
 from msp_ds.curriculum import Stage, curriculum
-from msp_ds.training.assembly.building import (
-    ResumePoint,
-    build_engine,
-    build_pretraining_model,
-    fit_micro_batch,
-    newest_checkpoint,
-    order_name,
-    resume,
-)
+from msp_ds.training.assembly import building
 from msp_ds.training.assembly.inputs import StageData, StageInputs, open_inputs
-from msp_ds.training.assembly.summary import announce, build_throughput, conclude, open_metric_logger
+from msp_ds.training.assembly.summary import announce, conclude, open_metric_logger
 from msp_ds.training.cadence import REPORT_EVERY, Cadence
 from msp_ds.training.checkpointing.run_folder import mark_finished
 from msp_ds.training.checkpointing.saving import Saver
@@ -34,7 +26,10 @@ from msp_ds.training.guards.guards import build_guards
 from msp_ds.training.guards.interrupt import StopRequest
 from msp_ds.training.guards.limits import Limits
 from msp_ds.training.loop import StageLoop
-from msp_ds.training.memory.memory import out_of_memory
+from msp_ds.training.memory.cards import peak_flops
+from msp_ds.training.memory.cost_model import step_flops
+from msp_ds.training.memory.memory import fitting_micro_batch, out_of_memory
+from msp_ds.training.monitoring.throughput import Throughput
 from msp_ds.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -84,14 +79,14 @@ def train_stage(job: Job, stage: Stage, data: StageData, *, folder: Path, start_
     batch_size = stage.schedule(config.schedule).batch_size
 
     inputs = open_inputs(config, stage, data, runtime)
-    saved = newest_checkpoint(folder / "checkpoints", runtime)
+    saved = building.newest_checkpoint(folder / "checkpoints", runtime)
     context = inputs.loader.context.to(runtime.device)
-    model = build_pretraining_model(config, stage, context, start_from=None if saved else start_from)
-    point = resume(saved, model, _identity(config, stage, inputs)) if saved else ResumePoint()
+    model = building.build_pretraining_model(config, stage, context, start_from=None if saved else start_from)
+    point = building.resume(saved, model, _identity(config, stage, inputs)) if saved else building.ResumePoint()
     if job.fits_micro_batch:
-        fitting = fit_micro_batch(job.execution, model, inputs.loader, runtime, batch_size=batch_size)
+        fitting = fitting_micro_batch(model, inputs.loader, job.execution, runtime, batch_size=batch_size)
         job = dataclasses.replace(job, execution=dataclasses.replace(job.execution, micro_batch=fitting))
-    engine = build_engine(model, config.optim, job.execution, runtime, batch_size=batch_size, saved=saved)
+    engine = building.build_engine(model, config.optim, job.execution, runtime, batch_size=batch_size, saved=saved)
     announce(config, stage, inputs, start=point.step)
 
     loop = _build_loop(job, stage, inputs, engine, point, folder)
@@ -111,14 +106,14 @@ def _identity(config: RunConfig, stage: Stage, inputs: StageInputs) -> dict[str,
         "batch_size": stage.schedule(config.schedule).batch_size,
         "num_steps": inputs.num_steps,
         "length_buckets": inputs.choice.buckets,
-        "order": order_name(inputs.loader.num_blocks),
+        "order": building.order_name(inputs.loader.num_blocks),
         "tasks": [task.name for task in stage.tasks],
         "indexes": [one.index_sha256 for one in inputs.data.train],
     }
 
 
 def _build_loop(
-    job: Job, stage: Stage, inputs: StageInputs, engine: Engine, point: ResumePoint, folder: Path
+    job: Job, stage: Stage, inputs: StageInputs, engine: Engine, point: building.ResumePoint, folder: Path
 ) -> StageLoop:
     config, runtime, order = job.config, job.runtime, inputs.choice.order
     cadence = Cadence(
@@ -158,7 +153,7 @@ def _build_loop(
         saver=Saver(folder / "checkpoints", keep=job.save_total_limit, runtime=runtime, alive=guards.watchdog.alive),
         state={**_identity(config, stage, inputs), **record},
         metric_logger=metric_logger,
-        throughput=build_throughput(config, precision, runtime),
+        throughput=Throughput(peak_flops=peak_flops(runtime.device, precision), flops_of=partial(step_flops, config)),
         guards=guards,
         stop=job.stop,
         runtime=runtime,

@@ -1,7 +1,5 @@
 """Validation: every metric of a stage on its held-out pairs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,13 +15,16 @@ from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.engine import Engine
 from msp_ds.training.guards.watchdog import Watchdog
 from msp_ds.training.monitoring.metric_logger import MetricLogger
-from msp_ds.training.monitoring.showcase import Showcase
+from msp_ds.training.monitoring.metric_texts import sample_text
+from msp_ds.training.monitoring.sample_picture import draw_sample
+from msp_ds.training.monitoring.samples import Names, predict_samples, spread_pairs
 
 VALIDATION_EPOCH = -1
 """The epoch whose random numbers corrupt the held-out pairs. It is always the same, and no epoch of training, so that
 validations differ by the model alone."""
 NO_GRADIENT_FACTOR = 4
 """Micro batches of training that fit into one forward pass which keeps nothing for a backward pass."""
+NUM_SAMPLES, NUM_PICTURES = 6, 3  # held-out pairs whose predictions are logged as texts and as pictures
 
 
 @dataclass
@@ -58,8 +59,7 @@ class Validation:
     cadence: Cadence
     metric_logger: MetricLogger
     watchdog: Watchdog
-    batch_size: int
-    """Pairs of an optimiser step; no batch of the validation is larger."""
+    batch_size: int  # pairs of an optimiser step; no batch of the validation is larger
 
     @torch.no_grad()
     def run(self, done: int, *, check_stop: Callable[[], None]) -> dict[str, float]:
@@ -77,16 +77,24 @@ class Validation:
                 if number % self.cadence.report_every == 0:
                     check_stop()
             values = meter.read(self.loader.runtime)
-            self.metric_logger.scalars(done, values, epoch=self.cadence.epochs(done), report="validation")
-            self._showcase.show(done)
+            self.metric_logger.scalars(done, values, epoch=done / self.cadence.batches_per_epoch, report="validation")
+            self.show_samples(done)
         self.metric_logger.doing = ""
         return values
 
     @cached_property
-    def _showcase(self) -> Showcase:
-        """Shows the model's answers for a few pairs of the last granularity."""
+    def _names(self) -> Names:
+        return Names.of(self.loader.readers[-1])
+
+    def show_samples(self, done: int) -> None:
+        """Log what the model predicts for a few pairs of the last granularity; every rank must call it."""
         part, reader, model = self.loader.parts[-1], self.loader.readers[-1], self.engine.engine.module
-        return Showcase(model, reader, part=part, epoch=VALIDATION_EPOCH, metric_logger=self.metric_logger)
+        pairs, tasks = spread_pairs(reader, NUM_SAMPLES), part.tasks
+        samples = predict_samples(model, reader, pairs, tasks=tasks, epoch=VALIDATION_EPOCH, names=self._names)
+        if self.metric_logger.speaks and samples:
+            self.metric_logger.text("samples", sample_text(samples), step=done)
+            for number, sample in enumerate(samples[:NUM_PICTURES], start=1):
+                self.metric_logger.picture(f"pairs/{number}", draw_sample(sample), step=done)
 
     def _batches(self) -> Iterator[tuple[int, Tensor]]:
         """Yield this rank's batches: the number of the granularity, and the rows of its pairs, int64 [B]."""

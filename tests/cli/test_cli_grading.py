@@ -19,7 +19,7 @@ from looking_site import write_model
 from msp_ds.config import to_json, write_json
 from msp_ds.data.format.shards import open_set
 from msp_ds.demo_world import make_world
-from msp_ds.evaluation.answering import Answerer
+from msp_ds.evaluation.answer_evaluation import Answerer
 from msp_ds.model.weights.conversion import to_theirs
 from msp_ds.model.weights.forms import LXMERT_S_FORM
 from msp_ds.preparation.recipe import BenchmarkRecipe

@@ -12,7 +12,7 @@ import random_benchmarks
 import reference_gqa
 from random_benchmarks import write_json
 
-from msp_ds.downstream.gqa_distribution import GroupedAnswer, distribution
+from msp_ds.downstream.gqa_distribution import GroupedAnswer, distribution, resampled_distribution
 from msp_ds.downstream.gqa_grades import grade_gqa
 from msp_ds.downstream.intervals import Resampling
 from msp_ds.downstream.submissions import SUBMISSIONS
@@ -157,7 +157,7 @@ def test_the_distributions_interval_is_that_of_resampling_in_a_loop() -> None:
         [question(str(number), one.right, global_group=one.group) for number, one in enumerate(outcomes)],
         {str(number): one.predicted for number, one in enumerate(outcomes)},
     )
-    low, high = grades.distribution_interval(Resampling())
+    low, high = resampled_distribution(grades.outcomes, Resampling())
     assert shift < 0  # chance on top of chance
     assert low == pytest.approx(found[50] + shift, rel=0.15)
     assert high == pytest.approx(found[1949] + shift, rel=0.1)

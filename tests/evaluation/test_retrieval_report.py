@@ -20,7 +20,6 @@ from msp_ds.errors import InputError
 from msp_ds.evaluation.ranking import PairScorer, Pool
 from msp_ds.evaluation.retrieval_evaluation import (
     RetrievalPlan,
-    evaluate_retrieval,
     report_retrieval,
     retrieval_table,
     score_retrieval,
@@ -71,11 +70,10 @@ def test_only_a_model_that_was_not_fine_tuned_for_it_retrieves_zero_shot(
 
 
 def test_grades_go_into_a_folder(model: TrainedModel, held_out: ShardSet, tmp_path: Path) -> None:
-    for images, captions, pool in ((3, 1, "3x1"), (4, None, "4xall")):
-        report = evaluate_retrieval(
-            model, held_out, num_images=images, captions_per_image=captions, out=tmp_path / "grades"
-        )
-        assert report.path.name == f"{NAME}-{pool}.json"
+    for images, captions, size in ((3, 1, "3x1"), (4, None, "4xall")):
+        pool = score_retrieval(model, held_out, num_images=images, captions_per_image=captions, out=tmp_path / "grades")
+        report = report_retrieval(pool)
+        assert report.path.name == f"{NAME}-{size}.json"
         facts = json.loads(report.path.read_text())
         assert (facts["num_images"], facts["index_sha256"]) == (images, held_out.index_sha256)
         assert facts["precision"] == "fp32"

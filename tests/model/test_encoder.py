@@ -214,11 +214,11 @@ def fast_pair(backbone: Backbone, batch: Batch, *, is_projected: bool = False) -
     text = backbone.embed_texts(batch.token_ids, batch.word_positions, batch.token_mask)
     if is_projected:
         text, regions = backbone.layers.project(text), backbone.layers.project(regions)
-    return backbone.encode_pairs(text, regions, batch.token_mask, region_mask)
+    return backbone.pool(*backbone.layers(text, regions, batch.token_mask, region_mask, cls_only=True))
 
 
 @pytest.mark.parametrize("is_projected", [False, True])
-def test_encode_pairs_gives_the_pair_of_forward(backbone: Backbone, is_projected: bool) -> None:
+def test_cls_states_alone_give_the_pair_of_forward(backbone: Backbone, is_projected: bool) -> None:
     batch = a_batch(num_tokens=9, num_regions=8)
     fast = fast_pair(backbone, batch, is_projected=is_projected)
     torch.testing.assert_close(fast, encode(backbone, batch).pair, atol=1e-12, rtol=0)
@@ -226,7 +226,7 @@ def test_encode_pairs_gives_the_pair_of_forward(backbone: Backbone, is_projected
 
 @pytest.mark.parametrize("is_projected", [False, True])
 @pytest.mark.parametrize("name", FAMILY)
-def test_one_layer_is_enough_for_encode_pairs(name: str, is_projected: bool) -> None:
+def test_one_layer_is_enough_for_cls_states_alone(name: str, is_projected: bool) -> None:
     backbone, batch = made(dataclasses.replace(FAMILY[name], num_layers=1)), a_batch([6] * 2, [5] * 2)
     fast = fast_pair(backbone, batch, is_projected=is_projected)
     torch.testing.assert_close(fast, encode(backbone, batch).pair, atol=1e-12, rtol=0)

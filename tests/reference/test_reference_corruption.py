@@ -11,7 +11,7 @@ import pytest
 import torch
 from reference.comparison import examples
 from reference.corruption_rules import broken_rules, fates_of_regions, fates_of_tokens
-from tiny import a_batch, context
+from tiny import Pairs, a_batch, context
 from torch import Tensor
 
 from msp_ds.curriculum import curriculum
@@ -97,7 +97,9 @@ def test_a_text_gets_its_own_image_a_hard_negative_or_else_any_other(negatives: 
     rows[0], rows[1] = [-1] * 4, [5, -1, -1, -1]
     own = [number % num_images for number in range(size)]
     ctx = context(itm_negatives=negatives, itm_skip_nearest=skipped)
-    found, matched, _ = replace_images(torch.arange(size), torch.tensor(own), torch.tensor(rows), num_images, ctx)
+    table = Pairs(torch.arange(size), torch.tensor(own), num_images, torch.tensor(rows))
+    chosen = replace_images(torch.arange(size), table, ctx)
+    found, matched = chosen.images, chosen.matched
     met: dict[int, set[int]] = {image: set() for image in range(num_images)}
     for mine, replacement, is_own in zip(own, found.tolist(), matched.tolist(), strict=True):
         assert is_own == (replacement == mine)
@@ -125,13 +127,10 @@ def fed(small_shards: Path) -> tuple[Batch, Reader, Context, Tensor]:
 
 def test_targets_are_those_of_the_image_that_is_fed(fed: tuple[Batch, Reader, Context, Tensor]) -> None:
     batch, reader, ctx, pairs = fed
-    own = reader.images[pairs]
-    rows, matched, _ = replace_images(
-        reader.keys[pairs], own, reader.hard_negatives, reader.num_images, dataclasses.replace(ctx, epoch=0)
-    )
-    assert batch.corruption.matched.equal(matched)
-    assert 0.25 < matched.double().mean() < 0.75
-    for place, row in enumerate(rows.tolist()):
+    found = replace_images(pairs, reader, dataclasses.replace(ctx, epoch=0))
+    assert batch.corruption.matched.equal(found.matched)
+    assert 0.25 < found.matched.double().mean() < 0.75
+    for place, row in enumerate(found.images.tolist()):
         record = reader.record(row)
         count = len(record.object_ids)
         assert batch.features[place, :count].numpy().tobytes() == record.features.tobytes()

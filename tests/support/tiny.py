@@ -128,6 +128,21 @@ def many_pairs(num_pairs: int, *, num_tokens: int = 12, num_regions: int = 36, w
     )
 
 
+@dataclasses.dataclass
+class Pairs:
+    """A PairSource of one text a pair."""
+
+    keys: Tensor
+    images: Tensor
+    num_images: int
+    hard_negatives: Tensor | None = None
+    images_at_hand: Tensor | None = None
+    second_images: Tensor | None = None
+
+    def some_pair_of(self, images: Tensor, chances: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
 def rows(batch: Batch, wanted: Sequence[int]) -> Batch:
     """Some pairs of a batch, in this order."""
     index = torch.tensor(wanted)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import a_batch, context, rng, rows
+from tiny import Pairs, a_batch, context, rng, rows
 from torch import Tensor
 
 from msp_ds.curriculum import STAGES, Granularity, curriculum
@@ -163,10 +163,9 @@ HARD_NEGATIVES = (torch.arange(NUM_IMAGES)[:, None] + torch.arange(1, 6)).remain
 
 
 def chosen(order: Tensor, ctx: Context, device: str = "cpu") -> tuple[Tensor, Tensor]:
-    images, matched, _ = replace_images(
-        KEYS[order].to(device), OWN[order].to(device), HARD_NEGATIVES.to(device), NUM_IMAGES, ctx
-    )
-    return images.cpu(), matched.cpu()
+    table = Pairs(KEYS.to(device), OWN.to(device), NUM_IMAGES, HARD_NEGATIVES.to(device))
+    found = replace_images(order.to(device), table, ctx)
+    return found.images.cpu(), found.matched.cpu()
 
 
 @pytest.mark.parametrize("options", [{}, {"itm_hard_probability": 0.5}, {"itm_negatives": "random"}])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import context
+from tiny import Pairs, context
 from torch import Tensor
 
 from msp_ds.records import MeanMetric
@@ -24,7 +24,9 @@ HARD_NEGATIVES[1, 1:] = -1
 def choose(
     hard_negatives: Tensor | None = HARD_NEGATIVES, *, seed: int = 1, epoch: int = 0, **options: object
 ) -> tuple[Tensor, Tensor]:
-    return replace_images(KEYS, OWN, hard_negatives, NUM_IMAGES, context(seed=seed, epoch=epoch, **options))[:2]
+    table = Pairs(KEYS, OWN, NUM_IMAGES, hard_negatives)
+    found = replace_images(torch.arange(NUM_PAIRS), table, context(seed=seed, epoch=epoch, **options))
+    return found.images, found.matched
 
 
 def is_even(counts: Tensor, *, limit: float) -> bool:
@@ -117,9 +119,9 @@ def test_skipping_past_a_short_row_falls_back_for_that_image_alone() -> None:
 
 def test_a_single_image_is_never_replaced() -> None:
     keys, own = torch.arange(50), torch.zeros(50, dtype=torch.int64)
-    rows, matched, _ = replace_images(keys, own, None, 1, context(itm_probability=1.0))
-    assert matched.all()
-    assert not rows.any()
+    found = replace_images(keys, Pairs(keys, own, 1), context(itm_probability=1.0))
+    assert found.matched.all()
+    assert not found.images.any()
 
 
 def test_hard_and_random_negatives_replace_the_same_pairs() -> None:
@@ -140,9 +142,9 @@ def test_only_itm_hs_chooses_images() -> None:
 def chosen_at_hand(rows_at_hand: list[int], **options: object) -> tuple[Tensor, Tensor, dict[str, MeanMetric]]:
     """The choice for the pairs of images at hand, hard negatives i+1 to i+4 as above."""
     at_hand = torch.tensor(rows_at_hand)
-    here = torch.isin(OWN, at_hand)
-    found = replace_images(KEYS[here], OWN[here], HARD_NEGATIVES, NUM_IMAGES, context(**options), at_hand)
-    return OWN[here], found.rows, dict(found.metrics)
+    here = torch.isin(OWN, at_hand).nonzero().flatten()
+    found = replace_images(here, Pairs(KEYS, OWN, NUM_IMAGES, HARD_NEGATIVES, at_hand), context(**options))
+    return OWN[here], found.images, dict(found.metrics)
 
 
 def test_a_hard_negative_that_is_elsewhere_is_replaced_by_the_next_that_is_here() -> None:

@@ -12,7 +12,3 @@ def test_a_stage_reports_validates_and_saves_after_these_steps() -> None:
     assert [done for done in STEPS if CADENCE.ends_epoch(done)] == [4, 8, 11]
     assert [done for done in STEPS if CADENCE.saves(done)] == [3, 4, 6, 8, 9, 11]
     assert [done for done in STEPS if CADENCE.reports(done)] == [3, 4, 5, 6, 8, 9, 10, 11]
-
-
-def test_epochs_are_counted_in_fractions() -> None:
-    assert CADENCE.epochs(6) == 1.5

@@ -404,7 +404,7 @@ def test_what_the_first_rank_cannot_do_no_rank_waits_for(runtime: Runtime, monke
         runtime.on_rank_zero(fail)
     second = dataclasses.replace(runtime, rank=1)
     second.on_rank_zero(fail)  # it is not called there
-    monkeypatch.setattr(Runtime, "broadcast", lambda one, message: "no room, says rank 0")
+    monkeypatch.setattr(Runtime, "any_error", lambda one, message: "no room, says rank 0")
     with pytest.raises(InputError, match="no room, says rank 0"):
         second.on_rank_zero(fail)
 

@@ -54,10 +54,10 @@ def test_a_resumed_stage_has_every_report_once(runtime: Runtime, small_shards: P
 def test_showing_samples_does_not_change_the_weights(
     runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from msp_ds.training.monitoring.showcase import Showcase
+    from msp_ds.training.validation import Validation
 
     shown = trained(a_job(small_shards, tmp_path / "shown", runtime))
-    monkeypatch.setattr(Showcase, "show", lambda self, step: None)
+    monkeypatch.setattr(Validation, "show_samples", lambda self, done: None)
     hidden = trained(a_job(small_shards, tmp_path / "hidden", runtime))
     one, other = (folder / "checkpoints" / "step-00000006" / "weights.safetensors" for folder in (shown, hidden))
     assert one.read_bytes() == other.read_bytes()

@@ -3,10 +3,8 @@
 B pairs, R regions, D random regions, F feature width.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
-from typing import cast
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -39,7 +37,7 @@ class BatchBuffers:
     @classmethod
     def allocate(
         cls, batch_size: int, *, num_regions: int, num_random_regions: int, feature_width: int, pinned: bool = False
-    ) -> BatchBuffers:
+    ) -> Self:
         """Allocate buffers for `batch_size` pairs; pinned: in page-locked memory, for copies that do not block."""
         regions = (batch_size, num_regions)
         shapes = {
@@ -56,9 +54,9 @@ class BatchBuffers:
             **{name: torch.empty(*shape, dtype=kind, pin_memory=pinned) for name, (shape, kind) in shapes.items()}
         )
 
-    def rows(self, start: int, end: int) -> BatchBuffers:
+    def rows(self, start: int, end: int) -> Self:
         """Return a view of the pairs `start` to `end` - 1."""
-        return BatchBuffers(**{name: tensor[start:end] for name, tensor in self.tensors().items()})
+        return type(self)(**{name: tensor[start:end] for name, tensor in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the buffers by their names in Batch."""

@@ -5,8 +5,6 @@ one that is trained on and the next one, which is fetched meanwhile. A block is 
 together, which is known in advance. With several sets a block has tars of each.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import lru_cache

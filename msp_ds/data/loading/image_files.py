@@ -4,8 +4,6 @@ B pairs, R regions, F feature width, N images. A payload ends with its features,
 scratch buffer and its features into the batch.
 """
 
-from __future__ import annotations
-
 import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -29,11 +27,9 @@ LEAST_ROWS_PER_THREAD = 16
 ADVISED_ROWS = 64
 """Images that are announced to the system before they are read, so that a cold disk can reorder many requests."""
 
-CLOSED = -1
-"""Stands for the descriptor of a file that is not open."""
+CLOSED = -1  # stands for the descriptor of a file that is not open
 
-Head = dict[str, Any]
-"""The result of `unpack_head`."""
+Head = dict[str, Any]  # the result of `unpack_head`
 
 
 class ImageFiles:
@@ -107,7 +103,6 @@ class ImageFiles:
         self._in_threads(read_some, len(flat))
 
     def _check(self, rows: np.ndarray) -> None:
-        """Read and check the images that were not read before."""
         unknown = np.unique(rows[~self._checked[rows]])
         if len(unknown):
             scratch = np.empty((1, self.shards.index.num_regions, self.shards.index.feature_width), np.float16)
@@ -175,7 +170,6 @@ class ImageFiles:
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:
-    """The memory of an array as bytes to read into."""
     return array.reshape(-1).view(np.uint8).data
 
 

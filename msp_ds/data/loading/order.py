@@ -11,8 +11,6 @@ Sets that are fetched block by block (block_plan.py) are read block by block: th
 order of their hashes, then those of the second. The batch at the border has pairs of both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -134,8 +132,7 @@ class OrderChoice(NamedTuple):
 
     order: Order
     buckets: bool
-    saved_ratio: float
-    """Fraction of the text slots that buckets save or would save."""
+    saved_ratio: float  # fraction of the text slots that buckets save or would save
 
 
 def choose_order(

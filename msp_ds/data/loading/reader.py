@@ -3,11 +3,10 @@
 B pairs, T text tokens, R regions, D random regions, F feature width, N images, P pairs of the set, K hard negatives.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
@@ -18,8 +17,7 @@ from msp_ds.data.loading.batch_buffers import BatchBuffers
 from msp_ds.data.loading.image_files import ImageFiles
 from msp_ds.records import Batch, RegionRecord, no_corruption
 
-PAD_TO = 4
-"""Texts are padded to the longest of their batch, rounded up to a multiple of this."""
+PAD_TO = 4  # texts are padded to the longest of their batch, rounded up to a multiple of this
 
 
 class Reader:
@@ -44,7 +42,7 @@ class Reader:
         """int64 [n], ascending: the images for random regions and replaced images, None for all."""
         self.files = ImageFiles(shards)
 
-    def among(self, images: Tensor) -> Reader:
+    def among(self, images: Tensor) -> Self:
         """Return the same reader, whose random images come from int64 [n] `images`, ascending, alone."""
         limited = copy.copy(self)
         limited.images_at_hand = images

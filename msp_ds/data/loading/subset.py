@@ -1,7 +1,5 @@
 """A set with fewer pairs, for quick studies; they are chosen by their keys, so a larger subset holds a smaller one."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

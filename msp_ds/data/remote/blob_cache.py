@@ -4,8 +4,6 @@ A file gets its name only after its sum was checked. The least recently used fil
 process hold a shared lock, which ends with the process, also after kill -9.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -14,8 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from msp_ds.data.loading.block_plan import GIGABYTE
-from msp_ds.errors import InputError
-from msp_ds.storage.locks import HAS_FILE_LOCKS, lock_file
+from msp_ds.errors import InputError, writing
+from msp_ds.storage.locks import lock_file
 
 PART_ENDING = ".part"
 _BLOB = re.compile(rf"([0-9a-f]{{64}})({re.escape(PART_ENDING)})?")
@@ -29,15 +27,8 @@ class BlobCache:
         self.folder = folder
         self.limit = limit
         self._blobs = folder / "blobs"
-        try:
+        with writing(folder, fix="choose another --cache"):
             self._blobs.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder} cannot be written ({error.strerror}); choose another --cache") from None
-
-    @property
-    def can_hold(self) -> bool:
-        """Whether this system has the locks that keep files in use from being evicted."""
-        return HAS_FILE_LOCKS
 
     def path(self, sha256: str) -> Path:
         """Return the path of the file with this sum, which may not be there yet."""

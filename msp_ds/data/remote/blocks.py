@@ -5,8 +5,6 @@ lock of the cache lets one rank fetch at a time: the others find the files in th
 reads by locks that end with its process, so a block can be evicted once the last rank has left it.
 """
 
-from __future__ import annotations
-
 import logging
 import queue
 import threading
@@ -33,29 +31,21 @@ from msp_ds.storage.checksums import FileEntry
 
 log = logging.getLogger(__name__)
 
-PAUSE = 0.1
-"""Seconds between two attempts to find space in the cache."""
-PATIENCE = 60
-"""Seconds of waiting for space between two warnings."""
+PAUSE = 0.1  # seconds between two attempts to find space in the cache
+PATIENCE = 60  # seconds of waiting for space between two warnings
 
-Block = tuple[int, int]
-"""(epoch, number)."""
-Files = Mapping[str, FileEntry]
-"""Path below the address -> size and sha256."""
+Block = tuple[int, int]  # (epoch, number)
+Files = Mapping[str, FileEntry]  # path below the address -> size and sha256
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSource:
     """The note in a set's folder that says where its tars come from."""
 
-    address: str
-    """Address of the folder that holds <stage>/<split>/."""
-    cache: str
-    """The folder of the cache."""
-    limit: int
-    """Bytes that the cache may hold."""
-    kept: int
-    """Bytes in it that stay as long as the run lasts."""
+    address: str  # address of the folder that holds <stage>/<split>/
+    cache: str  # folder
+    limit: int  # bytes that the cache may hold
+    kept: int  # bytes in it that stay as long as the run lasts
 
 
 def block_source(sets: Sequence[ShardSet]) -> BlockSource | None:

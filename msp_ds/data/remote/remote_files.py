@@ -1,7 +1,5 @@
 """Files at https://, s3:// and gs:// addresses, fetched in pieces, so that a broken transfer can be resumed."""
 
-from __future__ import annotations
-
 import errno
 import os
 import time
@@ -16,13 +14,10 @@ from msp_ds.errors import InputError, ShardError
 from msp_ds.storage.atomic_files import sync_folder
 from msp_ds.storage.checksums import FileEntry, sha256_of_file
 
-PIECE = 1 << 24
-"""Bytes of one request."""
+PIECE = 1 << 24  # bytes of one request
 ATTEMPTS = 3
-FIRST_PAUSE = 0.5
-"""Seconds before the second attempt; each further one waits twice as long."""
-SILENCE = 60
-"""Seconds without a byte after which a connection counts as broken."""
+FIRST_PAUSE = 0.5  # seconds before the second attempt; each further one waits twice as long
+SILENCE = 60  # seconds without a byte after which a connection counts as broken
 _PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}
 """Scheme -> the package that fsspec needs for it; other schemes are refused."""
 
@@ -79,16 +74,15 @@ class RemoteFolder:
             part.unlink()
             if grown:  # perhaps the bytes that were there before were broken
                 advance(-entry.bytes)
-                return self.fetch(name, entry, blobs, advance=advance)
+                self.fetch(name, entry, blobs, advance=advance)
+                return
             raise ShardError(
                 f"{self.address}/{name} holds other bytes than its index says (sha256); upload the set again"
             )
         part.replace(target)
         sync_folder(target.parent)
-        return None
 
     def _append(self, name: str, entry: FileEntry, *, part: Path, start: int, advance: Callable[[int], None]) -> None:
-        """Fetch the bytes from `start` to the end and append them to `part`."""
         try:
             with part.open("ab") as file:
                 for first in range(start, entry.bytes, PIECE):
@@ -134,31 +128,23 @@ class RemoteFolder:
 
 
 def _open(address: str, scheme: str) -> tuple[Any, str, tuple[type[BaseException], ...]]:
-    """Return fsspec's file system, the path on it, and the exceptions that it raises."""
+    """Return fsspec's file system, the path on it, and the exceptions that it raises, not all of them OSErrors."""
+    import_module(_PACKAGES[scheme])
+    import aiohttp
     from fsspec.core import url_to_fs
 
-    import_module(_PACKAGES[scheme])
-    faults = _faults(scheme)
-    if scheme not in ("http", "https"):
-        return (*url_to_fs(address), faults)
-    import aiohttp
-
-    patience = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
-    return (*url_to_fs(address, client_kwargs={"timeout": patience}), faults)
-
-
-def _faults(scheme: str) -> tuple[type[BaseException], ...]:
-    """Return the exceptions of a scheme's packages, many of which are not OSErrors."""
-    import aiohttp
-
-    faults = (OSError, ValueError, aiohttp.ClientError)
+    faults: tuple[type[BaseException], ...] = (OSError, ValueError, aiohttp.ClientError)
+    options = {}
     if scheme == "s3":
         from botocore.exceptions import BotoCoreError, ClientError
 
-        return (*faults, BotoCoreError, ClientError)
-    if scheme == "gs":
+        faults += (BotoCoreError, ClientError)
+    elif scheme == "gs":
         from gcsfs.retry import ChecksumError, HttpError
         from google.auth.exceptions import GoogleAuthError
 
-        return (*faults, ChecksumError, HttpError, GoogleAuthError)
-    return faults
+        faults += (ChecksumError, HttpError, GoogleAuthError)
+    else:
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
+        options = {"client_kwargs": {"timeout": patience}}
+    return (*url_to_fs(address, **options), faults)

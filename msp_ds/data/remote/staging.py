@@ -7,8 +7,6 @@ Where the cache is too small for a run, the tars of its training sets are fetche
 trains: until then their links lead nowhere, and a note beside them names their address.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil
@@ -28,6 +26,7 @@ from msp_ds.data.remote.remote_files import RemoteFolder, is_remote
 from msp_ds.errors import InputError, ShardError
 from msp_ds.storage.atomic_files import replacing_folder
 from msp_ds.storage.checksums import FileEntry
+from msp_ds.storage.locks import HAS_FILE_LOCKS
 from msp_ds.storage.small_files import is_plain_name
 
 DEFAULT_LIMIT_GB = 100.0
@@ -37,21 +36,15 @@ DEFAULT_LIMIT_GB = 100.0
 class RemoteSet:
     """One set at an address, as its index lists it."""
 
-    name: str
-    """`sentence/train`."""
+    name: str  # `sentence/train`
     index_data: bytes
-    tables: Mapping[str, FileEntry]
-    """All files but the index and the tars."""
+    tables: Mapping[str, FileEntry]  # all files but the index and the tars
     tars: Mapping[str, FileEntry]
 
     @property
     def files(self) -> Mapping[str, FileEntry]:
         """All files but the index."""
         return {**self.tars, **self.tables}
-
-    def files_before_training(self, *, by_block: bool) -> Mapping[str, FileEntry]:
-        """Files that must be here before the first step."""
-        return self.tables if by_block and self.name.endswith("/train") else self.files
 
 
 def refuse_rewriting(environment: Mapping[str, str]) -> None:
@@ -85,8 +78,8 @@ def local_shards(
 def _stage(address: str, stages: Sequence[str], blobs: BlobCache, progress: Progress) -> tuple[Path, ExitStack]:
     remote = RemoteFolder(address)
     sets = _read_indexes(remote, stages)
-    by_block = blobs.can_hold and sum(_sizes(*(one.files for one in sets)).values()) > blobs.limit
-    at_start = [one.files_before_training(by_block=by_block) for one in sets]
+    by_block = HAS_FILE_LOCKS and sum(_sizes(*(one.files for one in sets)).values()) > blobs.limit
+    at_start = [one.tables if by_block and one.name.endswith("/train") else one.files for one in sets]
     needed = _sizes(*at_start)
     source = BlockSource(address=remote.address, cache=str(blobs.folder), limit=blobs.limit, kept=sum(needed.values()))
     kind = "tables and held-out sets" if by_block else "sets"
@@ -116,7 +109,6 @@ def _sizes(*files: Mapping[str, FileEntry]) -> dict[str, int]:
 
 
 def _read_indexes(remote: RemoteFolder, stages: Sequence[str]) -> list[RemoteSet]:
-    """The train set of each stage and the val sets that are there."""
     sets = []
     for stage in stages:
         for split in ("train", "val"):

@@ -1,7 +1,5 @@
 """Noun phrases and clauses that are true of a scene, the building blocks of captions, phrases and questions."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Literal, NamedTuple
 
@@ -39,8 +37,7 @@ class Sentence(NamedTuple):
 
     text: str
     relations: tuple[Relation, ...]
-    rows: tuple[int, ...]
-    """Rows of Scene.things that it mentions."""
+    rows: tuple[int, ...]  # rows of Scene.things that it mentions
 
 
 def with_article(noun: str) -> str:
@@ -143,6 +140,10 @@ class CaptionWriter:
         """Return the spatial relations of two things; none where an arranged relation connects them."""
         if (row, target) in self._arranged or (target, row) in self._arranged:
             return ()
+        return self.spatial(row, target)
+
+    def spatial(self, row: int, target: int) -> tuple[str, ...]:
+        """Return the spatial relations of two things by their boxes alone."""
         if (row, target) not in self._spatial:
             a, b = self.scene.things[row].box, self.scene.things[target].box
             grounded = self.stands_on_ground(row) and self.stands_on_ground(target)
@@ -176,9 +177,8 @@ class CaptionWriter:
         arranged = self.arranged(relation.subject)
         if arranged and arranged.name == "on" and self.is_person(relation.subject):
             return "sits"
-        if (arranged and arranged.name == "riding") or self._in_hand(relation.subject):
+        hands = ("holding", "wearing", "riding")
+        in_hand = any(r.target == relation.subject and r.name in hands for r in self.scene.relations)
+        if in_hand or (arranged and arranged.name == "riding"):
             return "is"
         return self.scene.things[relation.subject].category.stance
-
-    def _in_hand(self, row: int) -> bool:
-        return any(r.target == row and r.name in ("holding", "wearing", "riding") for r in self.scene.relations)

@@ -1,7 +1,5 @@
 """Five captions of a scene, each in the style of one writer: 6 to 18 words, true, never complete."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 
@@ -11,8 +9,7 @@ from msp_ds.demo_world.random_stream import RandomStream, stream
 from msp_ds.demo_world.relations import GROUND, Relation
 from msp_ds.demo_world.scenes import Scene
 
-SHORTEST, LONGEST = 6, 18
-"""Words of a caption."""
+SHORTEST, LONGEST = 6, 18  # words of a caption
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 _TRIES = 12
@@ -25,7 +22,6 @@ def captions_of(seed: int, scene: Scene) -> tuple[Sentence, ...]:
 
 
 def _fitting(writer: Callable[[CaptionWriter], Sentence], captioner: CaptionWriter) -> Sentence:
-    """Return the writer's first caption that is neither too short nor too long."""
     for _ in range(_TRIES):
         sentence = writer(captioner)
         if SHORTEST <= sentence.text.count(" ") + 1 <= LONGEST:
@@ -99,8 +95,7 @@ def counting(captioner: CaptionWriter) -> Sentence:
     return Sentence(text[0].upper() + text[1:], (), tuple(rows))
 
 
-WRITERS = (terse, detailed, relational, scenic, counting)
-"""In the order of a scene's captions."""
+WRITERS = (terse, detailed, relational, scenic, counting)  # in the order of a scene's captions
 
 
 def _main_clause(captioner: CaptionWriter, *, form: Form, details: int, article: str = "a") -> Sentence:

@@ -1,17 +1,14 @@
 """Region phrases like Visual Genome's: mostly without a verb, carelessly typed, some of them twice."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from msp_ds.demo_world import vocabulary
-from msp_ds.demo_world.language.caption_writer import CaptionWriter
+from msp_ds.demo_world.language.caption_writer import CaptionWriter, Form
 from msp_ds.demo_world.random_stream import RandomStream, stream
 from msp_ds.demo_world.relations import GROUND, Box, Relation
 from msp_ds.demo_world.scenes import Scene
 
-FEWEST, MOST = 7, 13
-"""Phrases of an image, before duplicates."""
+FEWEST, MOST = 7, 13  # phrases of an image, before duplicates
 
 
 class Phrase(NamedTuple):
@@ -88,12 +85,10 @@ def _of_relation(captioner: CaptionWriter, row: int, *, verbs: bool) -> str:
     target = (
         captioner.ground() if on_ground else captioner.noun(relation.target, article=rng.pick(("a", "the")), details=0)
     )
-    link = captioner.link(relation, rng.pick(("finite", "copula", "bare"))) if verbs else _plain(captioner, relation)
+    form: Form = rng.pick(("finite", "copula", "bare")) if verbs else "copula"
+    link = captioner.link(relation, form)
+    link = link if verbs else link.removeprefix("is ")
     return f"{subject} {link} {target}"
-
-
-def _plain(captioner: CaptionWriter, relation: Relation) -> str:
-    return captioner.link(relation, "copula").removeprefix("is ")
 
 
 def _with_copula(captioner: CaptionWriter, row: int) -> str:

@@ -1,7 +1,5 @@
 """Questions about a scene and statements about two scenes, with the true answers by boxes and colours."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
@@ -9,14 +7,11 @@ from typing import Literal, NamedTuple
 from msp_ds.demo_world import vocabulary
 from msp_ds.demo_world.language.caption_writer import CaptionWriter, with_article
 from msp_ds.demo_world.random_stream import RandomStream, stream
-from msp_ds.demo_world.relations import spatial_relations
 from msp_ds.demo_world.scenes import Scene
 
 ANNOTATORS = 10
-CAREFUL = 0.88
-"""Probability that an annotator gives the true answer."""
-STATEMENTS = 10
-"""Statements with a scene as their left image, at most."""
+CAREFUL = 0.88  # probability that an annotator gives the true answer
+STATEMENTS = 10  # statements with a scene as their left image, at most
 
 Structure = Literal["query", "verify", "choose"]
 Answer = Literal["yes/no", "number", "other"]
@@ -25,8 +20,7 @@ _QUESTION_RELATIONS = ("left of", "right of", "in front of", "behind", "above", 
 _OPPOSITE = {"left of": "right of", "in front of": "behind", "above": "below"}
 _OPPOSITE |= {other: one for one, other in _OPPOSITE.items()}
 _WORDING = {"left of": "to the left of", "right of": "to the right of"}
-_NUM_LARGEST = 6
-"""Questions are about so many of the largest things."""
+_NUM_LARGEST = 6  # questions are about so many of the largest things
 
 
 class AnsweredQuestion(NamedTuple):
@@ -34,25 +28,20 @@ class AnsweredQuestion(NamedTuple):
 
     text: str
     answer: str
-    opening: str
-    """VQA's question type: its first words."""
+    opening: str  # VQA's question type: its first words
     kind: Answer
-    confused: tuple[str, ...]
-    """Wrong answers of careless annotators."""
+    confused: tuple[str, ...]  # wrong answers of careless annotators
     structure: Structure
     semantic: Literal["attr", "obj", "rel"]
-    group: str
-    """GQA's kind of answer; empty for yes and no."""
-    about: str
-    """The category that the question is about."""
+    group: str  # GQA's kind of answer; empty for yes and no
+    about: str  # the category that the question is about
 
 
 class Statement(NamedTuple):
     """A statement about two scenes, and whether it is true."""
 
     text: str
-    left: int
-    """Number of the scene."""
+    left: int  # number of the scene
     right: int
     true: bool
 
@@ -104,17 +93,9 @@ class _QuestionWriter:
                     return row, self.rng.pick(names), target
         return None
 
-    def holds(self, row: int, relation: str, target: int) -> bool:
-        """Whether a relation is true by the boxes alone."""
-        one, other = self.scene.things[row], self.scene.things[target]
-        grounded = self.captioner.stands_on_ground(row) and self.captioner.stands_on_ground(target)
-        size = self.scene.height, self.scene.width
-        return relation in spatial_relations(one.box, other.box, size=size, grounded=grounded)
-
 
 def _what_colour(writer: _QuestionWriter) -> AnsweredQuestion | None:
-    row = writer.coloured()
-    if row is None:
+    if (row := writer.coloured()) is None:
         return None
     thing = writer.scene.things[row]
     others = tuple(colour for colour in thing.category.palette if colour != thing.colour) or ("brown",)
@@ -125,8 +106,7 @@ def _what_colour(writer: _QuestionWriter) -> AnsweredQuestion | None:
 
 
 def _which_colour(writer: _QuestionWriter) -> AnsweredQuestion | None:
-    row = writer.coloured()
-    if row is None:
+    if (row := writer.coloured()) is None:
         return None
     thing = writer.scene.things[row]
     other = writer.rng.pick([colour for colour in vocabulary.COLOURS if colour != thing.colour])
@@ -138,8 +118,7 @@ def _which_colour(writer: _QuestionWriter) -> AnsweredQuestion | None:
 
 
 def _is_it_so_coloured(writer: _QuestionWriter) -> AnsweredQuestion | None:
-    row = writer.coloured()
-    if row is None:
+    if (row := writer.coloured()) is None:
         return None
     thing = writer.scene.things[row]
     yes = writer.rng.chance(0.5)
@@ -165,8 +144,7 @@ def _is_there(writer: _QuestionWriter) -> AnsweredQuestion | None:
 
 
 def _is_it_there(writer: _QuestionWriter) -> AnsweredQuestion | None:
-    found = writer.true_relation()
-    if found is None:
+    if (found := writer.true_relation()) is None:
         return None
     row, relation, target = found
     yes = writer.rng.chance(0.5)
@@ -177,12 +155,11 @@ def _is_it_there(writer: _QuestionWriter) -> AnsweredQuestion | None:
 
 def _what_is_there(writer: _QuestionWriter) -> AnsweredQuestion | None:
     """Ask `What is behind the bus?` where exactly one thing is."""
-    found = writer.true_relation()
-    if found is None:
+    if (found := writer.true_relation()) is None:
         return None
     _, relation, target = found
     others = [row for row in range(len(writer.scene.things)) if row != target]
-    names = {writer.name(row) for row in others if writer.holds(row, relation, target)}
+    names = {writer.name(row) for row in others if relation in writer.captioner.spatial(row, target)}
     if len(names) != 1:
         return None
     answer = names.pop()
@@ -199,13 +176,7 @@ def _yes_no(
 
 
 _QUESTION_MAKERS: tuple[Callable[[_QuestionWriter], AnsweredQuestion | None], ...] = (
-    _what_colour,
-    _which_colour,
-    _is_it_so_coloured,
-    _how_many,
-    _is_there,
-    _is_it_there,
-    _what_is_there,
+    *(_what_colour, _which_colour, _is_it_so_coloured, _how_many, _is_there, _is_it_there, _what_is_there),
 )
 
 
@@ -264,10 +235,4 @@ def _more_of(rng: RandomStream, left: Scene, right: Scene) -> tuple[str, bool]:
     return "The {} image has more {} than the {} image.".format(*words), counts[side] > counts[1 - side]
 
 
-_STATEMENT_MAKERS: tuple[Callable[[RandomStream, Scene, Scene], tuple[str, bool]], ...] = (
-    _in_both,
-    _in_one,
-    _on_a_side,
-    _coloured_on_a_side,
-    _more_of,
-)
+_STATEMENT_MAKERS = (_in_both, _in_one, _on_a_side, _coloured_on_a_side, _more_of)

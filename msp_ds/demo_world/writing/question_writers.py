@@ -1,19 +1,15 @@
 """The raw files of a world's benchmarks in their official layouts: VQA v2, GQA, and NLVR2 as LXMERT has it."""
 
-from __future__ import annotations
-
 from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
 from msp_ds.demo_world.language.questions import AnsweredQuestion, annotated, statements_of
 from msp_ds.demo_world.scenes import Scene
-from msp_ds.demo_world.writing.writers import COCO_NAME, JsonList, JsonObject, RawWriter, coco_id, genome_id
+from msp_ds.demo_world.writing.writers import COCO_NAME, JsonList, RawWriter, coco_id, genome_id
 
-NEIGHBOURS = 64
-"""A statement's right image is one of so many scenes before its left image."""
-_MOST_QUESTIONS = 10
-"""Questions of an image at most: a question's number is its image's times this, plus its own."""
+NEIGHBOURS = 64  # a statement's right image is one of so many scenes before its left image
+_MOST_QUESTIONS = 10  # questions of an image at most: a question's number is its image's times this, plus its own
 
 
 class VqaWriter(RawWriter):
@@ -43,7 +39,7 @@ class GqaWriter(RawWriter):
     """gqa_questions.json: the same questions without counting, under Visual Genome's numbers."""
 
     def __init__(self, folder: Path) -> None:
-        self._questions = JsonObject(folder / "gqa_questions.json")
+        self._questions = JsonList(folder / "gqa_questions.json", head="{", tail="}\n")
         super().__init__(self._questions)
 
     def add(self, scene: Scene, questions: list[AnsweredQuestion]) -> None:
@@ -52,7 +48,7 @@ class GqaWriter(RawWriter):
             str(scene.number * _MOST_QUESTIONS + nth): one for nth, one in enumerate(questions) if one.kind != "number"
         }
         for number, question in by_number.items():
-            self._questions.put(number, _gqa_entry(number, question, scene, by_number))
+            self._questions.add(_gqa_entry(number, question, scene, by_number), name=number)
 
 
 def _gqa_entry(
@@ -64,6 +60,7 @@ def _gqa_entry(
         for other, one in by_number.items()
         if question.semantic == one.semantic == "attr" and question.structure == "query" and one.about == question.about
     ]
+    operation = f"{question.structure} {question.semantic}"
     return {
         "question": question.text,
         "imageId": str(genome_id(scene.number)),
@@ -74,11 +71,7 @@ def _gqa_entry(
         "types": {"structural": question.structure, "semantic": question.semantic, "detailed": question.opening},
         "semantic": [
             {"operation": "select", "argument": question.about, "dependencies": []},
-            {
-                "operation": f"{question.structure} {question.semantic}",
-                "argument": question.answer,
-                "dependencies": [0],
-            },
+            {"operation": operation, "argument": question.answer, "dependencies": [0]},
         ],
     }
 

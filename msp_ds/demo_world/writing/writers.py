@@ -1,7 +1,5 @@
 """The raw files of a world in their official layouts, written image by image."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os
@@ -25,14 +23,12 @@ _INFO = {
     "date_created": "2014/01/01",
 }
 _LICENSE = {"url": "", "id": 1, "name": "Apache License 2.0"}
-COCO_NAME = "COCO_train2014_{:012d}"
-"""Name of an image of the world, from its COCO id."""
+COCO_NAME = "COCO_train2014_{:012d}"  # name of an image of the world, from its COCO id
 
 _COCO_PRIME, _GENOME_PRIME = 999_983, 2_499_997
 """Ids are multiples modulo a prime: all different, scattered as the real ones are."""
 
-MOST_IMAGES = _COCO_PRIME - 1
-"""Number of images that have an id."""
+MOST_IMAGES = _COCO_PRIME - 1  # number of images that have an id
 
 
 def coco_id(number: int) -> int:
@@ -46,7 +42,7 @@ def genome_id(number: int) -> int:
 
 
 class JsonList:
-    """The items of a long JSON list, streamed into a file between a head and a tail."""
+    """The items of a long JSON list, or the members of an object, streamed into a file between a head and a tail."""
 
     def __init__(self, path: Path, *, head: str = "[", tail: str = "]\n") -> None:
         self._file = path.open("w", encoding="ascii", newline="\n")
@@ -54,12 +50,10 @@ class JsonList:
         self._tail = tail
         self._separator = ""
 
-    def add(self, item: Any) -> None:
-        """Append one item."""
-        self._write(json.dumps(item))
-
-    def _write(self, text: str) -> None:
-        self._file.write(self._separator + text)
+    def add(self, item: Any, *, name: str | None = None) -> None:
+        """Append one item, or the member `name` of an object."""
+        member = "" if name is None else f"{json.dumps(name)}: "
+        self._file.write(f"{self._separator}{member}{json.dumps(item)}")
         self._separator = ", "
 
     def append_file(self, path: Path) -> None:
@@ -78,17 +72,6 @@ class JsonList:
     def abandon(self) -> None:
         """Close without a tail."""
         self._file.close()
-
-
-class JsonObject(JsonList):
-    """The members of a long JSON object, streamed in the same way."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, head="{", tail="}\n")
-
-    def put(self, name: str, item: Any) -> None:
-        """Append one member."""
-        self._write(f"{json.dumps(name)}: {json.dumps(item)}")
 
 
 class RawWriter:
@@ -175,22 +158,20 @@ class RegionsWriter:
 
     def add(self, scene: Scene, detections: Detections, features: np.ndarray) -> None:
         """Append one row. features: float32 [36, F]."""
+        found = detections
+        columns = (found.object_ids, found.object_scores, found.attribute_ids, found.attribute_scores)
         row = (
             COCO_NAME.format(coco_id(scene.number)).encode(),
             b"%d" % scene.height,
             b"%d" % scene.width,
-            base64.b64encode(detections.object_ids.tobytes()),
-            base64.b64encode(detections.object_scores.tobytes()),
-            base64.b64encode(detections.attribute_ids.tobytes()),
-            base64.b64encode(detections.attribute_scores.tobytes()),
+            *(base64.b64encode(column.tobytes()) for column in columns),
             b"%d" % NUM_BOXES,
-            base64.b64encode(detections.boxes.tobytes()),
+            base64.b64encode(found.boxes.tobytes()),
             b"",
         )
         self._file.write(b"\t".join(row))
-        self._file.write(
-            base64.b64encode(features.astype("<f4", copy=False).data)
-        )  # not in the join: too large to copy
+        # Not in the join: too large to copy.
+        self._file.write(base64.b64encode(features.astype("<f4", copy=False).data))
         self._file.write(b"\n")
 
     def close(self) -> None:

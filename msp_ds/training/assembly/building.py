@@ -1,7 +1,5 @@
 """What is built for a stage: the model and the engine around it, perhaps from the last checkpoint of the stage."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping
@@ -14,11 +12,10 @@ from torch import nn
 
 from msp_ds.config import OptimConfig, RunConfig
 from msp_ds.curriculum import Stage
-from msp_ds.errors import CheckpointError, InputError
+from msp_ds.errors import CheckpointError
 from msp_ds.model.encoder import Backbone
 from msp_ds.stateless_random import BACKBONE_WEIGHTS, STAGE_HEADS, key_of
 from msp_ds.tasks.task import Context
-from msp_ds.training.batch_loader import BatchLoader
 from msp_ds.training.checkpointing.checkpoint import (
     WEIGHTS,
     latest_valid,
@@ -33,21 +30,18 @@ from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.compiling import compile_layers
 from msp_ds.training.engine.engine import Engine
 from msp_ds.training.engine.execution import Execution
-from msp_ds.training.memory.memory import fitting_micro_batch
 from msp_ds.training.pretraining_model import PretrainingModel
 
 log = logging.getLogger(__name__)
 
-WHOLE_SET = "from the whole set"
-"""Name of the order that does not depend on blocks."""
+WHOLE_SET = "from the whole set"  # name of the order that does not depend on blocks
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResumePoint:
     """Where a stage continues; without arguments, its beginning."""
 
-    step: int = 0
-    """Optimiser steps that are done."""
+    step: int = 0  # optimiser steps that are done
     validated: Mapping[str, float] | None = None
     """Results of the validation after that step; None if there was none."""
 
@@ -81,16 +75,13 @@ def newest_checkpoint(folder: Path, runtime: Runtime) -> Path | None:
 
     Raises CheckpointError when there are checkpoints and none is valid: only the user may decide to lose them.
     """
-    found: list[Path] = []
 
-    def choose() -> None:
-        if (path := latest_valid(folder)) is not None:
-            found.append(path)
-        elif any(folder.glob("step-*")):
+    def choose() -> Path | None:
+        if (path := latest_valid(folder)) is None and any(folder.glob("step-*")):
             raise CheckpointError(f"no checkpoint in {folder} is whole; remove them to train this stage from its start")
+        return path
 
-    runtime.on_rank_zero(choose)
-    path = runtime.broadcast(str(found[0]) if found else "")
+    path = runtime.broadcast(str(runtime.on_all_ranks(lambda: choose() if runtime.is_first else None) or ""))
     return Path(path) if path else None
 
 
@@ -123,18 +114,6 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
 def order_name(num_blocks: int) -> str:
     """Name how the pairs are ordered, beside the seed: a run must continue in the order in which it began."""
     return WHOLE_SET if num_blocks == 1 else f"in {num_blocks} blocks, as --cache-limit decides"
-
-
-def fit_micro_batch(
-    execution: Execution, model: PretrainingModel, loader: BatchLoader, runtime: Runtime, *, batch_size: int
-) -> int:
-    """Return the largest micro batch that fits into the memory of every rank. Raises InputError."""
-    if loader.blocks is not None:
-        raise InputError(
-            "--micro-batch auto reads the longest texts first, for which all shards have to be here; raise "
-            "--cache-limit, or give a number"
-        )
-    return fitting_micro_batch(model, loader, execution, runtime, batch_size=batch_size)
 
 
 def build_engine(

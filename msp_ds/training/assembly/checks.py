@@ -1,7 +1,5 @@
 """Checks that a run makes before it writes anything: whatever would end one of its stages ends the run at once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

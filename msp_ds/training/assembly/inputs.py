@@ -1,7 +1,5 @@
 """What a stage reads: its shard sets, the order of their pairs, and what its tasks know of them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,8 +27,7 @@ class StageData:
     """The shard sets of a stage, one per granularity."""
 
     train: tuple[ShardSet, ...]
-    validation: tuple[ShardSet, ...]
-    """Empty when the shards hold nothing out."""
+    validation: tuple[ShardSet, ...]  # empty when the shards hold nothing out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +36,7 @@ class StageInputs:
 
     data: StageData
     loader: BatchLoader
-    held_out: BatchLoader | None
-    """Reads the pairs of validation; None when the shards hold nothing out."""
+    held_out: BatchLoader | None  # reads the pairs of validation; None when the shards hold nothing out
     choice: OrderChoice
     num_steps: int
 

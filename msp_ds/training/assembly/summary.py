@@ -1,10 +1,7 @@
-"""What a stage shows beside its metrics: lines in the log at its start, its speed, a row in a table at its end."""
-
-from __future__ import annotations
+"""What a stage shows beside its metrics: lines in the log at its start, a row in a table at its end."""
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from msp_ds.config import RunConfig
@@ -12,13 +9,9 @@ from msp_ds.curriculum import BENCHMARKS, Stage
 from msp_ds.training.assembly.building import order_name
 from msp_ds.training.assembly.inputs import StageInputs
 from msp_ds.training.cadence import Cadence
-from msp_ds.training.distributed.runtime import Runtime
-from msp_ds.training.engine.execution import Execution, Precision
-from msp_ds.training.memory.cards import peak_flops
-from msp_ds.training.memory.cost_model import step_flops
+from msp_ds.training.engine.execution import Execution
 from msp_ds.training.monitoring.metric_logger import MetricLogger
 from msp_ds.training.monitoring.metric_texts import config_text, stage_text
-from msp_ds.training.monitoring.throughput import Throughput
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +50,6 @@ def open_metric_logger(
     metric_logger = MetricLogger(folder, name=name, num_steps=cadence.num_steps, start=cadence.start, speaks=is_first)
     metric_logger.introduce({"config": config_text(config), "stages": stage_text(stages, config)})
     return metric_logger
-
-
-def build_throughput(config: RunConfig, precision: Precision, runtime: Runtime) -> Throughput:
-    """Build a clock that knows what a step costs and what the device can reach."""
-    return Throughput(peak_flops=peak_flops(runtime.device, precision), flops_of=partial(step_flops, config))
 
 
 def conclude(

@@ -1,7 +1,5 @@
 """All ranks must run the same thing: code, configuration, execution, shards and vocabulary."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import socket
@@ -17,17 +15,12 @@ from msp_ds.data.format.shards import ShardSet
 from msp_ds.errors import InputError
 from msp_ds.training.distributed.runtime import Runtime
 
-MAX_CHARACTERS = 60
-"""Longest value in a message."""
+MAX_CHARACTERS = 60  # longest value in a message
 FIXES = {
-    "code": "install the same version on every machine",
-    "torch": "install the same version on every machine",
-    "deepspeed": "install the same version on every machine",
-    "config": "start every rank with the same flags",
+    **dict.fromkeys(("code", "torch", "deepspeed"), "install the same version on every machine"),
+    **dict.fromkeys(("config", "flags"), "start every rank with the same flags"),
     "execution": "start every rank with the same --ds-config and flags",
-    "flags": "start every rank with the same flags",
-    "vocabulary": "copy the same shards to every machine",
-    "index": "copy the same shards to every machine",
+    **dict.fromkeys(("vocabulary", "index"), "copy the same shards to every machine"),
 }
 """First word of a fact's name -> how to fix a difference."""
 

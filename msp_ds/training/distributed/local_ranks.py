@@ -1,7 +1,5 @@
 """Several ranks on one machine without a launcher, so that one command uses all cores."""
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """The rank, world size and device of a process, with or without a launcher, and the values that ranks exchange."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -13,7 +11,6 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
 from torch.distributed.rendezvous import rendezvous
 
 from msp_ds.errors import InputError
@@ -63,9 +60,12 @@ class Runtime:
             dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return values
 
-    def broadcast(self, value: str) -> str:
-        """Rank 0's value, on every rank."""
-        return self._from_rank(0, value)
+    def broadcast(self, value: str, *, source: int = 0) -> str:
+        """The value of rank `source`, on every rank."""
+        values = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(values, src=source)
+        return values[0]
 
     def gather(self, value: str) -> list[str]:
         """The value of each rank, on every rank."""
@@ -77,24 +77,11 @@ class Runtime:
     def any_error(self, value: str) -> str:
         """On every rank the value of the last rank whose value is not empty; empty where there is none."""
         number = int(self.all_reduce_max(torch.tensor(self.rank + 1 if value else 0, device=self.device)))
-        return self._from_rank(number - 1, value) if number else value
-
-    def _from_rank(self, rank: int, value: str) -> str:
-        values = [value]
-        if self.world_size > 1:
-            dist.broadcast_object_list(values, src=rank)
-        return values[0]
+        return self.broadcast(value, source=number - 1) if number else value
 
     def on_rank_zero(self, action: Callable[[], None]) -> None:
         """Run `action` on rank 0. Its InputError is raised on every rank, so that none waits for one that has ended."""
-        message = ""
-        if self.is_first:
-            try:
-                action()
-            except InputError as error:
-                message = str(error)
-        if message := self.broadcast(message):
-            raise InputError(message)
+        self.on_all_ranks(lambda: action() if self.is_first else None)
 
     def on_all_ranks(self, action: Callable[[], T]) -> T:
         """Run `action` on each rank and return its result. An InputError of one rank is raised on every rank."""
@@ -159,12 +146,6 @@ def allow_tf32(allowed: bool) -> None:
     """Set whether GPUs may multiply fp32 matrices in TF32, which keeps 10 of the 23 fraction bits of each factor."""
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
-
-
-def set_timeout(timeout: timedelta, *groups: dist.ProcessGroup) -> None:
-    """Set how long a rank waits for another in the collectives of process groups."""
-    for group in groups:
-        distributed_c10d._set_pg_timeout(timeout, group)
 
 
 def _meet(backend: str, environment: Mapping[str, str]) -> None:

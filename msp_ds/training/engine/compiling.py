@@ -1,12 +1,8 @@
 """torch.compile for the layers of a backbone: fewer and larger kernels on a GPU. It is off by default."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
@@ -39,10 +35,3 @@ def compile_layers(backbone: Backbone, device: torch.device, *, backend: str = "
     torch._dynamo.config.cache_size_limit = MAX_SHAPES
     for layer in (*backbone.language_layers, *backbone.region_layers, *backbone.layers):
         layer.compile(dynamic=False, backend=backend)
-
-
-@contextmanager
-def eager_layers() -> Iterator[None]:
-    """Run layers in eager mode inside the block: validation has other batch sizes, each of which would be compiled."""
-    with torch.compiler.set_stance("force_eager"):
-        yield

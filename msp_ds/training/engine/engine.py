@@ -1,7 +1,5 @@
 """The DeepSpeed engine, its optimiser and schedule, with workarounds for silent faults of DeepSpeed 0.19.8."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Iterator
@@ -15,15 +13,13 @@ from torch import Tensor, nn
 from torch.distributed import distributed_c10d
 
 from msp_ds.config import OptimConfig
-from msp_ds.training.distributed.runtime import COLLECTIVE_TIMEOUT, COMPILING_TIMEOUT, Runtime, set_timeout
-from msp_ds.training.engine.compiling import eager_layers
+from msp_ds.training.distributed.runtime import COLLECTIVE_TIMEOUT, COMPILING_TIMEOUT, Runtime
 from msp_ds.training.engine.execution import Execution, deepspeed_config, grad_scaler_settings
 from msp_ds.training.engine.gradient_average import GradientAverage
 
 log = logging.getLogger(__name__)
 
-NEVER_CLIPS = 1e30
-"""Replaces a clip norm of 0, with which DeepSpeed would not compute the norm at all."""
+NEVER_CLIPS = 1e30  # replaces a clip norm of 0, with which DeepSpeed would not compute the norm at all
 _AT_LOWEST_SCALE = "loss scale already at minimum"
 """Part of the message of the bare Exception that DeepSpeed raises."""
 
@@ -75,7 +71,8 @@ class Engine:
         ranks = groups._get_sequence_data_parallel_group()
         if runtime.world_size > 1:
             timeout = COMPILING_TIMEOUT if self.execution.compile else COLLECTIVE_TIMEOUT
-            set_timeout(timeout, distributed_c10d._get_default_group(), ranks)
+            for group in (distributed_c10d._get_default_group(), ranks):
+                distributed_c10d._set_pg_timeout(timeout, group)
         if self.execution.zero_stage > 0:
             return
         self.engine.clip_fp32_gradients = self._clip
@@ -169,7 +166,8 @@ class Engine:
     def evaluating(self) -> Iterator[None]:
         """Put the module into evaluation mode inside the block."""
         self.engine.eval()
-        with eager_layers() if self.execution.compile else nullcontext():
+        # Compiled layers run in eager mode: validation has other batch sizes, each of which would be compiled.
+        with torch.compiler.set_stance("force_eager") if self.execution.compile else nullcontext():
             yield
         self.engine.train()
 

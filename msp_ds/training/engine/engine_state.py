@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -78,25 +78,16 @@ def partitions(engine: Engine) -> list[Partition]:
     if engine.execution.zero_stage == 0:
         return []
     if engine.execution.zero_stage == 3:
+        places = zero.grad_position  # (group, start, width) of each parameter
         return [
-            Partition(flat, tuple(_scattered(zero, parameter) for parameter in group))
+            Partition(flat, tuple(PartitionSlice(p, p.ds_shape, *places[zero.get_param_id(p)][1:]) for p in group))
             for flat, group in zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True)
         ]
-    groups = zip(
-        *(zero.single_partition_of_fp32_groups, zero.round_robin_bit16_groups, zero.round_robin_bit16_offsets),
-        strict=True,
-    )
+    columns = (zero.single_partition_of_fp32_groups, zero.round_robin_bit16_groups, zero.round_robin_bit16_offsets)
     return [
-        Partition(
-            flat, tuple(PartitionSlice(one, one.shape, start, 0) for one, start in zip(group, starts, strict=True))
-        )
-        for flat, group, starts in groups
+        Partition(flat, tuple(PartitionSlice(one, one.shape, at, 0) for one, at in zip(group, starts, strict=True)))
+        for flat, group, starts in zip(*columns, strict=True)
     ]
-
-
-def _scattered(zero: Any, parameter: Any) -> PartitionSlice:
-    _, start, width = zero.grad_position[zero.get_param_id(parameter)]
-    return PartitionSlice(parameter, parameter.ds_shape, start, width)
 
 
 @torch.no_grad()
@@ -180,7 +171,6 @@ def _own_row(
 
 
 def _names(engine: Engine) -> dict[nn.Parameter, str]:
-    """Each parameter's first name."""
     return {parameter: name for name, parameter in engine.engine.module.named_parameters()}
 
 

@@ -4,8 +4,6 @@ What is computed (optimiser, schedule, batch size) belongs to the run's configur
 because DeepSpeed ignores keys that it does not know, and it has no "auto".
 """
 
-from __future__ import annotations
-
 import dataclasses
 import site
 import sysconfig
@@ -35,8 +33,7 @@ def find_shipped(path: Path) -> Path:
     return path if path.exists() or not shipped(str(path)).exists() else shipped(str(path))
 
 
-SHIPPED = shipped("ds_configs")
-"""The folder of the execution files that are shipped with the project."""
+SHIPPED = shipped("ds_configs")  # the folder of the execution files that are shipped with the project
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
@@ -159,7 +156,6 @@ def read_execution(path: Path) -> Execution:
 
 
 def _check_schema(path: Path, value: Any) -> None:
-    """Raise InputError for a file in DeepSpeed's own schema."""
     keys = [key for key in value if key in _NOT_HERE] if isinstance(value, dict) else []
     if {"fp16", "bf16"} <= set(keys):
         raise InputError(f"{path}: fp16 and bf16 exclude each other; {_NOT_HERE['fp16']} instead of both")

@@ -4,8 +4,6 @@ DeepSpeed would wait for the last gradient and copy all of them into one message
 twice the time of the message, and on every device the reduction would not overlap with the backward pass.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

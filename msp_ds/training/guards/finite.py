@@ -4,8 +4,6 @@ The optimiser skips such a step by itself (engine.py), so weights and checkpoint
 checks. An fp16 overflow under a finite loss does not count: the loss scale handles it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
@@ -22,10 +20,8 @@ from msp_ds.training.distributed.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
-FOLDER = "not-finite"
-"""Folder in a stage's folder for the batches whose loss was not finite."""
-MAX_FILES = 10
-"""Batches that a rank notes in a stage."""
+FOLDER = "not-finite"  # folder in a stage's folder for the batches whose loss was not finite
+MAX_FILES = 10  # batches that a rank notes in a stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,23 +31,16 @@ class BatchInfo:
     stage: str
     part: str
     tasks: tuple[str, ...]
-    step: int
-    """From 0, as in the order of pairs; messages count from 1."""
+    step: int  # from 0, as in the order of pairs; messages count from 1
     epoch: int
     rank: int
-    ranks: int
-    """Number of ranks of the run."""
-    micro_batch: int
-    """Pairs in one forward pass of a rank."""
-    number: int
-    """Index of the forward pass within the rank's step, from 0."""
-    num_blocks: int
-    """Number of blocks of shards that --cache-limit has led to; 1 where all shards were local."""
+    ranks: int  # number of ranks of the run
+    micro_batch: int  # pairs in one forward pass of a rank
+    number: int  # index of the forward pass within the rank's step, from 0
+    num_blocks: int  # number of blocks of shards that --cache-limit has led to; 1 where all shards were local
     seed: int
-    keys: tuple[int, ...]
-    """Batch.keys of the pairs."""
-    losses: dict[str, float]
-    """Loss of each task, before weighting."""
+    keys: tuple[int, ...]  # Batch.keys of the pairs
+    losses: dict[str, float]  # loss of each task, before weighting
 
 
 def deferred_bool(finite: Tensor) -> Callable[[], bool]:
@@ -95,8 +84,7 @@ class FiniteGuard:
         bad = sorted(name for name, value in values.items() if not torch.tensor(value).isfinite())
         bad = [name for name in bad if name != "loss/total"] or ["loss/total"]
         self._names = bad
-        more = f" and {len(info.keys) - 4} more" if len(info.keys) > 4 else ""
-        some = ", ".join(map(str, info.keys[:4])) + more
+        some = ", ".join(map(str, info.keys[:4])) + (f" and {len(info.keys) - 4} more" if len(info.keys) > 4 else "")
         path = self._folder / f"step-{info.step + 1:08d}-rank-{info.rank}.json"
         remark = self._write(path, dataclasses.replace(info, losses=values))
         log.warning(
@@ -105,7 +93,6 @@ class FiniteGuard:
         )
 
     def _write(self, path: Path, info: BatchInfo) -> str:
-        """Write a batch's file; returns the end of the warning."""
         if len(list(self._folder.glob(f"*-rank-{info.rank}.json"))) >= MAX_FILES:
             return f"; {self._folder} names {MAX_FILES} batches, no more are noted"
         try:
@@ -138,14 +125,13 @@ class FiniteGuard:
             if norm and not loss and self._runtime.is_first:
                 log.warning("the gradient's norm is not finite in step %d, which is skipped", step)
             if self._in_a_row >= self._stop_after:
-                self._give_up(bad_names if loss else "the gradient's norm", step)
-
-    def _give_up(self, what: str, step: int) -> None:
-        in_a_row = f", {self._in_a_row} steps in a row" if self._in_a_row > 1 else ""
-        raise FloatingPointError(
-            f"{_are(what)} not finite by step {step} of stage {self._stage}{in_a_row}; the last checkpoint is whole: "
-            "continue from it with --resume, or start again with a smaller --lr"
-        )
+                what = bad_names if loss else "the gradient's norm"
+                in_a_row = f", {self._in_a_row} steps in a row" if self._in_a_row > 1 else ""
+                raise FloatingPointError(
+                    f"{_are(what)} not finite by step {step} of stage "
+                    f"{self._stage}{in_a_row}; the last checkpoint is whole: continue from it with --resume, or start "
+                    "again with a smaller --lr"
+                )
 
 
 def _are(names: str) -> str:

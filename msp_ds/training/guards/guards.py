@@ -1,7 +1,5 @@
 """The guards of a stage: of its losses, its progress and its shards."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

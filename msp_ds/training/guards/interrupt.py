@@ -1,7 +1,5 @@
 """Stopping on request: the training loop saves and ends at the next report after a signal."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,13 +1,10 @@
 """The limits at which a run ends by itself."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from msp_ds.errors import InputError
 
-_MAX_MINUTES = 366 * 24 * 60
-"""A year; the system's timers do not reach much further."""
+_MAX_MINUTES = 366 * 24 * 60  # a year; the system's timers do not reach much further
 
 
 @dataclass(frozen=True, kw_only=True)

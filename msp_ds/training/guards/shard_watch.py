@@ -1,7 +1,5 @@
 """Shards that change while a run reads them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,16 +29,14 @@ class ShardWatch:
             now = _look(path)
             if now == before:
                 continue
-            if now is None or before is None or now[0] != before[0] or self._has_another_index(path):
+            known = self._index_of.get(path)
+            is_other = now is None or before is None or now[0] != before[0]
+            if is_other or (known is not None and sha256_of_file(path) != known):
                 what = "is gone" if now is None else "has changed"
                 return f"{path} {what} since this run began to read it; bring back the shards that it was started with"
             log.warning("%s was written again while this run reads it; each image is checked on the way", path)
             self._before[path] = now
         return ""
-
-    def _has_another_index(self, path: Path) -> bool:
-        known = self._index_of.get(path)
-        return known is not None and sha256_of_file(path) != known
 
 
 def _look(path: Path) -> tuple[int, int, int] | None:

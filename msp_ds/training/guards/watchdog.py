@@ -1,7 +1,5 @@
 """Ends a process that hangs, after a dump of its stacks, so that its launcher ends the other ranks."""
 
-from __future__ import annotations
-
 import faulthandler
 import logging
 import os
@@ -11,10 +9,8 @@ from contextlib import contextmanager
 
 log = logging.getLogger(__name__)
 
-LOOKS = 10
-"""Number of checks within the timeout."""
-STDERR = 2
-"""File descriptor; sys.stderr may have been replaced."""
+LOOKS = 10  # number of checks within the timeout
+STDERR = 2  # file descriptor; sys.stderr may have been replaced
 BACKSTOP = 2.0
 """Timeout of faulthandler's timer as a multiple of the watchdog's. It works where a hanging library holds the GIL."""
 

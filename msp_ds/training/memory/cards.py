@@ -1,7 +1,5 @@
 """GPUs: their memory and their peak speed as their makers state it."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import time
@@ -20,15 +18,12 @@ _MIN_RUNS, _MEASURED_SECONDS = 3, 0.2
 class Card:
     """One GPU."""
 
-    title: str
-    """Name in torch, or a part of it."""
+    title: str  # name in torch, or a part of it
     memory_gib: float
-    fp32_tflops: float | None = None
-    """Without TF32, which is torch's default."""
+    fp32_tflops: float | None = None  # without TF32, which is torch's default
     half_tflops: float | None = None
     """Dense fp16 or bf16 with fp32 accumulation; None where it is no faster than fp32."""
-    has_bf16: bool = False
-    """Whether it multiplies bf16 in hardware."""
+    has_bf16: bool = False  # whether it multiplies bf16 in hardware
 
     @property
     def precision(self) -> Precision:
@@ -53,8 +48,7 @@ CARDS: dict[str, Card] = {
 }
 """Name for --card -> card. titanx is the Maxwell card of 2015, where fp16 saves memory but no time."""
 
-_MAX_VALUE = 1e6
-"""GiB and TFLOPS: larger values are taken for mistakes."""
+_MAX_VALUE = 1e6  # GiB and TFLOPS: larger values are taken for mistakes
 
 
 def find_card(name: str) -> Card:
@@ -90,8 +84,7 @@ def peak_flops(device: torch.device, precision: Precision) -> float:
 
 def card_of(name: str) -> Card | None:
     """The card of a name in torch; None for an unknown one."""
-    found = (card for card in CARDS.values() if re.search(rf"\b{re.escape(card.title)}(?!\w)", name))
-    return next(found, None)
+    return next((card for card in CARDS.values() if re.search(rf"\b{re.escape(card.title)}(?!\w)", name)), None)
 
 
 def _measured_peak(device: torch.device, precision: Precision) -> float:

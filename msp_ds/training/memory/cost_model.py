@@ -5,8 +5,6 @@ V vocabulary, C object and A attribute classes. A test compares the memory with 
 and the operations with an independent count.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,10 +17,8 @@ from msp_ds.tasks.corruptions import SHUFFLE_REGIONS
 from msp_ds.tasks.task import Task
 from msp_ds.training.batch_loader import StepBatch
 
-_FULL, _HALF, _BIT = 4, 2, 1
-"""Bytes of a number in fp32 and in half precision, and of a flag in a dropout mask."""
-SLACK = 0.10
-"""Assumed overhead of a GPU's allocator, as a ratio of the activations."""
+_FULL, _HALF, _BIT = 4, 2, 1  # bytes of a number in fp32 and in half precision, and of a flag in a dropout mask
+SLACK = 0.10  # assumed overhead of a GPU's allocator, as a ratio of the activations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +28,8 @@ class Workload:
     model: ModelConfig
     tasks: tuple[Task, ...]
     options: TaskOptions
-    num_tokens: int
-    """T, padding included."""
-    num_regions: int = 36
-    """R."""
+    num_tokens: int  # T, padding included
+    num_regions: int = 36  # R
 
     @property
     def slots(self) -> int:

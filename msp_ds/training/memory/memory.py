@@ -1,7 +1,5 @@
 """The number of pairs that fit into one forward pass, found by trial at a stage's start or when memory ran out."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import logging
@@ -20,11 +18,9 @@ from msp_ds.training.engine.execution import Execution, Precision
 
 log = logging.getLogger(__name__)
 
-SPARE_RATIO = 0.05
-"""Ratio of the device's memory that a trial leaves free: training allocates in another order."""
+SPARE_RATIO = 0.05  # ratio of the device's memory that a trial leaves free: training allocates in another order
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
-_FULL, _HALF = 4, 2
-"""Bytes of a number."""
+_FULL, _HALF = 4, 2  # bytes of a number
 
 
 def divisors(number: int) -> list[int]:
@@ -97,8 +93,13 @@ def fitting_micro_batch(
 ) -> int:
     """The largest micro batch that fits on every rank, by trial on the longest texts of every granularity of the stage.
 
-    On a CPU it is all pairs of a rank. Raises InputError when not even one pair fits.
+    On a CPU it is all pairs of a rank. Raises InputError when no pair fits, and for shards that come by block.
     """
+    if loader.blocks is not None:
+        raise InputError(
+            "--micro-batch auto reads the longest texts first, for which all shards have to be here; raise "
+            "--cache-limit, or give a number"
+        )
     per_rank = max(1, batch_size // runtime.world_size)
     if not has_own_memory(runtime):
         return per_rank
@@ -128,7 +129,6 @@ def has_own_memory(runtime: Runtime) -> bool:
 
 
 def _trial(module: nn.Module, loader: BatchLoader, precision: Precision) -> Callable[[int], bool]:
-    """A function that tries whether a number of pairs fits, on the longest texts of every granularity."""
 
     def fits(size: int) -> bool:
         for part, granularity in enumerate(loader.parts):

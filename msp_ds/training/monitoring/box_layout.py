@@ -4,14 +4,11 @@ The renderers share it: characters (report/box_map.py), SVG (report/pages/svg.py
 (report/pages/explain_picture.py and sample_picture.py here). A box is x0 y0 x1 y1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 Box = Sequence[float]
 
-_SAME_IOU = 0.6
-"""Two boxes of at least this intersection over union look like one."""
+_SAME_IOU = 0.6  # two boxes of at least this intersection over union look like one
 
 
 def largest_first(boxes: Sequence[Box]) -> list[int]:

@@ -3,8 +3,6 @@
 TensorBoard's own writer has a thread that ends at the first write that fails; every later call raises.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import socket

@@ -1,7 +1,5 @@
 """The metrics of a stage in TensorBoard, in metrics.jsonl and on the terminal."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterable, Mapping

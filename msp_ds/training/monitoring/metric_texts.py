@@ -1,7 +1,5 @@
 """Markdown for TensorBoard: the configuration, the stages, and predictions on a few pairs."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """metrics.jsonl: the scalars of a stage, one JSON object per report and line."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -17,11 +15,9 @@ from msp_ds.storage.small_files import parse_json
 
 log = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.jsonl"
-"""Name of the file in the stage's folder."""
+METRICS_FILE = "metrics.jsonl"  # name of the file in the stage's folder
 
-Report = Literal["training", "validation"]
-"""Means since the report before, or means over the held-out pairs."""
+Report = Literal["training", "validation"]  # means since the report before, or means over the held-out pairs
 
 
 class MetricsFile:

@@ -3,8 +3,6 @@
 Shards hold no pixels, so regions are drawn as boxes in the image's frame.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
 
@@ -18,36 +16,32 @@ _REGIONS_WIDTH, _WORD_WIDTH = 480, 280
 _GAP, _LINE = 12, 18
 _MAX_WORDS = 3
 _MAX_NAMES = 12
-_STRONG = 3.0
-"""Multiple of uniform attention that is drawn in full red."""
-_LETTER = 7
-"""Mean width of a letter in pixels."""
+_STRONG = 3.0  # multiple of uniform attention that is drawn in full red
+_LETTER = 7  # mean width of a letter in pixels
 _BACKGROUND, _FRAME, _INK, _FAINT = (255, 255, 255), (200, 205, 212), (32, 36, 44), (120, 130, 145)
 _PLAIN_BOX, _RIGHT, _WRONG = (150, 165, 190), (20, 130, 70), (200, 40, 40)
 _COLD, _HOT = np.array([250, 250, 252], np.float32), np.array([226, 74, 20], np.float32)
 _FONT, _SMALL = 13, 11
 
 Color = tuple[int, int, int]
-Box = tuple[int, int, int, int]
-"""x0 y0 x1 y1 in pixels of the picture."""
+Box = tuple[int, int, int, int]  # x0 y0 x1 y1 in pixels of the picture
 
 
 def draw_sample(sample: Sample) -> np.ndarray:
     """Draw a sample; uint8 [height, width, 3]."""
     words = chosen_words(sample)
-    tall = round(_REGIONS_WIDTH * min(sample.height / sample.width, 1.4))
-    small = round(_WORD_WIDTH * min(sample.height / sample.width, 1.4))
+    tall, small = (round(width * min(sample.height / sample.width, 1.4)) for width in (_REGIONS_WIDTH, _WORD_WIDTH))
     width = _REGIONS_WIDTH + 2 * _GAP + len(words) * (_WORD_WIDTH + _GAP)
     lines = [(part, color) for line, color in _caption(sample) for part in wrap(line, (width - 2 * _GAP) // _LETTER)]
     height = _LINE + max(tall, small + _LINE) + 3 * _GAP + _LINE * len(lines)
     canvas = Image.new("RGB", (width, height), _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     draw.text((_GAP, 4), f"{sample.image_id}: regions, the hidden ones with the guess", fill=_FAINT, font=_font(_FONT))
-    _draw_regions(canvas, sample, corner=(_GAP, _LINE + _GAP), size=(_REGIONS_WIDTH, tall))
+    canvas.paste(_regions_panel(sample, (_REGIONS_WIDTH, tall)), (_GAP, _LINE + _GAP))
     for number, word in enumerate(words):
         left = _REGIONS_WIDTH + 2 * _GAP + number * (_WORD_WIDTH + _GAP)
         draw.text((left, 4), f"where “{_bare(sample.pieces[word])}” looks", fill=_FAINT, font=_font(_FONT))
-        _draw_looks(canvas, sample, word, corner=(left, _LINE + _GAP), size=(_WORD_WIDTH, small))
+        canvas.paste(_looks_panel(sample, word, (_WORD_WIDTH, small)), (left, _LINE + _GAP))
     below = _LINE + max(tall, small + _LINE) + 2 * _GAP
     for number, (line, color) in enumerate(lines):
         draw.text((_GAP, below + number * _LINE), line, fill=color, font=_font(_FONT))
@@ -79,10 +73,9 @@ def _listed(guesses: Sequence[Guess]) -> str:
     return ", ".join(f"{name} {probability:.2f}" for name, probability in guesses)
 
 
-def _draw_regions(canvas: Image.Image, sample: Sample, *, corner: tuple[int, int], size: tuple[int, int]) -> None:
-    draw = ImageDraw.Draw(canvas)
-    boxes = _scaled(sample, corner=corner, size=size)
-    _frame(draw, corner, size)
+def _regions_panel(sample: Sample, size: tuple[int, int]) -> Image.Image:
+    panel = Image.new("RGB", size, _BACKGROUND)
+    draw, boxes = _framed(panel), _scaled(sample, size)
     masked = {region.position: region for region in sample.objects}
     others = [number for number in largest_first(sample.boxes.tolist()) if number not in masked]
     for number in others:
@@ -94,67 +87,54 @@ def _draw_regions(canvas: Image.Image, sample: Sample, *, corner: tuple[int, int
         guess = region.guesses[0][0] if region.guesses else "?"
         names[number] = (guess if region.is_right else f"{guess}, is {region.right}", color)
     names |= {number: (sample.labels[number], _FAINT) for number in others[:_MAX_NAMES]}
-    _write_names(draw, sample, names, corner=corner, size=size)
+    _write_names(draw, boxes, names, size)
+    return panel
 
 
-def _draw_looks(
-    canvas: Image.Image, sample: Sample, word: int, *, corner: tuple[int, int], size: tuple[int, int]
-) -> None:
+def _looks_panel(sample: Sample, word: int, size: tuple[int, int]) -> Image.Image:
     """Draw a region the redder the more the word attends to it, and name the top three.
 
     Full red is the maximum, but at least _STRONG times uniform attention.
     """
-    looks = sample.looks[word]
+    looks, boxes = sample.looks[word], _scaled(sample, size)
     heat = looks / max(float(looks.max(initial=0.0)), _STRONG / max(len(looks), 1))
     shade = np.zeros((size[1], size[0]), np.float32)
-    for (x0, y0, x1, y1), value in zip(_scaled(sample, corner=(0, 0), size=size), heat.tolist(), strict=True):
+    for (x0, y0, x1, y1), value in zip(boxes, heat.tolist(), strict=True):
         inside = shade[y0 : y1 + 1, x0 : x1 + 1]
         np.maximum(inside, value, out=inside)
-    pixels = _COLD + shade[..., None] * (_HOT - _COLD)
-    canvas.paste(Image.fromarray(pixels.astype(np.uint8)), corner)
-    draw = ImageDraw.Draw(canvas)
-    _frame(draw, corner, size)
-    boxes = _scaled(sample, corner=corner, size=size)
-    most = np.argsort(-looks, kind="stable")[:3].tolist()
+    panel = Image.fromarray((_COLD + shade[..., None] * (_HOT - _COLD)).astype(np.uint8))
+    draw, most = _framed(panel), np.argsort(-looks, kind="stable")[:3].tolist()
     for number in most:
         draw.rectangle(boxes[number], outline=_INK)
     names = {number: (f"{sample.labels[number]} {looks[number]:.2f}".strip(), _INK) for number in most}
-    _write_names(draw, sample, names, corner=corner, size=size)
+    _write_names(draw, boxes, names, size)
+    return panel
 
 
 def _write_names(
-    draw: ImageDraw.ImageDraw,
-    sample: Sample,
-    names: Mapping[int, tuple[str, Color]],
-    *,
-    corner: tuple[int, int],
-    size: tuple[int, int],
+    draw: ImageDraw.ImageDraw, boxes: Sequence[Box], names: Mapping[int, tuple[str, Color]], size: tuple[int, int]
 ) -> None:
-    """Write the names of regions in the panel of a size at a corner, the most important names first."""
+    """Write the names of regions in a panel, the most important names first."""
     font, height = _font(_SMALL), _SMALL + 2
-    corners = place_labels(
-        _scaled(sample, corner=(0, 0), size=size),
-        {number: name for number, (name, _) in names.items()},
-        canvas=size,
-        height=height,
-        width_of=lambda name: draw.textlength(name, font=font),
+    texts = {number: name for number, (name, _) in names.items()}
+    places = place_labels(
+        boxes, texts, canvas=size, height=height, width_of=lambda name: draw.textlength(name, font=font)
     )
-    for number, (x, y) in corners.items():
+    for number, (left, top) in places.items():
         name, color = names[number]
-        left, top = corner[0] + x, corner[1] + y + 2
-        draw.rectangle((left, top, left + draw.textlength(name, font=font), top + height), fill=_BACKGROUND)
-        draw.text((left, top), name, fill=color, font=font)
+        corner = (left, top + 2)
+        draw.rectangle((*corner, left + draw.textlength(name, font=font), top + 2 + height), fill=_BACKGROUND)
+        draw.text(corner, name, fill=color, font=font)
 
 
-def _scaled(sample: Sample, *, corner: tuple[int, int], size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
-    """The corners of every box within a panel, in pixels of the picture."""
-    boxes = scaled_boxes(sample.boxes.tolist(), image=(sample.width, sample.height), canvas=size)
-    left, top = corner
-    return [(left + x0, top + y0, left + x1, top + y1) for x0, y0, x1, y1 in boxes]
+def _scaled(sample: Sample, size: tuple[int, int]) -> list[Box]:
+    return scaled_boxes(sample.boxes.tolist(), image=(sample.width, sample.height), canvas=size)
 
 
-def _frame(draw: ImageDraw.ImageDraw, corner: tuple[int, int], size: tuple[int, int]) -> None:
-    draw.rectangle((*corner, corner[0] + size[0] - 1, corner[1] + size[1] - 1), outline=_FRAME)
+def _framed(panel: Image.Image) -> ImageDraw.ImageDraw:
+    draw = ImageDraw.Draw(panel)
+    draw.rectangle((0, 0, panel.width - 1, panel.height - 1), outline=_FRAME)
+    return draw
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -3,12 +3,10 @@
 B pairs, T text tokens, R regions.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -30,19 +28,16 @@ from msp_ds.training.pretraining_model import PretrainingModel
 _GUESSES = 3
 _TOPICS = 6
 
-Guess = tuple[str, float]
-"""A word or a label, and its probability."""
+Guess = tuple[str, float]  # a word or a label, and its probability
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedPrediction:
     """The prediction of one masked word or object."""
 
-    position: int
-    """Of the word in the text or the region in the image, from 0."""
+    position: int  # of the word in the text or the region in the image, from 0
     right: str
-    guesses: tuple[Guess, ...]
-    """The most probable, best first."""
+    guesses: tuple[Guess, ...]  # the most probable, best first
 
     @property
     def is_right(self) -> bool:
@@ -93,7 +88,7 @@ class Names:
     objects: Sequence[str]
 
     @classmethod
-    def of(cls, reader: Reader) -> Names:
+    def of(cls, reader: Reader) -> Self:
         """The names of a reader's set."""
         labels = load_labels(reader.shards.objects_path, may_be_empty=True)
         pieces = read_vocabulary(reader.shards.vocab_path).pieces
@@ -121,8 +116,7 @@ def predict_samples(
     clean = clean.to(model.context.feature_mean.device)
     corrupted = corrupt(clean, tasks, context)
     encoded, looks = encode_and_look(model.backbone, corrupted)
-    words = _words(model, encoded, clean, corrupted, names)
-    objects = _objects(model, encoded, clean, corrupted, names)
+    words, objects = _masked(model, encoded, clean, corrupted, names)
     topics = _topics(model, encoded, clean, context, names)
     match = _match(model, encoded)
     samples = []
@@ -166,23 +160,20 @@ def _masked_predictions(
     return found
 
 
-def _words(
+def _masked(
     model: PretrainingModel, encoded: Encoded, clean: Batch, corrupted: Batch, names: Names
-) -> list[list[MaskedPrediction]]:
-    mask = corrupted.corruption.masked_tokens
-    if "token" not in model.heads or not mask.any():
-        return [[] for _ in range(len(mask))]
-    return _masked_predictions(mask, model.heads["token"](encoded.text[mask]), clean.token_ids[mask], names.pieces)
-
-
-def _objects(
-    model: PretrainingModel, encoded: Encoded, clean: Batch, corrupted: Batch, names: Names
-) -> list[list[MaskedPrediction]]:
-    mask = corrupted.corruption.masked_regions
-    if "region" not in model.heads or not names.objects or not mask.any():
-        return [[] for _ in range(len(mask))]
-    head, gated = gated_regions(model.heads, encoded, TargetPositions(mask=mask).flat())
-    return _masked_predictions(mask, head.objects(gated), clean.object_ids[mask], names.objects)
+) -> tuple[list[list[MaskedPrediction]], list[list[MaskedPrediction]]]:
+    """The predictions of the masked words and of the masked objects of each pair."""
+    tokens, regions = corrupted.corruption.masked_tokens, corrupted.corruption.masked_regions
+    words: list[list[MaskedPrediction]] = [[] for _ in range(len(tokens))]
+    objects = words
+    if "token" in model.heads:
+        logits = model.heads["token"](encoded.text[tokens])
+        words = _masked_predictions(tokens, logits, clean.token_ids[tokens], names.pieces)
+    if "region" in model.heads and names.objects:
+        head, gated = gated_regions(model.heads, encoded, TargetPositions(mask=regions).flat())
+        objects = _masked_predictions(regions, head.objects(gated), clean.object_ids[regions], names.objects)
+    return words, objects
 
 
 def _topics(

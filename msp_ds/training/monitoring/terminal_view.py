@@ -1,7 +1,5 @@
 """The live view of a stage on a terminal: a bar with the time left, and the last reports below it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 
@@ -13,8 +11,7 @@ from msp_ds.progress import note_column
 from msp_ds.terminal import Table, Terminal, styled
 
 _BAR_WIDTH = 28
-_REFRESHES = 4
-"""Per second."""
+_REFRESHES = 4  # per second
 _SPEED = {
     "speed/pairs_per_s": "{:.0f} pairs/s",
     "speed/wait_share": "waits for data {:.0%}",

@@ -1,7 +1,5 @@
 """The speed of training between two reports, the ratio of time spent waiting for data, and the memory in use."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -38,15 +36,12 @@ class Throughput:
 
     def waiting(self, step_batches: Iterator[T]) -> Iterator[T]:
         """Yield the same step batches; the time until each comes counts as waiting."""
-        while True:
-            began = self._clock()
-            try:
-                step_batch = next(step_batches)
-            except StopIteration:
-                return
+        began = self._clock()
+        for step_batch in step_batches:
             self._waited += self._clock() - began
             self._flops += self._flops_of(step_batch) if self._flops_of else 0.0
             yield step_batch
+            began = self._clock()
 
     def add(self, pairs: int) -> None:
         """Count the pairs of one optimiser step over all ranks."""

@@ -16,7 +16,7 @@ from msp_ds.errors import InputError
 from msp_ds.model.encoder import Backbone
 from msp_ds.training.checkpointing.checkpoint import read_weights
 from msp_ds.training.checkpointing.run_folder import find_checkpoint
-from msp_ds.training.engine.compiling import compile_layers, eager_layers
+from msp_ds.training.engine.compiling import compile_layers
 from msp_ds.training.engine.execution import Execution
 from msp_ds.training.planning import with_compile
 from msp_ds.training.pretraining_model import PretrainingModel
@@ -84,7 +84,7 @@ def test_a_shape_that_comes_again_is_not_compiled_again_and_dropout_breaks_no_gr
 
 def test_layers_run_eagerly_in_validation() -> None:
     _, model = two_learners("LXMERT")
-    with eager_layers(), torch.no_grad():
+    with torch.compiler.set_stance("force_eager"), torch.no_grad():
         model.eval()(tiny.a_batch((6, 4, 5)), curriculum("s")[0].tasks, 0)
     assert compiled_graphs() == 0
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from msp_ds.curriculum import BENCHMARKS, curriculum
 from msp_ds.data.loading.reader import Reader
-from msp_ds.evaluation.answering import Answerer
+from msp_ds.evaluation.answer_evaluation import Answerer
 from msp_ds.evaluation.matching import Matcher, image_states, texts_of_set
 from msp_ds.evaluation.ranking import PairScorer, choose_pool
 from msp_ds.model.attention_weights import encode_and_look

@@ -14,8 +14,8 @@ from msp_ds.curriculum import BENCHMARKS
 from msp_ds.data.format.shards import ShardSet, open_set
 from msp_ds.data.loading.reader import Reader
 from msp_ds.demo_world import make_world
-from msp_ds.evaluation import answering
-from msp_ds.evaluation.answering import Answerer
+from msp_ds.evaluation import answer_evaluation
+from msp_ds.evaluation.answer_evaluation import Answerer
 from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import build_heads
 from msp_ds.preparation.recipe import BenchmarkRecipe
@@ -62,7 +62,7 @@ def an_answerer(one: ShardSet, task: str) -> Answerer:
 
 @pytest.mark.parametrize("task", ["vqa", "nlvr2"])
 def test_answers_are_those_of_each_question_alone(sets: Path, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering, "BATCH", 7)
+    monkeypatch.setattr(answer_evaluation, "BATCH", 7)
     one = open_set(sets / task / "train")
     assert one.questions is not None
     reader, answerer = Reader(one), an_answerer(one, task)
