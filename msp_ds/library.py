@@ -29,7 +29,7 @@ from msp_ds.data.loading.reader import Reader
 from msp_ds.downstream.vqa import answer_logits
 from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.evaluation.matching import Matcher, Texts, image_states, read_pairs, texts_of, texts_of_set
-from msp_ds.model.attention_weights import encode_and_look
+from msp_ds.model.attention_weights import encode_with_attention
 from msp_ds.model.heads import AnswerHead, MatchHead
 from msp_ds.preparation.verifying.inspection import samples_of
 from msp_ds.records import Encoded
@@ -204,7 +204,7 @@ class Model:
         """Return the attention of the words of a text on the regions of an image."""
         texts = self._texts([text])
         batch = read_pairs(self.reader, texts, self._rows_of([image_id]))
-        weights = encode_and_look(self.backbone, batch.to(self.device))[1][0].cpu()
+        weights = encode_with_attention(self.backbone, batch.to(self.device))[1][0].cpu()
         num_regions = int(self.shards.region_counts[self.row_of(image_id)])
         words, rows = [], []
         for position in range(FIRST_WORD_POSITION, int(texts.word_positions.max()) + 1):

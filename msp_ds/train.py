@@ -28,7 +28,7 @@ from msp_ds.training.checkpointing.run_folder import RUN_FILE, fresh_folder, new
 from msp_ds.training.config_file import build_options
 from msp_ds.training.engine.execution import Execution
 from msp_ds.training.options import RunOptions, flag_name
-from msp_ds.training.planning import AUTO, cache_of, new_config, planned_execution, resumed_config, shards_at_hand
+from msp_ds.training.planning import AUTO, available_shards, cache_of, new_config, planned_execution, resumed_config
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def start(options: RunOptions, *, stages: tuple[Stage, ...] = ()) -> Path:
         raise InputError(f"--shards {options.shards} stands for {count} folders; name the one that holds a set a stage")
     saved = None if resumed is None else resumed_config(resumed, options)
     cache = cache_of(options.cache, options.cache_limit, resumed=resumed)
-    with shards_at_hand(options, saved, cache=cache) as shards:
+    with available_shards(options, saved, cache=cache) as shards:
         config = saved or dataclasses.replace(
             new_config(dataclasses.replace(options, shards=str(shards))), shards=options.shards_folder
         )

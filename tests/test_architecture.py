@@ -433,7 +433,7 @@ def test_the_rule_catches_a_wrong_package(rule: Rule, wrong: dict[str, str], fau
 
 
 @pytest.mark.parametrize(("rule", "_wrong", "_fault", "right"), CASES, ids=lambda part: getattr(part, "__name__", ""))
-def test_the_rule_lets_a_right_package_pass(rule: Rule, _wrong: object, _fault: str, right: dict[str, str]) -> None:
+def test_the_rule_accepts_a_correct_package(rule: Rule, _wrong: object, _fault: str, right: dict[str, str]) -> None:
     assert rule(_package(right)) == []
 
 
@@ -456,7 +456,7 @@ def _import_in_fresh_python(statement: str, *, probe: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_light_folders_import_without_deepspeed_and_in_silence(package: Package) -> None:
+def test_light_folders_import_without_deepspeed_and_print_nothing(package: Package) -> None:
     heavy = {"training", "evaluation", "library", "ablation", "exchange", "report", *ENTRY_POINTS}
     light = [name for name, module in package.items() if module.folder not in heavy]
     assert _import_in_fresh_python(f"import {', '.join(light)}", probe="'deepspeed' in sys.modules") == "False\n"
@@ -466,5 +466,5 @@ def test_the_package_imports_without_torch() -> None:
     assert _import_in_fresh_python("import msp_ds; msp_ds.load", probe="'torch' in sys.modules") == "False\n"
 
 
-def test_the_probe_for_silence_sees_an_import_and_a_print() -> None:
+def test_the_import_check_finds_an_import_and_a_print() -> None:
     assert _import_in_fresh_python("import this", probe="'this' in sys.modules").endswith("!\nTrue\n")

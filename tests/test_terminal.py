@@ -35,7 +35,7 @@ def shown(*parts: object, width: int = 100, **options: object) -> list[str]:
         ("ca\u200dt 犬\u200d\u200d犬 \u200cx", "ca\\u200dt 犬\\u200d\\u200d犬 \\u200cx"),
     ],
 )
-def test_what_a_terminal_obeys_or_hides_is_shown_as_an_escape(text: str, safe: str) -> None:
+def test_control_and_invisible_characters_are_shown_as_escapes(text: str, safe: str) -> None:
     assert printable(text) == safe
 
 
@@ -168,7 +168,7 @@ def test_a_full_disk_behind_standard_output_is_one_line_and_exit_code_2(words: l
 
 
 @pytest.mark.parametrize(("to", "code"), [("stdout", 141), ("stderr", 3)])
-def test_a_reader_that_is_gone_ends_the_results_in_silence_and_never_the_log(to: str, code: int) -> None:
+def test_a_closed_pipe_ends_the_results_silently_and_never_the_log(to: str, code: int) -> None:
     program = (
         "import sys; from msp_ds.terminal import run_command\n"
         f"def command():\n    print('x', file=sys.{to}, flush=True)\n    raise SystemExit(3)\n"

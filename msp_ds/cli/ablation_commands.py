@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from msp_ds.config import RunConfig
 from msp_ds.terminal import Terminal, resumable, speak
 from msp_ds.training.options import help_of
 
 if TYPE_CHECKING:
     from msp_ds.ablation.plan import AblationRequest
 
-FIRST_SEED = 9595
+FIRST_SEED = RunConfig.seed
 _PROGRAM = (sys.executable, "-c", "from msp_ds.cli import main; main()")
 
 

@@ -20,7 +20,7 @@ def quadruples(pairs: Tensor, table: PairSource, context: Context) -> SampledPai
     """
     keys, own = table.keys[pairs], table.images[pairs]
     chances = context.draw(keys, RETRIEVAL_QUADRUPLE, 6).unbind(1)
-    other_image = other_images(own, chances[0], table.num_images, table.images_at_hand)
+    other_image = other_images(own, chances[0], table.num_images, table.local_images)
     of_hard, of_random = (other_images(own, chance, table.num_images) for chance in chances[1:3])
     if context.options.itm_negatives == "hard" and table.hard_negatives is not None and table.hard_negatives.shape[1]:
         candidates, place, counts = draw_hard_negatives(own, table.hard_negatives, chances[3], context)

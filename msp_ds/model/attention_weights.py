@@ -30,20 +30,20 @@ def attention_weights(attention: Attention, states: Tensor, memory: Tensor, memo
     return cast(Tensor, scores.masked_fill(~memory_mask[:, None, None, :], -math.inf).softmax(-1))
 
 
-def last_look(backbone: Backbone) -> Attention:
+def last_attention(backbone: Backbone) -> Attention:
     """Return the last attention from text to regions; in a single stream, the last attention over both."""
     last: Any = list(backbone.layers)[-1]
     return cast(Attention, last.cross if isinstance(last, CrossModalityLayer) else last.self_attention)
 
 
 @torch.no_grad()
-def encode_and_look(backbone: Backbone, batch: Batch) -> tuple[Encoded, Tensor]:
+def encode_with_attention(backbone: Backbone, batch: Batch) -> tuple[Encoded, Tensor]:
     """Encode a batch and return float32 [B, T, R], each piece's attention weights on the regions, mean over heads.
 
     The rest of each row, up to one, is on the visual [CLS] and, in a single stream, on the text.
     """
     calls: list[tuple[Tensor, ...]] = []
-    attention = last_look(backbone)
+    attention = last_attention(backbone)
     handle = attention.register_forward_pre_hook(lambda module, inputs: calls.append(inputs))
     try:
         encoded = backbone(batch)

@@ -142,48 +142,50 @@ def draw_hard_negatives(
 def replace_images(pairs: Tensor, table: PairSource, context: Context) -> SampledPairs:
     """Give half of the texts another image: a hard negative, or a random image without one (paper section 3.3).
 
-    A hard negative that is not at hand is replaced by the next one in its list that is, the first following the last,
-    or by a random image where none is. The own images of int64 [B] `pairs` are at hand.
+    A hard negative that is not local is replaced by the next one in its list that is, the first following the last,
+    or by a random image where none is. The own images of int64 [B] `pairs` are local.
     """
-    options, num_images, at_hand = context.options, table.num_images, table.images_at_hand
+    options, num_images, local_images = context.options, table.num_images, table.local_images
     keys, own = table.keys[pairs], table.images[pairs]
     fate, which_hard, which_random, is_hard = context.draw(keys, IMAGE_REPLACEMENT, 4).unbind(1)
-    rows = other_images(own, which_random, num_images, at_hand)
+    rows = other_images(own, which_random, num_images, local_images)
     metrics = {}
     if options.itm_negatives == "hard" and table.hard_negatives is not None:
         candidates, place, counts = draw_hard_negatives(own, table.hard_negatives, which_hard, context)
         wanted = (counts > 0) & (is_hard < options.itm_hard_probability)
         usable = wanted
         if candidates.shape[1]:
-            if at_hand is not None:
-                is_at_hand = torch.zeros(num_images, dtype=torch.bool).index_fill(0, at_hand, True)
-                is_at_hand = (candidates >= 0) & is_at_hand[candidates.clamp(min=0)]
-                here = is_at_hand.gather(1, place[:, None]).squeeze(1)
-                metrics["data/hard_negatives_at_hand"] = MeanMetric.of(here, wanted & (fate < options.itm_probability))
-                place, found = _next_at_hand(candidates, place, is_at_hand)
+            if local_images is not None:
+                is_local = torch.zeros(num_images, dtype=torch.bool).index_fill(0, local_images, True)
+                is_local = (candidates >= 0) & is_local[candidates.clamp(min=0)]
+                here = is_local.gather(1, place[:, None]).squeeze(1)
+                metrics["data/local_hard_negative_ratio"] = MeanMetric.of(
+                    here, wanted & (fate < options.itm_probability)
+                )
+                place, found = _next_local(candidates, place, is_local)
                 usable = wanted & found
             rows = torch.where(usable, candidates.gather(1, place[:, None]).squeeze(1), rows)
-    matched = (fate >= options.itm_probability) | ((num_images if at_hand is None else len(at_hand)) < 2)
+    matched = (fate >= options.itm_probability) | ((num_images if local_images is None else len(local_images)) < 2)
     return SampledPairs(pairs=pairs, images=torch.where(matched, own, rows), matched=matched, metrics=metrics)
 
 
-def other_images(own: Tensor, chances: Tensor, num_images: int, at_hand: Tensor | None = None) -> Tensor:
-    """int64 [B]: a random other image, of all or of those at hand; every other image is equally likely."""
-    own_place = own if at_hand is None else torch.searchsorted(at_hand, own)
-    places = (chances * max((num_images if at_hand is None else len(at_hand)) - 1, 1)).long()
+def other_images(own: Tensor, chances: Tensor, num_images: int, local_images: Tensor | None = None) -> Tensor:
+    """int64 [B]: a random other image, of all or of the local ones; every other image is equally likely."""
+    own_place = own if local_images is None else torch.searchsorted(local_images, own)
+    places = (chances * max((num_images if local_images is None else len(local_images)) - 1, 1)).long()
     places = places + (places >= own_place).long()
-    return places if at_hand is None else at_hand[places.clamp(max=len(at_hand) - 1)]
+    return places if local_images is None else local_images[places.clamp(max=len(local_images) - 1)]
 
 
-def _next_at_hand(candidates: Tensor, places: Tensor, is_at_hand: Tensor) -> tuple[Tensor, Tensor]:
-    """int64 [B]: the first index from `places` on whose candidate is at hand; bool [B]: whether there is any.
+def _next_local(candidates: Tensor, places: Tensor, is_local: Tensor) -> tuple[Tensor, Tensor]:
+    """int64 [B]: the first index from `places` on whose candidate is local; bool [B]: whether there is any.
 
-    candidates: int64 [B, K], -1 beyond the last; is_at_hand: bool [B, K].
+    candidates: int64 [B, K], -1 beyond the last; is_local: bool [B, K].
     """
     counts = (candidates >= 0).sum(1, keepdim=True).clamp(min=1)
     behind = (torch.arange(candidates.shape[1]) - places[:, None]) % counts
-    behind = torch.where(is_at_hand, behind, candidates.shape[1])
-    return behind.argmin(1), is_at_hand.any(1)
+    behind = torch.where(is_local, behind, candidates.shape[1])
+    return behind.argmin(1), is_local.any(1)
 
 
 MASK_TOKENS = Corruption(name="mask tokens", order=2, apply=mask_tokens)

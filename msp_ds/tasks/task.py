@@ -65,7 +65,7 @@ class PairSource(Protocol):
     num_images: int
     second_images: Tensor | None
     """int64 [P]: the second image of a statement about two."""
-    images_at_hand: Tensor | None
+    local_images: Tensor | None
     """int64 [n], ascending: the images that can be sampled, None for all."""
 
     def some_pair_of(self, images: Tensor, chances: Tensor) -> Tensor:

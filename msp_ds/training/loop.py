@@ -123,7 +123,7 @@ class StageLoop:
             return True
         # Zero counts, not nothing: all ranks must report the same names.
         meter.add(zeroed(metrics))
-        self.guards.finite.keep(losses, self._info(step_batch, number))
+        self.guards.finite.note_batch(losses, self._info(step_batch, number))
         return False
 
     def _info(self, step_batch: StepBatch, number: int) -> BatchInfo:

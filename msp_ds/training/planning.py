@@ -64,7 +64,7 @@ def cache_of(folder: Path | None, limit_gb: float | None, *, resumed: Path | Non
 
 
 @contextmanager
-def shards_at_hand(options: RunOptions, saved: RunConfig | None, *, cache: ShardCache) -> Iterator[Path]:
+def available_shards(options: RunOptions, saved: RunConfig | None, *, cache: ShardCache) -> Iterator[Path]:
     """Yield the local folder of the shards of a new or saved run; those at an address are fetched first."""
     address = saved.shards if saved else options.shards_folder
     stages = curriculum(

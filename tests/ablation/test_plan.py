@@ -41,7 +41,7 @@ def test_steps_are_divided_evenly_and_the_first_stages_take_the_rest() -> None:
     assert even_split(92, num_stages=3) == [31, 31, 30]
 
 
-def test_rows_that_begin_alike_share_their_beginning() -> None:
+def test_rows_with_the_same_first_stages_share_those_runs() -> None:
     assert trained("tps,tps-titp") == [
         "seed-1/t30",
         "seed-1/t30_p30",

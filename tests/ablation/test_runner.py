@@ -43,7 +43,7 @@ def test_every_node_runs_once_and_its_grades_are_kept(tmp_path: Path) -> None:
     assert results.nodes["seed-1/vqa-grades/t45_s45"].grades == {"VQA": 60.0}
 
 
-def test_a_second_run_does_nothing_and_knows_all(tmp_path: Path) -> None:
+def test_a_second_run_trains_nothing_and_returns_all_grades(tmp_path: Path) -> None:
     plan = plan_ablation(a_study(tmp_path, rows="ts"))
     first, pretender = ablated(plan, Pretender()), Pretender()
     assert ablated(plan, pretender) == first
@@ -66,7 +66,7 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path) -> None:
     assert pretender.commands[0] == " ".join(plan.nodes[0].words) + " --resume"
 
 
-def test_a_run_that_was_finished_unnoticed_is_not_started(tmp_path: Path) -> None:
+def test_a_finished_run_without_a_record_is_not_started_again(tmp_path: Path) -> None:
     plan, pretender = plan_ablation(a_study(tmp_path, rows="s")), Pretender()
     leave_run(tmp_path / "seed-1/s90", "sentence", steps=90)
     results = ablated(plan, pretender)

@@ -58,7 +58,7 @@ def test_a_cell_is_mean_and_deviation_over_seeds() -> None:
     assert cell.text() == "43.0 ± 3.6"
 
 
-def test_the_caption_says_what_a_deviation_is_of() -> None:
+def test_the_caption_explains_the_deviation() -> None:
     assert a_grid().caption.startswith("percent, mean ± standard deviation over 3 seeds; each row 90 optimiser steps")
     single = grid_of(plan_ablation(a_study(rows="s", setting=("heads=carried",))), {}).caption
     assert single.startswith("percent, one seed; each row 90 optimiser steps of preset tiny in all")
@@ -149,7 +149,7 @@ def test_the_plan_shows_the_runs_of_each_row() -> None:
     assert "s90-itm_hs" in text
 
 
-def test_the_plan_says_how_much_there_is_and_what_is_known_of_the_time() -> None:
+def test_the_plan_shows_its_size_and_the_known_time() -> None:
     plan = plan_ablation(a_study(rows="tps,tps-titp", benchmarks=("zero-shot-retrieval", "vqa")))
     lines = plan_words(plan, {}, set()).splitlines()
     assert lines == [

@@ -49,7 +49,7 @@ def test_a_command_that_fails_is_named_and_the_exit_code_is_1(
     assert (tmp_path / "table_4.md").is_file()
 
 
-def test_a_command_runs_in_a_process_of_its_own_and_its_words_are_kept(tmp_path: Path) -> None:
+def test_a_command_runs_in_a_separate_process_and_its_output_is_kept(tmp_path: Path) -> None:
     log = tmp_path / "output.log"
     assert ablation_commands.launch(("info", "--preset", "nothing"), log) == 2
     assert ablation_commands.launch(("info", "--preset", "tiny"), log) == 0

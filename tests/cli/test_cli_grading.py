@@ -165,7 +165,7 @@ def test_evaluate_grades_a_model_or_a_file_and_says_which_flags_do_not_fit(
     assert refusal("evaluate", *flags).startswith(message)
 
 
-def test_a_missing_test_split_is_told_with_the_way_to_write_one(here: Path) -> None:
+def test_a_missing_test_split_is_reported_with_the_command_that_writes_one(here: Path) -> None:
     Path("shards").unlink()
     assert refusal("predict", "--task", "gqa", "--checkpoint", "runs/gqa") == (
         "no shards for stage gqa in shards/gqa/test; write them with: msp-ds shard --task gqa --recipe FILE "
@@ -201,7 +201,7 @@ def tuned_run(folder: Path, task: str, **options: object) -> str:
     return str(checkpoint)
 
 
-def test_an_exported_model_still_knows_what_it_was_fine_tuned_for(here: Path) -> None:
+def test_an_exported_model_keeps_the_benchmark_it_was_fine_tuned_for(here: Path) -> None:
     flags = ("--from-scratch", "--max-steps", 1, "--batch-size", 8, "--run-dir", "tuned")
     assert run("finetune", "--task", "vqa", *flags).exit_code == 0
     assert run("export", "tuned", "--to", "safetensors", "--out", "weights").exit_code == 0
@@ -258,7 +258,7 @@ def test_a_weights_folder_can_be_fine_tuned(here: Path) -> None:
 
 @pytest.mark.parametrize("task", ["gqa", "nlvr2", "retrieval"])
 @pytest.mark.parametrize("init", ["runs/retrieval", None])
-def test_a_model_fine_tuned_for_another_benchmark_is_told_so_first(here: Path, task: str, init: str | None) -> None:
+def test_a_model_fine_tuned_for_another_benchmark_is_refused_first(here: Path, task: str, init: str | None) -> None:
     checkpoint = tuned_run(here / "tuned", "vqa", init=init)
     start = "--init runs/retrieval" if init else "--from-scratch"
     assert refusal("evaluate", "--task", task, "--checkpoint", "tuned") == (

@@ -27,7 +27,7 @@ def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     assert refusal("runs", tmp_path).endswith("start one with: msp-ds train --curriculum tps")
 
 
-def test_fit_says_what_a_preset_takes_on_a_card() -> None:
+def test_fit_shows_the_memory_of_a_preset_on_a_card() -> None:
     shown = run("info", "--fit", "--card", "titanx", "--batch-size", "256").stdout
     assert "Preset paper on GTX TITAN X, 12 GiB, fp16, ZeRO 0: a prediction" in shown
     for row in ("weights, gradients, moments", "activations of the batch", "largest micro batch", "pairs a second"):

@@ -41,7 +41,7 @@ def test_a_task_of_its_own_is_trained_beside_the_stages_tasks(small_shards: Path
 
 
 @pytest.mark.slow
-def test_models_are_asked_for_captions_scores_images_and_answers(looking_site: Path) -> None:
+def test_models_give_captions_scores_images_and_answers(looking_site: Path) -> None:
     runs = looking_site / "runs"
     flags = ("--shards", looking_site / "shards", "--question", "How many dogs are there?")
     printed = output_of("ask_a_model.py", "--checkpoint", runs / "tps", "--answerer", runs / "vqa", *flags)

@@ -29,11 +29,11 @@ from msp_ds.training.engine.execution import Execution
 from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import (
     ShardCache,
+    available_shards,
     cache_of,
     changed_schedule,
     new_config,
     resumed_config,
-    shards_at_hand,
     with_flags,
 )
 
@@ -90,10 +90,10 @@ def test_shards_at_an_address_are_brought_here_and_named_by_it(small_shards: Pat
     address = small_shards.as_uri().replace("file://", "local://")
     with (
         pytest.raises(InputError, match="shards cannot be read from local://"),
-        shards_at_hand(RunOptions(shards=address), None, cache=ShardCache(folder=str(tmp_path))),
+        available_shards(RunOptions(shards=address), None, cache=ShardCache(folder=str(tmp_path))),
     ):
         pass
-    with shards_at_hand(
+    with available_shards(
         RunOptions(shards=str(small_shards), curriculum="s"), None, cache=ShardCache(folder=str(tmp_path))
     ) as here:
         assert here == small_shards

@@ -80,7 +80,7 @@ def test_a_linear_probe_recovers_category_and_colour(seen: Seen) -> None:
     assert _probe(seen, seen.colours) > 0.85
 
 
-def test_no_single_dimension_gives_category_or_colour_away(seen: Seen) -> None:
+def test_no_single_dimension_predicts_category_or_colour(seen: Seen) -> None:
     assert max(_accuracy_from(column, seen.categories) for column in seen.features.T) < 0.2
     assert max(_accuracy_from(column, seen.colours) for column in seen.features.T) < 0.4
 

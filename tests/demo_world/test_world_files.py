@@ -173,12 +173,12 @@ def test_hard_negatives_are_what_brute_force_finds(world: Path) -> None:
         assert found["neighbours"].tolist() == np.stack(expected).tolist()
 
 
-def test_the_card_tells_what_made_the_world(world: Path) -> None:
+def test_the_card_holds_the_arguments_that_made_the_world(world: Path) -> None:
     card = {"format": "msp-ds world", "version": 2, "seed": 7, "images": 48, "feature_width": 64}
     assert _json(world / "world.json") == card
 
 
-def test_advance_hears_of_every_image(tmp_path: Path) -> None:
+def test_progress_advances_once_for_every_image(tmp_path: Path) -> None:
     heard: list[int] = []
     report = make_world(tmp_path / "world", images=41, seed=1, feature_width=16, advance=heard.append)
     assert sum(heard) == report.images == 41
@@ -213,7 +213,7 @@ def test_a_new_world_replaces_an_older_one(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["world"]
 
 
-def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
+def test_the_remains_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     done = subprocess.Popen([sys.executable, "-c", ""])
     done.wait()
     (tmp_path / f".world.partial-{done.pid}").mkdir()
@@ -243,7 +243,7 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_a_world_with_a_file_of_somebody_elses_is_not_replaced(tmp_path: Path) -> None:
+def test_a_world_with_an_unknown_file_is_not_replaced(tmp_path: Path) -> None:
     world = tmp_path / "world"
     make_world(world, images=2, seed=1, feature_width=16)
     (world / "notes.txt").write_text("precious")

@@ -79,12 +79,12 @@ def test_sides_are_seen_in_the_boxes(questions: list[tuple[Scene, AnsweredQuesti
         assert question.answer == ("yes" if is_left == (match[2] == "left") else "no")
 
 
-def test_most_annotators_say_the_truth(questions: list[tuple[Scene, AnsweredQuestion]]) -> None:
+def test_most_annotators_give_the_true_answer(questions: list[tuple[Scene, AnsweredQuestion]]) -> None:
     shares = [Counter(annotated(SEED, scene, 0, question))[question.answer] / 10 for scene, question in questions[::7]]
     assert 0.85 < sum(shares) / len(shares) < 0.91
 
 
-def test_statements_are_as_true_as_they_claim(scenes: list[Scene]) -> None:
+def test_statements_have_the_right_label(scenes: list[Scene]) -> None:
     statements = [statement for scene in scenes[64:] for statement in statements_of(SEED, scene, scenes[:64])]
     assert len(statements) > 1200
     assert 0.45 < sum(statement.true for statement in statements) / len(statements) < 0.55
@@ -103,7 +103,7 @@ def test_statements_are_as_true_as_they_claim(scenes: list[Scene]) -> None:
     assert checked > 500
 
 
-def test_no_kind_of_statement_gives_itself_away(scenes: list[Scene]) -> None:
+def test_no_kind_of_statement_predicts_its_label(scenes: list[Scene]) -> None:
     truths = defaultdict(list)
     for scene in scenes[64:]:
         for statement in statements_of(SEED, scene, scenes[:64]):

@@ -60,9 +60,7 @@ def _bears_out(scene: Scene, relation: Relation) -> bool:
     return _holds(relation.name, box, scene.things[relation.target].box)
 
 
-def test_claimed_relations_are_borne_out_by_the_boxes(
-    scenes: list[Scene], captions: list[tuple[Sentence, ...]]
-) -> None:
+def test_claimed_relations_hold_for_the_boxes(scenes: list[Scene], captions: list[tuple[Sentence, ...]]) -> None:
     claims = [
         (scene, relation)
         for scene, five in zip(scenes, captions, strict=True)
@@ -80,7 +78,7 @@ def test_many_kinds_of_relations_are_claimed(captions: list[tuple[Sentence, ...]
     assert names["left of"] + names["right of"] < 0.5 * sum(names.values())
 
 
-def test_arranged_relations_are_borne_out_by_the_boxes(scenes: list[Scene]) -> None:
+def test_arranged_relations_hold_for_the_boxes(scenes: list[Scene]) -> None:
     assert all(_bears_out(scene, relation) for scene in scenes for relation in scene.relations)
 
 

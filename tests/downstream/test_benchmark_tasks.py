@@ -82,7 +82,7 @@ class Table:
     images = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
     hard_negatives: Tensor | None = torch.tensor([[1, -1], [0, -1], [3, -1], [-1, -1]], dtype=torch.int32)
     num_images = 4
-    images_at_hand: Tensor | None = None
+    local_images: Tensor | None = None
     second_images: Tensor | None = torch.tensor([1, 2, 0, 0, 3, 3, 2, 2])
 
     def some_pair_of(self, images: Tensor, chances: Tensor) -> Tensor:

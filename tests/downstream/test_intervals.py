@@ -29,7 +29,7 @@ def looped_interval(values: list[float], units: list[int], *, num_resamples: int
     return found[int(0.025 * num_resamples)], found[int(0.975 * num_resamples)]
 
 
-def test_the_interval_of_a_share_is_two_standard_errors_wide() -> None:
+def test_the_interval_of_a_ratio_is_two_standard_errors_wide() -> None:
     score = Score(values=(1.0, 0.0, 0.0, 0.0) * 300)
     low, high = score.interval(RESAMPLING)
     error = 100 * math.sqrt(0.25 * 0.75 / 1200)

@@ -96,7 +96,7 @@ def test_ranks_equal_those_of_loops(seed: int, levels: int) -> None:
     assert ranks_of_captions(scores, owners).tolist() == caption_ranks
 
 
-def test_recall_is_the_share_of_ranks_below_k_in_percent() -> None:
+def test_recall_is_the_percentage_of_ranks_below_k() -> None:
     ranks = torch.tensor([0, 4, 5, 9])
     assert [recall_at(ranks, k) for k in (1, 5, 6, 10)] == [25.0, 50.0, 75.0, 100.0]
 
@@ -147,7 +147,7 @@ def test_chance_is_the_average_over_all_orders(k: int) -> None:
     assert text_chance == pytest.approx(100 * float(sum(found)) / 3)
 
 
-def test_a_random_scorer_grades_as_chance_says() -> None:
+def test_a_random_scorer_has_the_expected_grades() -> None:
     owners = torch.arange(300).repeat_interleave(3)
     scores = torch.rand(300, 900, generator=torch.Generator().manual_seed(0))
     grades = grade_retrieval(scores, owners)

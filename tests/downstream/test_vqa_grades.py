@@ -22,7 +22,7 @@ def question(number: int = 1, *answers: str, **more: object) -> VqaQuestion:
 
 
 @pytest.mark.parametrize(("same", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (9, 1.0)])
-def test_an_answer_earns_by_how_many_say_it(same: int, expected: float) -> None:
+def test_an_answer_scores_by_the_number_of_annotators_who_gave_it(same: int, expected: float) -> None:
     people = ["net"] * same + [f"other {number}" for number in range(10 - same)]
     assert vqa_accuracy("net", people) == pytest.approx(expected)
 

@@ -97,7 +97,7 @@ def test_the_graded_questions_themselves_teach_nothing(vqa_set: tuple[QuestionSo
     )
 
 
-def test_without_training_questions_the_note_says_how_to_name_them(
+def test_without_training_questions_the_note_names_the_flag(
     vqa_set: tuple[QuestionSource, ShardSet, Path], tmp_path: Path
 ) -> None:
     source, held_out, predictions = vqa_set

@@ -69,7 +69,7 @@ def test_a_vqa_submission_is_graded(vqa: dict[str, Path], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("num_answers", "score"), [(1, 0.0), (2, 1 / 3), (3, 2 / 3), (4, 1.0)])
-def test_a_note_says_that_few_answers_cap_the_grade(vqa: dict[str, Path], num_answers: int, score: float) -> None:
+def test_a_note_reports_that_few_answers_limit_the_grade(vqa: dict[str, Path], num_answers: int, score: float) -> None:
     annotations = json.loads(vqa["annotations"].read_text())
     for one in annotations["annotations"][:3]:
         one["answers"] = one["answers"][:num_answers]
@@ -118,7 +118,7 @@ def test_the_questions_must_be_named(vqa: dict[str, Path]) -> None:
     )
 
 
-def test_gqa_says_what_it_needs_for_the_rest(tmp_path: Path) -> None:
+def test_gqa_names_the_files_that_the_other_metrics_need(tmp_path: Path) -> None:
     (tmp_path / "questions.json").write_text(
         '{"01": {"imageId": "1", "question": "?", "answer": "red", "groups": {"global": "color"}, "entailed": ["02"],'
         '"types": {"structural": "query", "detailed": "x"}},'

@@ -116,7 +116,7 @@ def test_a_part_of_the_pool_is_scored_in_its_own_order(scorer: PairScorer, reade
     torch.testing.assert_close(scorer.scores(reader, pool), wanted, atol=FP32_BOUND, rtol=0)
 
 
-def test_progress_hears_of_every_pair_once(scorer: PairScorer, reader: Reader) -> None:
+def test_progress_advances_once_for_every_pair(scorer: PairScorer, reader: Reader) -> None:
     heard: list[int] = []
     PairScorer(scorer.backbone, scorer.head, pairs_at_once=8).scores(reader, choose_pool(reader), advance=heard.append)
     assert sum(heard) == 5 * 11

@@ -150,9 +150,7 @@ def test_an_unfinished_matrix_is_not_graded(model: TrainedModel, held_out: Shard
         report_retrieval(half)
 
 
-def test_a_model_that_says_the_same_of_every_pair_finds_nothing(
-    model: TrainedModel, held_out: ShardSet, tmp_path: Path
-) -> None:
+def test_equal_scores_for_all_pairs_have_no_recall(model: TrainedModel, held_out: ShardSet, tmp_path: Path) -> None:
     for parameter in model.heads["match"].parameters():
         torch.nn.init.zeros_(parameter)
     report = report_retrieval(scored(model, held_out, tmp_path))
@@ -172,7 +170,7 @@ def test_an_image_with_too_few_captions_is_named(model: TrainedModel, held_out: 
         score_retrieval(model, held_out, num_images=2, captions_per_image=6, out=tmp_path)
 
 
-def test_the_first_caption_protocol_has_a_file_of_its_own_that_says_so(
+def test_the_first_caption_protocol_writes_a_separate_report_that_names_it(
     model: TrainedModel, held_out: ShardSet, tmp_path: Path
 ) -> None:
     standard = report_retrieval(scored(model, held_out, tmp_path))

@@ -1,4 +1,4 @@
-"""The shares of attention are those that the layers' fused call uses, and stand at the right words and regions."""
+"""Attention weights equal those of the fused call and stand at the right words and regions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from tiny import CONFIG, FAMILY, HIDDEN, a_batch, rng
 from torch import Tensor
 
-from msp_ds.model.attention_weights import attention_weights, encode_and_look, last_look
+from msp_ds.model.attention_weights import attention_weights, encode_with_attention, last_attention
 from msp_ds.model.encoder import Backbone
 from msp_ds.model.layers import Attention
 from msp_ds.records import Batch
@@ -27,19 +27,19 @@ def some_attention() -> tuple[Attention, Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def test_the_shares_times_the_values_are_what_the_fused_call_sees() -> None:
+def test_weights_times_values_equal_the_fused_call() -> None:
     attention, states, memory, mask = some_attention()
-    shares = attention_weights(attention, states, memory, mask)
+    weights = attention_weights(attention, states, memory, mask)
     values = attention.value(memory).unflatten(-1, (2, -1)).transpose(1, 2)
-    seen = (shares @ values).transpose(1, 2).flatten(2)
+    seen = (weights @ values).transpose(1, 2).flatten(2)
     expected = attention.norm(states + attention.output(seen))
     torch.testing.assert_close(attention(states, memory, mask), expected, atol=1e-12, rtol=0)
 
 
 @torch.no_grad()
-def test_the_shares_are_those_of_a_plain_loop() -> None:
+def test_weights_equal_those_of_a_plain_loop() -> None:
     attention, states, memory, mask = some_attention()
-    shares = attention_weights(attention, states, memory, mask)
+    weights = attention_weights(attention, states, memory, mask)
     query, key = attention.query(states), attention.key(memory)
     half = HIDDEN // 2
     for head, part in enumerate((slice(0, half), slice(half, None))):
@@ -47,11 +47,11 @@ def test_the_shares_are_those_of_a_plain_loop() -> None:
             math.exp(float(query[1, 2, part] @ key[1, place, part]) / math.sqrt(half)) if mask[1, place] else 0.0
             for place in range(4)
         ]
-        assert shares[1, head, 2].tolist() == pytest.approx([power / sum(powers) for power in powers])
+        assert weights[1, head, 2].tolist() == pytest.approx([power / sum(powers) for power in powers])
 
 
-def whole_shares(backbone: Backbone, batch: Batch) -> Tensor:
-    """[B, h, queries, slots] of the last layer's first look, from what its fused call is given."""
+def all_attention(backbone: Backbone, batch: Batch) -> Tensor:
+    """[B, h, queries, slots] of the last layer's first attention, from the inputs of its fused call."""
     caught: list[tuple[Tensor, Tensor, Tensor]] = []
     fused = torch.nn.functional.scaled_dot_product_attention
 
@@ -64,28 +64,28 @@ def whole_shares(backbone: Backbone, batch: Batch) -> Tensor:
         backbone(batch)
     calls_a_layer = 4 if backbone.config.encoder == "cross" else 1  # across twice, then each stream at itself
     query, key, mask = caught[-calls_a_layer]
-    # An identity as values makes the fused call return its own shares.
+    # An identity as values makes the fused call return its own weights.
     slots = torch.eye(key.shape[2]).expand(*key.shape[:2], -1, -1)
     return fused(query, key, slots, attn_mask=mask)
 
 
 @pytest.mark.parametrize("name", FAMILY)
 @torch.no_grad()
-def test_each_encoder_tells_where_its_last_layer_looks(name: str) -> None:
+def test_each_encoder_returns_the_attention_of_its_last_layer(name: str) -> None:
     torch.manual_seed(5)
     backbone, batch = Backbone(FAMILY[name]).eval(), a_batch()
-    encoded, shares = encode_and_look(backbone, batch)
+    encoded, weights = encode_with_attention(backbone, batch)
     assert torch.equal(encoded.pair, backbone(batch).pair)
-    whole = whole_shares(backbone, batch).mean(1)
+    whole = all_attention(backbone, batch).mean(1)
     num_tokens, num_regions = batch.token_ids.shape[1], batch.region_mask.shape[1]
-    torch.testing.assert_close(shares, whole[:, :num_tokens, -num_regions:], atol=1e-12, rtol=0)
-    assert not shares[~batch.region_mask[:, None].expand_as(shares)].any()
-    assert (shares.sum(2) <= 1 + 1e-6).all()
+    torch.testing.assert_close(weights, whole[:, :num_tokens, -num_regions:], atol=1e-12, rtol=0)
+    assert not weights[~batch.region_mask[:, None].expand_as(weights)].any()
+    assert (weights.sum(2) <= 1 + 1e-6).all()
     if not FAMILY[name].visual_cls and FAMILY[name].encoder == "cross":
-        torch.testing.assert_close(shares.sum(2), torch.ones(shares.shape[:2]))
+        torch.testing.assert_close(weights.sum(2), torch.ones(weights.shape[:2]))
 
 
-def test_looking_leaves_no_hook_behind() -> None:
+def test_encode_with_attention_removes_its_hook() -> None:
     backbone = Backbone(CONFIG).eval()
-    encode_and_look(backbone, a_batch())
-    assert not last_look(backbone)._forward_pre_hooks
+    encode_with_attention(backbone, a_batch())
+    assert not last_attention(backbone)._forward_pre_hooks

@@ -126,20 +126,20 @@ def test_the_match_head_is_one_linear_layer_to_two_logits(backbone: Backbone) ->
     assert head(pair).shape == (4, 2)
 
 
-def test_heads_start_alike_whatever_the_order_of_their_names(backbone: Backbone) -> None:
+def test_initial_heads_do_not_depend_on_the_order_of_their_names(backbone: Backbone) -> None:
     forward, backward = start(backbone, *HEADS, "token"), start(backbone, *reversed(HEADS))
     assert list(forward) == list(backward) == sorted(HEADS)
     for one, other in zip(forward.parameters(), backward.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-def test_a_head_starts_alike_whatever_the_others(backbone: Backbone) -> None:
+def test_an_initial_head_does_not_depend_on_the_other_heads(backbone: Backbone) -> None:
     alone, among = start(backbone, "topic")["topic"], start(backbone, *HEADS)["topic"]
     for one, other in zip(alone.parameters(), among.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-def test_only_the_heads_asked_for_are_built(backbone: Backbone) -> None:
+def test_only_the_requested_heads_are_built(backbone: Backbone) -> None:
     assert list(start(backbone, "match")) == ["match"]
     assert not len(start(backbone))
 

@@ -55,7 +55,7 @@ def test_the_rules_notice_a_wrong_mark(field: str, fault: str) -> None:
     assert any(fault in text for text in broken_rules(clean, wrong, context().options))
 
 
-def test_all_that_may_be_masked_is_and_nothing_when_nothing_should_be() -> None:
+def test_probabilities_one_and_zero_mask_everything_and_nothing() -> None:
     for example in examples():
         tokens, regions = (fates(example.clean, example.corrupted) for fates in (fates_of_tokens, fates_of_regions))
         for counts in (tokens, regions):

@@ -41,7 +41,7 @@ def test_every_task_has_a_slow_loss() -> None:
     assert set(SLOW_LOSSES) == set(TASKS)
 
 
-def test_the_batches_ask_something_and_nothing(found: dict[str, Agreement]) -> None:
+def test_the_batches_include_some_with_and_some_without_targets(found: dict[str, Agreement]) -> None:
     for name, one in found.items():
         assert NUM_BATCHES - one.empty >= 50, name
         assert one.empty >= 30 or name == "itm_hs"  # which asks about every pair
@@ -72,7 +72,7 @@ def test_options_that_are_left_out_are_no_part_of_a_loss() -> None:
     assert set(TaskOptions.__dataclass_fields__) == set(CHOICES) | elsewhere
 
 
-def test_a_nothing_costs_exactly_nothing_and_moves_no_weight() -> None:
+def test_a_batch_without_targets_has_zero_loss_and_zero_gradients() -> None:
     met = set()
     for example in examples():
         the_question = question(example)

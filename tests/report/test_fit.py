@@ -46,7 +46,7 @@ def cells(table: Table, row: str) -> list[str]:
     return [str(list(column.cells)[place]) for column in table.columns[1:]]
 
 
-def test_the_table_says_what_to_set_where_the_batch_is_too_large() -> None:
+def test_the_table_names_the_setting_for_a_batch_that_is_too_large() -> None:
     how = Execution(precision="fp16")
     few = fit_table("paper", find_card("4gb"), how, batch_size=128)
     assert all("with micro_batch" in cell for cell in cells(few, "fits"))

@@ -46,7 +46,7 @@ def reports(stage: Path, *rows: dict[str, Any]) -> None:
     (stage / METRICS_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def test_a_run_in_its_second_stage_says_how_far_it_is_and_its_best_validation(tmp_path: Path) -> None:
+def test_a_run_in_its_second_stage_shows_its_progress_and_its_best_validation(tmp_path: Path) -> None:
     run = a_run(tmp_path / "one")
     finished(run / "1-token", 100)
     validations = [{"step": 10 * number, "report": "validation", "loss/total": loss} for number, loss in VALIDATED]

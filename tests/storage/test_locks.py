@@ -92,7 +92,7 @@ def test_a_dead_owner_of_this_machine_is_taken_over_at_once_also_without_locks(
         pass
 
 
-def test_an_owner_file_that_nobody_can_read_counts_as_long_as_it_is_fresh(tmp_path: Path) -> None:
+def test_an_unreadable_owner_file_counts_while_it_is_recent(tmp_path: Path) -> None:
     (tmp_path / OWNER_FILE).write_bytes(b"\xff{")
     with pytest.raises(InputError, match="is being written by another process"), lock_folder(tmp_path):
         pass

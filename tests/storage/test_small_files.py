@@ -153,7 +153,7 @@ def test_an_image_has_no_more_captions_than_it_has(small_shards: Path) -> None:
     assert choose_pool(reader, captions_per_image=10**30).captions.tolist() == choose_pool(reader).captions.tolist()
 
 
-def test_a_set_may_not_say_which_cache_its_tars_are_fetched_into(small_shards: Path, tmp_path: Path) -> None:
+def test_a_set_cannot_name_the_cache_of_its_tars(small_shards: Path, tmp_path: Path) -> None:
     folder = tmp_path / "shards" / "sentence" / "train"
     shutil.copytree(small_shards / "sentence" / "train", folder)
     note = {"address": "https://nowhere/shards", "cache": str(tmp_path / "photos"), "limit": 1, "kept": 0}

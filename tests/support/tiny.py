@@ -136,7 +136,7 @@ class Pairs:
     images: Tensor
     num_images: int
     hard_negatives: Tensor | None = None
-    images_at_hand: Tensor | None = None
+    local_images: Tensor | None = None
     second_images: Tensor | None = None
 
     def some_pair_of(self, images: Tensor, chances: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def test_a_pair_is_corrupted_alike_wherever_it_stands_and_whoever_stands_beside_
 
 
 @pytest.mark.parametrize("reading", READINGS)
-def test_a_pair_is_corrupted_alike_whatever_the_padding(reading: dict[str, Any]) -> None:
+def test_corruption_does_not_depend_on_the_padding(reading: dict[str, Any]) -> None:
     tight = all_traces(corrupted(clean_batch(), **reading))
     assert all_traces(corrupted(padded(clean_batch(), num_tokens=31, num_regions=20), **reading)) == tight
     assert all_traces(corrupted(padded(clean_batch(), num_tokens=13, num_regions=12), **reading)) == tight
@@ -100,7 +100,7 @@ def padded(batch: Batch, *, num_tokens: int, num_regions: int) -> Batch:
 
 
 @pytest.mark.parametrize("name", [name for name, fields in SHOWS.items() if fields])
-def test_a_task_corrupts_alike_whatever_the_other_tasks(name: str) -> None:
+def test_corruption_does_not_depend_on_the_other_tasks(name: str) -> None:
     batch = clean_batch()
     alone = [trace(corrupted(batch, [name]), pair, [name]) for pair in range(len(batch.keys))]
     others = [other for other in TASKS if other != name]
@@ -112,7 +112,7 @@ def test_a_task_corrupts_alike_whatever_the_other_tasks(name: str) -> None:
 
 
 @pytest.mark.parametrize("names", [["mrfr"], ["moc"], ["ifrs", "mrfr"], ["mlm", "moc", "tits", "itm_hs"]])
-def test_what_lies_behind_a_mask_is_alike_whatever_the_other_tasks(names: list[str]) -> None:
+def test_masked_features_do_not_depend_on_the_other_tasks(names: list[str]) -> None:
     batch = clean_batch()
     alone, among = corrupted(batch, ["moc"]), corrupted(batch, names)
     hidden = alone.corruption.masked_regions
@@ -135,7 +135,7 @@ def test_another_epoch_or_seed_changes_the_corruption(change: dict[str, int]) ->
         assert not torch.equal(getattr(one.corruption, field), getattr(other.corruption, field))
 
 
-def test_the_words_and_the_image_play_no_part_in_the_masks() -> None:
+def test_masks_do_not_depend_on_the_words_or_the_image() -> None:
     batch = clean_batch()
     other = dataclasses.replace(
         clean_batch(seed=9), keys=batch.keys, token_mask=batch.token_mask, region_mask=batch.region_mask
@@ -169,7 +169,7 @@ def chosen(order: Tensor, ctx: Context, device: str = "cpu") -> tuple[Tensor, Te
 
 
 @pytest.mark.parametrize("options", [{}, {"itm_hard_probability": 0.5}, {"itm_negatives": "random"}])
-def test_an_image_is_chosen_alike_whatever_the_batch(options: dict[str, Any]) -> None:
+def test_the_sampled_image_does_not_depend_on_the_batch(options: dict[str, Any]) -> None:
     whole = chosen(torch.arange(NUM_PAIRS), context(**options))
     for order in (torch.arange(NUM_PAIRS - 1, -1, -7), torch.tensor([3]), torch.tensor([9, 3, 9])):
         for one, all_of_them in zip(chosen(order, context(**options)), whole, strict=True):
@@ -200,14 +200,14 @@ def read(sentences: tuple[Reader, Context], names: Sequence[str], pairs: Tensor,
 
 
 @pytest.mark.parametrize("names", [["itm_hs"], ["mlm", "itm_hs"], ["moc", "tits", "itm_hs"], ["itm_hs", "ifrs"]])
-def test_an_image_is_chosen_alike_whatever_the_other_tasks(sentences: tuple[Reader, Context], names: list[str]) -> None:
+def test_the_sampled_image_is_the_same_with_other_tasks(sentences: tuple[Reader, Context], names: list[str]) -> None:
     pairs = torch.arange(0, 60)
     stage, some = read(sentences, [task.name for task in STAGES[2].tasks], pairs), read(sentences, names, pairs)
     assert torch.equal(some.corruption.matched, stage.corruption.matched)
     assert torch.equal(some.features, stage.features)
 
 
-def test_random_regions_are_the_pairs_own_whatever_the_batch_and_the_other_tasks(
+def test_random_regions_depend_on_neither_the_batch_nor_the_other_tasks(
     sentences: tuple[Reader, Context],
 ) -> None:
     pairs = torch.arange(0, 60)

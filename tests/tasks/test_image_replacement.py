@@ -139,18 +139,18 @@ def test_only_itm_hs_chooses_images() -> None:
     assert pair_sampler([task for name, task in TASKS.items() if name != "itm_hs"]) is OWN_IMAGES
 
 
-def chosen_at_hand(rows_at_hand: list[int], **options: object) -> tuple[Tensor, Tensor, dict[str, MeanMetric]]:
-    """The choice for the pairs of images at hand, hard negatives i+1 to i+4 as above."""
-    at_hand = torch.tensor(rows_at_hand)
-    here = torch.isin(OWN, at_hand).nonzero().flatten()
-    found = replace_images(here, Pairs(KEYS, OWN, NUM_IMAGES, HARD_NEGATIVES, at_hand), context(**options))
+def chosen_locally(local_rows: list[int], **options: object) -> tuple[Tensor, Tensor, dict[str, MeanMetric]]:
+    """The choice for the pairs of local images, hard negatives i+1 to i+4 as above."""
+    local_images = torch.tensor(local_rows)
+    here = torch.isin(OWN, local_images).nonzero().flatten()
+    found = replace_images(here, Pairs(KEYS, OWN, NUM_IMAGES, HARD_NEGATIVES, local_images), context(**options))
     return OWN[here], found.images, dict(found.metrics)
 
 
 def test_a_hard_negative_that_is_elsewhere_is_replaced_by_the_next_that_is_here() -> None:
     # 10 looks like 11 to 14, of which 12 and 13 are here: 11 gives way to 12, and so, beyond the end, does 14.
     # 12 looks like 13 to 16: 14 and 15 give way to 16. 13 has 16 alone. 16 has none, so chance chooses for it.
-    own, rows, _ = chosen_at_hand([10, 12, 13, 16], itm_probability=1.0)
+    own, rows, _ = chosen_locally([10, 12, 13, 16], itm_probability=1.0)
     for image, drawn_once, drawn_thrice in ((10, 13, 12), (12, 13, 16)):
         counts = torch.bincount(rows[own == image], minlength=NUM_IMAGES)
         assert counts.nonzero().flatten().tolist() == sorted((drawn_once, drawn_thrice))
@@ -162,20 +162,20 @@ def test_a_hard_negative_that_is_elsewhere_is_replaced_by_the_next_that_is_here(
 
 def test_after_the_last_hard_negative_comes_the_first() -> None:
     # Of 10's hard negatives only 11 is here: 12, 13 and 14 give way to it too.
-    own, rows, _ = chosen_at_hand([5, 10, 11], itm_probability=1.0)
+    own, rows, _ = chosen_locally([5, 10, 11], itm_probability=1.0)
     assert set(rows[own == 10].tolist()) == {11}
 
 
 def test_the_metric_counts_hard_negatives_that_were_drawn_and_here() -> None:
     # Two in four of 10's and of 12's are here, one of 13's, none of 16's: 5 of 16 in the mean.
-    _, _, metrics = chosen_at_hand([10, 12, 13, 16], itm_probability=1.0)
-    metric = metrics["data/hard_negatives_at_hand"]
+    _, _, metrics = chosen_locally([10, 12, 13, 16], itm_probability=1.0)
+    metric = metrics["data/local_hard_negative_ratio"]
     assert float(metric.count) == 4 * NUM_PAIRS / NUM_IMAGES
     assert metric.mean() == pytest.approx(5 / 16, abs=4 * (1 / 4 / float(metric.count)) ** 0.5)
 
 
-def test_random_images_at_hand_come_evenly_and_never_ones_own() -> None:
-    own, rows, metrics = chosen_at_hand([0, 3, 7, 24], itm_probability=1.0, itm_negatives="random")
+def test_random_local_images_come_evenly_and_never_ones_own() -> None:
+    own, rows, metrics = chosen_locally([0, 3, 7, 24], itm_probability=1.0, itm_negatives="random")
     assert not metrics
     for image in (0, 3, 7, 24):
         counts = torch.bincount(rows[own == image], minlength=NUM_IMAGES)
@@ -183,11 +183,11 @@ def test_random_images_at_hand_come_evenly_and_never_ones_own() -> None:
         assert is_even(counts[counts > 0], limit=13.82)  # 99.9 % point, 2 degrees
 
 
-def test_all_images_at_hand_change_nothing() -> None:
-    _, rows, _ = chosen_at_hand(list(range(NUM_IMAGES)))
+def test_a_list_of_all_images_changes_nothing() -> None:
+    _, rows, _ = chosen_locally(list(range(NUM_IMAGES)))
     assert torch.equal(rows, choose()[0])
 
 
 def test_an_image_alone_in_its_block_is_never_replaced() -> None:
-    own, rows, _ = chosen_at_hand([9], itm_probability=1.0)
+    own, rows, _ = chosen_locally([9], itm_probability=1.0)
     assert torch.equal(own, rows)

@@ -38,6 +38,6 @@ def test_what_a_resumed_run_does_again_counts_once() -> None:
     assert pairs_trained_on(notes) == {"token": [[10], [11], [13]]}
 
 
-def test_a_step_that_nobody_has_done_is_missed() -> None:
+def test_a_step_that_no_start_has_done_is_refused() -> None:
     with pytest.raises(ValueError, match="token: step 2 follows on 1 steps"):
         pairs_trained_on([STEP, {**STEP, "step": 2}])

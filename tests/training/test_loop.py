@@ -336,7 +336,7 @@ def test_a_stop_at_an_epochs_end_leaves_its_validation_to_the_resumed_run(
     assert list(validations(whole)) == [4, 6]
 
 
-def test_a_stop_is_heard_within_a_validation(
+def test_a_stop_request_is_noticed_during_validation(
     runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The validation listens for a stop as often as the loop reports.
@@ -368,7 +368,7 @@ def test_a_stage_that_was_killed_after_its_last_save_still_has_its_results(
     assert (trained(job) / STAGE_FILE).read_text() == written
 
 
-def test_a_mix_with_a_part_that_holds_nothing_out_says_that_it_is_not_validated(
+def test_a_mix_reports_a_part_without_held_out_pairs_as_not_validated(
     small_shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(small_shards, tmp_path / "shards")
@@ -450,7 +450,7 @@ def test_a_stage_goes_on_with_the_tasks_that_it_began_with_or_not_at_all(
         train(dataclasses.replace(job, stages=()))
 
 
-def test_without_a_terminal_a_run_says_where_it_is(
+def test_without_a_terminal_a_run_logs_its_position(
     runtime: Runtime, small_shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="msp_ds"):

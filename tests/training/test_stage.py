@@ -27,7 +27,7 @@ def test_a_stage_shows_curves_texts_pictures_and_its_row_in_the_table_of_runs(
     events = seen(trained(a_job(small_shards, tmp_path, runtime)))
     groups = {name.partition("/")[0] for name in events.Tags()["scalars"]}
     assert {"loss", "accuracy", "rate", "norm", "scale", "speed", "memory", "validation"} <= groups
-    assert {"speed/pairs_per_s", "speed/wait_share", "speed/mfu"} <= set(events.Tags()["scalars"])
+    assert {"speed/pairs_per_s", "speed/wait_ratio", "speed/mfu"} <= set(events.Tags()["scalars"])
     assert {"config/text_summary", "stages/text_summary", "samples/text_summary"} <= set(events.Tags()["tensors"])
     assert [event.step for event in events.Tensors("samples/text_summary")] == [4, 6]  # an epoch, the end
     assert [event.step for event in events.Images("pairs/1")] == [4, 6]

@@ -1,4 +1,4 @@
-"""Five ways to feed a trainer from one synthetic set, side by side: images ready in batches of 256 a second.
+"""Five ways to feed a trainer from one synthetic set, side by side: images a second, ready in batches of 256.
 
     python tools/bench/data.py --images 3000        (a minute or two; 1.6 GB under --folder)
 
@@ -35,76 +35,46 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from msp_ds.data.format.shards import open_set, read_record
-from msp_ds.data.format.text import WordPieces
-from msp_ds.data.format.vocabulary import SPECIAL_PIECES, parse_vocabulary
 from msp_ds.data.loading.order import Order
 from msp_ds.data.loading.reader import Reader
-from msp_ds.preparation.writing.shard_writer import SetPlan, write_set
 from msp_ds.records import RegionRecord
-from msp_ds.terminal import Table, Terminal, run_tool
+from msp_ds.terminal import Terminal, run_tool
 from tools.bench import start
 from tools.bench.common.cost import measured, peak_memory
-from tools.bench.common.synthetic_coco import NUM_IMAGES
+from tools.bench.common.synthetic_coco import NUM_IMAGES, random_record, random_words, write_word_set
+from tools.command_line import number_table
 
 BATCH, REGIONS, WIDTH, TEXTS = 256, 36, 2048, 5
-AT = 0.9
-"""Share of the epoch at which the start is timed."""
 
 Batches = Iterator[Any]
+
+
+def train_set(folder: Path) -> Path:
+    """The shards in a folder of `make_set`."""
+    return folder / "shards" / "sentence" / "train"
 
 
 def make_set(folder: Path, images: int) -> None:
     """Shards, HDF5 and LMDB of the same images, unless they are there."""
     if (folder / "done").exists():
         return
-    chance = np.random.default_rng(0)
-    rows = np.abs(chance.standard_normal((64 * REGIONS, WIDTH))).astype(np.float16)
-    rows[chance.random(rows.shape) < 0.34] = 0  # real features hold a third of zeros
+    rng = np.random.default_rng(0)
+    rows = np.abs(rng.standard_normal((64 * REGIONS, WIDTH))).astype(np.float16)
+    rows[rng.random(rows.shape) < 0.34] = 0  # real features hold a third of zeros
 
     def examples() -> Iterator[tuple[RegionRecord, list[str]]]:
         for number in range(images):
-            words = [f"w{word}" for word in chance.integers(0, 200, 14)]
-            yield (
-                a_record(number, rows[chance.integers(0, len(rows), REGIONS)], chance),
-                [" ".join(words[: 6 + text * 2]) for text in range(TEXTS)],
-            )
+            words, features = random_words(rng, 14), rows[rng.integers(0, len(rows), REGIONS)]
+            yield random_record(number, features, rng), [" ".join(words[: 6 + text * 2]) for text in range(TEXTS)]
 
-    pieces = [*SPECIAL_PIECES, *(f"w{number}" for number in range(200))]
-    plan = SetPlan(
-        stage="sentence",
-        split="train",
-        pieces=WordPieces(parse_vocabulary("\n".join(pieces).encode(), name="made up")),
-        objects_data="\n".join(f"o{number}" for number in range(1600)).encode(),
-        attributes_data="\n".join(f"a{number}" for number in range(400)).encode(),
-        max_tokens=20,
-    )
-    target = folder / "shards" / "sentence" / "train"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_set(target, plan=plan, examples=examples(), counts={})
+    write_word_set(train_set(folder), examples(), split="train")
     copy_to_peers(folder)
     (folder / "done").touch()
 
 
-def a_record(number: int, features: np.ndarray, chance: np.random.Generator) -> RegionRecord:
-    """One made-up image."""
-    corners = np.sort(chance.random((REGIONS, 2, 2)), axis=1).astype(np.float32) * np.float32([640, 480])
-    return RegionRecord(
-        image_id=f"coco-{number + 1}",
-        source=f"made up:{number}",
-        height=480,
-        width=640,
-        features=features,
-        boxes=corners.reshape(REGIONS, 4),
-        object_ids=chance.integers(0, 1600, REGIONS).astype(np.int16),
-        object_scores=chance.random(REGIONS, np.float32),
-        attribute_ids=chance.integers(0, 400, REGIONS).astype(np.int16),
-        attribute_scores=chance.random(REGIONS, np.float32),
-    )
-
-
 def copy_to_peers(folder: Path) -> None:
     """The same images as HDF5 (a chunk an image) and LMDB (msgpack of float16)."""
-    shards = open_set(folder / "shards" / "sentence" / "train")
+    shards = open_set(train_set(folder))
     count = len(shards.keys)
     environment = lmdb.open(str(folder / "lmdb"), map_size=(count + 100) * 200_000)
     with h5py.File(folder / "set.h5", "w") as file, environment.begin(write=True) as transaction:
@@ -128,7 +98,7 @@ class Ours:
     """The trainer's own reader: order by hash, threads, memory in turns, crc32."""
 
     def __init__(self, folder: Path) -> None:
-        self.reader = Reader(open_set(folder / "shards" / "sentence" / "train"))
+        self.reader = Reader(open_set(train_set(folder)))
         images = self.reader.images
         # One text an image, as the others have none.
         self.pairs = torch.arange(0, len(images), TEXTS)
@@ -146,11 +116,11 @@ class Ours:
             )
 
 
-class InMemory(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """LXMERT's way: every image of the set as float32 arrays in a dictionary."""
+class LxmertsWay(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """As its trainer does: all images as float32 in a dictionary, a shuffling DataLoader without workers."""
 
     def __init__(self, folder: Path) -> None:
-        reader = Reader(open_set(folder / "shards" / "sentence" / "train"))
+        reader = Reader(open_set(train_set(folder)))
         records = (reader.record(row) for row in range(reader.num_images))
         self.images = {
             row: {"features": record.features.astype(np.float32), "boxes": record.boxes.copy()}
@@ -167,36 +137,33 @@ class InMemory(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         boxes[:, (1, 3)] /= 480
         return torch.tensor(image["features"]), torch.tensor(boxes)
 
-
-class LxmertsWay:
-    """As its trainer does: a shuffling DataLoader without workers."""
-
-    def __init__(self, folder: Path) -> None:
-        self.images = InMemory(folder)
-
     def batches(self, epoch: int, start: int = 0) -> Batches:
         """The batches of an epoch from one on: whatever comes before is drawn and dropped."""
         rows = [row.tolist() for row in random_rows(len(self.images), epoch)[start:]]
-        return iter(DataLoader(self.images, batch_sampler=rows))
+        return iter(DataLoader(self, batch_sampler=rows))
+
+
+def unpacked(value: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Features and boxes in pixels of an image in msgpack."""
+    record = msgpack.unpackb(value)
+    boxes = np.frombuffer(record["boxes"], "<f4").reshape(REGIONS, 4)
+    return np.frombuffer(record["features"], "<f2").reshape(REGIONS, WIDTH), boxes
 
 
 def parsed(sample: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a webdataset pipeline makes of one member."""
-    record = msgpack.unpackb(sample["mp"])
-    features = np.frombuffer(record["features"], "<f2").reshape(REGIONS, WIDTH)
-    boxes = np.frombuffer(record["boxes"], "<f4").reshape(REGIONS, 4) / np.float32([640, 480, 640, 480])
-    return torch.from_numpy(features.copy()), torch.from_numpy(boxes)
+    """Features and boxes of one sample, as a webdataset pipeline decodes it."""
+    features, boxes = unpacked(sample["mp"])
+    return torch.from_numpy(features.copy()), torch.from_numpy(boxes / np.float32([640, 480, 640, 480]))
 
 
 class Webdataset:
     """Its pipeline as its documentation shows it: shuffled shards, a buffer of 500, two workers, batches in them."""
 
     def __init__(self, folder: Path) -> None:
-        self.tars = sorted(str(path) for path in (folder / "shards" / "sentence" / "train").glob("*.tar"))
-        self.count = sum(1 for _ in open_set(folder / "shards" / "sentence" / "train").keys)
+        self.tars = sorted(str(path) for path in train_set(folder).glob("*.tar"))
 
     def batches(self, epoch: int, start: int = 0) -> Batches:
-        """An epoch; there is no way to a later batch but through those before it."""
+        """The batches of an epoch; a later batch is only reached through those before it."""
         images = webdataset.WebDataset(self.tars, shardshuffle=len(self.tars), seed=epoch, empty_check=False)
         stream = images.shuffle(500).map(parsed).batched(BATCH, partial=False)
         loader = iter(webdataset.WebLoader(stream, batch_size=None, num_workers=2))
@@ -205,42 +172,49 @@ class Webdataset:
         return loader
 
 
-class Hdf5:
-    """One chunk an image, read into a fresh batch."""
+class RandomRows:
+    """Reads random rows into fresh batches."""
+
+    count: int
+    """Images of the set."""
+
+    def read(self, row: int, features: np.ndarray, boxes: np.ndarray, place: int) -> None:
+        """Read a row to a place of a batch."""
+        raise NotImplementedError
+
+    def batches(self, epoch: int, start: int = 0) -> Batches:
+        """The batches of an epoch from one on."""
+        for rows in random_rows(self.count, epoch)[start:]:
+            features = np.empty((BATCH, REGIONS, WIDTH), np.float16)
+            boxes = np.empty((BATCH, REGIONS, 4), np.float32)
+            for place, row in enumerate(rows.tolist()):
+                self.read(row, features, boxes, place)
+            yield torch.from_numpy(features), torch.from_numpy(boxes)
+
+
+class Hdf5(RandomRows):
+    """One chunk an image."""
 
     def __init__(self, folder: Path) -> None:
         file = h5py.File(folder / "set.h5", "r")
-        self.features, self.boxes = file["features"], file["boxes"]
+        self.features, self.boxes, self.count = file["features"], file["boxes"], len(file["features"])
 
-    def batches(self, epoch: int, start: int = 0) -> Batches:
-        """The batches of an epoch from one on."""
-        for rows in random_rows(len(self.features), epoch)[start:]:
-            batch = np.empty((BATCH, REGIONS, WIDTH), np.float16)
-            boxes = np.empty((BATCH, REGIONS, 4), np.float32)
-            for place, row in enumerate(rows.tolist()):
-                self.features.read_direct(batch, np.s_[row], np.s_[place])
-                self.boxes.read_direct(boxes, np.s_[row], np.s_[place])
-            yield torch.from_numpy(batch), torch.from_numpy(boxes)
+    def read(self, row: int, features: np.ndarray, boxes: np.ndarray, place: int) -> None:
+        """Read a row to a place of a batch."""
+        self.features.read_direct(features, np.s_[row], np.s_[place])
+        self.boxes.read_direct(boxes, np.s_[row], np.s_[place])
 
 
-class Lmdb:
-    """msgpack values, read into a fresh batch."""
+class Lmdb(RandomRows):
+    """msgpack values."""
 
     def __init__(self, folder: Path) -> None:
-        self.environment = lmdb.open(str(folder / "lmdb"), readonly=True, lock=False, readahead=False)
-        self.count = self.environment.stat()["entries"]
+        environment = lmdb.open(str(folder / "lmdb"), readonly=True, lock=False, readahead=False)
+        self.transaction, self.count = environment.begin(buffers=True), environment.stat()["entries"]
 
-    def batches(self, epoch: int, start: int = 0) -> Batches:
-        """The batches of an epoch from one on."""
-        with self.environment.begin(buffers=True) as transaction:
-            for rows in random_rows(self.count, epoch)[start:]:
-                batch = np.empty((BATCH, REGIONS, WIDTH), np.float16)
-                boxes = np.empty((BATCH, REGIONS, 4), np.float32)
-                for place, row in enumerate(rows.tolist()):
-                    record = msgpack.unpackb(transaction.get(b"%d" % row))
-                    batch[place] = np.frombuffer(record["features"], "<f2").reshape(REGIONS, WIDTH)
-                    boxes[place] = np.frombuffer(record["boxes"], "<f4").reshape(REGIONS, 4)
-                yield torch.from_numpy(batch), torch.from_numpy(boxes)
+    def read(self, row: int, features: np.ndarray, boxes: np.ndarray, place: int) -> None:
+        """Read a row to a place of a batch."""
+        features[place], boxes[place] = unpacked(self.transaction.get(b"%d" % row))
 
 
 WAYS: dict[str, Callable[[Path], Any]] = {
@@ -256,10 +230,10 @@ def measure(name: str, folder: Path) -> dict[str, float]:
     """Measure one way: the start at 90 % of an epoch, then a warm epoch."""
     began = time.perf_counter()
     way = WAYS[name](folder)
-    batches = len(open_set(folder / "shards" / "sentence" / "train").keys) // BATCH
+    batches = len(open_set(train_set(folder)).keys) // BATCH
     # Two workers that each drop their last images have fewer batches: their start is then a pass over all.
-    next(iter(way.batches(1, start=int(AT * batches))), None)
-    start = time.perf_counter() - began
+    next(iter(way.batches(1, start=int(start.AT * batches))), None)
+    start_seconds = time.perf_counter() - began
     for _ in way.batches(2):
         pass
     began, used, count = time.perf_counter(), cpu_seconds(), 0
@@ -269,7 +243,7 @@ def measure(name: str, folder: Path) -> dict[str, float]:
     return {
         "images_per_s": count / wall,
         "cpu_us_per_image": (cpu_seconds() - used) / count * 1e6,
-        "start_s": start,
+        "start_s": start_seconds,
         "rss_mb": peak_memory() / 2**20,
     }
 
@@ -285,9 +259,9 @@ def show(results: dict[str, list[dict[str, float]]], images: int) -> None:
     medians = {
         name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in results.items()
     }
-    table = Table("", "images/s", "ours is", "CPU us/image", "first batch at 90 %, s", "peak RSS, MB")
-    for name, row in medians.items():
-        table.add_row(
+    headers = ("", "images/s", "ours is", "CPU us/image", "first batch at 90 %, s", "peak RSS, MB")
+    rows = (
+        (
             name,
             f"{row['images_per_s']:,.0f}",
             f"{medians['ours']['images_per_s'] / row['images_per_s']:.1f} x",
@@ -295,8 +269,10 @@ def show(results: dict[str, list[dict[str, float]]], images: int) -> None:
             f"{row['start_s']:.2f}",
             f"{row['rss_mb']:,.0f}",
         )
-    table.title = f"{images} images of {REGIONS} x {WIDTH}, batches of {BATCH}, medians of {len(results['ours'])}"
-    Terminal(stderr=True).print(table)
+        for name, row in medians.items()
+    )
+    title = f"{images} images of {REGIONS} x {WIDTH}, batches of {BATCH}, medians of {len(results['ours'])}"
+    Terminal(stderr=True).print(number_table(title, headers, rows))
 
 
 def main(

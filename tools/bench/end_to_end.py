@@ -28,15 +28,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from msp_ds.config import RunConfig
 from msp_ds.demo_world import make_world
-from msp_ds.errors import InputError
 from msp_ds.preparation.recipe import Recipe, load_recipe
 from msp_ds.preparation.writing.shard_building import build_shards
-from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
+from msp_ds.terminal import Table, Terminal, run_tool
 from msp_ds.training.distributed.runtime import start_runtime
 from msp_ds.training.engine.execution import find_shipped
 from msp_ds.training.options import RunOptions
 from msp_ds.training.planning import new_config
-from tools.bench.common.figures import BUSY, SCHEDULE_PAIRS, choose_device, hardware, spread, write_figures
+from tools.bench.common import figures
 
 if TYPE_CHECKING:
     from tools.bench.common.whole_steps import Round
@@ -44,9 +43,9 @@ if TYPE_CHECKING:
 BAR = 1.05
 """Times the bare step that the whole way may take."""
 IMAGES, HOLDOUT = 700, 100
-"""Of the demo world that it is measured on."""
+"""Images of the demo world for the measurement, and those of them that are held out."""
 STATE_BYTES = 12
-"""Of a parameter between two steps: fp32 weight and two moments."""
+"""Bytes of a parameter between two steps: fp32 weight and two moments."""
 
 
 def demo_shards(folder: Path) -> Path:
@@ -76,45 +75,36 @@ def compared(rounds: list[Round], *, steps: int) -> dict[str, Any]:
     """The whole way to the bare step, round by round, the first left out; and where the time of a step goes, in ms."""
     counted = rounds[1:]
     num_steps = steps * len(counted)
-    seconds, wall = (sum(getattr(one.whole, kind) for one in counted) for kind in ("seconds", "wall"))
 
-    def milliseconds(total: float) -> float:
-        return 1e3 * total / num_steps
+    def milliseconds(all_times: list[figures.Times]) -> dict[str, float]:
+        total = sum(all_times, figures.Times())
+        return {"cpu": 1e3 * total.seconds / num_steps, "wall": 1e3 * total.wall / num_steps}
 
-    own = {
-        name: {
-            "cpu": milliseconds(sum(one.phases[name].thread for one in counted if name in one.phases)),
-            "wall": milliseconds(sum(one.phases[name].wall for one in counted if name in one.phases)),
-        }
+    corruption, bare, whole = ([getattr(one, name) for one in counted] for name in ("corruption", "bare", "whole"))
+    phases = {
+        name: milliseconds([one.phases[name] for one in counted if name in one.phases])
         for name in ("wait", "step", "report", "save")
     }
-    corruption, bare = ([getattr(one, name) for one in counted] for name in ("corruption", "bare"))
+    wall = sum(one.wall for one in whole)
     return {
-        "to_bare": spread([one.whole.seconds for one in counted], [one.seconds for one in bare]),
-        "to_bare_by_the_wall": spread([one.whole.wall for one in counted], [one.wall for one in bare]),
+        "to_bare": figures.spread([one.seconds for one in whole], [one.seconds for one in bare]),
+        "to_bare_by_the_wall": figures.spread([one.wall for one in whole], [one.wall for one in bare]),
         "milliseconds": {
-            "whole": {"cpu": milliseconds(seconds), "wall": milliseconds(wall)},
-            **own,
-            "corruption": _both(corruption, milliseconds),
-            "bare": _both(bare, milliseconds),
-            "background": {"cpu": milliseconds(seconds - sum(one.whole.thread for one in counted)), "wall": 0.0},
+            "whole": milliseconds(whole),
+            **phases,
+            "corruption": milliseconds(corruption),
+            "bare": milliseconds(bare),
+            "background": milliseconds([figures.Times(seconds=one.seconds - one.thread) for one in whole]),
         },
-        "wait_share": sum(one.phases["wait"].wall for one in counted) / wall,
+        "wait_ratio": sum(one.phases["wait"].wall for one in counted) / wall,
         "pairs_a_second": sum(one.pairs for one in counted) / wall,
         "flops_a_second": sum(one.flops for one in counted) / wall,
         "wall_to_cpu": sum(one.wall for one in bare) / sum(one.seconds for one in bare),
     }
 
 
-def _both(moments: list[Any], milliseconds: Any) -> dict[str, float]:
-    return {
-        "cpu": milliseconds(sum(one.seconds for one in moments)),
-        "wall": milliseconds(sum(one.wall for one in moments)),
-    }
-
-
 def table(found: dict[str, Any], *, on_gpu: bool = False) -> Table:
-    """Where the time of a step goes. Of a GPU's only the wall's: its work is waited for at the ends of rounds alone."""
+    """The time of each part of a step; on a GPU wall time only, since it is synchronised only at the ends of rounds."""
     times = found["milliseconds"]
     rest = {kind: times["step"][kind] - times["bare"][kind] - times["corruption"][kind] for kind in ("cpu", "wall")}
     rows = {
@@ -128,13 +118,12 @@ def table(found: dict[str, Any], *, on_gpu: bool = False) -> Table:
         "all": times["whole"],
     }
     kinds = ("wall",) if on_gpu else ("cpu", "wall")
-    shown = Table("ms a step", *kinds, f"{kinds[0]}, of the bare step")
+    title = f"{found['preset']}, B = {found['batch_size']}, {found['repeat']} rounds of {found['steps']} steps"
+    shown = Table("ms a step", *kinds, f"{kinds[0]}, of the bare step", title=title)
     for name, one in rows.items():
         if one is not None:
-            shown.add_row(
-                name, *(f"{one[kind]:.1f}" for kind in kinds), f"{one[kinds[0]] / times['bare'][kinds[0]]:.1%}"
-            )
-    shown.title = f"{found['preset']}, B = {found['batch_size']}, {found['repeat']} rounds of {found['steps']} steps"
+            ratio = one[kinds[0]] / times["bare"][kinds[0]]
+            shown.add_row(name, *(f"{one[kind]:.1f}" for kind in kinds), f"{ratio:.1%}")
     return shown
 
 
@@ -149,11 +138,8 @@ def main(  # noqa: PLR0913, one parameter a flag
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Time the whole way of a step beside the bare step."""
-    choose_device(device)
-    with one_line_errors(debug=False):
-        if device == "cuda" and not torch.cuda.is_available():
-            raise InputError("there is no GPU here; leave --device out")
-        config = config_of(shards or demo_shards(folder), preset=preset, batch_size=batch_size)
+    figures.choose_device(device)
+    config = config_of(shards or demo_shards(folder), preset=preset, batch_size=batch_size)
     runtime = start_runtime(os.environ)  # tells DeepSpeed the device, which the next line imports
     from tools.bench.common.whole_steps import Course, train_whole
 
@@ -168,13 +154,14 @@ def main(  # noqa: PLR0913, one parameter a flag
     with tempfile.TemporaryDirectory() as run:
         rounds, peak = train_whole(course, runtime=runtime, folder=Path(run))
     torch.distributed.destroy_process_group()
-    found = hardware(runtime.device) | {"preset": preset, "batch_size": batch_size, "steps": steps, "repeat": repeat}
-    found |= compared(rounds, steps=steps)
+    facts = {"preset": preset, "batch_size": batch_size, "steps": steps, "repeat": repeat}
+    found = figures.hardware(runtime.device) | facts | compared(rounds, steps=steps)
     console = Terminal(width=140)
     console.print(table(found, on_gpu=device == "cuda"))
     for line in summary_lines(found, peak, most_bytes=max(one.gpu_bytes for one in rounds), parameters=count(config)):
         console.print(line)
-    write_figures(found, out, console)
+    figures.warn_if_busy(found["wall_to_cpu"], console)
+    figures.write_figures(found, out, console)
 
 
 def config_of(shards: Path, *, preset: str, batch_size: int) -> RunConfig:
@@ -193,20 +180,18 @@ def count(config: RunConfig) -> int:
 
 
 def summary_lines(found: dict[str, Any], peak: float | None, *, most_bytes: int, parameters: int) -> list[str]:
-    """What there is to say beside the table."""
+    """The lines below the table."""
     ratio, wall, speed = found["to_bare"], found["to_bare_by_the_wall"], found["pairs_a_second"]
     lines = [
         f"the whole way takes {ratio['median']:.3f} times the bare step ({ratio['least']:.3f} to {ratio['most']:.3f}; "
         f"of all {ratio['of_sums']:.3f}; by the wall {wall['median']:.3f}, of all {wall['of_sums']:.3f}): "
         f"{'within' if ratio['median'] <= BAR else 'above'} the bar of {BAR}",
-        f"{speed:,.1f} pairs/s, wait_share {found['wait_share']:.2%}; the paper's 20.4 M pairs take "
-        f"{SCHEDULE_PAIRS / speed / 3600:.2f} hours",
+        f"{speed:,.1f} pairs/s, wait_ratio {found['wait_ratio']:.2%}; the paper's 20.4 M pairs take "
+        f"{figures.SCHEDULE_PAIRS / speed / 3600:.2f} hours",
     ]
     if peak is not None:
         gib = (most_bytes + STATE_BYTES * parameters) / 2**30
         lines.append(f"MFU {found['flops_a_second'] / peak:.1%}, peak memory {gib:.2f} GiB beside the bare copy")
-    if found["wall_to_cpu"] > BUSY:
-        lines.append(f"other programs kept this machine busy (wall/CPU {found['wall_to_cpu']:.2f}): run it again")
     return lines
 
 

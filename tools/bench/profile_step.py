@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: the ten dearest operators of each way, and the memory of its process.
+"""Where the time of a training step goes: the ten most expensive operators of each way, and the memory of its process.
 
     python tools/bench/profile_step.py                     (a CPU: five minutes of an idle core, 8 GB of memory)
     python tools/bench/profile_step.py --device cuda       (a GPU: the time of its kernels)
@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from msp_ds.config import ModelConfig
 from msp_ds.progress import bars
-from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
+from msp_ds.terminal import Table, Terminal, run_tool
 from tools.bench.common.cost import measured
-from tools.bench.common.figures import Clock, hardware, write_figures
-from tools.bench.common.step_pool import Pool
-from tools.bench.step import Variant, builders, one_step, the_device
+from tools.bench.common.figures import Clock, choose_device, hardware, write_figures
+from tools.bench.common.step_pool import PAIRS, Pool
+from tools.bench.step import Variant, builders, one_step
 
 WAYS = ("transformers", "ours, LXMERT", "released way", "ours, LXMERT-S")
 SHOWN = 10
@@ -35,7 +35,7 @@ SHOWN = 10
 def take_steps(
     way: str, config: ModelConfig, batch_size: int, steps: int, device: str
 ) -> tuple[list[dict[str, Any]], int]:
-    """Of `steps` steps after one that does not count the operators, the dearest first; and a GPU's most bytes.
+    """The operators of `steps` steps after a warm-up, the most expensive first, and the peak memory of a GPU in bytes.
 
     On a GPU the operators are kernels. For 0 steps there are none, but the memory is that of two.
     """
@@ -65,17 +65,17 @@ def take_steps(
 
 
 def operators_table(way: str, operators: list[dict[str, Any]]) -> Table:
-    """The dearest operators of a way, and all others in one line."""
+    """The most expensive operators of a way, and all others in one line."""
     total, rest = sum(event["ms"] for event in operators), operators[SHOWN:]
     others = {key: sum(event[key] for event in rest) for key in ("ms", "calls")} | {"operator": f"{len(rest)} others"}
-    table = Table(f"{way}: operator", "ms a step", "share", "calls a step")
+    table = Table(f"{way}: operator", "ms a step", "fraction", "calls a step")
     for event in [*operators[:SHOWN], others]:
         table.add_row(event["operator"], f"{event['ms']:.0f}", f"{event['ms'] / total:.1%}", f"{event['calls']:.0f}")
     return table
 
 
 def memory_table(peaks: dict[str, int]) -> Table:
-    """What the processes held at most, weights and optimiser included: of a GPU, or of the host with all imports."""
+    """Peak memory of the processes, weights and optimiser included, on the GPU, or on the host with all imports."""
     table = Table("peak memory", "GiB", "of the released way's")
     for way, peak in peaks.items():
         table.add_row(way, f"{peak / 2**30:.2f}", f"{peak / peaks['released way']:.2f}")
@@ -83,14 +83,13 @@ def memory_table(peaks: dict[str, int]) -> Table:
 
 
 def main(
-    batch_size: Annotated[int, typer.Option(min=1, help="Pairs in a step.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, max=PAIRS, help="Pairs in a step.")] = 64,
     steps: Annotated[int, typer.Option(min=1, help="Steps that count, after one that does not.")] = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Show what a training step is made of, beside its peers."""
-    with one_line_errors(debug=False):
-        place = the_device(device, batch_size=batch_size)
+    place = choose_device(device)
     console = Terminal(width=120)
     found: dict[str, Any] = hardware(place) | {"batch_size": batch_size, "ways": {}}
     with bars("ways", len(WAYS)) as progress:

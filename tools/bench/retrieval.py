@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -29,8 +29,6 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from msp_ds.data.format.shards import open_set
-from msp_ds.data.format.text import WordPieces
-from msp_ds.data.format.vocabulary import SPECIAL_PIECES, parse_vocabulary
 from msp_ds.data.loading.reader import Reader
 from msp_ds.errors import InputError
 from msp_ds.evaluation.precision import multiplies_bf16
@@ -38,12 +36,13 @@ from msp_ds.evaluation.ranking import PairScorer, Pool, choose_pool
 from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import MatchHead
 from msp_ds.model.layers import Attention, CrossModalityLayer, FeedForward
-from msp_ds.preparation.writing.shard_writer import SetPlan, write_set
 from msp_ds.presets import get_preset
 from msp_ds.records import RegionRecord
-from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
+from msp_ds.terminal import Table, Terminal, run_tool
 from msp_ds.training.checkpointing.inference import load_trained
-from tools.bench.common.figures import Clock, hardware, write_figures
+from tools.bench.common.figures import Clock, choose_device, hardware, write_figures
+from tools.bench.common.synthetic_coco import random_record, random_words, write_word_set
+from tools.command_line import number_table
 
 PADDED, IMAGES_AT_ONCE = 20, 500
 """As the released code has them."""
@@ -61,8 +60,8 @@ def plain_attention(part: Attention, states: Tensor, memory: Tensor, bias: Tenso
         return layer(source).view(*source.shape[:2], part.num_heads, -1).permute(0, 2, 1, 3)  # type: ignore[no-any-return]
 
     query, key, value = heads(part.query, states), heads(part.key, memory), heads(part.value, memory)
-    shares = torch.softmax(query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + bias, dim=-1)
-    seen = (shares @ value).permute(0, 2, 1, 3).contiguous().flatten(2)
+    weights = torch.softmax(query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + bias, dim=-1)
+    seen = (weights @ value).permute(0, 2, 1, 3).contiguous().flatten(2)
     return part.norm(part.output(seen) + states)  # type: ignore[no-any-return]
 
 
@@ -117,46 +116,21 @@ def released_scores(backbone: Backbone, head: MatchHead, reader: Reader, pool: P
 
 def make_set(folder: Path, num_images: int) -> Reader:
     """Images and captions that are made up; image i has one caption, of LENGTHS[i % 4] pieces."""
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
 
     def examples() -> Iterator[tuple[RegionRecord, list[str]]]:
         for number in range(num_images):
-            words = [f"w{word}" for word in chance.integers(0, 200, LENGTHS[number % len(LENGTHS)] - 2)]
-            corners = np.sort(chance.random((REGIONS, 2, 2)), axis=1).astype(np.float32) * np.array(
-                [640, 480], np.float32
-            )
-            yield (
-                RegionRecord(
-                    image_id=f"coco-{number + 1}",
-                    source=f"made up:{number}",
-                    height=480,
-                    width=640,
-                    features=np.maximum(chance.standard_normal((REGIONS, WIDTH)), 0).astype(np.float16),
-                    boxes=corners.reshape(REGIONS, 4),
-                    object_ids=np.zeros(REGIONS, np.int16),
-                    object_scores=np.ones(REGIONS, np.float32),
-                    attribute_ids=np.zeros(REGIONS, np.int16),
-                    attribute_scores=np.ones(REGIONS, np.float32),
-                ),
-                [" ".join(words)],
-            )
+            words = random_words(rng, LENGTHS[number % len(LENGTHS)] - 2)  # beside [CLS] and [SEP]
+            features = np.maximum(rng.standard_normal((REGIONS, WIDTH)), 0).astype(np.float16)
+            yield random_record(number, features, rng), [" ".join(words)]
 
-    pieces = [*SPECIAL_PIECES, *(f"w{number}" for number in range(200))]
-    plan = SetPlan(
-        stage="sentence",
-        split="val",
-        pieces=WordPieces(parse_vocabulary("\n".join(pieces).encode(), name="made up")),
-        objects_data=b"thing",
-        attributes_data=b"plain",
-        max_tokens=PADDED,
-    )
-    write_set(folder / "val", plan=plan, examples=examples(), counts={})
+    write_word_set(folder / "val", examples(), split="val")
     return Reader(open_set(folder / "val"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Turns:
-    """What one way took, turn by turn."""
+    """The seconds of each turn of one way, and its scores."""
 
     name: str
     seconds: list[float]
@@ -164,7 +138,7 @@ class Turns:
 
 
 def take_turns(ways: dict[str, Scores], repeats: int, device: torch.device) -> dict[str, Turns]:
-    """All ways once to warm up, and then in turns, every second time backwards."""
+    """Time all ways in turns after a warm-up, every second round in reverse."""
     clock = Clock(device)
     found = {name: Turns(name=name, seconds=[], scores=way()) for name, way in ways.items()}
     for repeat in range(repeats):
@@ -192,7 +166,7 @@ def compare(found: dict[str, Turns], pool: Pool) -> list[dict[str, Any]]:
             "ratio_range": (min(ratios), max(ratios)),
             "largest_difference": float((turns.scores - released.scores).abs().max()),
             "spread_of_scores": float(released.scores.std(correction=0)),
-            "same_order_share": float((turns.scores.argsort(0) == released.scores.argsort(0)).all(0).double().mean()),
+            "same_order_ratio": float((turns.scores.argsort(0) == released.scores.argsort(0)).all(0).double().mean()),
             "image_retrieval": recalls(turns.scores, pool.image_of_caption),
         }
         for turns in found.values()
@@ -202,28 +176,26 @@ def compare(found: dict[str, Turns], pool: Pool) -> list[dict[str, Any]]:
 
 def show(rows: list[dict[str, Any]], title: str, *, is_trained: bool) -> Table:
     """The rows as a table; recalls only where they mean something."""
-    table = Table(title=title, title_justify="left")
-    for column in ("", "ms/pair", "pairs/s", "times the loop", "largest difference"):
-        table.add_column(column, justify="right" if column else "left")
-    for column in ("R@1", "R@5", "R@10") * is_trained:
-        table.add_column(column, justify="right")
+    headers = ["", "ms/pair", "pairs/s", "times the loop", "largest difference", *("R@1", "R@5", "R@10") * is_trained]
+    cells = []
     for row in rows:
         low, high = row["ratio_range"]
-        recall = [f"{value:.1f}" for value in row["image_retrieval"].values()] * is_trained
-        table.add_row(
-            row["way"],
-            f"{row['ms_per_pair']:.2f}",
-            f"{1000 / row['ms_per_pair']:,.1f}",
-            f"{row['ratio']:.2f} [{low:.2f}-{high:.2f}]",
-            f"{row['largest_difference']:.1e} (spread {row['spread_of_scores']:.1e})",
-            *recall,
+        cells.append(
+            [
+                row["way"],
+                f"{row['ms_per_pair']:.2f}",
+                f"{1000 / row['ms_per_pair']:,.1f}",
+                f"{row['ratio']:.2f} [{low:.2f}-{high:.2f}]",
+                f"{row['largest_difference']:.1e} (spread {row['spread_of_scores']:.1e})",
+                *[f"{value:.1f}" for value in row["image_retrieval"].values()] * is_trained,
+            ]
         )
-    return table
+    return number_table(title, headers, cells)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contest:
-    """What all ways score."""
+    """The model and the pairs that all ways score."""
 
     backbone: Backbone
     head: MatchHead
@@ -235,9 +207,7 @@ def trained(checkpoint: Path, shards: Path, images: int) -> Contest:
     """A trained model and the first images of a held-out set, each with its first caption."""
     held_out = open_set(shards)
     model = load_trained(checkpoint, shards=held_out, needed_heads=("match",), preset=None)
-    head, reader = model.heads["match"], Reader(held_out)
-    if not isinstance(head, MatchHead):
-        raise TypeError(f"the head called 'match' is a {type(head).__name__}")
+    head, reader = cast(MatchHead, model.heads["match"]), Reader(held_out)
     pool = choose_pool(reader, num_images=images, captions_per_image=1)
     return Contest(backbone=model.backbone, head=head, reader=reader, pool=pool)
 
@@ -283,8 +253,8 @@ def main(  # noqa: PLR0913  one parameter a flag
 ) -> None:
     """Measure retrieval beside the released code's loop."""
     torch.set_num_threads(1)
-    where = torch.device(device)
-    with one_line_errors(debug=False), tempfile.TemporaryDirectory() as scratch:
+    where = choose_device(device)
+    with tempfile.TemporaryDirectory() as scratch:
         if checkpoint is None or shards is None:
             if checkpoint is not shards:
                 raise InputError("a checkpoint needs its held-out set and the other way round; give both or neither")
@@ -296,8 +266,7 @@ def main(  # noqa: PLR0913  one parameter a flag
     pairs = f"{images} images x {len(contest.pool.captions)} captions, medians of {repeats} turns"
     machine = hardware(where)
     title = f"{pairs}, torch {torch.__version__}, {machine['device']}, {machine['threads']} thread"
-    table = show(rows, title, is_trained=checkpoint is not None)
-    Terminal(width=140).print(table)
+    Terminal(width=140).print(show(rows, title, is_trained=checkpoint is not None))
     write_figures({**machine, "pairs": pairs, "ways": rows}, out, Terminal())
 
 

@@ -14,15 +14,15 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from msp_ds.presets import get_preset
-from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
-from tools.bench.common.figures import BUSY, choose_device, hardware, spread, write_figures
+from msp_ds.terminal import Table, Terminal, run_tool
+from tools.bench.common.figures import choose_device, hardware, spread, spread_cells, warn_if_busy, write_figures
 from tools.bench.common.rank_worlds import Turn, World, WorldPlan
+from tools.bench.common.step_pool import PAIRS
 
 BAR = 1.7
 """Times the pairs a second of one rank."""
@@ -62,47 +62,46 @@ def compared(turns: dict[str, list[Turn]], pairs: dict[str, int]) -> dict[str, A
             "to_one_rank": spread(by_wall, [pairs[ALONE] / turn.wall for turn in turns[ALONE]]),
             # if every core were free all the time
             "at_most": ranks * spread(by_cpu, [pairs[ALONE] / turn.cpu for turn in turns[ALONE]])["median"],
-            "reducing_share": statistics.median(turn.reducing / turn.wall for turn in mine),
+            "reducing_ratio": statistics.median(turn.reducing / turn.wall for turn in mine),
             "wall_to_cpu": ranks * statistics.median(turn.wall / turn.cpu for turn in mine),
-            "updating_share": statistics.median(turn.updating / turn.wall for turn in mine),
+            "updating_ratio": statistics.median(turn.updating / turn.wall for turn in mine),
         }
     return found
 
 
 def table(found: dict[str, Any], title: str) -> Table:
-    """What was measured, to look at."""
-    shown = Table(
-        "", "pairs/s", "to one rank", "least to most", "by CPU time at most", "waiting for gradients", "update"
-    )
+    """The figures as a table."""
+    headers = ("pairs/s", "to one rank", "least to most", "by CPU time at most", "waiting for gradients", "update")
+    shown = Table("", *headers, title=title)
     for name, one in found.items():
-        times = one["to_one_rank"]
         shown.add_row(
             name,
             f"{one['pairs_a_second']:.1f}",
-            f"{times['median']:.2f}",
-            f"{times['least']:.2f} to {times['most']:.2f}",
+            *spread_cells(one["to_one_rank"], 2)[:2],
             f"{one['at_most']:.2f}",
-            f"{one['reducing_share']:.1%}",
-            f"{one['updating_share']:.1%}",
+            f"{one['reducing_ratio']:.1%}",
+            f"{one['updating_ratio']:.1%}",
         )
-    shown.title = title
     return shown
 
 
 def main(
     preset: Annotated[str, typer.Option(help="Whose model is trained.")] = "small",
-    batch_size: Annotated[int | None, typer.Option(min=2, help="Pairs in a step of one rank. [the preset's]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, max=PAIRS // 2, help="Pairs in a step of one rank. [the preset's]")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="In a turn.")] = 3,
     repeat: Annotated[int, typer.Option(min=1, help="Rounds that count, after one that does not.")] = 5,
     precision: Annotated[str, typer.Option(help="fp32, or bf16 where the processor multiplies it.")] = "fp32",
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Measure two ranks beside one."""
-    choose_device("cpu")
-    console, found = Terminal(width=150), hardware(torch.device("cpu"))
-    with one_line_errors(debug=False):
-        size = batch_size or get_preset(preset).schedule["sentence"].batch_size
-    turns, facts = _train(plans(preset, size, {"precision": precision}), steps=steps, repeat=repeat)
+    console, found = Terminal(width=150), hardware(choose_device("cpu"))
+    size = batch_size or get_preset(preset).schedule["sentence"].batch_size
+    worlds = [World(plan) for plan in plans(preset, size, {"precision": precision})]
+    turns, facts = measured(worlds, steps=steps, repeat=repeat), worlds[0].facts
+    for world in worlds:
+        world.end()
     pairs = {name: steps * (2 * size if name == SAME_WORK else size) for name in turns}
     found |= {"preset": preset, "batch_size": size, "steps": steps, **facts, "ranks": compared(turns, pairs)}
     gradients = 4 * facts["parameters"] / 1e6
@@ -110,18 +109,8 @@ def main(
     console.print(table(found["ranks"], title))
     best = max(found["ranks"][name]["to_one_rank"]["median"] for name in (SAME_BATCH, SAME_WORK))
     console.print(f"{'reaches' if best >= BAR else 'below'} the bar of {BAR} times one rank; load {found['load']:.1f}")
-    if found["ranks"][ALONE]["wall_to_cpu"] > BUSY:
-        busy = found["ranks"][ALONE]["wall_to_cpu"]
-        console.print(f"other programs kept this machine busy (wall/CPU {busy:.2f}): run it again")
+    warn_if_busy(found["ranks"][ALONE]["wall_to_cpu"], console)
     write_figures(found, out, console)
-
-
-def _train(these: list[WorldPlan], *, steps: int, repeat: int) -> tuple[dict[str, list[Turn]], dict[str, float]]:
-    worlds = [World(plan) for plan in these]
-    turns = measured(worlds, steps=steps, repeat=repeat)
-    for world in worlds:
-        world.end()
-    return turns, worlds[0].facts
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ times, and prints the medians. It should take 0.2 s on idle cores.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import statistics
 import sys
@@ -31,15 +30,15 @@ from msp_ds.preparation.hard_negatives.hard_negative_list import read_hard_negat
 from msp_ds.preparation.writing.shard_writer import SetPlan, write_set
 from msp_ds.records import RegionRecord
 from msp_ds.terminal import Table, Terminal, run_tool
+from tools.bench.common import synthetic_coco
 from tools.bench.common.cost import measured
-from tools.bench.common.synthetic_coco import NUM_IMAGES, caption, num_captions, write_hard_negatives, write_small_files
-from tools.sizes import at_least
+from tools.command_line import at_least, number_table, tool_parser
 
 BATCH_SIZE, FEATURE_WIDTH = 256, 16
 FEWEST_IMAGES = -(-BATCH_SIZE // 5)
 """With five captions each they fill a batch."""
 AT = 0.9
-"""Share of the epoch at which the start is timed."""
+"""Fraction of the epoch at which the start is timed."""
 PARTS = ("open the set", "reader", "order", "first batch")
 
 Times = dict[str, tuple[float, float]]
@@ -47,13 +46,13 @@ Times = dict[str, tuple[float, float]]
 
 
 def make_set(folder: Path, num_images: int) -> Path:
-    """A set of `num_images` images of one region, unless it is there; its folder."""
+    """Write a set of `num_images` images of one region unless it exists; return its folder."""
     target = folder / f"start-{num_images}" / "sentence" / "train"
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    recipe = write_small_files(target.parent, 1)
-    write_hard_negatives(target.parent / "hard_negatives.npz", num_images)
+    recipe = synthetic_coco.write_small_files(target.parent, 1)
+    synthetic_coco.write_hard_negatives(target.parent / "hard_negatives.npz", num_images)
     plan = SetPlan(
         stage="sentence",
         split="train",
@@ -68,20 +67,11 @@ def make_set(folder: Path, num_images: int) -> Path:
 
 
 def _examples(num_images: int) -> Iterator[tuple[RegionRecord, list[str]]]:
+    rng = np.random.default_rng(0)
     for number in range(num_images):
-        record = RegionRecord(
-            image_id=f"coco-{number + 1}",
-            source=f"made up:{number}",
-            height=480,
-            width=640,
-            features=np.full((1, FEATURE_WIDTH), number % 1000, np.float16),
-            boxes=np.array([[0, 0, 100, 100]], np.float32),
-            object_ids=np.array([number % 1600], np.int16),
-            object_scores=np.array([0.5], np.float32),
-            attribute_ids=np.array([number % 400], np.int16),
-            attribute_scores=np.array([0.5], np.float32),
-        )
-        yield record, [caption(number, ordinal) for ordinal in range(num_captions(number))]
+        features = np.full((1, FEATURE_WIDTH), number % 1000, np.float16)
+        captions = [synthetic_coco.caption(number, ordinal) for ordinal in range(synthetic_coco.num_captions(number))]
+        yield synthetic_coco.random_record(number, features, rng), captions
 
 
 def start(path: Path) -> Times:
@@ -107,7 +97,7 @@ def start(path: Path) -> Times:
 
 
 def median_times(path: Path, repeat: int) -> Times:
-    """Of `repeat` fresh processes, the parts and their sum."""
+    """Medians of the parts and of their sum over `repeat` fresh processes."""
     runs = [measured(start, path)[0] for _ in range(repeat)]
     for run in runs:
         run["together"] = tuple(sum(times[kind] for times in run.values()) for kind in (0, 1))
@@ -119,19 +109,16 @@ def median_times(path: Path, repeat: int) -> Times:
 
 def table(times: Times, num_images: int) -> Table:
     """The parts of a start."""
-    shown = Table(title=f"Start on {num_images} images, first batch of {BATCH_SIZE} at {AT:.0%} of an epoch")
-    for name in ("", "seconds", "CPU seconds"):
-        shown.add_column(name, justify="right" if name else "left")
-    for part, (wall, cpu) in times.items():
-        shown.add_row(part, f"{wall:.3f}", f"{cpu:.3f}")
-    return shown
+    title = f"Start on {num_images} images, first batch of {BATCH_SIZE} at {AT:.0%} of an epoch"
+    rows = ((part, f"{wall:.3f}", f"{cpu:.3f}") for part, (wall, cpu) in times.items())
+    return number_table(title, ("", "seconds", "CPU seconds"), rows)
 
 
 def main() -> None:
-    """Flags in, table out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Read the flags, measure and print the table."""
+    parser = tool_parser(__doc__)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--images", type=at_least(FEWEST_IMAGES), default=NUM_IMAGES)
+    parser.add_argument("--images", type=at_least(FEWEST_IMAGES), default=synthetic_coco.NUM_IMAGES)
     parser.add_argument("--repeat", type=at_least(1), default=5)
     flags = parser.parse_args()
     path = make_set(flags.folder, flags.images)

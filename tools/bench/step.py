@@ -2,7 +2,7 @@
 
     python tools/bench/step.py                             (a CPU: some ten minutes of an idle core, 12 GB of memory)
     python tools/bench/step.py --batch-size 16 --repeat 3  (a first look, 2 minutes)
-    python tools/bench/step.py --device cuda               (a GPU: pairs/s, share of the peak, hours of the schedule)
+    python tools/bench/step.py --device cuda               (a GPU: pairs/s, ratio to the peak, hours of the schedule)
 
 A step is forward, backward, clipping and AdamW, with dropout. All variants live in one process and take turns, every
 other round in reverse; times are process CPU time of one thread (on a GPU, the clock), ratios the median of those of
@@ -34,19 +34,18 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from msp_ds.config import ModelConfig, OptimConfig
-from msp_ds.errors import InputError
 from msp_ds.evaluation.precision import multiplies_bf16
 from msp_ds.model.encoder import Backbone
 from msp_ds.tasks import TASKS
 from msp_ds.tasks.targets import count_targets
 from msp_ds.tasks.task import corrupt
-from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool
+from msp_ds.terminal import Table, Terminal, run_tool
 from msp_ds.training.engine.engine import build_optimizer
 from msp_ds.training.pretraining_model import NOT_COUNTED, PretrainingModel
+from tools.bench.common import figures
 from tools.bench.common.cost import held_after
-from tools.bench.common.figures import BUSY, SCHEDULE_PAIRS, Clock, hardware, spread, write_figures
 from tools.bench.common.step_peers import ReleasedManner, transformers_inputs, transformers_lxmert
-from tools.bench.common.step_pool import PAIRS, Draw, Pool, a_context
+from tools.bench.common.step_pool import PAIRS, Draw, Pool, a_context, on_device
 
 LXMERT_TASKS = ("mlm", "mrfr", "moc", "itm_hs")
 Loss = Callable[[Draw], Tensor]
@@ -90,9 +89,7 @@ class Variant:
 def ours(name: str, config: ModelConfig, tasks: tuple[str, ...], device: torch.device) -> Subject:
     """Our model on some tasks, as the training loop drives it, less DeepSpeed."""
     chosen, context = [TASKS[task] for task in tasks], a_context(config)
-    model = PretrainingModel(Backbone(config), chosen, context).to(device)
-    tables, mean = context.tables.to(device), context.feature_mean.to(device)
-    model.context = dataclasses.replace(context, tables=tables, feature_mean=mean)
+    model = PretrainingModel(Backbone(config), chosen, on_device(context, device)).to(device)
 
     def loss(draw: Draw) -> Tensor:
         # On the way to a GPU the feed counts what is asked about.
@@ -104,7 +101,7 @@ def ours(name: str, config: ModelConfig, tasks: tuple[str, ...], device: torch.d
 
 
 def theirs(name: str, module: nn.Module, loss: Loss) -> Subject:
-    """A peer with torch's AdamW as it comes."""
+    """A peer with torch's AdamW and its defaults."""
     return Subject(name=name, module=module, optimizer=torch.optim.AdamW(module.parameters(), lr=1e-5), loss=loss)
 
 
@@ -115,8 +112,7 @@ def as_lxmert(config: ModelConfig) -> ModelConfig:
 
 def builders(config: ModelConfig, device: torch.device) -> dict[str, Callable[[], Subject]]:
     """By name what makes transformers' LXMERT, ours of its kind, the released way, and our sentence stage."""
-    tasks, context = [TASKS[name] for name in LXMERT_TASKS], a_context(config)
-    there = dataclasses.replace(context, tables=context.tables.to(device))
+    tasks, there = [TASKS[name] for name in LXMERT_TASKS], on_device(a_context(config), device)
     corrupted: dict[int, Any] = {}
 
     def ready(draw: Draw) -> Any:
@@ -143,12 +139,12 @@ def builders(config: ModelConfig, device: torch.device) -> dict[str, Callable[[]
 
 
 def subjects(config: ModelConfig, device: torch.device) -> list[Subject]:
-    """All that `builders` names."""
+    """All subjects of `builders`."""
     return [build() for build in builders(config, device).values()]
 
 
-def one_step(variant: Variant, draw: Draw, clock: Clock, *, keep: bool) -> None:
-    """Trains a step; its times are kept or, to warm up, not."""
+def one_step(variant: Variant, draw: Draw, clock: figures.Clock, *, keep: bool) -> None:
+    """Train a step and keep its times, or not, to warm up."""
     subject, began = variant.subject, time.perf_counter()
     times = [clock.now()]
     with in_precision(variant.precision, clock.device):
@@ -161,10 +157,9 @@ def one_step(variant: Variant, draw: Draw, clock: Clock, *, keep: bool) -> None:
     subject.optimizer.zero_grad(set_to_none=True)
     times.append(clock.now())
     if keep:
-        for taken, before, after in zip(
-            (variant.forward, variant.backward, variant.update), times, times[1:], strict=False
-        ):
-            taken.append(after - before)
+        parts = (variant.forward, variant.backward, variant.update)
+        for part, before, after in zip(parts, times, times[1:], strict=False):
+            part.append(after - before)
         variant.wall.append(time.perf_counter() - began)
 
 
@@ -190,11 +185,11 @@ def measure_memory(variant: Variant, draw: Draw, device: torch.device) -> None:
     variant.subject.optimizer.zero_grad(set_to_none=True)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        one_step(variant, draw, Clock(device), keep=False)
+        one_step(variant, draw, figures.Clock(device), keep=False)
         variant.peak_bytes = torch.cuda.max_memory_allocated(device)
 
 
-def peak(precision: str, clock: Clock, *, size: int) -> float:
+def peak(precision: str, clock: figures.Clock, *, size: int) -> float:
     """Operations a second of a product of two square matrices, the best of five."""
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     one, other = (torch.randn(size, size, device=clock.device).to(kind) for _ in range(2))
@@ -204,11 +199,6 @@ def peak(precision: str, clock: Clock, *, size: int) -> float:
         torch.mm(one, other)
         times.append(clock.now() - began)
     return 2 * size**3 / min(times[1:])
-
-
-def ratios(variant: Variant, baseline: Variant) -> dict[str, float]:
-    """How many times faster than `baseline`: the median of the rounds, the least, the most, and of all rounds."""
-    return spread(baseline.steps, variant.steps)
 
 
 PAIRINGS = (
@@ -221,16 +211,7 @@ PAIRINGS = (
 )
 
 
-def the_device(name: str, *, batch_size: int) -> torch.device:
-    """Raises InputError where there is none of that name, or too few pairs for a batch."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("there is no GPU here; leave --device out")
-    if batch_size > PAIRS:
-        raise InputError(f"the pool has {PAIRS} pairs; make --batch-size smaller")
-    return torch.device(name)
-
-
-def measured(variants: list[Variant], pool: Pool, *, repeat: int, clock: Clock) -> dict[str, Any]:
+def measured(variants: list[Variant], pool: Pool, *, repeat: int, clock: figures.Clock) -> dict[str, Any]:
     """Everything there is to say, as plain JSON."""
     warm_up, *draws = pool.draws(repeat + 1) if clock.device.type == "cuda" else [pool.draws(1)[0], *pool.draws(repeat)]
     size = 2048 if clock.device.type == "cpu" else 8192
@@ -248,7 +229,7 @@ def measured(variants: list[Variant], pool: Pool, *, repeat: int, clock: Clock) 
     return {
         "variants": {one.name: summary(one, pool.batch_size, peaks[one.precision]) for one in variants},
         "ratios": {
-            f"{one} to {other}": ratios(by_name[one], by_name[other])
+            f"{one} to {other}": figures.spread(by_name[other].steps, by_name[one].steps)
             for one, other in PAIRINGS
             if one in by_name and other in by_name
         },
@@ -258,29 +239,26 @@ def measured(variants: list[Variant], pool: Pool, *, repeat: int, clock: Clock) 
 
 
 def summary(variant: Variant, batch_size: int, peak_flops: float) -> dict[str, float]:
-    """Of one variant: medians of its steps, memory, share of the peak."""
-    step, thinking = (
-        statistics.median(times)
-        for times in (variant.steps, [sum(both) for both in zip(variant.forward, variant.backward, strict=True)])
-    )
+    """Medians of a variant's steps, its memory and its ratio to the peak."""
+    forward_backward = [sum(both) for both in zip(variant.forward, variant.backward, strict=True)]
     wall = statistics.median(variant.wall)
     return {
-        "seconds_a_step": step,
+        "seconds_a_step": statistics.median(variant.steps),
         "forward": statistics.median(variant.forward),
         "backward": statistics.median(variant.backward),
         "update": statistics.median(variant.update),
         "wall_to_cpu": sum(variant.wall) / sum(variant.steps),
         "pairs_a_second": batch_size / wall,
-        "hours_of_schedule": SCHEDULE_PAIRS / (batch_size / wall) / 3600,
+        "hours_of_schedule": figures.SCHEDULE_PAIRS / (batch_size / wall) / 3600,
         "operations_a_pair": variant.flops / batch_size,
-        "share_of_peak": variant.flops / thinking / peak_flops,
+        "peak_ratio": variant.flops / statistics.median(forward_backward) / peak_flops,
         "saved_mib_a_pair": variant.saved_bytes / batch_size / 2**20,
         "peak_memory_gib": variant.peak_bytes / 2**30,
     }
 
 
 def tables(found: dict[str, Any]) -> Iterator[Table]:
-    """What was found, to look at."""
+    """The variants, and the ratios between them."""
     names = ("s a step", "forward", "backward", "update", "wall/CPU", "GFLOP a pair", "of peak", "saved MiB a pair")
     shown = Table("", *names, "hours of 20.4 M pairs")
     for name, one in found["variants"].items():
@@ -288,45 +266,37 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
             name,
             *(f"{one[key]:.3f}" for key in ("seconds_a_step", "forward", "backward", "update", "wall_to_cpu")),
             f"{one['operations_a_pair'] / 1e9:.2f}",
-            f"{one['share_of_peak']:.0%}",
+            f"{one['peak_ratio']:.0%}",
             f"{one['saved_mib_a_pair']:.1f}",
             f"{one['hours_of_schedule']:.2f}",
         )
     yield shown
     compared = Table("times faster", "median of rounds", "least to most", "of all rounds")
     for name, one in found["ratios"].items():
-        compared.add_row(
-            name, f"{one['median']:.2f}", f"{one['least']:.2f} to {one['most']:.2f}", f"{one['of_sums']:.2f}"
-        )
+        compared.add_row(name, *figures.spread_cells(one, 2))
     yield compared
 
 
 def main(
-    batch_size: Annotated[int, typer.Option(min=1, help="Pairs in a step.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, max=PAIRS, help="Pairs in a step.")] = 64,
     repeat: Annotated[int, typer.Option(min=1, help="Rounds that count, after one that does not.")] = 5,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Time a training step beside its peers."""
-    with one_line_errors(debug=False):
-        place = the_device(device, batch_size=batch_size)
+    place, config = figures.choose_device(device), ModelConfig()
+    pool = Pool(config, batch_size=batch_size)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    config = ModelConfig()
     precisions = ("fp32", "bf16") if multiplies_bf16(place) else ("fp32",)
     variants = [Variant(subject=one, precision=how) for one in subjects(config, place) for how in precisions]
-    pool = Pool(config, batch_size=batch_size)
-    found = hardware(place) | {"batch_size": batch_size, "repeat": repeat}
-    found |= measured(variants, pool, repeat=repeat, clock=Clock(place))
+    found = figures.hardware(place) | {"batch_size": batch_size, "repeat": repeat}
+    found |= measured(variants, pool, repeat=repeat, clock=figures.Clock(place))
     console = Terminal(width=160)
     for table in tables(found):
         console.print(table)
-    write_figures(found, out, console)
-    busy = [name for name, one in found["variants"].items() if one["wall_to_cpu"] > BUSY]
-    if busy:
-        console.print(
-            f"other programs kept this machine busy (wall/CPU above {BUSY} in {', '.join(busy)}): run it again"
-        )
+    figures.write_figures(found, out, console)
+    figures.warn_if_busy(max(one["wall_to_cpu"] for one in found["variants"].values()), console)
 
 
 if __name__ == "__main__":

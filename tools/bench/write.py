@@ -9,7 +9,6 @@ minute. With --keep the TSV stays and is used again; with --cold it is dropped f
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import sys
@@ -26,7 +25,7 @@ from msp_ds.preparation.writing.shard_building import build_shards
 from msp_ds.terminal import Table, Terminal, run_tool
 from tools.bench.common.cost import Cost, drop_from_cache, measured
 from tools.bench.common.synthetic_coco import write_small_files, write_tsv
-from tools.sizes import at_least
+from tools.command_line import at_least, number_table, tool_parser
 
 COLUMNS = {
     "jobs": "",
@@ -35,9 +34,9 @@ COLUMNS = {
     "ids, GB/s": "",
     "CPU µs/image": "",
     "peak MB": "≤ 500",
-    "disk share": "≤ 0.40",
+    "disk ratio": "≤ 0.40",
 }
-"""Column -> what it should reach."""
+"""Column -> its target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +67,17 @@ class Result:
 
 
 class Phases:
-    """When each piece of work began."""
+    """A progress display that records when each phase began."""
 
     def __init__(self) -> None:
         self.starts: list[float] = []
 
     def start(self, label: str, total: int | None) -> None:
-        """A new piece of work."""
+        """Record the start of a phase."""
         self.starts.append(time.perf_counter())
 
     def advance(self, amount: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def build(recipe: Recipe, out: Path, jobs: int) -> tuple[int, float]:
@@ -89,12 +88,12 @@ def build(recipe: Recipe, out: Path, jobs: int) -> tuple[int, float]:
 
 
 def find_ids(recipe: Recipe) -> int:
-    """How many images the region files hold."""
+    """Number of images in the region files."""
     return sum(1 for file in list_region_files(recipe.regions) for _ in file.rows())
 
 
 def result(recipe: Recipe, folder: Path, jobs: int, *, cold: bool) -> Result:
-    """What one build takes."""
+    """Time, memory and disk space of one build."""
     tsv, out = Path(recipe.regions[0]), folder / "shards"
     if cold:
         drop_from_cache(tsv)
@@ -114,20 +113,17 @@ def result(recipe: Recipe, folder: Path, jobs: int, *, cold: bool) -> Result:
 
 
 def table(results: list[Result]) -> Table:
-    """All runs, and below them what they should reach."""
-    shown = Table(title=f"{results[0].num_images} images, {results[0].tsv_bytes / 1e9:.1f} GB of TSV, stage sentence")
-    for name in COLUMNS:
-        shown.add_column(name, justify="right")
-    for line in results:
-        shown.add_row(*line.row())
+    """All runs, and below them their targets."""
+    title = f"{results[0].num_images} images, {results[0].tsv_bytes / 1e9:.1f} GB of TSV, stage sentence"
+    shown = number_table(title, COLUMNS, (line.row() for line in results))
     shown.add_section()
     shown.add_row(*COLUMNS.values())
     return shown
 
 
 def main() -> None:
-    """Flags in, table out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Read the flags, measure and print the table."""
+    parser = tool_parser(__doc__)
     parser.add_argument("--images", type=at_least(1), default=10_000)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--jobs", type=at_least(1), nargs="+", default=[1, 2])

@@ -17,6 +17,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import cast
 
 import torch
 import transformers
@@ -113,9 +114,7 @@ def their_inputs(batch: Batch, cls_feature: Tensor | None) -> dict[str, Tensor]:
 def our_outputs(ours: Ours, batch: Batch) -> dict[str, Tensor]:
     """States and logits by name; those of the regions without the gate, which transformers has not."""
     encoded: Encoded = ours.backbone(batch)
-    head = ours.heads["region"]
-    if not isinstance(head, RegionHead):
-        raise TypeError("the head called 'region' is another")
+    head = cast(RegionHead, ours.heads["region"])
     regions = head.transform(encoded.regions)
     return {
         "text states": encoded.text,
@@ -130,7 +129,7 @@ def our_outputs(ours: Ours, batch: Batch) -> dict[str, Tensor]:
 
 
 def their_outputs(theirs: LxmertForPreTraining, batch: Batch, ours: Ours) -> dict[str, Tensor]:
-    """The same of transformers."""
+    """States and logits of transformers' model by the same names."""
     cls_feature = ours.backbone.regions.cls_feature if ours.backbone.config.visual_cls else None
     states = theirs.lxmert(**their_inputs(batch, cls_feature))
     first, pair = 0 if cls_feature is None else 1, states.pooled_output

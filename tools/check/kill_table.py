@@ -10,7 +10,7 @@ that many kills and the last run is through. Exit code 1 if weights, moments, re
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import hashlib
 import json
 import random
@@ -28,22 +28,22 @@ from msp_ds.training.checkpointing.checkpoint import OPTIMIZER, WEIGHTS
 from msp_ds.training.checkpointing.run_folder import RUN_FILE, STAGE_FILE, stage_checkpoint
 from msp_ds.training.monitoring.metrics_file import METRICS_FILE, read_metrics
 from tools.check.noted_training import PLACES, Launch, Notes, import_all, launch, notes_of, pairs_trained_on, place_of
-from tools.sizes import at_least
+from tools.command_line import at_least, number_table, tool_parser
 
-START_UP_SHARE = 0.15
-"""Of the kills, before the first step of a start; without a bound most would fall there, where little can be lost."""
-STAGE_CHANGE_SHARE = 0.15
-"""Of the kills, between the last step of a stage and the first of the next: short, and much happens there."""
-SPAN_SHARE = 0.3
-"""Of a run's life after its first step: the longest that a start lives on after it, so that there are kills enough."""
+START_UP_RATIO = 0.15
+"""Ratio of kills before the first step of a start; without a bound most would fall there, where little can be lost."""
+STAGE_CHANGE_RATIO = 0.15
+"""Ratio of kills between the last step of a stage and the first of the next: short, but much happens there."""
+SPAN_RATIO = 0.3
+"""Longest life of a start after its first step, as a ratio of a run's, so that there are enough kills."""
 SAVES = ["--save-every", "4"]
 TIMED = ("time", "speed/", "memory/")
-"""What may differ in reports."""
+"""Beginnings of the metric names that may differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """A way to execute, and what is executed."""
+    """The ranks, ZeRO stage and flags of a run."""
 
     title: str
     ranks: int
@@ -60,7 +60,7 @@ CONFIGURATIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Life:
-    """How long a run takes that nothing disturbs, in seconds."""
+    """The duration of an undisturbed run and of its parts, in seconds."""
 
     start_up: float
     """Until the first step."""
@@ -72,23 +72,23 @@ class Life:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What came of one configuration."""
+    """The result of one configuration."""
 
     title: str
     places: list[str]
-    """Of each kill."""
+    """Where each kill fell: one of PLACES."""
     runs: int
     different: list[str]
-    """What was not the same, by run."""
+    """Names of what differed, with the run."""
 
 
 def begin(run: Path, how: Configuration) -> Launch:
-    """Starts a run, or resumes one that has come far enough to be resumed."""
+    """Start a run, or resume it where it has a run file."""
     return launch(run, how.ranks, ["--resume", *SAVES] if (run / RUN_FILE).is_file() else how.flags)
 
 
 def alive(started: Launch, *, for_seconds: float = float("inf"), or_until: str = "") -> Iterator[bool]:
-    """Yields as long as a start lives and neither the time is over nor the thing noted."""
+    """Yield until a start ends, the time is over, or `or_until` is noted."""
     deadline = time.monotonic() + for_seconds
     while not started.ended() and time.monotonic() < deadline:
         if or_until and any(note["what"] == or_until for note in started.noted()):
@@ -98,12 +98,12 @@ def alive(started: Launch, *, for_seconds: float = float("inf"), or_until: str =
 
 
 def next_at(notes: Notes, what: str, after: float) -> float:
-    """When a thing was noted next, 0 for never."""
+    """The time of the next note of `what` after `after`, 0 without one."""
     return next((one["at"] for one in notes if one["what"] == what and one["at"] > after), 0.0)
 
 
 def undisturbed(run: Path, how: Configuration) -> Life:
-    """Trains what is left of a run, without a kill."""
+    """Train the rest of a run without a kill."""
     began, started = time.monotonic(), begin(run, how)
     for _ in alive(started, or_until="step"):
         pass
@@ -117,10 +117,10 @@ def undisturbed(run: Path, how: Configuration) -> Life:
 
 
 def killed(started: Launch, life: Life, rng: random.Random) -> str:
-    """Lets a start run for a time drawn at random, then kills it: where it was, nothing where it had ended before."""
+    """Kill a start after a random time and return its place, "" where it had ended before."""
     awaited, span = rng.choices(
-        [("start", life.start_up), ("stage ends", life.stage_change), ("step", SPAN_SHARE * life.training)],
-        [START_UP_SHARE, STAGE_CHANGE_SHARE, 1 - START_UP_SHARE - STAGE_CHANGE_SHARE],
+        [("start", life.start_up), ("stage ends", life.stage_change), ("step", SPAN_RATIO * life.training)],
+        [START_UP_RATIO, STAGE_CHANGE_RATIO, 1 - START_UP_RATIO - STAGE_CHANGE_RATIO],
     )[0]
     left = rng.uniform(0, span)
     for _ in alive(started, or_until=awaited):
@@ -134,7 +134,7 @@ def killed(started: Launch, life: Life, rng: random.Random) -> str:
 
 
 def digest(run: Path, ranks: int) -> dict[str, str]:
-    """What has to be the same: weights, moments, last validation and reports of every stage, pairs of every rank."""
+    """Hashes of all that must be equal: weights, moments, validation and reports of each stage, pairs of each rank."""
     found: dict[str, bytes] = {}
     for stage in sorted(run.glob("[0-9]*-*")):
         last = stage_checkpoint(stage)
@@ -180,23 +180,22 @@ def prepared(folder: Path, shards: Path, *, steps: int) -> Iterator[tuple[Path, 
         way.write_text(json.dumps({"precision": "fp32", "zero_stage": how.zero_stage, "bucket_elements": 1_000_000}))
         flags = ["--curriculum", "tps", "--preset", "tiny", "--batch-size", "16", "--epochs", str(steps), *SAVES]
         flags += ["--max-steps", str(steps), "--shards", str(shards), "--ds-config", str(way)]
-        yield place, Configuration(title=how.title, ranks=how.ranks, zero_stage=how.zero_stage, flags=tuple(flags))
+        yield place, dataclasses.replace(how, flags=tuple(flags))
 
 
 def table(rows: list[Row]) -> Table:
     """A row a configuration."""
-    shown = Table(title="Runs killed with SIGKILL and resumed, compared with one that was not")
-    for name in ("configuration", "kills", *PLACES, "runs", "equal"):
-        shown.add_column(name, justify="left" if name == "configuration" else "right")
+    cells = []
     for row in rows:
         counts = [str(row.places.count(place)) for place in PLACES]
-        shown.add_row(row.title, str(len(row.places)), *counts, str(row.runs), "no" if row.different else "yes")
-    return shown
+        cells.append([row.title, str(len(row.places)), *counts, str(row.runs), "no" if row.different else "yes"])
+    title = "Runs killed with SIGKILL and resumed, compared with one that was not"
+    return number_table(title, ("configuration", "kills", *PLACES, "runs", "equal"), cells)
 
 
 def main() -> None:
-    """Flags in, table out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Read the flags, measure and print the table."""
+    parser = tool_parser(__doc__)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--shards", type=Path, help="All three stages. [those of a new demo world of 80 images]")
     parser.add_argument("--kills", type=at_least(1), default=20, help="Of each configuration.")

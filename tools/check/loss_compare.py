@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))  # this checkout's, wherever the program is called
 
 from msp_ds.errors import InputError  # noqa: E402
 from msp_ds.progress import progress_bar  # noqa: E402
-from msp_ds.terminal import Table, Terminal, one_line_errors, run_tool  # noqa: E402
+from msp_ds.terminal import Table, Terminal, run_tool  # noqa: E402
 from tools.check.short_training import STEPS, Curves, curves_of  # noqa: E402
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -172,7 +172,7 @@ def main(
     ] = 0.0,
 ) -> None:
     """Compare the loss curves of two commits or of two runs."""
-    with one_line_errors(debug=False), progress_bar() as progress:
+    with progress_bar() as progress:
         sources = {name: losses_of(name, steps=steps) for name in (first, second)}
         curves = {}
         for name, source in sources.items():

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "support"))
 try:
@@ -24,16 +25,17 @@ except ModuleNotFoundError as error:
 
 from msp_ds.progress import progress_bar
 from msp_ds.terminal import Table, Terminal, run_tool
+from tools.command_line import number_table
 
 
 def table(found: dict[str, Agreement]) -> Table:
     """One row a loss."""
-    shown = Table(title="msp_ds/tasks against tests/reference")
-    for name in ("loss", "batches", "of them empty", "largest difference, float64", "float32, as in training"):
-        shown.add_column(name, justify="left" if name == "loss" else "right")
-    for name, one in found.items():
-        shown.add_row(name, str(one.batches), str(one.empty), f"{one.double:.1e}", f"{one.single:.1e}")
-    return shown
+    headers = ("loss", "batches", "of them empty", "largest difference, float64", "float32, as in training")
+    rows = (
+        (name, str(one.batches), str(one.empty), f"{one.double:.1e}", f"{one.single:.1e}")
+        for name, one in found.items()
+    )
+    return number_table("msp_ds/tasks against tests/reference", headers, rows)
 
 
 def main(

@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,19 +21,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from tools.bench.common.rank_worlds import free_port
+
 if TYPE_CHECKING:
     from msp_ds.training.batch_loader import StepBatch
     from msp_ds.training.loop import StageLoop
 
 PLACES = ("start-up", "stage change", "step", "validation", "save")
-"""Where a kill may fall; a save is written while steps go on."""
+"""Places where a kill may fall; a save is written while training continues."""
 
 Notes = list[dict[str, Any]]
 Note = Callable[..., None]
 
 
 def opened(path: Path) -> Note:
-    """What appends a line to the notes; the first says that a process has started."""
+    """Return a function that appends a line to the notes, after a first line for the start of the process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
@@ -46,7 +47,7 @@ def opened(path: Path) -> Note:
 
 
 def within(note: Note, what: str, work: Callable[..., Any]) -> Callable[..., Any]:
-    """`work`, whose beginning and end are noted."""
+    """Wrap `work` so that its beginning and end are noted."""
 
     def noted(*words: Any, **named: Any) -> Any:
         note(f"{what} begins")
@@ -58,7 +59,7 @@ def within(note: Note, what: str, work: Callable[..., Any]) -> Callable[..., Any
 
 
 def train(run: Path, flags: Sequence[str], facts: Mapping[str, str]) -> None:
-    """What a rank does: msp_ds/train.py with these flags, and notes. facts: what a launcher would put around it."""
+    """Run one rank: msp_ds/train.py with these flags, and notes. facts: the environment variables of a launcher."""
     from msp_ds import train as program
     from msp_ds.training import run as stages
     from msp_ds.training.checkpointing.saving import Saver
@@ -97,7 +98,7 @@ class Launch:
     """Notes of the first rank before this start."""
 
     def noted(self) -> Notes:
-        """What the first rank has noted since."""
+        """The notes of the first rank since this start."""
         return notes_of(self.run, 0)[self.before :]
 
     def kill(self) -> None:
@@ -109,7 +110,7 @@ class Launch:
             rank.join()
 
     def ended(self) -> bool:
-        """Whether all have come to their end. Raises RuntimeError where one failed."""
+        """Whether all ranks have ended. Raises: RuntimeError when one failed."""
         codes = [rank.exitcode for rank in self.ranks]
         if any(codes):
             self.kill()
@@ -118,7 +119,7 @@ class Launch:
 
 
 def import_all() -> None:
-    """Imports what ranks need, in this process, of which they are forks: seconds that each would take at each start."""
+    """Import what ranks need into this process, from which they are forked: it saves seconds at each start."""
     os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}  # DeepSpeed reads it when imported
     import torch._dynamo  # noqa: F401, for torch's optimisers
 
@@ -127,12 +128,9 @@ def import_all() -> None:
 
 
 def launch(run: Path, num_ranks: int, flags: Sequence[str]) -> Launch:
-    """Starts the ranks of a run, as a launcher would. Call `import_all` before."""
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": num_ranks, "LOCAL_WORLD_SIZE": num_ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    """Start the ranks of a run, as a launcher would. Call `import_all` before."""
+    shared: dict[str, object] = {"WORLD_SIZE": num_ranks, "LOCAL_WORLD_SIZE": num_ranks}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     before, ranks = len(notes_of(run, 0)), []
     for rank in range(num_ranks):
         facts = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
@@ -142,7 +140,7 @@ def launch(run: Path, num_ranks: int, flags: Sequence[str]) -> Launch:
 
 
 def notes_path(run: Path, rank: int) -> Path:
-    """Where a rank notes."""
+    """The file of a rank's notes."""
     return run.with_suffix(".notes") / f"rank-{rank}.jsonl"
 
 
@@ -153,7 +151,7 @@ def notes_of(run: Path, rank: int) -> Notes:
 
 
 def place_of(notes: Notes) -> str:
-    """Where a start was when its notes broke off: one of PLACES."""
+    """The place of a start at the end of its notes: one of PLACES."""
     words = [note["what"] for note in notes]
     counts = collections.Counter(words)
     for place in ("save", "validation"):

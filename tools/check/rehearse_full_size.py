@@ -5,12 +5,11 @@
 123,287 images of 36 x 2,048 features with 616,767 captions become a shard set (19 GB of disk, no TSV needed); every
 byte is verified; one epoch is read in batches of 128, half of the pairs with a hard negative's image. It proves that
 each pair came exactly once and that each image came with its own features, prints time and memory of the three parts,
-each in a fresh process, and leaves rehearsal/rehearsal.json. About ten minutes on two cores; --share 0.05 takes one.
+each in a fresh process, and leaves rehearsal/rehearsal.json. About ten minutes on two cores; --fraction 0.05 takes one.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import math
@@ -36,17 +35,11 @@ from msp_ds.preparation.writing.overwrite_guard import remove_set
 from msp_ds.preparation.writing.shard_building import plan_build
 from msp_ds.stateless_random import uniform
 from msp_ds.terminal import Table, Terminal, run_tool
+from tools.bench.common import synthetic_coco
 from tools.bench.common.cost import Cost, measured
-from tools.bench.common.synthetic_coco import (
-    NUM_IMAGES,
-    MadeUpRegions,
-    half_features,
-    write_hard_negatives,
-    write_small_files,
-)
-from tools.sizes import at_least
+from tools.command_line import at_least, number_table, tool_parser
 
-BATCH_SIZE, SEED, SWAP_SHARE = 128, 0, 0.5
+BATCH_SIZE, SEED, SWAP_RATIO = 128, 0, 0.5
 FEWEST_IMAGES = -(-BATCH_SIZE // 5)
 """With five captions each they fill a batch."""
 BYTES_PER_IMAGE = 152_000
@@ -54,10 +47,10 @@ BYTES_PER_IMAGE = 152_000
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What one epoch brought."""
+    """Counts of one epoch."""
 
     num_pairs: int
-    """Of the set."""
+    """Pairs of the set."""
     num_read: int
     num_repeated: int
     """Pairs that came more than once; must be 0."""
@@ -65,15 +58,13 @@ class Epoch:
     """Pairs beyond the last full batch, which wait for the next epoch's order."""
     num_swapped: int
     """Pairs with a hard negative's image."""
-    num_checked: int
-    """Images whose features were compared with those they were made with."""
 
 
 def write(folder: Path, recipe: Recipe, num_images: int, jobs: int) -> int:
     """Write the set; its size in bytes."""
     stand_in = folder / "regions.made-up"
     stand_in.touch()
-    build = plan_build(recipe, files=[MadeUpRegions(stand_in, num_images)], stage="sentence")
+    build = plan_build(recipe, files=[synthetic_coco.MadeUpRegions(stand_in, num_images)], stage="sentence")
     return write_build(build, out=folder / "sentence", num_threads=jobs)["train"].num_bytes
 
 
@@ -107,7 +98,6 @@ def read_epoch(folder: Path) -> Epoch:
         num_repeated=int((times > 1).sum()),
         num_waiting=len(np.setdiff1d(reader.keys.numpy(), read)),
         num_swapped=num_swapped,
-        num_checked=int(times.sum()),
     )
 
 
@@ -120,7 +110,7 @@ def with_swaps(reader: Reader, pairs: Tensor) -> tuple[Tensor, Tensor]:
         raise RuntimeError("the set was written without hard negatives")
     own = reader.images[pairs]
     rng = uniform(seed=SEED, epoch=0, keys=reader.keys[pairs], purpose="rehearsal", n=2)
-    matched = rng[:, 0] >= SWAP_SHARE
+    matched = rng[:, 0] >= SWAP_RATIO
     choice = (rng[:, 1] * reader.hard_negatives.shape[1]).long()
     return torch.where(matched, own, reader.hard_negatives[own, choice].long()), matched
 
@@ -132,7 +122,7 @@ def check_images(features: Tensor, images: Tensor, reader: Reader) -> None:
     """
     numbers = torch.tensor([int(reader.shards.keys[row].removeprefix("coco-")) - 1 for row in images.tolist()])
     corruption = features[:, 0, :2].long()
-    whole = torch.equal(features[0], torch.from_numpy(half_features(int(numbers[0]))))
+    whole = torch.equal(features[0], torch.from_numpy(synthetic_coco.half_features(int(numbers[0]))))
     if not whole or not torch.equal(corruption[:, 0] * 1000 + corruption[:, 1], numbers):
         raise RuntimeError("a batch holds other images than those that were asked for")
 
@@ -155,36 +145,35 @@ def table(num_images: int, num_bytes: int, costs: dict[str, Cost], epoch: Epoch)
         "verify": (num_images, "images/s"),
         "epoch": (epoch.num_read, "pairs/s"),
     }
-    shown = Table(title=f"{num_images} images, {epoch.num_pairs} pairs, {num_bytes / 1e9:.1f} GB")
-    for name in ("part", "seconds", "rate", "CPU seconds", "peak MB"):
-        shown.add_column(name, justify="right" if name != "part" else "left")
+    rows = []
     for name, cost in costs.items():
         amount, unit = amounts[name]
         rate = f"{amount / cost.seconds:,.0f} {unit}"
-        shown.add_row(name, f"{cost.seconds:.0f}", rate, f"{cost.cpu_seconds:.0f}", f"{cost.peak_bytes / 1e6:.0f}")
-    return shown
+        rows.append([name, f"{cost.seconds:.0f}", rate, f"{cost.cpu_seconds:.0f}", f"{cost.peak_bytes / 1e6:.0f}"])
+    title = f"{num_images} images, {epoch.num_pairs} pairs, {num_bytes / 1e9:.1f} GB"
+    return number_table(title, ("part", "seconds", "rate", "CPU seconds", "peak MB"), rows)
 
 
 def main() -> None:
-    """Flags in, table out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Read the flags, measure and print the table."""
+    parser = tool_parser(__doc__)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--share", dest="fraction", type=float, default=1.0, help="of COCO's images")
+    parser.add_argument("--fraction", type=float, default=1.0, help="of COCO's images")
     parser.add_argument("--jobs", type=at_least(1), default=2)
     parser.add_argument("--keep", action="store_true", help="leave the shards")
     flags = parser.parse_args()
-    num_images = round(NUM_IMAGES * flags.fraction) if math.isfinite(flags.fraction) else 0
+    num_images = round(synthetic_coco.NUM_IMAGES * flags.fraction) if math.isfinite(flags.fraction) else 0
     if num_images < FEWEST_IMAGES:
-        least = math.ceil(FEWEST_IMAGES / NUM_IMAGES * 1e5) / 1e5
+        least = math.ceil(FEWEST_IMAGES / synthetic_coco.NUM_IMAGES * 1e5) / 1e5
         raise InputError(
-            f"--share {flags.fraction:g} is {num_images} images, too few for a batch; give {least} or more"
+            f"--fraction {flags.fraction:g} is {num_images} images, too few for a batch; give {least} or more"
         )
     flags.folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(flags.folder).free
     if free < num_images * BYTES_PER_IMAGE:
         raise SystemExit(f"{flags.folder} has {free / 1e9:.1f} GB free of {num_images * BYTES_PER_IMAGE / 1e9:.1f} GB")
-    recipe = write_small_files(flags.folder, num_images)
-    write_hard_negatives(flags.folder / "hard_negatives.npz", num_images)
+    recipe = synthetic_coco.write_small_files(flags.folder, num_images)
+    synthetic_coco.write_hard_negatives(flags.folder / "hard_negatives.npz", num_images)
     recipe = dataclasses.replace(recipe, hard_negatives=str(flags.folder / "hard_negatives.npz"))
     costs: dict[str, Cost] = {}
     num_bytes, costs["write"] = measured(write, flags.folder, recipe, num_images, flags.jobs)
@@ -199,7 +188,7 @@ def main() -> None:
     Terminal().print(table(num_images, num_bytes, costs, epoch))
     Terminal().print(
         f"{epoch.num_read} pairs came, {epoch.num_repeated} of them twice; {epoch.num_waiting} wait for a full batch. "
-        f"{epoch.num_swapped} came with a hard negative's image; {epoch.num_checked} images were the asked ones."
+        f"{epoch.num_swapped} came with a hard negative's image; all images were the requested ones."
     )
     require(epoch)
 

@@ -9,31 +9,32 @@ R regions, B regions of all images, F feature width):
     image_features [B, F], image_bb [B, 4], spatial_features [B, 6], pos_boxes [N, 2]           10 to 100 boxes
     IMAGE_ID/{features, boxes, img_h, img_w, obj_id, obj_conf, attr_id, attr_conf}              VOLTA's, with labels
 
-The first two do not keep the image's size; it follows from a box in pixels and the same box in shares, which
+The first two do not keep the image's size; it follows from a box in pixels and the same box in fractions, which
 spatial_features holds. They need --ids: a JSON of {image id: row} or of a list of ids, row by row. A pickle of such a
 dict is read without running anything in it: plain numbers and texts are let in and nothing else.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from msp_ds.data.format.faults import OnError
+from msp_ds.data.format.faults import OnError, RowAt, RowError
 from msp_ds.data.format.image_ids import Corpus, canonical_image_id
+from msp_ds.data.format.region_checks import RawRegions
 from msp_ds.errors import InputError
 from msp_ds.storage.file_kinds import refuse_other_kind
 from msp_ds.storage.restricted_pickle import PICKLE_ERRORS, load_pickle
 from msp_ds.storage.small_files import parse_json, read_small_bytes
-from msp_ds.terminal import Terminal, one_line_errors, run_tool
-from tools.convert.npz_parts import ALLOWED, Image, PartReport, fault, needed, write_parts
+from msp_ds.terminal import run_tool
+from tools.convert.npz_parts import ALLOWED, PartReport, converter_parser, needed, run_converter, write_parts
 
 _TABLES = ("image_features", "image_bb", "spatial_features")
 
@@ -54,23 +55,14 @@ def convert(
     with file:
         if all(name in file for name in _TABLES):
             rows = _rows_of(file, ids, source=source, corpus=corpus)
-            names = list(rows)
-            return write_parts(
-                names,
-                lambda place: _table_image(file, rows[names[place]], path=source, image_id=names[place]),
-                out=out,
-                on_error=on_error,
-            )
-        groups = sorted(file)
-        if not groups or any(not isinstance(file[name], h5py.Group) for name in groups[:1]):
-            raise InputError(f"{source} holds neither {', '.join(_TABLES)} nor a group an image")
-        names = [canonical_image_id(name, corpus=corpus, where=str(source)) for name in groups]
-        return write_parts(
-            names,
-            lambda place: _group_image(file[groups[place]], path=source, image_id=names[place]),
-            out=out,
-            on_error=on_error,
-        )
+            images, read = list(rows.items()), partial(_table_image, file)
+        else:
+            groups = sorted(file)
+            if not groups or not isinstance(file[groups[0]], h5py.Group):
+                raise InputError(f"{source} holds neither {', '.join(_TABLES)} nor a group an image")
+            names = (canonical_image_id(name, corpus=corpus, where=str(source)) for name in groups)
+            images, read = list(zip(names, groups, strict=True)), partial(_group_image, file)
+        return write_parts(images, read, source=source, out=out, on_error=on_error)
 
 
 def read_ids(path: Path) -> dict[Any, int]:
@@ -107,39 +99,41 @@ def _rows_of(file: Any, ids: Path | None, *, source: Path, corpus: Corpus) -> di
     return {image_id: row for image_id, (_, row) in zip(named, rows, strict=True)}
 
 
-def _table_image(file: Any, row: int, *, path: Path, image_id: str) -> Image:
+def _table_image(file: Any, place: RowAt, row: int) -> RawRegions:
     where: Any = row
     try:
         if "pos_boxes" in file:
             start, end = (int(bound) for bound in file["pos_boxes"][row])
             where = slice(start, end)
-        features, boxes, shares = (np.asarray(file[name][where]) for name in _TABLES)
+        features, boxes, fractions = (np.asarray(file[name][where]) for name in _TABLES)
     except (OSError, ValueError) as error:
-        raise fault(path, image_id, f"row {row} cannot be read ({error})") from None
-    if not len(boxes) or not len(boxes) == len(features) == len(shares):
-        raise fault(path, image_id, f"row {row} holds {len(features)} features, {len(boxes)} boxes")
-    width = side(boxes[:, 2], shares[:, 2])
-    height = side(boxes[:, 3], shares[:, 3])
+        raise RowError(place, f"row {row} cannot be read ({error})") from None
+    if not len(boxes) or not len(boxes) == len(features) == len(fractions):
+        raise RowError(place, f"row {row} holds {len(features)} features, {len(boxes)} boxes")
+    width = side(boxes[:, 2], fractions[:, 2])
+    height = side(boxes[:, 3], fractions[:, 3])
     if not width or not height:
-        raise fault(path, image_id, f"row {row}: image_bb and spatial_features do not agree on the image's size")
-    return Image(height=height, width=width, boxes=boxes, features=features)
+        raise RowError(place, f"row {row}: image_bb and spatial_features do not agree on the image's size")
+    return RawRegions(place=place, height=height, width=width, boxes=boxes, features=features)
 
 
-def side(pixels: np.ndarray, shares: np.ndarray) -> int:
-    """The length of an image's side on which points [R] are known in pixels and in shares; 0 when they disagree."""
-    furthest = int(np.argmax(shares))
-    if not np.isfinite(pixels).all() or not np.isfinite(shares).all() or shares[furthest] <= 0:
+def side(pixels: np.ndarray, fractions: np.ndarray) -> int:
+    """The length of an image's side on which points [R] are known in pixels and in fractions; 0 when they disagree."""
+    furthest = int(np.argmax(fractions))
+    if not np.isfinite(pixels).all() or not np.isfinite(fractions).all() or fractions[furthest] <= 0:
         return 0
-    length = float(pixels[furthest]) / float(shares[furthest])
+    length = float(pixels[furthest]) / float(fractions[furthest])
     whole = round(length)
-    # Shares are float32 to seven digits: the quotient misses a whole number by less than a thousandth.
-    agrees = abs(length - whole) < 0.01 and bool((np.abs(shares * whole - pixels) < 0.05).all())
+    # Fractions are float32 to seven digits: the quotient misses a whole number by less than a thousandth.
+    agrees = abs(length - whole) < 0.01 and bool((np.abs(fractions * whole - pixels) < 0.05).all())
     return whole if agrees else 0
 
 
-def _group_image(group: Any, *, path: Path, image_id: str) -> Image:
+def _group_image(file: Any, place: RowAt, name: str) -> RawRegions:
+    group = file[name]
     try:
-        return Image(
+        return RawRegions(
+            place=place,
             height=int(group["img_h"][()]),
             width=int(group["img_w"][()]),
             boxes=group["boxes"][()],
@@ -150,21 +144,14 @@ def _group_image(group: Any, *, path: Path, image_id: str) -> Image:
             attribute_scores=group["attr_conf"][()],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise fault(path, image_id, f"its group is damaged or of another layout ({error})") from None
+        raise RowError(place, f"its group is damaged or of another layout ({error})") from None
 
 
 def main() -> None:
-    """Reads the flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="the HDF5 file")
+    """Read the flags and convert."""
+    parser = converter_parser(__doc__, source="the HDF5 file", has_corpus=True)
     parser.add_argument("--ids", type=Path, help="which image each row is")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the parts; those that are there stay")
-    parser.add_argument("--corpus", choices=get_args(Corpus), default="coco", help="whose images plain numbers mean")
-    parser.add_argument("--on-error", choices=["fail", "skip"], default="fail", help="what a damaged image does")
-    flags = parser.parse_args()
-    with one_line_errors(debug=False):
-        report = convert(flags.source, out=flags.out, ids=flags.ids, corpus=flags.corpus, on_error=flags.on_error)
-    Terminal(soft_wrap=True).print(report.describe())
+    run_converter(convert, parser)
 
 
 if __name__ == "__main__":

@@ -6,52 +6,38 @@ so that a converter that was stopped goes on where it was.
 
 from __future__ import annotations
 
+import argparse
 import collections
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 
 from msp_ds.data.format.faults import Faults, OnError, RowAt, RowError
-from msp_ds.data.format.image_ids import canonical_image_id
+from msp_ds.data.format.image_ids import Corpus, canonical_image_id
+from msp_ds.data.format.region_checks import RawRegions
 from msp_ds.errors import InputError
 from msp_ds.progress import bars
 from msp_ds.storage.array_files import load_arrays
 from msp_ds.storage.file_kinds import refuse_other_kind
 from msp_ds.storage.small_files import parse_json, read_small_bytes
 from msp_ds.terminal import Terminal
+from tools.command_line import tool_parser
 
+K = TypeVar("K")
 IMAGES_A_PART = 256
 ALLOWED = {"collections.OrderedDict": collections.OrderedDict}
-"""What pickles of rows may name beside plain values: rows of Python 3.6's csv module are OrderedDicts."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Image:
-    """One image, R regions of F features."""
-
-    height: int
-    """Pixels."""
-    width: int
-    """Pixels."""
-    boxes: np.ndarray
-    """[R, 4], x0 y0 x1 y1 in pixels."""
-    features: np.ndarray
-    """[R, F]."""
-    object_ids: np.ndarray | None = None
-    """[R], line number in the objects vocabulary; None without labels, as the next three."""
-    object_scores: np.ndarray | None = None
-    attribute_ids: np.ndarray | None = None
-    attribute_scores: np.ndarray | None = None
+"""Classes that pickles of rows may name: rows of Python 3.6's csv module are OrderedDicts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartReport:
-    """What a converter did."""
+    """The result of a converter."""
 
     out: Path
     num_images: int
@@ -66,35 +52,46 @@ class PartReport:
 
 
 def write_parts(
-    image_ids: Sequence[str], read: Callable[[int], Image], *, out: Path, on_error: OnError = "fail"
+    images: Sequence[tuple[str, K]],
+    read: Callable[[RowAt, K], RawRegions],
+    *,
+    source: Path,
+    out: Path,
+    on_error: OnError = "fail",
 ) -> PartReport:
-    """Write all images as parts; `image_ids` are canonical, `read` gives the image at a place among them.
+    """Write all images of a source as parts. images: canonical image id and key; read: returns the image of a key.
 
     Raises: InputError for a part of other images, an image named twice, and the first RowError of `read`, unless they
-    are to be skipped; then each is told on stderr.
+    are to be skipped; then each is reported on stderr.
     """
-    if len(set(image_ids)) < len(image_ids):
-        raise InputError(f"{out}: {len(image_ids) - len(set(image_ids))} image ids of the source come twice")
+    num_twice = len(images) - len({image_id for image_id, _ in images})
+    if num_twice:
+        raise InputError(f"{out}: {num_twice} image ids of the source come twice")
     out.mkdir(parents=True, exist_ok=True)
     faults, written, kept = Faults(on_error), 0, 0
     with bars() as progress:
-        progress.start("images", len(image_ids))
-        for number, start in enumerate(range(0, len(image_ids), IMAGES_A_PART)):
-            path, ids = out / f"part-{number:06d}.npz", list(image_ids[start : start + IMAGES_A_PART])
+        progress.start("images", len(images))
+        for number, start in enumerate(range(0, len(images), IMAGES_A_PART)):
+            path, part = out / f"part-{number:06d}.npz", images[start : start + IMAGES_A_PART]
             if path.exists():
-                kept += _check_kept(path, ids)
+                kept += _check_kept(path, {image_id for image_id, _ in part})
             else:
-                images = _read_all(range(start, start + len(ids)), read, faults)
-                _write(path, {image_ids[place]: image for place, image in images.items()})
-                written += len(images)
-            progress.advance(len(ids))
+                found: list[RawRegions] = []
+                for image_id, key in part:
+                    try:
+                        found.append(read(RowAt(source, image_id=image_id), key))
+                    except RowError as error:
+                        faults.add(error)
+                _write(path, found)
+                written += len(found)
+            progress.advance(len(part))
     for skipped in faults.skipped:
         Terminal(stderr=True, soft_wrap=True).print(f"left out: {skipped.image_id}: {skipped.reason}")
-    return PartReport(out=out, num_images=written, num_kept=kept, num_left_out=len(image_ids) - written - kept)
+    return PartReport(out=out, num_images=written, num_kept=kept, num_left_out=len(images) - written - kept)
 
 
 def labels_of(class_scores: np.ndarray) -> dict[str, np.ndarray]:
-    """object_ids and object_scores of Image from a detector's scores [R, 1 + C], of which the first is background."""
+    """object_ids and object_scores from a detector's scores [R, 1 + C], of which the first is background."""
     foreground = np.asarray(class_scores, dtype=np.float32)[:, 1:]
     return {"object_ids": foreground.argmax(axis=1), "object_scores": foreground.max(axis=1)}
 
@@ -120,6 +117,38 @@ def read_sizes(path: Path) -> dict[str, tuple[int, int]]:
         raise InputError(f"{path} is not of {what} ({type(error).__name__}: {error})") from None
 
 
+@contextmanager
+def lmdb_transaction(source: Path) -> Iterator[Any]:
+    """Open an LMDB, a folder or a file, for reading. Raises: InputError when it is missing or of another kind."""
+    lmdb = needed("lmdb")
+    if not source.exists():
+        raise InputError(f"{source} is missing; it should be an LMDB")
+    refuse_other_kind(source / "data.mdb" if source.is_dir() else source, what="an LMDB")
+    try:
+        environment = lmdb.open(str(source), readonly=True, lock=False, readahead=False, subdir=source.is_dir())
+    except lmdb.Error as error:
+        raise InputError(f"{source} is no readable LMDB ({error})") from None
+    with environment, environment.begin() as transaction:
+        yield transaction
+
+
+def converter_parser(description: str | None, *, source: str, has_corpus: bool) -> argparse.ArgumentParser:
+    """Return a parser with the flags of all converters. source: help of the positional argument."""
+    parser = tool_parser(description)
+    parser.add_argument("source", type=Path, help=source)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the parts; those that are there stay")
+    parser.add_argument("--on-error", choices=get_args(OnError), default="fail", help="what a damaged image does")
+    if has_corpus:
+        parser.add_argument("--corpus", choices=get_args(Corpus), default="coco", help="corpus of plain numbers")
+    return parser
+
+
+def run_converter(convert: Callable[..., PartReport], parser: argparse.ArgumentParser) -> None:
+    """Call `convert` with the flags of the command line and print its report."""
+    flags = vars(parser.parse_args())
+    Terminal(soft_wrap=True).print(convert(flags.pop("source"), **flags).describe())
+
+
 def needed(module: str) -> Any:
     """A module that only a converter needs. Raises: InputError with the command that installs it."""
     try:
@@ -131,25 +160,15 @@ def needed(module: str) -> Any:
         ) from None
 
 
-def _read_all(places: range, read: Callable[[int], Image], faults: Faults) -> dict[int, Image]:
-    images = {}
-    for place in places:
-        try:
-            images[place] = read(place)
-        except RowError as error:
-            faults.add(error)
-    return images
-
-
-def _check_kept(path: Path, image_ids: list[str]) -> int:
-    """How many images a part of an earlier run holds. Raises: InputError when they are others than would be written."""
+def _check_kept(path: Path, image_ids: set[str]) -> int:
+    """The number of images in a part of an earlier run. Raises: InputError for images that do not belong in it."""
     there = load_arrays(path, ["image_id"], what="a part that this program wrote")["image_id"].tolist()
-    if not set(there) <= set(image_ids):
+    if not set(there) <= image_ids:
         raise InputError(f"{path} holds other images than this source would give; remove it or name another --out")
     return len(there)
 
 
-def _write(path: Path, images: dict[str, Image]) -> None:
+def _write(path: Path, images: list[RawRegions]) -> None:
     """Write a part down to the disk, then give it its name. Nothing, when no image is left for it."""
     if not images:
         return
@@ -174,20 +193,20 @@ _FIELDS = {
     "attrs_id": ("attribute_ids", np.int16),
     "attrs_conf": ("attribute_scores", np.float32),
 }
-"""Key of the archive -> field of Image, type."""
+"""Key of the archive -> field of RawRegions, type."""
 
 
-def _stacked(images: dict[str, Image], path: Path) -> dict[str, np.ndarray]:
+def _stacked(images: list[RawRegions], path: Path) -> dict[str, np.ndarray]:
     """The arrays of a part, each image's regions padded with zeros to those of the one that has most."""
-    counts = [len(image.boxes) for image in images.values()]
+    counts = [len(image.boxes) for image in images]
     arrays = {
-        "image_id": np.array(list(images)),
-        "height": np.array([image.height for image in images.values()], np.int32),
-        "width": np.array([image.width for image in images.values()], np.int32),
+        "image_id": np.array([image.place.image_id for image in images]),
+        "height": np.array([image.height for image in images], np.int32),
+        "width": np.array([image.width for image in images], np.int32),
         "num_boxes": np.array(counts, np.int32),
     }
     for key, (field, dtype) in _FIELDS.items():
-        values = [getattr(image, field) for image in images.values()]
+        values = [getattr(image, field) for image in images]
         if all(value is None for value in values):
             continue
         if len({None if value is None else value.shape[1:] for value in values}) > 1:
@@ -196,8 +215,3 @@ def _stacked(images: dict[str, Image], path: Path) -> dict[str, np.ndarray]:
         for place, value in enumerate(values):
             arrays[key][place, : len(value)] = value
     return arrays
-
-
-def fault(path: Path, image_id: str, reason: str) -> RowError:
-    """An image of a source that cannot be used."""
-    return RowError(RowAt(path, image_id=image_id), reason)

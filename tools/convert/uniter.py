@@ -5,16 +5,15 @@
 SOURCE is a folder of UNITER's .npz (coco_train2014_000000000009.npz ...) or of its LMDB (data.mdb; values in msgpack or
 npz). Needs, for LMDB: pip install 'msp-ds[tools]'. Some 400 images a second; an image of 36 regions takes 148 KB.
 
-UNITER stores boxes as shares of an image whose size it does not keep. --sizes names files that know it: COCO's
+UNITER stores boxes as fractions of an image whose size it does not keep. --sizes names files that know it: COCO's
 annotations, Visual Genome's image_data.json. Where there are none, --nominal-size 1000 puts the boxes into a square of
-so many pixels: models read shares, and are not changed by it; pictures drawn from the shards are.
+so many pixels: models read fractions and are not changed by it; pictures drawn from the shards are.
 
 Object labels are the best of soft_labels without the background, as LXMERT's are. UNITER has no attributes.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import re
 import sys
@@ -29,14 +28,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from msp_ds.data.format.faults import OnError
+from msp_ds.data.format.faults import OnError, RowAt, RowError
 from msp_ds.data.format.image_ids import canonical_image_id
+from msp_ds.data.format.region_checks import RawRegions
 from msp_ds.errors import InputError
-from msp_ds.storage.file_kinds import refuse_other_kind
 from msp_ds.storage.small_files import parse_json
-from msp_ds.terminal import Terminal, one_line_errors, run_tool
-from tools.convert.npz_parts import Image, PartReport, fault, labels_of, needed, read_sizes, write_parts
-from tools.sizes import at_least
+from msp_ds.terminal import run_tool
+from tools.command_line import at_least
+from tools.convert import npz_parts
 
 _DAMAGE = (ValueError, KeyError, EOFError, OSError, MemoryError, zipfile.BadZipFile, msgpack.UnpackException)
 """What reading a damaged value raises; MemoryError where an array's header claims more than there can be."""
@@ -57,28 +56,27 @@ def convert(
     sizes: list[Path] | None = None,
     nominal_size: int | None = None,
     on_error: OnError = "fail",
-) -> PartReport:
+) -> npz_parts.PartReport:
     """Write all images of a source.
 
     Raises: InputError for a source that is neither, names that are no image ids, unknown sizes and damaged images.
     """
     if bool(sizes) == bool(nominal_size):
         raise InputError("UNITER keeps no image sizes: name files that do with --sizes, or give one --nominal-size")
-    known = {image_id: size for path in sizes or () for image_id, size in read_sizes(path).items()}
+    known = {image_id: size for path in sizes or () for image_id, size in npz_parts.read_sizes(path).items()}
     with _open(source) as (names, read_value):
-        image_ids = [image_id_of(name, where=str(source)) for name in names]
+        images = [(image_id_of(name, where=str(source)), name) for name in names]
 
-        def read(place: int) -> Image:
-            image_id = image_ids[place]
-            size = (nominal_size, nominal_size) if nominal_size else known.get(image_id)
+        def read(place: RowAt, name: str) -> RawRegions:
+            size = (nominal_size, nominal_size) if nominal_size else known.get(place.image_id)
             if size is None:
-                raise fault(source, image_id, "its size is in none of the --sizes")
+                raise RowError(place, "its size is in none of the --sizes")
             try:
-                return image_of(arrays_in(read_value(names[place])), height=size[0], width=size[1])
+                return image_of(arrays_in(read_value(name)), place, size=size)
             except _DAMAGE as error:
-                raise fault(source, image_id, f"{names[place]} is damaged ({type(error).__name__}: {error})") from None
+                raise RowError(place, f"{name} is damaged ({type(error).__name__}: {error})") from None
 
-        return write_parts(image_ids, read, out=out, on_error=on_error)
+        return npz_parts.write_parts(images, read, source=source, out=out, on_error=on_error)
 
 
 def image_id_of(name: str, *, where: str) -> str:
@@ -90,21 +88,26 @@ def image_id_of(name: str, *, where: str) -> str:
     return canonical_image_id(stem, corpus="coco", where=where)
 
 
-def image_of(arrays: dict[str, np.ndarray], *, height: int, width: int) -> Image:
-    """UNITER's arrays as an image. Raises: ValueError or KeyError when one is missing or misshapen."""
+def image_of(arrays: dict[str, np.ndarray], place: RowAt, *, size: tuple[int, int]) -> RawRegions:
+    """UNITER's arrays as an image of `size` (height, width) in pixels.
+
+    Raises: ValueError or KeyError when an array is missing or misshapen.
+    """
     boxes, features = arrays["norm_bb"], arrays["features"]
     if boxes.ndim != 2 or features.ndim != 2 or len(boxes) != len(features) or not len(boxes) or boxes.shape[1] < 4:
         raise ValueError(f"norm_bb {boxes.shape} and features {features.shape} do not fit")
-    shares = boxes[:, :4].astype(np.float32)
-    if not ((shares >= -0.01) & (shares <= 1.01)).all():
-        raise ValueError("norm_bb should hold shares of the image, 0 to 1")
-    labels = labels_of(arrays["soft_labels"]) if "soft_labels" in arrays else {}
+    fractions = boxes[:, :4].astype(np.float32)
+    if not ((fractions >= -0.01) & (fractions <= 1.01)).all():
+        raise ValueError("norm_bb should hold fractions of the image, 0 to 1")
+    labels = npz_parts.labels_of(arrays["soft_labels"]) if "soft_labels" in arrays else {}
     if labels and len(labels["object_ids"]) != len(boxes):
         raise ValueError(f"soft_labels {arrays['soft_labels'].shape} do not fit norm_bb {boxes.shape}")
-    return Image(
+    height, width = size
+    return RawRegions(
+        place=place,
         height=height,
         width=width,
-        boxes=shares * np.array([width, height, width, height], np.float32),
+        boxes=fractions * np.array([width, height, width, height], np.float32),
         features=features,
         **labels,
     )
@@ -143,13 +146,7 @@ def _open(source: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
     """The names of all images in order, and how to get the bytes of one."""
     database = source / "data.mdb" if source.is_dir() else source
     if database.is_file():
-        lmdb = needed("lmdb")
-        refuse_other_kind(database, what="an LMDB")
-        try:
-            environment = lmdb.open(str(source), readonly=True, lock=False, readahead=False, subdir=source.is_dir())
-        except lmdb.Error as error:
-            raise InputError(f"{source} is no readable LMDB ({error})") from None
-        with environment, environment.begin() as transaction:
+        with npz_parts.lmdb_transaction(source) as transaction:
             yield _names_in(transaction), lambda name: bytes(transaction.get(name.encode()) or b"")
         return
     names = sorted(path.name for path in source.glob("*.npz"))
@@ -166,19 +163,11 @@ def _names_in(transaction: Any) -> list[str]:
 
 
 def main() -> None:
-    """Reads the flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="folder of .npz, or of an LMDB")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the parts; those that are there stay")
+    """Read the flags and convert."""
+    parser = npz_parts.converter_parser(__doc__, source="folder of .npz, or of an LMDB", has_corpus=False)
     parser.add_argument("--sizes", type=Path, action="append", help="file with image sizes; may be repeated")
     parser.add_argument("--nominal-size", type=at_least(1), help="pixels of a square that stands for every image")
-    parser.add_argument("--on-error", choices=["fail", "skip"], default="fail", help="what a damaged image does")
-    flags = parser.parse_args()
-    with one_line_errors(debug=False):
-        report = convert(
-            flags.source, out=flags.out, sizes=flags.sizes, nominal_size=flags.nominal_size, on_error=flags.on_error
-        )
-    Terminal(soft_wrap=True).print(report.describe())
+    npz_parts.run_converter(convert, parser)
 
 
 if __name__ == "__main__":

@@ -12,26 +12,24 @@ attributes.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import binascii
 import io
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from msp_ds.data.format.faults import OnError
+from msp_ds.data.format.faults import OnError, RowAt, RowError
 from msp_ds.data.format.image_ids import Corpus, canonical_image_id
-from msp_ds.errors import InputError
+from msp_ds.data.format.region_checks import RawRegions
 from msp_ds.preparation.region_features.feature_types import possible_types
-from msp_ds.storage.file_kinds import refuse_other_kind
 from msp_ds.storage.restricted_pickle import PICKLE_ERRORS, load_pickle
-from msp_ds.terminal import Terminal, one_line_errors, run_tool
-from tools.convert.npz_parts import ALLOWED, Image, PartReport, fault, labels_of, needed, write_parts
+from msp_ds.terminal import run_tool
+from tools.convert import npz_parts
 
 _KEYS = b"keys"
 _LABELS = {
@@ -40,36 +38,28 @@ _LABELS = {
     "attribute_ids": ("attrs_id", "<i8"),
     "attribute_scores": ("attrs_conf", "<f4"),
 }
-"""Field of Image -> VOLTA's column, type."""
+"""Field of RawRegions -> VOLTA's column, type."""
 
 
-def convert(source: Path, *, out: Path, corpus: Corpus = "coco", on_error: OnError = "fail") -> PartReport:
+def convert(source: Path, *, out: Path, corpus: Corpus = "coco", on_error: OnError = "fail") -> npz_parts.PartReport:
     """Write all images of a source.
 
     Raises: InputError for what is no LMDB, names that are no image ids, and damaged or foreign rows.
     """
-    lmdb = needed("lmdb")
-    if not source.exists():
-        raise InputError(f"{source} is missing; it should be an LMDB")
-    refuse_other_kind(source / "data.mdb" if source.is_dir() else source, what="an LMDB")
-    try:
-        environment = lmdb.open(str(source), readonly=True, lock=False, readahead=False, subdir=source.is_dir())
-    except lmdb.Error as error:
-        raise InputError(f"{source} is no readable LMDB ({error})") from None
-    with environment, environment.begin() as transaction:
+    with npz_parts.lmdb_transaction(source) as transaction:
         keys = sorted(bytes(key) for key in transaction.cursor().iternext(values=False) if bytes(key) != _KEYS)
-        names = [canonical_image_id(_text(key), corpus=corpus, where=str(source)) for key in keys]
+        images = [(canonical_image_id(_text(key), corpus=corpus, where=str(source)), key) for key in keys]
 
-        def read(place: int) -> Image:
+        def read(place: RowAt, key: bytes) -> RawRegions:
             try:
-                return image_of(load_pickle(io.BytesIO(transaction.get(keys[place])), allowed=ALLOWED))
+                return image_of(load_pickle(io.BytesIO(transaction.get(key)), allowed=npz_parts.ALLOWED), place)
             except (*PICKLE_ERRORS, binascii.Error) as error:
-                raise fault(source, names[place], f"its row is unusable ({type(error).__name__}: {error})") from None
+                raise RowError(place, f"its row is unusable ({type(error).__name__}: {error})") from None
 
-        return write_parts(names, read, out=out, on_error=on_error)
+        return npz_parts.write_parts(images, read, source=source, out=out, on_error=on_error)
 
 
-def image_of(row: dict[str, Any]) -> Image:
+def image_of(row: dict[str, Any], place: RowAt) -> RawRegions:
     """The image in a row. Raises: KeyError, ValueError or TypeError when a column is missing or misshapen."""
     count = int(row["num_boxes"])
     if count <= 0:
@@ -78,8 +68,9 @@ def image_of(row: dict[str, Any]) -> Image:
     if "objects_id" in row:
         labels = {field: _array(row, name, dtype, count).reshape(count) for field, (name, dtype) in _LABELS.items()}
     elif "cls_prob" in row:
-        labels = labels_of(_array(row, "cls_prob", "<f4", count))
-    return Image(
+        labels = npz_parts.labels_of(_array(row, "cls_prob", "<f4", count))
+    return RawRegions(
+        place=place,
         height=int(row["img_h"] if "img_h" in row else row["image_h"]),
         width=int(row["img_w"] if "img_w" in row else row["image_w"]),
         boxes=_array(row, "boxes", "<f4", count).reshape(count, 4),
@@ -94,7 +85,7 @@ def _array(row: dict[str, Any], name: str, dtype: str, count: int) -> np.ndarray
 
 
 def _feature_type(row: dict[str, Any]) -> str:
-    """Of the features, which no column says. Raises: ValueError where their bytes may be of several types."""
+    """The type of the features, by their size in bytes. Raises: ValueError where several types fit."""
     kinds = possible_types(base64.b64decode(row["features"], validate=True))
     if len(kinds) > 1:
         raise ValueError(f"features may be {' or '.join(kinds)}")
@@ -106,16 +97,9 @@ def _text(key: bytes) -> str:
 
 
 def main() -> None:
-    """Reads the flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="the LMDB, a folder or a file")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the parts; those that are there stay")
-    parser.add_argument("--corpus", choices=get_args(Corpus), default="coco", help="whose images plain numbers mean")
-    parser.add_argument("--on-error", choices=["fail", "skip"], default="fail", help="what a damaged image does")
-    flags = parser.parse_args()
-    with one_line_errors(debug=False):
-        report = convert(flags.source, out=flags.out, corpus=flags.corpus, on_error=flags.on_error)
-    Terminal(soft_wrap=True).print(report.describe())
+    """Read the flags and convert."""
+    parser = npz_parts.converter_parser(__doc__, source="the LMDB, a folder or a file", has_corpus=True)
+    npz_parts.run_converter(convert, parser)
 
 
 if __name__ == "__main__":

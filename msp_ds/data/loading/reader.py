@@ -38,14 +38,14 @@ class Reader:
         questions = shards.questions
         self.second_images = None if questions is None else torch.from_numpy(questions.second_images.astype(np.int64))
         """int64 [P], -1 where a pair has one image; None in sets of pre-training."""
-        self.images_at_hand: Tensor | None = None
+        self.local_images: Tensor | None = None
         """int64 [n], ascending: the images for random regions and replaced images, None for all."""
         self.files = ImageFiles(shards)
 
     def among(self, images: Tensor) -> Self:
         """Return the same reader, whose random images come from int64 [n] `images`, ascending, alone."""
         limited = copy.copy(self)
-        limited.images_at_hand = images
+        limited.local_images = images
         return limited
 
     def longest(self, pairs: Tensor) -> int:
@@ -136,10 +136,10 @@ class Reader:
     def _choose_random_regions(self, chances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """int64 [B, D] image rows, and int64 [B, D] regions in them, selected by float32 [B, 2 D] `chances`."""
         count = chances.shape[1] // 2
-        if self.images_at_hand is None:
+        if self.local_images is None:
             rows = (chances[:, :count] * self.num_images).astype(np.int64)
         else:
-            rows = self.images_at_hand.numpy()[(chances[:, :count] * len(self.images_at_hand)).astype(np.int64)]
+            rows = self.local_images.numpy()[(chances[:, :count] * len(self.local_images)).astype(np.int64)]
         regions = self.shards.region_counts[rows]
         # The numbers are exact in float64: a float32 product could round up to the number of regions.
         return rows, (chances[:, count:].astype(np.float64) * regions).astype(np.int64)

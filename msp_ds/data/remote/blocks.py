@@ -32,7 +32,7 @@ from msp_ds.storage.checksums import FileEntry
 log = logging.getLogger(__name__)
 
 PAUSE = 0.1  # seconds between two attempts to find space in the cache
-PATIENCE = 60  # seconds of waiting for space between two warnings
+WAIT_WARNING_SECONDS = 60  # seconds of waiting for space between two warnings
 
 Block = tuple[int, int]  # (epoch, number)
 Files = Mapping[str, FileEntry]  # path below the address -> size and sha256
@@ -157,7 +157,7 @@ class Blocks:
                     self._cache.make_room(needed, what="the next shards")
                     self._fetch(files, stop)
                     return self._cache.hold(needed)
-            if time.monotonic() - began > PATIENCE * (lines + 1):
+            if time.monotonic() - began > WAIT_WARNING_SECONDS * (lines + 1):
                 lines += 1
                 log.warning(
                     "waiting for %.2f GB of space in %s, which other runs hold", over / GIGABYTE, self._cache.folder

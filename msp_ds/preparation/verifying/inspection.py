@@ -67,7 +67,7 @@ def _describe_texts(shards: ShardSet) -> dict[str, Any]:
     return {
         "counts": shards.index.texts,
         "texts_per_image": shards.index.num_pairs / shards.index.num_images,
-        "truncated_share": shards.index.texts.get("truncated", 0) / shards.index.num_pairs,
+        "truncated_ratio": shards.index.texts.get("truncated", 0) / shards.index.num_pairs,
         "longest_allowed": shards.index.max_tokens,
         "pieces": _spread(lengths),
         "pieces_histogram": _counted(lengths),
@@ -84,7 +84,7 @@ def _describe_labels(ids: Sequence[np.ndarray], labels: Sequence[Label]) -> dict
     counts = np.bincount(flat[flat >= 0], minlength=len(labels))
     frequent = np.argsort(-counts, kind="stable")[:_MOST_FREQUENT]
     return {
-        "labelled_share": float((flat >= 0).mean()),
+        "labelled_ratio": float((flat >= 0).mean()),
         "seen": int((counts > 0).sum()),
         "of": len(labels),
         "most_frequent": {labels[number][0]: int(counts[number]) for number in frequent if counts[number]},
@@ -103,7 +103,7 @@ def _describe_features(records: Sequence[RegionRecord]) -> dict[str, Any]:
         "deviation": float(features.std()),
         "largest": float(features.max()),
         "smallest": float(features.min()),
-        "zero_share": float((features == 0).mean()),
+        "zero_ratio": float((features == 0).mean()),
         "norm": _spread(norms),
         "norm_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
     }

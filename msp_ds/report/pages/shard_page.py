@@ -40,7 +40,7 @@ def _cards(facts: dict[str, Any]) -> dict[str, str]:
         "images": as_text(whole["images"]),
         "texts": as_text(whole["pairs"]),
         "texts an image": f"{texts['texts_per_image']:.2f}",
-        "texts cut": f"{100 * texts['truncated_share']:.1f} %",
+        "texts cut": f"{100 * texts['truncated_ratio']:.1f} %",
         "regions an image": f"{facts['regions']['per_image']['mean']:.1f}",
         "in tars": f"{whole['bytes'] / 1e9:.1f} GB" if whole["bytes"] >= 1e9 else f"{whole['bytes'] / 1e6:.0f} MB",
         "hard negatives": as_text(whole["with_hard_negatives"]),

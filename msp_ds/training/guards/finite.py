@@ -78,7 +78,7 @@ class FiniteGuard:
         self._names: list[str] = []
         self._in_a_row = 0
 
-    def keep(self, losses: Losses, info: BatchInfo) -> None:
+    def note_batch(self, losses: Losses, info: BatchInfo) -> None:
         """Warn about a batch with a bad loss and note it in the stage's folder, up to MAX_FILES batches."""
         values = {name: metric.mean() for name, metric in losses.metrics.items() if name.startswith("loss/")}
         bad = sorted(name for name, value in values.items() if not torch.tensor(value).isfinite())

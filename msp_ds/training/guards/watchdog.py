@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 log = logging.getLogger(__name__)
 
-LOOKS = 10  # number of checks within the timeout
+NUM_CHECKS = 10  # number of checks within the timeout
 STDERR = 2  # file descriptor; sys.stderr may have been replaced
 BACKSTOP = 2.0
 """Timeout of faulthandler's timer as a multiple of the watchdog's. It works where a hanging library holds the GIL."""
@@ -24,13 +24,13 @@ class Watchdog:
     def __init__(self, timeout: float) -> None:
         """timeout: seconds; 0 for no watchdog."""
         self._timeout = timeout
-        self._signs = 0
+        self._num_calls = 0
         self._position = "before the first step"
         self._ended = threading.Event()
 
     def alive(self, where: str = "") -> None:
         """Report progress; `where` names what has been reached."""
-        self._signs += 1
+        self._num_calls += 1
         self._position = where or self._position
 
     @contextmanager
@@ -51,11 +51,11 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
-        seen, in_vain = self._signs, 0
-        while not self._ended.wait(self._timeout / LOOKS):
-            in_vain = in_vain + 1 if seen == self._signs else 0
-            seen = self._signs
-            if in_vain >= LOOKS:
+        seen, checks_without_progress = self._num_calls, 0
+        while not self._ended.wait(self._timeout / NUM_CHECKS):
+            checks_without_progress = checks_without_progress + 1 if seen == self._num_calls else 0
+            seen = self._num_calls
+            if checks_without_progress >= NUM_CHECKS:
                 self._give_up()
             self._hold_off_backstop()
 

@@ -40,8 +40,8 @@ def draw_sample(sample: Sample) -> np.ndarray:
     canvas.paste(_regions_panel(sample, (_REGIONS_WIDTH, tall)), (_GAP, _LINE + _GAP))
     for number, word in enumerate(words):
         left = _REGIONS_WIDTH + 2 * _GAP + number * (_WORD_WIDTH + _GAP)
-        draw.text((left, 4), f"where “{_bare(sample.pieces[word])}” looks", fill=_FAINT, font=_font(_FONT))
-        canvas.paste(_looks_panel(sample, word, (_WORD_WIDTH, small)), (left, _LINE + _GAP))
+        draw.text((left, 4), f"attention of “{_bare(sample.pieces[word])}”", fill=_FAINT, font=_font(_FONT))
+        canvas.paste(_attention_panel(sample, word, (_WORD_WIDTH, small)), (left, _LINE + _GAP))
     below = _LINE + max(tall, small + _LINE) + 2 * _GAP
     for number, (line, color) in enumerate(lines):
         draw.text((_GAP, below + number * _LINE), line, fill=color, font=_font(_FONT))
@@ -91,22 +91,22 @@ def _regions_panel(sample: Sample, size: tuple[int, int]) -> Image.Image:
     return panel
 
 
-def _looks_panel(sample: Sample, word: int, size: tuple[int, int]) -> Image.Image:
+def _attention_panel(sample: Sample, word: int, size: tuple[int, int]) -> Image.Image:
     """Draw a region the redder the more the word attends to it, and name the top three.
 
     Full red is the maximum, but at least _STRONG times uniform attention.
     """
-    looks, boxes = sample.looks[word], _scaled(sample, size)
-    heat = looks / max(float(looks.max(initial=0.0)), _STRONG / max(len(looks), 1))
+    attention, boxes = sample.attention[word], _scaled(sample, size)
+    heat = attention / max(float(attention.max(initial=0.0)), _STRONG / max(len(attention), 1))
     shade = np.zeros((size[1], size[0]), np.float32)
     for (x0, y0, x1, y1), value in zip(boxes, heat.tolist(), strict=True):
         inside = shade[y0 : y1 + 1, x0 : x1 + 1]
         np.maximum(inside, value, out=inside)
     panel = Image.fromarray((_COLD + shade[..., None] * (_HOT - _COLD)).astype(np.uint8))
-    draw, most = _framed(panel), np.argsort(-looks, kind="stable")[:3].tolist()
+    draw, most = _framed(panel), np.argsort(-attention, kind="stable")[:3].tolist()
     for number in most:
         draw.rectangle(boxes[number], outline=_INK)
-    names = {number: (f"{sample.labels[number]} {looks[number]:.2f}".strip(), _INK) for number in most}
+    names = {number: (f"{sample.labels[number]} {attention[number]:.2f}".strip(), _INK) for number in most}
     _write_names(draw, boxes, names, size)
     return panel
 

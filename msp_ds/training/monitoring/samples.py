@@ -16,7 +16,7 @@ from msp_ds.data.format.shards import read_record
 from msp_ds.data.format.text import load_labels
 from msp_ds.data.format.vocabulary import read_vocabulary
 from msp_ds.data.loading.reader import Reader
-from msp_ds.model.attention_weights import encode_and_look
+from msp_ds.model.attention_weights import encode_with_attention
 from msp_ds.model.positions import TargetPositions
 from msp_ds.records import IGNORE, Batch, Encoded
 from msp_ds.stateless_random import RANDOM_REGION
@@ -66,7 +66,7 @@ class Sample:
     right_topics: tuple[str, ...]
     match: float | None
     """Probability that text and image match (they do); None without a match head."""
-    looks: np.ndarray
+    attention: np.ndarray
     """float32 [T, R]: attention of each piece to each region in the last layer."""
 
 
@@ -115,7 +115,7 @@ def predict_samples(
     clean = reader.read(pairs, images=reader.images[pairs], matched=matched, random_regions=random_regions)
     clean = clean.to(model.context.feature_mean.device)
     corrupted = corrupt(clean, tasks, context)
-    encoded, looks = encode_and_look(model.backbone, corrupted)
+    encoded, attention = encode_with_attention(model.backbone, corrupted)
     words, objects = _masked(model, encoded, clean, corrupted, names)
     topics = _topics(model, encoded, clean, context, names)
     match = _match(model, encoded)
@@ -137,7 +137,7 @@ def predict_samples(
                 predicted_topics=topics[row][0],
                 right_topics=topics[row][1],
                 match=match[row],
-                looks=looks[row, :num_tokens, :num_regions].cpu().numpy(),
+                attention=attention[row, :num_tokens, :num_regions].cpu().numpy(),
             )
         )
     return samples

@@ -14,7 +14,7 @@ _BAR_WIDTH = 28
 _REFRESHES = 4  # per second
 _SPEED = {
     "speed/pairs_per_s": "{:.0f} pairs/s",
-    "speed/wait_share": "waits for data {:.0%}",
+    "speed/wait_ratio": "waits for data {:.0%}",
     "speed/mfu": "{:.0%} of the peak",
     "memory/reserved_gib": "{:.1f} GiB",
     "memory/resident_gib": "{:.1f} GiB",

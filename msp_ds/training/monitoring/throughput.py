@@ -50,11 +50,11 @@ class Throughput:
     def read(self) -> dict[str, float]:
         """The scalars since the last report; then start again.
 
-        `speed/wait_share` is the ratio of this rank's time spent waiting for data; `speed/mfu` is the model FLOPs
+        `speed/wait_ratio` is the ratio of this rank's time spent waiting for data; `speed/mfu` is the model FLOPs
         utilisation, where the peak is known.
         """
         passed = max(self._clock() - self._began, 1e-9)
-        values = {"speed/pairs_per_s": self._pairs / passed, "speed/wait_share": self._waited / passed}
+        values = {"speed/pairs_per_s": self._pairs / passed, "speed/wait_ratio": self._waited / passed}
         if self._peak and self._flops:
             values["speed/mfu"] = self._flops / passed / self._peak
         self.restart()

@@ -50,5 +50,5 @@ def test_a_fault_travels_between_processes() -> None:
         (RowAt(Path("a.tsv"), 1, 0), "a.tsv row 1 (byte 0)"),
     ],
 )
-def test_a_place_says_what_is_known(place: RowAt, text: str) -> None:
+def test_a_place_shows_its_known_fields(place: RowAt, text: str) -> None:
     assert str(place) == text

@@ -182,7 +182,7 @@ WRONG_RECORDS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG_RECORDS)
-def test_a_wrong_record_that_the_index_vouches_for(folder: Path, name: str) -> None:
+def test_a_wrong_record_with_a_matching_checksum(folder: Path, name: str) -> None:
     change, expected = WRONG_RECORDS[name]
     replace_record(folder, 3, change)
     assert f"coco-4 at byte {open_set(folder).offsets[3]}" in ours(folder)

@@ -127,7 +127,7 @@ def test_a_writer_refuses_an_image_twice_and_leaves_nothing(folder: Path, tmp_pa
         assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_a_report_tells_what_was_left_out_in_one_line() -> None:
+def test_a_report_names_what_was_left_out_in_one_line() -> None:
     report = SetReport(
         path=Path("shards/token/train"),
         num_images=3,
@@ -141,7 +141,7 @@ def test_a_report_tells_what_was_left_out_in_one_line() -> None:
     assert report.describe() == description
 
 
-def test_a_missing_set_says_how_to_write_it(tmp_path: Path) -> None:
+def test_a_missing_set_is_reported_with_the_command_that_writes_it(tmp_path: Path) -> None:
     path = tmp_path / "token" / "train"
     with pytest.raises(ShardError) as caught:
         open_set(path)

@@ -69,7 +69,7 @@ def test_a_file_of_another_sum_is_not_taken_for_bert(tmp_path: Path, monkeypatch
         find_bert_vocabulary(hf_home=tmp_path)
 
 
-def test_the_cache_lies_where_the_environment_says() -> None:
+def test_the_environment_sets_the_folder_of_the_cache() -> None:
     assert default_hf_home({"HF_HOME": "/somewhere"}) == Path("/somewhere")
     assert default_hf_home({}) == Path.home() / ".cache" / "huggingface"
 

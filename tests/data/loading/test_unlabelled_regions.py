@@ -71,7 +71,7 @@ def test_variable_numbers_of_boxes_carry_a_mask_to_the_batch(unlabelled: RawFold
         assert not bool(batch.features[pair, COUNTS[row] :].any())
 
 
-def test_a_set_knows_that_it_has_no_labels_and_no_label_names(unlabelled: RawFolder) -> None:
+def test_a_set_records_that_it_has_no_labels_and_no_label_names(unlabelled: RawFolder) -> None:
     shards = build(unlabelled)
     assert not shards.index.has_labels
     assert (shards.index.num_objects, shards.index.num_attributes) == (0, 0)

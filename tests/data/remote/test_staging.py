@@ -84,7 +84,7 @@ def test_what_is_there_is_not_fetched_again_but_the_index_is(server: Server, tmp
     assert progress.done == progress.total
 
 
-def test_a_server_that_knows_no_ranges_serves_too(server: Server, tmp_path: Path) -> None:
+def test_a_server_without_range_requests_works_too(server: Server, tmp_path: Path) -> None:
     server.ranges = False
     stage(server, tmp_path / "cache")
 
@@ -117,7 +117,7 @@ def test_a_tar_that_is_not_there_is_named(server: Server, tmp_path: Path) -> Non
     assert len(tar_requests(server)) == 1, "a missing file is not requested again"
 
 
-def test_a_connection_cut_once_goes_unnoticed(server: Server, tmp_path: Path) -> None:
+def test_a_connection_that_is_cut_once_is_retried(server: Server, tmp_path: Path) -> None:
     cuts = iter([300])
     server.cut = lambda path, start: next(cuts, None) if path == TAR and start == 2000 else None
     stage(server, tmp_path / "cache")
@@ -196,7 +196,7 @@ def test_two_files_of_one_name_are_kept_apart(server: Server, tmp_path: Path) ->
     assert tars == {(server.folder / f"sentence/{split}/000000.tar").read_bytes() for split in ("train", "val")}
 
 
-def test_a_cache_too_small_says_how_much_it_takes(server: Server, tmp_path: Path) -> None:
+def test_a_cache_that_is_too_small_is_reported_with_the_size_that_suffices(server: Server, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"take 0\.0 GB, which must all fit .*give --cache-limit 0\.1"):
         stage(server, tmp_path / "cache", limit_gb=1e-6)
     assert not tar_requests(server)

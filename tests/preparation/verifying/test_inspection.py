@@ -21,9 +21,9 @@ def test_the_facts_are_those_of_the_raw_files(raw: RawFolder) -> None:
     # "a red dog ." and "the horse on a ball" with [CLS] and [SEP]: six and seven pieces.
     assert facts["texts"]["pieces_histogram"] == {6: 6, 7: 6}
     assert facts["texts"]["texts_per_image"] == 2
-    assert facts["texts"]["truncated_share"] == 0
+    assert facts["texts"]["truncated_ratio"] == 0
     assert facts["labels"]["objects"] == {
-        "labelled_share": pytest.approx(2 / 3),
+        "labelled_ratio": pytest.approx(2 / 3),
         "seen": 2,
         "of": 3,
         "most_frequent": frequent,

@@ -26,7 +26,7 @@ def sample(**changes: Any) -> dict[str, Any]:
 
 def facts(**changes: Any) -> dict[str, Any]:
     """A set of one such image."""
-    labels = {"labelled_share": 0.75, "seen": 2, "of": 1600, "most_frequent": {"dog": 4, "<sky>": 1}}
+    labels = {"labelled_ratio": 0.75, "seen": 2, "of": 1600, "most_frequent": {"dog": 4, "<sky>": 1}}
     return {
         "set": {
             "path": "shards/<b>/train",
@@ -46,7 +46,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "texts": {
             "counts": {"kept": 616767, "truncated": 14000},
             "texts_per_image": 5.0026,
-            "truncated_share": 0.0227,
+            "truncated_ratio": 0.0227,
             "longest_allowed": 20,
             "pieces": SPREAD,
             "pieces_histogram": {8: 10, 9: 30, 12: 5},
@@ -60,7 +60,7 @@ def facts(**changes: Any) -> dict[str, Any]:
             "deviation": 1.3,
             "largest": 35.3,
             "smallest": 0.0,
-            "zero_share": 0.34,
+            "zero_ratio": 0.34,
             "norm": SPREAD,
             "norm_histogram": {"edges": [1.0, 1.5, 2.0], "counts": [4, 8]},
         },

@@ -52,7 +52,7 @@ def test_tables_and_samples_fit_eighty_columns() -> None:
     show.print(*set_tables(facts()))
     text = show.export_text()
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
-    for part in ("123,287", "truncated share", "0.0227", "dog 4", "sky, dog, head", "A dog & a <sky>.", "regions.tsv"):
+    for part in ("123,287", "truncated ratio", "0.0227", "dog 4", "sky, dog, head", "A dog & a <sky>.", "regions.tsv"):
         assert part in text
     assert "histogram" not in text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ import torch
 
 from msp_ds.records import Batch
 from msp_ds.training.batch_loader import StepBatch
-from tools.bench.common.figures import Clock
+from tools.bench.common.figures import Clock, Times
 from tools.bench.common.replayed_loop import SENTENCE
-from tools.bench.common.whole_steps import Moment, Round, Rounds, bytes_of, copied
+from tools.bench.common.whole_steps import Round, Rounds, bytes_of
 from tools.bench.end_to_end import compared, recipe_in, summary_lines, table
 
 
-def a_portion(step: int, batch: Batch) -> StepBatch:
+def a_step_batch(step: int, batch: Batch) -> StepBatch:
     return StepBatch(step=step, epoch=0, part=SENTENCE, micro_batches=(batch,), metrics=({},), padded_counts=({},))
 
 
@@ -39,8 +40,8 @@ def test_bare_steps_follow_on_copies_of_the_same_batches() -> None:
 
     def step_batches() -> Any:
         for step in range(4):
-            batch.boxes.fill_(step / 10)  # the memory of a portion is the next one's too
-            yield a_portion(step, batch)
+            batch.boxes.fill_(step / 10)  # the memory of a batch is the next one's too
+            yield a_step_batch(step, batch)
 
     settled: list[int] = []
     rounds = Rounds(
@@ -61,31 +62,29 @@ def test_bare_steps_follow_on_copies_of_the_same_batches() -> None:
     assert all(set(one.phases) == {"wait"} for one in rounds.found)
 
 
-def test_a_copy_has_memory_of_its_own() -> None:
+def test_the_bytes_of_a_batch_are_those_of_its_tensors() -> None:
     batch = tiny.a_batch([5], [3], seed=1)
-    other = copied(batch)
-    assert torch.equal(other.features, batch.features)
-    assert other.features.data_ptr() != batch.features.data_ptr()
-    assert other.corruption.matched.data_ptr() != batch.corruption.matched.data_ptr()
-    assert bytes_of(batch) == bytes_of(other) > batch.features.nbytes
+    longer = dataclasses.replace(batch, features=torch.cat((batch.features, batch.features), dim=2))
+    assert bytes_of(longer) - bytes_of(batch) == batch.features.nbytes
+    assert bytes_of(batch) > batch.features.nbytes + batch.corruption.matched.nbytes
 
 
 def a_round(whole: float, bare: float, *, save: float = 0.0) -> Round:
     """The loop's own thread takes 1 s less than the process, for 1 s of the clock's reading in the background."""
-    phases = {"wait": Moment(0.0, 0.0, 0.5), "step": Moment(bare, bare, bare), "report": Moment(0.25, 0.25, 0.25)}
+    phases = {"wait": Times(0.0, 0.5, 0.0), "step": Times(bare, bare, bare), "report": Times(0.25, 0.25, 0.25)}
     if save:
-        phases["save"] = Moment(save, save, save)
+        phases["save"] = Times(save, save, save)
     return Round(
-        whole=Moment(whole, whole - 1.0, 10.0),
-        bare=Moment(bare, bare, 5.0),
-        corruption=Moment(0.5, 0.5, 0.5),
+        whole=Times(whole, 10.0, whole - 1.0),
+        bare=Times(bare, 5.0, bare),
+        corruption=Times(0.5, 0.5, 0.5),
         phases=phases,
         pairs=20,
         flops=100.0,
     )
 
 
-def test_the_time_of_a_step_is_told_by_its_parts() -> None:
+def test_the_time_of_a_step_is_split_into_its_parts() -> None:
     rounds = [a_round(99.0, 1.0), a_round(6.0, 4.0), a_round(8.0, 4.0, save=2.0), a_round(4.0, 4.0)]
     found = compared(rounds, steps=2)
     assert found["to_bare"] == {"median": 1.5, "least": 1.0, "most": 2.0, "of_sums": 1.5}
@@ -104,12 +103,12 @@ def test_the_time_of_a_step_is_told_by_its_parts() -> None:
             "background": 500,
         }
     )
-    assert found["wait_share"] == pytest.approx(1.5 / 30)
+    assert found["wait_ratio"] == pytest.approx(1.5 / 30)
     assert (found["pairs_a_second"], found["flops_a_second"]) == (2.0, 10.0)
     assert found["wall_to_cpu"] == 15 / 12
 
 
-def test_a_gpus_table_has_no_time_that_nobody_waited_for() -> None:
+def test_the_table_of_a_gpu_has_no_cpu_times() -> None:
     rounds = [a_round(99.0, 1.0), a_round(6.0, 4.0)]
     found = compared(rounds, steps=2) | {"preset": "tiny", "batch_size": 4, "repeat": 1, "steps": 2}
     assert [table(found, on_gpu=on_gpu).row_count for on_gpu in (False, True)] == [8, 6]
@@ -119,19 +118,19 @@ def test_a_gpus_table_has_no_time_that_nobody_waited_for() -> None:
     ]
 
 
-def test_what_is_told_beside_the_table() -> None:
+def test_the_summary_names_ratio_speed_and_memory() -> None:
     spread = {"median": 1.04, "least": 1.0, "most": 1.1, "of_sums": 1.05}
     found = {
         "to_bare": spread,
         "to_bare_by_the_wall": spread,
         "pairs_a_second": 20_400_000 / 7200,
-        "wait_share": 0.01,
+        "wait_ratio": 0.01,
         "flops_a_second": 30.0,
         "wall_to_cpu": 1.0,
     }
     lines = summary_lines(found, 100.0, most_bytes=2**30, parameters=2**30)
     assert lines[0].endswith("within the bar of 1.05")
-    assert lines[1].endswith("wait_share 1.00%; the paper's 20.4 M pairs take 2.00 hours")
+    assert lines[1].endswith("wait_ratio 1.00%; the paper's 20.4 M pairs take 2.00 hours")
     assert lines[2] == "MFU 30.0%, peak memory 13.00 GiB beside the bare copy"
     assert len(summary_lines(found, None, most_bytes=0, parameters=1)) == 2
 

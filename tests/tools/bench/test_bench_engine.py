@@ -17,8 +17,8 @@ from msp_ds.presets import get_preset
 from msp_ds.training.cadence import REPORT_EVERY
 from msp_ds.training.distributed.runtime import Runtime
 from msp_ds.training.engine.execution import Execution
-from tools.bench.common.figures import Clock, Taken, spread
-from tools.bench.common.replayed_loop import Stand
+from tools.bench.common.figures import Clock, Times, spread
+from tools.bench.common.replayed_loop import PlainStep, Stand
 from tools.bench.common.step_pool import Pool, a_context
 from tools.bench.engine import STEPS, Turns, compared, rounds
 
@@ -51,15 +51,15 @@ def test_the_two_ways_begin_in_turn() -> None:
 
 
 def test_rounds_are_sums_after_one_to_warm_up() -> None:
-    steps = [Taken(100.0, 200.0)] * STEPS + [Taken(1.0, 2.0)] * STEPS + [Taken(3.0, 4.0)] * STEPS
-    assert rounds(steps) == [Taken(10.0, 20.0), Taken(30.0, 40.0)]
+    steps = [Times(100.0, 200.0)] * STEPS + [Times(1.0, 2.0)] * STEPS + [Times(3.0, 4.0)] * STEPS
+    assert rounds(steps) == [Times(10.0, 20.0), Times(30.0, 40.0)]
 
 
 def test_the_loop_is_compared_round_by_round() -> None:
     turns = Turns(step_batches=[], plain=print, clock=Clock(CPU))
-    turns.plain_steps = [Taken(1.0, 1.0)] * (4 * STEPS)
-    turns.loop_steps = [Taken(9.0, 9.0)] * STEPS
-    turns.loop_steps += [Taken(seconds, 2.0) for seconds in (1.0, 1.5, 2.0) for _ in range(STEPS)]
+    turns.plain_steps = [Times(1.0, 1.0)] * (4 * STEPS)
+    turns.loop_steps = [Times(9.0, 9.0)] * STEPS
+    turns.loop_steps += [Times(seconds, 2.0) for seconds in (1.0, 1.5, 2.0) for _ in range(STEPS)]
     found = compared(turns)
     assert found["of_rounds"] == {"median": 1.5, "least": 1.0, "most": 2.0, "of_sums": 1.5}
     assert found["of_rounds_by_the_wall"]["median"] == 2.0
@@ -82,7 +82,7 @@ def test_a_plain_step_on_a_corrupted_batch_is_the_plain_step(tmp_path: Path) -> 
     )
     context, pool = a_context(MODEL), Pool(MODEL, batch_size=4)
     models = [stand.model(context) for _ in range(2)]
-    corrupts, corrupted = map(stand.plain_step, models)
+    corrupts, corrupted = (PlainStep(stand, model) for model in models)
     for step, pairs in enumerate(pool.choices(2)):
         step_batch = stand.step_batch(step, pool.batch(pairs), context)
         assert torch.equal(corrupts(step_batch), corrupted.on_corrupted(step_batch, corrupted.corrupted(step_batch)))

@@ -66,7 +66,7 @@ def test_the_ratio_is_the_median_of_the_turns_ratios() -> None:
     assert (ours["ratio"], ours["ratio_range"]) == (2.0, (1.0, 3.0))
     assert ours["ms_per_pair"] == 500
     assert loop["image_retrieval"]["R@1"] == 100
-    assert (ours["image_retrieval"]["R@1"], ours["largest_difference"], ours["same_order_share"]) == (0, 1, 0)
+    assert (ours["image_retrieval"]["R@1"], ours["largest_difference"], ours["same_order_ratio"]) == (0, 1, 0)
 
 
 def test_equal_scores_recall_nothing() -> None:

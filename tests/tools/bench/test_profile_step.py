@@ -32,6 +32,6 @@ def test_what_is_not_shown_is_summed_up() -> None:
     assert len(cells[0]) == SHOWN + 1
 
 
-def test_memory_is_told_beside_the_released_ways() -> None:
+def test_memory_is_compared_with_the_released_way() -> None:
     shares = list(memory_table({"released way": 4 * 2**30, "ours": 2 * 2**30}).columns[2].cells)
     assert shares == ["1.00", "0.50"]

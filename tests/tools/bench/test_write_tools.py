@@ -24,7 +24,7 @@ def left_by(tool: str, name: str, *flags: str, folder: Path) -> Any:
 
 
 @pytest.mark.full
-def test_the_write_benchmark_keeps_the_disk_share(tmp_path: Path) -> None:
+def test_the_write_benchmark_keeps_the_disk_ratio(tmp_path: Path) -> None:
     flags = ("--images", "40", "--jobs", "1", "3")
     results = left_by("bench/write.py", "bench_write.json", *flags, folder=tmp_path)
     assert [(line["jobs"], line["num_images"]) for line in results] == [(1, 40), (3, 40)]
@@ -34,7 +34,7 @@ def test_the_write_benchmark_keeps_the_disk_share(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_the_rehearsal_proves_that_each_pair_comes_once(tmp_path: Path) -> None:
-    epoch = left_by("check/rehearse_full_size.py", "rehearsal.json", "--share", "0.001", folder=tmp_path)["counts"]
+    epoch = left_by("check/rehearse_full_size.py", "rehearsal.json", "--fraction", "0.001", folder=tmp_path)["counts"]
     # 123 images, each among the 332 that have six captions.
     assert epoch["num_pairs"] == 738 == epoch["num_read"] + epoch["num_waiting"]
     assert (epoch["num_read"], epoch["num_repeated"]) == (5 * 128, 0)

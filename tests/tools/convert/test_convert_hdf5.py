@@ -68,7 +68,7 @@ def records(out: Path) -> list[RegionRecord]:
 
 
 @pytest.mark.parametrize(("write", "counts"), [(write_fixed, [3, 3, 3]), (write_adaptive, COUNTS)])
-def test_tables_become_records_with_the_size_told_by_the_boxes(tmp_path: Path, write: Any, counts: list[int]) -> None:
+def test_tables_become_records_whose_size_follows_from_the_boxes(tmp_path: Path, write: Any, counts: list[int]) -> None:
     report = convert(write(tmp_path / "a.hdf5"), out=tmp_path / "out", ids=write_ids(tmp_path / "ids.json"))
     assert report.num_images == 3
     for place, record in enumerate(records(tmp_path / "out")):
@@ -94,7 +94,7 @@ def test_groups_of_volta_become_records_with_labels(tmp_path: Path) -> None:
     assert (record.object_scores.tolist(), record.attribute_scores.tolist()) == ([0.5, 0.25, 1], [0.75, 0, 1])
 
 
-def test_a_side_follows_from_pixels_and_shares_or_not_at_all() -> None:
+def test_a_side_follows_from_pixels_and_fractions_that_agree() -> None:
     pixels = np.array([0, 213.3, 426.6], np.float32)
     assert side(pixels, pixels / np.float32(640)) == 640
     assert side(pixels, pixels / np.float32(640.5)) == 0
@@ -103,7 +103,7 @@ def test_a_side_follows_from_pixels_and_shares_or_not_at_all() -> None:
     assert side(np.array([np.nan], np.float32), np.ones(1, np.float32)) == 0
 
 
-def test_boxes_that_disagree_with_their_shares_are_a_fault_of_their_image(tmp_path: Path) -> None:
+def test_boxes_that_disagree_with_their_fractions_are_an_error_of_their_image(tmp_path: Path) -> None:
     source, ids = write_fixed(tmp_path / "a.hdf5"), write_ids(tmp_path / "ids.json")
     with h5py.File(source, "r+") as file:
         file["spatial_features"][1, 0, 2] = 0.9

@@ -190,7 +190,7 @@ def test_arrays_of_objects_are_refused_and_not_unpickled(capsys: pytest.CaptureF
     assert capsys.readouterr().out == ""
 
 
-def test_the_command_tells_what_it_did(tmp_path: Path) -> None:
+def test_the_command_reports_what_it_wrote(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "npz")
     program = Path(__file__).resolve().parents[3] / "tools" / "convert/uniter.py"
     command = [sys.executable, str(program), str(source), "--out", str(tmp_path / "out")]

@@ -220,12 +220,12 @@ def test_what_fails_in_the_background_is_tried_again_when_it_is_needed(site: Sit
         assert_equal(one, other)
 
 
-def test_images_are_sampled_from_the_blocks_at_hand(site: Site, twelve_tars: Path) -> None:
+def test_images_are_sampled_from_the_local_blocks(site: Site, twelve_tars: Path) -> None:
     """Rows and the metric are worked out pair by pair from the random numbers."""
     local = Reader(open_stage_data(twelve_tars, STAGE).train[0])
     features = [torch.from_numpy(local.record(row).features.copy()) for row in range(72)]
-    looks = local.hard_negatives
-    assert looks is not None
+    hard_negatives = local.hard_negatives
+    assert hard_negatives is not None
     replaced_by = {"itself": 0, "next": 0, "random": 0}
     with opened(site, itm_hard_probability=0.9) as (loader, order):
         for step_batch in loader.step_batches(order, start=0, end=EPOCH, micro_batch=BATCH):
@@ -243,7 +243,7 @@ def test_images_are_sampled_from_the_blocks_at_hand(site: Site, twelve_tars: Pat
                 if fate < 0.5:
                     others = [one for one in here if one != own]
                     row, how = others[int(other * len(others))], "random"
-                    list_of = [one for one in looks[own].tolist() if one >= 0]
+                    list_of = [one for one in hard_negatives[own].tolist() if one >= 0]
                     if is_hard < 0.9 and list_of:
                         first = int(hard * len(list_of))
                         turned = [one for one in list_of[first:] + list_of[:first] if one in here]
@@ -254,7 +254,7 @@ def test_images_are_sampled_from_the_blocks_at_hand(site: Site, twelve_tars: Pat
                 assert bool(batch.corruption.matched[place]) == (row == own)
                 assert torch.equal(batch.features[place, : len(features[row])], features[row])
                 assert {tuple(feature.tolist()) for feature in batch.random_features[place]} <= regions_here
-            metric = step_batch.metrics[0]["data/hard_negatives_at_hand"]
+            metric = step_batch.metrics[0]["data/local_hard_negative_ratio"]
             assert (float(metric.total), float(metric.count)) == (found, wanted)
     assert all(replaced_by.values()), replaced_by
 

@@ -75,20 +75,20 @@ def whole(twelve_tars: Path, runtime: Runtime, tmp_path_factory: pytest.TempPath
     return stage
 
 
-def test_the_fraction_of_hard_negatives_at_hand_is_shown(whole: Path) -> None:
+def test_the_ratio_of_local_hard_negatives_is_shown(whole: Path) -> None:
     events = EventAccumulator(str(whole))
     events.Reload()
-    fractions = {point.step: point.value for point in events.Scalars("data/hard_negatives_at_hand")}
+    fractions = {point.step: point.value for point in events.Scalars("data/local_hard_negative_ratio")}
     assert list(fractions) == [3, 6, 7]
     assert all(0 < one < 1 for one in fractions.values())
-    assert not [name for name in events.Tags()["scalars"] if "validation" in name and "at_hand" in name]
+    assert not [name for name in events.Tags()["scalars"] if "validation" in name and "local_hard" in name]
 
 
 def test_sets_that_fit_show_no_such_fraction(twelve_tars: Path, runtime: Runtime, tmp_path: Path) -> None:
     stage = trained(twelve_tars, tmp_path / "run", runtime, steps=1)
     events = EventAccumulator(str(stage))
     events.Reload()
-    assert not [name for name in events.Tags()["scalars"] if "at_hand" in name]
+    assert not [name for name in events.Tags()["scalars"] if "local_hard" in name]
     assert read_manifest(checkpoints(stage / "checkpoints")[-1]).state["order"] == "from the whole set"
 
 
@@ -114,7 +114,7 @@ def test_a_block_that_cannot_be_had_ends_the_run_after_saving_and_it_goes_on_in_
     assert_same_weights(trained(site.folder, tmp_path / "run", runtime), whole)
 
 
-def test_a_request_to_stop_is_heard_while_a_block_is_awaited(
+def test_a_stop_request_is_noticed_while_waiting_for_a_block(
     site: Site, whole: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop, back, stalled, looked, ready = StopRequest(), threading.Event(), [], site.server.change, Blocks.ready

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 TRAIN = str(Path(__file__).resolve().parents[3] / "msp_ds" / "train.py")
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SMALL = ("model.num_layers=1", "model.hidden_size=16", "model.num_heads=2", "model.intermediate_size=16")
-PATIENCE = 400.0
+RUN_TIMEOUT = 400.0
 """Seconds to wait for what takes twenty on an idle machine."""
 
 
@@ -29,7 +29,7 @@ def stderr_of(command: Sequence[object]) -> tuple[int, list[str]]:
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     environment = {name: value for name, value in os.environ.items() if name not in ranks}
     words = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, env=environment)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=RUN_TIMEOUT, env=environment)
     return done.returncode, done.stderr.splitlines()
 
 

@@ -192,7 +192,7 @@ def test_no_file_of_a_checkpoint_is_a_pickle(trained: Path) -> None:
     assert sorted(path.name for path in trained.iterdir()) == [MANIFEST, OPTIMIZER, WEIGHTS]
 
 
-def test_weights_of_a_folder_that_somebody_made_are_read_too(tmp_path: Path) -> None:
+def test_weights_in_a_folder_without_a_run_are_read(tmp_path: Path) -> None:
     save_file({"backbone.a": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / WEIGHTS)
     (read,) = read_weights(tmp_path).values()
     assert read.dtype == torch.float32
@@ -288,7 +288,7 @@ def test_a_stage_can_carry_the_heads_that_the_one_before_has_too(trained: Path, 
 
 
 @pytest.mark.parametrize("options", [{}, {"heads": "carried", "heads_of": {"phrase": "fresh"}}])
-def test_heads_are_fresh_unless_the_stage_says_otherwise(trained: Path, options: dict[str, Any]) -> None:
+def test_heads_are_initialised_again_unless_the_stage_carries_them(trained: Path, options: dict[str, Any]) -> None:
     config, phrase = a_config(tasks=TaskOptions(**options)), curriculum("p")[0]
     started = build_pretraining_model(config, phrase, a_learner().context, start_from=trained)
     name = "heads.region.feature_decoder.weight"

@@ -87,7 +87,7 @@ def test_an_installed_package_finds_its_files_where_pip_puts_them(
 
 
 @pytest.mark.parametrize("name", SHIPPED_WAYS)
-def test_a_shipped_file_holds_what_its_name_says(name: str) -> None:
+def test_a_shipped_file_has_the_settings_of_its_name(name: str) -> None:
     execution = read_execution(SHIPPED / f"{name}.json")
     assert (execution.precision, execution.zero_stage) == SHIPPED_WAYS[name]
     assert execution.offload_optimizer == (name == "zero2_offload")

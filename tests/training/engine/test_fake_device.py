@@ -21,7 +21,7 @@ from msp_ds.data.loading.reader import Reader
 from msp_ds.evaluation.answer_evaluation import Answerer
 from msp_ds.evaluation.matching import Matcher, image_states, texts_of_set
 from msp_ds.evaluation.ranking import PairScorer, choose_pool
-from msp_ds.model.attention_weights import encode_and_look
+from msp_ds.model.attention_weights import encode_with_attention
 from msp_ds.records import Batch
 from msp_ds.tasks.targets import count_targets
 from msp_ds.training.assembly.building import build_pretraining_model
@@ -132,7 +132,7 @@ def test_memory_that_elements_share_cannot_be_pinned() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_answers_and_looks_come_from_the_device(shards: Path, preset: str) -> None:
+def test_answers_and_attention_come_from_the_device(shards: Path, preset: str) -> None:
     for task in ("vqa", "gqa", "nlvr2"):
         (reader,), model = feed_of(shards, task).readers, learner_of(shards, task, preset)
         (part,) = curriculum(task)[0].parts
@@ -140,8 +140,8 @@ def test_answers_and_looks_come_from_the_device(shards: Path, preset: str) -> No
         with OnDevice(reads=True):
             assert answerer.logits(reader, torch.arange(3)).device.type == "cpu"
         with OnDevice():
-            encoded, looks = encode_and_look(model.backbone, batches_of(shards, task, 0)[1][0].to(DEVICE))
-        assert encoded.pair.device == looks.device == DEVICE
+            encoded, attention = encode_with_attention(model.backbone, batches_of(shards, task, 0)[1][0].to(DEVICE))
+        assert encoded.pair.device == attention.device == DEVICE
 
 
 @pytest.mark.parametrize("preset", PRESETS)

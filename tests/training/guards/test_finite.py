@@ -72,7 +72,7 @@ def test_a_gradient_that_is_not_finite_moves_neither_weights_nor_moments(runtime
 
 
 def test_what_a_batch_is_rebuilt_from_is_noted_with_its_losses(runtime: Runtime, tmp_path: Path) -> None:
-    a_guard(tmp_path, runtime).keep(losses_of(mlm=math.inf, moc=2.0), INFO)
+    a_guard(tmp_path, runtime).note_batch(losses_of(mlm=math.inf, moc=2.0), INFO)
     info = read_batch_info(tmp_path / "not-finite" / "step-00000007-rank-0.json")
     assert math.isnan(info.losses.pop("loss/total"))
     assert info == dataclasses.replace(INFO, losses={"loss/mlm": math.inf, "loss/moc": 2.0})
@@ -81,7 +81,7 @@ def test_what_a_batch_is_rebuilt_from_is_noted_with_its_losses(runtime: Runtime,
 def test_only_the_losses_that_are_not_finite_are_named(
     runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    a_guard(tmp_path, runtime).keep(losses_of(mlm=math.inf, moc=2.0, mrfr=math.nan), INFO)
+    a_guard(tmp_path, runtime).note_batch(losses_of(mlm=math.inf, moc=2.0, mrfr=math.nan), INFO)
     assert caplog.messages[0].startswith(
         "loss/mlm and loss/mrfr are not finite in step 7 of stage token, which is skipped"
     )
@@ -90,7 +90,7 @@ def test_only_the_losses_that_are_not_finite_are_named(
 def test_no_more_than_ten_batches_are_noted(runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     guard = a_guard(tmp_path, runtime)
     for step in range(12):
-        guard.keep(losses_of(mlm=math.nan), dataclasses.replace(INFO, step=step))
+        guard.note_batch(losses_of(mlm=math.nan), dataclasses.replace(INFO, step=step))
     assert len(list((tmp_path / "not-finite").iterdir())) == 10
     assert "names 10 batches, no more are noted" in caplog.messages[-1]
 
@@ -99,7 +99,7 @@ def test_a_disk_that_does_not_take_the_batch_stops_nothing(
     runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
-    a_guard(tmp_path / "file", runtime).keep(losses_of(mlm=math.nan), INFO)
+    a_guard(tmp_path / "file", runtime).note_batch(losses_of(mlm=math.nan), INFO)
     assert "the batch could not be noted (" in caplog.messages[0]
 
 

@@ -104,7 +104,7 @@ def test_a_run_ends_at_the_epoch_after_which_its_shards_changed_and_goes_on_when
     assert (folder / "stage.json").is_file()
 
 
-def test_bytes_that_changed_are_found_when_they_are_read_and_say_why(
+def test_changed_bytes_are_found_when_they_are_read_and_explained(
     runtime: Runtime, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = dataclasses.replace(a_job(shards, tmp_path / "run", runtime, batch_size=8), save_every=1)

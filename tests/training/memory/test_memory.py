@@ -96,7 +96,7 @@ def test_the_memory_of_the_engine_is_predicted(execution: Execution, ranks: int,
     assert bytes_beside_trial(execution, 100, world_size=ranks) == beside
 
 
-def test_a_step_that_does_not_fit_says_what_does_and_leaves_the_checkpoint(
+def test_a_step_that_does_not_fit_names_a_batch_that_does_and_leaves_the_checkpoint(
     runtime: Runtime, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full(monkeypatch, above=5, after=2)

@@ -23,7 +23,7 @@ def steps(folder: Path) -> list[int]:
     return [row["step"] for row in read_metrics(folder / METRICS_FILE)]
 
 
-def test_a_line_says_stage_step_epoch_and_all_scalars(tmp_path: Path) -> None:
+def test_a_line_holds_stage_step_epoch_and_all_scalars(tmp_path: Path) -> None:
     written = a_file(tmp_path)
     written.add(5, {"loss/mlm": 2.5, "accuracy/mlm": float("nan")}, report="validation", epoch=1.25)
     written.close()

@@ -35,7 +35,7 @@ SAMPLE = Sample(
     predicted_topics=(),
     right_topics=("man",),
     match=0.25,
-    looks=np.tile(np.array([0.5, 0.25], np.float32), (6, 1)),
+    attention=np.tile(np.array([0.5, 0.25], np.float32), (6, 1)),
 )
 
 
@@ -69,7 +69,7 @@ def test_samples_hold_what_the_shards_hold(small_shards: Path, preset: str) -> N
         assert (sample.image_id, sample.width, sample.height) == (record.image_id, record.width, record.height)
         start, end = reader.shards.pairs.offsets[pair : pair + 2]
         assert list(sample.pieces) == [pieces[number] for number in reader.shards.pairs.token_ids[start:end]]
-        assert sample.looks.shape == (len(sample.pieces), len(record.boxes))
+        assert sample.attention.shape == (len(sample.pieces), len(record.boxes))
         assert all(sample.pieces[question.position] == question.right for question in sample.words)
         assert all(sample.labels[question.position] == question.right for question in sample.objects)
         assert sample.match is not None
@@ -77,7 +77,7 @@ def test_samples_hold_what_the_shards_hold(small_shards: Path, preset: str) -> N
     assert any(sample.objects for sample in samples)
 
 
-def test_a_model_that_knows_one_word_guesses_it_everywhere(small_shards: Path) -> None:
+def test_a_model_with_one_likely_word_predicts_it_everywhere(small_shards: Path) -> None:
     reader = Reader(open_set(small_shards / "token" / "val"))
     model = a_learner(reader, "t")
     with torch.no_grad():

@@ -17,7 +17,7 @@ TRAINED = {
     "accuracy/mlm": 0.5,
     "accuracy/ifrs": float("nan"),
     "speed/pairs_per_s": 412.4,
-    "speed/wait_share": 0.02,
+    "speed/wait_ratio": 0.02,
     "rate/lr": 1e-4,
     "norm/grad": 3.0,
 }

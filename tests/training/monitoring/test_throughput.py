@@ -32,7 +32,7 @@ def test_waiting_is_the_time_until_a_batch_comes_and_nothing_else() -> None:
     for _ in throughput.waiting(three_batches(clock, seconds_each=1.0)):
         clock.now += 3.0  # the step
         throughput.add(8)
-    assert throughput.read() == pytest.approx({"speed/pairs_per_s": 2.0, "speed/wait_share": 0.25, "speed/mfu": 0.15})
+    assert throughput.read() == pytest.approx({"speed/pairs_per_s": 2.0, "speed/wait_ratio": 0.25, "speed/mfu": 0.15})
 
 
 def test_a_report_and_a_restart_start_the_clock_again() -> None:
@@ -42,9 +42,9 @@ def test_a_report_and_a_restart_start_the_clock_again() -> None:
     throughput.restart()
     clock.now += 2.0
     throughput.add(10)
-    assert throughput.read() == {"speed/pairs_per_s": 5.0, "speed/wait_share": 0.0}
+    assert throughput.read() == {"speed/pairs_per_s": 5.0, "speed/wait_ratio": 0.0}
     clock.now += 1.0
-    assert throughput.read() == {"speed/pairs_per_s": 0.0, "speed/wait_share": 0.0}
+    assert throughput.read() == {"speed/pairs_per_s": 0.0, "speed/wait_ratio": 0.0}
 
 
 def test_memory_on_a_cpu_is_that_of_the_process() -> None:

@@ -30,7 +30,7 @@ def golden() -> dict[str, Any]:
     return read
 
 
-def test_the_file_says_how_to_refresh_it(golden: dict[str, Any]) -> None:
+def test_the_file_names_the_command_that_refreshes_it(golden: dict[str, Any]) -> None:
     assert next(iter(golden)) == "made_by"
     assert golden["made_by"] == "python tools/check/short_training.py --out tests/golden/curves.json"
 

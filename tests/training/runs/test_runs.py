@@ -36,7 +36,7 @@ TRAIN = [sys.executable, str(ROOT / "msp_ds" / "train.py")]
 SHORT = ["--batch-size", "16", "--max-steps", "12", "--save-every", "2"]
 STAGES = ["1-token", "2-phrase", "3-sentence"]
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-PATIENCE = 180.0
+RUN_TIMEOUT = 180.0
 """Seconds to wait for runs that take ten on an idle machine."""
 
 
@@ -48,7 +48,7 @@ def alone() -> dict[str, str]:
 def finished(command: Sequence[object], *, code: int = 0) -> str:
     """The stderr of a command, which must end with `code`."""
     done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, timeout=PATIENCE, env=alone()
+        [str(word) for word in command], capture_output=True, text=True, timeout=RUN_TIMEOUT, env=alone()
     )
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stderr
@@ -57,11 +57,11 @@ def finished(command: Sequence[object], *, code: int = 0) -> str:
 def interrupted(command: Sequence[object], *, at: Path, by: signal.Signals) -> tuple[int, str]:
     """Start a command and send it a signal as soon as the file `at` is there; return its exit code and stderr."""
     with subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True, env=alone()) as process:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + RUN_TIMEOUT
         while not at.is_file() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
         process.send_signal(by)
-        _, output = process.communicate(timeout=PATIENCE)
+        _, output = process.communicate(timeout=RUN_TIMEOUT)
     return process.returncode, output
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from test_runs import PATIENCE, SHORT, TRAIN, alone, saved
+from test_runs import RUN_TIMEOUT, SHORT, TRAIN, alone, saved
 
 from msp_ds.config import read_json
 from msp_ds.training.checkpointing.run_folder import RUN_FILE, STAGE_FILE
@@ -39,7 +39,7 @@ def ranks_of(launcher: int) -> list[int]:
 
 
 def awaited(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + RUN_TIMEOUT
     while not path.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
 
@@ -55,7 +55,7 @@ def test_when_a_rank_dies_all_end_within_two_minutes(small_shards: Path, tmp_pat
         assert len(ranks) == 2
         os.kill(ranks[1], signal.SIGKILL)
         began = time.monotonic()
-        launcher.communicate(timeout=PATIENCE)
+        launcher.communicate(timeout=RUN_TIMEOUT)
     assert launcher.returncode != 0
     assert time.monotonic() - began < ENDED_WITHIN
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
@@ -82,7 +82,9 @@ def test_two_nodes_train_as_two_ranks_do(small_shards: Path, tmp_path: Path, lau
         **alone(),
         "OMP_NUM_THREADS": "2",
     }  # the same for every rank: sums have one order
-    subprocess.run([*together, "--run-dir", str(tmp_path / "one-node")], env=environment, check=True, timeout=PATIENCE)
+    subprocess.run(
+        [*together, "--run-dir", str(tmp_path / "one-node")], env=environment, check=True, timeout=RUN_TIMEOUT
+    )
     port = free_port()
     nodes = [
         subprocess.Popen(
@@ -93,7 +95,7 @@ def test_two_nodes_train_as_two_ranks_do(small_shards: Path, tmp_path: Path, lau
         )
         for node in range(2)
     ]
-    errors = [node.communicate(timeout=PATIENCE)[1] for node in nodes]
+    errors = [node.communicate(timeout=RUN_TIMEOUT)[1] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], errors
     assert read_json(tmp_path / "two" / RUN_FILE, what="a run")["world_size"] == 2
     assert saved(tmp_path / "two", "1-token") == saved(tmp_path / "one-node", "1-token")
@@ -109,7 +111,7 @@ def launched_apart(folder: Path, shards: Path, *, of_rank: str) -> tuple[int, st
     )
     command = [*TORCHRUN, "--standalone", "--nproc_per_node", "2", str(script)]
     environment = {**alone(), "PYTHONPATH": str(Path(TRAIN[1]).parents[1])}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT, env=environment)
     return done.returncode, done.stderr
 
 
@@ -132,7 +134,7 @@ def run_in(environment: dict[str, str], command: Sequence[object]) -> subprocess
         [str(word) for word in command],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=RUN_TIMEOUT,
         env={**alone(), **environment},
     )
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of training share: clocks, ratios of rounds, a description of the machine, the JSON file."""
+"""Clocks, ratios of rounds, the device, a description of the machine and the JSON file of the training benchmarks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from msp_ds.errors import InputError
 from msp_ds.evaluation.precision import multiplies_bf16
 from msp_ds.terminal import Terminal
 
@@ -22,6 +23,23 @@ SCHEDULE_PAIRS = 20_400_000
 """Pairs of the paper's three stages, all epochs."""
 BUSY = 1.2
 """Ratio of wall time to CPU time of one thread above which other programs disturbed a measurement."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """A reading of several clocks, or the difference of two readings; all in seconds."""
+
+    seconds: float = 0.0
+    """CPU time of the process, its background threads included; on a GPU wall time with its work finished."""
+    wall: float = 0.0
+    thread: float = 0.0
+    """CPU time of the training loop's own thread."""
+
+    def __add__(self, other: Times) -> Times:
+        return Times(self.seconds + other.seconds, self.wall + other.wall, self.thread + other.thread)
+
+    def __sub__(self, other: Times) -> Times:
+        return Times(self.seconds - other.seconds, self.wall - other.wall, self.thread - other.thread)
 
 
 class Clock:
@@ -37,26 +55,9 @@ class Clock:
         torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-
-@dataclass(frozen=True)
-class Taken:
-    """The time that some steps took."""
-
-    seconds: float
-    """Measured by the Clock of the device."""
-    wall: float
-    """Wall time in seconds."""
-
-    def __add__(self, other: Taken) -> Taken:
-        return Taken(self.seconds + other.seconds, self.wall + other.wall)
-
-    def __sub__(self, other: Taken) -> Taken:
-        return Taken(self.seconds - other.seconds, self.wall - other.wall)
-
-
-def taken(clock: Clock) -> Taken:
-    """Return both times since an arbitrary start, to be subtracted."""
-    return Taken(clock.now(), time.perf_counter())
+    def times(self) -> Times:
+        """Read all clocks."""
+        return Times(self.now(), time.perf_counter(), time.thread_time())
 
 
 def spread(tops: Sequence[float], bottoms: Sequence[float]) -> dict[str, float]:
@@ -70,10 +71,28 @@ def spread(tops: Sequence[float], bottoms: Sequence[float]) -> dict[str, float]:
     }
 
 
-def choose_device(name: str) -> None:
-    """Hide the GPUs from a benchmark of the CPU before torch looks for them: the engine uses any that it sees."""
+def spread_cells(ratios: dict[str, float], digits: int) -> tuple[str, str, str]:
+    """Return three cells of a table for a `spread`: median, least to most, of all rounds."""
+    median, least, most, of_sums = (f"{ratios[name]:.{digits}f}" for name in ("median", "least", "most", "of_sums"))
+    return median, f"{least} to {most}", of_sums
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device; GPUs are hidden from a benchmark of the CPU, since the engine uses any that it sees.
+
+    Raises: InputError for cuda without a GPU.
+    """
     if name == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif not torch.cuda.is_available():
+        raise InputError("there is no GPU here; leave --device out")
+    return torch.device(name)
+
+
+def warn_if_busy(wall_to_cpu: float, console: Terminal) -> None:
+    """Report other programs that disturbed a measurement."""
+    if wall_to_cpu > BUSY:
+        console.print(f"other programs kept this machine busy (wall/CPU {wall_to_cpu:.2f}): run it again")
 
 
 def write_figures(found: dict[str, Any], out: Path | None, console: Terminal) -> None:

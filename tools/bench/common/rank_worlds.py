@@ -35,7 +35,7 @@ class WorldPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What some steps took."""
+    """The times of some steps."""
 
     wall: float
     """Seconds, of the slowest rank."""
@@ -62,7 +62,7 @@ class World:
 
     def __init__(self, plan: WorldPlan) -> None:
         self.plan = plan
-        processes, port = multiprocessing.get_context("spawn"), _free_port()
+        processes, port = multiprocessing.get_context("spawn"), free_port()
         self._pipes: list[Connection] = []
         self._processes = []
         for rank in range(plan.ranks):
@@ -96,7 +96,8 @@ class World:
             raise RuntimeError(f"a rank of {self.plan.name} has died; its traceback is above") from None
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -115,7 +116,7 @@ def _train(pipe: Connection, plan: WorldPlan, rank: int, port: int) -> None:
     from msp_ds.data.loading.order import Order, rank_slice
     from msp_ds.presets import get_preset
     from msp_ds.training.engine.execution import Execution
-    from tools.bench.common.replayed_loop import Stand
+    from tools.bench.common.replayed_loop import Stand, run_loop
     from tools.bench.common.step_pool import PAIRS, Pool, a_context
 
     with tempfile.TemporaryDirectory() as folder:
@@ -127,8 +128,8 @@ def _train(pipe: Connection, plan: WorldPlan, rank: int, port: int) -> None:
             execution=Execution(**{"precision": "fp32", **plan.settings}),
             folder=Path(folder),
         )
-        model = stand.preset.model
-        context, pool = a_context(model), Pool(model, batch_size=plan.batch_size)
+        config = stand.preset.model
+        context, pool = a_context(config), Pool(config, batch_size=plan.batch_size)
         mine = [rank_slice(pairs, rank=rank, world_size=plan.ranks) for pairs in pool.choices(BATCHES)]
         step_batches = [stand.step_batch(step, pool.batch(pairs), context) for step, pairs in enumerate(mine)]
         spent = {"reducing": 0.0, "updating": 0.0}
@@ -140,9 +141,7 @@ def _train(pipe: Connection, plan: WorldPlan, rank: int, port: int) -> None:
         engine.step = timed(engine.step, spent, "updating")
         size = sum(one.numel() for one in model.parameters())
         pipe.send({"parameters": size, "text_slots_a_pair": pool.mean_slots()})
-        with loop.guards.watching():
-            loop.run()
-        loop.metric_logger.close()
+        run_loop(loop)
     torch.distributed.destroy_process_group()
 
 

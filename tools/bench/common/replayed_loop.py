@@ -30,6 +30,7 @@ from msp_ds.training.guards.limits import Limits
 from msp_ds.training.loop import StageLoop
 from msp_ds.training.monitoring.metric_logger import MetricLogger
 from msp_ds.training.pretraining_model import NOT_COUNTED, PretrainingModel
+from tools.bench.common.step_pool import on_device
 
 SENTENCE: Granularity = next(part for part in STAGES if part.name == "sentence")
 
@@ -39,11 +40,19 @@ class Replay(BatchLoader):
 
     def __init__(self, step_batches: Iterator[StepBatch], runtime: Runtime) -> None:
         self.parts, self.readers, self.blocks, self.runtime = (SENTENCE,), (), None, runtime
-        self._portions = step_batches
+        self._step_batches = step_batches
 
     def step_batches(self, *_: Any, **__: Any) -> Iterator[StepBatch]:
         """Return the iterator; the arguments are ignored."""
-        return self._portions
+        return self._step_batches
+
+
+def run_loop(loop: StageLoop) -> None:
+    """Run a loop to its end and close its files."""
+    with loop.guards.watching():
+        loop.run()
+    loop.metric_logger.close()
+    loop.saver.close()
 
 
 class NotSaved(Saver):
@@ -71,10 +80,8 @@ class Stand:
     def model(self, context: Context) -> PretrainingModel:
         """Build the model with the same weights each time, on the device."""
         torch.manual_seed(0)
-        device = self.runtime.device
-        tables, mean = context.tables.to(device), context.feature_mean.to(device)
-        there = dataclasses.replace(context, tables=tables, feature_mean=mean)
-        return PretrainingModel(Backbone(self.preset.model), SENTENCE.tasks, there).to(device)
+        there = on_device(context, self.runtime.device)
+        return PretrainingModel(Backbone(self.preset.model), SENTENCE.tasks, there).to(self.runtime.device)
 
     def step_batch(self, step: int, batch: Batch, context: Context) -> StepBatch:
         """Return a batch as BatchLoader hands it over."""
@@ -87,42 +94,29 @@ class Stand:
 
     def loop(self, model: PretrainingModel, step_batches: Iterator[StepBatch], order: Order) -> StageLoop:
         """Build the real loop around a model and batches."""
-        runtime, folder = self.runtime, self.folder
+        runtime, folder, optim, num_steps = self.runtime, self.folder, self.preset.optim, self.num_steps
         precision = self.execution.precision
-        guards = build_guards(Limits(), folder, (), stage="sentence", precision=precision, runtime=runtime)
         return StageLoop(
-            engine=Engine(
-                model,
-                optim=self.preset.optim,
-                execution=self.execution,
-                batch_size=self.batch_size,
-                runtime=runtime,
-            ),
+            engine=Engine(model, optim=optim, execution=self.execution, batch_size=self.batch_size, runtime=runtime),
             loader=Replay(step_batches, runtime),
             order=order,
             cadence=Cadence(
-                num_steps=self.num_steps,
+                num_steps=num_steps,
                 batches_per_epoch=order.batches_per_epoch,
-                save_every=self.save_every or self.num_steps,
+                save_every=self.save_every or num_steps,
             ),
             validation=None,
-            metric_logger=MetricLogger(
-                folder, name="sentence", num_steps=self.num_steps, start=0, speaks=runtime.is_first
-            ),
+            metric_logger=MetricLogger(folder, name="sentence", num_steps=num_steps, start=0, speaks=runtime.is_first),
             runtime=runtime,
             stop=StopRequest(),
             saver=(NotSaved if self.save_every is None else Saver)(folder / "checkpoints", keep=1, runtime=runtime),
-            guards=guards,
+            guards=build_guards(Limits(), folder, (), stage="sentence", precision=precision, runtime=runtime),
             state={},
         )
 
-    def plain_step(self, model: PretrainingModel) -> PlainStep:
-        """Build a step of the same mathematics in plain torch."""
-        return PlainStep(self, model)
-
 
 class PlainStep:
-    """Forward, backward, clipping and AdamW in plain torch, and nothing else."""
+    """A step of the same mathematics in plain torch: forward, backward, clipping and AdamW."""
 
     def __init__(self, stand: Stand, model: PretrainingModel) -> None:
         self._stand, self._model = stand, model
@@ -130,7 +124,7 @@ class PlainStep:
         self._half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(stand.execution.precision)
 
     def __call__(self, step_batch: StepBatch) -> Tensor:
-        """Trains on one portion, corrupts it before; its loss."""
+        """Corrupt a batch, train on it and return its loss."""
         return self._step(step_batch, lambda: step_batch.score(self._model, 0))
 
     def corrupted(self, step_batch: StepBatch) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +17,6 @@ from msp_ds.tasks.task import Context
 
 PAIRS, REGIONS, LONGEST = 4096, 36, 20
 CLS, SEP, MASK = 101, 102, 103
-
-
-def caption_lengths(maker: torch.Generator) -> Tensor:
-    """int64 [PAIRS]: pieces of each text with [CLS] and [SEP], 13 in the middle, 7 to 20."""
-    return (13 + 3 * torch.randn(PAIRS, generator=maker)).round().clamp(7, LONGEST).long()
 
 
 def a_context(config: ModelConfig) -> Context:
@@ -41,14 +37,20 @@ def a_context(config: ModelConfig) -> Context:
     return Context(seed=1, epoch=0, options=TaskOptions(), tables=tables, feature_mean=mean)
 
 
+def on_device(context: Context, device: torch.device) -> Context:
+    """Return the same context with its tensors on a device."""
+    tables, mean = context.tables.to(device), context.feature_mean.to(device)
+    return dataclasses.replace(context, tables=tables, feature_mean=mean)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """What every variant trains on at one repeat."""
+    """The batches that every variant trains on in one round."""
 
     bucketed: Batch
     """One of our batches: of like length, padded to a multiple of PAD_TO."""
     padded: Batch
-    """A random one of the same pool, padded to LONGEST."""
+    """A random batch of the same pool, padded to LONGEST."""
 
 
 class Pool:
@@ -56,7 +58,9 @@ class Pool:
 
     def __init__(self, config: ModelConfig, *, batch_size: int) -> None:
         self.config, self.batch_size = config, batch_size
-        self.lengths = caption_lengths(torch.Generator().manual_seed(7))
+        lengths = 13 + 3 * torch.randn(PAIRS, generator=torch.Generator().manual_seed(7))
+        self.lengths = lengths.round().clamp(7, LONGEST).long()
+        """int64 [PAIRS]: pieces of each text with [CLS] and [SEP]."""
         keys, slots = torch.arange(PAIRS), (self.lengths + PAD_TO - 1) // PAD_TO * PAD_TO
         self._plain = Order([keys], seed=1, batch_size=batch_size)
         bucketed = Order([keys], seed=1, batch_size=batch_size, lengths=[slots])
@@ -90,7 +94,6 @@ class Pool:
         ends = (places == 0) | (places == lengths - 1)
         positions = torch.where(ends, 1, places + 1) * (places < lengths)
         region_mask = torch.ones(size, dtype=torch.bool)
-        corruption = no_corruption(ids, region_mask)
         return Batch(
             keys=pairs,
             token_ids=ids,
@@ -106,5 +109,5 @@ class Pool:
             random_features=torch.rand(len(pairs), NUM_RANDOM_REGIONS, config.feature_width, generator=maker).half(),
             answer_ids=torch.empty(len(pairs), 0, dtype=torch.int64),
             answer_scores=torch.empty(len(pairs), 0),
-            corruption=corruption,
+            corruption=no_corruption(ids, region_mask),
         )

@@ -16,13 +16,17 @@ import numpy as np
 from msp_ds.data.format.faults import Faults, RowAt
 from msp_ds.data.format.image_ids import Corpus
 from msp_ds.data.format.region_checks import CheckedRegions, LabelCounts, RegionRow
+from msp_ds.data.format.set_layout import Split
+from msp_ds.data.format.text import WordPieces
+from msp_ds.data.format.vocabulary import SPECIAL_PIECES, parse_vocabulary
 from msp_ds.preparation.recipe import Recipe
+from msp_ds.preparation.writing.shard_writer import SetPlan, write_set
 from msp_ds.records import RegionRecord
 
 NUM_REGIONS, FEATURE_WIDTH = 36, 2048
 NUM_IMAGES, NUM_CAPTIONS = 123_287, 616_767
-"""Of COCO's train2014 and val2014."""
-NUM_OBJECTS, NUM_ATTRIBUTES = 1600, 400
+"""Numbers of COCO's train2014 and val2014 together."""
+NUM_OBJECTS, NUM_ATTRIBUTES, NUM_WORDS = 1600, 400, 200
 _DISTINCT_FEATURES = 32
 WORDS = [
     first + second
@@ -32,7 +36,7 @@ WORDS = [
 
 
 def caption(number: int, ordinal: int) -> str:
-    """A caption of 7 to 16 words, as COCO's are long, that no other image has."""
+    """A caption of 7 to 16 words, the lengths of COCO's, that no other image has."""
     rng = np.random.default_rng([number, ordinal])
     words = [WORDS[place] for place in rng.integers(0, len(WORDS), rng.integers(6, 16))]
     return " ".join([*words, f"{number}"]) + "."
@@ -57,36 +61,69 @@ def half_features(number: int) -> np.ndarray:
     return values
 
 
-def boxes(number: int) -> np.ndarray:
-    """float32 [R, 4], x0 y0 x1 y1 in pixels of an image of 640 x 480."""
-    rng = np.random.default_rng([number, 7])
-    corners = rng.uniform(0, 300, (NUM_REGIONS, 2))
-    return np.concatenate([corners, corners + rng.uniform(20, 150, (NUM_REGIONS, 2))], axis=1).astype(np.float32)
+def random_record(number: int, features: np.ndarray, rng: np.random.Generator) -> RegionRecord:
+    """An image of 640 x 480 with float16 [R, F] `features` and random boxes and labels."""
+    num_regions = len(features)
+    corners = np.sort(rng.random((num_regions, 2, 2)), axis=1) * (640, 480)
+    return RegionRecord(
+        image_id=f"coco-{number + 1}",
+        source=f"made up:{number}",
+        height=480,
+        width=640,
+        features=features,
+        boxes=corners.reshape(num_regions, 4).astype(np.float32),
+        object_ids=rng.integers(0, NUM_OBJECTS, num_regions).astype(np.int16),
+        object_scores=rng.random(num_regions, np.float32),
+        attribute_ids=rng.integers(0, NUM_ATTRIBUTES, num_regions).astype(np.int16),
+        attribute_scores=rng.random(num_regions, np.float32),
+    )
+
+
+def random_words(rng: np.random.Generator, count: int) -> list[str]:
+    """Words of the sets of `write_word_set`, of one piece each."""
+    return [f"w{word}" for word in rng.integers(0, NUM_WORDS, count)]
+
+
+def write_word_set(target: Path, examples: Iterator[tuple[RegionRecord, list[str]]], *, split: Split) -> None:
+    """Write random records with texts of random words as a set of the sentence stage."""
+    pieces = [*SPECIAL_PIECES, *(f"w{number}" for number in range(NUM_WORDS))]
+    plan = SetPlan(
+        stage="sentence",
+        split=split,
+        pieces=WordPieces(parse_vocabulary("\n".join(pieces).encode(), name="made up")),
+        objects_data="\n".join(f"object{number}" for number in range(NUM_OBJECTS)).encode(),
+        attributes_data="\n".join(f"attribute{number}" for number in range(NUM_ATTRIBUTES)).encode(),
+        max_tokens=20,
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_set(target, plan=plan, examples=examples, counts={})
 
 
 def write_tsv(path: Path, num_images: int) -> None:
     """LXMERT's ten columns; 395 KB an image."""
-    columns = [base64.b64encode(features(number).astype("<f4").tobytes()) for number in range(_DISTINCT_FEATURES)]
+    repeated = [features(number).astype("<f4") for number in range(_DISTINCT_FEATURES)]
+    encoded = [base64.b64encode(values.tobytes()) for values in repeated]
     rng = np.random.default_rng(0)
     with path.open("wb") as file:
         for number in range(num_images):
+            record = random_record(number, repeated[number % _DISTINCT_FEATURES], rng)
             arrays = (
-                rng.integers(0, NUM_OBJECTS, NUM_REGIONS).astype("<i8"),
-                rng.random(NUM_REGIONS, dtype=np.float32),
-                rng.integers(0, NUM_ATTRIBUTES, NUM_REGIONS).astype("<i8"),
-                rng.random(NUM_REGIONS, dtype=np.float32),
+                record.object_ids.astype("<i8"),
+                record.object_scores,
+                record.attribute_ids.astype("<i8"),
+                record.attribute_scores,
+                record.boxes,
             )
-            labels = [base64.b64encode(array.tobytes()) for array in arrays]
+            *labels, boxes = (base64.b64encode(array.tobytes()) for array in arrays)
             head = [b"COCO_train2014_%012d" % (number + 1), b"480", b"640"]
-            tail = [b"36", base64.b64encode(boxes(number).tobytes()), columns[number % _DISTINCT_FEATURES]]
-            file.write(b"\t".join([*head, *labels, *tail]) + b"\n")
+            file.write(b"\t".join([*head, *labels, b"36", boxes, encoded[number % _DISTINCT_FEATURES]]) + b"\n")
 
 
 _ROW_BYTES = 395_000
 
 
 class MadeUpRegions:
-    """A file of region features that is none: images as they would be read from a TSV, made when they are asked for."""
+    """Region features without a file: each image is made when it is read, as a TSV would give it."""
 
     corpus: Corpus = "coco"
     feature_type = ""
@@ -104,29 +141,17 @@ class MadeUpRegions:
             yield RegionRow(f"coco-{number + 1}", number, 0, _ROW_BYTES)
 
     def place(self, row: RegionRow) -> RowAt:
-        """Where a row would stand."""
+        """The position that a row would have."""
         return RowAt(self.path, row.number, image_id=row.image_id)
 
     def digest(self, row: RegionRow) -> bytes:
-        """Of what would stand in a row."""
+        """The bytes that identify the content of a row."""
         return half_features(row.number).tobytes()
 
     def read(self, row: RegionRow, labels: LabelCounts) -> CheckedRegions:
         """The image in a row."""
         rng = np.random.default_rng([row.number, 3])
-        record = RegionRecord(
-            image_id=row.image_id,
-            source=f"{self.path.name} row {row.number}",
-            height=480,
-            width=640,
-            features=half_features(row.number),
-            boxes=boxes(row.number),
-            object_ids=rng.integers(0, labels.objects, NUM_REGIONS).astype(np.int16),
-            object_scores=rng.random(NUM_REGIONS, dtype=np.float32),
-            attribute_ids=rng.integers(0, labels.attributes, NUM_REGIONS).astype(np.int16),
-            attribute_scores=rng.random(NUM_REGIONS, dtype=np.float32),
-        )
-        return CheckedRegions(record, 0)
+        return CheckedRegions(random_record(row.number, half_features(row.number), rng), 0)
 
 
 def write_hard_negatives(path: Path, num_images: int, *, count: int = 100) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
@@ -23,55 +24,35 @@ from msp_ds.training.engine.execution import Execution
 from msp_ds.training.loop import StageLoop
 from msp_ds.training.memory.cards import peak_flops
 from msp_ds.training.memory.cost_model import step_flops
-from tools.bench.common.figures import Clock
-from tools.bench.common.replayed_loop import PlainStep, Stand
+from tools.bench.common.figures import Clock, Times
+from tools.bench.common.replayed_loop import PlainStep, Stand, run_loop
 
 
-@dataclass(frozen=True)
-class Moment:
-    """Where the clocks stand."""
-
-    seconds: float
-    """CPU seconds of the process, its background threads included; on a GPU the wall's, its work finished."""
-    thread: float
-    """CPU seconds of the training loop's own thread."""
-    wall: float
-
-    def __sub__(self, other: Moment) -> Moment:
-        return Moment(self.seconds - other.seconds, self.thread - other.thread, self.wall - other.wall)
-
-    def __add__(self, other: Moment) -> Moment:
-        return Moment(self.seconds + other.seconds, self.thread + other.thread, self.wall + other.wall)
-
-
-NOTHING = Moment(0.0, 0.0, 0.0)
-
-
-def own_now() -> Moment:
-    """Where the clocks of this thread stand; a GPU is not waited for."""
+def own_times() -> Times:
+    """Read the clocks of this thread without waiting for a GPU."""
     thread = time.thread_time()
-    return Moment(thread, thread, time.perf_counter())
+    return Times(thread, time.perf_counter(), thread)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
     """Some steps the whole way, and as many bare ones."""
 
-    whole: Moment
-    bare: Moment
-    corruption: Moment
-    phases: dict[str, Moment]
-    """Of `whole`: `wait`, `step`, `report`, `save`."""
+    whole: Times
+    bare: Times
+    corruption: Times
+    phases: dict[str, Times]
+    """Parts of `whole`: `wait`, `step`, `report`, `save`."""
     pairs: int
     flops: float
-    """Of the portions' multiplications."""
+    """Floating-point operations of the batches' matrix products."""
     gpu_bytes: int = 0
     """Most that a GPU held more than before the round, the round's batches left out."""
 
 
 @dataclass(kw_only=True)
 class Rounds:
-    """The loop asks for a portion; after every few steps the bare ones have their turn, when nobody reads or writes."""
+    """Batches for the loop; after every few steps as many bare ones are trained, while nothing is read or written."""
 
     step_batches: Iterator[StepBatch]
     bare: PlainStep
@@ -80,23 +61,19 @@ class Rounds:
     settle: Callable[[], None]
     """Waits for what is being written; counts as part of the whole way."""
     flops_of: Callable[[StepBatch], float]
-    phases: dict[str, Moment] = field(default_factory=dict)
+    phases: dict[str, Times] = field(default_factory=dict)
     found: list[Round] = field(default_factory=list)
     _kept: list[StepBatch] = field(default_factory=list)
     _held: int = 0
 
-    def now(self) -> Moment:
-        """Where the clocks stand; a GPU's work is waited for."""
-        return Moment(self.clock.now(), time.thread_time(), time.perf_counter())
-
-    def spent(self, phase: str, began: Moment) -> None:
-        """Adds what has passed since `began`, on the loop's own thread, to a phase."""
-        self.phases[phase] = self.phases.get(phase, NOTHING) + (own_now() - began)
+    def spent(self, phase: str, began: Times) -> None:
+        """Add the time since `began`, on the loop's own thread, to a phase."""
+        self.phases[phase] = self.phases.get(phase, Times()) + (own_times() - began)
 
     def __iter__(self) -> Iterator[StepBatch]:
         began = self._begin()
         while True:
-            requested = own_now()
+            requested = own_times()
             step_batch = next(self.step_batches, None)
             if step_batch is None:
                 return
@@ -105,11 +82,11 @@ class Rounds:
             yield step_batch
             if len(self._kept) == self.steps:
                 self.settle()
-                self._close(self.now() - began)
+                self._close(self.clock.times() - began)
                 began = self._begin()
 
-    def _begin(self) -> Moment:
-        began = self.now()
+    def _begin(self) -> Times:
+        began = self.clock.times()
         if self.clock.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.clock.device)
             self._held = torch.cuda.memory_allocated(self.clock.device)
@@ -121,26 +98,25 @@ class Rounds:
         own = sum(bytes_of(batch) for step_batch in self._kept for batch in step_batch.micro_batches)
         return torch.cuda.max_memory_allocated(self.clock.device) - self._held - own
 
-    def _keep(self, step_batch: StepBatch) -> Moment:
-        """Copies a portion whose memory is used again. What that took: the reader's thread goes on meanwhile."""
+    def _keep(self, step_batch: StepBatch) -> Times:
+        """Copy a batch whose memory is used again and return the time that it took."""
         if self.clock.device.type == "cuda":  # its own memory there
             self._kept.append(step_batch)
-            return NOTHING
-        before = own_now()
-        copies = tuple(copied(batch) for batch in step_batch.micro_batches)
-        self._kept.append(dataclasses.replace(step_batch, micro_batches=copies))
-        return own_now() - before
+            return Times()
+        before = own_times()
+        self._kept.append(dataclasses.replace(step_batch, micro_batches=copy.deepcopy(step_batch.micro_batches)))
+        return own_times() - before
 
-    def _close(self, whole: Moment) -> None:
-        gpu_bytes, before = self._gpu_bytes(), self.now()
+    def _close(self, whole: Times) -> None:
+        gpu_bytes, before = self._gpu_bytes(), self.clock.times()
         corrupted = [self.bare.corrupted(step_batch) for step_batch in self._kept]
-        ready = self.now()
+        ready = self.clock.times()
         for step_batch, batch in zip(self._kept, corrupted, strict=True):
             self.bare.on_corrupted(step_batch, batch)
         self.found.append(
             Round(
                 whole=whole,
-                bare=self.now() - ready,
+                bare=self.clock.times() - ready,
                 corruption=ready - before,
                 phases=self.phases,
                 pairs=sum(len(one.keys) for step_batch in self._kept for one in step_batch.micro_batches),
@@ -151,27 +127,15 @@ class Rounds:
         self._kept, self.phases = [], {}
 
 
-def tensors_of(value: Any) -> dict[str, torch.Tensor]:
-    """The tensors among the fields of a batch or of its marks."""
-    named = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
-    return {name: one for name, one in named.items() if isinstance(one, torch.Tensor)}
-
-
-def copied(batch: Batch) -> Batch:
-    """The same batch in memory of its own."""
-    own = {name: one.clone() for name, one in tensors_of(batch).items()}
-    corruption = {name: one.clone() for name, one in tensors_of(batch.corruption).items()}
-    return dataclasses.replace(batch, **own, corruption=dataclasses.replace(batch.corruption, **corruption))
-
-
 def bytes_of(batch: Batch) -> int:
-    """Of its tensors."""
-    return sum(one.nbytes for part in (batch, batch.corruption) for one in tensors_of(part).values())
+    """The bytes of a batch's tensors."""
+    values = [getattr(part, item.name) for part in (batch, batch.corruption) for item in dataclasses.fields(part)]
+    return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimedLoop(StageLoop):
-    """The loop, which tells how long its parts take."""
+    """The loop, which measures how long its parts take."""
 
     rounds: Rounds
 
@@ -185,30 +149,29 @@ class TimedLoop(StageLoop):
         self._timed("save", super()._save, *arguments, **named)
 
     def _timed(self, phase: str, call: Callable[..., None], *arguments: Any, **named: Any) -> None:
-        began = own_now()
+        began = own_times()
         call(*arguments, **named)
         self.rounds.spent(phase, began)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """What is trained, and how much of it."""
+    """The run to measure and its length."""
 
     config: RunConfig
     """Its curriculum is `s`."""
     steps: int
-    """Of a round."""
+    """Steps of a round."""
     num_rounds: int
     save_every: int
     precision: Any
 
 
 def train_whole(course: Course, *, runtime: Runtime, folder: Path) -> tuple[list[Round], float | None]:
-    """Trains the sentence stage; its rounds, and the device's peak in operations a second where that is known."""
+    """Train the sentence stage; return its rounds and the device's peak in operations a second, None if unknown."""
     config = course.config
     (stage,) = curriculum(config.curriculum)
     data = open_stage_data(Path(config.shards), stage)
-    execution = Execution(precision=course.precision)
     readers, context = [Reader(one) for one in data.train], build_context(config, data)
     batch_size = stage.schedule(config.schedule).batch_size
     order = order_pairs(config, stage, readers, blocks=None).order
@@ -217,15 +180,14 @@ def train_whole(course: Course, *, runtime: Runtime, folder: Path) -> tuple[list
         batch_size=batch_size,
         num_steps=course.steps * course.num_rounds,
         runtime=runtime,
-        execution=execution,
+        execution=Execution(precision=course.precision),
         folder=folder,
         save_every=course.save_every,
     )
     loader = BatchLoader(stage.parts, readers, context, runtime)
-    step_batches = loader.step_batches(order, start=0, end=stand.num_steps, micro_batch=batch_size)
     rounds = Rounds(
-        step_batches=step_batches,
-        bare=stand.plain_step(stand.model(context)),
+        step_batches=loader.step_batches(order, start=0, end=stand.num_steps, micro_batch=batch_size),
+        bare=PlainStep(stand, stand.model(context)),
         clock=Clock(runtime.device),
         steps=course.steps,
         settle=lambda: loop.saver.wait(),
@@ -234,8 +196,5 @@ def train_whole(course: Course, *, runtime: Runtime, folder: Path) -> tuple[list
     plain = stand.loop(stand.model(context), iter(rounds), order)
     parts = {item.name: getattr(plain, item.name) for item in dataclasses.fields(plain)}
     loop = TimedLoop(**parts, rounds=rounds)
-    with loop.guards.watching():
-        loop.run()
-    loop.metric_logger.close()
-    loop.saver.close()
+    run_loop(loop)
     return rounds.found, peak_flops(runtime.device, course.precision)

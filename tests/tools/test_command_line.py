@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.sizes import at_least
+from tools.command_line import at_least
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,10 +18,13 @@ ROOT = Path(__file__).parents[2]
     [
         (["bench/start.py", "--images", "51"], "argument --images: '51' is not a whole number from 52 on"),
         (["bench/write.py", "--images", "0"], "argument --images: '0' is not a whole number from 1 on"),
-        (["check/rehearse_full_size.py", "--share", "nan"], "error: --share nan is 0 images, too few for a batch"),
         (
-            ["check/rehearse_full_size.py", "--share", "0.0002"],
-            "error: --share 0.0002 is 25 images, too few for a batch",
+            ["check/rehearse_full_size.py", "--fraction", "nan"],
+            "error: --fraction nan is 0 images, too few for a batch",
+        ),
+        (
+            ["check/rehearse_full_size.py", "--fraction", "0.0002"],
+            "error: --fraction 0.0002 is 25 images, too few for a batch",
         ),
     ],
 )
