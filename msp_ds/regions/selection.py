@@ -37,7 +37,7 @@ def kept_in_order(too_close: Tensor) -> Tensor:
 
     Further axes are separate selections, made together.
     """
-    kept = torch.ones_like(too_close[..., 0])
+    kept = too_close.new_ones(too_close.shape[:-1])
     for row in range(too_close.shape[-1] - 1):  # no wait for a device: a row that is dropped drops nothing
         kept[..., row + 1 :] &= ~(too_close[..., row, row + 1 :] & kept[..., row, None])
     return kept

@@ -1,101 +1,111 @@
-"""Open a detector by a name: a file, a folder, an entry point or a model on the hub. Its content tells its kind."""
+"""Find a detector by its name: a folder, a file, an entry point or a model of the hub; its content tells the kind."""
 
 from __future__ import annotations
 
-import dataclasses
-from importlib import import_module
+import re
+from collections.abc import Callable
+from dataclasses import fields
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, cast
 
 from msp_ds.config import read_json
 from msp_ds.errors import InputError
 from msp_ds.regions.detector import Detector, DetectorOptions
 
 ENTRY_POINTS = "msp_ds.detectors"
-"""Group of entry points by which an installed package offers a detector: a function of `options` that returns one."""
-DETECTOR_FILE = "detector.json"
-"""In the folders that `msp-ds import --from vg-detector` writes."""
-
-_RAW_WEIGHTS = (".pkl", ".pth", ".pt", ".bin")
-_CHOICES: dict[str, set[str]] = {
-    "vg": {"selection", "precision"},
-    "onnx": set(),
-    "transformers": {"features", "precision"},
-    "grid": {"precision"},
-}
-"""Kind -> the options that it has beside the number of regions and the device."""
-_OPENERS = {
-    "vg": ("vg", "open_vg"),
-    "onnx": ("onnx_file", "open_onnx"),
-    "transformers": ("hugging_face", "open_hugging_face"),
-    "grid": ("grid", "open_grid"),
-}
+"""Group of the entry points that give detectors: callables of the keyword `options`, which return a `Detector`."""
+_EXTRA = ("transformers", "onnxruntime")
+_VG_KEYS = (b"backbone.stem.conv1", b"backbone.body.stem", b"roi_heads", b"proposal_generator")
+"""Names of weights in published files of detectors of Visual Genome."""
+_HEAD_BYTES = 1 << 20
 
 
 def find_detector(name: str, *, options: DetectorOptions) -> Detector:
-    """Open the detector that a file, folder, entry point or hub name stands for.
+    """Open the detector of a folder or file, else of an entry point, else of a name `org/name` on the hub.
 
-    Raises: InputError where there is none, where its kind lacks an option, and where its library is not installed.
+    Raises: InputError if there is none, if it lacks a library, or if it has not the choice that an option makes.
     """
+    if options.regions < 1:
+        raise InputError(f"--regions {options.regions} is not positive")
     path = Path(name)
-    offered = {one.name: one for one in entry_points(group=ENTRY_POINTS)}
-    if not path.exists() and name in offered:
-        return cast(Detector, offered[name].load()(options=options))
-    kind = _kind_of_path(path) if path.exists() else _kind_of_hub_name(name, others=sorted(offered))
-    for item in dataclasses.fields(DetectorOptions):
-        value = getattr(options, item.name)
-        if value != item.default and item.name not in _CHOICES[kind] | {"regions", "device"}:
-            raise InputError(f"{name} is a detector of kind {kind}, which has no --{item.name}; leave it out")
-    module, function = _OPENERS[kind]
-    opener = getattr(_import(f"msp_ds.regions.detectors.{module}"), function)
-    return cast(Detector, opener(name if kind in ("transformers", "grid") else path, options=options))
-
-
-def _kind_of_path(path: Path) -> str:
-    if path.is_dir():
-        if (path / DETECTOR_FILE).is_file():
-            return "vg"
-        if any(path.glob("*.onnx")):
-            return "onnx"
-        if (path / "config.json").is_file():
-            config = read_json(path / "config.json", what="the configuration of a Hugging Face model")
-            return _kind_of_model(str(config.get("model_type")) if isinstance(config, dict) else "")
-    elif path.suffix == ".onnx":
-        return "onnx"
-    elif path.suffix in _RAW_WEIGHTS:
-        raise InputError(
-            f"{path} holds raw weights; write a detector first: msp-ds import {path} --from vg-detector --out FOLDER"
-        )
-    raise InputError(
-        f"{path} is no detector: it should be an .onnx file or its folder, a folder with the config.json of a Hugging "
-        f"Face model, or one with the {DETECTOR_FILE} that msp-ds import --from vg-detector writes"
-    )
-
-
-def _kind_of_hub_name(name: str, *, others: list[str]) -> str:
-    if name.count("/") != 1 or not all(name.split("/")) or name.startswith((".", "~")):
-        known = f"; entry points are {', '.join(others)}" if others else ""
-        raise InputError(f"{name} is neither a file or folder nor the name of a model on the hub, as org/name{known}")
     try:
-        config = _import("transformers").AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{name} is not here and cannot be loaded from the hub ({reason}); name its folder") from None
-    return _kind_of_model(config.model_type)
-
-
-def _kind_of_model(model_type: str) -> str:
-    """Return `transformers` for a type of object detector, and `grid` for any other vision model."""
-    auto = _import("transformers.models.auto.modeling_auto")
-    return "transformers" if model_type in auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES else "grid"
-
-
-def _import(module: str) -> Any:
-    """Import a module that needs the extra. Raises: InputError that names the command which installs it."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("transformers", "onnxruntime"):
+        if path.exists():
+            return _open_path(path, options)
+        for entry in entry_points(group=ENTRY_POINTS, name=name):
+            factory: Callable[..., Detector] = entry.load()
+            return factory(options=options)
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+            return _open_transformers(name, options)
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
             raise
-        raise InputError(f"{error.name} is not installed; install it with: pip install 'msp-ds[regions]'") from None
+        raise InputError(f"{name} needs {error.name}, which is missing: pip install 'msp-ds[regions]'") from None
+    known = ", ".join(sorted(entry_points(group=ENTRY_POINTS).names)) or "none"
+    raise InputError(f"{name} is no file or folder, no detector of a package (there are: {known}) and no org/name")
+
+
+def _open_path(path: Path, options: DetectorOptions) -> Detector:
+    if path.is_file():
+        return _open_file(path, options)
+    if (path / "detector.json").is_file():
+        return _open_own(path, options)
+    networks = sorted(path.glob("*.onnx"))
+    if len(networks) == 1:
+        return _open_file(networks[0], options)
+    if networks:
+        raise InputError(f"{path} holds {len(networks)} .onnx files; name one, such as {networks[0]}")
+    if (path / "config.json").is_file():
+        return _open_transformers(str(path), options)
+    expected = "detector.json (of msp-ds import), an .onnx file or config.json (of transformers)"
+    raise InputError(f"{path} is no detector; its folder should hold {expected}")
+
+
+def _open_own(folder: Path, options: DetectorOptions) -> Detector:
+    table = read_json(folder / "detector.json", what="a detector that msp-ds import wrote")
+    if not isinstance(table, dict) or table.get("kind") != "vg":
+        raise InputError(f"{folder}/detector.json is not of kind vg; write it with msp-ds import")
+    from msp_ds.regions.detectors.vg import open_vg
+
+    _refuse_other_options("vg", options, "regions", "selection", "precision", "device")
+    return open_vg(folder, options=options)
+
+
+def _open_file(path: Path, options: DetectorOptions) -> Detector:
+    if path.suffix == ".onnx":
+        from msp_ds.regions.detectors.onnx_file import open_onnx
+
+        _refuse_other_options("onnx", options, "regions")
+        return open_onnx(path, options=options)
+    if _holds_vg_weights(path):
+        command = f"msp-ds import {path} --from vg-detector --out FOLDER"
+        raise InputError(f"{path} holds raw weights of a Visual Genome detector; convert them once: {command}")
+    raise InputError(f"{path} is no detector; it should be an .onnx file or a folder")
+
+
+def _open_transformers(name: str, options: DetectorOptions) -> Detector:
+    from msp_ds.regions.detectors.grid import GridDetector
+    from msp_ds.regions.detectors.hugging_face import HuggingFaceDetector, is_detector, load_config
+
+    if is_detector(load_config(name).model_type):
+        _refuse_other_options("transformers", options, "regions", "features", "precision", "device")
+        return HuggingFaceDetector(name, options=options)
+    _refuse_other_options("grid", options, "regions", "precision", "device")
+    return GridDetector(name, options=options)
+
+
+def _refuse_other_options(kind: str, options: DetectorOptions, *known: str) -> None:
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name not in known and value != field.default:
+            raise InputError(
+                f"a detector of kind {kind} has no choice of {field.name}; leave out --{field.name} {value}"
+            )
+
+
+def _holds_vg_weights(path: Path) -> bool:
+    """Whether a pickle names weights of the published networks near its start; torch.save does not compress."""
+    if path.suffix not in (".pkl", ".pth", ".bin", ".pt"):
+        return False
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return any(key in head for key in _VG_KEYS)

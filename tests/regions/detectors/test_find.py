@@ -1,89 +1,155 @@
-"""A detector is known by its content."""
+"""The kind of a detector by its content, and one line for what is none."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import pickle
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from onnx_model import write_onnx
+import torch
+from tiny_detectors import picture, save, save_yolos, transformers
 
 from msp_ds.errors import InputError
 from msp_ds.regions.detector import DetectorOptions
+from msp_ds.regions.detectors import find
 from msp_ds.regions.detectors.find import find_detector
 
+PLAIN = DetectorOptions()
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "small.onnx"
-    write_onnx(
-        path, size=8, outputs={"boxes": np.zeros((1, 1, 4), np.float32), "scores": np.ones((1, 1, 1), np.float32)}
+
+def _vit(folder: Path) -> Path:
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16, image_size=48, patch_size=8
     )
-    (tmp_path / "names.txt").write_text("cat\n")
-    (tmp_path / "small.toml").write_text(
-        'labels = "names.txt"\nfeature_maps = ["map"]\n[input]\nname = "picture"\nsize = [8, 8]\n'
-        '[output]\nboxes = "boxes"\nscores = "scores"\n'
+    return save(
+        folder, transformers.ViTModel(config), transformers.ViTImageProcessorPil(size={"height": 48, "width": 48})
     )
-    return path
 
 
-def refusal(name: str | Path, **options: object) -> str:
-    with pytest.raises(InputError) as refused:
-        find_detector(str(name), options=DetectorOptions(**options))
-    return str(refused.value)
+def _message(name: Path | str, options: DetectorOptions = PLAIN) -> str:
+    with pytest.raises(InputError) as caught:
+        find_detector(str(name), options=options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
-def test_a_model_is_found_by_its_file_or_folder(model: Path) -> None:
-    by_file, by_folder = (
-        find_detector(str(path), options=DetectorOptions()).record.identity for path in (model, model.parent)
-    )
-    assert by_file == by_folder
+def test_config_json_tells_a_detector_from_a_backbone(tmp_path: Path) -> None:
+    for folder, kind in ((save_yolos(tmp_path / "a"), "transformers"), (_vit(tmp_path / "b"), "grid")):
+        assert find_detector(str(folder), options=PLAIN).record.kind == kind
 
 
-def test_an_option_that_the_kind_does_not_have_is_refused(model: Path) -> None:
-    assert refusal(model, selection="max-nms").endswith("kind onnx, which has no --selection; leave it out")
-    assert refusal(model, precision="bf16").endswith("kind onnx, which has no --precision; leave it out")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"features": "both"}, "kind grid has no choice of features; leave out --features both"),
+        ({"selection": "max-nms"}, "kind grid has no choice of selection; leave out --selection max-nms"),
+        ({"regions": 0}, "--regions 0 is not positive"),
+    ],
+)
+def test_a_choice_that_a_kind_has_not_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    assert message in _message(_vit(tmp_path / "vit"), DetectorOptions(**options))
 
 
-def test_an_entry_point_of_another_package(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    info = tmp_path / "site" / "mine-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[msp_ds.detectors]\nmine = mine_detector:open_it\n")
-    (tmp_path / "site" / "mine_detector.py").write_text(
-        "def open_it(*, options):\n    return ('mine', options.regions)\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    assert find_detector("mine", options=DetectorOptions(regions=9)) == ("mine", 9)
-    assert refusal("yours").endswith("nor the name of a model on the hub, as org/name; entry points are mine")
+def test_an_onnx_file_has_no_choice_of_precision(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "a.onnx").write_bytes(b"")
+    assert "kind onnx has no choice of precision" in _message(tmp_path, DetectorOptions(precision="bf16"))
+    (tmp_path / "b.onnx").write_bytes(b"")
+    assert "holds 2 .onnx files; name one" in _message(tmp_path)
 
 
-@pytest.mark.parametrize("library", ["onnxruntime", "transformers"])
-def test_a_missing_library_is_named_with_the_command_that_installs_it(
-    library: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] == library or name.endswith("onnx_file")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, library, None)
-    (tmp_path / "vit").mkdir()
-    (tmp_path / "vit" / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    name = model if library == "onnxruntime" else tmp_path / "vit"
-    assert refusal(name).endswith("pip install 'msp-ds[regions]'")
+@pytest.mark.parametrize("suffix", [".pkl", ".pth"])
+def test_raw_weights_of_visual_genome_name_the_command_that_imports_them(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    weights = {"backbone.stem.conv1.weight": np.zeros(3)}
+    if suffix == ".pkl":
+        path.write_bytes(pickle.dumps({"model": weights, "__author__": "x"}))
+    else:
+        torch.save({"model": {name: torch.from_numpy(value) for name, value in weights.items()}}, path)
+    assert f"msp-ds import {path} --from vg-detector --out FOLDER" in _message(path)
 
 
-def test_what_is_no_detector_is_named(tmp_path: Path) -> None:
-    (tmp_path / "weights.pkl").write_bytes(b"")
-    assert "msp-ds import" in refusal(tmp_path / "weights.pkl")
-    (tmp_path / "photo.jpg").write_bytes(b"")
-    assert "is no detector: it should be an .onnx file" in refusal(tmp_path / "photo.jpg")
-    assert "is no detector" in refusal(tmp_path)
-    assert "neither a file or folder nor" in refusal("centernet")
+def test_other_weights_files_and_folders_are_no_detectors(tmp_path: Path) -> None:
+    torch.save({"encoder.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    assert "is no detector; it should be an .onnx file or a folder" in _message(tmp_path / "other.pth")
+    assert "is no detector; its folder should hold detector.json" in _message(tmp_path)
+    (tmp_path / "detector.json").write_text('{"kind": "yolo"}')
+    assert "detector.json is not of kind vg" in _message(tmp_path)
 
 
-def test_a_hub_name_without_a_network_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    message = refusal("nobody/none-such")
-    assert "nobody/none-such is not here and cannot be loaded from the hub" in message
-    assert "\n" not in message
+def test_a_config_of_no_known_model_and_a_checkpoint_of_ours_are_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-model"}))
+    assert "cannot be loaded as AutoConfig" in _message(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    assert "cannot be loaded as AutoConfig" in _message(tmp_path)
+
+
+def test_a_name_of_the_hub_without_network_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "nobody/no-such-detector cannot be loaded as AutoConfig" in _message("nobody/no-such-detector")
+
+
+class _Entry:
+    """An entry point of an installed package."""
+
+    name = "mine"
+
+    @staticmethod
+    def load() -> Any:
+        return lambda *, options: ("mine", options)
+
+
+def test_an_entry_point_is_called_with_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    def entry_points(*, group: str, name: str = "mine") -> Any:
+        found = [_Entry()] if (group, name) == ("msp_ds.detectors", "mine") else []
+        return importlib.metadata.EntryPoints(found)
+
+    monkeypatch.setattr(find, "entry_points", entry_points)
+    options = DetectorOptions(regions=7, selection="given")
+    assert find_detector("mine", options=options) == ("mine", options)
+    message = _message("yours")
+    assert "yours is no file or folder, no detector of a package (there are: mine)" in message
+
+
+HIDDEN = """
+import importlib, pkgutil, sys
+sys.modules["transformers"] = sys.modules["onnxruntime"] = None  # as if not installed
+import msp_ds
+from msp_ds.errors import InputError
+from msp_ds.regions.detector import DetectorOptions
+from msp_ds.regions.detectors.find import find_detector
+for module in pkgutil.walk_packages(msp_ds.__path__, "msp_ds."):
+    if module.name.rpartition(".")[2] not in ("hugging_face", "grid", "onnx_file"):
+        importlib.import_module(module.name)
+for name in sys.argv[1:]:
+    try:
+        find_detector(name, options=DetectorOptions())
+    except InputError as error:
+        sys.stdout.write(f"{error}\\n")
+"""
+
+
+@pytest.mark.slow
+def test_everything_but_their_detectors_works_without_transformers_and_onnxruntime(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    names = [str(tmp_path / "a.onnx"), str(tmp_path / "model"), "org/name"]
+    result = subprocess.run([sys.executable, "-c", HIDDEN, *names], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    fix = "which is missing: pip install 'msp-ds[regions]'"
+    needs = ["onnxruntime", "transformers", "transformers"]
+    assert result.stdout.splitlines()[-3:] == [
+        f"{name} needs {lib}, {fix}" for name, lib in zip(names, needs, strict=True)
+    ]
+
+
+def test_regions_come_from_a_detector_that_was_found(tmp_path: Path) -> None:
+    detector = find_detector(str(save_yolos(tmp_path / "model")), options=DetectorOptions(regions=4))
+    assert [len(found.boxes) for found in detector.detect([picture(90, 120), picture(64, 64, seed=1)])] == [4, 4]

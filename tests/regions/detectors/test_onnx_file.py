@@ -1,4 +1,4 @@
-"""Detectors in ONNX files: small models whose outputs are known, and a real one."""
+"""Detectors in ONNX: the real CenterNet on photographs, and the decoding of outputs by hand."""
 
 from __future__ import annotations
 
@@ -7,183 +7,224 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_model import write_onnx
+import torch
 from PIL import Image
+
+pytest.importorskip("onnxruntime")
 
 from msp_ds.errors import InputError
 from msp_ds.regions.detector import DetectedRegions, DetectorOptions
-from msp_ds.regions.detectors.onnx_file import OnnxDetector, OnnxInput, fitted, open_onnx
+from msp_ds.regions.detectors.find import find_detector
+from msp_ds.regions.detectors.onnx_file import OnnxDetector, open_onnx, prepare_input
+from msp_ds.regions.detectors.onnx_outputs import OnnxDescription, OnnxInput, OnnxOutputs, decode_outputs
 
-ROOT = Path(__file__).resolve().parents[3]
-INPUT = '[input]\nname = "picture"\nsize = [8, 8]\nscale = 1.0\n'
-LIST = '[output]\nboxes = "boxes"\nscores = "scores"\n'
-BOXES = np.array([[[0, 0, 4, 4], [4, 4, 8, 8], [4, 0, 8, 4]]], dtype=np.float32)
-SCORES = np.array([[[0.1, 0.8], [0.12, 0.1], [0.9, 0.2]]], dtype=np.float32)
-
-
-def model(
-    folder: Path, *, head: str = "", form: str = INPUT, output: str = LIST, **outputs: np.ndarray
-) -> OnnxDetector:
-    write_onnx(folder / "small.onnx", size=8, outputs={"boxes": BOXES, "scores": SCORES} | outputs)
-    (folder / "names.txt").write_text("cat\nfire hydrant,hydrant\n")
-    named = 'labels = "names.txt"\nfeature_maps = ["map"]\n'
-    (folder / "small.toml").write_text(named + head + form + output)
-    return open_onnx(folder / "small.onnx", options=DetectorOptions(regions=3))
+EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "centernet_coco80.toml"
+NETWORK = "centernet_mobilenetv3_coco80.onnx"
 
 
-def picture(height: int = 16, width: int = 32) -> np.ndarray:
-    return np.arange(height * width * 3, dtype=np.uint8).reshape(height, width, 3)
+@pytest.fixture
+def folder(tmp_path: Path, real_data: Path) -> Path:
+    """The real network with the description of the examples."""
+    for name in (NETWORK, "coco80.txt"):
+        (tmp_path / name).symlink_to(real_data / "detector" / name)
+    shutil.copy(EXAMPLE, tmp_path / "detector.toml")
+    return tmp_path
 
 
-def found(detector: OnnxDetector, *pictures: np.ndarray) -> DetectedRegions:
-    return detector.detect(pictures or (picture(),))[0]
+@pytest.fixture
+def centernet(folder: Path) -> OnnxDetector:
+    return open_onnx(folder / NETWORK, options=DetectorOptions())
 
 
-def test_the_best_label_orders_the_regions_and_boxes_are_pixels_of_the_picture(tmp_path: Path) -> None:
-    regions = found(model(tmp_path))
-    assert regions.boxes.tolist() == [[16, 0, 32, 8], [0, 0, 16, 8], [16, 8, 32, 16]]
-    assert regions.object_scores.tolist() == np.float32([0.9, 0.8, 0.12]).tolist()
-    assert regions.object_ids.tolist() == [0, 1, -1]  # 0.12 is below the threshold of 0.15
+def _photograph(real_data: Path, name: str) -> np.ndarray:
+    with Image.open(real_data / "photographs" / name) as image:
+        return np.asarray(image.convert("RGB"))
 
 
-def test_features_are_means_of_the_map_over_the_box(tmp_path: Path) -> None:
-    half = np.zeros((8, 8, 3), dtype=np.uint8)
-    half[:, 4:] = (200, 100, 50)
-    features = found(model(tmp_path), half).features
-    # Of seven samples across, six lie in the right half and one blends in 3/14 of the pixel beside it.
-    assert features[0].tolist() == np.float16([colour * (6 + 11 / 14) / 7 for colour in (200, 100, 50)]).tolist()
-    assert features.dtype == np.float16
+def _bytes(regions: DetectedRegions) -> list[bytes]:
+    return [array.tobytes() for array in vars(regions).values()]
 
 
 @pytest.mark.parametrize(
-    ("lines", "outputs"),
+    ("photograph", "expected"),
     [
-        ('box_form = "cxcywh"\n', {"boxes": np.float32([[[2, 2, 4, 4], [6, 6, 4, 4], [6, 2, 4, 4]]])}),
-        ('box_unit = "fractions"\n', {"boxes": BOXES / 8}),
-        ('activation = "sigmoid"\n', {"scores": np.log(SCORES / (1 - SCORES))}),
-        (
-            'activation = "softmax"\n',
-            {"scores": np.log(np.concatenate((SCORES / 2, 1 - SCORES.sum(2, keepdims=True) / 2), axis=2))},
-        ),
+        ("COCO_train2014_000000132417.jpg", [{"bird"}]),
+        ("COCO_train2014_000000207647.jpg", [{"person"}, {"sports ball"}, {"baseball bat"}]),
+        ("COCO_train2014_000000494628.jpg", [{"horse"}, {"person"}]),
+        ("COCO_train2014_000000573195.jpg", [{"car"}, {"cat", "dog"}]),
+        ("COCO_train2014_000000578174.jpg", [{"car"}, {"person"}]),
+        ("astronaut.png", [{"person"}]),
+        ("chelsea.png", [{"cat", "dog"}]),
+        ("coffee.png", [{"cup"}]),
+        ("motorcycle_left.png", [{"motorcycle"}]),
     ],
-    ids=["cxcywh", "fractions", "sigmoid", "softmax"],
 )
-def test_other_forms_of_the_same_boxes_and_scores(tmp_path: Path, lines: str, outputs: dict[str, np.ndarray]) -> None:
-    expected = found(model(tmp_path))
-    other = found(model(tmp_path, output=LIST + lines, **outputs))
-    halved = 2.0 if "softmax" in lines else 1.0
-    assert other.boxes.tolist() == expected.boxes.tolist()
-    assert (other.object_scores * halved).tolist() == pytest.approx(expected.object_scores.tolist())
+def test_the_real_detector_finds_what_anyone_sees(
+    centernet: OnnxDetector, real_data: Path, photograph: str, expected: list[set[str]]
+) -> None:
+    (regions,) = centernet.detect([_photograph(real_data, photograph)])
+    sure = {centernet.objects[row] for row in regions.object_ids if row >= 0}
+    assert all(sure & names for names in expected)
 
 
-def test_one_score_a_box_beside_its_label(tmp_path: Path) -> None:
-    labels = np.array([[1, 0, 1]])
-    output = LIST + 'labels = "classes"\n'
-    regions = found(model(tmp_path, output=output, scores=SCORES.max(2), classes=labels))
-    assert regions.object_ids.tolist() == [1, 1, -1]
+def test_the_motorcycle_has_the_box_of_the_motorcycle(centernet: OnnxDetector, real_data: Path) -> None:
+    picture = _photograph(real_data, "motorcycle_left.png")
+    (regions,) = centernet.detect([picture])
+    x0, y0, x1, y1 = regions.boxes[0]
+    assert centernet.objects[regions.object_ids[0]] == "motorcycle"
+    assert 90 <= x0 <= 130  # by eye: its wheels reach from 115 to 675 of 741 pixels, its mirrors from 60 to 450 of 500
+    assert 40 <= y0 <= 80
+    assert 650 <= x1 <= 700
+    assert 430 <= y1 <= 465
 
 
-def test_peaks_of_a_heat_map_are_centres_of_boxes(tmp_path: Path) -> None:
-    heat, extents = np.zeros((1, 2, 4, 4), np.float32), np.zeros((1, 4, 4, 4), np.float32)
-    heat[0, 1, 2, 1], heat[0, 1, 2, 2] = 0.9, 0.8  # the second is no peak
-    extents[0, :, 2, 1] = (1, 2, 3, 4)  # pixels; a cell is two
-    output = '[output]\nheat_map = "heat"\nextents = "extents"\n'
-    regions = found(model(tmp_path, output=output, heat=heat, extents=extents), picture(8, 8))
-    assert regions.boxes[0].tolist() == [1, 2, 5, 8]
-    assert (regions.object_ids[0], len(regions.boxes)) == (1, 1)
+def test_a_picture_has_the_same_regions_alone_in_a_batch_and_in_another_order(
+    centernet: OnnxDetector, real_data: Path
+) -> None:
+    names = ("chelsea.png", "rocket.jpg", "coffee.png")
+    pictures = [_photograph(real_data, name) for name in names]
+    alone = [_bytes(centernet.detect([picture])[0]) for picture in pictures]
+    assert [_bytes(one) for one in centernet.detect(pictures)] == alone
+    assert [_bytes(one) for one in centernet.detect(pictures[::-1])] == alone[::-1]
 
 
-def test_a_letterbox_keeps_proportions_and_boxes_in_its_filling_are_dropped(tmp_path: Path) -> None:
-    regions = found(model(tmp_path, form=INPUT + 'fit = "letterbox"\n'))
-    # 16 x 32 becomes 4 x 8 in the upper half, so a pixel of the input is four of the picture.
-    assert regions.boxes.tolist() == [[16, 0, 32, 16], [0, 0, 16, 16]]
-    centred = OnnxInput(name="picture", size=(8, 8), fit="letterbox-centred", filling=7)
-    pixels, place = fitted(np.zeros((16, 32, 3), dtype=np.uint8), centred)
-    assert place == (0, 2, 8, 4)
-    assert pixels[0, 0].sum(1).tolist() == [56, 56, 0, 0, 0, 0, 56, 56]
+def test_regions_are_inside_the_picture_by_falling_score_and_labelled_from_the_threshold_on(
+    centernet: OnnxDetector, real_data: Path
+) -> None:
+    picture = _photograph(real_data, "COCO_train2014_000000578174.jpg")
+    (regions,) = centernet.detect([picture])
+    height, width = picture.shape[:2]
+    assert len(regions.boxes) == 36
+    assert regions.features.shape == (36, centernet.feature_width) == (36, 792)
+    assert regions.boxes.min() >= 0
+    assert (regions.boxes <= [width, height, width, height]).all()
+    assert (regions.boxes[:, 2:] > regions.boxes[:, :2]).all()
+    assert (np.diff(regions.object_scores) <= 0).all()
+    assert ((regions.object_ids >= 0) == (regions.object_scores >= 0.15)).all()
+    assert set(regions.attribute_ids) == {-1}
 
 
-def test_channels_scale_mean_and_deviation() -> None:
-    red = np.zeros((2, 2, 3), dtype=np.uint8)
-    red[..., 0] = 200
-    form = OnnxInput(name="x", size=(2, 2), channels="bgr", scale=0.5, mean=(1, 2, 3), deviation=(1, 2, 4))
-    assert fitted(red, form)[0][0, :, 0, 0].tolist() == [-1, -1, 24.25]
+def test_tiny_and_very_long_pictures_are_no_fault(centernet: OnnxDetector) -> None:
+    for shape in ((1, 1, 3), (3, 2000, 3)):
+        (regions,) = centernet.detect([np.full(shape, 200, dtype=np.uint8)])
+        assert len(regions.boxes) == len(regions.features) <= 36
 
 
-def test_a_picture_gives_the_same_bytes_alone_and_among_others(tmp_path: Path) -> None:
-    detector = model(tmp_path)
-    one, other = picture(), picture(31, 9)
-    assert found(detector, one).features.tobytes() == detector.detect([other, one])[1].features.tobytes()
+def test_another_description_is_another_detector_and_another_place_is_not(folder: Path, tmp_path: Path) -> None:
+    before = find_detector(str(folder), options=DetectorOptions()).record
+    toml = folder / "detector.toml"
+    text = toml.read_text()
+    toml.rename(folder / NETWORK.replace(".onnx", ".toml"))
+    assert find_detector(str(folder / NETWORK), options=DetectorOptions()).record == before
+    (folder / NETWORK.replace(".onnx", ".toml")).write_text(text.replace("mean = [0, 0, 0]", "mean = [1, 0, 0]"))
+    assert find_detector(str(folder), options=DetectorOptions()).record.identity != before.identity
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("old", "new", "message"),
     [
-        ({"output": '[output]\nboxes = "bxs"\nscores = "scores"\n'}, "no output 'bxs'; it has map, boxes, scores"),
-        ({"form": INPUT.replace("picture", "img")}, "no input 'img'; it has picture"),
-        ({"output": '[output]\nboxes = "boxes"\n'}, "name boxes and scores, or heat_map and extents"),
-        ({"head": "colour = 1\n"}, "unknown key colour"),
-        ({"form": INPUT.replace("[8, 8]", "[8, 0]")}, "must be above 0"),
-        ({"scores": SCORES[..., :1]}, r"scores of shape \[3, 1\] for 2 labels"),
+        ("width = 512 ", "widht = 512 ", "unknown key widht"),
+        ('"tower_0/wh"', '"tower_0/hw"', "it has no output tower_0/hw; its outputs are tower_0/keypoints, "),
+        ('"tower_0/images"', '"images"', "its inputs are tower_0/images, and input.name is images"),
+        ("width = 512 ", "width = 256 ", "the network cannot be run: "),
+        ("heat_map =", "scores =", "name either boxes and scores, or heat_map and sizes"),
+        ("coco80.txt", "coco.txt", "coco.txt cannot be read"),
+        ("[input]", "[input", "is not valid TOML"),
+        ("std = [1, 1, 1]", "std = [1, 0, 1]", "and std not 0"),
     ],
 )
-def test_a_description_that_does_not_fit_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        found(model(tmp_path, **changes))
+def test_a_wrong_description_is_refused_in_one_line(folder: Path, old: str, new: str, message: str) -> None:
+    toml = folder / "detector.toml"
+    assert old in toml.read_text()
+    toml.write_text(toml.read_text().replace(old, new))
+    with pytest.raises(InputError, match=r"detector\.toml|coco\.txt") as caught:
+        open_onnx(folder / NETWORK, options=DetectorOptions())
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_missing_and_broken_files_are_one_line(tmp_path: Path) -> None:
-    model(tmp_path)
-    (tmp_path / "small.toml").rename(tmp_path / "other.toml")
-    with pytest.raises(InputError, match=r"detector.toml is missing; it says what .* examples/centernet_coco80.toml"):
-        open_onnx(tmp_path, options=DetectorOptions())
-    (tmp_path / "other.toml").rename(tmp_path / "detector.toml")
-    (tmp_path / "small.onnx").write_bytes(b"<html>")
-    with pytest.raises(InputError, match=r"small\.onnx cannot be opened as an ONNX model"):
-        open_onnx(tmp_path, options=DetectorOptions())
+def test_labels_of_another_number_are_refused(folder: Path) -> None:
+    (folder / "coco80.txt").unlink()
+    (folder / "coco80.txt").write_text("cat\ndog\n")
+    with pytest.raises(InputError, match=r"tower_0/keypoints has the shape \[1, 80, 128, 128\].*say \[1, 2, h, w\]"):
+        open_onnx(folder / NETWORK, options=DetectorOptions())
 
 
-def test_the_record_changes_with_what_changes_the_features(tmp_path: Path) -> None:
-    first = model(tmp_path).record
-    assert model(tmp_path).record.identity == first.identity
-    assert model(tmp_path, form=INPUT.replace("1.0", "0.5")).record.identity != first.identity
-    (tmp_path / "names.txt").write_text("dog\nhydrant\n")
-    assert open_onnx(tmp_path, options=DetectorOptions(regions=3)).record.identity != first.identity
+def test_a_file_that_is_no_network_and_one_without_description_are_refused(tmp_path: Path) -> None:
+    network = tmp_path / "a.onnx"
+    network.write_bytes(b"no network")
+    with pytest.raises(InputError, match=r"a\.onnx has no description; write a\.toml or detector\.toml beside it"):
+        open_onnx(network, options=DetectorOptions())
+    shutil.copy(EXAMPLE, tmp_path / "a.toml")
+    (tmp_path / "coco80.txt").write_text("cat\n")
+    with pytest.raises(InputError, match="the file is not a network in ONNX"):
+        open_onnx(network, options=DetectorOptions())
 
 
-@pytest.fixture(scope="module")
-def centernet(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> OnnxDetector:
-    folder = tmp_path_factory.mktemp("detector")
-    for path in (real_data / "detector").iterdir():
-        shutil.copy(path, folder)
-    shutil.copy(ROOT / "examples" / "centernet_coco80.toml", folder)
-    (folder / "centernet_mobilenetv3_coco80.onnx").rename(folder / "centernet_coco80.onnx")
-    return open_onnx(folder, options=DetectorOptions())
+def _description(**outputs: object) -> OnnxDescription:
+    size = OnnxInput(name="x", width=200, height=100)
+    return OnnxDescription(labels="", input=size, outputs=OnnxOutputs(feature_maps=("m",), **outputs))  # type: ignore[arg-type]
 
 
-SEEN = {
-    "COCO_train2014_000000207647.jpg": {"person", "baseball bat", "sports ball"},
-    "COCO_train2014_000000494628.jpg": {"horse", "person"},
-    "COCO_train2014_000000578174.jpg": {"car", "person"},
-    "COCO_train2014_000000573195.jpg": {"car"},
-    "COCO_train2014_000000132417.jpg": {"bird"},
-    "astronaut.png": {"person"},
-    "coffee.png": {"cup"},
-    "motorcycle_left.png": {"motorcycle"},
-}
+@pytest.mark.parametrize(
+    ("box_format", "box_unit", "box"),
+    [
+        ("xyxy", "pixels", [20, 10, 60, 50]),
+        ("cxcywh", "pixels", [40, 30, 40, 40]),
+        ("xyxy", "fractions", [0.1, 0.1, 0.3, 0.5]),
+        ("cxcywh", "fractions", [0.2, 0.3, 0.2, 0.4]),
+    ],
+)
+def test_boxes_of_every_format_are_corners_in_pixels(box_format: str, box_unit: str, box: list[float]) -> None:
+    description = _description(boxes="b", scores="s", box_format=box_format, box_unit=box_unit)
+    arrays = {"b": torch.tensor([[box]]), "s": torch.tensor([[[0.1, 0.7]]])}
+    boxes, scores, labels = decode_outputs(arrays, description, 2)
+    torch.testing.assert_close(boxes, torch.tensor([[20.0, 10.0, 60.0, 50.0]]))
+    assert (scores.tolist(), labels.tolist()) == ([pytest.approx(0.7)], [1])
 
 
-@pytest.mark.parametrize("name", SEEN)
-def test_a_real_detector_finds_what_anyone_sees(centernet: OnnxDetector, real_data: Path, name: str) -> None:
-    pixels = np.asarray(Image.open(real_data / "photographs" / name).convert("RGB"))
-    regions = centernet.detect([pixels])[0]
-    named = {centernet.objects[label] for label in regions.object_ids if label >= 0}
-    assert named >= SEEN[name]
-    assert regions.features.shape == (36, 792)
-    assert (regions.boxes >= 0).all()
-    assert (regions.boxes[:, 2:] <= pixels.shape[1::-1]).all()
+def test_scores_are_squashed_as_described_and_no_object_is_no_label() -> None:
+    logits = torch.tensor([[[0.0, np.log(3.0), np.log(4.0)]]])  # softmax: 1/8, 3/8, 4/8; sigmoid of log 3: 3/4
+    arrays = {"b": torch.zeros(1, 1, 4), "s": logits}
+    for activation, expected in (("softmax", 3 / 8), ("sigmoid", 3 / 4)):
+        _, scores, labels = decode_outputs(arrays, _description(boxes="b", scores="s", activation=activation), 2)
+        assert scores.tolist() == pytest.approx([expected])
+        assert labels.tolist() == [1]
 
 
-def test_the_cat_is_a_cat_or_a_dog(centernet: OnnxDetector, real_data: Path) -> None:
-    regions = centernet.detect([np.asarray(Image.open(real_data / "photographs" / "chelsea.png"))])[0]
-    assert centernet.objects[regions.object_ids[0]] in ("cat", "dog")
+def test_labels_may_be_an_output_and_one_beyond_the_list_is_refused() -> None:
+    description = _description(boxes="b", scores="s", label_ids="l")
+    arrays = {"b": torch.zeros(1, 2, 4), "s": torch.tensor([[0.2, 0.9]]), "l": torch.tensor([[1, 0]])}
+    _, scores, labels = decode_outputs(arrays, description, 2)
+    assert (scores.tolist(), labels.tolist()) == (pytest.approx([0.2, 0.9]), [1, 0])
+    with pytest.raises(InputError, match="output l has label 1 of 1 labels"):
+        decode_outputs(arrays, description, 1)
+
+
+def test_a_heat_map_gives_its_peaks_with_the_distances_of_their_cells() -> None:
+    heat = torch.zeros(1, 2, 5, 10)  # a cell is 20 x 20 pixels of the input of 200 x 100
+    heat[0, 1, 2, 3], heat[0, 0, 2, 4], heat[0, 1, 2, 4] = 0.9, 0.5, 0.6  # the second label's cell beside it is no peak
+    sizes = torch.tensor([5.0, 6.0, 7.0, 8.0]).reshape(1, 4, 1, 1).expand(1, 4, 5, 10)
+    arrays = {"h": heat, "w": sizes}
+    boxes, scores, labels = decode_outputs(arrays, _description(heat_map="h", sizes="w"), 2)
+    assert scores.nonzero()[:, 0].tolist() == [23, 24]
+    assert scores[[23, 24]].tolist() == pytest.approx([0.9, 0.5])
+    assert labels[[23, 24]].tolist() == [1, 0]
+    assert boxes[23].tolist() == [60 - 5, 40 - 6, 60 + 7, 40 + 8]
+
+
+def test_a_letterbox_keeps_the_aspect_ratio_and_turns_boxes_into_the_input() -> None:
+    image = OnnxInput(name="x", width=200, height=100, resize="letterbox", padding=9, channels="BGR")
+    picture = np.zeros((50, 50, 3), dtype=np.uint8)
+    picture[..., 0] = 250  # red
+    values, scale, offset = prepare_input(picture, image)
+    assert values.shape == (1, 3, 100, 200)
+    assert values[0, :, 50, 100].tolist() == [0, 0, 250]
+    assert values[0, :, 50, 49].tolist() == [9, 9, 9]
+    assert (torch.tensor([0.0, 0, 50, 50]) * scale + offset).tolist() == [50, 0, 150, 100]
+
+
+def test_mean_and_std_are_of_values_to_255() -> None:
+    image = OnnxInput(name="x", width=2, height=2, mean=(10.0, 20.0, 30.0), std=(1.0, 2.0, 4.0))
+    values, _, _ = prepare_input(np.full((2, 2, 3), 50, dtype=np.uint8), image)
+    assert values[0, :, 0, 0].tolist() == [40, 15, 5]

@@ -1,0 +1,33 @@
+"""The choice of boxes and the result without attributes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from msp_ds.errors import InputError
+from msp_ds.regions.detectors.shared_steps import choose_rows, plain_regions
+
+
+def test_empty_boxes_and_those_without_a_score_are_never_chosen() -> None:
+    boxes = torch.tensor([[0.0, 0, 9, 9], [20, 20, 20, 30], [40, 40, 50, 50], [60, 60, 70, 70]])
+    assert choose_rows(boxes, torch.tensor([0.2, 0.9, 0.5, 0.0]), 36).tolist() == [2, 0]
+    assert choose_rows(boxes, torch.zeros(4), 36).tolist() == []
+
+
+def test_as_many_distant_boxes_as_wanted_are_chosen_by_falling_score() -> None:
+    left = torch.arange(500.0) * 10
+    boxes = torch.stack((left, left * 0, left + 5, left * 0 + 5), dim=1)
+    scores = torch.arange(1, 501) / 500
+    assert choose_rows(boxes, scores, 300).tolist() == list(range(499, 199, -1))
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e6])
+def test_features_that_float16_cannot_hold_are_refused(value: float) -> None:
+    with pytest.raises(InputError, match="beyond float16 or NaN"):
+        plain_regions(torch.ones(1, 4), torch.tensor([[value]]), torch.tensor([1]), torch.tensor([0.5]))
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(InputError, match="scores that are NaN"):
+        choose_rows(torch.ones(1, 4), torch.tensor([float("nan")]), 36)
