@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from msp_ds.errors import InputError
 from msp_ds.progress import bars
 from msp_ds.terminal import Terminal
 
@@ -17,7 +18,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write over weights
 def import_weights(
     source: Annotated[Path, typer.Argument(help="File or folder that holds the weights.")],
     form: Annotated[
-        Literal["lxmert-s", "lxmert", "bert", "hf-lxmert"], typer.Option("--from", help="Form of the weights.")
+        Literal["lxmert-s", "lxmert", "bert", "hf-lxmert", "vg-detector"],
+        typer.Option("--from", help="Form of the weights."),
     ],
     out: Annotated[Path, typer.Option(help="Weights folder to write.")],
     preset: Annotated[str | None, typer.Option(help="Preset of the model. [as exported, else paper]")] = None,
@@ -30,11 +32,21 @@ def import_weights(
     answers: Annotated[
         Path | None, typer.Option(help="Answers of its answer head: trainval_label2ans.json, all_ans.json.")
     ] = None,
+    objects_vocab: Annotated[Path | None, typer.Option(help="Object labels of a detector, one per line.")] = None,
+    attributes_vocab: Annotated[Path | None, typer.Option(help="Attribute labels of a detector, one per line.")] = None,
     seed: Annotated[int, typer.Option(help="Seed for parameters that are initialised at random.")] = 9595,
     drop_unknown: Annotated[bool, typer.Option("--drop-unknown", help="Leave out tensors of unknown name.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Import weights that others trained. train --init and evaluate accept the folder that it writes."""
+    """Import weights that others trained. train --init and evaluate accept the folder that it writes, regions that of a
+    detector."""
+    labels = {"objects": objects_vocab, "attributes": attributes_vocab}
+    if form == "vg-detector":
+        flags = {"preset": preset, "set": setting, "vocab": vocab, "answers": answers, "drop-unknown": drop_unknown}
+        _import_detector(source, labels, out, overwrite=overwrite, misplaced=[name for name in flags if flags[name]])
+        return
+    if any(labels.values()):
+        raise InputError("--objects-vocab and --attributes-vocab are for --from vg-detector; leave them out")
     from msp_ds.exchange.import_table import import_lines, import_table
     from msp_ds.exchange.weights_import import ImportPlan
     from msp_ds.exchange.weights_import import import_weights as write
@@ -55,6 +67,20 @@ def import_weights(
         card = write(plan)
     Terminal().print(import_table(card))
     Terminal(soft_wrap=True).print(*import_lines(card), f"written to {out}", sep="\n")
+
+
+def _import_detector(
+    source: Path, labels: dict[str, Path | None], out: Path, *, overwrite: bool, misplaced: list[str]
+) -> None:
+    from msp_ds.regions.detectors.vg_weights import import_vg_detector
+
+    if misplaced:
+        raise InputError(f"--{misplaced[0]} is not for --from vg-detector; leave it out")
+    objects, attributes = labels["objects"], labels["attributes"]
+    if objects is None or attributes is None:
+        raise InputError("--from vg-detector needs the labels: --objects-vocab FILE --attributes-vocab FILE")
+    card = import_vg_detector(source, objects=objects, attributes=attributes, out=out, overwrite=overwrite)
+    Terminal(soft_wrap=True).print(f"a detector in the layout of {card.layout}", f"written to {out}", sep="\n")
 
 
 def _vocab_file(vocab: Path | None) -> Path | None:

@@ -9,16 +9,18 @@ RISING_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Overlaps that are allowed one after the other until enough boxes are left."""
 
 
-def overlaps(boxes: Tensor, *, extra: float = 0.0) -> Tensor:
-    """Return the intersection over union of each two of float32 [N, 4] `boxes`, as float32 [N, N].
+def overlaps(boxes: Tensor, others: Tensor | None = None, *, extra: float = 0.0) -> Tensor:
+    """Return the intersection over union of float32 [N, 4] `boxes` with [M, 4] `others`, or with themselves, as float32
+    [N, M].
 
     extra: pixels that are added to all widths and heights, 1 in Caffe's arithmetic.
     """
-    areas = (boxes[:, 2] - boxes[:, 0] + extra) * (boxes[:, 3] - boxes[:, 1] + extra)
-    corner = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    sides = (torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - corner + extra).clamp(min=0)
+    others = boxes if others is None else others
+    areas, other_areas = ((b[:, 2] - b[:, 0] + extra) * (b[:, 3] - b[:, 1] + extra) for b in (boxes, others))
+    corner = torch.maximum(boxes[:, None, :2], others[None, :, :2])
+    sides = (torch.minimum(boxes[:, None, 2:], others[None, :, 2:]) - corner + extra).clamp(min=0)
     shared = sides[..., 0] * sides[..., 1]
-    return shared / (areas[:, None] + areas[None] - shared).clamp(min=1e-12)
+    return shared / (areas[:, None] + other_areas[None] - shared).clamp(min=1e-12)
 
 
 def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
