@@ -12,6 +12,7 @@ from msp_ds.cli.ablation_commands import ablate
 from msp_ds.cli.data_commands import audit, hard_negatives, inspect, make_demo_data, shard, verify
 from msp_ds.cli.grading_commands import evaluate, predict
 from msp_ds.cli.looking_commands import explain, search
+from msp_ds.cli.region_commands import regions
 from msp_ds.cli.training_commands import demo, finetune, info, replay, runs, stages
 from msp_ds.cli.weights_commands import export, import_weights
 from msp_ds.terminal import run_command
@@ -25,7 +26,7 @@ app = typer.Typer(
     help="Multi-stage pre-training of small vision-language models. Start with: msp-ds demo",
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
-    *(demo, make_demo_data, shard, inspect, verify, audit, hard_negatives),
+    *(demo, make_demo_data, regions, shard, inspect, verify, audit, hard_negatives),
     *(stages, train, replay, finetune, evaluate, predict, ablate, search, explain, export, runs, info),
 )
 for command in COMMANDS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -62,3 +62,11 @@ class Detector(Protocol):
 
     def detect(self, pictures: Sequence[np.ndarray]) -> list[DetectedRegions]:
         """Return the regions of each upright RGB picture, uint8 [H, W, 3]; they do not depend on the others."""
+
+
+@runtime_checkable
+class BoxDetector(Protocol):
+    """A detector that also computes the regions of a user's own boxes."""
+
+    def detect_boxes(self, pictures: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> list[DetectedRegions]:
+        """As `detect`, with the regions of these boxes in their order, float32 [R, 4] in pixels of each picture."""

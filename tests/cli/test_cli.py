@@ -107,6 +107,7 @@ def test_the_list_of_commands_says_what_each_does() -> None:
         "inspect",
         "make-demo-data",
         "predict",
+        "regions",
         "replay",
         "runs",
         "search",

@@ -26,8 +26,8 @@ from msp_ds.preparation.recipe import load_recipe
 from msp_ds.preparation.region_features.region_files import list_region_files, scan_rows
 from msp_ds.preparation.sources.text_files import read_texts
 from msp_ds.preparation.texts.answer_vocabulary import read_vocabulary as read_answers
+from msp_ds.regions.pictures import open_picture
 from msp_ds.report.pages.explain import read_pool
-from msp_ds.report.pages.pictures import _opened
 
 WEB_PAGE = b"\n <!DOCTYPE html><html>virus scan warning</html>"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 98304\n"
@@ -67,7 +67,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "objects_vocab.txt": load_labels,
     "captions.txt": read_pool,
     "recipe.toml": load_recipe,
-    "picture.jpg": _opened,
+    "picture.jpg": open_picture,
     "index.json": lambda path: parse_index(path.read_bytes(), where=str(path), fix="write it again"),
 }
 

@@ -32,8 +32,8 @@ class Estimate:
 
     def describe(self) -> str:
         """Return one line: `123287 images, 616767 texts to write: 18.5 GB of 68.0 GB free, about 3 min`."""
-        size = f"{_size(self.num_bytes)} of {_size(self.free_bytes)} free"
-        return f"{self.num_images} images, {self.num_texts} texts to write: {size}, about {_time(self.seconds)}"
+        size = f"{size_text(self.num_bytes)} of {size_text(self.free_bytes)} free"
+        return f"{self.num_images} images, {self.num_texts} texts to write: {size}, about {time_text(self.seconds)}"
 
 
 def estimate(
@@ -55,7 +55,7 @@ def estimate(
     needed = int(bytes_ratio * sum(job.num_bytes for job in jobs))
     if needed > free:
         raise InputError(
-            f"{folder.parent} would take {_size(needed)} more, but its disk has {_size(free)} free; "
+            f"{folder.parent} would take {size_text(needed)} more, but its disk has {size_text(free)} free; "
             "free some or name another --out"
         )
     return Estimate(
@@ -67,13 +67,15 @@ def estimate(
     )
 
 
-def _size(num_bytes: int) -> str:
+def size_text(num_bytes: int) -> str:
+    """Return `18.5 GB`."""
     if num_bytes >= 1e9:
         return f"{num_bytes / 1e9:.1f} GB"
     return f"{num_bytes / 1e6:.0f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.0f} kB"
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """Return `3 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -8,13 +8,13 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from msp_ds.data.format.faults import RowError
 from msp_ds.data.format.image_ids import CORPORA, canonical_image_id, corpus_of
 from msp_ds.errors import InputError
-from msp_ds.storage.file_kinds import refuse_other_kind
+from msp_ds.regions.pictures import ENDINGS, open_picture
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LONGEST_SIDE = 640
 """Pixels: a page with a dozen pictures stays below a megabyte."""
 
@@ -69,11 +69,9 @@ def _image_id(stem: str, corpus: str) -> str | None:
 
 
 def _opened(path: Path) -> Image.Image:
-    refuse_other_kind(path, what="a picture")
     try:
-        with Image.open(path) as picture:
-            small: Image.Image = picture.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is not a readable picture ({error}); take it out of the folder") from None
-    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    return small
+        picture = Image.fromarray(open_picture(path))
+    except RowError as error:
+        raise InputError(f"{error}; take it out of the folder") from None
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return picture

@@ -86,7 +86,7 @@ def test_pictures_are_made_small_and_as_data_address(tmp_path: Path) -> None:
 
 def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "7.jpg").write_text("no picture")
-    with pytest.raises(InputError, match=r"7\.jpg is not a readable picture .*; take it out of the folder"):
+    with pytest.raises(InputError, match=r"7\.jpg: is not a readable picture .*; take it out of the folder"):
         open_pictures(tmp_path, ["coco-7"])
 
 
