@@ -14,6 +14,7 @@ import pytest
 import torch
 from fake_gpu import gpu as gpu
 from looking_site import make_site
+from photo_site import make_photo_site
 from raw_files import RawFolder
 from small_world import write_shards, write_twelve_tars
 
@@ -42,6 +43,12 @@ def twelve_tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def looking_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards and weights folders of untrained models as support/looking_site.py says; shared, so to be read only."""
     return make_site(tmp_path_factory.mktemp("looking"))
+
+
+@pytest.fixture(scope="session")
+def photo_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures with shards and models of them as support/photo_site.py says; shared, so to be read only."""
+    return make_photo_site(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_a_search_ranks_all_images_by_their_scores(matcher: Model) -> None:
     found = matcher.search("a red ball", top=3, advance=heard.append)
     scores = matcher.score(["a red ball"], matcher.image_ids)[0]
     assert [one.score for one in found] == scores.sort(descending=True).values[:3].tolist()
-    assert [matcher.row_of(one.image_id) for one in found] == scores.argsort(descending=True)[:3].tolist()
+    assert [matcher.locate(one.image_id) for one in found] == scores.argsort(descending=True)[:3].tolist()
     assert sum(heard) == len(matcher.image_ids)
     assert all(one.probability == pytest.approx(1 / (1 + math.exp(-one.score))) for one in found)
 

@@ -11,7 +11,7 @@ import msp_ds
 from msp_ds.cli.ablation_commands import ablate
 from msp_ds.cli.data_commands import audit, hard_negatives, inspect, make_demo_data, shard, verify
 from msp_ds.cli.grading_commands import evaluate, predict
-from msp_ds.cli.looking_commands import explain, search
+from msp_ds.cli.looking_commands import answer, explain, search
 from msp_ds.cli.region_commands import regions
 from msp_ds.cli.training_commands import demo, finetune, info, replay, runs, stages
 from msp_ds.cli.weights_commands import export, import_weights
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(demo, make_demo_data, regions, shard, inspect, verify, audit, hard_negatives),
-    *(stages, train, replay, finetune, evaluate, predict, ablate, search, explain, export, runs, info),
+    *(stages, train, replay, finetune, evaluate, predict, ablate, answer, search, explain, export, runs, info),
 )
 for command in COMMANDS:
     app.command()(as_command(command))

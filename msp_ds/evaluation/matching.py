@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from msp_ds.data.format.text import WordPieces
-from msp_ds.data.loading.reader import Reader
+from msp_ds.data.loading.reader import Reader, ReadImages
 from msp_ds.errors import InputError
-from msp_ds.evaluation.ranking import PairScorer, read_images
+from msp_ds.evaluation.ranking import PairScorer
 from msp_ds.model.encoder import Backbone
 from msp_ds.model.heads import MatchHead
 from msp_ds.records import Batch, no_corruption
@@ -62,9 +62,9 @@ def texts_of_set(reader: Reader, pairs: Tensor) -> Texts:
     return Texts(token_ids=token_ids, word_positions=positions)
 
 
-def read_pairs(reader: Reader, texts: Texts, images: Tensor) -> Batch:
+def read_pairs(read: ReadImages, texts: Texts, images: Tensor) -> Batch:
     """Return a batch of B texts, each with its image of int64 [B] `images`."""
-    batch = read_images(reader, images)
+    batch = read(images)
     return dataclasses.replace(
         batch,
         token_ids=texts.token_ids,
@@ -77,9 +77,9 @@ def read_pairs(reader: Reader, texts: Texts, images: Tensor) -> Batch:
 class Matcher:
     """Scores texts against images by the margin of the match head, with dropout off."""
 
-    def __init__(self, backbone: Backbone, head: MatchHead, reader: Reader) -> None:
+    def __init__(self, backbone: Backbone, head: MatchHead, read: ReadImages) -> None:
         self._scorer = PairScorer(backbone, head)
-        self._reader = reader
+        self._read = read
 
     @torch.no_grad()
     def scores(self, texts: Texts, images: Tensor, *, advance: Callable[[int], None] = lambda pairs: None) -> Tensor:
@@ -89,7 +89,7 @@ class Matcher:
         """
         scores, lengths = torch.empty(len(texts.token_ids), len(images)), texts.lengths
         for places in torch.split(torch.arange(len(images)), IMAGES_AT_ONCE):
-            projected, mask = self._scorer.project_images(read_images(self._reader, images[places]))
+            projected, mask = self._scorer.project_images(self._read(images[places]))
             # Texts of one length at a time need no padding.
             for length in torch.unique(lengths).tolist():
                 same_length = (lengths == length).nonzero().squeeze(1)
@@ -102,17 +102,18 @@ class Matcher:
 
 
 @torch.no_grad()
-def image_states(backbone: Backbone, reader: Reader, *, advance: Callable[[int], None] = lambda images: None) -> Tensor:
-    """Return float32 [N, H] on the CPU: mean region state of each image before the text joins, less the set's mean."""
+def image_states(
+    backbone: Backbone, read: ReadImages, images: Tensor, *, advance: Callable[[int], None] = lambda images: None
+) -> Tensor:
+    """Return float32 [N, H] on the CPU: mean region state of each of int64 [N] `images` before the text joins."""
     device = next(backbone.parameters()).device
     means = []
-    for rows in torch.split(torch.arange(reader.num_images), IMAGES_AT_ONCE):
-        batch = read_images(reader, rows).to(device)
+    for rows in torch.split(images, IMAGES_AT_ONCE):
+        batch = read(rows).to(device)
         states, mask = backbone.embed_images(batch.features, batch.boxes, batch.region_mask)
         first = states.shape[1] - batch.region_mask.shape[1]  # behind the visual [CLS], which is the same everywhere
         weights = mask[:, first:].float()
         totals = (states[:, first:].float() * weights[..., None]).sum(1)
         means.append((totals / weights.sum(1, keepdim=True).clamp(min=1)).cpu())
         advance(len(rows))
-    found = torch.cat(means)
-    return found - found.mean(0)
+    return torch.cat(means)

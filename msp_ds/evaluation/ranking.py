@@ -37,16 +37,6 @@ class Pool:
     """int64 [M]: index of each caption's image among the N images."""
 
 
-def read_images(reader: Reader, images: Tensor) -> Batch:
-    """Read int64 [B] `images` of a set; their text is a placeholder, that of the set's first pair."""
-    return reader.read(
-        torch.zeros_like(images),
-        images=images,
-        matched=torch.ones(len(images), dtype=torch.bool),
-        random_regions=torch.empty(len(images), 0),
-    )
-
-
 def choose_pool(reader: Reader, *, num_images: int | None = None, captions_per_image: int | None = None) -> Pool:
     """Return the first `num_images` images of a set with the first `captions_per_image` captions each; None for all."""
     if captions_per_image is not None and captions_per_image < 1:
@@ -123,7 +113,7 @@ class PairScorer:
 
         Raises: RuntimeError when a part of the model is in training mode, InputError for scores that are not finite.
         """
-        batches = (read_images(reader, reader.images[pairs]) for pairs in torch.split(pool.first_pairs, READ_BATCH))
+        batches = (reader.read_images(reader.images[pairs]) for pairs in torch.split(pool.first_pairs, READ_BATCH))
         projected, masks = zip(*map(self.project_images, batches), strict=True)
         images, mask = Projected(*(torch.cat(parts) for parts in zip(*projected, strict=True))), torch.cat(masks)
         for columns in blocks:

@@ -27,13 +27,14 @@ from msp_ds.model.weights.conversion import (
 )
 from msp_ds.model.weights.forms import BERT_CLS_ID, Form, get_form
 from msp_ds.model.weights.tensor_files import EXTRA_FILE, find_tensor_files, read_tensors
-from msp_ds.preparation.texts.answer_vocabulary import AnswerVocabulary
+from msp_ds.preparation.texts.answer_vocabulary import AnswerVocabulary, answers_data
 from msp_ds.preparation.texts.answer_vocabulary import read_vocabulary as read_answers
 from msp_ds.presets import DEFAULT_PRESET, get_preset
 from msp_ds.stateless_random import BACKBONE_WEIGHTS, IMPORTED_HEADS, key_of
 from msp_ds.storage.checksums import sha256_of_file
 from msp_ds.storage.small_files import read_small_bytes
 from msp_ds.training.checkpointing.weights_folder import (
+    ANSWERS_FILE,
     MODEL_FILE,
     VOCAB_FILE,
     StoredWeights,
@@ -98,7 +99,7 @@ def import_weights(plan: ImportPlan) -> WeightsCard:
     _check_config(plan.source, model, needed=needed)
     tensors = _read_all([*files, *(file for file in (plan.source / EXTRA_FILE,) if file.is_file())])
     vocabulary = _vocabulary(plan.vocab, plan.source)
-    answers = None if plan.answers is None else read_answers(plan.answers)
+    answers = _answers(plan, own)
     reading = ConversionOptions(
         form=form,
         model=frozenset(model_shapes(dataclasses.replace(model, num_answers=1), ALL_HEADS)),
@@ -127,15 +128,12 @@ def import_weights(plan: ImportPlan) -> WeightsCard:
         report=report,
     )
     words = card.vocabulary_sha256 if vocabulary is None else vocabulary.sha256
+    chosen = card.answers_sha256 if answers is None else answers.sha256
     stored = StoredWeights(
-        card=dataclasses.replace(
-            card,
-            model=model,
-            vocabulary_sha256=words,
-            answers_sha256=card.answers_sha256 if answers is None else answers.sha256,
-        ),
+        card=dataclasses.replace(card, model=model, vocabulary_sha256=words, answers_sha256=chosen),
         weights=taken.weights | _fresh(report, model, plan.seed),
         vocabulary=None if vocabulary is None else vocabulary.data,
+        answers=None if answers is None else answers_data(answers.answers),
     )
     with prepared_folder(plan.out, overwrite=plan.overwrite) as prepared:
         write_weights(prepared, stored)
@@ -184,6 +182,12 @@ def _vocabulary(path: Path | None, folder: Path) -> Vocabulary | None:
         return read_vocabulary(path)
     beside = folder / VOCAB_FILE
     return parse_vocabulary(read_small_bytes(beside), name=str(beside)) if beside.is_file() else None
+
+
+def _answers(plan: ImportPlan, own: WeightsCard | None) -> AnswerVocabulary | None:
+    beside = plan.source / ANSWERS_FILE  # other people's file of this name may be anything
+    path = plan.answers or (beside if own and beside.is_file() else None)
+    return None if path is None else read_answers(path)
 
 
 def _cls_id(vocabulary: Vocabulary | None, tensors: dict[str, Tensor]) -> int | None:

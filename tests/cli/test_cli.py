@@ -95,6 +95,7 @@ def test_the_list_of_commands_says_what_each_does() -> None:
     shown = run("--help").stdout
     assert COMMANDS == [
         "ablate",
+        "answer",
         "audit",
         "demo",
         "evaluate",

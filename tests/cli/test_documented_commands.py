@@ -128,6 +128,7 @@ def test_the_texts_show_every_kind_of_command() -> None:
         "shard",
         "train",
         "evaluate",
+        "answer",
         "stages",
         "hard-negatives",
         "audit",

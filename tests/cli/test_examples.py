@@ -50,3 +50,22 @@ def test_models_give_captions_scores_images_and_answers(looking_site: Path) -> N
     answers = printed.partition("How many dogs are there?\n")[2].splitlines()
     assert len(answers) == 3
     assert all(line.count("%") == 3 for line in answers)
+
+
+@pytest.mark.slow
+def test_photographs_that_are_in_no_set_are_answered_and_ranked(
+    photo_site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    support = Path(__file__).resolve().parents[1] / "support"
+    places = (photo_site / "detectors", support, EXAMPLES.parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    photographs = [photo_site / "photographs" / f"{number}.png" for number in (1, 2)]
+    runs = photo_site / "runs"
+    flags = ("--checkpoint", runs / "alone", "--matcher", runs / "tps", "--detector", "colours")
+    printed = output_of("ask_about_a_photograph.py", *photographs, *flags).splitlines()
+    assert printed[0].startswith("1.png: white, green")
+    assert printed[1].count("%") == 3
+    assert printed[2].startswith("2.png: white, blue")
+    assert [line.split(" fits ")[0] for line in printed[4:]] == ["1.png", "2.png"]
+    assert len(list((tmp_path / ".cache" / "msp-ds" / "regions").rglob("*.npz"))) == 2

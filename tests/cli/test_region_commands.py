@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import colour_detector
+import colour_cells
 import pytest
-from colour_detector import draw
+from colour_cells import draw
 from command_line import refusal, run
 from raw_files import PIECES
 
@@ -16,7 +16,7 @@ from msp_ds.data.format.shards import open_set
 @pytest.fixture
 def photos(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nine drawn photographs, of which one is no picture; the detector is installed."""
-    colour_detector.install(tmp_path_factory.mktemp("installed"), monkeypatch)
+    colour_cells.install(tmp_path_factory.mktemp("installed"), monkeypatch)
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(9):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import colour_detector
+import colour_cells
 import pytest
-from colour_detector import Write, draw
+from colour_cells import Write, draw
 
 from msp_ds.data.progress import NoProgress
 from msp_ds.regions import region_parts
@@ -17,7 +17,7 @@ from msp_ds.regions.region_job import RegionsJob, write_regions
 @pytest.fixture(autouse=True)
 def installed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """The detector `colours`, and parts of three pictures."""
-    colour_detector.install(tmp_path_factory.mktemp("installed"), monkeypatch)
+    colour_cells.install(tmp_path_factory.mktemp("installed"), monkeypatch)
     monkeypatch.setattr(region_parts, "PICTURES_PER_PART", 3)
 
 
@@ -37,7 +37,7 @@ def write() -> Write:
 
     def run(photos: Path | list[Path], out: Path, **options: Any) -> list[str]:
         paths = [str(one) for one in (photos if isinstance(photos, list) else [photos])]
-        job = RegionsJob(photos=paths, **{"detector": colour_detector.NAME, "jobs": 1, **options})
+        job = RegionsJob(photos=paths, **{"detector": colour_cells.NAME, "jobs": 1, **options})
         return write_regions(job, out, progress=NoProgress())
 
     return run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colour_detector import NAME, Write, draw
+from colour_cells import NAME, Write, draw
 from raw_files import write_npz
 
 from msp_ds.data.progress import NoProgress

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colour_detector import Write, draw
+from colour_cells import Write, draw
 from PIL import Image
 from raw_files import snapshot
 

@@ -1,109 +1,78 @@
-"""A small real detector for tests: the nine cells of a picture, with their mean colours as features and labels."""
+"""A small detector that is real and deterministic: cells of a grid, each with its colours, sizes and place."""
 
 from __future__ import annotations
 
-import hashlib
-import multiprocessing
-import os
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
-import pytest
-from PIL import Image
 
 from msp_ds.detector_record import DetectorRecord, labels_sha256
-from msp_ds.errors import InputError
 from msp_ds.records import IGNORE
 from msp_ds.regions.detector import DetectedRegions, DetectorOptions
 
-OBJECTS = ("red,crimson", "green", "blue")
-NAME = "colours"
+OBJECTS = ("black", "red,crimson", "green", "blue", "white")
+ATTRIBUTES = ("plain", "spotted")
+_COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]], np.float64)
+_COLUMNS, _LEAST_SIDE = 4, 8
 
 
 class ColourDetector:
-    """Finds the cells of a 3 x 3 grid, the brightest first, in which a pixel is not black; the label is the strongest
-    colour. Pictures below 3 x 3 pixels have no region."""
+    """Names the colour that a cell's mean is nearest to; `detect` counts its pictures in `num_detected`."""
 
-    feature_width = 6
-    objects = OBJECTS
-    attributes: tuple[str, ...] = ()
-
-    def __init__(self, *, options: DetectorOptions) -> None:
-        self._count = options.regions
+    def __init__(self, *, width: int = 16, regions: int = 12, gain: float = 1.0) -> None:
+        self.objects, self.attributes, self.feature_width = OBJECTS, ATTRIBUTES, width
+        self.num_detected = 0
+        self._regions, self._gain = regions, gain
         self.record = DetectorRecord(
-            kind=NAME,
-            name="3x3",
-            weights_sha256=hashlib.sha256(b"").hexdigest(),
-            settings={"regions": str(options.regions), "precision": options.precision},
+            kind="colours",
+            name="colours",
+            weights_sha256=f"{width:032x}{int(gain * 1000):032x}",
+            settings={"regions": str(regions), "precision": "fp32"},
             objects_sha256=labels_sha256(OBJECTS),
+            attributes_sha256=labels_sha256(ATTRIBUTES),
         )
 
     def detect(self, pictures: Sequence[np.ndarray]) -> list[DetectedRegions]:
-        """Regions of each picture; with COLOURS_END a process that was started for it ends, as for lack of memory."""
-        if "COLOURS_END" in os.environ and multiprocessing.parent_process():
-            if os.environ["COLOURS_END"] == "complain":
-                raise InputError("colours are out")
-            os._exit(1)
-        return [self._regions(picture, self._cells(picture)) for picture in pictures]
+        """The cells of each picture, those of smaller variance last; none in a picture of few pixels."""
+        self.num_detected += len(pictures)
+        return [self._regions_of(picture) for picture in pictures]
 
-    def _cells(self, picture: np.ndarray) -> np.ndarray:
-        height, width = picture.shape[0] // 3, picture.shape[1] // 3
-        cells = [(x * width, y * height, (x + 1) * width, (y + 1) * height) for y in range(3) for x in range(3)]
-        bright = sorted(cells, key=lambda cell: (-int(_pixels(picture, cell).astype(np.int64).sum()), cell))
-        kept = [cell for cell in bright if height and width and _pixels(picture, cell).any()]
-        return np.array(kept[: self._count], np.float32).reshape(-1, 4)
-
-    def _regions(self, picture: np.ndarray, boxes: np.ndarray) -> DetectedRegions:
-        means = np.array([_statistics(_pixels(picture, box)) for box in boxes.astype(int)]).reshape(-1, 6)
+    def _regions_of(self, picture: np.ndarray) -> DetectedRegions:
+        height, width = picture.shape[:2]
+        rows = -(-self._regions // _COLUMNS)
+        cells = [(row, column) for row in range(rows) for column in range(_COLUMNS)][: self._regions]
+        if min(height, width) < _LEAST_SIDE:
+            cells = []
+        edges = np.array([[c / _COLUMNS, r / rows, (c + 1) / _COLUMNS, (r + 1) / rows] for r, c in cells])
+        boxes = (edges.reshape(-1, 4) * [width, height, width, height]).astype(np.float32)
+        features, objects, spotted = [], [], []
+        for x0, y0, x1, y1 in boxes.astype(int).tolist():
+            colours = picture[y0:y1, x0:x1].reshape(-1, 3).astype(np.float64)
+            mean, spread = colours.mean(0), colours.std(0)
+            objects.append(int(np.abs(_COLOURS - mean).sum(1).argmin()))
+            spotted.append(int(spread.max() > 16))
+            own = np.concatenate([mean, spread, [x0, y0]]) / 255 * self._gain
+            features.append(np.resize(own, self.feature_width))
         return DetectedRegions(
             boxes=boxes,
-            features=means.astype(np.float16),
-            object_ids=means[:, :3].argmax(1),
-            object_scores=means[:, :3].max(1).astype(np.float32),
-            attribute_ids=np.full(len(boxes), IGNORE),
-            attribute_scores=np.zeros(len(boxes), np.float32),
+            features=np.array(features, np.float16).reshape(-1, self.feature_width),
+            object_ids=np.array(objects, np.int64),
+            object_scores=np.full(len(boxes), 0.75, np.float32),
+            attribute_ids=np.array(spotted, np.int64) if spotted else np.full(len(boxes), IGNORE, np.int64),
+            attribute_scores=np.full(len(boxes), 0.5, np.float32),
         )
 
 
-class BoxColourDetector(ColourDetector):
-    """Also takes a user's own boxes."""
-
-    def detect_boxes(self, pictures: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> list[DetectedRegions]:
-        """The same of given boxes, in their order."""
-        return [self._regions(picture, own) for picture, own in zip(pictures, boxes, strict=True)]
+def open_colours(*, options: DetectorOptions) -> ColourDetector:
+    """What the entry point names."""
+    return ColourDetector(regions=options.regions)
 
 
-def _pixels(picture: np.ndarray, box: Sequence[int]) -> np.ndarray:
-    x0, y0, x1, y1 = box
-    return picture[y0:y1, x0:x1].reshape(-1, 3)
+def open_bright_colours(*, options: DetectorOptions) -> ColourDetector:
+    """Another detector of equal width and labels."""
+    return ColourDetector(regions=options.regions, gain=2.0)
 
 
-def _statistics(pixels: np.ndarray) -> np.ndarray:
-    return np.concatenate((pixels.mean(0), pixels.std(0))) / 255
-
-
-def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offer the detector as an installed package does, by an entry point, to this process and those it starts."""
-    about = folder / "colour_detector-1.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: colour-detector\nVersion: 1\n")
-    (about / "entry_points.txt").write_text(
-        f"[msp_ds.detectors]\n{NAME} = colour_detector:BoxColourDetector\nplain = colour_detector:ColourDetector\n"
-    )
-    monkeypatch.syspath_prepend(str(folder))
-    paths = [str(folder), str(Path(__file__).parent), str(Path(__file__).parents[2])]
-    monkeypatch.setenv("PYTHONPATH", ":".join(paths))
-    assert paths[1] in sys.path
-
-
-Write = Callable[..., list[str]]
-"""write(photos, out, **options of RegionsJob)"""
-
-
-def draw(path: Path, seed: int, *, size: tuple[int, int] = (30, 24)) -> Path:
-    """A picture of noise, which its seed decides."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
+def open_wide_colours(*, options: DetectorOptions) -> ColourDetector:
+    """A detector of other width."""
+    return ColourDetector(regions=options.regions, width=32)

@@ -12,12 +12,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 
 from msp_ds.data.format.region_checks import has_only_finite
 from msp_ds.data.format.set_layout import ARRAYS, HALF_BYTES, unpack_head
 from msp_ds.data.format.shards import ShardSet
 from msp_ds.data.loading.batch_buffers import BatchBuffers
-from msp_ds.records import RegionRecord
+from msp_ds.records import Batch, RegionRecord, no_corruption
 from msp_ds.storage.checksums import crc32
 from msp_ds.storage.positioned_reads import open_to_read, read_at, read_into
 
@@ -162,11 +163,38 @@ class ImageFiles:
         """The head of an image by `record`, which raises the error if there is one."""
         record = self.record(row)
         features[: len(record.features)] = record.features
-        return {
-            "width": record.width,
-            "height": record.height,
-            **{name: np.ascontiguousarray(getattr(record, name), kind).tobytes() for name, kind in ARRAYS.items()},
-        }
+        return _head_of(record)
+
+
+def read_records(records: Sequence[RegionRecord], *, num_regions: int) -> Batch:
+    """Return the batch of B images in memory, with at least so many region slots; their text is one of padding."""
+    counts = np.array([len(record.features) for record in records])
+    into = BatchBuffers.allocate(
+        len(records),
+        num_regions=max(num_regions, *counts.tolist()),
+        num_random_regions=0,
+        feature_width=records[0].features.shape[1],
+    )
+    for features, record in zip(into.features.zero_().numpy(), records, strict=True):
+        features[: len(record.features)] = record.features
+    into.fill_regions(counts, _columns([_head_of(record) for record in records]))
+    padding = torch.zeros(len(records), 1, dtype=torch.int64)
+    return Batch(
+        keys=padding[:, 0],
+        token_ids=padding,
+        word_positions=padding,
+        token_mask=padding > 0,
+        answer_ids=padding[:, :0],
+        answer_scores=torch.empty(len(records), 0),
+        corruption=no_corruption(padding, into.region_mask),
+        **into.tensors(),
+    )
+
+
+def _head_of(record: RegionRecord) -> Head:
+    """The fields of an image as in its payload."""
+    arrays = {name: np.ascontiguousarray(getattr(record, name), kind).tobytes() for name, kind in ARRAYS.items()}
+    return {"width": record.width, "height": record.height, **arrays}
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:

@@ -5,6 +5,7 @@ B pairs, T text tokens, R regions, D random regions, F feature width, N images, 
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from functools import cached_property
 from typing import Self
 
@@ -17,6 +18,8 @@ from msp_ds.data.loading.batch_buffers import BatchBuffers
 from msp_ds.data.loading.image_files import ImageFiles
 from msp_ds.records import Batch, RegionRecord, no_corruption
 
+ReadImages = Callable[[Tensor], Batch]
+"""Reads int64 [B] rows of images as Reader.read_images, with a placeholder as their text."""
 PAD_TO = 4  # texts are padded to the longest of their batch, rounded up to a multiple of this
 
 
@@ -84,6 +87,15 @@ class Reader:
             answer_scores=answer_scores,
             corruption=dataclasses.replace(no_corruption(token_ids, into.region_mask), matched=matched),
             **into.tensors(),
+        )
+
+    def read_images(self, images: Tensor) -> Batch:
+        """Read int64 [B] `images`; their text is a placeholder, that of the set's first pair."""
+        return self.read(
+            torch.zeros_like(images),
+            images=images,
+            matched=torch.ones(len(images), dtype=torch.bool),
+            random_regions=torch.empty(len(images), 0),
         )
 
     def texts(self, pairs: Tensor, num_tokens: int | None = None) -> tuple[Tensor, Tensor]:

@@ -57,7 +57,9 @@ def inspect_set(shards: ShardSet, *, samples: int = SAMPLES_SHOWN) -> dict[str, 
             "attributes": _describe_labels([record.attribute_ids for record in records], attributes),
         },
         "features": {"read_as": ", ".join(index.feature_types) or None, **_describe_features(records)},
-        "samples": [_sample(shards, int(row), objects=objects, attributes=attributes) for row in shown],
+        "samples": [
+            describe_image(*read_record(shards, int(row)), objects=objects, attributes=attributes) for row in shown
+        ],
     }
 
 
@@ -117,7 +119,7 @@ def _spread(values: np.ndarray) -> dict[str, float]:
 def samples_of(shards: ShardSet, rows: Sequence[int]) -> list[dict[str, Any]]:
     """Return the images in some rows with boxes, labels and texts as JSON values. Raises: ShardError for damage."""
     objects, attributes = _labels_of(shards)
-    return [_sample(shards, row, objects=objects, attributes=attributes) for row in rows]
+    return [describe_image(*read_record(shards, row), objects=objects, attributes=attributes) for row in rows]
 
 
 def _labels_of(shards: ShardSet) -> tuple[tuple[Label, ...], ...]:
@@ -126,9 +128,10 @@ def _labels_of(shards: ShardSet) -> tuple[tuple[Label, ...], ...]:
     return tuple(load_labels(path, may_be_empty=True) for path in paths)
 
 
-def _sample(shards: ShardSet, row: int, *, objects: Sequence[Label], attributes: Sequence[Label]) -> dict[str, Any]:
+def describe_image(
+    record: RegionRecord, texts: Sequence[str], *, objects: Sequence[Label], attributes: Sequence[Label]
+) -> dict[str, Any]:
     """Return an image with boxes, x0 y0 x1 y1 in pixels, and texts; a region without a label gets an empty one."""
-    record, texts = read_record(shards, row)
     return {
         "image_id": record.image_id,
         "source": record.source,
@@ -139,5 +142,5 @@ def _sample(shards: ShardSet, row: int, *, objects: Sequence[Label], attributes:
         "labels": [objects[number][0] if number >= 0 else "" for number in record.object_ids.tolist()],
         "scores": record.object_scores.tolist(),
         "attributes": [attributes[number][0] if number >= 0 else "" for number in record.attribute_ids.tolist()],
-        "texts": texts,
+        "texts": list(texts),
     }

@@ -74,7 +74,7 @@ def _open_file(path: Path, options: DetectorOptions) -> Detector:
     if path.suffix == ".onnx":
         from msp_ds.regions.detectors.onnx_file import open_onnx
 
-        _refuse_other_options("onnx", options, "regions")
+        _refuse_other_options("onnx", options, "regions", "device")
         return open_onnx(path, options=options)
     if _holds_vg_weights(path):
         command = f"msp-ds import {path} --from vg-detector --out FOLDER"

@@ -49,7 +49,7 @@ class GridDetector:
             "input": f"{self._side} x {self._side} stretched",
             "normalisation": f"mean {self._processor.image_mean}, std {self._processor.image_std}",
             "precision": options.precision,
-            "regions": f"grid of {self._cells} x {self._cells}",
+            "regions": str(options.regions),
             "resizer": f"{type(self._processor).__name__} {int(self._processor.resample)}",
         }
         self.record = make_record("grid", name, self._model, settings, ())

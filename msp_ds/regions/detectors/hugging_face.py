@@ -119,7 +119,6 @@ class HuggingFaceDetector:
             "label_threshold": str(shared_steps.LABEL_THRESHOLD),
             "precision": options.precision,
             "regions": str(options.regions),
-            "selection": "max-nms",
         }
         self.record = make_record("transformers", name, self._model, settings, self.objects)
         blank = np.zeros((64, 512, 3), dtype=np.uint8)

@@ -45,7 +45,7 @@ def open_onnx(path: Path, *, options: DetectorOptions) -> OnnxDetector:
     description = from_json(OnnxDescription, table, where=str(toml))
     objects = tuple(",".join(label) for label in load_labels(toml.parent / description.labels))
     try:
-        return OnnxDetector(path, description=description, objects=objects, regions=options.regions)
+        return OnnxDetector(path, description=description, objects=objects, options=options)
     except InputError as error:
         raise InputError(f"{toml} does not fit {path.name}: {error}") from None
 
@@ -56,13 +56,14 @@ class OnnxDetector:
 
     attributes: tuple[str, ...] = ()
 
-    def __init__(self, path: Path, *, description: OnnxDescription, objects: tuple[str, ...], regions: int) -> None:
-        self._description, self.objects, self._regions = description, objects, regions
-        self._session = _open_session(path)
+    def __init__(
+        self, path: Path, *, description: OnnxDescription, objects: tuple[str, ...], options: DetectorOptions
+    ) -> None:
+        self._description, self.objects, self._regions = description, objects, options.regions
+        self._session = _open_session(path, options.device)
         _check_names(self._session, description)
         settings = {
-            "regions": str(regions),
-            "selection": "max-nms",
+            "regions": str(options.regions),
             "resizer": "Pillow bilinear",
             "precision": "fp32",
             "description": _description_sha256(description)[:16],
@@ -126,12 +127,15 @@ def prepare_input(picture: np.ndarray, image: OnnxInput) -> tuple[np.ndarray, Te
     return np.ascontiguousarray(values.transpose(2, 0, 1))[None], scale, torch.tensor([float(left), float(top)] * 2)
 
 
-def _open_session(path: Path) -> onnxruntime.InferenceSession:
+def _open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
     settings.log_severity_level = 3  # errors alone
+    # onnxruntime-gpu has the first, the plain package the second alone.
+    wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
+    providers = [name for name in wanted if name in onnxruntime.get_available_providers()] + ["CPUExecutionProvider"]
     try:
-        return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), settings, providers=providers)
     except Exception as error:  # as above
         raise InputError(f"the file is not a network in ONNX: {one_line(error)}") from None
 

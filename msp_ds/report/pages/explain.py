@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,6 @@ from torch import Tensor
 
 from msp_ds.errors import InputError
 from msp_ds.library import Model, WordAttention
-from msp_ds.preparation.verifying.inspection import samples_of
 from msp_ds.progress import Bars
 from msp_ds.storage.small_files import read_small_text, reason
 from msp_ds.terminal import Table, printable, styled
@@ -78,22 +79,29 @@ class Example:
         return f"{self.sample['image_id']}: {self.title}{right}"
 
 
-def named_models(checkpoints: Sequence[str], *, shards: Path) -> dict[str, Model]:
+def named_models(checkpoints: Sequence[str], **how: Any) -> dict[str, Model]:
     """Load models by name, in their order: `t→s=runs/ts` names a checkpoint, else its folder names it.
 
-    The name of a curriculum is written with arrows, ts as t→s. Raises: InputError for two of one name, and what
-    msp_ds.load raises.
+    The name of a curriculum is written with arrows, ts as t→s. how: arguments of msp_ds.load. Raises: InputError for
+    two of one name, and what msp_ds.load raises.
     """
     found: dict[str, Model] = {}
     for name, path in map(_name_and_path, checkpoints):
         if name in found:
             raise InputError(f"two checkpoints are called {name}; name them: --checkpoint NAME={path}")
-        found[name] = Model.load(path, shards=shards)
+        found[name] = Model.load(path, **how)
+        if how.get("detector") is not None:
+            how["detector"] = found[name].regions.detector  # opened once for all
     return found
 
 
-def set_to_explain(checkpoints: Sequence[str], *, has_question: bool) -> Path:
-    """Return the default set: held-out captions, or the questions that the first model was fine-tuned for."""
+def set_to_explain(checkpoints: Sequence[str], images: Sequence[str], *, has_question: bool) -> Path | None:
+    """Return the default set: held-out captions, or the questions that the first model was fine-tuned for.
+
+    It is that of each model, None, where all images are picture files.
+    """
+    if all(map(os.path.isfile, images)):
+        return None
     if not has_question:
         return Path("shards/sentence/val")
     tuned_for = origin_of(find_checkpoint(_name_and_path(checkpoints[0])[1])).curriculum
@@ -133,7 +141,7 @@ def answers_explained(models: dict[str, Model], question: str, image_id: str, *,
         )
         for name, model in models.items()
     )
-    return Example(sample=_sample(first, image_id), question=question, right=right, views=views)
+    return Example(sample=first.describe(image_id), question=question, right=right, views=views)
 
 
 def captions_explained(
@@ -143,19 +151,16 @@ def captions_explained(
 
     Raises: InputError for an unknown image, CheckpointError for a model without a match head.
     """
-    views = []
+    views, described = [], next(iter(models.values())).describe(image_id)
     for name, model in models.items():
         progress.start(f"reading as {name}", len(pool) or len(model.reader.keys))
         matches = model.captions(image_id, pool=pool, top=top, advance=progress.advance)
-        views.append(
-            View(
-                name=name,
-                bars=tuple(Bar(text=one.text, probability=one.probability, is_right=one.is_own) for one in matches),
-                attention=model.attention(matches[0].text, image_id),
-            )
+        bars = tuple(
+            Bar(text=one.text, probability=one.probability, is_right=one.is_own if described["texts"] else None)
+            for one in matches
         )
-    first = next(iter(models.values()))
-    return Example(sample=_sample(first, image_id), question=None, right=(), views=tuple(views))
+        views.append(View(name=name, bars=bars, attention=model.attention(matches[0].text, image_id)))
+    return Example(sample=described, question=None, right=(), views=tuple(views))
 
 
 def examples_of(
@@ -171,22 +176,38 @@ def examples_of(
 
     Raises: InputError when the numbers of questions and images do not fit, and what the two functions above raise.
     """
-    if len(questions) not in (0, 1, len(image_ids)):
-        raise InputError(
-            f"{len(questions)} questions and {len(image_ids)} images do not fit; ask one, or one for each --image"
-        )
+    one_each = paired(questions, image_ids) if questions else []
     if questions and pool:
         raise InputError("a question has answers, not captions; leave --pool out")
     for model in models.values():
         for image_id in image_ids:
-            model.row_of(image_id)
+            model.locate(image_id)
     if not questions:
         return [captions_explained(models, image_id, top=top, pool=pool, progress=progress) for image_id in image_ids]
-    one_each = list(questions) * (len(image_ids) if len(questions) == 1 else 1)
-    return [
-        answers_explained(models, question, image_id, top=top)
-        for question, image_id in zip(one_each, image_ids, strict=True)
-    ]
+    return [answers_explained(models, question, image_id, top=top) for question, image_id in one_each]
+
+
+def paired(questions: Sequence[str], image_ids: Sequence[str]) -> list[tuple[str, str]]:
+    """Return each image with its question, or the only one. Raises: InputError when their numbers do not fit."""
+    if len(questions) not in (1, len(image_ids)):
+        raise InputError(
+            f"{len(questions)} questions and {len(image_ids)} images do not fit; ask one, or one for each --image"
+        )
+    return list(zip(itertools.cycle(questions), image_ids, strict=False))
+
+
+def answer_tables(
+    model: Model, image_ids: Sequence[str], questions: Sequence[str], *, top: int
+) -> list[RenderableType]:
+    """Return a heading and a table for each image: the `top` most probable answers to its question, or the only one."""
+    shown: list[RenderableType] = []
+    for question, image_id in paired(questions, image_ids):
+        table = Table("answer", "probability")
+        for answer, probability in list(model.answer(question, image_id).items())[:top]:
+            table.add_row(answer, f"{probability:.3f}")
+        heading = (f"{printable(image_id)}: {printable(question)}\n", "bold")
+        shown += [styled(heading, (printable(model.describe(image_id)["source"]), "dim")), table]
+    return shown
 
 
 def explanation_lines(examples: Sequence[Example]) -> list[RenderableType]:
@@ -206,7 +227,7 @@ def top_regions(sample: dict[str, Any], weights: Tensor) -> str:
     """Return the regions with the largest float32 [R] attention `weights` as text: `white horse 0.31, path 0.12`."""
     found = []
     for region in weights.argsort(descending=True)[:3].tolist():
-        name = " ".join(filter(None, (sample["attributes"][region], sample["labels"][region] or "no label")))
+        name = " ".join(filter(None, (sample["attributes"][region], sample["labels"][region] or f"region {region}")))
         found.append(f"{name} {float(weights[region]):.2f}")
     return ", ".join(found)
 
@@ -240,7 +261,3 @@ def read_pool(path: Path | None) -> list[str]:
     if not captions:
         raise InputError(f"{path} holds no caption; it should hold one a line")
     return captions
-
-
-def _sample(model: Model, image_id: str) -> dict[str, Any]:
-    return samples_of(model.shards, [model.row_of(image_id)])[0]

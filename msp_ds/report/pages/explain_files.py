@@ -30,7 +30,7 @@ def write_explanation(
     images: folder of the image files. tensorboard: a folder for TensorBoard, which gets the same pictures. Raises:
     InputError when something cannot be read or written.
     """
-    files = open_pictures(images, [example.sample["image_id"] for example in examples])
+    files = open_pictures(images, [example.sample for example in examples])
     page = out / PAGE_NAME
     names = [view.name for view in examples[0].views]
     title = f"{', '.join(names)} side by side" if len(names) > 1 else f"What {names[0]} predicts"
@@ -40,14 +40,15 @@ def write_explanation(
     for number, example in enumerate(examples, start=1):
         image_id = example.sample["image_id"]
         drawing = draw_example(example, files.get(image_id))
-        written.append(out / f"explain-{number}-{image_id}.png")
+        title = f"{number}-{Path(image_id).stem}"
+        written.append(out / f"explain-{title}.png")
         try:
             picture = io.BytesIO()
             drawing.save(picture, format="PNG")
             write_atomically(written[-1], picture.getvalue())
             if tensorboard is not None:
                 with SummaryWriter(str(tensorboard)) as writer:
-                    writer.add_image(f"explain/{number}-{image_id}", np.asarray(drawing), 0, dataformats="HWC")
+                    writer.add_image(f"explain/{title}", np.asarray(drawing), 0, dataformats="HWC")
         except OSError as error:
             raise InputError(
                 f"{error.filename or out} cannot be written ({error.strerror}); name another folder"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -44,14 +45,14 @@ def find_pictures(folder: Path, image_ids: Iterable[str]) -> dict[str, Path]:
     return found
 
 
-def open_pictures(folder: Path | None, image_ids: Iterable[str]) -> dict[str, Image.Image]:
-    """Open the pictures of the ids that have a file in `folder`, at most LONGEST_SIDE pixels; none without a folder.
+def open_pictures(folder: Path | None, samples: Iterable[Mapping[str, Any]]) -> dict[str, Image.Image]:
+    """Open the pictures of images by id, at most LONGEST_SIDE pixels: picture files, and images with one in `folder`.
 
-    Raises: InputError for a folder or a file that cannot be read.
+    samples: images as `Model.describe` gives them. Raises: InputError for a folder or a file that cannot be read.
     """
-    if folder is None:
-        return {}
-    return {image_id: _opened(path) for image_id, path in find_pictures(folder, image_ids).items()}
+    files: dict[str, Path | None] = {sample["image_id"]: sample.get("file") for sample in samples}
+    found = {} if folder is None else find_pictures(folder, [name for name, file in files.items() if file is None])
+    return {name: _small(path) for name, file in files.items() if (path := file or found.get(name))}
 
 
 def as_data_address(picture: Image.Image) -> str:
@@ -68,7 +69,7 @@ def _image_id(stem: str, corpus: str) -> str | None:
         return None
 
 
-def _opened(path: Path) -> Image.Image:
+def _small(path: Path) -> Image.Image:
     try:
         picture = Image.fromarray(open_picture(path))
     except RowError as error:

@@ -8,8 +8,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from msp_ds.library import Match, Model
-from msp_ds.preparation.verifying.inspection import samples_of
+from msp_ds.library import Image, Match, Model
 from msp_ds.progress import bars
 from msp_ds.report.pages.page import render
 from msp_ds.report.pages.svg import boxes_to_scale
@@ -66,19 +65,19 @@ def find_images(model: Model, text: str, *, top: int) -> Finding:
     )
 
 
-def find_about(model: Model, image_id: str, *, top: int) -> Finding:
+def find_about(model: Model, image: Image, *, top: int) -> Finding:
     """Search the texts that fit an image and the images like it. Raises: InputError for an unknown image."""
-    row = model.row_of(image_id)
+    described = model.describe(image)
     with bars() as progress:
         progress.start("reading texts", len(model.reader.keys))
-        captions = model.captions(image_id, top=top, advance=progress.advance)
+        captions = model.captions(image, top=top, advance=progress.advance)
         progress.start("reading images", len(model.image_ids))
-        near = model.nearest(image_id, top=top, advance=progress.advance)
+        near = model.nearest(image, top=top, advance=progress.advance)
     return Finding(
-        sought=image_id,
+        sought=str(image),
         where=_where(model),
         hits=_hits(model, near),
-        query_image=samples_of(model.shards, [row])[0],
+        query_image=described,
         captions=tuple(captions),
     )
 
@@ -110,8 +109,7 @@ def _where(model: Model) -> str:
 
 
 def _hits(model: Model, found: list[tuple[str, float]]) -> tuple[Hit, ...]:
-    samples = samples_of(model.shards, [model.row_of(image_id) for image_id, _ in found])
-    return tuple(Hit(sample=sample, value=value) for sample, (_, value) in zip(samples, found, strict=True))
+    return tuple(Hit(sample=model.describe(image_id), value=value) for image_id, value in found)
 
 
 def _ranking(title: str, columns: tuple[str, str, str], rows: Sequence[tuple[str, str, str]]) -> Table:

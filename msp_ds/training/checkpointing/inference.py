@@ -39,8 +39,10 @@ class TrainedModel:
     heads: nn.ModuleDict
 
 
-def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...], preset: str | None) -> TrainedModel:
-    """The model of a run, checkpoint or weights folder, in fp32, in evaluation mode.
+def load_trained(
+    path: Path, *, shards: ShardSet | None, needed_heads: tuple[str, ...], preset: str | None
+) -> TrainedModel:
+    """The model of a run, checkpoint or weights folder, in fp32, in evaluation mode; compared with `shards` if any.
 
     Raises: CheckpointError when it lacks one of `needed_heads`, was fine-tuned for another benchmark or is not of
         `preset`; ShardError when the shards have another vocabulary, detector or answers than it was trained on.
@@ -49,17 +51,19 @@ def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...],
     origin = origin_of(checkpoint)
     if preset is not None:
         _check_preset(origin, preset, where=checkpoint)
-    if needed_heads:
-        _check_benchmark(origin, shards.index.stage, where=checkpoint)
-    backbone_alone = ("vocab_size", "feature_width")
-    require_same_detector(shards, origin.detector, where=str(checkpoint))
-    _check_words(origin, SIZES if origin.config else backbone_alone, shards)
-    _check_answers(origin, shards, where=checkpoint)
+    if shards is not None:
+        if needed_heads:
+            _check_benchmark(origin, shards.index.stage, where=checkpoint)
+        backbone_alone = ("vocab_size", "feature_width")
+        require_same_detector(shards, origin.detector, where=str(checkpoint))
+        _check_words(origin, SIZES if origin.config else backbone_alone, shards)
+        _check_answers(origin, shards, where=checkpoint)
     weights = _of_known_heads(tied(read_weights(checkpoint)))
-    _check_words(origin, sizes_of(weights), shards)
+    if shards is not None:
+        _check_words(origin, sizes_of(weights), shards)
     present = sorted({head for name in weights if (head := head_of(name))})
     missing = [name for name in needed_heads if name not in present]
-    if missing:
+    if missing and shards is not None:
         raise CheckpointError(
             f"{checkpoint} has heads {', '.join(present)} but no {missing[0]} head; "
             + _training_of(shards.index.stage, origin, where=checkpoint)
@@ -67,7 +71,7 @@ def load_trained(path: Path, *, shards: ShardSet, needed_heads: tuple[str, ...],
     with torch.device("meta"):  # compare the sizes before anything of such a size is allocated
         backbone = Backbone(origin.model)
         check_part(backbone, weights, "backbone.", where=checkpoint)
-        if "answer" in present:
+        if "answer" in present and shards is not None:
             _check_number_of_answers(origin.model.num_answers, shards, where=checkpoint)
         check_part(build_heads(present, origin.model, backbone), weights, "heads.", where=checkpoint)
     backbone = Backbone(origin.model)

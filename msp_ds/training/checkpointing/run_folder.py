@@ -175,6 +175,21 @@ def require_shards(run: Path, config: RunConfig) -> None:
             )
 
 
+def set_of(checkpoint: Path) -> Path | None:
+    """The folder of a set that a run was trained for last, held out if it can be; None for a weights folder.
+
+    Raises: ShardError, which names the flag to give, where the run's shards are not where it found them.
+    """
+    if is_weights_folder(checkpoint):
+        return None
+    config = read_run_config(run_of_checkpoint(checkpoint))
+    last = Path(config.shards) / curriculum(config.curriculum, drop=config.drop)[-1].parts[-1].name
+    for folder in (last / "val", last / "train"):
+        if folder.is_dir():
+            return folder
+    raise ShardError(f"{last}, whose words {checkpoint} knows, is not there; give the new folder of its set: --shards")
+
+
 def check_same_data(run: Path, found: Mapping[str, str]) -> None:
     """Raise ShardError unless a run was started with the sets `found`: stage/split -> sha256 of the index.
 

@@ -1,4 +1,5 @@
-"""A weights folder: weights.safetensors under our names, model.json with their origin, and vocab.txt where it is known.
+"""A weights folder: weights.safetensors under our names, model.json with their origin, and vocab.txt and answers.json
+where they are known.
 
 `msp-ds import` and `msp-ds export --to safetensors` write such folders; `train --init`, `evaluate` and `export` read
 them. The token head's decoder is tied to the word embeddings and not stored a second time.
@@ -16,18 +17,24 @@ from typing import Any
 from torch import Tensor
 
 from msp_ds.config import ModelConfig, from_json, read_json, to_json
+from msp_ds.data.format.text import WordPieces
+from msp_ds.data.format.vocabulary import read_vocabulary
 from msp_ds.detector_record import DetectorRecord
 from msp_ds.errors import CheckpointError, InputError
 from msp_ds.model.weights.conversion import ConversionReport, tied, untied
 from msp_ds.model.weights.tensor_files import is_half_written, read_tensors, write_safetensors
+from msp_ds.preparation.texts.answer_vocabulary import read_vocabulary as read_answers
 from msp_ds.storage.atomic_files import followed, replacing_folder, require_own_files, write_durably
+from msp_ds.storage.checksums import sha256_of_file
 from msp_ds.storage.locks import lock_folder
 
 WEIGHTS_FILE = "weights.safetensors"
 MODEL_FILE = "model.json"
 VOCAB_FILE = "vocab.txt"
+ANSWERS_FILE = "answers.json"
 _FILES = frozenset(
-    {WEIGHTS_FILE, MODEL_FILE, VOCAB_FILE, "README.md", "lxmert_s_LXRT.pth", "model.safetensors", "msp_ds.safetensors"}
+    {WEIGHTS_FILE, MODEL_FILE, VOCAB_FILE, ANSWERS_FILE, "README.md"}
+    | {"lxmert_s_LXRT.pth", "model.safetensors", "msp_ds.safetensors"}
     | {"config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 )
 """All files that import and any form of export write."""
@@ -122,6 +129,8 @@ class StoredWeights:
     """fp32, by our names, without the tied decoder."""
     vocabulary: bytes | None
     """Content of vocab.txt; None where it is unknown."""
+    answers: bytes | None = None
+    """Content of answers.json; None where there is no answer head, or its answers are unknown."""
 
 
 def is_weights_folder(path: Path) -> bool:
@@ -156,8 +165,25 @@ def read_folder_weights(path: Path) -> dict[str, Tensor]:
 def read_stored(path: Path) -> StoredWeights:
     """Read a weights folder. Raises InputError when a file is missing or damaged."""
     weights = untied(read_folder_weights(path), where=str(path))
-    vocabulary = (path / VOCAB_FILE).read_bytes() if (path / VOCAB_FILE).is_file() else None
-    return StoredWeights(card=read_card(path), weights=weights, vocabulary=vocabulary)
+    vocabulary, answers = (
+        file.read_bytes() if (file := path / name).is_file() else None for name in (VOCAB_FILE, ANSWERS_FILE)
+    )
+    return StoredWeights(card=read_card(path), weights=weights, vocabulary=vocabulary, answers=answers)
+
+
+def read_words(folder: Path) -> tuple[WordPieces, tuple[str, ...]]:
+    """Return the word pieces of a weights folder and the answers of its answer head, () where they are unknown.
+
+    Raises: CheckpointError when vocab.txt is missing, or a file is not the one that the card names.
+    """
+    card, vocabulary, answers = read_card(folder), folder / VOCAB_FILE, folder / ANSWERS_FILE
+    if not vocabulary.is_file():
+        raise CheckpointError(f"{folder} has no {VOCAB_FILE} to read texts with; import it again with --vocab FILE")
+    for path, sha256 in ((vocabulary, card.vocabulary_sha256), (answers, card.answers_sha256)):
+        if path.is_file() and sha256 not in (None, sha256_of_file(path)):
+            raise CheckpointError(f"{path} is not the file that {MODEL_FILE} names; import or export the weights again")
+    known = answers.is_file() and card.answers_sha256 is not None
+    return WordPieces(read_vocabulary(vocabulary)), read_answers(answers).answers if known else ()
 
 
 def write_weights(folder: Path, stored: StoredWeights) -> None:
@@ -166,11 +192,12 @@ def write_weights(folder: Path, stored: StoredWeights) -> None:
 
 
 def write_card(folder: Path, stored: StoredWeights) -> None:
-    """Write model.json, and vocab.txt where it is known, into a prepared folder."""
+    """Write model.json, and vocab.txt and answers.json where they are known, into a prepared folder."""
     text = json.dumps(to_json(stored.card), indent=2, ensure_ascii=False)
     write_durably(folder / MODEL_FILE, f"{text}\n".encode())
-    if stored.vocabulary is not None:
-        write_durably(folder / VOCAB_FILE, stored.vocabulary)
+    for name, data in ((VOCAB_FILE, stored.vocabulary), (ANSWERS_FILE, stored.answers)):
+        if data is not None:
+            write_durably(folder / name, data)
 
 
 @contextmanager

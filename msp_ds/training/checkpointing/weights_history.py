@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from msp_ds.training.checkpointing.run_folder import (
     stage_folders,
 )
 from msp_ds.training.checkpointing.weights_folder import (
+    ANSWERS_FILE,
     VOCAB_FILE,
     Grade,
     History,
@@ -49,7 +51,7 @@ def stored_weights(path: Path, *, vocab: Path | None) -> StoredWeights:
     data = read_vocabulary(vocab).data
     if stored.card.vocabulary_sha256 not in (None, hashlib.sha256(data).hexdigest()):
         raise InputError(f"{vocab} is not the vocabulary that {path} was trained with; leave --vocab out or correct it")
-    return StoredWeights(card=stored.card, weights=stored.weights, vocabulary=data)
+    return replace(stored, vocabulary=data)
 
 
 def _of_run(checkpoint: Path) -> StoredWeights:
@@ -64,7 +66,9 @@ def _of_run(checkpoint: Path) -> StoredWeights:
         history=_history(checkpoint, run, config),
     )
     weights = untied(read_weights(checkpoint), where=str(checkpoint))
-    return StoredWeights(card=card, weights=weights, vocabulary=_vocabulary(config))
+    words = _file_of_shards(config, VOCAB_FILE, config.vocabulary_sha256)
+    answers = _file_of_shards(config, ANSWERS_FILE, config.answers_sha256)
+    return StoredWeights(card=card, weights=weights, vocabulary=words, answers=answers)
 
 
 def _short_name(checkpoint: Path) -> str:
@@ -73,11 +77,11 @@ def _short_name(checkpoint: Path) -> str:
     return f"{full.parents[1].name}/{full.name}"
 
 
-def _vocabulary(config: RunConfig) -> bytes | None:
-    """The vocab.txt of the run's shards, if it is still there and the same."""
-    for path in sorted(Path(config.shards).glob(f"*/*/{VOCAB_FILE}")):
+def _file_of_shards(config: RunConfig, name: str, sha256: str | None) -> bytes | None:
+    """The content of a file of the run's sets, if it is still there and the same."""
+    for path in sorted(Path(config.shards).glob(f"*/*/{name}")):
         data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() == config.vocabulary_sha256:
+        if hashlib.sha256(data).hexdigest() == sha256:
             return data
     return None
 

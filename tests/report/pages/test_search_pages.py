@@ -76,18 +76,18 @@ def test_a_page_about_an_image_lists_its_texts() -> None:
 
 def test_pictures_are_made_small_and_as_data_address(tmp_path: Path) -> None:
     Image.new("RGB", (2000, 1000), "red").save(tmp_path / "7.png")
-    found = open_pictures(tmp_path, ["coco-7", "coco-8"])
+    found = open_pictures(tmp_path, [{"image_id": "coco-7"}, {"image_id": "coco-8"}])
     assert {name: one.size for name, one in found.items()} == {"coco-7": (LONGEST_SIDE, LONGEST_SIDE // 2)}
     kind, data = as_data_address(found["coco-7"]).split(",")
     assert kind == "data:image/jpeg;base64"
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (LONGEST_SIDE, LONGEST_SIDE // 2)
-    assert open_pictures(None, ["coco-7"]) == {}
+    assert open_pictures(None, [{"image_id": "coco-7"}]) == {}
 
 
 def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "7.jpg").write_text("no picture")
     with pytest.raises(InputError, match=r"7\.jpg: is not a readable picture .*; take it out of the folder"):
-        open_pictures(tmp_path, ["coco-7"])
+        open_pictures(tmp_path, [{"image_id": "coco-7"}])
 
 
 def test_files_are_found_by_every_name_of_an_image(tmp_path: Path) -> None:

@@ -149,10 +149,10 @@ def test_pairs_are_scored_on_the_device(shards: Path, preset: str) -> None:
     (reader,), model = feed_of(shards, "retrieval").readers, learner_of(shards, "retrieval", preset)
     scorer = PairScorer(model.backbone, model.heads["match"])  # type: ignore[arg-type]
     scorer._arithmetic = lambda: Autocast(torch.bfloat16)  # type: ignore[assignment,return-value]  # torch has none here
-    matcher = Matcher(model.backbone, model.heads["match"], reader)  # type: ignore[arg-type]
+    matcher = Matcher(model.backbone, model.heads["match"], reader.read_images)  # type: ignore[arg-type]
     with OnDevice(reads=True):
         margins = scorer.scores(reader, choose_pool(reader, num_images=3))
         scores = matcher.scores(texts_of_set(reader, torch.arange(4)), torch.arange(3))
-        states = image_states(model.backbone, reader)
+        states = image_states(model.backbone, reader.read_images, torch.arange(reader.num_images))
     assert {one.dtype for one in (margins, scores, states)} == {torch.float32}
     assert {one.device.type for one in (margins, scores, states)} == {"cpu"}
