@@ -16,10 +16,12 @@ from PIL import Image
 from tiny import FP32_BOUND
 
 import msp_ds
+from msp_ds.data.format.shards import open_set
 from msp_ds.detector_record import DetectorRecord
 from msp_ds.errors import CheckpointError, InputError, ShardError
 from msp_ds.exchange.weights_import import ImportPlan, import_weights
 from msp_ds.library import Model
+from msp_ds.training.checkpointing.inference import load_trained
 
 QUESTION = "what color is the ball ?"
 TEXTS = ["a red ball on a table", "a blue ball"]
@@ -93,11 +95,11 @@ def test_captions_and_the_nearest_images_of_a_file_are_those_of_its_image(photo_
 
 
 def test_a_picture_of_fewer_regions_is_padded_to_the_slots_of_the_set(photo_site: Path, cache: Path) -> None:
-    few = load(photo_site, "tps", "sentence", cache=cache, detector=ColourDetector(regions=5))
+    few = recorded(photo_site, None, cache=cache, detector=ColourDetector(regions=5))
     file = file_of(photo_site, few.image_ids[0])
     assert few.embed(["a"], [file]).regions.shape[1] == few.shards.index.num_regions == 12
     assert few.attention("a", file).weights.shape[1] == 5
-    many = load(photo_site, "tps", "sentence", cache=cache, detector=ColourDetector(regions=20))
+    many = recorded(photo_site, None, cache=cache, detector=ColourDetector(regions=20))
     assert many.embed(["a", "a"], [file, many.image_ids[0]]).regions.shape[1] == 20
 
 
@@ -140,22 +142,24 @@ def test_the_detector_must_be_the_one_of_the_set(
     known = ColourDetector().record
     monkeypatch.syspath_prepend(photo_site / "detectors")
     file = file_of(photo_site, "coco-1")
-    model = recorded(load(photo_site, "tps", "sentence", cache=cache, detector=None), known)
+    model = recorded(photo_site, known, cache=cache, detector=None)
     assert model.score(TEXTS, file).shape == (2, 1)  # found by the name on record
-    lost = recorded(
-        load(photo_site, "tps", "sentence", cache=cache, detector=None), dataclasses.replace(known, name="lost")
-    )
+    lost = recorded(photo_site, dataclasses.replace(known, name="lost"), cache=cache, detector=None)
     with pytest.raises(InputError, match=r"val are from colours lost \(.*\): --detector FOLDER"):
         lost.score(TEXTS, file)
     assert lost.score(TEXTS, lost.image_ids).shape == (2, 4)  # images of the set need none
+    with pytest.raises(InputError, match=r"val has regions of colours .*, not of .*; name the former with --detector"):
+        load(photo_site, "tps", "sentence", cache=cache, detector="wide").score(TEXTS, file)
     with pytest.raises(InputError, match=r"runs/tps reads 16 numbers a region, .* gives 32"):
-        load(photo_site, "tps", "sentence", cache=cache, detector="wide")
+        recorded(photo_site, None, cache=cache, detector=ColourDetector(width=32))
 
 
-def recorded(model: Model, record: DetectorRecord) -> Model:
-    """A model whose set says which detector computed its regions."""
-    object.__setattr__(model.shards.index, "detector", record)
-    return model
+def recorded(site: Path, record: DetectorRecord | None, *, cache: Path, detector: object) -> Model:
+    """A model whose set says that this detector computed its regions, or does not say which."""
+    shards = open_set(site / "shards" / "sentence" / "val")
+    object.__setattr__(shards.index, "detector", record)
+    trained = load_trained(site / "runs" / "tps", shards=shards, needed_heads=(), preset=None)
+    return Model(trained, shards, detector=detector, cache=cache)  # type: ignore[arg-type]
 
 
 def test_what_is_neither_image_nor_picture_is_one_line(
@@ -168,7 +172,7 @@ def test_what_is_neither_image_nor_picture_is_one_line(
     with pytest.raises(InputError, match="there is no picture file"):
         matcher.captions(tmp_path)
     with pytest.raises(InputError, match="does not say which detector its regions are from; name it: --detector"):
-        load(photo_site, "tps", "sentence", cache=cache, detector=None).score(TEXTS, file_of(photo_site, "coco-1"))
+        recorded(photo_site, None, cache=cache, detector=None).score(TEXTS, file_of(photo_site, "coco-1"))
     with pytest.raises(InputError, match="torch has no device nowhere here; name another with --device"):
         load(photo_site, "tps", "sentence", cache=cache, device="nowhere")
 
