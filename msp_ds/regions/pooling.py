@@ -26,7 +26,7 @@ def box_means(feature_map: Tensor, boxes: Tensor) -> Tensor:
     grid = torch.stack((x[:, None, :].expand(shape), y[:, :, None].expand(shape)), dim=-1) * 2 - 1
     rows = grid.reshape(1, len(boxes) * _SAMPLES, _SAMPLES, 2)
     samples = F.grid_sample(feature_map[None], rows, align_corners=False, padding_mode="border")[0]
-    return samples.reshape(len(feature_map), len(boxes), -1).mean(2).T
+    return samples.reshape(len(feature_map), len(boxes), _SAMPLES**2).mean(2).T
 
 
 def roi_pool(feature_map: Tensor, boxes: Tensor, *, stride: int, size: int) -> Tensor:

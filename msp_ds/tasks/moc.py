@@ -24,7 +24,8 @@ def targets(corrupted: Batch, context: Context) -> Tensor:
 
 
 def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch, context: Context) -> TaskResult:
-    """Return the loss and the accuracies of object and attribute where the detector has a label."""
+    """Return the loss and the accuracies of object and attribute where the detector has a label; of a kind that it does
+    not know there are none."""
     positions = target_positions("moc", targets(corrupted, context), context)
     head, gated = gated_regions(heads, encoded, positions)
     kinds = {
@@ -34,6 +35,8 @@ def score(heads: nn.ModuleDict, encoded: Encoded, clean: Batch, corrupted: Batch
     loss = gated.new_zeros((), dtype=torch.float32)
     metrics = {}
     for kind, (logits, all_labels, all_confidence) in kinds.items():
+        if not logits.shape[-1]:  # the detector knows no attributes
+            continue
         labels, confidence = gather(all_labels, positions), gather(all_confidence, positions)
         weights = confidence if context.options.moc_weight == "confidence" else torch.ones_like(confidence)
         losses = F.cross_entropy(full_precision(logits), labels, ignore_index=IGNORE, reduction="none")

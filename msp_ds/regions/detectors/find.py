@@ -8,6 +8,8 @@ from dataclasses import fields
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import torch
+
 from msp_ds.config import read_json
 from msp_ds.errors import InputError
 from msp_ds.regions.detector import Detector, DetectorOptions
@@ -27,6 +29,10 @@ def find_detector(name: str, *, options: DetectorOptions) -> Detector:
     """
     if options.regions < 1:
         raise InputError(f"--regions {options.regions} is not positive")
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError):  # the latter where torch was built without CUDA
+        raise InputError(f"torch has no device {options.device} here; name another with --device") from None
     path = Path(name)
     try:
         if path.exists():

@@ -31,6 +31,8 @@ _DOCUMENT_TYPES = ("pp_doclayout", "pp_ocr")
 """Starts of model types that find paragraphs and lines of text, with outputs of their own."""
 NO_LABEL = "N/A"
 """What COCO's unused numbers are called in DETR's label lists."""
+_MOST_NARROW = 32
+"""Long side over short side."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -130,7 +132,9 @@ class HuggingFaceDetector:
 
     @torch.inference_mode()
     def _detect_one(self, picture: np.ndarray) -> DetectedRegions:
-        pixels = run_processor(self._processor, picture).to(self._options.device, _DTYPES[self._options.precision])
+        pixels = run_processor(self._processor, _widened(picture)).to(
+            self._options.device, _DTYPES[self._options.precision]
+        )
         self._maps.clear()
         output = self._model(pixel_values=pixels)
         scores, labels = self._best_labels(output.logits[0].float().cpu())
@@ -172,6 +176,16 @@ def run_processor(processor: Any, picture: np.ndarray, **settings: Any) -> Tenso
     settings |= {"input_data_format": "channels_last", "do_pad": False}
     values: Tensor = processor(images=picture, return_tensors="pt", **settings)["pixel_values"]
     return values
+
+
+def _widened(picture: np.ndarray) -> np.ndarray:
+    """Return a picture whose sides are within _MOST_NARROW of each other: resized, a strip would have no pixels left.
+
+    Whole pixels of its short side are repeated; boxes are fractions, so they stay.
+    """
+    height, width = picture.shape[:2]
+    picture = picture.repeat(max(1, width // (height * _MOST_NARROW)), axis=0)
+    return picture.repeat(max(1, height // (width * _MOST_NARROW)), axis=1)
 
 
 def _find_backbone(model: torch.nn.Module) -> torch.nn.Module | None:
