@@ -65,6 +65,26 @@ def test_moc_accuracy_counts_masked_regions_that_have_a_label() -> None:
     assert (attributes.total.item(), attributes.count.item()) == (1, 1)
 
 
+class NoAttributes(Answers):
+    """The head of a detector that has no attribute labels."""
+
+    def attributes(self, gated: Tensor) -> Tensor:
+        return gated[:, :0]
+
+
+def test_moc_without_attributes_has_the_loss_and_accuracy_of_objects_alone() -> None:
+    nothing = torch.full((1, 4), IGNORE)
+    clean = a_batch((4,), (4,), object_ids=torch.tensor([[2, 1, IGNORE, 0]]), attribute_ids=nothing)
+    corrupted = with_marks(clean, masked_regions=torch.tensor([[1, 1, 1, 0]]).bool())
+    states = answered(torch.tensor([[[2.0, 0.0], [3.0, 1.0], [4.0, 2.0], [0.0, 2.0]]]))
+    with_head, without_head = (
+        TASKS["moc"].score(nn.ModuleDict({"region": head}), states, clean, corrupted, context())
+        for head in (Answers(), NoAttributes())
+    )
+    assert without_head.loss.item() == with_head.loss.item() > 0
+    assert list(without_head.metrics) == ["accuracy/moc_object"]
+
+
 def test_itm_accuracy_counts_every_pair() -> None:
     clean = with_marks(a_batch(), matched=torch.tensor([True, False, False]))
     logits = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
