@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import signal
 import time
@@ -127,6 +128,7 @@ class RegionPool:
 def _serve(pool: RegionPool, tasks: Connection) -> None:
     """The work of a process: batches in, outcomes out, until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    logging.disable(logging.WARNING)  # and has opened the same detector: it has said what there is to say
     with one_thread(), suppress(EOFError, ConnectionError):
         try:
             detector = find_detector(pool.detector, options=pool.options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import fields
@@ -10,16 +11,15 @@ from pathlib import Path
 
 import torch
 
-from msp_ds.config import read_json
 from msp_ds.errors import InputError
 from msp_ds.regions.detector import Detector, DetectorOptions
+from msp_ds.storage.small_files import reason
+
+log = logging.getLogger(__name__)
 
 ENTRY_POINTS = "msp_ds.detectors"
 """Group of the entry points that give detectors: callables of the keyword `options`, which return a `Detector`."""
 _EXTRA = ("transformers", "onnxruntime")
-_VG_KEYS = (b"backbone.stem.conv1", b"backbone.body.stem", b"roi_heads", b"proposal_generator")
-"""Names of weights in published files of detectors of Visual Genome."""
-_HEAD_BYTES = 1 << 20
 
 
 def find_detector(name: str, *, options: DetectorOptions) -> Detector:
@@ -29,10 +29,7 @@ def find_detector(name: str, *, options: DetectorOptions) -> Detector:
     """
     if options.regions < 1:
         raise InputError(f"--regions {options.regions} is not positive")
-    try:
-        torch.empty(0, device=options.device)
-    except (RuntimeError, AssertionError):  # the latter where torch was built without CUDA
-        raise InputError(f"torch has no device {options.device} here; name another with --device") from None
+    _check_device(options)
     path = Path(name)
     try:
         if path.exists():
@@ -41,11 +38,14 @@ def find_detector(name: str, *, options: DetectorOptions) -> Detector:
             factory: Callable[..., Detector] = entry.load()
             return factory(options=options)
         if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+            log.info("%s is no folder or file here: it is looked for on the hub", name)
             return _open_transformers(name, options)
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise
         raise InputError(f"{name} needs {error.name}, which is missing: pip install 'msp-ds[regions]'") from None
+    except OSError as error:
+        raise InputError(f"{name} cannot be opened ({reason(error)}); name a folder or file") from None
     known = ", ".join(sorted(entry_points(group=ENTRY_POINTS).names)) or "none"
     raise InputError(f"{name} is no file or folder, no detector of a package (there are: {known}) and no org/name")
 
@@ -54,7 +54,10 @@ def _open_path(path: Path, options: DetectorOptions) -> Detector:
     if path.is_file():
         return _open_file(path, options)
     if (path / "detector.json").is_file():
-        return _open_own(path, options)
+        from msp_ds.regions.detectors.vg import VgDetector
+
+        _refuse_other_options("vg", options, "regions", "selection", "precision", "device")
+        return VgDetector(path, options=options)
     networks = sorted(path.glob("*.onnx"))
     if len(networks) == 1:
         return _open_file(networks[0], options)
@@ -66,26 +69,16 @@ def _open_path(path: Path, options: DetectorOptions) -> Detector:
     raise InputError(f"{path} is no detector; its folder should hold {expected}")
 
 
-def _open_own(folder: Path, options: DetectorOptions) -> Detector:
-    table = read_json(folder / "detector.json", what="a detector that msp-ds import wrote")
-    if not isinstance(table, dict) or table.get("kind") != "vg":
-        raise InputError(f"{folder}/detector.json is not of kind vg; write it with msp-ds import")
-    from msp_ds.regions.detectors.vg import open_vg
-
-    _refuse_other_options("vg", options, "regions", "selection", "precision", "device")
-    return open_vg(folder, options=options)
-
-
 def _open_file(path: Path, options: DetectorOptions) -> Detector:
     if path.suffix == ".onnx":
         from msp_ds.regions.detectors.onnx_file import open_onnx
 
         _refuse_other_options("onnx", options, "regions", "device")
         return open_onnx(path, options=options)
-    if _holds_vg_weights(path):
-        command = f"msp-ds import {path} --from vg-detector --out FOLDER"
-        raise InputError(f"{path} holds raw weights of a Visual Genome detector; convert them once: {command}")
-    raise InputError(f"{path} is no detector; it should be an .onnx file or a folder")
+    fix = "it should be an .onnx file or a folder"
+    if path.suffix in (".pkl", ".pth", ".bin"):
+        fix += f"; weights of bottom-up attention are converted by msp-ds import {path} --from vg-detector --out FOLDER"
+    raise InputError(f"{path} is no detector; {fix}")
 
 
 def _open_transformers(name: str, options: DetectorOptions) -> Detector:
@@ -108,10 +101,13 @@ def _refuse_other_options(kind: str, options: DetectorOptions, *known: str) -> N
             )
 
 
-def _holds_vg_weights(path: Path) -> bool:
-    """Whether a pickle names weights of the published networks near its start; torch.save does not compress."""
-    if path.suffix not in (".pkl", ".pth", ".bin", ".pt"):
-        return False
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    return any(key in head for key in _VG_KEYS)
+def _check_device(options: DetectorOptions) -> None:
+    """Raise InputError for a device that is not here; warn of a processor that only imitates bf16."""
+    try:
+        torch.zeros(1, device=options.device).tolist()
+    except (RuntimeError, AssertionError, ImportError):  # by the build of torch
+        raise InputError(f"torch has no device {options.device} here; name another with --device") from None
+    if options.precision == "bf16" and torch.device(options.device).type == "cpu":
+        known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.6 does not tell
+        if known and not any(has for name, has in known.items() if "bf16" in name):
+            log.warning("this processor has no bf16 arithmetic: --precision bf16 takes many times as long as fp32 here")

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from msp_ds.errors import InputError
 from msp_ds.records import IGNORE
 from msp_ds.regions.detector import DetectedRegions, DetectorOptions
-from msp_ds.regions.detectors.hugging_face import load_config, load_model, load_processor, make_record, run_processor
-from msp_ds.regions.detectors.shared_steps import plain_regions
+from msp_ds.regions.detectors import hugging_face, shared_steps
 
 _MOST_PREFIX_TOKENS = 16
 """[CLS], distillation and register tokens before the patches."""
@@ -37,38 +36,32 @@ class GridDetector:
         if self._cells**2 != options.regions:
             near = f"{self._cells**2} or {(self._cells + 1) ** 2}"
             raise InputError(f"{options.regions} regions are no grid of n x n cells; use --regions {near}")
-        config = load_config(name)
+        config = hugging_face.load_config(name)
         vision = getattr(config, "vision_config", config)
         if not isinstance(getattr(vision, "patch_size", None), int):
             raise InputError(f"{name} is a {config.model_type}, neither a detector nor a vision backbone with patches")
-        self._patch, self._options, self._processor = vision.patch_size, options, load_processor(name)
-        model = load_model(transformers.AutoModel, name, options, unused="pooler")
+        self._patch, self._options, self._processor = vision.patch_size, options, hugging_face.load_processor(name)
+        model = hugging_face.load_model(transformers.AutoModel, name, options, unused="pooler")
         self._model = getattr(model, "vision_model", model)  # CLIP and SigLIP have a text model beside it
         self._side = _input_side(self._processor, vision)
-        settings = {
-            "input": f"{self._side} x {self._side} stretched",
-            "normalisation": f"mean {self._processor.image_mean}, std {self._processor.image_std}",
-            "precision": options.precision,
-            "regions": str(options.regions),
-            "resizer": f"{type(self._processor).__name__} {int(self._processor.resample)}",
-        }
-        self.record = make_record("grid", name, self._model, settings, ())
-        blank = np.zeros((64, 64, 3), dtype=np.uint8)
-        self.feature_width = self._detect_one(blank).features.shape[1]
+        settings = hugging_face.describe_processor(self._processor, f"{self._side} x {self._side} stretched")
+        settings |= {"precision": options.precision, "regions": str(options.regions)}
+        self.record = hugging_face.make_record("grid", name, self._model, settings, ())
+        self.feature_width = shared_steps.feature_width(self)
 
     def detect(self, pictures: Sequence[np.ndarray]) -> list[DetectedRegions]:
         """Return the regions of each picture; see `Detector`."""
-        return [self._detect_one(picture) for picture in pictures]
+        with shared_steps.inference():
+            return [self._detect_one(picture) for picture in pictures]
 
-    @torch.inference_mode()
     def _detect_one(self, picture: np.ndarray) -> DetectedRegions:
         size = {"height": self._side, "width": self._side}
-        pixels = run_processor(self._processor, picture, do_resize=True, size=size, do_center_crop=False)
+        pixels = hugging_face.run_processor(self._processor, picture, do_resize=True, size=size, do_center_crop=False)
         output = self._model(pixel_values=pixels.to(self._options.device, self._model.dtype))
         patches = self._patch_map(output.last_hidden_state[0].float().cpu())
         features = F.adaptive_avg_pool2d(patches, self._cells).flatten(1).T
         nothing = torch.full((len(features),), IGNORE)
-        return plain_regions(self._boxes(picture), features, nothing, torch.zeros(len(features)))
+        return shared_steps.plain_regions(self._boxes(picture), features, nothing, torch.zeros(len(features)))
 
     def _patch_map(self, states: Tensor) -> Tensor:
         """The patches as a map [d, h, w]: of states [P + prefix, d], without [CLS] and registers."""
@@ -89,6 +82,6 @@ class GridDetector:
 def _input_side(processor: Any, vision: Any) -> int:
     """Pixels of the square that the processor makes of a picture, rounded down to whole patches."""
     crops = getattr(processor, "do_center_crop", False) and processor.crop_size
-    size = dict((processor.crop_size if crops else processor.size) or {})
+    size = dict((processor.crop_size if crops else getattr(processor, "size", None)) or {})
     side: Any = size.get("height") or size.get("shortest_edge") or getattr(vision, "image_size", 224)
     return int(side) // int(vision.patch_size) * int(vision.patch_size)

@@ -7,7 +7,7 @@ Whether features of the backbone, decoder states or both are the best for pre-tr
 
 from __future__ import annotations
 
-import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from PIL import Image
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
 from transformers.utils import cached_file
+from transformers.utils import logging as their_logging
 
 from msp_ds.detector_record import DetectorRecord, labels_sha256
 from msp_ds.errors import InputError
@@ -25,7 +27,6 @@ from msp_ds.records import IGNORE
 from msp_ds.regions.detector import DetectedRegions, DetectorOptions
 from msp_ds.regions.detectors import shared_steps
 from msp_ds.regions.pooling import box_means
-from msp_ds.storage.checksums import sha256_of_file
 
 _DOCUMENT_TYPES = ("pp_doclayout", "pp_ocr")
 """Starts of model types that find paragraphs and lines of text, with outputs of their own."""
@@ -33,6 +34,8 @@ NO_LABEL = "N/A"
 """What COCO's unused numbers are called in DETR's label lists."""
 _MOST_NARROW = 32
 """Long side over short side."""
+_LONGEST_STRIP = 2048
+"""Pixels of the long side of a picture beyond that."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -77,21 +80,29 @@ def make_record(kind: str, name: str, model: Any, settings: dict[str, str], obje
 
 
 def weights_sha256(folder: Path) -> str:
-    """Return the sha256 of the weight file, or of the sums of several; of safetensors where there are any."""
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    sums = [sha256_of_file(file) for file in files]
-    return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
+    """Return the sha256 of the files that transformers reads: of safetensors where there are any.
+
+    Raises: InputError where there are none, as for weights that the hub keeps in another revision.
+    """
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise InputError(f"{folder} holds no model.safetensors or pytorch_model.bin; save the model to a folder")
+    return shared_steps.sha256_of_files(files)
 
 
-def describe_processor(processor: Any) -> dict[str, str]:
-    """Return what an image processor does to a picture, for the record."""
-    values = {key: getattr(processor, key, None) for key in ("size", "image_mean", "image_std", "resample")}
-    sizes = {key: side for key, side in dict(values["size"] or {}).items() if side}
-    means = (
-        f"mean {values['image_mean']}, std {values['image_std']}" if getattr(processor, "do_normalize", 0) else "0-1"
-    )
-    resample = int(values["resample"]) if values["resample"] is not None else "default"
-    return {"resizer": f"{type(processor).__name__} {resample}", "input": f"{sizes}, {means}"}
+def describe_processor(processor: Any, size: object) -> dict[str, str]:
+    """Return what an image processor does to a picture, for the record. size: what it makes of the picture's."""
+    value: dict[str, Any] = {
+        name: getattr(processor, name, None) for name in ("resample", "rescale_factor", "image_mean", "image_std")
+    }
+    steps = [str(size)]
+    if getattr(processor, "do_rescale", False):
+        steps.append(f"values / {round(1 / value['rescale_factor'], 3)}")
+    if getattr(processor, "do_normalize", False):
+        # Lists or tuples by the version of transformers.
+        steps += [f"{name[6:]} {np.ravel(value[name]).tolist()}" for name in ("image_mean", "image_std")]
+    resample = int(value["resample"]) if value["resample"] is not None else "default"
+    return {"resizer": f"{type(processor).__name__} {resample}", "input": ", ".join(steps)}
 
 
 class HuggingFaceDetector:
@@ -116,21 +127,23 @@ class HuggingFaceDetector:
         self._maps: list[Tensor] = []
         if backbone := _find_backbone(self._model):
             backbone.register_forward_hook(lambda module, inputs, output: self._maps.extend(_feature_maps(output)))
-        settings = describe_processor(self._processor) | {
+        does_resize = getattr(self._processor, "do_resize", False)
+        sides = dict(self._processor.size or {}).items() if does_resize else ()
+        size = {name: side for name, side in sorted(sides) if side}
+        settings = describe_processor(self._processor, size) | {
             "features": options.features,
             "label_threshold": str(shared_steps.LABEL_THRESHOLD),
             "precision": options.precision,
             "regions": str(options.regions),
         }
         self.record = make_record("transformers", name, self._model, settings, self.objects)
-        blank = np.zeros((64, 512, 3), dtype=np.uint8)
-        self.feature_width = self._detect_one(blank).features.shape[1]  # and all shapes are checked, before a long run
+        self.feature_width = shared_steps.feature_width(self)
 
     def detect(self, pictures: Sequence[np.ndarray]) -> list[DetectedRegions]:
         """Return the regions of each picture; see `Detector`."""
-        return [self._detect_one(picture) for picture in pictures]
+        with shared_steps.inference():
+            return [self._detect_one(picture) for picture in pictures]
 
-    @torch.inference_mode()
     def _detect_one(self, picture: np.ndarray) -> DetectedRegions:
         pixels = run_processor(self._processor, _widened(picture)).to(
             self._options.device, _DTYPES[self._options.precision]
@@ -179,13 +192,14 @@ def run_processor(processor: Any, picture: np.ndarray, **settings: Any) -> Tenso
 
 
 def _widened(picture: np.ndarray) -> np.ndarray:
-    """Return a picture whose sides are within _MOST_NARROW of each other: resized, a strip would have no pixels left.
-
-    Whole pixels of its short side are repeated; boxes are fractions, so they stay.
-    """
+    """Return a picture whose sides are within _MOST_NARROW of each other: of a strip, the processor would leave no
+    pixels. Boxes are fractions, so they stay."""
     height, width = picture.shape[:2]
-    picture = picture.repeat(max(1, width // (height * _MOST_NARROW)), axis=0)
-    return picture.repeat(max(1, height // (width * _MOST_NARROW)), axis=1)
+    if max(height, width) <= _MOST_NARROW * min(height, width):
+        return picture
+    long = min(max(height, width), _LONGEST_STRIP)
+    size = (long, long // _MOST_NARROW) if width > height else (long // _MOST_NARROW, long)
+    return np.asarray(Image.fromarray(picture).resize(size))
 
 
 def _find_backbone(model: torch.nn.Module) -> torch.nn.Module | None:
@@ -216,7 +230,15 @@ def _patch_map(states: Tensor, pixels: Tensor, config: Any) -> Tensor:
 
 
 def _loaded(kind: Any, name: str, **settings: Any) -> Any:
+    """What `kind` loads, without bars and warnings of transformers and the hub's client, which say it many times."""
+    disabled, has_bars = logging.root.manager.disable, their_logging.is_progress_bar_enabled()
+    logging.disable(logging.WARNING)
+    their_logging.disable_progress_bar()
     try:
         return kind.from_pretrained(name, trust_remote_code=False, **settings)
     except Exception as error:  # of transformers, the hub's client, safetensors, pickle, or for a missing library
         raise InputError(f"{name} cannot be loaded as {kind.__name__}: {shared_steps.one_line(error)}") from None
+    finally:
+        logging.disable(disabled)
+        if has_bars:
+            their_logging.enable_progress_bar()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import glob
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -19,11 +23,13 @@ from msp_ds.detector_record import DetectorRecord, labels_sha256
 from msp_ds.errors import InputError
 from msp_ds.records import IGNORE
 from msp_ds.regions.detector import DetectedRegions, DetectorOptions
+from msp_ds.regions.detectors import shared_steps
 from msp_ds.regions.detectors.onnx_outputs import OnnxDescription, OnnxInput, decode_outputs
-from msp_ds.regions.detectors.shared_steps import choose_rows, clip_boxes, installed_versions, one_line, plain_regions
 from msp_ds.regions.pooling import box_means
-from msp_ds.storage.checksums import sha256_of_file
 from msp_ds.storage.small_files import parse_toml, read_small_text, reason
+
+log = logging.getLogger(__name__)
+_CUDA = "CUDAExecutionProvider"
 
 
 def open_onnx(path: Path, *, options: DetectorOptions) -> OnnxDetector:
@@ -62,22 +68,25 @@ class OnnxDetector:
         self._description, self.objects, self._regions = description, objects, options.regions
         self._session = _open_session(path, options.device)
         _check_names(self._session, description)
+        read = to_json(dataclasses.replace(description, labels=""))  # those are on record by their content
         settings = {
             "regions": str(options.regions),
             "resizer": "Pillow bilinear",
             "precision": "fp32",
-            "description": _description_sha256(description)[:16],
+            "description": hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16],
         }
         self.record = DetectorRecord(
             kind="onnx",
             name=path.stem,
-            weights_sha256=sha256_of_file(path),
+            # torch.onnx writes large weights to NAME.onnx.data, others to NAME.onnx_data.
+            weights_sha256=shared_steps.sha256_of_files(
+                [path, *sorted(path.parent.glob(f"{glob.escape(path.name)}[._]data*"))]
+            ),
             settings=settings,
             objects_sha256=labels_sha256(objects),
-            versions=installed_versions("onnxruntime", "torch", "pillow"),
+            versions=shared_steps.installed_versions("onnxruntime", "torch", "pillow"),
         )
-        blank = np.zeros((64, 64, 3), dtype=np.uint8)
-        self.feature_width = self._detect_one(blank).features.shape[1]  # and all shapes are checked, before a long run
+        self.feature_width = shared_steps.feature_width(self)
 
     def detect(self, pictures: Sequence[np.ndarray]) -> list[DetectedRegions]:
         """Return the regions of each picture; see `Detector`."""
@@ -86,18 +95,15 @@ class OnnxDetector:
     def _detect_one(self, picture: np.ndarray) -> DetectedRegions:
         image, names = self._description.input, self._description.outputs.names
         values, scale, offset = prepare_input(picture, image)
-        try:
-            found = self._session.run(names, {image.name: values})
-        except Exception as error:  # onnxruntime's errors have no class of their own
-            raise InputError(f"the network cannot be run: {one_line(error)}") from None
+        found = self._session.run(names, {image.name: values})
         arrays = {name: torch.from_numpy(array) for name, array in zip(names, found, strict=True)}
         boxes, scores, labels = decode_outputs(arrays, self._description, len(self.objects))
-        boxes = clip_boxes((boxes - offset) / scale, picture)
-        rows = choose_rows(boxes, scores, self._regions)
+        boxes = shared_steps.clip_boxes((boxes - offset) / scale, picture)
+        rows = shared_steps.choose_rows(boxes, scores, self._regions)
         boxes, scores, labels = boxes[rows], scores[rows], labels[rows]
         labels = labels.where(scores >= self._description.label_threshold, IGNORE)
         fractions = (boxes * scale + offset) / torch.tensor([image.width, image.height] * 2)
-        return plain_regions(boxes, self._pooled(arrays, fractions), labels, scores)
+        return shared_steps.plain_regions(boxes, self._pooled(arrays, fractions), labels, scores)
 
     def _pooled(self, arrays: dict[str, Tensor], fractions: Tensor) -> Tensor:
         """The mean of each feature map over boxes float32 [R, 4], fractions of the input, joined: float32 [R, F]."""
@@ -109,8 +115,10 @@ class OnnxDetector:
 
 
 def prepare_input(picture: np.ndarray, image: OnnxInput) -> tuple[np.ndarray, Tensor, Tensor]:
-    """Return the network's input, and scale and offset that turn boxes
-    picture into boxes of the input: box * scale + offset."""
+    """Return the network's input, and what turns a box of the picture into one of the input: times scale, plus offset.
+
+    picture: uint8 [H, W, 3]. The results are float32 [1, 3, height, width], [4] and [4].
+    """
     height, width = picture.shape[:2]
     new_width, new_height = image.width, image.height
     if image.resize == "letterbox":
@@ -131,13 +139,17 @@ def _open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
     settings.log_severity_level = 3  # errors alone
-    # onnxruntime-gpu has the first, the plain package the second alone.
-    wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
-    providers = [name for name in wanted if name in onnxruntime.get_available_providers()] + ["CPUExecutionProvider"]
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.startswith("cuda"):
+        if _CUDA in onnxruntime.get_available_providers():
+            index = str(torch.device(device).index or 0)
+            providers.insert(0, (_CUDA, {"device_id": index, "use_tf32": "0"}))
+        else:
+            log.warning("%s runs on the CPU: onnxruntime has no CUDA here; install onnxruntime-gpu for it", path)
     try:
         return onnxruntime.InferenceSession(str(path), settings, providers=providers)
-    except Exception as error:  # as above
-        raise InputError(f"the file is not a network in ONNX: {one_line(error)}") from None
+    except Exception as error:  # onnxruntime's errors have no class of their own
+        raise InputError(f"the file is not a network in ONNX: {shared_steps.one_line(error)}") from None
 
 
 def _check_names(session: onnxruntime.InferenceSession, description: OnnxDescription) -> None:
@@ -147,9 +159,3 @@ def _check_names(session: onnxruntime.InferenceSession, description: OnnxDescrip
     missing = sorted(set(description.outputs.names) - set(outputs))
     if missing:
         raise InputError(f"it has no output {', '.join(missing)}; its outputs are {', '.join(outputs)}")
-
-
-def _description_sha256(description: OnnxDescription) -> str:
-    """Of all but the label file's name, whose content is in the record."""
-    table = {name: value for name, value in to_json(description).items() if name != "labels"}
-    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()

@@ -5,7 +5,12 @@ N boxes, R regions, F feature width.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +18,52 @@ from torch import Tensor
 
 from msp_ds.errors import InputError
 from msp_ds.records import IGNORE
-from msp_ds.regions.detector import DetectedRegions
+from msp_ds.regions.detector import DetectedRegions, Detector
 from msp_ds.regions.selection import max_nms
+from msp_ds.storage.checksums import sha256_of_file
 
 LABEL_THRESHOLD = 0.15
 """Below this score a label is more often wrong than right: the region has none, and keeps its score."""
 _CANDIDATES = 256
 """Boxes of the highest score among which regions are chosen: comparing all of a map's would take longer than the
 network, and the others are nearly never reached."""
+
+
+@contextmanager
+def inference() -> Iterator[None]:
+    """Compute without gradients; fp32 is true fp32 on a GPU too, as records of detectors say.
+
+    Raises: InputError when the device's memory is full.
+    """
+    kinds: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [kind.allow_tf32 for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.allow_tf32 = False
+        with torch.inference_mode():
+            yield
+    except torch.OutOfMemoryError:
+        raise InputError("the device's memory is full; compute regions with --device cpu") from None
+    finally:
+        for kind, is_allowed in zip(kinds, before, strict=True):
+            kind.allow_tf32 = is_allowed
+
+
+def feature_width(detector: Detector) -> int:
+    """Return F by the regions of a blank picture: what cannot be run is refused before a long job."""
+    try:
+        (found,) = detector.detect([np.zeros((64, 512, 3), dtype=np.uint8)])
+    except InputError:
+        raise
+    except Exception as error:  # of other people's networks
+        raise InputError(f"{detector.record.name} cannot be run: {one_line(error)}") from None
+    return int(found.features.shape[1])
+
+
+def sha256_of_files(files: Sequence[Path]) -> str:
+    """Return the sha256 of a file, or of the sums of several."""
+    sums = [sha256_of_file(file) for file in files]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
 
 def clip_boxes(boxes: Tensor, picture: np.ndarray) -> Tensor:
@@ -52,19 +95,14 @@ def plain_regions(boxes: Tensor, features: Tensor, labels: Tensor, scores: Tenso
         features: float32 [R, F].
         labels: int64 [R], IGNORE where there is none.
         scores: float32 [R].
-
-    Raises: InputError for features that float16 cannot hold.
     """
-    rows = features.half().numpy()
-    if not np.isfinite(rows).all():
-        raise InputError("the detector computes features that are beyond float16 or NaN; take other weights")
     return DetectedRegions(
         boxes=boxes.numpy(),
-        features=rows,
+        features=features.half().numpy(),
         object_ids=labels.numpy(),
         object_scores=scores.numpy(),
-        attribute_ids=np.full(len(rows), IGNORE, dtype=np.int64),
-        attribute_scores=np.zeros(len(rows), dtype=np.float32),
+        attribute_ids=np.full(len(boxes), IGNORE, dtype=np.int64),
+        attribute_scores=np.zeros(len(boxes), dtype=np.float32),
     )
 
 

@@ -11,20 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import PIL
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from msp_ds.data.format.text import load_labels
 from msp_ds.detector_record import DetectorRecord, labels_sha256
 from msp_ds.errors import InputError
 from msp_ds.model.weights.tensor_files import read_tensors
 from msp_ds.regions.detector import DetectedRegions, DetectorOptions
+from msp_ds.regions.detectors.shared_steps import inference, installed_versions
 from msp_ds.regions.detectors.vg_network import LEAST_SIDE, POOLED, STRIDE, VgNetwork
 from msp_ds.regions.detectors.vg_selection import choose, describe, find_proposals, inside
-from msp_ds.regions.detectors.vg_weights import ATTRIBUTES, OBJECTS, WEIGHTS, read_card, to_our_layout
+from msp_ds.regions.detectors.vg_weights import ATTRIBUTES, OBJECTS, WEIGHTS, read_card, read_labels, to_our_layout
 from msp_ds.regions.pooling import roi_pool
 from msp_ds.storage.checksums import sha256_of_file
 
@@ -52,18 +51,11 @@ class _Scene:
     """Its pixels for a pixel of the picture."""
 
 
-def open_vg(folder: Path, *, options: DetectorOptions) -> VgDetector:
-    """Return the detector in a folder that `msp-ds import --from vg-detector` wrote.
-
-    Raises: InputError when the folder is damaged or another one.
-    """
-    return VgDetector(folder, options)
-
-
 class VgDetector:
-    """The detector of a folder."""
+    """The detector in a folder that `msp-ds import --from vg-detector` wrote."""
 
-    def __init__(self, folder: Path, options: DetectorOptions) -> None:
+    def __init__(self, folder: Path, *, options: DetectorOptions) -> None:
+        """Raises: InputError when the folder is damaged or another one."""
         self._options, self._card, weights = options, read_card(folder), folder / WEIGHTS
         self._device = torch.device(options.device)
         self._chunk = _CHUNK if self._device.type == "cpu" else _GPU_CHUNK
@@ -74,9 +66,9 @@ class VgDetector:
         self._network.load_state_dict(tensors, assign=True)
         self._network.prepare(self._device, _PRECISIONS[options.precision])
         self.feature_width = self._network.feature_width
-        self.objects, self.attributes = (
-            tuple(",".join(label) for label in load_labels(folder / name)) for name in (OBJECTS, ATTRIBUTES)
-        )
+        sizes = self._card.sizes
+        self.objects = read_labels(folder / OBJECTS, sizes.objects, of=weights)
+        self.attributes = read_labels(folder / ATTRIBUTES, sizes.attributes, of=weights)
         settings = {name: str(getattr(options, name)) for name in ("selection", "regions", "precision")}
         settings |= {"size": f"{self._card.shorter_side} to {self._card.longer_side}", "resizer": self._card.resizer}
         self.record = DetectorRecord(
@@ -86,7 +78,7 @@ class VgDetector:
             settings=settings | {"proposals": str(self._card.proposals)},
             objects_sha256=labels_sha256(self.objects),
             attributes_sha256=labels_sha256(self.attributes),
-            versions={"torch": str(torch.__version__), "pillow": PIL.__version__},
+            versions=installed_versions("torch", "pillow"),
         )
 
     def detect(self, pictures: Sequence[np.ndarray]) -> list[DetectedRegions]:
@@ -96,18 +88,16 @@ class VgDetector:
         """
         if self._options.selection == "given":
             raise InputError("--selection given describes your own boxes; give them, or choose caffe or max-nms")
-        return self._regions([self._scene(picture) for picture in pictures])
+        return self._regions((picture, None) for picture in pictures)
 
     def detect_boxes(self, pictures: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> list[DetectedRegions]:
         """Return what is in the user's boxes, row by row: float32 [R, 4] for each picture, x0 y0 x1 y1 in pixels of it.
 
-        Raises: InputError with another selection than `given`, and for a box that is empty or not inside its picture.
+        Raises: InputError for a box that is empty or not inside its picture.
         """
-        if self._options.selection != "given":
-            raise InputError(f"--selection {self._options.selection} finds its own boxes; choose given for yours")
-        return self._regions([self._scene(*both) for both in zip(pictures, boxes, strict=True)])
+        return self._regions(zip(pictures, boxes, strict=True))
 
-    def _scene(self, picture: np.ndarray, own: np.ndarray | None = None) -> _Scene:
+    def _scene(self, picture: np.ndarray, own: np.ndarray | None) -> _Scene:
         """Return a picture after the backbone, with `own` boxes or those that the network proposes."""
         resized, scale = self._resized(picture)
         size = resized.shape[0], resized.shape[1]
@@ -138,7 +128,9 @@ class VgDetector:
         size = max(int(width * scale + 0.5), 1), max(int(height * scale + 0.5), 1)
         return np.array(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)), scale
 
-    def _regions(self, scenes: Sequence[_Scene]) -> list[DetectedRegions]:
+    @inference()
+    def _regions(self, tasks: Iterable[tuple[np.ndarray, np.ndarray | None]]) -> list[DetectedRegions]:
+        scenes = [self._scene(*task) for task in tasks]
         if not scenes:
             return []
         pooled = (roi_pool(scene.feature_map, scene.boxes, stride=STRIDE, size=POOLED) for scene in scenes)
@@ -179,8 +171,6 @@ def _in_chunks(pieces: Iterable[Tensor], size: int) -> Iterator[Tensor]:
 def _checked(boxes: np.ndarray, picture: np.ndarray) -> np.ndarray:
     """Return a user's boxes, float32 [R, 4]. Raises: InputError unless each has an area, all in the picture."""
     height, width = picture.shape[:2]
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise InputError(f"boxes should be numbers [R, 4], x0 y0 x1 y1, but have the shape {boxes.shape}")
     x0, y0, x1, y1 = boxes.T
     wrong = np.flatnonzero(~((x0 >= 0) & (x0 < x1) & (x1 <= width) & (y0 >= 0) & (y0 < y1) & (y1 <= height)))
     if len(wrong):

@@ -57,6 +57,10 @@ class VgCard:
     """Of a picture at most."""
     resizer: Literal["Pillow bilinear"] = "Pillow bilinear"
 
+    def __post_init__(self) -> None:
+        if min(self.shorter_side, self.longer_side, self.proposals) < 1:
+            raise InputError("shorter_side, longer_side and proposals must be positive")
+
 
 def import_vg_detector(
     source: Path, *, objects: Path, attributes: Path, out: Path, overwrite: bool = False, sizes: VgSizes | None = None
@@ -75,9 +79,8 @@ def import_vg_detector(
     if others:
         raise InputError(f"{source} has its weights in {len(others) + 1} files; {_FIX}")
     layout, tensors = to_our_layout(_read_pickle(file) if file.suffix == ".pkl" else read_tensors(file), file, sizes)
-    for path, count in ((objects, sizes.objects), (attributes, sizes.attributes)):
-        if (found := len(load_labels(path))) != count:
-            raise InputError(f"{path} lists {found} labels, {file} has {count}; name the list that it was trained with")
+    read_labels(objects, sizes.objects, of=file)
+    read_labels(attributes, sizes.attributes, of=file)
     card = VgCard(source=file.name, source_sha256=sha256_of_file(file), layout=layout, sizes=sizes)
     folder = followed(out)
     prepared = folder.with_name(f".{folder.name}.writing")
@@ -94,6 +97,14 @@ def import_vg_detector(
 
 def _is_own(name: str) -> bool:
     return name in (CARD, WEIGHTS, OBJECTS, ATTRIBUTES) or is_half_written(name)
+
+
+def read_labels(path: Path, count: int, *, of: Path) -> tuple[str, ...]:
+    """Return the labels in a file, synonyms behind commas. Raises: InputError unless they are as many as `of` has."""
+    labels = tuple(",".join(label) for label in load_labels(path))
+    if len(labels) != count:
+        raise InputError(f"{path} lists {len(labels)} labels, {of} has {count}; name the list that it was trained with")
+    return labels
 
 
 def read_card(folder: Path) -> VgCard:
@@ -174,7 +185,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         with open_regular(path, what="a detector's weights", even_empty=True) as file:
             saved = load_pickle(file, allowed=ARRAY_NAMES, encoding="latin1")["model"]
-        return {name: torch.from_numpy(as_array(value).astype("float32")) for name, value in saved.items()}
+        return {str(name): torch.from_numpy(as_array(value).astype("float32")) for name, value in saved.items()}
     except InputError:
         raise
     except OSError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +16,13 @@ import numpy as np
 import pytest
 import torch
 from tiny_detectors import picture, save, save_yolos, transformers
+from vg_files import recipe_weights, write_detector
 
 from msp_ds.errors import InputError
 from msp_ds.regions.detector import DetectorOptions
 from msp_ds.regions.detectors import find
 from msp_ds.regions.detectors.find import find_detector
+from msp_ds.regions.same_detector import options_of
 
 PLAIN = DetectorOptions()
 
@@ -30,6 +34,11 @@ def _vit(folder: Path) -> Path:
     return save(
         folder, transformers.ViTModel(config), transformers.ViTImageProcessorPil(size={"height": 48, "width": 48})
     )
+
+
+def _vg(folder: Path) -> Path:
+    torch.save(recipe_weights(), folder.parent / "x.pth")
+    return write_detector(folder, folder.parent / "x.pth", shorter_side=90, longer_side=160, proposals=20)
 
 
 def _message(name: Path | str, options: DetectorOptions = PLAIN) -> str:
@@ -76,11 +85,58 @@ def test_raw_weights_of_visual_genome_name_the_command_that_imports_them(tmp_pat
 
 
 def test_other_weights_files_and_folders_are_no_detectors(tmp_path: Path) -> None:
-    torch.save({"encoder.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    assert "is no detector; it should be an .onnx file or a folder" in _message(tmp_path / "other.pth")
+    (tmp_path / "other.txt").write_text("x")
+    assert _message(tmp_path / "other.txt").endswith("is no detector; it should be an .onnx file or a folder")
     assert "is no detector; its folder should hold detector.json" in _message(tmp_path)
     (tmp_path / "detector.json").write_text('{"kind": "yolo"}')
-    assert "detector.json is not of kind vg" in _message(tmp_path)
+    assert "detector.json" in _message(tmp_path)
+    assert "File name too long" in _message("x" * 300)
+
+
+def test_bf16_on_a_processor_without_it_is_warned_of_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = str(_vit(tmp_path / "vit"))
+    for has in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"avx512_bf16": has, "avx2": True})
+        caplog.clear()
+        find_detector(folder, options=DetectorOptions(precision="bf16"))
+        assert len(caplog.records) == (not has)
+        assert has or "takes many times as long as fp32" in caplog.text
+    find_detector(folder, options=PLAIN)
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("device", ["meta", "gpu", "privateuseone"])
+def test_a_device_that_cannot_compute_here_is_refused(device: str) -> None:
+    assert f"torch has no device {device} here" in _message("any", DetectorOptions(device=device))
+
+
+KINDS: dict[str, tuple[Any, DetectorOptions]] = {
+    "transformers": (save_yolos, DetectorOptions(regions=9, features="both", precision="bf16")),
+    "grid": (_vit, DetectorOptions(regions=9, precision="bf16")),
+    "vg": (_vg, DetectorOptions(regions=9, selection="max-nms", precision="bf16")),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_record_alone_reopens_a_detector_in_another_folder(tmp_path: Path, kind: str) -> None:
+    save_kind, options = KINDS[kind]
+    record = find_detector(str(save_kind(tmp_path / "one")), options=options).record
+    assert record.kind == kind
+    again = shutil.copytree(tmp_path / "one", tmp_path / "other")
+    found = find_detector(str(again), options=options_of(record, device="cpu")).record
+    assert (found.identity, found.name) == (record.identity, "other")
+
+
+def test_a_damaged_file_of_weights_is_one_line(tmp_path: Path) -> None:
+    for save_kind in (save_yolos, _vg):
+        folder = save_kind(tmp_path / save_kind.__name__)
+        (weights,) = folder.glob("*.safetensors")
+        weights.write_bytes(weights.read_bytes()[:-9])
+        assert str(folder) in _message(folder)
+        weights.unlink()
+        assert str(folder) in _message(folder)
 
 
 def test_a_config_of_no_known_model_and_a_checkpoint_of_ours_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -90,9 +146,13 @@ def test_a_config_of_no_known_model_and_a_checkpoint_of_ours_are_refused_in_one_
     assert "cannot be loaded as AutoConfig" in _message(tmp_path)
 
 
-def test_a_name_of_the_hub_without_network_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_of_the_hub_without_network_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "nobody/no-such-detector cannot be loaded as AutoConfig" in _message("nobody/no-such-detector")
+    with caplog.at_level(logging.INFO):
+        assert "nobody/no-such-detector cannot be loaded as AutoConfig" in _message("nobody/no-such-detector")
+    assert caplog.messages == ["nobody/no-such-detector is no folder or file here: it is looked for on the hub"]
 
 
 class _Entry:

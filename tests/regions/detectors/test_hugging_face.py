@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tiny_detectors import LABELS, picture, save_detr, save_rt_detr, save_yolos,
 from msp_ds.errors import InputError
 from msp_ds.records import IGNORE
 from msp_ds.regions.detector import DetectedRegions, DetectorOptions
-from msp_ds.regions.detectors.hugging_face import HuggingFaceDetector, weights_sha256
+from msp_ds.regions.detectors.hugging_face import HuggingFaceDetector, _widened, weights_sha256
 from msp_ds.storage.checksums import sha256_of_file
 
 SAVERS = {"detr": save_detr, "rt_detr": save_rt_detr, "yolos": save_yolos}
@@ -140,13 +141,49 @@ def test_bf16_features_are_near_those_of_fp32(folder_of: Callable[[str], Path]) 
 
 
 def test_the_sum_of_several_weight_files_names_all_of_them(tmp_path: Path) -> None:
-    for name in ("a.safetensors", "b.safetensors", "pytorch_model.bin"):
+    with pytest.raises(InputError, match=r"holds no model\.safetensors"):
+        weights_sha256(tmp_path)
+    for name in ("model-1.safetensors", "model-2.safetensors", "pytorch_model.bin"):
         (tmp_path / name).write_text(name)
     both = weights_sha256(tmp_path)
     (tmp_path / "pytorch_model.bin").write_text("not loaded")
     assert weights_sha256(tmp_path) == both
-    (tmp_path / "b.safetensors").write_text("other weights")
+    (tmp_path / "adapter.safetensors").write_text("not loaded")
+    assert weights_sha256(tmp_path) == both
+    (tmp_path / "model-2.safetensors").write_text("other weights")
     assert weights_sha256(tmp_path) != both
+
+
+def test_what_is_done_to_pixels_is_in_the_record(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folder_of("detr"), tmp_path / "model")
+    file = folder / "preprocessor_config.json"
+    plain = json.loads(file.read_text())
+    identities = {_open(folder).record.identity}
+    for change in ({"rescale_factor": 1.0}, {"do_rescale": False}, {"do_resize": False}, {"do_normalize": False}):
+        file.write_text(json.dumps(plain | change))
+        identities.add(_open(folder).record.identity)
+    assert len(identities) == 5
+
+
+def test_nothing_is_printed_while_a_detector_is_opened(
+    folder_of: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of("yolos")
+    capfd.readouterr()
+    _open(folder)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_strip_has_regions_inside_it_and_takes_no_more_memory_than_other_pictures(
+    folder_of: Callable[[str], Path],
+) -> None:
+    detector = _open(folder_of("detr"))
+    for shape in ((3, 2000), (65535, 1), (1, 1)):
+        (found,) = detector.detect([np.full((*shape, 3), 9, np.uint8)])
+        assert (found.boxes <= [shape[1], shape[0]] * 2).all()
+    assert _widened(np.zeros((65535, 1, 3), np.uint8)).shape == (2048, 64, 3)
+    assert _widened(np.zeros((200, 8000, 3), np.uint8)).shape == (64, 2048, 3)
+    assert _widened(np.zeros((2, 2000, 3), np.uint8)).shape == (62, 2000, 3)
 
 
 @pytest.mark.parametrize("model_type", ["pp_doclayout_v2", "pp_ocrv5_server_det"])

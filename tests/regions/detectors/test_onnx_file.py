@@ -120,13 +120,27 @@ def test_another_description_is_another_detector_and_another_place_is_not(folder
     assert find_detector(str(folder), options=DetectorOptions()).record.identity != before.identity
 
 
+def test_weights_beside_the_network_are_on_record(folder: Path) -> None:
+    before = find_detector(str(folder), options=DetectorOptions()).record
+    (folder / f"{NETWORK}.data").write_bytes(b"weights")
+    assert find_detector(str(folder), options=DetectorOptions()).record.identity != before.identity
+
+
+def test_a_package_without_cuda_says_that_it_computes_on_the_cpu(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, centernet: OnnxDetector
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert open_onnx(folder / NETWORK, options=DetectorOptions(device="cuda")).record == centernet.record
+    assert f"{NETWORK} runs on the CPU: onnxruntime has no CUDA here; install onnxruntime-gpu" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("width = 512 ", "widht = 512 ", "unknown key widht"),
         ('"tower_0/wh"', '"tower_0/hw"', "it has no output tower_0/hw; its outputs are tower_0/keypoints, "),
         ('"tower_0/images"', '"images"', "its inputs are tower_0/images, and input.name is images"),
-        ("width = 512 ", "width = 256 ", "the network cannot be run: "),
+        ("width = 512 ", "width = 256 ", f"{Path(NETWORK).stem} cannot be run: "),
         ("heat_map =", "scores =", "name either boxes and scores, or heat_map and sizes"),
         ("coco80.txt", "coco.txt", "coco.txt cannot be read"),
         ("[input]", "[input", "is not valid TOML"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from msp_ds.errors import InputError
-from msp_ds.regions.detectors.shared_steps import choose_rows, plain_regions
+from msp_ds.regions.detectors.shared_steps import choose_rows, inference
 
 
 def test_empty_boxes_and_those_without_a_score_are_never_chosen() -> None:
@@ -22,10 +22,19 @@ def test_as_many_distant_boxes_as_wanted_are_chosen_by_falling_score() -> None:
     assert choose_rows(boxes, scores, 300).tolist() == list(range(499, 199, -1))
 
 
-@pytest.mark.parametrize("value", [float("nan"), 1e6])
-def test_features_that_float16_cannot_hold_are_refused(value: float) -> None:
-    with pytest.raises(InputError, match="beyond float16 or NaN"):
-        plain_regions(torch.ones(1, 4), torch.tensor([[value]]), torch.tensor([1]), torch.tensor([0.5]))
+def test_fp32_is_true_fp32_while_regions_are_computed_and_the_callers_choice_comes_back() -> None:
+    kinds = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [kind.allow_tf32 for kind in kinds]
+    assert any(before)  # torch's own default for convolutions
+    with inference():
+        assert not any(kind.allow_tf32 for kind in kinds)
+        assert torch.is_inference_mode_enabled()
+    assert [kind.allow_tf32 for kind in kinds] == before
+
+
+def test_a_full_memory_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"memory is full; .* --device cpu"), inference():
+        raise torch.OutOfMemoryError
 
 
 def test_scores_that_are_no_numbers_are_refused() -> None:

@@ -14,7 +14,7 @@ from vg_files import recipe_weights, write_detector
 
 from msp_ds.errors import InputError
 from msp_ds.regions.detector import DetectedRegions, DetectorOptions
-from msp_ds.regions.detectors.vg import VgDetector, open_vg
+from msp_ds.regions.detectors.vg import VgDetector
 from msp_ds.regions.detectors.vg_network import VgSizes
 
 SIZES = {"shorter_side": 90, "longer_side": 160}
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def detector(folder: Path, **options: Any) -> VgDetector:
-    return open_vg(folder, options=DetectorOptions(**options))
+    return VgDetector(folder, options=DetectorOptions(**options))
 
 
 def same(one: DetectedRegions, other: DetectedRegions) -> bool:
@@ -119,11 +119,9 @@ def test_boxes_outside_the_picture_or_without_area_are_refused(folder: Path, box
         detector(folder, selection="given").detect_boxes(PICTURES[:1], [np.array([box])])
 
 
-def test_selection_given_needs_boxes_and_the_others_refuse_them(folder: Path) -> None:
+def test_selection_given_needs_boxes(folder: Path) -> None:
     with pytest.raises(InputError, match="describes your own boxes; give them"):
         detector(folder, selection="given").detect(PICTURES)
-    with pytest.raises(InputError, match="--selection caffe finds its own boxes"):
-        detector(folder).detect_boxes(PICTURES[:1], [np.array([[0.0, 0, 5, 5]])])
 
 
 def test_the_record_tells_what_changes_the_regions(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from vg_files import (
 from msp_ds.errors import InputError
 from msp_ds.model.weights.tensor_files import read_tensors
 from msp_ds.regions.detector import DetectedRegions, DetectorOptions
-from msp_ds.regions.detectors.vg import open_vg
+from msp_ds.regions.detectors.vg import VgDetector
 from msp_ds.regions.detectors.vg_network import VgNetwork, VgSizes, default_anchors
 from msp_ds.regions.detectors.vg_weights import import_vg_detector, to_our_layout
 
@@ -41,7 +42,7 @@ def saved(path: Path, weights: dict[str, Tensor]) -> Path:
 
 def found_by(folder: Path, source: Path) -> DetectedRegions:
     folder = write_detector(folder, source, shorter_side=90, longer_side=160, proposals=20)
-    return open_vg(folder, options=DetectorOptions(selection="max-nms")).detect([PICTURE])[0]
+    return VgDetector(folder, options=DetectorOptions(selection="max-nms")).detect([PICTURE])[0]
 
 
 def test_the_640_tensors_of_the_published_network_load_strictly() -> None:
@@ -184,6 +185,39 @@ def test_labels_of_another_number_are_refused(tmp_path: Path) -> None:
     labels["objects"].write_text("__background__\ncat\ndog\nski\ncup\nbus\n")
     with pytest.raises(InputError, match=r"objects\.txt lists 6 labels, .* has 5; name the list"):
         import_vg_detector(source, **labels, out=tmp_path / "out", sizes=SMALL)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shorter_side": 0}, "must be positive"),
+        ({"sizes": {"width": 4, "blocks": [1, 2, 1, 2], "objects": 5, "attributes": 4}}, "has the shape"),
+        ({"kind": "vg2"}, "'vg2' is none of vg"),
+        ({"stride": 8}, "unknown key stride"),
+    ],
+)
+def test_a_card_that_was_edited_badly_or_is_of_another_version_is_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    folder = write_detector(tmp_path / "out", saved(tmp_path / "x.pth", recipe_weights()))
+    card = json.loads((folder / "detector.json").read_text())
+    (folder / "detector.json").write_text(json.dumps(card | change))
+    with pytest.raises(InputError, match=message):
+        VgDetector(folder, options=DetectorOptions())
+
+
+def test_label_files_of_another_number_are_refused_when_a_folder_is_opened(tmp_path: Path) -> None:
+    folder = write_detector(tmp_path / "out", saved(tmp_path / "x.pth", recipe_weights()))
+    (folder / "objects_vocab.txt").write_text("cat\n")
+    with pytest.raises(InputError, match=r"objects_vocab\.txt lists 1 labels, .* has 5"):
+        VgDetector(folder, options=DetectorOptions())
+
+
+@pytest.mark.parametrize("saved_value", [[1], {"model": [1]}, {"model": {1: np.zeros(2)}}, {"model": {"x": "y"}}, 5])
+def test_a_pickle_of_anything_else_is_refused(tmp_path: Path, saved_value: object) -> None:
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(saved_value, protocol=2))
+    with pytest.raises(InputError, match=r"x\.pkl"):
+        write_detector(tmp_path / "out", tmp_path / "x.pkl")
 
 
 def test_the_command_says_what_it_lacks_and_what_does_not_belong(tmp_path: Path) -> None:
