@@ -60,7 +60,7 @@ def _fits(path: str) -> bool:
 def _pictures_in(top: str) -> Iterator[Path]:
     """Yield the pictures in a folder and below, without hidden ones."""
     seen: set[str] = set()
-    for folder, below, files in os.walk(top, followlinks=True):
+    for folder, below, files in os.walk(top, followlinks=True, onerror=_refuse):
         real = os.path.realpath(folder)
         # A link to a folder above would be followed without end.
         names = [] if real in seen else [name for name in (*files, *below) if not name.startswith(".")]
@@ -68,6 +68,10 @@ def _pictures_in(top: str) -> Iterator[Path]:
         pictures = {name for name in names if name.lower().endswith(ENDINGS)}
         below[:] = sorted({*below} & {*names} - pictures)
         yield from (Path(folder, name) for name in pictures)
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename} cannot be read ({error.strerror}); make it readable, or name the others")
 
 
 def open_picture(path: Path, *, max_pixels: int = LARGEST_PIXELS) -> np.ndarray:
@@ -79,7 +83,7 @@ def open_picture(path: Path, *, max_pixels: int = LARGEST_PIXELS) -> np.ndarray:
         with open_regular(path, what="a picture", even_empty=True) as file, _opened(file) as picture:
             if picture.width * picture.height > max_pixels:
                 size = f"{picture.width} x {picture.height} pixels"
-                raise RowError(RowAt(path), f"has {size}, more than --largest-pixels {max_pixels}")
+                raise RowError(RowAt(path), f"has {size}, more than {max_pixels:,}; make it smaller")
             picture.load()
             # Orientation is a tag of cameras; without this, boxes and features would be those of a rotated scene.
             return _as_rgb(ImageOps.exif_transpose(picture), is_png=picture.format == "PNG")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from msp_ds.data.format.region_checks import LabelCounts, RegionRow
+from msp_ds.data.format.region_checks import LabelCounts, RegionRow, has_only_finite
 from msp_ds.errors import InputError
 from msp_ds.preparation.region_features.region_npz import NpzRegions
 from msp_ds.preparation.verifying.inspection import describe_image
@@ -67,6 +67,8 @@ class RegionCache:
         (found,) = self.detector.detect([picture])
         if not len(found.boxes):
             raise InputError(f"{path} has no region for {self.detector.record.describe()}; take another picture")
+        if not has_only_finite(found.features):
+            raise InputError(f"{path}: {self.detector.record.describe()} computes features that are not finite of it")
         file, (height, width) = io.BytesIO(), picture.shape[:2]
         arrays: dict[str, Any] = {"boxes": found.boxes, "features": found.features}
         arrays |= {"objects_id": found.object_ids, "objects_conf": found.object_scores}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -10,7 +12,7 @@ from msp_ds.data.format.faults import Faults
 from msp_ds.data.format.path_patterns import expand_braces
 from msp_ds.data.format.region_checks import LabelCounts
 from msp_ds.errors import InputError
-from msp_ds.preparation.region_features.region_files import list_region_files, scan_rows
+from msp_ds.preparation.region_features.region_files import RegionFile, list_region_files, scan_rows
 from msp_ds.records import RegionRecord
 from msp_ds.regions.detector import DetectedRegions
 from msp_ds.regions.selection import overlaps
@@ -30,6 +32,7 @@ class RecordedRows:
         files = list_region_files(expand_braces([paths]))
         scanned = zip(files, scan_rows(files, faults=Faults()), strict=True)
         self._rows = {row.image_id: (file, row) for file, rows in scanned for row in rows}
+        self._open: RegionFile | None = None
 
     def __contains__(self, image_id: str) -> bool:
         return image_id in self._rows
@@ -37,7 +40,9 @@ class RecordedRows:
     def __getitem__(self, image_id: str) -> RegionRecord:
         """Return the regions of an image that is there. Raises: InputError for a damaged row."""
         file, row = self._rows[image_id]
-        return file.read(row, _ANY_LABEL).record
+        if self._open is None or self._open.path != file.path:
+            self._open = copy.copy(file)  # it alone keeps an archive in memory
+        return self._open.read(row, _ANY_LABEL).record
 
 
 def compare_regions(own: DetectedRegions, recorded: RegionRecord) -> np.ndarray:

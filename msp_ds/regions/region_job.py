@@ -13,19 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from msp_ds.data.format.faults import OnError, RowError
+from msp_ds.data.format.faults import OnError, RowAt, RowError
 from msp_ds.data.format.image_ids import Corpus, canonical_image_id, corpus_of_names, own_image_id
 from msp_ds.data.format.region_checks import has_only_finite
 from msp_ds.data.progress import Progress
 from msp_ds.errors import InputError, writing
-from msp_ds.preparation.writing.shard_estimate import size_text, time_text
+from msp_ds.preparation.writing.shard_estimate import size_text
 from msp_ds.regions.detector import BoxDetector, Detector, DetectorOptions
 from msp_ds.regions.detectors.find import find_detector
 from msp_ds.regions.pictures import LARGEST_PIXELS, list_pictures
 from msp_ds.regions.region_check import RecordedRows, compare_regions
 from msp_ds.regions.region_parts import INDEX, PlannedPicture, RegionFolder, RegionPlan, part_arrays
 from msp_ds.regions.region_pool import BATCH, PictureOutcome, PictureRegions, RegionPool, one_thread
-from msp_ds.storage.locks import is_being_written, lock_folder
+from msp_ds.storage.locks import lock_folder, share_folder
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +61,7 @@ def write_regions(job: RegionsJob, out: Path, *, progress: Progress) -> list[str
     with one_thread(), ExitStack() as held:
         detector, boxes = _open(job, pictures)
         held.enter_context(writing(out, fix="free its disk and give the same command"))
-        if step == 1:
-            held.enter_context(lock_folder(out))
-        elif out.is_dir() and is_being_written(out):
-            raise InputError(f"{out} is being written by a command without --part; wait for it")
-        out.mkdir(parents=True, exist_ok=True)
+        held.enter_context(lock_folder(out) if step == 1 else share_folder(out))
         folder = RegionFolder(out, writer="" if step == 1 else f"-{first}")
         plan = folder.plan(_empty_plan(job, detector), pictures, is_alone=step == 1)
         todo = [number for number in range(first, len(plan.parts), step) if not folder.written(number)]
@@ -110,12 +106,20 @@ def _planned(paths: Sequence[Path], corpus: Corpus | None) -> list[PlannedPictur
         image_id = own_image_id(path) if is_own else canonical_image_id(path.stem, corpus=corpus, where=str(path))
         if image_id in found:
             raise InputError(f"{found[image_id].path} and {path} would both be image {image_id}; rename one of them")
-        status = path.stat() if os.path.exists(path) else path.lstat()
+        status = _status(path)
         found[image_id] = PlannedPicture(
             path=str(path), image_id=image_id, bytes=status.st_size, mtime_ns=status.st_mtime_ns
         )
     log.info("%s pictures, names read by --corpus %s: %s is %s", f"{len(found):,}", corpus, paths[0], next(iter(found)))
     return list(found.values())
+
+
+def _status(path: Path) -> os.stat_result:
+    """Of a picture, or of a link that leads nowhere. Raises: InputError for a picture that vanished."""
+    try:
+        return path.stat() if os.path.exists(path) else path.lstat()
+    except OSError as error:
+        raise InputError(f"{path} cannot be looked at ({error.strerror}); give the same command again") from None
 
 
 def _open(job: RegionsJob, pictures: Iterable[PlannedPicture]) -> tuple[Detector, RecordedRows | None]:
@@ -150,22 +154,16 @@ def _outcomes(
     boxes: RecordedRows | None,
     progress: Progress,
 ) -> Generator[PictureOutcome]:
-    """Yield the outcome of each picture; after the first ones say how long all take."""
+    """Yield the outcome of each picture."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = job.jobs or (cores if job.options.device == "cpu" else 1)
     jobs = max(1, min(jobs, -(-len(pictures) // BATCH)))
     pool = RegionPool(detector=job.detector, options=job.options, max_pixels=job.largest_pixels)
     tasks = ((Path(one.path), boxes[one.image_id].boxes if boxes else None) for one in pictures)
     outcomes = pool.outcomes(detector, tasks) if jobs == 1 else pool.outcomes_of_processes(tasks, jobs)
-    seconds: list[float] = []
     progress.start("regions", len(pictures))
-    for number, outcome in enumerate(outcomes, start=1):
+    for outcome in outcomes:
         progress.advance(1)
-        seconds += [] if isinstance(outcome, RowError) else [outcome.seconds]
-        if number == BATCH < len(pictures) and len(seconds) > 1:
-            time = time_text(sum(seconds[1:]) / len(seconds[1:]) * len(pictures) / jobs)  # the first one warms up
-            size = size_text(len(pictures) * job.options.regions * (2 * detector.feature_width + 32))
-            log.info("%s pictures: about %s with --jobs %d, %s on disk", f"{len(pictures):,}", time, jobs, size)
         yield outcome
 
 
@@ -175,14 +173,14 @@ def _write_part(
     """Write a part of the next outcomes. Raises: InputError for a fault that is not to be skipped."""
     found, left_out = dict[str, PictureRegions](), dict[str, str]()
     for picture, outcome in zip(plan.parts[number], outcomes, strict=False):
+        if isinstance(outcome, PictureRegions) and not has_only_finite(outcome.regions.features):
+            outcome = RowError(RowAt(Path(picture.path)), "the detector's features are not finite in float16")
         if isinstance(outcome, RowError):
             if job.on_error == "fail":
                 raise InputError(f"{outcome}; leave out and list such pictures with --on-error skip")
             left_out[picture.path] = outcome.reason
         elif not len(outcome.regions.boxes):
             left_out[picture.path] = "the detector finds no region in it"
-        elif not has_only_finite(outcome.regions.features):
-            raise InputError(f"{picture.path}: {job.detector} computes features that are not finite in float16")
         else:
             found[picture.image_id] = outcome
     arrays = part_arrays(found, record=plan.detector, num_regions=job.options.regions)

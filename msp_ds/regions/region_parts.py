@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +42,6 @@ class PlannedPicture:
     image_id: str
     bytes: int
     mtime_ns: int
-
-    def __str__(self) -> str:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.mtime_ns / 1e9))
-        return f"{self.image_id}, {self.bytes:,} bytes of {when}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +92,19 @@ class RegionFolder:
         Raises: InputError where the plan has another detector or option, or a picture that changed or is gone.
         """
         before = self._read(PLAN, RegionPlan)
-        if before is None and (stranger := next(self.path.glob("*.npz"), None)):
-            raise InputError(f"{stranger} belongs to no {PLAN}; name another --out")
-        if before and not (is_alone and not self.whole_parts(before)):
-            _require_same(before, now, {picture.path: picture for picture in pictures}, self.path / PLAN)
+        whole = self.whole_parts(before) if before else []
+        if before and (whole or not is_alone):
+            # A picture without regions may be deleted.
+            left_out = {path for part in whole for path in part.left_out}
+            there = {picture.path: picture for part in before.parts for picture in part if picture.path in left_out}
+            _require_same(before, now, there | {picture.path: picture for picture in pictures}, self.path / PLAN)
             now = dataclasses.replace(now, parts=before.parts)  # with the versions of this time
-        if (found := now.extended(pictures)) != before:
+        found = now.extended(pictures)
+        ours = {f"{number:06d}.npz" for number in range(len(found.parts) if before else 0)}
+        if strangers := [path for path in self.path.glob("*.npz") if path.name not in ours]:
+            # `msp-ds shard` would read it with the parts.
+            raise InputError(f"{min(strangers)} is no part of {PLAN}; delete it, or name another --out")
+        if found != before:
             (self.path / INDEX).unlink(missing_ok=True)
             self._write_json(PLAN, found)
         return found
@@ -213,5 +215,8 @@ def _require_same(before: RegionPlan, now: RegionPlan, pictures: dict[str, Plann
         new = pictures.get(old.path)
         if new is None:
             raise InputError(f"{old.path} is in {path}, but not found now; name it too, or {elsewhere}")
+        if new.image_id != old.image_id:
+            names = f"{old.image_id} in {path}, now {new.image_id}"
+            raise InputError(f"{old.path} is {names}; give the --corpus of before, or {elsewhere}")
         if new != old:
-            raise InputError(f"{old.path} has changed: {old} in {path}, now {new}; put it back, or {elsewhere}")
+            raise InputError(f"{old.path} has changed since {path} was written; put it back, or {elsewhere}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,8 +40,6 @@ class PictureRegions(NamedTuple):
     height: int
     """Pixels."""
     width: int
-    seconds: float = 0.0
-    """Time that they took."""
 
 
 PictureOutcome = PictureRegions | RowError
@@ -75,12 +72,9 @@ class RegionPool:
         with ThreadPoolExecutor(2) as threads:
             waiting = deque(threads.submit(self._opened, batch) for batch in islice(batches, 2))
             while waiting:
-                start = time.perf_counter()
                 opened = waiting.popleft().result()
                 waiting.extend(threads.submit(self._opened, batch) for batch in islice(batches, 1))
-                found = _detected(detector, opened)
-                seconds = (time.perf_counter() - start) / len(found)
-                yield from (one if isinstance(one, RowError) else one._replace(seconds=seconds) for one in found)
+                yield from _detected(detector, opened)
 
     def outcomes_of_processes(self, tasks: Iterable[PictureTask], num_processes: int) -> Iterator[PictureOutcome]:
         """Yield the outcome of each task in order. Raises: InputError when a process ends."""

@@ -26,13 +26,6 @@ def options_of(record: DetectorRecord | None, *, device: str) -> DetectorOptions
     return DetectorOptions(**options, device=device)
 
 
-def require_detector(known: DetectorRecord | None, detector: Detector, *, where: str | Path) -> None:
-    """Raise InputError unless `detector` is the one that is known to have computed the regions of `where`."""
-    if known is not None and known.identity != detector.record.identity:
-        other = detector.record.describe()
-        raise InputError(f"{where} has regions of {known.describe()}, not of {other}; name the former with --detector")
-
-
 def open_detector(
     detector: str | PathLike[str] | Detector | None,
     *,
@@ -60,7 +53,9 @@ def open_detector(
             needed = f"; the regions of {where} are from {record.describe()}: --detector FOLDER" if record else ""
             raise InputError(f"{error}{needed}") from None
     for place, other in known.items():
-        require_detector(other, detector, where=place)
+        if other is not None and other.identity != detector.record.identity:
+            wrong = f"not of {detector.record.describe()}; name the former with --detector"
+            raise InputError(f"{place} has regions of {other.describe()}, {wrong}")
     if detector.feature_width != feature_width:
         found = f"{detector.record.describe()} gives {detector.feature_width}"
         raise InputError(f"{where} reads {feature_width} numbers a region, {found}; name its detector with --detector")

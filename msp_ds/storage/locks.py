@@ -71,6 +71,24 @@ def lock_folder(folder: Path, *, flag: str = "--out", owner_file: Path | None = 
         yield
 
 
+@contextmanager
+def share_folder(folder: Path, *, flag: str = "--out") -> Iterator[None]:
+    """Make `folder` if it is missing, and keep `lock_folder` from it as long as the block runs; others may share it.
+
+    Raises: InputError when one process has it for itself, or when the folder cannot be written.
+    """
+    with ExitStack() as held:
+        with writing(folder, fix=f"name another {flag}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, descriptor)
+            locked = _lock(descriptor, shared=True)
+        if locked is False or _is_alive(folder / OWNER_FILE, locked, clock=time.time):
+            owner = _describe_owner(folder / OWNER_FILE)
+            raise InputError(f"{folder} is being written by {owner} alone; wait for it, or name another {flag}")
+        yield
+
+
 def is_being_written(folder: Path) -> bool | None:
     """Return whether a process writes into a folder now; None where there are neither locks nor an owner's file."""
     owner_file = folder / OWNER_FILE

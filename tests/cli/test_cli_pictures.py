@@ -32,7 +32,7 @@ def test_pictures_are_answered_in_tables_with_picture_question_and_detector(here
     assert result.exit_code == 0, result.output
     for number in (1, 2):
         assert f"photographs/{number}.png: what color is the ball?" in result.stdout
-    assert result.stdout.count("regions by colours colours (weights 00000000, precision fp32, regions 36)") == 2
+    assert result.stdout.count("regions by colours colours (weights 00000000, precision fp32, regions 12)") == 2
     probabilities = [float(found) for found in re.findall(r"│ (?:red|green|blue) +│ (\d\.\d{3}) +│", result.stdout)]
     assert len(probabilities) == 4
     assert probabilities[0] >= probabilities[1]
@@ -46,7 +46,7 @@ def test_a_picture_finds_texts_and_images_of_the_set(here: Path) -> None:
     result = run("search", *flags, "--top", "2")
     assert result.exit_code == 0, result.output
     assert f"Texts that fit {PICTURE}" in result.stdout
-    assert len(re.findall(r"│ +-?0\.\d{3} │ coco-\d+", result.stdout)) == 2
+    assert len(re.findall(r"│ +-?[01]\.\d{3} │ coco-\d+", result.stdout)) == 2
     assert run("search", *flags, "--html", "x.html").stdout == "x.html: open it in a browser\n"
     page = (here / "x.html").read_text()
     assert page.count("data:image/jpeg") == 1  # the picture itself, without --images
@@ -59,7 +59,7 @@ def test_explain_draws_on_the_photograph(here: Path) -> None:
     assert files_below(here / "explain") == {"explain.html", "explain-1-1.png"}
     page = (here / "explain" / "explain.html").read_text()
     assert page.count('class="picture photo"') == page.count("data:image/jpeg") == 1
-    assert f"{PICTURE}, 96 × 64, 36 regions by colours" in page
+    assert f"{PICTURE}, 96 × 64, 12 regions by colours" in page
     drawn = np.asarray(Image.open(here / "explain" / "explain-1-1.png").convert("RGB")).astype(int)
     assert ((drawn[..., 1] - drawn[..., 0] > 60) & (drawn[..., 1] - drawn[..., 2] > 60)).sum() > 500  # the green disc
 
@@ -79,21 +79,21 @@ def test_what_cannot_be_asked_is_one_line(here: Path) -> None:
     (here / "page.jpg").write_text("<html>")
     cases = {
         (*vqa, "--image", "cat.jpg", *QUESTION): "it has 4, such as coco-",
-        (*vqa, "--image", "page.jpg", *QUESTION, "--detector", "none"): "no detector is called none",
-        (*vqa, "--image", PICTURE, "--detector", "wide", *QUESTION): "reads 16 numbers a region, colours colours",
+        (*vqa, "--image", "page.jpg", *QUESTION, "--detector", "none"): "none is no file or folder, no detector",
+        (*vqa, "--image", PICTURE, "--detector", "wide", *QUESTION): "has regions of colours colours",
         (*vqa, *COMMON, *QUESTION, "--device", "nowhere"): "torch has no device nowhere here; name another",
+        (*vqa, *COMMON, *QUESTION, *QUESTION): "2 questions and 1 images do not fit",
+        (*vqa, "--image", "page.jpg", "--detector", "colours", *QUESTION): "page.jpg",
         ("search", "--checkpoint", "runs/tps", "--image", "none.png"): "and there is no picture file none.png",
     }
     for words, complaint in cases.items():
         assert complaint in refusal(*words), words
     opened = {  # after a line that no detector is on record
-        (*vqa, *COMMON, *QUESTION, *QUESTION): "2 questions and 1 images do not fit",
-        (*vqa, "--image", "page.jpg", "--detector", "colours", *QUESTION): "page.jpg",
         ("explain", "--checkpoint", "runs/tps", *COMMON): "was loaded without a set to choose from; name one: --shards",
         ("answer", "--checkpoint", "runs/vqa", *COMMON, *QUESTION): "holds no answers to choose from",
     }
     for words, complaint in opened.items():
         assert complaint in refusal(*words, log_lines=1), words
-    without = refusal(*vqa, "--image", PICTURE, *QUESTION)
+    without = refusal("answer", "--checkpoint", "runs/alone", "--image", PICTURE, *QUESTION)
     assert "does not say which detector its regions are from; name it: --detector FOLDER" in without
     assert not (here / "explain").exists()

@@ -193,10 +193,10 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     data = bytearray(saved(tmp_path / "a.gif", Image.new("P", (1, 1))).read_bytes())
     data[6:10] = b"\x30\x75\x30\x75"  # 30,000 x 30,000
     (tmp_path / "a.gif").write_bytes(data)
-    assert reason(tmp_path / "a.gif") == "has 30000 x 30000 pixels, more than --largest-pixels 89478485"
+    assert reason(tmp_path / "a.gif") == "has 30000 x 30000 pixels, more than 89,478,485; make it smaller"
     limit = Image.MAX_IMAGE_PIXELS
     small = saved(tmp_path / "b.png", Image.new("L", (4, 3)))
-    assert reason(small, max_pixels=11) == "has 4 x 3 pixels, more than --largest-pixels 11"
+    assert reason(small, max_pixels=11) == "has 4 x 3 pixels, more than 11; make it smaller"
     assert open_picture(small, max_pixels=12).shape == (3, 4, 3)
     assert limit == Image.MAX_IMAGE_PIXELS
 
@@ -256,3 +256,18 @@ def test_a_path_without_pictures_is_refused(folder: Path, name: str) -> None:
         InputError, match=re.escape(f"{folder}/{name} has no pictures; name folders, patterns or files")
     ):
         list_pictures([str(folder / "a.png"), f"{folder}/{name}"])
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.png").touch()
+    scandir = os.scandir
+
+    def scan(path: str) -> object:
+        if str(path).endswith("closed"):  # root may read every folder
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(InputError, match=r"closed cannot be read \(Permission denied\); make it readable, or name the"):
+        list_pictures([str(tmp_path)])

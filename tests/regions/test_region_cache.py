@@ -83,6 +83,9 @@ def test_what_is_no_picture_or_has_no_region_is_one_line(tmp_path: Path, caplog:
     Image.new("RGB", (90, 3)).save(tiny)
     with pytest.raises(InputError, match=r"strip\.png has no region for colours colours \(.*\); take another picture"):
         regions.read(tiny)
+    endless = RegionCache(ColourDetector(gain=float("1e9")), folder=tmp_path / "cache")
+    with pytest.raises(InputError, match=r"ball\.png: colours colours \(.*\) computes features that are not finite"):
+        endless.read(draw_picture(tmp_path / "ball.png", 1))
     assert not list(tmp_path.rglob("*.npz"))
     (tmp_path / "full").write_text("")
     with pytest.raises(InputError, match=r"full.* cannot be opened \(.*\); name another --cache"):

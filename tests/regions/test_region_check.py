@@ -106,3 +106,11 @@ def test_given_boxes_need_rows_and_a_detector_that_has_them(tmp_path: Path, phot
         write(photos, tmp_path / "out", options=own_boxes, boxes=rows)
     with pytest.raises(InputError, match=r"colours 3x3 .* takes no boxes; leave out --selection given"):
         write(photos, tmp_path / "out", options=own_boxes, boxes=rows, detector="plain")
+
+
+def test_one_archive_at_a_time_is_in_memory(tmp_path: Path, photos: Path, write: Write) -> None:
+    write(photos, tmp_path / "rows")
+    rows = RecordedRows(str(tmp_path / "rows"))
+    for number in (0, 3, 6, 1):  # the first of each of three parts, and back
+        assert rows[f"own-img-{number}"].image_id == f"own-img-{number}"
+    assert not any("_arrays" in vars(file) for file, _ in rows._rows.values())

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import colour_cells
 import numpy as np
 import pytest
 from colour_cells import Write, draw
@@ -17,8 +18,9 @@ from raw_files import snapshot
 
 from msp_ds.detector_record import DetectorRecord
 from msp_ds.errors import InputError
+from msp_ds.preparation.region_features.region_files import list_region_files
 from msp_ds.regions.detector import DetectorOptions
-from msp_ds.storage.locks import lock_folder
+from msp_ds.storage.locks import lock_folder, share_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = {f"00000{number}.{ending}" for number in range(3) for ending in ("npz", "json")}
@@ -207,7 +209,7 @@ def test_a_mixture_is_refused_and_both_are_named(tmp_path: Path, photos: Path, w
     ):
         write(photos, out)
     draw(photos / "IMG 0.png", 5, size=(40, 40))
-    with pytest.raises(InputError, match=r"IMG 0\.png has changed: own-img-0, .* bytes of .*plan\.json, now own-img-0"):
+    with pytest.raises(InputError, match=r"IMG 0\.png has changed since .*plan\.json was written; put it back, or"):
         write(photos, out)
     assert snapshot(out) == before
 
@@ -224,8 +226,12 @@ def test_a_plan_without_a_whole_part_is_made_again(tmp_path: Path, photos: Path,
 def test_archives_of_another_origin_are_not_mixed_in(tmp_path: Path, photos: Path, write: Write) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "000007.npz").touch()
-    with pytest.raises(InputError, match=r"000007\.npz belongs to no plan\.json; name another --out"):
+    with pytest.raises(InputError, match=r"000007\.npz is no part of plan\.json; delete it, or name another --out"):
         write(photos, tmp_path / "out")
+    write(photos, tmp_path / "whole")
+    (tmp_path / "out" / "000007.npz").rename(tmp_path / "whole" / "mine.npz")  # beside the parts
+    with pytest.raises(InputError, match=r"mine\.npz is no part of plan\.json"):
+        write(photos, tmp_path / "whole")
 
 
 def test_a_damaged_plan_is_named(tmp_path: Path, photos: Path, write: Write) -> None:
@@ -279,13 +285,67 @@ def test_pictures_without_regions_and_damaged_ones_are_listed(tmp_path: Path, ph
     assert write(photos, out) == report  # it is whole: nothing is opened again
 
 
+def test_a_picture_that_was_left_out_may_be_deleted_or_come_back_repaired(
+    tmp_path: Path, photos: Path, write: Write
+) -> None:
+    (photos / "IMG 3.png").write_bytes(b"no picture")
+    before = write(photos, tmp_path / "out", on_error="skip")
+    (photos / "IMG 3.png").unlink()
+    assert write(photos, tmp_path / "out") == before
+    draw(photos / "img_3.png", 3)
+    write(photos, tmp_path / "out")
+    assert arrays(tmp_path / "out" / "000003.npz")["image_id"].tolist() == ["own-img-3"]
+
+
 def test_a_folder_is_written_by_one_command(tmp_path: Path, photos: Path, write: Write) -> None:
     out = tmp_path / "out"
     with lock_folder(out):
         with pytest.raises(InputError, match="is being written by process"):
             write(photos, out)
-        with pytest.raises(InputError, match="is being written by a command without --part"):
+        with pytest.raises(InputError, match=r"is being written by process .* alone; wait for it"):
             write(photos, out, part=(0, 2))
+
+
+def test_while_parts_are_written_nobody_writes_another_plan(tmp_path: Path, photos: Path, write: Write) -> None:
+    out = tmp_path / "out"
+    with share_folder(out):
+        write(photos, out, part=(0, 2))
+        with pytest.raises(InputError, match="is being written by another process; wait for it"):
+            write(photos, out)
+    write(photos, out)
+
+
+def test_features_that_are_not_finite_are_left_out(
+    tmp_path: Path, photos: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflowing(pixels: np.ndarray) -> np.ndarray:
+        return np.full(6, np.inf if len(pixels) == 88 else 1.0)  # cells of the last three pictures
+
+    monkeypatch.setattr(colour_cells, "_statistics", overflowing)
+    with pytest.raises(InputError, match=r"IMG 3\.png: the detector's features are not finite .*--on-error skip"):
+        write(photos, tmp_path / "out")
+    report = write(photos, tmp_path / "out", on_error="skip")
+    assert report[1] == "3 of 7 left out, listed in regions.json"
+
+
+def test_other_readings_of_the_names_are_refused(tmp_path: Path, write: Write) -> None:
+    picture, out = draw(tmp_path / "COCO_val2014_000000000042.png", 0), tmp_path / "out"
+    write([picture], out)
+    with pytest.raises(InputError, match=r"is coco-42 in .*, now own-coco-val.*; give the --corpus of before, or"):
+        write([picture, draw(tmp_path / "cat.png", 1)], out)
+
+
+def test_a_picture_that_vanishes_is_one_line(tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = tmp_path / "gone.png"
+    monkeypatch.setattr("msp_ds.regions.region_job.list_pictures", lambda paths: [picture])
+    with pytest.raises(InputError, match=r"gone\.png cannot be looked at \(No such file .*; give the same command"):
+        write([picture], tmp_path / "out")
+
+
+def test_regions_that_are_not_finished_are_no_source_of_shards(tmp_path: Path, photos: Path, write: Write) -> None:
+    write(photos, tmp_path / "out", part=(0, 2))
+    with pytest.raises(InputError, match=r"out is not finished, regions\.json is missing; give its msp-ds regions"):
+        list_region_files((str(tmp_path / "out"),))
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path, photos: Path, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def _canonical(text: str) -> str:
     """Return the canonical id that a text spells; empty for any other text."""
     if match := _CANONICAL_NUMBER.fullmatch(text):
         return f"{match[1]}-{match[2] or ''}{int(match[3])}"
-    return text if _CANONICAL.fullmatch(text) else ""
+    return text if len(text) <= len("own-") + _LONGEST_SLUG and _CANONICAL.fullmatch(text) else ""
 
 
 def _self_telling_id(text: str) -> str:

@@ -240,6 +240,8 @@ def _read_index_bytes(path: Path) -> bytes:
         fix = layout.shard_command(stage)
         if path.name == "test" and stage in layout.ASKING_NAMES:
             fix += f" --recipe FILE --test-questions FILE; or take the held-out set, --shards {path.with_name('val')}"
+        if path.name == "val" and (train := path.with_name("train")).is_dir():
+            fix += f" --holdout N; or take the training set, --shards {train}"
         of_stage = f"for stage {stage} " if layout.is_set_name(stage) else ""
         raise ShardError(f"no shards {of_stage}in {path}; write them with: {fix}") from None
     except OSError as error:

@@ -48,8 +48,13 @@ _WHAT = f"an .npz of region features with {', '.join(KEYS)}"
 
 
 def list_archives(path: Path) -> list[Path]:
-    """Return `path` itself or the .npz files of a folder, by name. Raises: InputError when there are none."""
+    """Return `path` itself or the .npz files of a folder, by name.
+
+    Raises: InputError when there are none, and for a folder of which `msp-ds regions` has not written all.
+    """
     archives = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    if (path / "plan.json").is_file() and not (path / "regions.json").is_file():
+        raise InputError(f"{path} is not finished, regions.json is missing; give its msp-ds regions command again")
     if not archives:
         raise InputError(f"{path} is a folder without .npz files; it should hold region features")
     return archives

@@ -6,9 +6,7 @@ These are captions_{train,val}20{14,17}.json; where only the images are needed, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-from msp_ds.data.format.image_ids import own_image_id
 from msp_ds.errors import InputError
 from msp_ds.preparation.parsing.json_stream import Item, iterate_items, require_mapping
 from msp_ds.preparation.sources.mentions import Mention, TextFormat, TextReference, squeezed
@@ -24,7 +22,7 @@ def _recognises(item: Item) -> bool:
 
 
 def _mentions(items: Iterable[Item], file: TextReference) -> Iterator[Mention]:
-    own = _own_ids(file.path) if file.corpus == "own" else None
+    own = _own_ids(file) if file.corpus == "own" else None
     with_captions: bool | None = None
     for item in items:
         if item.member == "images":
@@ -39,11 +37,14 @@ def _mentions(items: Iterable[Item], file: TextReference) -> Iterator[Mention]:
             yield Mention(_image_id(value["image_id"], file, own, where=item.where), captions=captions)
 
 
-def _own_ids(path: Path) -> dict[str, str]:
+def _own_ids(file: TextReference) -> dict[str, str]:
     """Return number -> id by `file_name`: the numbers of own pictures mean nothing outside their file."""
-    items = (item for item in iterate_items(path, what=_NAME) if item.member == "images")
-    images = (require_mapping(item, "id", "file_name", what=_NAME) for item in items)
-    return {str(image["id"]): own_image_id(str(image["file_name"])) for image in images}
+    found = {}
+    for item in iterate_items(file.path, what=_NAME):
+        if item.member == "images":
+            image = require_mapping(item, "id", "file_name", what=_NAME)
+            found[str(image["id"])] = file.canonical(str(image["file_name"]), default="own", where=item.where)
+    return found
 
 
 def _image_id(raw: object, file: TextReference, own: dict[str, str] | None, *, where: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from msp_ds.data.format.image_ids import CORPORA, Corpus, canonical_image_id
@@ -35,15 +35,28 @@ class TextReference:
     """The corpus of plain numbers; None where it is not written."""
     splits: tuple[str, ...]
     """The chosen splits of a file that holds several; empty where none is written."""
+    names: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Id of each own picture -> its name in the file."""
 
     def canonical(self, raw: object, *, default: Corpus, where: str) -> str:
         """Return the canonical id of `raw`; plain numbers are of `default` unless the reference names a corpus.
 
-        Raises: InputError when it is not an image id.
+        Raises: InputError when it is not an image id, and for two names of own pictures with one id.
         """
         if not isinstance(raw, (int, str)):
             raise InputError(f"{where}: {raw!r} is not an image id")
-        return canonical_image_id(raw, corpus=self.corpus or default, where=where)
+        corpus = self.corpus or default
+        found = canonical_image_id(raw, corpus=corpus, where=where)
+        name = str(raw)
+        if corpus == "own" and name != found and not _may_be_one(name, first := self.names.setdefault(found, name)):
+            raise InputError(f"{where}: {first} and {name} would both be image {found}; rename one of them")
+        return found
+
+
+def _may_be_one(name: str, other: str) -> bool:
+    """Whether two names may be one file's: they are equal, or the shorter one lacks only the folder or the ending."""
+    shorter, longer = sorted((name, other), key=len)
+    return shorter in (longer, PurePosixPath(longer).name, PurePosixPath(longer).stem)
 
 
 def parse_reference(written: str) -> TextReference:

@@ -23,7 +23,7 @@ from msp_ds.data.format.vocabulary import (
     train_vocabulary,
 )
 from msp_ds.data.progress import NoProgress, Progress
-from msp_ds.detector_record import DetectorRecord
+from msp_ds.detector_record import DetectorRecord, labels_sha256
 from msp_ds.errors import InputError
 from msp_ds.preparation.exclusion import read_exclusion, require_split_files
 from msp_ds.preparation.hard_negatives.hard_negative_list import read_hard_negatives
@@ -203,6 +203,7 @@ def _read_labels(recipe: Recipe, files: Sequence[RegionFile], detector: Detector
             _require((path,), name)
         data.append(read_label_bytes(Path(path)) if path else b"")
         labels.append(parse_labels(data[-1], name=path, may_be_empty=not needed))
+        _require_labels_of(detector, name, path, data=data[-1], labels=labels[-1])
     return _Labels(
         objects_data=data[0],
         attributes_data=data[1],
@@ -210,6 +211,19 @@ def _read_labels(recipe: Recipe, files: Sequence[RegionFile], detector: Detector
         attributes=labels[1],
         complete=not files_without_labels(files),
     )
+
+
+def _require_labels_of(
+    detector: DetectorRecord | None, name: str, path: str, *, data: bytes, labels: Sequence[Label]
+) -> None:
+    """Require that a vocabulary is the one on the detector's record, where there is one; spaces do not count."""
+    known = detector and (detector.objects_sha256 if name == "objects_vocab" else detector.attributes_sha256)
+    written = tuple(data.decode("utf-8-sig").splitlines())
+    if detector and known and path and known not in map(labels_sha256, (written, tuple(map(",".join, labels)))):
+        raise InputError(
+            f"{path} has other labels than the detector of the regions, {detector.describe()}; "
+            f"name the {name}.txt that msp-ds regions wrote: --{name.replace('_', '-')} FILE"
+        )
 
 
 def _vocabulary_beside(files: Sequence[RegionFile], name: str) -> str:

@@ -33,7 +33,7 @@ class Estimate:
     def describe(self) -> str:
         """Return one line: `123287 images, 616767 texts to write: 18.5 GB of 68.0 GB free, about 3 min`."""
         size = f"{size_text(self.num_bytes)} of {size_text(self.free_bytes)} free"
-        return f"{self.num_images} images, {self.num_texts} texts to write: {size}, about {time_text(self.seconds)}"
+        return f"{self.num_images} images, {self.num_texts} texts to write: {size}, about {_time(self.seconds)}"
 
 
 def estimate(
@@ -74,8 +74,7 @@ def size_text(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:.0f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.0f} kB"
 
 
-def time_text(seconds: float) -> str:
-    """Return `3 min`."""
+def _time(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -24,9 +24,10 @@ from msp_ds.training.engine.execution import Execution, accumulation
 
 def check_agreement(sets: list[ShardSet], config: RunConfig) -> None:
     """Raise ShardError unless all sets fit the model: the same vocabulary, feature width and label lists."""
+    detector = config.detector or next((one.index.detector for one in sets if one.index.detector), None)
     for one in sets:
         require_same_words(sets[0], one)
-        require_same_detector(one, config.detector, where="the run")
+        require_same_detector(one, detector, where="the run")
         if one.index.answers_sha256 != config.answers_sha256:
             raise ShardError(f"{one.path} has other answers to choose from than the run; write both splits together")
         if one.index.max_tokens > config.model.max_positions:

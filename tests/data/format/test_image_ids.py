@@ -76,6 +76,7 @@ def test_each_form_of_id_has_one_canonical_name(raw: Any, corpus: Corpus, expect
         ("own-", "coco"),
         ("own-a--b", "coco"),
         ("own-A", "coco"),
+        ("own-" + "a" * 81, "coco"),
         ("", "own"),
         (True, "own"),
     ],

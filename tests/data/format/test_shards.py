@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -146,6 +147,13 @@ def test_a_missing_set_is_reported_with_the_command_that_writes_it(tmp_path: Pat
     with pytest.raises(ShardError) as caught:
         open_set(path)
     assert str(caught.value) == f"no shards for stage token in {path}; write them with: msp-ds shard --stage token"
+
+
+def test_a_missing_held_out_set_is_reported_with_the_training_set(tmp_path: Path) -> None:
+    (tmp_path / "token" / "train").mkdir(parents=True)
+    fix = f"msp-ds shard --stage token --holdout N; or take the training set, --shards {tmp_path / 'token' / 'train'}"
+    with pytest.raises(ShardError, match=re.escape(f"in {tmp_path / 'token' / 'val'}; write them with: {fix}")):
+        open_set(tmp_path / "token" / "val")
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {

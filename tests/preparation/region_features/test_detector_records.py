@@ -13,7 +13,7 @@ import pytest
 from raw_files import ATTRIBUTES, OBJECTS, RawFolder, snapshot, write_npz
 
 from msp_ds.data.format.shards import ShardSet, open_set
-from msp_ds.detector_record import DetectorRecord
+from msp_ds.detector_record import DetectorRecord, labels_sha256
 from msp_ds.errors import InputError
 from msp_ds.preparation.hard_negatives.hard_negative_list import HardNegativeList
 from msp_ds.preparation.hard_negatives.make_hard_negatives import attach_hard_negatives
@@ -122,6 +122,18 @@ def test_the_labels_beside_the_parts_are_taken_and_named_in_the_log(
     (part.parent / "objects_vocab.txt").write_text("cat\nball\nhat")
     shards = build(raw, regions=(str(part.parent),), attributes_vocab="")
     assert (shards.path / "objects_vocab.txt").read_text() == OBJECTS  # the recipe's
+
+
+def test_a_vocabulary_of_other_labels_than_the_record_s_is_refused(raw: RawFolder) -> None:
+    known = dataclasses.replace(ONE, objects_sha256=labels_sha256(tuple(OBJECTS.splitlines())))
+    part = write_part(raw.path / "regions" / "000000.npz", known)
+    (raw.path / "other.txt").write_text("\n".join(reversed(OBJECTS.splitlines())))
+    (raw.path / "spaced.txt").write_bytes(OBJECTS.replace(",", " , ").replace("\n", "\r\n").encode())
+    with pytest.raises(
+        InputError, match=r"other\.txt has other labels than .* vg one .*that .* wrote: --objects-vocab"
+    ):
+        build(raw, regions=(str(part),), objects_vocab=f"{raw.path}/other.txt")
+    assert build(raw, regions=(str(part),), objects_vocab=f"{raw.path}/spaced.txt").index.detector == known
 
 
 def test_labels_beside_files_of_an_unknown_detector_are_not_taken(raw: RawFolder) -> None:

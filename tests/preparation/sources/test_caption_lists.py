@@ -162,3 +162,18 @@ def test_a_bad_line_of_own_captions_is_named(tmp_path: Path, text: str, fault: s
 def test_the_number_of_a_retrieval_list_means_nothing_for_own_pictures(tmp_path: Path) -> None:
     written = write_lines(tmp_path / "a.jsonline", [{"sentences": ["x"], "id": 1, "img_path": "photos/dog.jpg"}])
     assert captions_of(f"own:{written}") == {"own-dog": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Dog 1.jpg", "dog-1.png"), ("a/1.jpg", "b/1.jpg"), ("Café.jpg", "cafe.jpg")]
+)
+def test_two_files_of_one_id_are_refused_with_both_names(tmp_path: Path, one: str, other: str) -> None:
+    written = write_lines(tmp_path / "own.jsonl", [{"file": name, "caption": "A dog."} for name in (one, one, other)])
+    with pytest.raises(InputError, match=rf"line 3: {one} and {other} would both be image own-\S+; rename one of them"):
+        read_texts(written, "caption")
+
+
+def test_a_name_without_folder_or_ending_is_the_same_file(tmp_path: Path) -> None:
+    names = ["photos/Dog 1.jpg", "Dog 1.jpg", "Dog 1", "own-dog-1"]
+    written = write_lines(tmp_path / "own.jsonl", [{"file": name, "caption": "A dog."} for name in names])
+    assert read_texts(written, "caption").by_image == {"own-dog-1": ["A dog."] * 4}

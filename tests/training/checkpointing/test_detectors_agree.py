@@ -104,6 +104,21 @@ def test_sets_of_one_run_are_of_one_detector(here: Path) -> None:
         check_agreement([train], dataclasses.replace(new_config(RunOptions(curriculum="s")), detector=ONNX))
 
 
+def test_sets_of_two_detectors_do_not_mix_beside_one_of_an_unknown_one(here: Path) -> None:
+    index = Path("shards/sentence/train/index.json")
+    index.write_text(
+        json.dumps({key: value for key, value in json.loads(index.read_text()).items() if key != "detector"})
+    )
+    config = new_config(RunOptions(curriculum="s"))
+    assert config.detector is None
+    shutil.copytree("shards/sentence/val", "more/sentence/val")
+    with_detector(Path("more/sentence/val/index.json"), ONNX)
+    sets = [open_set(Path(name)) for name in ("shards/sentence/train", "shards/sentence/val", "more/sentence/val")]
+    check_agreement(sets[:2], config)
+    with pytest.raises(ShardError, match=rf"^more/sentence/val holds regions {BOTH.format(ONNX_TEXT, VG_TEXT)}"):
+        check_agreement(sets, config)
+
+
 def test_the_detector_goes_from_a_run_into_its_weights(here: Path) -> None:
     config = new_config(RunOptions(curriculum="s"))
     checkpoint = here / "run" / "1-sentence" / "checkpoints" / "step-00000001"
