@@ -140,7 +140,7 @@ def _open(job: RegionsJob, pictures: Iterable[PlannedPicture]) -> tuple[Detector
 
 def _empty_plan(job: RegionsJob, detector: Detector) -> RegionPlan:
     """Return what decides the bytes beside the pictures."""
-    versions = {name: version(name) for name in ("msp-ds", "torch", "Pillow")}
+    versions = {name: version(name) for name in ("msp-ds", "torch", "pillow")}
     record = dataclasses.replace(detector.record, versions=detector.record.versions | versions)
     flags = {"--regions": job.options.regions, "--largest-pixels": job.largest_pixels, "--boxes": job.boxes}
     return RegionPlan(detector=record, options={flag: str(value) for flag, value in flags.items()})

@@ -68,7 +68,7 @@ def test_a_part_and_the_index_name_the_detector(tmp_path: Path, photos: Path, wr
     text = str(arrays(tmp_path / "out" / "000001.npz")["detector"])
     record = DetectorRecord(**json.loads(text))
     assert (record.kind, record.settings["regions"]) == ("colours", "36")
-    assert {"msp-ds", "torch", "Pillow"} <= record.versions.keys()
+    assert {"msp-ds", "torch", "pillow"} <= record.versions.keys()
     found = index(tmp_path / "out")
     assert found["detector"] == json.loads(text)
     assert (found["images"], found["regions"], found["feature_width"]) == (7, 63, 6)
