@@ -4,8 +4,6 @@ The paper's numbers are the defaults, with their source. What the data determine
 counts) is filled in from the shards' index.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

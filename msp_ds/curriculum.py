@@ -1,7 +1,5 @@
 """The stages of the paper, each a granularity of text with its tasks (paper section 3, figure 1), and benchmarks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

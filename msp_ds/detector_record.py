@@ -1,7 +1,5 @@
 """What computed a set's region features: the record in files of regions, in the index of a set and in a run."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """Errors that a user can cause. The command line shows them as one line and exits with code 2."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

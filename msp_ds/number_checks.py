@@ -1,7 +1,5 @@
 """Checks of numbers from flags and files: a typing error or a damaged file gives one line, not a huge allocation."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Models with the optimiser, the schedule and the task options that suit them, by name."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field

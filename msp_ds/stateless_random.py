@@ -7,8 +7,6 @@ numbers.
 The generator is SplitMix64 (Steele, Lea, Flood 2014) in int64 arithmetic, which overflows equally on CPU and GPU.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 import torch

@@ -1,7 +1,5 @@
 """The command line: `msp-ds COMMAND --help` explains each command. Flags in, one library call, the result shown."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Annotated
 

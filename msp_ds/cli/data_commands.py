@@ -1,7 +1,5 @@
 """Commands about data: make demo data, write shards, inspect, verify and compare them, list hard negatives."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """Commands that show what a model has learned: ask it, search images and texts, look at its answers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The command that computes region features of photographs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

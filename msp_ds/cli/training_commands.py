@@ -1,7 +1,5 @@
 """Commands that train, or show what would be trained."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import sys

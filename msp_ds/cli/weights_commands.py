@@ -1,7 +1,5 @@
 """Commands that import and export weights."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """A table and remarks on the tensors of an import."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping
 

@@ -1,7 +1,5 @@
 """The tokenizer of an export in the files of transformers' AutoTokenizer."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The model card of exported weights: the model, how to load it, and its training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Literal
 

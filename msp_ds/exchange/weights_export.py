@@ -1,7 +1,5 @@
 """`msp-ds export`: weights in the format of another project, with a model card."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """`msp-ds import`: weights of other projects under our names, in a folder for train --init and evaluate."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Images that are excluded from training by lists and named splits, under any of their ids."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

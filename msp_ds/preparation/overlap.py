@@ -4,8 +4,6 @@ COCO, Visual Genome, GQA and Karpathy's splits use the same photographs, so test
 Karpathy's 5,000 COCO test images are also in Visual Genome.
 """
 
-from __future__ import annotations
-
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator

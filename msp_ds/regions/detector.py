@@ -1,7 +1,5 @@
 """The protocol of a detector, and what it finds in a picture. R regions, F feature width, H height, W width."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable

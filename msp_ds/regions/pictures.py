@@ -3,8 +3,6 @@
 The ending says which files of a folder are pictures; what a file is its content decides.
 """
 
-from __future__ import annotations
-
 import glob
 import os
 import struct

@@ -1,7 +1,5 @@
 """Features of boxes from feature maps. N boxes, C channels, H and W cells of a map along its sides."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

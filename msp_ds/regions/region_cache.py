@@ -4,8 +4,6 @@ The files are archives of one image as preparation/region_features/region_npz.py
 again; all may be deleted.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import io
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How near a detector's regions come to recorded ones. M recorded and N own boxes of a picture."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

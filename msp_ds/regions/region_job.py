@@ -1,7 +1,5 @@
 """`msp-ds regions`: plan the parts of a folder, compute those that are not there yet, and write the index."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import os

@@ -1,7 +1,5 @@
 """Regions of many pictures in their order, computed in this process or in several ones."""
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import signal

@@ -1,7 +1,5 @@
 """The detector for pictures that join known regions: the one that computed those."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from os import PathLike

@@ -1,7 +1,5 @@
 """Choose the regions of a picture among many boxes. N boxes, R regions."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

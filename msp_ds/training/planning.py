@@ -1,7 +1,5 @@
 """From the options of a command line to a run: its configuration, its shards and how it is executed."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """Rows of a source that cannot be used: the first one ends the work, or all are skipped and listed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple

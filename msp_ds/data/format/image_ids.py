@@ -5,8 +5,6 @@ they can be the keys of tar members. Two ids may still name one photograph: `Coc
 preparation/sources/visual_genome.py lists the images of Visual Genome that are COCO's.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import unicodedata

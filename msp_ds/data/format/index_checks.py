@@ -1,7 +1,5 @@
 """Checks that an index agrees with itself and with the files beside it, so that an edited index is refused."""
 
-from __future__ import annotations
-
 from itertools import chain
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Brace patterns for several paths or addresses, as in shells and webdataset: `{000..099}.tsv`."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable

@@ -3,8 +3,6 @@
 P pairs of the set, N images, L right answers in all, A answers to choose from.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 N regions of the image, F feature width.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Checks that a set has what a task needs, with the command that adds what is missing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

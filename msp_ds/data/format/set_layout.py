@@ -4,8 +4,6 @@ The record of an image is a msgpack map, the member `<image_id>.mp` of an uncomp
 in C order.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import dataclass

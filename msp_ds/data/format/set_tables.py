@@ -3,8 +3,6 @@
 P pairs, F feature width.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -3,8 +3,6 @@
 N images, P pairs, K hard negatives of an image, F feature width.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterator

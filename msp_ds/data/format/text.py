@@ -3,8 +3,6 @@
 V vocabulary size, C object labels, A attribute labels, P pieces of the longest label.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache

@@ -3,8 +3,6 @@
 A vocabulary is a text of one piece per line, line number = id, as BERT's vocab.txt.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 from collections import Counter

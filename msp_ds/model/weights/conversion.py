@@ -4,8 +4,6 @@ Weights are fp32 under the names of our state dict: `backbone.…`, `heads.<head
 the word embeddings and therefore not among them; `tied` adds it for loading into a module.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

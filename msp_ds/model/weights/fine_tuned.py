@@ -5,8 +5,6 @@ as `answer_head.logit_fc`, for 9,500 answers; retrieval of LXMERT-S has `seq_rel
 second says matched. Beneath `cls.` that name is the topic head's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from torch import Tensor

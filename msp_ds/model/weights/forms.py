@@ -1,7 +1,5 @@
 """Foreign forms of weights: their tables of names, tables of which one row is used, and tensors that are left out."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

@@ -3,8 +3,6 @@
 They share their names; Hugging Face says `lxmert.` where the others say `bert.`, which `normalised_name` undoes.
 """
 
-from __future__ import annotations
-
 from msp_ds.model.weights.names import NameTable, layers
 
 _TEXT = (

@@ -1,7 +1,5 @@
 """Tables of tensor names and the translation of names by them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Files of named tensors: safetensors, and pickles of which nothing but tensors is unpickled."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import re

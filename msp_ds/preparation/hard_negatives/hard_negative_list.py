@@ -3,8 +3,6 @@
 L images of the list, N images of a set, K hard negatives of an image.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

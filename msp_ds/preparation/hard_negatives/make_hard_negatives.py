@@ -1,7 +1,5 @@
 """Compute or import hard negatives and store them in a file or in a finished set, as `msp-ds hard-negatives` does."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 N images, F feature width, K hard negatives of an image.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -4,8 +4,6 @@ The pickle is a dict: `train_image_list` [N] image numbers, `train_hard_pool` [N
 normally the image itself first.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Plain and compressed files (.gz, .bz2, .zst) as streams of bytes that are read forwards."""
 
-from __future__ import annotations
-
 import bz2
 import io
 import logging

@@ -3,8 +3,6 @@
 Visual Genome's 5.4 million phrases are so short that as Python strings they would be mostly overhead.
 """
 
-from __future__ import annotations
-
 import os
 import struct
 import tempfile

@@ -5,8 +5,6 @@ mantissa become bits of an exponent: float16 as float32 spreads over 8 times as 
 float32 as float16 over all there are. So the right type is the one whose exponents have the smallest spread.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from typing import Literal, get_args

@@ -4,8 +4,6 @@ A file is read in two steps, which may happen in different processes: `rows` loc
 `read` decodes one image.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence

@@ -7,8 +7,6 @@ without it R regions are used. An archive of one image has no axis N; without im
 is the record of what computed the features, in JSON.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from functools import cached_property

@@ -12,8 +12,6 @@ their bytes (feature_types.py).
 | 7 | ViLBERT | bottom-up's, then cls_prob |
 """
 
-from __future__ import annotations
-
 import binascii
 import hashlib
 import re

@@ -5,8 +5,6 @@ list of the same objects without an `id`. Captions of one's own pictures are CSV
 and `caption`; `image_id` may stand in place of `file`, and further columns are not needed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any

@@ -3,8 +3,6 @@
 These are captions_{train,val}20{14,17}.json; where only the images are needed, also instances, image_info and VQA's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 from msp_ds.errors import InputError

@@ -7,8 +7,6 @@ detailed}, semantic: [{operation, argument}]}}; a test split has only the first 
 Files are read question by question: train_all has 14 million.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

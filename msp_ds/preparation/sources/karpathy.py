@@ -1,7 +1,5 @@
 """Karpathy's splits, dataset_coco.json and dataset_flickr30k.json: one entry an image with its split and sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 

@@ -4,8 +4,6 @@ A list of {img_id, sentf: {category: [sentence]}, labelf}. The category `mscoco`
 Genome's region phrases without their boxes, also for images with a COCO number. The other categories are questions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 from msp_ds.errors import InputError

@@ -1,7 +1,5 @@
 """The common record of all text readers, an image with its texts, and references to text files."""
 
-from __future__ import annotations
-
 import os
 import reprlib
 from collections.abc import Callable, Iterable, Iterator

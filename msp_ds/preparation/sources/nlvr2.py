@@ -4,8 +4,6 @@ Official: {identifier: split-set-pair-sentence, sentence, label: "True" or "Fals
 LXMERT: {identifier, img0, img1, label: 0 or 1, sent, uid}.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

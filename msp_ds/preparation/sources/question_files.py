@@ -3,8 +3,6 @@
 VQA's official files are in COCO's layout.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 from msp_ds.errors import InputError

@@ -1,7 +1,5 @@
 """The common record of all question readers: a question or statement about one or two images, with its answers."""
 
-from __future__ import annotations
-
 import re
 import reprlib
 from collections.abc import Iterator, Mapping

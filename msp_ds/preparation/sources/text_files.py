@@ -1,7 +1,5 @@
 """Read any file of captions, phrases or image ids; its layout is recognised by its content, not by its name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Its files are lists with one entry an image: region_descriptions.json and, where
 objects, attributes, relationships and question_answers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ answer_type, multiple_choice_answer, answers: [{answer, answer_confidence, answe
 sent, question_id, label, question_type, answer_type}; its test split has no label.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any

@@ -5,8 +5,6 @@ a period is removed wherever no digit follows it, but at most 32 of them; and wh
 blank depends on the whole text, so that one `1,000` in it removes every sign.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -5,8 +5,6 @@ common one to at least nine questions of the training and validation splits. Tar
 that are in the vocabulary: once scores .3, twice .6, three times .9, more often 1. Other answers have no target.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

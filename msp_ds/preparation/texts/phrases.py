@@ -4,8 +4,6 @@ Tags are the Penn Treebank's, from the pattern tagger, which needs no download. 
 tags `bear` and the `stop` of a stop sign as verbs, so a tag counts as a verb only where a verb is possible.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 

@@ -6,8 +6,6 @@ ProcessPoolExecutor import the main module of their parent, 230 MB for the comma
 closed, and so with its parent even if that is killed.
 """
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

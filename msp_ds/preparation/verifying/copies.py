@@ -1,7 +1,5 @@
 """Local copies of remote shard sets, for commands that read whole sets without training on them."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

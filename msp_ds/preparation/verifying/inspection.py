@@ -1,7 +1,5 @@
 """Statistics and samples of a shard set, for a look at the data before a long run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Verify shard sets on the disk byte by byte; every fault is reported, not only the first."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Write the planned sets of a stage: tars that are not finished yet, tables and indexes, then all into place."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack

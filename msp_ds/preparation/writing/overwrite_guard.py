@@ -1,7 +1,5 @@
 """Guards that keep a command from overwriting shard sets of other data or files that this program did not write."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Callable

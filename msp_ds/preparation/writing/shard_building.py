@@ -1,7 +1,5 @@
 """Build the shard sets of one stage from a recipe: read texts and image ids, plan the shards, then write them."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import Counter

@@ -1,7 +1,5 @@
 """Estimate the disk space and time of writing shards from a trial with a few images."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 import time

@@ -3,8 +3,6 @@
 So a set has the same bytes for any number of threads, and a run recognises the finished tars of an interrupted one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence

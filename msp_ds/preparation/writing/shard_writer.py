@@ -1,7 +1,5 @@
 """Complete a shard set from its finished shards: tables and index, then the whole folder into place at once."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from collections.abc import Iterable, Iterator, Sequence

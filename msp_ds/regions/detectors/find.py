@@ -1,7 +1,5 @@
 """Find a detector by its name: a folder, a file, an entry point or a model of the hub; its content tells the kind."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Callable

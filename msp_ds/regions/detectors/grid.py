@@ -1,7 +1,5 @@
 """Any vision backbone as a detector without labels: the cells of a grid are the regions. n cells a side, P patches."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -5,8 +5,6 @@ Whether features of the backbone, decoder states or both are the best for pre-tr
 `msp-ds evaluate`.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 C labels, N boxes, h and w cells of a map. examples/centernet_coco80.toml is such a description.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal

@@ -3,8 +3,6 @@
 N boxes, R regions, F feature width.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

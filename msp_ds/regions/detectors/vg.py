@@ -3,8 +3,6 @@
 H, W: height and width of the picture; N: RoIs of a picture; R: its regions; F: feature width.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

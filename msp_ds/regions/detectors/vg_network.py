@@ -5,8 +5,6 @@ Modules have the names of py-bottom-up-attention's and Hugging Face's weights, s
 Sources: Anderson et al. 2018, section 3.1; peteanderson80/bottom-up-attention; airsplay/py-bottom-up-attention.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 A: anchors; N: proposals; L: labels. What is computed on a device needs no wait for it: no size depends on values.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -6,8 +6,6 @@ The layouts are told by their keys:
 VinVL's is another network.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path

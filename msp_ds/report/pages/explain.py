@@ -1,7 +1,5 @@
 """What several models predict about the same images: the paper's figures 3 (answers) and 4 (captions) as data."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Sequence

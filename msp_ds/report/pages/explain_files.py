@@ -1,7 +1,5 @@
 """The files of `msp-ds explain`: a page, a picture for each example, and the pictures in TensorBoard."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path

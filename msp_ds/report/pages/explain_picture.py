@@ -1,7 +1,5 @@
 """Models side by side as a picture, for papers and TensorBoard: boxes to scale, attention, distributions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont

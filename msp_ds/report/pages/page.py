@@ -1,7 +1,5 @@
 """Rendering of the HTML pages: one file each that loads nothing, light and dark. The templates lie in templates/."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Image files for pages: found in a folder, made small, and packed into the page itself."""
 
-from __future__ import annotations
-
 import base64
 import io
 import os

@@ -1,7 +1,5 @@
 """`msp-ds search`: the images that fit a text, or the texts that fit an image and the images like it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """A shard set as one HTML page: histograms, label frequencies, images as boxes to scale."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from markupsafe import Markup

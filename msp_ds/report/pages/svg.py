@@ -1,7 +1,5 @@
 """SVG drawings for pages: histograms, and an image's boxes to scale. Colours come from the page's style sheet."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ A checkpoint is a folder `step-00000120/` with `weights.safetensors` (fp32, by t
 folder is written under another name and renamed when all of it is on the disk (saving.py).
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A trained model from its checkpoint, in evaluation mode. DeepSpeed is not needed."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass

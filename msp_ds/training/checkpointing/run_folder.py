@@ -1,7 +1,5 @@
 """The folder of a run: run.json, one folder per stage, and their checkpoints. It is read without DeepSpeed."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Collection, Mapping

@@ -5,8 +5,6 @@ where they are known.
 them. The token head's decoder is tied to the word embeddings and not stored a second time.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

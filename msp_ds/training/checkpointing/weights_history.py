@@ -1,7 +1,5 @@
 """The weights of a run, a checkpoint or a weights folder, with the history of their training."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
