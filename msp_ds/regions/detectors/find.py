@@ -75,7 +75,10 @@ def _open_file(path: Path, options: DetectorOptions) -> Detector:
         return open_onnx(path, options=options)
     fix = "it should be an .onnx file or a folder"
     if path.suffix in (".pkl", ".pth", ".bin"):
-        fix += f"; weights of bottom-up attention are converted by msp-ds import {path} --from vg-detector --out FOLDER"
+        fix += (
+            f"; weights of bottom-up attention are converted by: msp-ds import {path} --from vg-detector "
+            "--objects-vocab FILE --attributes-vocab FILE --out FOLDER"
+        )
     raise InputError(f"{path} is no detector; {fix}")
 
 

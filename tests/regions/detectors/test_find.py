@@ -81,7 +81,7 @@ def test_raw_weights_of_visual_genome_name_the_command_that_imports_them(tmp_pat
         path.write_bytes(pickle.dumps({"model": weights, "__author__": "x"}))
     else:
         torch.save({"model": {name: torch.from_numpy(value) for name, value in weights.items()}}, path)
-    assert f"msp-ds import {path} --from vg-detector --out FOLDER" in _message(path)
+    assert f"msp-ds import {path} --from vg-detector --objects-vocab FILE" in _message(path)
 
 
 def test_other_weights_files_and_folders_are_no_detectors(tmp_path: Path) -> None:
