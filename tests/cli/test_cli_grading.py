@@ -270,8 +270,8 @@ def test_a_model_fine_tuned_for_another_benchmark_is_refused_first(here: Path, t
 def test_explaining_takes_the_questions_that_the_model_was_fine_tuned_for(here: Path) -> None:
     for task, chosen in {"vqa": "vqa", "gqa": "gqa", "nlvr2": "vqa"}.items():
         tuned_run(here / task, task)
-        assert set_to_explain([f"x={task}"], has_question=True) == Path("shards", chosen, "val")
-    assert set_to_explain(["vqa"], has_question=False) == Path("shards/sentence/val")
+        assert set_to_explain([f"x={task}"], ["coco-1"], has_question=True) == Path("shards", chosen, "val")
+    assert set_to_explain(["vqa"], ["coco-1"], has_question=False) == Path("shards/sentence/val")
 
 
 def test_answers_of_gqa_are_explained_as_those_of_vqa(here: Path) -> None:

@@ -55,7 +55,7 @@ class ColourDetector:
             features.append(np.resize(own, self.feature_width))
         return DetectedRegions(
             boxes=boxes,
-            features=np.array(features, np.float16).reshape(-1, self.feature_width),
+            features=np.array(features, np.float32).astype(np.float16).reshape(-1, self.feature_width),
             object_ids=np.array(objects, np.int64),
             object_scores=np.full(len(boxes), 0.75, np.float32),
             attribute_ids=np.array(spotted, np.int64) if spotted else np.full(len(boxes), IGNORE, np.int64),
