@@ -127,6 +127,7 @@ class MadeUpRegions:
 
     corpus: Corpus = "coco"
     feature_type = ""
+    detector = None
 
     def __init__(self, path: Path, num_images: int) -> None:
         """path: a file that stands for the features; it needs no content."""
@@ -134,6 +135,10 @@ class MadeUpRegions:
         self.num_images = num_images
         self.has_labels = True
         self.num_bytes = num_images * _ROW_BYTES
+
+    def has_some(self, ids: str) -> bool:
+        """Whether a region has a label of this kind; all have both."""
+        return True
 
     def rows(self, faults: Faults | None = None) -> Iterator[RegionRow]:
         """All images, with the bytes that they would have in a TSV."""
