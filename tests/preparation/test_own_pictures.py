@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from command_line import refusal, run
 from raw_files import RawFolder, Row, write_npz, write_tsv
 
 from msp_ds.data.format.shards import ShardSet, open_set, read_record
@@ -78,17 +78,10 @@ def test_with_one_attribute_the_vocabulary_is_needed(own: RawFolder) -> None:
         build(own, regions=(f"own:{write_npz(own.path / 'a.npz', image_id=np.array(NAMES))}",), attributes_vocab="")
 
 
-def test_a_file_of_own_names_names_the_way_out(own: RawFolder, tmp_path: Path) -> None:
-    folder = Path(__file__).resolve().parents[3] / "shared" / "cases" / "own-image-names"
-    if not folder.is_dir():
-        pytest.skip("the case is not beside this checkout")
-    labels = [f"--objects-vocab={folder}/o.txt", f"--attributes-vocab={folder}/a.txt"]
-    command = ["shard", "--stage=sentence", "--vocab=trained", f"--out={tmp_path}/sh", "--on-error=skip", *labels]
-    line = refusal(*command, "--allow-missing", f"--regions={folder}/r.tsv", f"--captions={folder}/c.json")
-    assert "'dog_000' is no image id of coco" in line
-    assert f"write --regions own:{folder}/r.tsv, and name the image of a caption by its file or id" in line
-    lines = [f"dog_{number:03d}.jpg,a red dog near a man" for number in range(12)]
-    (tmp_path / "c.csv").write_text("\n".join(["file,caption", *lines]))
-    done = run(*command, f"--regions=own:{folder}/r.tsv", f"--captions={tmp_path}/c.csv")
-    assert done.exit_code == 0, done.output
-    assert open_set(tmp_path / "sh" / "sentence" / "train").index.num_images == 12
+def test_a_file_of_own_names_names_the_way_out(own: RawFolder) -> None:
+    plain = str(own.path / "regions.tsv")
+    way_out = f"write --regions own:{plain}, and name the image of a caption by its file or id"
+    with pytest.raises(InputError, match=re.escape(way_out)) as refused:
+        build(own, regions=(plain,), captions=(f"{own.path}/captions.json",))
+    assert f"{NAMES[0]!r} is no image id of coco" in str(refused.value)
+    assert build(own, regions=(f"own:{plain}",)).index.num_images == 2

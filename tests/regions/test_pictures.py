@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -217,11 +218,17 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     assert reason(Path("/dev/zero")) == "is not a readable picture (it is not a regular file)"
 
 
-def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.png", Image.new("L", (4, 3)))
+def test_an_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, opened = saved(tmp_path / "a.png", Image.new("L", (4, 3))), Path.open
     path.chmod(0)
-    if os.access(path, os.R_OK):
-        pytest.skip("this user may read every file")
+
+    def refuse(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self == path:
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *arguments, **options)
+
+    if os.access(path, os.R_OK):  # root may read every file, so the system's refusal is raised for it
+        monkeypatch.setattr(Path, "open", refuse)
     assert reason(path) == "is not a readable picture (Permission denied)"
 
 
